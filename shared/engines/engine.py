@@ -1,0 +1,30 @@
+"""What runs a program inside an actor: one small interface, one file for each engine beside this one."""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, Protocol
+
+import numpy as np
+
+EngineKind = Literal["torchscript", "onnx", "eager"]
+EngineChoice = Literal["auto", "torchscript", "onnx"]
+
+
+class Engine(Protocol):
+    """A loaded program with its weights.
+
+    ``run`` is called by one thread at a time and never while ``load_weights`` runs: the acting engine is never written to.
+    """
+
+    kind: EngineKind
+    program_digest: str
+
+    def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Compute the outputs, in the signature's order, each batch first. ``inputs`` were checked by the caller.
+
+        Inputs are C-contiguous. The outputs are fresh arrays that later calls do not touch.
+        """
+        ...
+
+    def load_weights(self, weights: Mapping[str, np.ndarray]) -> None:
+        """Replace all parameters and buffers of this (not acting) engine. Raises WeightsError unless names, shapes and dtypes fit."""
+        ...

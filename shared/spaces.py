@@ -1,0 +1,149 @@
+"""Observation and action spaces as plain data: what a manifest can carry and an actor can check without Gymnasium.
+
+An observation of any depth becomes a flat tuple of leaves, in the order in which Gymnasium itself flattens (Dict keys as the
+space orders them). Batched observations of a vector environment have the same paths, so one function serves both.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+from gymnasium import spaces
+
+from shared.errors import ConfigurationError, SignatureMismatch
+
+Path = tuple[str | int, ...]
+LeafKind = Literal["box", "image", "discrete", "multi_discrete", "multi_binary"]
+ActionKind = Literal["discrete", "multi_discrete", "multi_binary", "box"]
+
+
+class ObservationLeaf(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One array of an observation: where it stands in the nested structure and what it holds.
+
+    ``dtype`` is that of the program's input (every float becomes float32; ``uint8`` images stay as they are and are scaled
+    inside the policy). ``shape`` has no batch dimension. ``cardinalities`` and ``start`` belong to (multi-)discrete leaves.
+    """
+
+    path: Path
+    kind: LeafKind
+    dtype: str
+    shape: tuple[int, ...]
+    cardinalities: tuple[int, ...] = ()
+    start: tuple[int, ...] = ()
+
+
+class ActionSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An action space as data. ``low`` and ``high`` are flat, ``None`` where unbounded, and empty for other kinds than box."""
+
+    kind: ActionKind
+    dtype: str
+    shape: tuple[int, ...]
+    cardinalities: tuple[int, ...] = ()
+    start: tuple[int, ...] = ()
+    low: tuple[float | None, ...] = ()
+    high: tuple[float | None, ...] = ()
+
+    @property
+    def sample_dtype(self) -> str:
+        """The dtype of the raw sample ``action`` that programs return and rollouts record."""
+        return "float32" if self.kind == "box" else "int64"
+
+    @property
+    def noise_shape(self) -> tuple[int, ...]:
+        """Shape of one row of noise: one number for each logit, or for each dimension of a box."""
+        if self.kind in ("discrete", "multi_discrete"):
+            return (sum(self.cardinalities),)
+        return self.shape
+
+    @property
+    def mask_shape(self) -> tuple[int, ...] | None:
+        """Shape of one row of an action mask, or None where the kind has no masks."""
+        return (sum(self.cardinalities),) if self.kind in ("discrete", "multi_discrete") else None
+
+    @property
+    def has_env_action(self) -> bool:
+        """Whether what the environment is given differs from the raw sample."""
+        if self.kind == "box":
+            return any(bound is not None for bound in (*self.low, *self.high)) or self.dtype != "float32"
+        return any(self.start)
+
+
+def observation_leaves(space: spaces.Space[Any]) -> tuple[ObservationLeaf, ...]:
+    """Flatten an observation space. Raises ConfigurationError for a space that no policy here can read."""
+    return tuple(_leaves(space, ()))
+
+
+def _leaves(space: spaces.Space[Any], path: Path) -> list[ObservationLeaf]:
+    match space:
+        case spaces.Dict():
+            return [leaf for key, child in space.spaces.items() for leaf in _leaves(child, (*path, key))]
+        case spaces.Tuple():
+            return [leaf for i, child in enumerate(space.spaces) for leaf in _leaves(child, (*path, i))]
+        case spaces.Box():
+            return [_box_leaf(space, path)]
+        case spaces.Discrete():
+            return [ObservationLeaf(path, "discrete", "int64", (), (int(space.n),), (int(space.start),))]
+        case spaces.MultiDiscrete():
+            cardinalities = tuple(int(n) for n in space.nvec.ravel())
+            start = tuple(int(s) for s in space.start.ravel())
+            return [ObservationLeaf(path, "multi_discrete", "int64", space.nvec.shape, cardinalities, start)]
+        case spaces.MultiBinary():
+            return [ObservationLeaf(path, "multi_binary", "int8", space.shape)]
+    where = ".".join(map(str, path)) or "the observation"
+    raise ConfigurationError(
+        f"{where} is a {type(space).__name__} space; expected Box, Discrete, MultiDiscrete, MultiBinary, or a Dict or Tuple "
+        "of them. Wrap the environment so that it returns one of these (gymnasium.wrappers has transforms)."
+    )
+
+
+def _box_leaf(space: spaces.Box, path: Path) -> ObservationLeaf:
+    if np.issubdtype(space.dtype, np.floating):
+        return ObservationLeaf(path, "box", "float32", space.shape)
+    is_image = space.dtype == np.uint8 and len(space.shape) == 3
+    return ObservationLeaf(path, "image" if is_image else "box", str(np.dtype(space.dtype)), space.shape)
+
+
+def action_spec(space: spaces.Space[Any]) -> ActionSpec:
+    """An action space as data. Raises ConfigurationError for a space that no policy here can act in."""
+    match space:
+        case spaces.Discrete():
+            return ActionSpec("discrete", str(np.dtype(space.dtype)), (), (int(space.n),), (int(space.start),))
+        case spaces.MultiDiscrete() if space.nvec.ndim == 1:
+            cardinalities = tuple(int(n) for n in space.nvec)
+            start = tuple(int(s) for s in space.start)
+            return ActionSpec("multi_discrete", str(np.dtype(space.dtype)), space.shape, cardinalities, start)
+        case spaces.MultiBinary():
+            return ActionSpec("multi_binary", str(np.dtype(space.dtype)), space.shape)
+        case spaces.Box() if np.issubdtype(space.dtype, np.floating):
+            return ActionSpec(
+                "box", str(np.dtype(space.dtype)), space.shape, low=_bounds(space.low), high=_bounds(space.high)
+            )
+    raise ConfigurationError(
+        f"the action space is {space}; expected Discrete, MultiDiscrete (one-dimensional), MultiBinary or a floating-point Box. "
+        "Flatten a composite action space with gymnasium.spaces.flatten_space in a wrapper."
+    )
+
+
+def _bounds(bound: np.ndarray) -> tuple[float | None, ...]:
+    return tuple(float(b) if np.isfinite(b) else None for b in bound.ravel())
+
+
+def flatten_observation(observation: Any, leaves: Sequence[ObservationLeaf]) -> list[np.ndarray]:
+    """The arrays of a nested observation (one environment's or a batch's) in the order of ``leaves``, in their dtypes.
+
+    Arrays that already have the right dtype are not copied. Raises SignatureMismatch when a path is missing.
+    """
+    return [np.asarray(_at(observation, leaf.path), dtype=leaf.dtype) for leaf in leaves]
+
+
+def _at(observation: Any, path: Path) -> Any:
+    for key in path:
+        try:
+            observation = observation[key]
+        except (KeyError, IndexError, TypeError) as error:
+            raise SignatureMismatch(
+                f"the observation has nothing at {'.'.join(map(str, path))}; found {type(observation).__name__} where "
+                f"{key!r} was expected. The policy was trained on another observation space than this environment's."
+            ) from error
+    return observation

@@ -1,0 +1,100 @@
+"""How rollouts get from actors to the learner: one narrow interface, with one conformance suite for all implementations.
+
+Flow control is by credit: a sender may have ``window`` rollouts under way that the learner has not yet taken up. So a slow
+learner slows actors, memory stays bounded, and what actors send stays fresh. While the learner's heartbeats do not arrive,
+a sender never blocks: what nobody took is counted as lost, and the actor goes on acting.
+
+Accounting: each sender numbers its rollouts from 0 (``RolloutHeader.sequence``). Every number ends in exactly one of four
+places: learned, stale, invalid, lost. ``lost`` is counted from gaps in the numbers and from each sender's own count of what it
+sent, never computed as the rest.
+"""
+
+from typing import Protocol
+
+import msgspec
+
+from shared.rollout import Rollout
+
+
+class RolloutAccounts(msgspec.Struct, forbid_unknown_fields=True):
+    """Where rollouts went. ``sent == learned + stale + invalid + lost`` once nothing is under way."""
+
+    sent: int = 0
+    learned: int = 0
+    stale: int = 0
+    invalid: int = 0
+    lost: int = 0
+
+
+class RolloutSender(Protocol):
+    """The actor's end."""
+
+    @property
+    def learner_alive(self) -> bool:
+        """Whether the learner has been heard from within ``learner_timeout_s``."""
+        ...
+
+    @property
+    def stop_requested(self) -> bool:
+        """Whether the learner has said that the training is over."""
+        ...
+
+    def wait_for_room(self, timeout_s: float) -> bool:
+        """Wait until ``send`` would not block. True at once while the learner is away: then ``send`` counts and drops.
+
+        False when ``timeout_s`` passed or a stop was requested meanwhile.
+        """
+        ...
+
+    def send(self, rollout: Rollout) -> bool:
+        """Hand over one rollout; its buffers must not be written to again. False where it was counted as lost.
+
+        Blocks while the window is full and the learner alive. Raises TransportClosed after ``close``.
+        """
+        ...
+
+    def close(self) -> None:
+        """Say goodbye with the final count of what was sent, flush for a bounded time, release the socket. Idempotent."""
+        ...
+
+
+class RolloutReceiver(Protocol):
+    """The learner's end. Invalid rollouts are counted and logged with their sender's name, never returned."""
+
+    @property
+    def accounts(self) -> RolloutAccounts:
+        """The books over all senders so far; a rollout under way is ``sent`` but in none of the four places yet."""
+        ...
+
+    @property
+    def actor_restarts(self) -> int:
+        """How often a known ``actor_id`` came back as a new process."""
+        ...
+
+    def receive(self, timeout_s: float) -> Rollout | None:
+        """The next valid rollout, or None when ``timeout_s`` passed. Taking it up gives its sender credit for another."""
+        ...
+
+    def count_learned(self, rollout: Rollout) -> None:
+        """The rollout went into an update."""
+        ...
+
+    def count_stale(self, rollout: Rollout) -> None:
+        """The rollout was too old to learn from."""
+        ...
+
+    def stop_actors(self, timeout_s: float) -> None:
+        """Ask every sender to stop, collect their final counts for at most ``timeout_s``; what is still under way is lost."""
+        ...
+
+    def state(self) -> bytes:
+        """The books as a checkpoint keeps them."""
+        ...
+
+    def restore(self, state: bytes) -> None:
+        """Go on from a checkpoint's books: what was learned after it becomes lost when its sender is heard from again."""
+        ...
+
+    def close(self) -> None:
+        """Release everything. Idempotent."""
+        ...
