@@ -1,0 +1,216 @@
+"""The learner's loop: receive, update, publish, checkpoint, until there is a reason to stop.
+
+It knows nothing of processes: the receiver may be a socket or a worker in the same process, and publishing may be on a thread
+or on the spot. So the asynchronous cluster and the one-process run are the same loop.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import msgspec
+from loguru import logger
+
+from learner.checkpoint import CheckpointStore
+from learner.learner import Learner, UpdateMetrics
+from learner.outcome import Outcome
+from learner.policy_publisher import PolicyPublisher
+from learner.training_clock import TrainingClock
+from learner.training_statistics import EpisodeWindow, LoopCounters
+from shared.manifest import TrainingProgress
+from shared.rollout import Rollout
+from shared.transport.transport import RolloutReceiver
+
+_RECEIVE_TIMEOUT_S = 0.2
+
+
+@dataclass(frozen=True)
+class StoppingRule:
+    """When training is over; None is never."""
+
+    target_return: float | None
+    total_steps: int | None
+    max_seconds: float | None
+
+
+@dataclass(frozen=True)
+class Cadence:
+    """How often things happen besides learning; a period in seconds is None where only counts may decide."""
+
+    publish_every_updates: int
+    publish_every_s: float | None
+    checkpoint_every_updates: int
+    checkpoint_every_s: float | None
+
+
+class LoopObserver(Protocol):
+    """Who wants to know how it goes: the progress file and TensorBoard."""
+
+    def after_update(self, loop: "LearnerLoop", metrics: UpdateMetrics) -> None: ...
+
+
+class LearnerLoop:
+    """Owns the counters of one training and the order in which things happen."""
+
+    def __init__(
+        self,
+        learner: Learner,
+        receiver: RolloutReceiver,
+        publisher: PolicyPublisher,
+        checkpoints: CheckpointStore,
+        *,
+        batch_steps: int,
+        max_lag: int,
+        stopping: StoppingRule,
+        cadence: Cadence,
+        observer: LoopObserver,
+        stop_requested: Callable[[], bool],
+        begin_epoch: Callable[[int], None] | None = None,
+    ) -> None:
+        """``begin_epoch(n)`` is called after checkpoint ``n`` and when one is resumed: where actor and learner share a
+        process it resets the environments, so that a resumed run sees what an uninterrupted one saw."""
+        self.learner = learner
+        self.receiver = receiver
+        self.publisher = publisher
+        self.counters = LoopCounters()
+        self.episodes = EpisodeWindow()
+        self.clock = TrainingClock()
+        self.lag = 0
+        self._acting_versions: dict[str, int] = {}
+        self._checkpoints = checkpoints
+        self._batch_steps = batch_steps
+        self._max_lag = max_lag
+        self._stopping = stopping
+        self._cadence = cadence
+        self._observer = observer
+        self._stop_requested = stop_requested
+        self._begin_epoch = begin_epoch
+        self._published_at_s = time.monotonic()
+        self._published_at_update = 0
+        self._checkpointed_at_s = time.monotonic()
+        self._checkpointed_at_update = 0
+
+    def run(self) -> Outcome:
+        """Train until a reason to stop. The newest weights are then published and a checkpoint holds them.
+
+        With ``begin_epoch`` the last checkpoint stays the last regular one: a resumed run computes the updates after it
+        again, bit for bit, where an extra checkpoint would reset environments that an uninterrupted run did not reset.
+        """
+        if self.counters.checkpoints == 0:
+            self.checkpoint()
+        self._publish()
+        if self._begin_epoch is not None:
+            self._begin_epoch(self.counters.checkpoints)
+        while (outcome := self._outcome()) is None:
+            rollouts = self._gather()
+            if rollouts:
+                self._learn(rollouts)
+        logger.info("{} after {} steps and {} updates", outcome.value, self.counters.env_steps, self.counters.updates)
+        if self._published_at_update != self.counters.updates:
+            self._publish()
+        if self._begin_epoch is None and self._checkpointed_at_update != self.counters.updates:
+            self.checkpoint()
+        return outcome
+
+    def _outcome(self) -> Outcome | None:
+        if self._stop_requested():
+            return Outcome.INTERRUPTED
+        rule = self._stopping
+        if rule.target_return is not None and self.episodes.solved(rule.target_return):
+            if self.counters.time_to_target_s is None:
+                self.counters.time_to_target_s = self.clock.train_s
+            return Outcome.TARGET_REACHED
+        if rule.total_steps is not None and self.counters.env_steps >= rule.total_steps:
+            return Outcome.STEP_LIMIT
+        if rule.max_seconds is not None and self.clock.session_s >= rule.max_seconds:
+            return Outcome.TIME_LIMIT
+        return None
+
+    def _gather(self) -> list[Rollout]:
+        """Enough fresh rollouts for one update, or none where there is a reason to stop meanwhile."""
+        rollouts: list[Rollout] = []
+        slots = 0
+        while slots < self._batch_steps:
+            if self._outcome() is not None:
+                return []
+            rollout = self.receiver.receive(_RECEIVE_TIMEOUT_S)
+            if rollout is None:
+                continue
+            self._count(rollout)
+            if self.lag > self._max_lag:
+                self.receiver.count_stale(rollout)
+                continue
+            rollouts.append(rollout)
+            slots += rollout.length * rollout.batch_size
+        return rollouts
+
+    def _count(self, rollout: Rollout) -> None:
+        self.clock.first_step_at(rollout.header.began_unix_s)
+        self.counters.env_steps += rollout.env_steps
+        self.episodes.add(rollout.header.episodes)
+        acting = self._acting_versions.get(rollout.header.actor_id)
+        if acting is not None and acting != rollout.header.version:
+            self.counters.reloads += 1
+        self._acting_versions[rollout.header.actor_id] = rollout.header.version
+        self.lag = max(0, (self.publisher.latest_version or 0) - rollout.header.version)
+
+    def _learn(self, rollouts: list[Rollout]) -> None:
+        metrics = self.learner.update(rollouts, should_stop=self._stop_requested)
+        for rollout in rollouts:
+            self.receiver.count_learned(rollout)
+        self.counters.updates += 1
+        now_s = time.monotonic()
+        if self._due(self._published_at_update, self._published_at_s, "publish", now_s):
+            self._publish()
+        self._observer.after_update(self, metrics)
+        if self._due(self._checkpointed_at_update, self._checkpointed_at_s, "checkpoint", now_s):
+            self.checkpoint()
+            if self._begin_epoch is not None:
+                self._begin_epoch(self.counters.checkpoints)
+
+    def _due(self, last_update: int, last_s: float, what: str, now_s: float) -> bool:
+        every_updates: int = getattr(self._cadence, f"{what}_every_updates")
+        every_s: float | None = getattr(self._cadence, f"{what}_every_s")
+        if self.counters.updates - last_update >= every_updates:
+            return True
+        return every_s is not None and self.counters.updates > last_update and now_s - last_s >= every_s
+
+    def _publish(self) -> None:
+        self.publisher.publish(self.learner.policy, self.training_progress())
+        self._published_at_s = time.monotonic()
+        self._published_at_update = self.counters.updates
+
+    def training_progress(self) -> TrainingProgress:
+        """Where the training stands, as manifests tell it."""
+        return TrainingProgress(
+            self.counters.updates, self.counters.env_steps, self.clock.train_s, self.episodes.mean_return
+        )
+
+    def checkpoint(self) -> None:
+        """Write everything that training needs to go on. What acts meanwhile is the same policy: it is published too."""
+        if self._begin_epoch is not None and self.counters.checkpoints and self._published_at_update != self.counters.updates:
+            self._publish()
+        self.counters.checkpoints += 1
+        self._checkpoints.save(self.counters.checkpoints, self._state())
+        self._checkpointed_at_s = time.monotonic()
+        self._checkpointed_at_update = self.counters.updates
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "learner": self.learner.state_dict(),
+            "counters": msgspec.to_builtins(self.counters),
+            "episodes": self.episodes.state(),
+            "clock": self.clock.state(),
+            "accounts": self.receiver.state(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint's payload. Raises what the parts raise where it does not fit this run's settings."""
+        self.learner.load_state_dict(state["learner"])
+        self.counters = msgspec.convert(state["counters"], LoopCounters)
+        self.episodes = EpisodeWindow.from_state(state["episodes"])
+        self.clock.restore(state["clock"])
+        self.receiver.restore(state["accounts"])
+        self._checkpointed_at_update = self._published_at_update = self.counters.updates
+        logger.info("resumed at update {} after {} steps", self.counters.updates, self.counters.env_steps)
