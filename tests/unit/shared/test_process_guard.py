@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import psutil
 import pytest
 
 _REPOSITORY = Path(__file__).parents[3]
@@ -31,7 +30,7 @@ child = subprocess.Popen(
     [sys.executable, "-c", sys.argv[1], sys.argv[2]], stdout=subprocess.PIPE, start_new_session=True,
     env=os.environ | lifeline.environment, pass_fds=lifeline.pass_fds,
 )
-print(child.pid, child.stdout.readline().decode().strip(), flush=True)
+print("child", child.stdout.readline().decode().strip(), flush=True)
 time.sleep(600)
 """
 
@@ -41,14 +40,21 @@ time.sleep(600)
 def test_a_child_does_not_outlive_its_parent(how: str, ending: signal.Signals) -> None:
     if how == "native" and sys.platform != "linux":
         pytest.skip("only the kernel reaches a child in native code")
-    command = [sys.executable, "-c", _PARENT, _CHILD, how]
-    with subprocess.Popen(command, cwd=_REPOSITORY, stdout=subprocess.PIPE, text=True) as parent:
+    parent = subprocess.Popen(
+        [sys.executable, "-c", _PARENT, _CHILD, how],
+        cwd=_REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with parent:
         assert parent.stdout is not None
-        pid, said = parent.stdout.readline().split()
-        assert said == "guarded"
-        child = psutil.Process(int(pid))
+        assert parent.stderr is not None
+        assert parent.stdout.readline() == "child guarded\n"
         parent.send_signal(ending)
-    child.wait(_PATIENCE_S)
+        # The child inherited this pipe: it ends only when both are gone.
+        assert parent.stderr.read() == ""
+    assert parent.returncode == -ending
 
 
 def test_a_parent_that_was_gone_before_the_guard_is_noticed() -> None:
