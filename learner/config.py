@@ -1,0 +1,118 @@
+"""Every setting of training, as plain data: no torch here, so that commands can show their help at once."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import msgspec
+
+from shared.errors import ConfigurationError
+
+NetworkKind = Literal["mlp", "lstm"]
+Activation = Literal["tanh", "relu"]
+
+
+class NetworkConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a policy's network looks like: all that is needed, beside the spaces, to build it again."""
+
+    kind: NetworkKind = "mlp"
+    hidden_sizes: tuple[int, ...] = (64, 64)
+    lstm_size: int = 64
+    activation: Activation = "tanh"
+    shared_trunk: bool = True
+    normalize_observations: bool = False
+    scale_values: bool = False
+    initial_log_std: float = 0.0
+
+
+@dataclass(frozen=True)
+class LearnerConfig:
+    """PPO with V-trace targets. The defaults suit CartPole-v1."""
+
+    network: NetworkKind = "mlp"
+    """Kind of policy network: a feed-forward one, or an LSTM for environments that hide part of their state."""
+    hidden_sizes: tuple[int, ...] = (64, 64)
+    """Units of each hidden layer (before the LSTM, where there is one)."""
+    lstm_size: int = 64
+    """Units of the LSTM (only with --network lstm)."""
+    activation: Activation = "tanh"
+    """Activation between layers."""
+    shared_trunk: bool = True
+    """One network with two heads for policy and value; otherwise two networks, slower to train and less entangled."""
+    initial_log_std: float = 0.0
+    """Logarithm of the standard deviation that exploration in a Box action space begins with."""
+
+    rollout_length: int = 32
+    """Steps of each environment in one rollout."""
+    batch_steps: int = 512
+    """Environment steps that one update learns from."""
+    max_lag: int = 4
+    """Rollouts from a policy more than this many versions old are dropped."""
+
+    epochs: int = 10
+    """Passes over the batch in one update."""
+    minibatch_size: int = 256
+    """Steps in one gradient step."""
+    learning_rate: float = 1e-3
+    """Adam's step size."""
+    anneal_steps: int | None = None
+    """Environment steps over which learning rate, clip range and entropy coefficient fall linearly to final_fraction of
+    what they were; without it they stay as they are."""
+    final_fraction: float = 0.0
+    """What is left of the learning rate, clip range and entropy coefficient after anneal_steps."""
+    max_grad_norm: float | None = 0.5
+    """Gradients longer than this are scaled down to it."""
+
+    gamma: float = 0.98
+    """Discount of the reward one step later."""
+    trace_lambda: float = 0.8
+    """Lambda of generalised advantage estimation and of V-trace."""
+    max_rho: float = 1.0
+    """Upper bound of V-trace's importance weights."""
+    clip: float = 0.2
+    """PPO's clip range of the probability ratio."""
+    value_clip: float | None = None
+    """How far the value may move from what it was, in the units that the network learns in; any distance by default."""
+    value_coefficient: float = 0.5
+    """Weight of the value loss."""
+    entropy_coefficient: float = 0.0
+    """Weight of the entropy bonus."""
+    target_kl: float | None = None
+    """Ends an update's epochs once the policy has moved this far (in nats)."""
+    normalize_advantages: bool = True
+    """Subtract the batch's mean advantage, and divide by its standard deviation."""
+
+    normalize_observations: bool = False
+    """Shift and scale vector observations by their running mean and standard deviation, inside the policy."""
+    normalize_rewards: bool = False
+    """Learn values in units of the returns' running standard deviation."""
+
+    def __post_init__(self) -> None:
+        for name in ("rollout_length", "batch_steps", "epochs", "minibatch_size", "lstm_size"):
+            _require(getattr(self, name) >= 1, f"{name} is at least 1", getattr(self, name))
+        _require(all(size >= 1 for size in self.hidden_sizes), "hidden_sizes are at least 1", self.hidden_sizes)
+        _require(self.max_lag >= 0, "max_lag is at least 0", self.max_lag)
+        _require(self.learning_rate > 0, "learning_rate is above 0", self.learning_rate)
+        _require(self.anneal_steps is None or self.anneal_steps >= 1, "anneal_steps is at least 1", self.anneal_steps)
+        for name in ("gamma", "trace_lambda", "final_fraction"):
+            _require(0 <= getattr(self, name) <= 1, f"{name} lies in [0, 1]", getattr(self, name))
+        for name in ("clip", "max_rho"):
+            _require(getattr(self, name) > 0, f"{name} is above 0", getattr(self, name))
+
+    @property
+    def network_config(self) -> NetworkConfig:
+        """The part of the settings that the policy itself is built from."""
+        return NetworkConfig(
+            kind=self.network,
+            hidden_sizes=self.hidden_sizes,
+            lstm_size=self.lstm_size,
+            activation=self.activation,
+            shared_trunk=self.shared_trunk,
+            normalize_observations=self.normalize_observations,
+            scale_values=self.normalize_rewards,
+            initial_log_std=self.initial_log_std,
+        )
+
+
+def _require(holds: bool, expected: str, found: object) -> None:
+    if not holds:
+        raise ConfigurationError(f"{expected}; found {found}")
