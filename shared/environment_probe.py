@@ -107,7 +107,7 @@ def _unknown(name: str) -> str:
     if near:
         return message
     return (
-        f"{message}. Name another package's environment module:EnvId-v0, so that the module that registers it is imported; "
+        f"{message}. Another package's environment is named module:EnvId-v0, after the module that registers it; "
         'python -c "import gymnasium; gymnasium.pprint_registry()" lists Gymnasium\'s own'
     )
 

@@ -1,0 +1,86 @@
+"""Which episodes ended in a rollout: their returns, lengths, and the versions that acted in them.
+
+All of it is computed once for a whole rollout, from its arrays, so that the acting loop does nothing for it.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from shared.rollout import Rollout
+
+_NOBODY = -1  # the episode's first action is still to come: the next rollout's version will have begun it
+
+
+class FinishedEpisode(NamedTuple):
+    """One episode. ``version`` and ``digest`` are those that began it; ``versions`` acted in it, in their order."""
+
+    episode_return: float
+    length: int
+    version: int
+    versions: tuple[int, ...]
+    digest: str
+
+
+class EpisodeTracker:
+    """The running episodes of ``batch_size`` environments, from rollout to rollout."""
+
+    def __init__(self, batch_size: int) -> None:
+        self._return = np.zeros(batch_size, np.float64)
+        self._length = np.zeros(batch_size, np.int64)
+        self._acted: list[tuple[int, str]] = []  # (version, digest), one entry for each change
+        self._began = np.full(batch_size, _NOBODY, np.int64)  # where in _acted each episode began
+
+    def restart(self) -> None:
+        """Forget the running episodes: every environment was reset."""
+        self._return[:] = 0
+        self._length[:] = 0
+        self._began[:] = _NOBODY
+
+    def acting(self, version: int, digest: str) -> None:
+        """Called before each rollout with what will act in it."""
+        if not self._acted or self._acted[-1] != (version, digest):
+            self._forget_what_nobody_needs()
+            self._acted.append((version, digest))
+        self._began[self._began == _NOBODY] = len(self._acted) - 1
+
+    def finish(self, rollout: Rollout, *, steps_to_next: int) -> list[FinishedEpisode]:
+        """The episodes that ended in ``rollout``, in the order in which they did.
+
+        ``steps_to_next`` is how many steps after its last one an episode's successor takes its first action: 2 under
+        next-step autoreset, else 1.
+        """
+        returns = np.cumsum(np.where(rollout.valid, rollout.reward, 0), axis=0, dtype=np.float64)
+        lengths = np.cumsum(rollout.valid, axis=0, dtype=np.int64)
+        ended = (rollout.terminated | rollout.truncated) & rollout.valid
+        rows, times = np.nonzero(ended.T)  # row by row, in time's order within each
+        first = np.concatenate(([True], rows[1:] != rows[:-1]))[: rows.size]
+        last = np.concatenate((first[1:], [True]))[: rows.size]
+
+        def since_last_end(running: np.ndarray, carried: np.ndarray) -> np.ndarray:
+            """What ``running`` [T, B] grew by in each episode; ``carried`` [B] is brought up to the rollout's end."""
+            at_end = running[times, rows]
+            before = np.where(first, -carried[rows], np.concatenate(([0], at_end))[:-1])
+            carried += running[-1]
+            carried[rows[last]] = running[-1, rows[last]] - at_end[last]
+            return np.asarray(at_end - before)
+
+        episode_returns = since_last_end(returns, self._return)
+        episode_lengths = since_last_end(lengths, self._length)
+        now = len(self._acted) - 1
+        began = np.where(first, self._began[rows], now)
+        self._began[rows[last]] = np.where(times[last] + steps_to_next < rollout.length, now, _NOBODY)
+        return [
+            self._episode(float(episode_returns[i]), int(episode_lengths[i]), int(began[i]))
+            for i in np.lexsort((rows, times))
+        ]
+
+    def _episode(self, episode_return: float, length: int, began: int) -> FinishedEpisode:
+        version, digest = self._acted[began]
+        versions = tuple(dict.fromkeys(acted for acted, _ in self._acted[began:]))
+        return FinishedEpisode(episode_return, length, version, versions, digest)
+
+    def _forget_what_nobody_needs(self) -> None:
+        needed_from = int(np.min(self._began, initial=len(self._acted), where=self._began != _NOBODY))
+        del self._acted[:needed_from]
+        self._began[self._began != _NOBODY] -= needed_from
