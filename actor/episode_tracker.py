@@ -70,15 +70,14 @@ class EpisodeTracker:
         now = len(self._acted) - 1
         began = np.where(first, self._began[rows], now)
         self._began[rows[last]] = np.where(times[last] + steps_to_next < rollout.length, now, _NOBODY)
-        return [
-            self._episode(float(episode_returns[i]), int(episode_lengths[i]), int(began[i]))
-            for i in np.lexsort((rows, times))
-        ]
+        acted = {index: self._acted_since(index) for index in set(began.tolist())}
+        order = np.lexsort((rows, times))
+        ends = zip(episode_returns[order].tolist(), episode_lengths[order].tolist(), began[order].tolist(), strict=True)
+        return [FinishedEpisode(total, length, *acted[index]) for total, length, index in ends]
 
-    def _episode(self, episode_return: float, length: int, began: int) -> FinishedEpisode:
+    def _acted_since(self, began: int) -> tuple[int, tuple[int, ...], str]:
         version, digest = self._acted[began]
-        versions = tuple(dict.fromkeys(acted for acted, _ in self._acted[began:]))
-        return FinishedEpisode(episode_return, length, version, versions, digest)
+        return version, tuple(dict.fromkeys(acted for acted, _ in self._acted[began:])), digest
 
     def _forget_what_nobody_needs(self) -> None:
         needed_from = int(np.min(self._began, initial=len(self._acted), where=self._began != _NOBODY))
