@@ -1,0 +1,51 @@
+"""Reading what somebody else wrote: regular files only, never through a link, never more than was asked for."""
+
+import errno
+import os
+import stat
+
+_SMALL_READ_BYTES = 2**16
+# A link would lead out of the directory, and opening a pipe without O_NONBLOCK would wait for ever.
+_OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+class NotRegularFileError(Exception):
+    """What stands where a regular file is expected; the caller, who knows what it was for, always maps it."""
+
+
+def read_regular_file(directory: int, name: str, size_bytes: int) -> bytes:
+    """At most ``size_bytes + 1`` bytes of ``name`` in an open directory: the one more tells that a file is too long.
+
+    Raises NotRegularFileError for a link, a directory, a pipe, a socket or a device; OSError as the system gives it.
+    """
+    try:
+        descriptor = os.open(name, _OPEN_FILE, dir_fd=directory)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise NotRegularFileError("a symbolic link") from error
+        if error.errno == errno.ENXIO:
+            raise NotRegularFileError("a socket or a device") from error
+        raise
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise NotRegularFileError(_FILE_TYPES.get(stat.S_IFMT(status.st_mode), "something else"))
+        return _read_up_to(descriptor, size_bytes + 1, chunk_bytes=max(status.st_size + 1, _SMALL_READ_BYTES))
+    finally:
+        os.close(descriptor)
+
+
+_FILE_TYPES = {stat.S_IFDIR: "a directory", stat.S_IFIFO: "a pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
+
+
+def _read_up_to(descriptor: int, limit: int, chunk_bytes: int) -> bytes:
+    """Chunks no larger than the file: each read allocates, and a manifest may promise gigabytes that are not there."""
+    chunks = []
+    remaining = limit
+    while remaining:
+        chunk = os.read(descriptor, min(remaining, chunk_bytes))
+        if not chunk:
+            break
+        chunks.append(chunk)
+        remaining -= len(chunk)
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
