@@ -90,15 +90,8 @@ class LearnerRun(RunOptions):
     again when they come and go. scripts/train.py starts both.
     """
 
-    actors: int = 1
-    """0 acts in this process too, alone, and bit for bit repeatable; any other number leaves acting to others."""
     supervised: bool = False
     """Set by a supervisor: end when it ends, and leave the terminal to it."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.actors < 0:
-            raise ConfigurationError(f"--actors is 0 or more; found {self.actors}")
 
 
 def to_flags(options: "DataclassInstance") -> list[str]:

@@ -35,7 +35,6 @@ def test_flags_without_any_give_the_defaults() -> None:
             learning_rate=st.floats(1e-9, 1.0),
             max_grad_norm=st.none() | st.just(0.5),
         ),
-        actors=st.integers(0, 64),
         supervised=st.booleans(),
     )
 )
@@ -60,7 +59,6 @@ def test_a_later_flag_wins_over_an_earlier_one() -> None:
         ({"publish_every_s": float("nan")}, "--publish-every-s is above 0"),
         ({"target_return": float("nan")}, "--target-return is a number"),
         ({"seed": -1}, "--seed is 0 or more"),
-        ({"actors": -1}, "--actors is 0 or more"),
     ],
 )
 def test_a_bad_value_is_refused_by_its_flag(wrong: dict[str, object], said: str) -> None:

@@ -1,0 +1,144 @@
+"""``python scripts/train.py``: trains on this machine, with several actor processes, and shows it."""
+
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":  # started as a file, so the path begins with scripts/: it has to begin with the checkout
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    sys.path.append(str(Path.cwd()))
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from learner.run import choose_run_directory
+from learner.run_options import LearnerRun, RunOptions, to_flags
+from scripts.child_process import python_module
+from scripts.live_display import open_display
+from scripts.supervisor import Supervisor
+from shared.command_line import run_command
+from shared.engines.engine import EngineChoice
+from shared.environment_probe import describe_environment
+from shared.errors import ConfigurationError
+from shared.log import set_up_logging
+from shared.run_directory import RunDirectory
+
+COMMAND = "python scripts/train.py"
+
+# An actor that is there before the learner has imported torch waits for it; the learner's end ends the wait.
+_ACTOR_DEADLINE_S = 600
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(RunOptions):
+    """Train a policy on this machine, with actor processes that adopt each new version while they run.
+
+    Exit code 0: the target or the step limit was reached. 1: --max-seconds came first. 2: it could not do what was
+    asked. 3: the learner died again and again. 130: Ctrl-C; a checkpoint is written, and --resume goes on from there.
+    """
+
+    actors: int = 2
+    """Actor processes. 0: one process acts and learns by turns; the same seed gives the same weights, bit for bit."""
+    engine: EngineChoice = "auto"
+    """What runs policies in the actors; auto measures which is fastest here."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.actors < 0:
+            raise ConfigurationError(f"--actors is 0 or more; found {self.actors}")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command with ``arguments``; return its exit code."""
+    return run_command(COMMAND, TrainOptions, partial(_begin, arguments), arguments)
+
+
+def _begin(arguments: Sequence[str], options: TrainOptions) -> int:
+    if not options.resume:
+        options = _with_target(options)
+        return train(options, choose_run_directory(options.env, options.run_dir, resume=False))
+    run = choose_run_directory(options.env, options.run_dir, resume=True)
+    # Read the flags again, those of the run first: what was given now wins, what was not stays as it was.
+    flags = [*_stored_flags(run), *arguments, f"--run-dir={run.path}"]
+    return run_command(COMMAND, TrainOptions, partial(_resume, run), flags)
+
+
+def _resume(run: RunDirectory, options: TrainOptions) -> int:
+    return train(_with_target(options), run)
+
+
+def _with_target(options: TrainOptions) -> TrainOptions:
+    """The target that the environment itself has, where none was given. Raises ConfigurationError: no such environment."""
+    threshold = describe_environment(options.env, options.environment_kwargs()).reward_threshold
+    return options if options.target_return is not None else replace(options, target_return=threshold)
+
+
+def _stored_flags(run: RunDirectory) -> list[str]:
+    flags = (run.options() or {}).get("flags", [])
+    if not isinstance(flags, list) or not all(isinstance(flag, str) for flag in flags):
+        raise ConfigurationError(f"{run.path / 'options.json'}: flags are a list of strings; found {flags!r}")
+    return flags
+
+
+def train(options: TrainOptions, run: RunDirectory) -> int:
+    """Supervise a whole training in ``run``. Raises ConfigurationError in a child's words where it cannot be done."""
+    set_up_logging("supervisor", run.logs, terminal_level=None)
+    console = Console()
+    with run.lock_supervisor():
+        run.write_options({"env": options.env, "flags": to_flags(replace(options, run_dir=None, resume=False))})
+        with open_display(console, f"{options.env} in {run.path}") as display:
+            code = Supervisor(
+                run,
+                partial(_learner_command, options, run),
+                partial(_actor_command, options, run),
+                options.actors,
+                display.show,
+            ).supervise()
+    console.print(_conclusion(options, run), markup=False, highlight=False, soft_wrap=True)
+    return code
+
+
+def _learner_command(options: TrainOptions, run: RunDirectory, starts: int) -> list[str]:
+    shared: dict[str, Any] = {entry.name: getattr(options, entry.name) for entry in fields(RunOptions)}
+    shared["run_dir"] = run.path
+    shared["resume"] = options.resume if starts == 0 else run.has_checkpoint()
+    module = "learner.run" if options.actors else "scripts.single_process"
+    return python_module(module, to_flags(LearnerRun(**shared, supervised=True)))
+
+
+def _actor_command(options: TrainOptions, run: RunDirectory, index: int, starts: int) -> list[str]:
+    # Each actor's own seed, and a new one after a restart: the same would act the same episodes again.
+    (seed,) = np.random.SeedSequence([options.seed, index, starts]).generate_state(1)
+    flags = [
+        f"--env={options.env}",
+        f"--run-dir={run.path}",
+        f"--envs={options.envs_per_actor}",
+        f"--engine={options.engine}",
+        f"--seed={seed}",
+        f"--deadline-s={_ACTOR_DEADLINE_S}",
+        f"--name=actor-{index}",
+        "--supervised",
+    ]
+    return python_module("actor.run", flags)
+
+
+def _conclusion(options: TrainOptions, run: RunDirectory) -> str:
+    """One line that says what came of it, and where it is."""
+    summary = run.summary()
+    if summary is None:
+        return f"no summary: the learner could not end by itself. The run is in {run.path}"
+    mean = "no episode ended" if summary.mean_return is None else f"mean return {summary.mean_return:.1f}"
+    if summary.time_to_target_s is None:
+        verdict = "not solved" if options.target_return is not None else "ended"
+        verdict += f": {mean}"
+    else:
+        verdict = f"solved in {summary.time_to_target_s:.1f} s: {mean}, target {options.target_return:g}"
+    return f"{verdict}, {summary.env_steps:,} steps, {summary.versions_published} versions. The run is in {run.path}"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
