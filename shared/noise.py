@@ -1,4 +1,4 @@
-"""Counter-based noise: a seed and an offset stand for every number that a policy was ever given, and are recorded with it."""
+"""Counter-based noise: a seed and an offset, recorded with a rollout, stand for all that a policy was given."""
 
 import numpy as np
 import numpy.typing as npt
@@ -12,9 +12,9 @@ _SMALLEST = np.float32(1e-12)
 class NoiseStream:
     """The noise of one batch of environments, step by step.
 
-    Step ``offset`` always gets the same rows for the same ``seed`` and ``batch_size``, in whichever order steps are asked
-    for. Steps are drawn in blocks, because one call for 64 steps costs little more than a call for one.
-    Source: Philox 4x32 as a counter-based generator (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3").
+    Step ``offset`` always gets the same rows for the same ``seed`` and ``batch_size``, in whichever order steps are
+    asked for. Steps are drawn in blocks, because one call for 64 steps costs little more than a call for one.
+    Source: Philox as a counter-based generator (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3").
     """
 
     def __init__(self, action: ActionSpec, batch_size: int, seed: int) -> None:

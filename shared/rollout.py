@@ -1,10 +1,10 @@
-"""A rollout: T steps of B environments, acted by exactly one policy version; and how it crosses a process boundary.
+"""A rollout: T steps of B environments, acted by exactly one policy version.
 
-All arrays are time-major. ``terminated`` and ``truncated`` never share a flag: a truncated step still bootstraps, from the
-true final observation. Where that observation stands depends on how the environments reset themselves:
+All arrays are time-major. ``terminated`` and ``truncated`` never share a flag: a truncated step still bootstraps, from
+the true final observation. Where that observation stands depends on how the environments reset themselves:
 
-* next-step autoreset: ``observation[t + 1]`` is the final observation, and step ``t + 1`` is the reset step, whose action the
-  environment ignored: ``valid[t + 1]`` is False. Its successor begins the new episode.
+* next-step autoreset: ``observation[t + 1]`` is the final observation, and step ``t + 1`` is the reset step, whose
+  action the environment ignored: ``valid[t + 1]`` is False. Its successor begins the new episode.
 * same-step autoreset: ``observation[t + 1]`` already begins the next episode, and the final observation is a row of
   ``final_observation``, found through ``final_index``.
 * disabled autoreset (the worker resets the rows itself): recorded as same-step.
@@ -12,9 +12,11 @@ true final observation. Where that observation stands depends on how the environ
 ``begins_episode[t]`` is True where the recurrent state is zero before ``observation[t]`` is seen.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import islice
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -33,7 +35,9 @@ class EpisodeEnd(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RolloutHeader(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Who acted, with what, and when. ``sequence`` counts this sender's rollouts from 0; ``digest`` is the manifest's.
+    """Who acted, with what, and when. ``digest`` is the manifest's.
+
+    ``sequence`` counts the rollouts of this life (``incarnation``) of the actor from 0; the sender fills both in.
 
     The noise of step ``t`` is that of the counter ``noise_offset + t`` under ``noise_seed`` (see ``shared.noise``).
     """
@@ -47,6 +51,7 @@ class RolloutHeader(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     noise_offset: int
     began_unix_s: float
     episodes: tuple[EpisodeEnd, ...] = ()
+    incarnation: str = ""
 
 
 @dataclass(slots=True)
@@ -96,6 +101,36 @@ class Rollout:
         """Steps that environments really took: autoreset steps are none."""
         return int(np.count_nonzero(self.valid))
 
+    def arrays(self) -> list[np.ndarray]:
+        """Every array, in the order of ``RolloutLayout.arrays``."""
+        return [
+            *self.observation,
+            *self.state,
+            self.action,
+            *(() if self.action_mask is None else (self.action_mask,)),
+            self.reward,
+            self.terminated,
+            self.truncated,
+            self.valid,
+            self.begins_episode,
+            self.behaviour_log_prob,
+            *self.final_observation,
+            self.final_index,
+        ]
+
+
+class ArraySpec(NamedTuple):
+    """What one array of a rollout must be. ``dtype`` is a name, ``shape`` is complete."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes; exact, however many a header from elsewhere promises."""
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
 
 @dataclass(frozen=True)
 class RolloutLayout:
@@ -104,136 +139,109 @@ class RolloutLayout:
     signature: PolicySignature
     length: int
 
-    def allocate(self, batch_size: int, header: RolloutHeader) -> Rollout:
-        """A rollout of zeros to be written in place, with no finals and every step valid."""
+    def arrays(self, batch_size: int, finals: int) -> list[ArraySpec]:
+        """Every array of a rollout, in the order in which they travel."""
         t, b, signature = self.length, batch_size, self.signature
         mask = next((spec for spec in signature.inputs if spec.role == "action_mask"), None)
+        leaves = list(enumerate(signature.observation))
+        return [
+            *(ArraySpec(f"observation[{i}]", leaf.dtype, (t + 1, b, *leaf.shape)) for i, leaf in leaves),
+            *(ArraySpec(f"state[{i}]", spec.dtype, (b, *spec.shape)) for i, spec in enumerate(signature.state)),
+            ArraySpec("action", signature.action.sample_dtype, (t, b, *signature.action.shape)),
+            *([] if mask is None else [ArraySpec("action_mask", "bool", (t, b, *mask.shape))]),
+            ArraySpec("reward", "float32", (t, b)),
+            ArraySpec("terminated", "bool", (t, b)),
+            ArraySpec("truncated", "bool", (t, b)),
+            ArraySpec("valid", "bool", (t, b)),
+            ArraySpec("begins_episode", "bool", (t + 1, b)),
+            ArraySpec("behaviour_log_prob", "float32", (t, b)),
+            *(ArraySpec(f"final_observation[{i}]", leaf.dtype, (finals, *leaf.shape)) for i, leaf in leaves),
+            ArraySpec("final_index", "int32", (finals, 2)),
+        ]
+
+    def allocate(self, batch_size: int, header: RolloutHeader) -> Rollout:
+        """A rollout of zeros to be written in place, with no finals and every step valid."""
+        rollout = self.assemble(header, [np.zeros(spec.shape, spec.dtype) for spec in self.arrays(batch_size, 0)])
+        rollout.valid[:] = True
+        return rollout
+
+    def assemble(self, header: RolloutHeader, arrays: Sequence[np.ndarray]) -> Rollout:
+        """A rollout of ``arrays``, which stand in the order of ``self.arrays``. Checks nothing."""
+        following = iter(arrays)
+        leaves = len(self.signature.observation)
+        masked = self.signature.input_position("action_mask") is not None
         return Rollout(
             header=header,
-            observation=tuple(np.zeros((t + 1, b, *leaf.shape), leaf.dtype) for leaf in signature.observation),
-            state=tuple(np.zeros((b, *spec.shape), spec.dtype) for spec in signature.state),
-            action=np.zeros((t, b, *signature.action.shape), signature.action.sample_dtype),
-            action_mask=None if mask is None else np.zeros((t, b, *mask.shape), np.bool_),
-            reward=np.zeros((t, b), np.float32),
-            terminated=np.zeros((t, b), np.bool_),
-            truncated=np.zeros((t, b), np.bool_),
-            valid=np.ones((t, b), np.bool_),
-            begins_episode=np.zeros((t + 1, b), np.bool_),
-            behaviour_log_prob=np.zeros((t, b), np.float32),
-            final_observation=tuple(np.zeros((0, *leaf.shape), leaf.dtype) for leaf in signature.observation),
-            final_index=np.zeros((0, 2), np.int32),
+            observation=tuple(islice(following, leaves)),
+            state=tuple(islice(following, len(self.signature.state))),
+            action=next(following),
+            action_mask=next(following) if masked else None,
+            reward=next(following),
+            terminated=next(following),
+            truncated=next(following),
+            valid=next(following),
+            begins_episode=next(following),
+            behaviour_log_prob=next(following),
+            final_observation=tuple(islice(following, leaves)),
+            final_index=next(following),
         )
 
     def check(self, rollout: Rollout) -> None:
-        """Raise RolloutInvalid unless every array has the shape and dtype that it must, and every float is finite."""
+        """Raise RolloutInvalid unless all that a learner relies on is so.
+
+        Every array has the shape and dtype that it must; floats are finite, flags are 0 or 1, actions and discrete
+        observations are among those that exist (an index beyond them would end the training), finals point inside.
+        """
         if rollout.reward.ndim != 2 or rollout.length != self.length or rollout.batch_size < 1:
             raise RolloutInvalid(
                 f"expected a reward of shape ({self.length}, B) with B >= 1, found {rollout.reward.shape}"
             )
-        wanted = self.allocate(rollout.batch_size, rollout.header)
-        for (name, expected), (_, found) in zip(_arrays(wanted), _arrays(rollout), strict=True):
-            final = name.startswith("final_")
-            fits = found.shape[1:] == expected.shape[1:] if final else found.shape == expected.shape
-            if not fits or found.dtype != expected.dtype:
+        found = rollout.arrays()
+        expected = self.arrays(rollout.batch_size, len(rollout.final_index))
+        if len(found) != len(expected):
+            raise RolloutInvalid(f"expected {len(expected)} arrays, found {len(found)}")
+        for spec, array in zip(expected, found, strict=True):
+            if array.shape != spec.shape or array.dtype != np.dtype(spec.dtype):
                 raise RolloutInvalid(
-                    f"{name}: expected {expected.dtype} {expected.shape}, found {found.dtype} {found.shape}"
+                    f"{spec.name}: expected {spec.dtype} {spec.shape}, found {array.dtype} {array.shape}"
                 )
-            if found.dtype.kind == "f" and not np.isfinite(found).all():
-                raise RolloutInvalid(f"{name} holds values that are not finite")
-        self._check_finals(rollout)
+        self.check_values(expected, found, rollout)
 
-    def _check_finals(self, rollout: Rollout) -> None:
+    def check_values(self, specs: Sequence[ArraySpec], arrays: Sequence[np.ndarray], rollout: Rollout) -> None:
+        """The half of ``check`` that is left where shapes and dtypes are known to be right."""
+        for spec, array in zip(specs, arrays, strict=True):
+            _check_values(spec.name, array)
+        self._check_choices(rollout)
+        self._check_ends(rollout)
+
+    def _check_ends(self, rollout: Rollout) -> None:
         index = rollout.final_index
-        if any(leaf.shape[0] != index.shape[0] for leaf in rollout.final_observation):
-            raise RolloutInvalid(f"expected {index.shape[0]} final observations in every leaf")
         if index.size and (index.min() < 0 or (index >= (rollout.length, rollout.batch_size)).any()):
             raise RolloutInvalid("final_index points outside the rollout")
+        if not all(math.isfinite(episode.episode_return) for episode in rollout.header.episodes):
+            raise RolloutInvalid("an episode's return is not finite")
+
+    def _check_choices(self, rollout: Rollout) -> None:
+        action = self.signature.action
+        if action.kind == "multi_binary":
+            _check_range("action", rollout.action, 0, 2)
+        elif action.cardinalities:
+            _check_range("action", rollout.action, 0, np.array(action.cardinalities).reshape(action.shape))
+        for i, leaf in enumerate(self.signature.observation):
+            if leaf.cardinalities:
+                start = np.array(leaf.start).reshape(leaf.shape)
+                end = start + np.array(leaf.cardinalities).reshape(leaf.shape)
+                _check_range(f"observation[{i}]", rollout.observation[i], start, end)
+                _check_range(f"final_observation[{i}]", rollout.final_observation[i], start, end)
 
 
-def _arrays(rollout: Rollout) -> list[tuple[str, np.ndarray]]:
-    """Every array with its name, in the order in which they travel."""
-    arrays = [(f"observation[{i}]", leaf) for i, leaf in enumerate(rollout.observation)]
-    arrays += [(f"state[{i}]", leaf) for i, leaf in enumerate(rollout.state)]
-    arrays.append(("action", rollout.action))
-    if rollout.action_mask is not None:
-        arrays.append(("action_mask", rollout.action_mask))
-    for name in ("reward", "terminated", "truncated", "valid", "begins_episode", "behaviour_log_prob"):
-        arrays.append((name, getattr(rollout, name)))
-    arrays += [(f"final_observation[{i}]", leaf) for i, leaf in enumerate(rollout.final_observation)]
-    arrays.append(("final_index", rollout.final_index))
-    return arrays
+def _check_values(name: str, array: np.ndarray) -> None:
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise RolloutInvalid(f"{name} holds values that are not finite")
+    if array.dtype.kind == "b" and array.size and array.view(np.uint8).max() > 1:
+        raise RolloutInvalid(f"{name} holds bytes that are neither true nor false")
 
 
-class _Wire(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    header: RolloutHeader
-    batch_size: int
-    finals: int
-
-
-def encode_rollout(rollout: Rollout) -> list[Any]:
-    """Frames: a MessagePack header, then every array's buffer, uncopied where it is contiguous."""
-    head = msgspec.msgpack.encode(_Wire(rollout.header, rollout.batch_size, len(rollout.final_index)))
-    return [head, *(np.ascontiguousarray(array).data for _, array in _arrays(rollout))]
-
-
-def decode_header(frame: Any) -> RolloutHeader:
-    """Only the header, so that what is wrong with the rest can be laid to its sender. Raises RolloutInvalid."""
-    return _decode_wire(frame).header
-
-
-def decode_rollout(frames: Sequence[Any], layout: RolloutLayout) -> Rollout:
-    """Read-only views into ``frames`` (bytes or buffers), checked against ``layout``. Raises RolloutInvalid."""
-    if not frames:
-        raise RolloutInvalid("an empty message is no rollout")
-    wire = _decode_wire(frames[0])
-    buffers = [memoryview(frame) for frame in frames[1:]]
-    t, b = layout.length, wire.batch_size
-    if b < 1 or wire.finals < 0 or t * b * 4 > sum(buffer.nbytes for buffer in buffers):
-        raise RolloutInvalid(f"the header promises {t} steps of {b} environments, more than the message holds")
-    template = layout.allocate(1, wire.header)
-    expected = _arrays(template)
-    if len(buffers) != len(expected):
-        raise RolloutInvalid(f"expected {len(expected)} arrays, found {len(buffers)}")
-    arrays = iter(
-        _view(buffer, name, array, _shape(name, array, b, wire.finals))
-        for buffer, (name, array) in zip(buffers, expected, strict=True)
-    )
-    rollout = Rollout(
-        header=wire.header,
-        observation=tuple(next(arrays) for _ in template.observation),
-        state=tuple(next(arrays) for _ in template.state),
-        action=next(arrays),
-        action_mask=None if template.action_mask is None else next(arrays),
-        reward=next(arrays),
-        terminated=next(arrays),
-        truncated=next(arrays),
-        valid=next(arrays),
-        begins_episode=next(arrays),
-        behaviour_log_prob=next(arrays),
-        final_observation=tuple(next(arrays) for _ in template.final_observation),
-        final_index=next(arrays),
-    )
-    layout.check(rollout)
-    return rollout
-
-
-def _decode_wire(frame: Any) -> _Wire:
-    try:
-        return msgspec.msgpack.decode(frame, type=_Wire)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise RolloutInvalid(f"not a rollout's header: {error}") from error
-
-
-def _shape(name: str, template: np.ndarray, batch_size: int, finals: int) -> tuple[int, ...]:
-    if name.startswith("final_"):
-        return (finals, *template.shape[1:])
-    if name.startswith("state"):
-        return (batch_size, *template.shape[1:])
-    return (template.shape[0], batch_size, *template.shape[2:])
-
-
-def _view(buffer: memoryview, name: str, template: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    size = int(np.prod(shape)) * template.dtype.itemsize
-    if buffer.nbytes != size:
-        raise RolloutInvalid(f"{name}: expected {size} bytes for {template.dtype} {shape}, found {buffer.nbytes}")
-    return np.frombuffer(buffer, template.dtype).reshape(shape)
+def _check_range(name: str, array: np.ndarray, start: "int | np.ndarray", end: "int | np.ndarray") -> None:
+    if ((array < start) | (array >= end)).any():
+        raise RolloutInvalid(f"{name} holds choices that do not exist")

@@ -1,12 +1,13 @@
-"""How rollouts get from actors to the learner: one narrow interface, with one conformance suite for all implementations.
+"""How rollouts get from actors to the learner: one narrow interface, one conformance suite for all implementations.
 
-Flow control is by credit: a sender may have ``window`` rollouts under way that the learner has not yet taken up. So a slow
-learner slows actors, memory stays bounded, and what actors send stays fresh. While the learner's heartbeats do not arrive,
-a sender never blocks: what nobody took is counted as lost, and the actor goes on acting.
+Flow control is by credit: a sender may have ``window`` rollouts under way that the learner has not yet taken up. So a
+slow learner slows actors, memory stays bounded, and what actors send stays fresh. While the learner's heartbeats do not
+arrive, a sender never blocks: what nobody took is counted as lost, and the actor goes on acting.
 
-Accounting: each sender numbers its rollouts from 0 (``RolloutHeader.sequence``). Every number ends in exactly one of four
-places: learned, stale, invalid, lost. ``lost`` is counted from gaps in the numbers and from each sender's own count of what it
-sent, never computed as the rest.
+Accounting: each sender numbers its rollouts from 0 as it sends them. It writes ``RolloutHeader.sequence`` and
+``incarnation`` (which tells this life of the actor from its others), whatever stood there. Every number ends in exactly
+one of four places: learned, stale, invalid, lost. ``lost`` is counted from gaps in the numbers and from each sender's
+own count of what it sent, never computed as the rest.
 """
 
 from typing import Protocol
@@ -31,7 +32,7 @@ class RolloutSender(Protocol):
 
     @property
     def learner_alive(self) -> bool:
-        """Whether the learner has been heard from within ``learner_timeout_s``."""
+        """Whether the learner has been heard from within ``learner_timeout_s``; a new sender assumes so."""
         ...
 
     @property
@@ -47,14 +48,14 @@ class RolloutSender(Protocol):
         ...
 
     def send(self, rollout: Rollout) -> bool:
-        """Hand over one rollout; its buffers must not be written to again. False where it was counted as lost.
+        """Number one rollout and hand it over; its buffers must not be written to again. False where it is lost.
 
         Blocks while the window is full and the learner alive. Raises TransportClosed after ``close``.
         """
         ...
 
     def close(self) -> None:
-        """Say goodbye with the final count of what was sent, flush for a bounded time, release the socket. Idempotent."""
+        """Say goodbye with the final count of what was sent, flushing for a bounded time. Idempotent."""
         ...
 
 
@@ -71,8 +72,13 @@ class RolloutReceiver(Protocol):
         """How often a known ``actor_id`` came back as a new process."""
         ...
 
+    @property
+    def live_senders(self) -> int:
+        """How many senders are connected and have not said goodbye."""
+        ...
+
     def receive(self, timeout_s: float) -> Rollout | None:
-        """The next valid rollout, or None when ``timeout_s`` passed. Taking it up gives its sender credit for another."""
+        """The next valid rollout, or None when ``timeout_s`` passed. Its sender then has credit for another."""
         ...
 
     def count_learned(self, rollout: Rollout) -> None:
@@ -84,7 +90,7 @@ class RolloutReceiver(Protocol):
         ...
 
     def stop_actors(self, timeout_s: float) -> None:
-        """Ask every sender to stop, collect their final counts for at most ``timeout_s``; what is still under way is lost."""
+        """Ask every sender to stop; collect final counts for at most ``timeout_s``; what is under way is lost."""
         ...
 
     def state(self) -> bytes:
@@ -92,7 +98,7 @@ class RolloutReceiver(Protocol):
         ...
 
     def restore(self, state: bytes) -> None:
-        """Go on from a checkpoint's books: what was learned after it becomes lost when its sender is heard from again."""
+        """Go on from a checkpoint's books: what was learned after it is lost once its sender is heard from again."""
         ...
 
     def close(self) -> None:
