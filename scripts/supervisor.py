@@ -33,7 +33,7 @@ _ACTOR_MISTAKES_IN_A_ROW = 3
 _IMPATIENT = 2  # signals, after which nothing is waited for
 _HEALTHY_AFTER_S = 30.0
 # Of the 3 s in which everything is gone: the learner's checkpoint and the actors' last accounts, then the actors alone.
-_LEARNER_GRACE_S = 2.2
+_LEARNER_GRACE_S = 2.1
 _ACTOR_GRACE_S = 0.4
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _WARNING = re.compile(r"(WARNING|ERROR|CRITICAL) \| ")

@@ -72,7 +72,7 @@ def _resume(run: RunDirectory, options: TrainOptions) -> int:
 
 
 def _with_target(options: TrainOptions) -> TrainOptions:
-    """The target that the environment itself has, where none was given. Raises ConfigurationError: no such environment."""
+    """With the environment's own target where none was given. Raises ConfigurationError where there is no such one."""
     threshold = describe_environment(options.env, options.environment_kwargs()).reward_threshold
     return options if options.target_return is not None else replace(options, target_return=threshold)
 
