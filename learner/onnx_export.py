@@ -1,0 +1,131 @@
+"""A policy as an ONNX graph of a few kilobytes whose weights stand in ``weights.safetensors``.
+
+The graph refers to each tensor by its place in that file, and so is byte for byte the same from version to version. Two
+snares, both met: an exporter that folds constants leaves a graph in which new weights have no effect, and what an
+exporter notes of files and lines makes equal programs look different.
+"""
+
+import logging
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+
+import onnx
+import torch
+from torch import nn
+
+from shared.errors import ExportError
+from shared.policy_signature import PolicySignature
+from shared.probe import make_inputs
+from shared.weights import TensorPlace
+
+_FLOATS = (
+    onnx.TensorProto.FLOAT,
+    onnx.TensorProto.FLOAT16,
+    onnx.TensorProto.BFLOAT16,
+    onnx.TensorProto.DOUBLE,
+)
+_VALUES = ("raw_data", "float_data", "double_data", "int32_data", "int64_data", "uint64_data")
+_EXAMPLE_ROWS = 3  # neither 0 nor 1, which the exporter would take for constants
+
+
+def export_onnx(
+    module: nn.Module, signature: PolicySignature, places: Mapping[str, TensorPlace], weights_file: str
+) -> bytes:
+    """The graph of ``module``, whose initializers are read from ``weights_file`` at ``places``. Takes seconds.
+
+    Inputs and outputs are named as in the signature, but for the state that comes out, ``next_state.…``: no two names
+    of a graph may be alike.
+    Raises ExportError where the exporter fails, or where a float in the graph is none of the policy's weights.
+    """
+    example = [torch.from_numpy(array) for array in make_inputs(signature, _EXAMPLE_ROWS, seed=0)]
+    outputs = [f"next_{spec.name}" if spec.role == "state" else spec.name for spec in signature.outputs]
+    batch = torch.export.Dim("batch")
+    with _quietly():
+        try:
+            program = torch.onnx.export(
+                module,
+                (example,),
+                dynamo=True,
+                optimize=False,
+                input_names=signature.input_names,
+                output_names=outputs,
+                dynamic_shapes=([{0: batch} for _ in example],),
+                verbose=False,
+            )
+        except Exception as error:  # the exporter's own errors, and whatever a policy's code raises
+            raise ExportError(f"torch.onnx.export: {type(error).__name__}: {error}") from error
+    assert program is not None
+    model = onnx.ModelProto()
+    model.CopyFrom(program.model_proto)
+    found = [[value.name for value in values] for values in (model.graph.input, model.graph.output)]
+    if found != [list(signature.input_names), outputs]:
+        raise ExportError(f"expected the graph's inputs and outputs {signature.input_names}, {outputs}; found {found}")
+    for initializer in model.graph.initializer:
+        _refer_to_weights(initializer, places, weights_file)
+    _strip(model)
+    graph: bytes = model.SerializeToString(deterministic=True)
+    return graph
+
+
+def _refer_to_weights(initializer: onnx.TensorProto, places: Mapping[str, TensorPlace], weights_file: str) -> None:
+    place = places.get(initializer.name)
+    if place is None:
+        if initializer.data_type in _FLOATS:
+            raise ExportError(
+                f"the graph holds {initializer.name}, which is none of the policy's parameters and buffers, so that "
+                "new weights might have no effect on it; register_buffer makes a tensor part of the weights"
+            )
+        return
+    found = (str(onnx.helper.tensor_dtype_to_np_dtype(initializer.data_type)), tuple(initializer.dims))
+    if found != (place.dtype, place.shape):
+        raise ExportError(f"{initializer.name}: expected {place.dtype} {place.shape}, found {found[0]} {found[1]}")
+    for field in _VALUES:
+        initializer.ClearField(field)
+    initializer.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in (("location", weights_file), ("offset", place.offset), ("length", place.length)):
+        initializer.external_data.add(key=key, value=str(value))
+
+
+def _strip(model: onnx.ModelProto) -> None:
+    """Take out what does not compute: file names, line numbers, shapes in between."""
+    model.ClearField("metadata_props")
+    model.ClearField("doc_string")
+    _strip_graph(model.graph)
+    for function in model.functions:
+        function.ClearField("metadata_props")
+        function.ClearField("doc_string")
+        _strip_nodes(function.node)
+
+
+def _strip_graph(graph: onnx.GraphProto) -> None:
+    graph.ClearField("metadata_props")
+    graph.ClearField("doc_string")
+    graph.ClearField("value_info")
+    for described in (*graph.input, *graph.output, *graph.initializer):
+        described.ClearField("metadata_props")
+        described.ClearField("doc_string")
+    _strip_nodes(graph.node)
+
+
+def _strip_nodes(nodes: Iterable[onnx.NodeProto]) -> None:
+    for node in nodes:
+        node.ClearField("metadata_props")
+        node.ClearField("doc_string")
+        for attribute in node.attribute:
+            attribute.ClearField("doc_string")
+            for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+                _strip_graph(graph)
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """The exporter warns of its own deprecations and of packages that it does not need."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)

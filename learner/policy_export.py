@@ -1,0 +1,171 @@
+"""From a policy in training to the files of a version: programs, weights, and the proof that they belong together.
+
+The programs are made once per run and held to the eager policy; a version is then new weights in the same programs.
+"""
+
+import copy
+import hashlib
+from collections.abc import Mapping
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from learner.export_checks import ExportChecks, write_weights
+from learner.onnx_export import export_onnx
+from shared.engines.eager import EagerEngine, module_tensors
+from shared.errors import ExportError, PolicyError, ProbeMismatch, WeightsError
+from shared.importable import ImportablePolicy, encode_importable, load_importable
+from shared.manifest import ProbeEntry, ProgramEntry, RungReport
+from shared.policy_signature import PolicySignature
+from shared.probe import Policy, Probe, compare, compute_probe, encode_probe, make_inputs, run_policy
+from shared.program_digest import onnx_program_digest, torchscript_program_digest
+from shared.scripting import Scripted, climb, save_archive
+from shared.weights import check_layout, encode_weights, tensor_places
+
+TORCHSCRIPT_FILE = "policy.ts"
+ONNX_FILE = "policy.onnx"
+IMPORTABLE_FILE = "importable.json"
+WEIGHTS_FILE = "weights.safetensors"
+PROBE_FILE = "probe.safetensors"
+
+# Wider than what exports are held to here: an actor may run trained weights on another processor's kernels.
+PROBE_ATOL = PROBE_RTOL = 1e-4
+
+_EXAMPLE_ROWS = 3
+
+
+class PolicyExporter:
+    """Exports one policy's programs at once, and the files of a version whenever asked.
+
+    ``module`` is copied, so that what trains goes on undisturbed. ``reports`` tells what each rung said. Calls of
+    ``files`` must not overlap.
+    """
+
+    reports: tuple[RungReport, ...]
+
+    def __init__(
+        self,
+        module: nn.Module,
+        signature: PolicySignature,
+        *,
+        importable: ImportablePolicy | None = None,
+        onnx: bool = True,
+    ) -> None:
+        """Takes seconds where ``onnx`` is asked for. Raises ExportError where no program equals the eager policy."""
+        self.signature = signature
+        self._module = _copy_of(module)
+        self._not_in_state_dict = self._arrays().keys() - self._module.state_dict().keys()
+        self._checks = ExportChecks(self._module, signature)
+        self._programs: list[ProgramEntry] = []
+        self._constant_files: dict[str, bytes] = {}
+        self._reports: list[RungReport] = []
+        self._scripted = self._export_torchscript()
+        if onnx:
+            self._export_onnx()
+        if importable is not None:
+            self._export_importable(importable)
+        self.reports = tuple(self._reports)
+        if not self._programs:
+            said = "; ".join(f"{report.rung}: {report.error}" for report in self.reports)
+            raise ExportError(f"no program equals the eager policy: {said}")
+
+    def files(self, weights: Mapping[str, Tensor]) -> tuple[dict[str, bytes], tuple[ProgramEntry, ...], ProbeEntry]:
+        """The bytes of a version with these ``weights`` (a state dict), its programs and its probe. Takes milliseconds.
+
+        Raises WeightsError for weights that are another network's or not finite, ExportError where the outputs are not.
+        """
+        write_weights(self._module, self._fitting(weights))
+        probe = compute_probe(self._module, self.signature)
+        files = {
+            WEIGHTS_FILE: encode_weights(self._arrays()),
+            PROBE_FILE: encode_probe(probe, self.signature),
+            **self._constant_files,
+        }
+        if self._scripted is not None:
+            self._check_scripted(self._scripted, probe)
+            files[TORCHSCRIPT_FILE] = save_archive(self._scripted.module)
+        return files, tuple(self._programs), ProbeEntry(PROBE_FILE, PROBE_ATOL, PROBE_RTOL)
+
+    def _arrays(self) -> dict[str, np.ndarray]:
+        return {name: tensor.numpy() for name, tensor in module_tensors(self._module).items()}
+
+    def _fitting(self, weights: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+        """``weights`` as arrays, with the buffers that a state dict leaves out."""
+        mine = self._arrays()
+        arrays = {name: tensor.detach().cpu().numpy() for name, tensor in weights.items()}
+        arrays |= {name: mine[name] for name in self._not_in_state_dict - arrays.keys()}
+        check_layout(mine, arrays)
+        for name, array in arrays.items():
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise WeightsError(f"{name} holds values that are not finite: training has diverged")
+        return arrays
+
+    def _check_scripted(self, scripted: Scripted, probe: Probe) -> None:
+        found = run_policy(scripted.module, self.signature, probe.inputs)
+        try:
+            compare(probe.outputs, found, self.signature, PROBE_ATOL, PROBE_RTOL)
+        except ProbeMismatch as error:
+            raise ExportError(f"with these weights the program no longer equals the eager policy: {error}") from error
+
+    def _export_torchscript(self) -> Scripted | None:
+        def check(program: Policy) -> float:
+            return self._checks.largest_difference(
+                lambda inputs: run_policy(program, self.signature, inputs),
+                lambda weights: write_weights(self._module, weights),  # a scripted module has its tensors from there
+            )
+
+        example = [torch.from_numpy(array) for array in make_inputs(self.signature, _EXAMPLE_ROWS, seed=0)]
+        scripted, failures = climb(self._module, example, check)
+        self._reports += failures
+        if scripted is not None:
+            digest = torchscript_program_digest(save_archive(scripted.module))
+            self._programs.append(ProgramEntry("torchscript", TORCHSCRIPT_FILE, digest))
+            self._reports.append(RungReport(scripted.rung, True, largest_difference=scripted.largest_difference))
+        return scripted
+
+    def _export_onnx(self) -> None:
+        from shared.engines.onnx import OnnxEngine
+
+        places = tensor_places(encode_weights(self._checks.weights))
+        try:
+            # A copy again, since exporting may leave its marks on a module.
+            graph = export_onnx(_copy_of(self._module), self.signature, places, WEIGHTS_FILE)
+            engine = OnnxEngine(graph, self._checks.weights)
+            difference = self._checks.largest_difference(engine.run, engine.load_weights)
+        except PolicyError as error:
+            self._refuse("onnx", error)
+        else:
+            self._take("onnx", ONNX_FILE, graph, onnx_program_digest(graph), difference)
+
+    def _export_importable(self, importable: ImportablePolicy) -> None:
+        data = encode_importable(importable)
+        digest = hashlib.sha256(data).hexdigest()
+        try:
+            # The learner's own class is one that it trusts.
+            module = load_importable(data, self._checks.weights, [importable.class_path.partition(":")[0]])
+            engine = EagerEngine(module, digest)
+            difference = self._checks.largest_difference(engine.run, engine.load_weights)
+        except PolicyError as error:
+            self._refuse("importable", error)
+        else:
+            self._take("importable", IMPORTABLE_FILE, data, digest, difference)
+
+    def _take(
+        self, rung: Literal["onnx", "importable"], file: str, data: bytes, digest: str, difference: float
+    ) -> None:
+        self._constant_files[file] = data
+        self._programs.append(ProgramEntry(rung, file, digest))
+        self._reports.append(RungReport(rung, True, largest_difference=difference))
+
+    def _refuse(self, rung: str, error: PolicyError) -> None:
+        self._reports.append(RungReport(rung, False, error=f"{type(error).__name__}: {error}"))
+
+
+def _copy_of(module: nn.Module) -> nn.Module:
+    """On the CPU, in eval mode, without gradients; ``module`` is not touched."""
+    try:
+        return copy.deepcopy(module).cpu().eval().requires_grad_(False)
+    except Exception as error:  # a policy's own code may raise anything
+        raise ExportError(f"the policy cannot be copied: {type(error).__name__}: {error}") from error

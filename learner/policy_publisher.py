@@ -1,0 +1,160 @@
+"""Publishes weights as versions of a store, on a thread: training gives it a snapshot and goes on."""
+
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from loguru import logger
+from torch import Tensor, nn
+
+from learner.policy_export import WEIGHTS_FILE, PolicyExporter
+from shared.engines.eager import module_tensors
+from shared.manifest import FileEntry, Manifest, ProbeEntry, ProgramEntry, TrainingProgress
+from shared.policy_store import PolicyStore, Retention
+
+_SWEEP_EVERY_S = 5.0
+
+
+@dataclass(frozen=True)
+class _Request:
+    weights: Mapping[str, Tensor]
+    progress: TrainingProgress
+
+
+class PolicyPublisher:
+    """The newest request wins: one that has not been begun when the next arrives is dropped.
+
+    Nothing that goes wrong here is raised into the training: it is logged, kept in ``last_error``, and the next request
+    tries again. ``latest_version`` is the newest version that this publisher committed.
+    """
+
+    def __init__(
+        self,
+        exporter: PolicyExporter,
+        store: PolicyStore,
+        *,
+        run_id: str,
+        env_id: str | None,
+        retention: Retention,
+        synchronous: bool,
+    ) -> None:
+        """``synchronous`` publishes on the caller's thread, before ``publish`` returns."""
+        self.latest_version: int | None = None
+        self.versions_published = 0
+        self.last_error: Exception | None = None
+        self._exporter = exporter
+        self._store = store
+        self._run_id = run_id
+        self._env_id = env_id
+        self._retention = retention
+        self._swept_at_s = time.monotonic()
+        self._changed = threading.Condition()
+        self._waiting: _Request | None = None
+        self._is_busy = False
+        self._is_closed = False
+        self._thread: threading.Thread | None = None
+        if not synchronous:
+            # A daemon, so that a store that hangs cannot keep a learner from ending.
+            self._thread = threading.Thread(target=self._serve, name="policy-publisher", daemon=True)
+            self._thread.start()
+
+    def publish(self, module: nn.Module, progress: TrainingProgress) -> None:
+        """Publish the weights as they are now: they are copied before this returns. Does nothing once closed."""
+        request = _Request({name: tensor.clone() for name, tensor in module_tensors(module).items()}, progress)
+        if self._thread is None:
+            self._publish(request)
+            return
+        with self._changed:
+            if self._is_closed:
+                logger.warning("the publisher is closed: update {} is not published", progress.update)
+                return
+            self._waiting = request
+            self._changed.notify_all()
+
+    def flush(self, timeout_s: float) -> bool:
+        """Wait until nothing is under way. False where that took longer than ``timeout_s``."""
+        with self._changed:
+            return self._changed.wait_for(self._is_idle, timeout_s)
+
+    def _is_idle(self) -> bool:
+        return self._waiting is None and not self._is_busy
+
+    def close(self, timeout_s: float = 10.0) -> None:
+        """Publish what is under way, sweep once more, and end the thread. May be called twice."""
+        with self._changed:
+            was_closed, self._is_closed = self._is_closed, True
+            self._changed.notify_all()
+        if self._thread is not None:
+            self._thread.join(timeout_s)
+            if self._thread.is_alive():
+                logger.warning("a publication is still under way after {} s: leaving it", timeout_s)
+                return
+        if not was_closed:
+            self._sweep()
+
+    def _serve(self) -> None:
+        while True:
+            with self._changed:
+                self._is_busy = False
+                self._changed.notify_all()
+                self._changed.wait_for(lambda: self._waiting is not None or self._is_closed)
+                request, self._waiting = self._waiting, None
+                if request is None:
+                    return
+                self._is_busy = True
+            self._publish(request)
+
+    def _publish(self, request: _Request) -> None:
+        try:
+            files, programs, probe = self._exporter.files(request.weights)
+            manifest = self._store.publish(
+                files, lambda version, entries: self._describe(version, entries, programs, probe, request.progress)
+            )
+        except Exception as error:  # noqa: BLE001 - training goes on whatever a store or a policy raises
+            self.last_error = error
+            logger.error(
+                "update {} is not published: {}: {}; the next publication tries again",
+                request.progress.update,
+                type(error).__name__,
+                error,
+            )
+            return
+        self.last_error = None
+        self.latest_version = manifest.version
+        self.versions_published += 1
+        logger.debug("published version {} of update {}", manifest.version, request.progress.update)
+        if time.monotonic() - self._swept_at_s >= _SWEEP_EVERY_S:
+            self._sweep()
+
+    def _describe(
+        self,
+        version: int,
+        entries: dict[str, FileEntry],
+        programs: tuple[ProgramEntry, ...],
+        probe: ProbeEntry,
+        progress: TrainingProgress,
+    ) -> Manifest:
+        return Manifest(
+            version=version,
+            run_id=self._run_id,
+            env_id=self._env_id,
+            created_unix_s=time.time(),
+            signature=self._exporter.signature,
+            programs=programs,
+            files=entries,
+            weights=WEIGHTS_FILE,
+            probe=probe,
+            export=self._exporter.reports,
+            training=progress,
+        )
+
+    def _sweep(self) -> None:
+        self._swept_at_s = time.monotonic()
+        try:
+            swept = self._store.sweep(self._retention)
+        except Exception as error:  # noqa: BLE001 - a store that cannot be swept now can be later
+            logger.warning("old versions stay for now: {}: {}", type(error).__name__, error)
+        else:
+            if swept:
+                logger.debug("swept versions {}", swept)

@@ -1,0 +1,128 @@
+"""Runs an ONNX graph whose weights are handed over in memory. Imports no torch: an actor on ONNX Runtime never does."""
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnxruntime  # type: ignore[import-untyped]
+
+from shared.engines.engine import EngineKind
+from shared.errors import PolicyOutputError, ProgramError, WeightsError
+from shared.program_digest import onnx_program_digest
+from shared.weights import check_layout
+
+_MOST_BINDINGS = 8  # batch sizes in use at once: an actor has one, a pool of them a few
+
+
+class OnnxEngine:
+    """One session. Inputs and outputs go by position: the graph's are in the order of the policy's signature.
+
+    ``run`` goes through buffers that are bound once for each batch size, which is faster than ``session.run``.
+    """
+
+    kind: EngineKind = "onnx"
+
+    def __init__(self, graph: bytes, weights: Mapping[str, np.ndarray], threads: int = 1) -> None:
+        """Raises ProgramError for what is no graph of ours, WeightsError where ``weights`` lack an initializer.
+
+        ``weights`` are copied: the session goes on reading from them.
+        """
+        self.program_digest = onnx_program_digest(graph)
+        self._graph = graph
+        self._initializers = external_initializers(graph)
+        self._threads = threads
+        self._output_specs: dict[int, list[tuple[tuple[int, ...], np.dtype[Any]]]] = {}
+        self._layout = weights
+        missing = sorted(set(self._initializers) - weights.keys())
+        if missing:
+            raise WeightsError(f"weights do not fit the program: missing {missing}")
+        self.load_weights(weights)
+
+    def load_weights(self, weights: Mapping[str, np.ndarray]) -> None:
+        """See Engine. Makes a new session, which costs a millisecond or two and does not hold the GIL."""
+        check_layout(self._layout, weights)
+        copies = {name: np.array(array, order="C") for name, array in weights.items()}
+        for name, array in copies.items():
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise WeightsError(f"{name} holds values that are not finite")
+        session = self._new_session({name: copies[name] for name in self._initializers})
+        self._layout = copies  # kept alive as long as the session
+        self._session = session
+        self._bindings: dict[int, _Binding] = {}
+
+    def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """See Engine. Raises PolicyOutputError where ONNX Runtime does."""
+        batch_size = inputs[0].shape[0]
+        try:
+            binding = self._bindings.get(batch_size)
+            if binding is None:
+                binding = self._bind(batch_size, inputs)
+            for buffer, array in zip(binding.inputs, inputs, strict=True):
+                np.copyto(buffer, array, casting="no")
+            self._session.run_with_iobinding(binding.binding)
+        except Exception as error:  # ONNX Runtime's exceptions have no base of their own
+            raise PolicyOutputError(f"ONNX Runtime: {error}") from error
+        return [buffer.copy() for buffer in binding.outputs]
+
+    def _new_session(self, initializers: Mapping[str, np.ndarray]) -> onnxruntime.InferenceSession:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self._threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 4  # what fails is raised; anything else is noise on a terminal
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in initializers.values()]
+            options.add_external_initializers(list(initializers), values)
+            return onnxruntime.InferenceSession(self._graph, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # as above
+            raise ProgramError(f"ONNX Runtime: {error}") from error
+
+    def _bind(self, batch_size: int, inputs: Sequence[np.ndarray]) -> "_Binding":
+        """Buffers for one batch size. What the outputs look like is learned from a plain call."""
+        if batch_size not in self._output_specs:
+            names = [argument.name for argument in self._session.get_inputs()]
+            outputs = self._session.run(None, dict(zip(names, inputs, strict=True)))
+            self._output_specs[batch_size] = [(output.shape, output.dtype) for output in outputs]
+        if len(self._bindings) >= _MOST_BINDINGS:
+            self._bindings.clear()
+        self._bindings[batch_size] = _Binding(self._session, inputs, self._output_specs[batch_size])
+        return self._bindings[batch_size]
+
+
+class _Binding:
+    """The arrays that one session reads and writes at one batch size."""
+
+    def __init__(
+        self,
+        session: onnxruntime.InferenceSession,
+        inputs: Sequence[np.ndarray],
+        outputs: Sequence[tuple[tuple[int, ...], np.dtype[Any]]],
+    ) -> None:
+        self.inputs = [np.empty_like(array, order="C") for array in inputs]
+        self.outputs = [np.empty(shape, dtype) for shape, dtype in outputs]
+        self.binding = session.io_binding()
+        for argument, buffer in zip(session.get_inputs(), self.inputs, strict=True):
+            self.binding.bind_ortvalue_input(argument.name, onnxruntime.OrtValue.ortvalue_from_numpy(buffer))
+        for argument, buffer in zip(session.get_outputs(), self.outputs, strict=True):
+            self.binding.bind_ortvalue_output(argument.name, onnxruntime.OrtValue.ortvalue_from_numpy(buffer))
+
+
+@functools.lru_cache(maxsize=4)
+def external_initializers(graph: bytes) -> tuple[str, ...]:
+    """Names of the initializers whose values stand outside the graph. Raises ProgramError.
+
+    Refuses a graph with any other reference to a file: what runs is what was verified.
+    """
+    import onnx
+    from onnx.external_data_helper import _get_all_tensors, uses_external_data
+
+    try:
+        model = onnx.load_model_from_string(graph)
+        outside = [tensor for tensor in _get_all_tensors(model) if uses_external_data(tensor)]
+    except Exception as error:  # protobuf's DecodeError is one of several
+        raise ProgramError(f"not an ONNX graph: {error}") from error
+    names = [tensor.name for tensor in model.graph.initializer if uses_external_data(tensor)]
+    if len(outside) != len(names) or len(set(names)) != len(names):
+        raise ProgramError("the ONNX graph refers to files beyond its initializers")
+    return tuple(names)

@@ -1,0 +1,45 @@
+"""Runs TorchScript: needs neither the policy's source nor its class."""
+
+import functools
+import io
+import warnings
+
+import torch
+
+from shared.engines.eager import EagerEngine
+from shared.engines.engine import EngineKind
+from shared.errors import ProgramError
+from shared.program_digest import torchscript_program_digest
+
+
+class TorchScriptEngine(EagerEngine):
+    """An unfrozen scripted or traced module: what freezing folds would be stale after ``load_weights``."""
+
+    kind: EngineKind = "torchscript"
+
+    def __init__(self, module: torch.jit.ScriptModule, program_digest: str) -> None:
+        _specialise_nothing()
+        super().__init__(module, program_digest)
+        self._call = module.forward  # spares four microseconds of nn.Module.__call__
+
+    @classmethod
+    def from_bytes(cls, program: bytes) -> "TorchScriptEngine":
+        """Load an archive of ``torch.jit.save``, with its weights. Raises ProgramError.
+
+        ``torch.jit.load`` checks no checksums: the caller has compared the bytes with the manifest's SHA-256.
+        """
+        digest = torchscript_program_digest(program)  # first: it bounds what the archive unpacks to
+        try:
+            # Inference tensors could not be written to later.
+            with torch.inference_mode(False), warnings.catch_warnings(category=DeprecationWarning, action="ignore"):
+                warnings.simplefilter("ignore", FutureWarning)  # what the deprecation becomes from torch 2.14 on
+                module = torch.jit.load(io.BytesIO(program), map_location="cpu")  # type: ignore[no-untyped-call]
+        except Exception as error:  # RuntimeError, UnicodeDecodeError, MemoryError, … were seen
+            raise ProgramError(f"torch.jit.load: {type(error).__name__}: {error}") from error
+        return cls(module, digest)
+
+
+@functools.cache
+def _specialise_nothing() -> None:
+    """Have the first call of a program compile it for good, instead of profiling two calls first."""
+    torch.jit.set_fusion_strategy([("STATIC", 0), ("DYNAMIC", 0)])
