@@ -23,6 +23,8 @@ class ActingPolicy(nn.Module):
     be built anywhere that this package is installed. Weights are drawn from ``generator``, or from torch's own.
     """
 
+    value_scale: Tensor | None
+
     def __init__(
         self,
         observation: Iterable[ObservationLeaf | Mapping[str, Any]],
@@ -42,7 +44,6 @@ class ActingPolicy(nn.Module):
         self.encoder = ObservationEncoder(leaves, network.normalize_observations, generator)
         self.distribution = make_distribution(action, network.initial_log_std)
         self.core = make_core(self.encoder.size, self.distribution.head_size, network, generator)
-        self.scales_values = network.scale_values
         self.register_buffer("value_scale", torch.ones(()) if network.scale_values else None)
         self._n_observations = len(leaves)
         self._n_states = len(self.signature.state)

@@ -84,7 +84,7 @@ class LearnerConfig:
     normalize_observations: bool = False
     """Shift and scale vector observations by their running mean and standard deviation, inside the policy."""
     normalize_rewards: bool = False
-    """Learn values in units of the returns' running standard deviation."""
+    """Learn values in units of the returns' running root mean square."""
 
     def __post_init__(self) -> None:
         for name in ("rollout_length", "batch_steps", "epochs", "minibatch_size", "lstm_size"):

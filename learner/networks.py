@@ -147,6 +147,10 @@ class ObservationEncoder(nn.Module):
         features = [encoder(observation[i]) for i, encoder in enumerate(self.leaves)]
         return features[0] if len(features) == 1 else torch.cat(features, -1)
 
+    def normalized(self) -> list[tuple[int, NormalizedBoxEncoder]]:
+        """The leaves, each with its position, whose running moments the learner keeps."""
+        return [(i, encoder) for i, encoder in enumerate(self.leaves) if isinstance(encoder, NormalizedBoxEncoder)]
+
 
 class SharedCore(nn.Module):
     """One feed-forward network whose last layer holds both heads: the policy's first, the value's in its last row."""
@@ -161,6 +165,11 @@ class SharedCore(nn.Module):
         output = self.network(features)
         return output[:, : self.head_size], output[:, self.head_size], state
 
+    def value_parameters(self) -> tuple[Tensor, Tensor]:
+        """Weights and bias of the value's output alone, as views."""
+        last = _last_linear(self.network)
+        return last.weight.data[self.head_size :], last.bias.data[self.head_size :]
+
 
 class SeparateCore(nn.Module):
     """Two feed-forward networks: what the value learns cannot disturb the policy."""
@@ -174,6 +183,11 @@ class SeparateCore(nn.Module):
 
     def forward(self, features: Tensor, state: list[Tensor]) -> tuple[Tensor, Tensor, list[Tensor]]:
         return self.policy(features), self.value(features).squeeze(-1), state
+
+    def value_parameters(self) -> tuple[Tensor, Tensor]:
+        """Weights and bias of the value's output alone, as views."""
+        last = _last_linear(self.value)
+        return last.weight.data, last.bias.data
 
 
 class LstmCell(nn.Module):
@@ -210,7 +224,8 @@ class LstmCore(nn.Module):
         super().__init__()
         self.head_size = head_size
         sizes = [n_in, *config.hidden_sizes]
-        self.hidden = nn.Sequential(mlp(sizes, config.activation, generator), _activation(config.activation))
+        hidden = [mlp(sizes, config.activation, generator), _activation(config.activation)]
+        self.hidden = nn.Sequential(*(hidden if config.hidden_sizes else ()))
         self.cell = LstmCell(sizes[-1], config.lstm_size, generator)
         self.heads = nn.Linear(config.lstm_size, head_size + 1)
         _init_head(self.heads, head_size, generator)
@@ -219,6 +234,10 @@ class LstmCore(nn.Module):
         h, c = self.cell(self.hidden(features), state[0], state[1])
         output = self.heads(h)
         return output[:, : self.head_size], output[:, self.head_size], [h, c]
+
+    def value_parameters(self) -> tuple[Tensor, Tensor]:
+        """Weights and bias of the value's output alone, as views."""
+        return self.heads.weight.data[self.head_size :], self.heads.bias.data[self.head_size :]
 
 
 Core = SharedCore | SeparateCore | LstmCore

@@ -1,0 +1,126 @@
+"""Training with memory: the order of steps matters, so whole sequences are shuffled, one for each environment."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from learner.acting_policy import ActingPolicy
+from learner.backprop import AutogradBackprop
+from learner.batch import Batch, to_tensor
+from learner.distributions import mask_logits
+from learner.flat_parameters import FlatParameters
+from learner.minibatch import Estimate, Minibatch, Targets, split_evenly
+from learner.networks import LstmCore
+
+
+class RecurrentTraining:
+    """A ``PolicyTraining`` for an ``LstmCore``.
+
+    A minibatch's ``inputs`` are ``h``, ``c``, ``keeps`` and the observation's leaves: ``h`` and ``c`` are the recorded
+    state before the first step; ``keeps`` ``[T, b, 1]`` is 0 where an episode begins (the state is zero there), else 1.
+    """
+
+    def __init__(self, policy: ActingPolicy, parameters: FlatParameters) -> None:
+        if not isinstance(policy.core, LstmCore):
+            raise TypeError(f"expected a recurrent policy, found one with a {type(policy.core).__name__}")
+        self._policy = policy
+        self._core = policy.core
+        self._encodes_once = next(policy.encoder.parameters(), None) is None
+        self.backprop = AutogradBackprop(self._run, parameters)
+        self._inputs: list[Tensor] = []
+        self._columns: list[Tensor] = []
+        self._mask: Tensor | None = None
+
+    def estimate(self, batch: Batch) -> Estimate:
+        observation = self._once([to_tensor(leaf) for leaf in batch.observation])
+        h, c = (to_tensor(state) for state in batch.state)
+        keeps = (~to_tensor(batch.begins_episode)).unsqueeze(-1).float()
+        hidden, states = self._sequence(self._encode(observation), h, c, keeps)
+        head, value = self._heads(hidden)
+
+        self._inputs = [h, c, keeps[:-1], *(leaf[:-1] for leaf in observation)]
+        self._mask = None if batch.action_mask is None else to_tensor(batch.action_mask)
+        action = to_tensor(batch.action)
+        self._columns = [action, to_tensor(batch.valid)]
+        head = head[:-1].flatten(0, 1)
+        if self._mask is not None:
+            head = mask_logits(head, self._mask.flatten(0, 1))
+        log_prob = self._policy.distribution.log_prob(self._policy.distribution.terms(head), action.flatten(0, 1))
+        final_value = self._final_value(batch, hidden, states)
+        return Estimate(
+            log_prob.reshape(batch.length, batch.width).numpy(), value.contiguous().numpy(), final_value.numpy()
+        )
+
+    def set_targets(self, targets: Targets) -> None:
+        action, valid, *_ = self._columns
+        self._columns = [action, valid, *(to_tensor(array) for array in targets)]
+
+    def epoch(self, minibatch_size: int, generator: torch.Generator) -> Iterator[Minibatch]:
+        length, width = self._columns[0].shape[:2]
+        order = torch.randperm(width, generator=generator)
+        for begin, end in split_evenly(width, max(1, minibatch_size // length)):
+            chosen = order[begin:end]
+            columns = [column.index_select(1, chosen).flatten(0, 1) for column in self._columns]
+            action, valid, proximal_log_prob, advantage, target, old_value = columns
+            if not valid.any():
+                continue
+            h, c, *sequences = self._inputs
+            state = [h.index_select(0, chosen), c.index_select(0, chosen)]
+            mask = None if self._mask is None else self._mask.index_select(1, chosen).flatten(0, 1)
+            yield Minibatch(
+                inputs=[*state, *(sequence.index_select(1, chosen) for sequence in sequences)],
+                action=action,
+                action_mask=mask,
+                proximal_log_prob=proximal_log_prob,
+                advantage=advantage,
+                target=target,
+                old_value=old_value,
+                weight=valid.float() / valid.sum(),
+            )
+
+    def _run(self, inputs: list[Tensor]) -> tuple[Tensor, Tensor]:
+        h, c, keeps, *observation = inputs
+        hidden, _ = self._sequence(self._encode(observation), h, c, keeps)
+        head, value = self._heads(hidden)
+        return head.flatten(0, 1), value.flatten()
+
+    def _once(self, observation: list[Tensor]) -> list[Tensor]:
+        """What of the encoding need not be done again for every gradient step."""
+        if not self._encodes_once:
+            return observation
+        length, width = observation[0].shape[:2]
+        features: Tensor = self._policy.encoder([leaf.flatten(0, 1) for leaf in observation])
+        return [features.reshape(length, width, -1)]
+
+    def _encode(self, observation: list[Tensor]) -> Tensor:
+        """What the LSTM adds to its gates for every step's input, ``[T, b, 4 * size]``."""
+        length, width = observation[0].shape[:2]
+        rows = [leaf.flatten(0, 1) for leaf in observation]
+        features = rows[0] if self._encodes_once else self._policy.encoder(rows)
+        projected: Tensor = self._core.cell.from_input(self._core.hidden(features))
+        return projected.reshape(length, width, -1)
+
+    def _sequence(self, projected: Tensor, h: Tensor, c: Tensor, keeps: Tensor) -> tuple[Tensor, Tensor]:
+        """``h`` and ``c`` after every step, each ``[T, b, size]``."""
+        hidden, states = [], []
+        begins = (keeps == 0).flatten(1).any(1).tolist()
+        for t, step in enumerate(projected.unbind(0)):
+            if begins[t]:
+                h, c = h * keeps[t], c * keeps[t]
+            h, c = self._core.cell.step(step, h, c)
+            hidden.append(h)
+            states.append(c)
+        return torch.stack(hidden), torch.stack(states)
+
+    def _heads(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        output = self._core.heads(hidden)
+        return output[..., : self._core.head_size], output[..., self._core.head_size]
+
+    def _final_value(self, batch: Batch, hidden: Tensor, states: Tensor) -> Tensor:
+        """A final observation is seen with the state after the step that led to it."""
+        t, b = to_tensor(batch.final_index).long().unbind(1)
+        features = self._policy.encoder([to_tensor(leaf) for leaf in batch.final_observation])
+        _, value, _ = self._core(features, [hidden[t, b], states[t, b]])
+        final_value: Tensor = value
+        return final_value
