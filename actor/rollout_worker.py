@@ -87,7 +87,6 @@ class RolloutWorker:
         self._cut = cut_at_episode_end
         self._next_step = environments.autoreset_mode is AutoresetMode.NEXT_STEP
         self._tracker = EpisodeTracker(environments.num_envs)
-        self._sequence = 0
         self._started = False
         self._policy: LoadedPolicy | None = None
         self._observation: Sequence[np.ndarray] = ()
@@ -111,8 +110,12 @@ class RolloutWorker:
         self._agent.noise_offset = number * _EPOCH_STEPS
         self._started = True
 
-    def run(self, stop: Callable[[], bool], report: Callable[[Rollout], None]) -> None:
-        """Collect, send and ``report`` rollouts until ``stop()`` or ``interrupted``."""
+    def interrupt(self) -> None:
+        """Stop after the step under way, from a signal handler or another thread. ``run`` and ``collect`` return."""
+        self.interrupted = True
+
+    def run(self, stop: Callable[[], bool], report: Callable[[], None]) -> None:
+        """Collect rollouts and send them until ``stop()`` or ``interrupt()``; ``report`` is called after each."""
         while not stop() and not self.interrupted:
             if self._sender is not None and not self._sender.wait_for_room(_ROOM_PATIENCE_S):
                 continue
@@ -120,7 +123,7 @@ class RolloutWorker:
             if rollout is None:
                 return
             self.send(rollout)
-            report(rollout)
+            report()
 
     def collect(self) -> Rollout | None:
         """One rollout, acted by what is ready now; ``finished`` then holds the episodes that ended in it.
@@ -140,12 +143,14 @@ class RolloutWorker:
         self._complete(rollout, finals)
         return rollout
 
+    def stop_sending(self) -> None:
+        """Act for oneself from now on: the training is over."""
+        self._sender = None
+
     def send(self, rollout: Rollout) -> None:
         """Hand ``rollout`` to the learner, where there is one to send to and it can learn from it."""
         if self._sender is None or not self._can_be_learned_from(rollout):
             return
-        rollout.header = msgspec.structs.replace(rollout.header, sequence=self._sequence)
-        self._sequence += 1
         self._sender.send(rollout)
 
     def _adopt(self) -> LoadedPolicy:
@@ -172,7 +177,7 @@ class RolloutWorker:
         header = RolloutHeader(
             run_id=self._run_id,
             actor_id=self._actor_id,
-            sequence=self._sequence,
+            sequence=0,  # the sender numbers what it sends
             version=policy.version,
             digest=policy.digest,
             noise_seed=self._agent.noise_seed,

@@ -1,0 +1,65 @@
+"""The flags of ``python -m actor.run``."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import FlagCreatePairsOff, arg, configure
+
+from shared.errors import ConfigurationError
+
+_Directory = Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")]
+_File = Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")]
+_Count = Annotated[int | None, arg(metavar="N", help_behavior_hint="")]
+_Switch = Annotated[bool, arg(help_behavior_hint="")]
+_Text = Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")]
+
+
+@configure(FlagCreatePairsOff)
+@dataclass(frozen=True, kw_only=True)
+class ActorSettings:
+    """Act with the newest policy that can be trusted, and follow it as it changes.
+
+    Where the run's learner is alive, what is acted is learned from: this joins a training. Otherwise it just acts.
+    Each episode's return is printed with the version that acted, and a line for each new version.
+    """
+
+    env: Annotated[str, arg(metavar="ID")]
+    """The environment's id as Gymnasium knows it, such as CartPole-v1; module:EnvId-v0 imports the module first."""
+    run_dir: _Directory = None
+    """A training's directory. Left out: the run of this environment under runs/ that is live, else the newest."""
+    store: Annotated[str | None, arg(metavar="DIR|URL", help_behavior_hint="")] = None
+    """A policy store instead of a run: a directory or a URL. What is acted from it is sent to nobody."""
+    episodes: _Count = None
+    """Stop after so many episodes. Left out: go on until stopped (Ctrl-C)."""
+    envs: Annotated[int, arg(metavar="B")] = 1
+    """How many environments to step together. Their episodes count, and are printed, in the order in which they end."""
+    engine: Literal["auto", "torchscript", "onnx"] = "auto"
+    """What runs the policy; auto measures which is fastest here."""
+    follow: Annotated[str, arg(metavar="RULE")] = "newest"
+    """newest, pinned:VERSION (no other ever acts), or history:P (an older version with probability P, by episode)."""
+    deterministic: _Switch = False
+    """Act without noise: the most probable action. Nothing is sent to the learner."""
+    seed: Annotated[int | None, arg(metavar="K", help_behavior_hint="")] = None
+    """For the environments and the noise; drawn afresh if left out."""
+    deadline_s: Annotated[float, arg(metavar="S")] = 60.0
+    """How long to wait for something to act with, in seconds; then the exit code is 2."""
+    episode_log: _File = None
+    """Write each episode to this file as one line of JSON: episode, return, length, version, versions, digest."""
+    send: _Switch = True
+    """Keep what is acted here from the run's learner."""
+    name: _Text = None
+    """What the learner and the logs call this actor; made up if left out. No two at a time may have the same."""
+    supervised: _Switch = False
+    """Set by a supervisor: print no episodes, stop when the learner says so, end when the supervisor ends."""
+
+    def __post_init__(self) -> None:
+        if self.run_dir is not None and self.store is not None:
+            raise ConfigurationError("--run-dir and --store both say where policies are; give one of them")
+        for flag, value in (("--envs", self.envs), ("--episodes", self.episodes)):
+            if value is not None and value < 1:
+                raise ConfigurationError(f"expected at least 1 for {flag}, found {value}")
+        if not 0 <= self.deadline_s < float("inf"):
+            raise ConfigurationError(f"expected seconds, 0 or more, for --deadline-s; found {self.deadline_s}")
+        if self.seed is not None and self.seed < 0:
+            raise ConfigurationError(f"expected 0 or more for --seed, found {self.seed}")

@@ -1,0 +1,51 @@
+"""Where an actor's policies come from: a run's directory, found or given, or a bare store."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from shared.config import RunConfig
+from shared.errors import PolicyUnavailable
+from shared.policy_store import PolicyStore, open_store
+from shared.run_directory import DEFAULT_ROOT, RunDirectory, find_run
+
+_LOOK_AGAIN_S = 0.2
+
+
+@dataclass(frozen=True)
+class PolicySource:
+    """``run`` and ``config`` are None for a bare store; ``config`` also for a directory with nothing but policies."""
+
+    store: PolicyStore
+    where: str
+    run: RunDirectory | None = None
+    config: RunConfig | None = None
+
+
+def find_source(
+    env_id: str, run_dir: Path | None, store: str | None, *, deadline_s: float, say: Callable[[str], None]
+) -> PolicySource:
+    """The store at ``store``, or the run at ``run_dir``, or the run of ``env_id`` that is live, else the newest.
+
+    Waits until the run is there and its learner has said what actors must know, after having ``say`` tell what it waits
+    for, and where. Raises PolicyUnavailable after ``deadline_s``, StoreError and ConfigurationError.
+    """
+    if store is not None:
+        return PolicySource(open_store(store), store)
+    until_s = time.monotonic() + deadline_s
+    waits_for = (
+        f"a learner in {run_dir}" if run_dir else f"a run of {env_id} under {DEFAULT_ROOT}{'/'}, none is there yet"
+    )
+    waited = False
+    while True:
+        run = RunDirectory(run_dir) if run_dir is not None else find_run(env_id)
+        config = None if run is None else run.run_config()
+        if run is not None and (config is not None or run.has_version()):
+            return PolicySource(open_store(str(run.policies)), str(run.policies), run, config)
+        if not waited:
+            say(f"waiting for {waits_for} (python scripts/train.py --env {env_id} starts one)")
+            waited = True
+        if time.monotonic() > until_s:
+            raise PolicyUnavailable(f"nothing to act with after {deadline_s:g} s: waited for {waits_for}")
+        time.sleep(_LOOK_AGAIN_S)
