@@ -1,0 +1,337 @@
+"""What every transport must do, whatever carries the rollouts."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+from loguru import logger
+
+from shared.errors import CheckpointError, TransportClosed
+from shared.rollout import Rollout, RolloutLayout
+from shared.transport.transport import RolloutAccounts
+from tests.contract.transport_cases import LEARNER_TIMEOUT_S, TRANSPORTS, TransportCase
+from tests.rollout_examples import assert_same, example_rollout, plain_layout, rich_layout
+from tests.waiting import PATIENCE_S, Running, until
+
+Open = Callable[..., TransportCase]
+
+
+@pytest.fixture(params=TRANSPORTS)
+def open_transport(request: pytest.FixtureRequest) -> Iterator[Open]:
+    opened: list[TransportCase] = []
+
+    def open_one(layout: RolloutLayout) -> TransportCase:
+        opened.append(TRANSPORTS[request.param](layout))
+        return opened[-1]
+
+    yield open_one
+    for case in opened:
+        case.close()
+
+
+@pytest.fixture
+def transport(open_transport: Open) -> TransportCase:
+    return open_transport(plain_layout())
+
+
+@pytest.fixture
+def messages() -> Iterator[list[str]]:
+    """What was logged."""
+    lines: list[str] = []
+    handle = logger.add(lines.append, format="{message}", level="WARNING")
+    yield lines
+    logger.remove(handle)
+
+
+def plain(**changes: object) -> Rollout:
+    return example_rollout(plain_layout(), **changes)
+
+
+def take(transport: TransportCase) -> Rollout:
+    rollout = transport.receiver.receive(PATIENCE_S)
+    assert rollout is not None
+    return rollout
+
+
+def balanced(accounts: RolloutAccounts) -> bool:
+    return accounts.sent == accounts.learned + accounts.stale + accounts.invalid + accounts.lost
+
+
+@pytest.mark.parametrize("layout", [plain_layout(), rich_layout(), rich_layout(length=32)])
+@pytest.mark.parametrize("finals", [0, 3])
+def test_a_rollout_arrives_as_it_was_sent(open_transport: Open, layout: RolloutLayout, finals: int) -> None:
+    transport = open_transport(layout)
+    sent = example_rollout(layout, batch_size=4, finals=finals, version=3)
+    assert transport.sender().send(sent)
+    assert_same(take(transport), sent)
+
+
+def test_a_rollout_outlives_those_that_follow(transport: TransportCase) -> None:
+    sender = transport.sender()
+    sent = [plain(seed=seed) for seed in range(5)]
+    found = []
+    for rollout in sent:
+        sender.send(rollout)
+        found.append(take(transport))
+    for a, b in zip(found, sent, strict=True):
+        assert_same(a, b)
+
+
+def test_numbers_are_consecutive_and_arrive_in_order(transport: TransportCase) -> None:
+    sender = transport.sender(window=5)
+    for seed in range(5):
+        assert sender.send(plain(seed=seed))
+    assert [take(transport).header.sequence for _ in range(5)] == [0, 1, 2, 3, 4]
+
+
+def test_environments_may_differ_in_number_from_rollout_to_rollout(transport: TransportCase) -> None:
+    sender = transport.sender()
+    for batch_size in (1, 7, 2):
+        sender.send(plain(batch_size=batch_size))
+        assert take(transport).batch_size == batch_size
+
+
+def test_receiving_gives_up_after_its_timeout(transport: TransportCase) -> None:
+    assert transport.receiver.receive(0.0) is None
+    assert transport.receiver.receive(0.01) is None
+
+
+def test_receiving_wakes_when_a_rollout_arrives(transport: TransportCase) -> None:
+    sender = transport.sender()
+    receiving = Running(transport.receiver.receive, PATIENCE_S)
+    sent = plain()
+    sender.send(sent)
+    assert_same(receiving.join(), sent)
+
+
+def test_a_sender_has_room_for_its_window_and_no_more(transport: TransportCase) -> None:
+    sender = transport.sender(window=2)
+    assert sender.wait_for_room(PATIENCE_S)
+    sender.send(plain())
+    assert sender.wait_for_room(PATIENCE_S)
+    sender.send(plain())
+    assert not sender.wait_for_room(0.02)
+
+
+def test_taking_a_rollout_up_makes_room(transport: TransportCase) -> None:
+    sender = transport.sender()
+    sender.send(plain())
+    waiting = Running(sender.wait_for_room, PATIENCE_S)
+    take(transport)
+    assert waiting.join()
+
+
+def test_sending_waits_for_room(transport: TransportCase) -> None:
+    sender = transport.sender()
+    sender.send(plain(seed=1))
+    sending = Running(sender.send, plain(seed=2))
+    assert_same(take(transport), plain(seed=1))
+    assert_same(take(transport), plain(seed=2))
+    assert sending.join()
+
+
+def test_a_slow_learner_slows_its_actors_however_long_an_update_takes(transport: TransportCase) -> None:
+    sender = transport.sender()
+    sender.send(plain())
+    assert not sender.wait_for_room(2 * LEARNER_TIMEOUT_S)  # nobody receives meanwhile
+    assert sender.learner_alive
+
+
+def test_windows_are_each_senders_own(transport: TransportCase) -> None:
+    first, second = transport.sender("actor-0"), transport.sender("actor-1")
+    first.send(plain())
+    second.send(plain(actor_id="actor-1"))
+    assert {take(transport).header.actor_id for _ in range(2)} == {"actor-0", "actor-1"}
+
+
+def test_every_rollout_ends_in_one_place(transport: TransportCase) -> None:
+    sender = transport.sender(window=4)
+    broken = plain()
+    broken.reward[0, 0] = np.nan
+    for rollout in (plain(), plain(), broken, plain()):
+        sender.send(rollout)
+    transport.receiver.count_learned(take(transport))
+    transport.receiver.count_stale(take(transport))
+    take(transport)
+    assert transport.receiver.accounts == RolloutAccounts(sent=4, learned=1, stale=1, invalid=1)
+    sender.close()
+    transport.receiver.stop_actors(PATIENCE_S)
+    assert transport.receiver.accounts == RolloutAccounts(sent=4, learned=1, stale=1, invalid=1, lost=1)
+
+
+def test_a_rollout_is_counted_once(transport: TransportCase) -> None:
+    transport.sender().send(plain())
+    rollout = take(transport)
+    transport.receiver.count_learned(rollout)
+    with pytest.raises(ValueError, match="rollout 0 of 'actor-0'"):
+        transport.receiver.count_stale(rollout)
+
+
+@pytest.mark.parametrize(
+    ("fault", "complaint"),
+    [
+        (lambda rollout: rollout.reward.fill(np.inf), "reward holds values that are not finite"),
+        (lambda rollout: rollout.action.fill(2), "action holds choices that do not exist"),
+        (lambda rollout: setattr(rollout, "reward", rollout.reward[:-1]), "expected"),
+    ],
+)
+def test_an_invalid_rollout_is_counted_and_its_sender_named(
+    transport: TransportCase, messages: list[str], fault: Callable[[Rollout], None], complaint: str
+) -> None:
+    sender = transport.sender("actor-7")
+    broken = plain(actor_id="actor-7")
+    fault(broken)
+    sender.send(broken)
+    assert until(lambda: transport.receiver.receive(0.0) or transport.receiver.accounts.invalid) == 1
+    assert sender.wait_for_room(PATIENCE_S)
+    assert any("'actor-7'" in line and complaint in line for line in messages), messages
+
+
+def test_a_rollout_of_another_run_is_invalid(transport: TransportCase) -> None:
+    sender = transport.sender()
+    sender.send(plain(run_id="run-2"))
+    assert until(lambda: transport.receiver.receive(0.0) or transport.receiver.accounts.invalid) == 1
+
+
+def test_a_stop_wakes_whoever_waits_for_room(transport: TransportCase) -> None:
+    sender = transport.sender()
+    sender.send(plain())
+    waiting = Running(sender.wait_for_room, PATIENCE_S)
+    stopping = Running(transport.receiver.stop_actors, PATIENCE_S)
+    assert not waiting.join()
+    assert sender.stop_requested
+    sender.close()
+    stopping.join()
+
+
+def test_a_stop_ends_a_send_that_waits(transport: TransportCase) -> None:
+    sender = transport.sender()
+    sender.send(plain())
+    sending = Running(sender.send, plain())
+    stopping = Running(transport.receiver.stop_actors, PATIENCE_S)
+    sending.join()
+    sender.close()
+    stopping.join()
+    assert transport.receiver.accounts == RolloutAccounts(sent=2, lost=2)
+
+
+def test_what_is_sent_after_a_stop_is_lost(transport: TransportCase) -> None:
+    sender = transport.sender(window=3)
+    sender.send(plain())
+    until(lambda: transport.receiver.live_senders == 1)
+    stopping = Running(transport.receiver.stop_actors, PATIENCE_S)
+    until(lambda: sender.stop_requested)
+    assert not sender.send(plain())
+    assert not sender.send(plain())
+    sender.close()
+    stopping.join()
+    assert transport.receiver.accounts == RolloutAccounts(sent=3, lost=3)
+
+
+def test_stopping_ends_when_every_actor_has_left(transport: TransportCase) -> None:
+    def act(actor_id: str) -> int:
+        sender = transport.sender(actor_id)
+        sent = 0
+        while sender.wait_for_room(PATIENCE_S):
+            sender.send(plain(actor_id=actor_id))
+            sent += 1
+        sender.close()
+        return sent
+
+    actors = [Running(act, f"actor-{i}") for i in range(3)]
+    for _ in range(50):
+        transport.receiver.count_learned(take(transport))
+    transport.receiver.stop_actors(PATIENCE_S)
+    sent = sum(actor.join() for actor in actors)
+    accounts = transport.receiver.accounts
+    assert accounts.learned == 50
+    assert accounts.sent == sent
+    assert balanced(accounts)
+    assert until(lambda: transport.receiver.live_senders == 0)
+
+
+def test_stopping_nobody_returns_at_once(transport: TransportCase) -> None:
+    transport.receiver.stop_actors(PATIENCE_S)
+    assert transport.receiver.accounts == RolloutAccounts()
+
+
+def test_senders_that_are_there_are_counted(transport: TransportCase) -> None:
+    senders = [transport.sender(f"actor-{i}") for i in range(2)]
+    for sender in senders:
+        assert sender.wait_for_room(PATIENCE_S)
+    until(lambda: transport.receiver.live_senders == 2)
+    senders[0].close()
+    until(lambda: transport.receiver.live_senders == 1)
+
+
+def test_an_actor_that_comes_back_is_a_restart_with_numbers_of_its_own(transport: TransportCase) -> None:
+    for life in range(3):
+        sender = transport.sender()
+        sender.send(plain(seed=life))
+        rollout = take(transport)
+        assert rollout.header.sequence == 0
+        transport.receiver.count_learned(rollout)
+        assert transport.receiver.actor_restarts == life
+        sender.close()
+    assert transport.receiver.accounts == RolloutAccounts(sent=3, learned=3)
+
+
+def test_two_lives_of_one_actor_are_told_apart(transport: TransportCase) -> None:
+    old, new = transport.sender(), transport.sender()
+    old.send(plain(seed=1))
+    first = take(transport)
+    new.send(plain(seed=2))
+    second = take(transport)
+    transport.receiver.count_learned(second)
+    transport.receiver.count_stale(first)
+    assert transport.receiver.accounts == RolloutAccounts(sent=2, learned=1, stale=1)
+
+
+def test_without_a_learner_nothing_blocks_and_everything_is_lost(transport: TransportCase) -> None:
+    sender = transport.sender()
+    sender.send(plain())
+    take(transport)
+    transport.receiver.close()
+    for _ in range(10):
+        assert until(lambda: sender.wait_for_room(0.1))
+        sender.send(plain())
+    assert not sender.learner_alive
+    assert not sender.send(plain())
+
+
+def test_nothing_is_sent_through_a_closed_sender(transport: TransportCase) -> None:
+    sender = transport.sender()
+    sender.close()
+    sender.close()
+    with pytest.raises(TransportClosed):
+        sender.send(plain())
+    with pytest.raises(TransportClosed):
+        sender.wait_for_room(0.0)
+
+
+def test_nothing_is_received_through_a_closed_receiver(transport: TransportCase) -> None:
+    transport.receiver.close()
+    transport.receiver.close()
+    with pytest.raises(TransportClosed):
+        transport.receiver.receive(0.0)
+
+
+def test_the_books_can_be_kept_and_gone_on_with(transport: TransportCase, open_transport: Open) -> None:
+    sender = transport.sender(window=3)
+    for _ in range(3):
+        sender.send(plain())
+    transport.receiver.count_learned(take(transport))
+    transport.receiver.count_stale(take(transport))
+    take(transport)
+    kept = transport.receiver.state()
+    another = open_transport(plain_layout())
+    another.receiver.restore(kept)
+    assert another.receiver.accounts == RolloutAccounts(sent=3, learned=1, stale=1, lost=1)
+    another.sender("actor-1").send(plain(actor_id="actor-1"))
+    another.receiver.count_learned(take(another))
+    assert another.receiver.accounts == RolloutAccounts(sent=4, learned=2, stale=1, lost=1)
+
+
+def test_broken_books_are_an_error(transport: TransportCase) -> None:
+    with pytest.raises(CheckpointError, match="books"):
+        transport.receiver.restore(b"what is this")
