@@ -96,7 +96,8 @@ def is_abandoned(path: Path, abandon_after_s: float) -> bool:
         return False  # committed or removed meanwhile, or nothing that a writer made
     try:
         # A time stamp far in the future says that the clock was set back, not that the writer is at work.
-        is_old = abs(time.time() - _last_write_unix_s(directory)) >= abandon_after_s
+        now_unix_s = time.time()
+        is_old = all(abs(now_unix_s - stamp) >= abandon_after_s for stamp in _write_times_unix_s(directory))
         return is_old and _lock_is_free(directory)
     except FileNotFoundError:
         return False
@@ -104,9 +105,9 @@ def is_abandoned(path: Path, abandon_after_s: float) -> bool:
         os.close(directory)
 
 
-def _last_write_unix_s(directory: int) -> float:
-    writes = [os.stat(name, dir_fd=directory, follow_symlinks=False).st_mtime for name in os.listdir(directory)]
-    return max([os.fstat(directory).st_mtime, *writes])
+def _write_times_unix_s(directory: int) -> list[float]:
+    files = [os.stat(name, dir_fd=directory, follow_symlinks=False) for name in os.listdir(directory)]
+    return [status.st_mtime for status in (os.fstat(directory), *files)]
 
 
 def _lock_is_free(directory: int) -> bool:

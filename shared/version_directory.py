@@ -10,7 +10,7 @@ from pathlib import Path
 from shared.bounded_read import NotRegularFileError, read_regular_file
 from shared.errors import DigestMismatch, ManifestError, TransientLoadError, VersionNotFound
 from shared.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, FileEntry, Manifest
-from shared.storage_faults import storage, store_unavailable
+from shared.storage_faults import store_unavailable
 from shared.version_files import VersionFiles, checked_manifest, parse_version_name, read_verified
 
 
@@ -20,8 +20,7 @@ def open_version_directory(path: Path) -> VersionFiles:
     A directory named like a version of a store must hold that version. Raises VersionNotFound, ManifestError or
     StoreUnavailable.
     """
-    with storage(f"find {path}"):
-        resolved = Path(path).resolve()
+    resolved = Path(os.path.realpath(path))  # unlike Path.resolve, leaves a loop of links for open_version to refuse
     return open_version(resolved, parse_version_name(resolved.name))
 
 

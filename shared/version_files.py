@@ -8,8 +8,8 @@ from typing import Protocol
 from shared.errors import DigestMismatch, ManifestError
 from shared.manifest import MANIFEST_NAME, FileEntry, Manifest, decode_manifest, encode_manifest
 
-# Eighteen digits at most: every such number is a 64-bit integer in any language that reads a manifest.
-_VERSION_NAME = re.compile(r"v([0-9]{6,18})")
+# One name a number. Eighteen digits at most: a 64-bit integer in any language that reads a manifest.
+_VERSION_NAME = re.compile(r"v([0-9]{6}|[1-9][0-9]{6,17})")
 _MARK_PREFIX = ".highest-"
 
 DescribeVersion = Callable[[int, dict[str, FileEntry]], Manifest]
@@ -49,10 +49,7 @@ def version_name(version: int) -> str:
 def parse_version_name(name: str) -> int | None:
     """42 for ``v000042``; None for every name that ``version_name`` does not make."""
     match = _VERSION_NAME.fullmatch(name)
-    if match is None:
-        return None
-    version = int(match[1])
-    return version if version_name(version) == name else None
+    return int(match[1]) if match else None
 
 
 def mark_name(version: int) -> str:

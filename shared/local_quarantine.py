@@ -1,0 +1,70 @@
+"""Quarantine advice in a directory beside the versions of a local store."""
+
+import os
+import secrets
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from shared.bounded_read import NotRegularFileError, read_regular_file
+from shared.pending_version import TEMPORARY_PREFIX
+from shared.quarantine_advice import MAX_ADVICE_BYTES, advice_name, advised_digest, decode_advice, encode_advice
+from shared.storage_faults import storage
+
+
+class LocalQuarantine:
+    """What actors reported, one file for each digest in ``directory``, which is made with the first one.
+
+    Raises StoreUnavailable. Nothing is forced to the disk: advice may be lost with a machine that crashes.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._reasons: dict[str, str | None] = {}
+
+    def add(self, digest: str, reason: str, by: str) -> None:
+        """Report ``digest``, unless somebody has. Raises ValueError for what is no digest."""
+        advice = self._directory / advice_name(digest)
+        with storage(f"write quarantine advice into {self._directory}"):
+            if advice.exists():
+                return
+            self._directory.mkdir(exist_ok=True)
+            temporary = self._directory / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
+            try:
+                temporary.write_bytes(encode_advice(digest, reason, by))
+                temporary.rename(advice)
+            finally:
+                temporary.unlink(missing_ok=True)
+
+    def reasons(self) -> dict[str, str]:
+        """Digest -> reason. Advice never changes, so that each file is read once; what cannot be read is no advice."""
+        with storage(f"read quarantine advice in {self._directory}"):
+            try:
+                directory = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                return {}
+            try:
+                names = os.listdir(directory)  # noqa: PTH208  (an open directory cannot be swapped for a link)
+                digests = {digest for name in names if (digest := advised_digest(name))}
+                known = self._reasons
+                self._reasons = {d: known[d] if d in known else _read_reason(directory, d) for d in digests}
+            finally:
+                os.close(directory)
+        return {digest: reason for digest, reason in self._reasons.items() if reason is not None}
+
+    def sweep(self, abandon_after_s: float) -> None:
+        """Remove what was left by processes that were killed while they wrote advice."""
+        with storage(f"sweep {self._directory}"):
+            for temporary in self._directory.glob(f"{TEMPORARY_PREFIX}*"):
+                with suppress(FileNotFoundError):  # its writer has just finished
+                    if abs(time.time() - temporary.lstat().st_mtime) >= abandon_after_s:
+                        temporary.unlink()
+
+
+def _read_reason(directory: int, digest: str) -> str | None:
+    try:
+        data = read_regular_file(directory, advice_name(digest), MAX_ADVICE_BYTES)
+    except (OSError, NotRegularFileError):
+        return None
+    advice = decode_advice(data, digest)
+    return advice.reason if advice else None
