@@ -1,0 +1,296 @@
+"""The agent: acts with the newest policy that can be trusted, and changes it between two steps, unnoticed."""
+
+import time
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from loguru import logger
+
+from actor.loaded_policy import LoadedPolicy
+from actor.policy_call import Decision, PolicyCall
+from actor.policy_loader import PolicyLoader
+from actor.policy_manager import PolicyManager
+from actor.program_ladder import ProgramLadder
+from actor.version_life import VersionTable
+from actor.version_selection import Follow, parse_follow
+from shared.engines.engine import EngineChoice
+from shared.errors import PolicyOutputError, PolicyUnavailable
+from shared.noise import NoiseStream
+from shared.policy_signature import PolicySignature
+from shared.policy_store import PolicyStore
+
+_SAY_AGAIN_S = 10.0
+
+
+class Agent:
+    """Acts for one environment (``num_envs`` None) or a batch of them, out of a policy store.
+
+    Policies are loaded and verified on a thread of the agent's own; ``reset`` and ``adopt`` take what is ready there.
+    With ``synchronous`` they do all of that themselves, in a fixed order, so that the same seed gives the same bits
+    every time. One thread at a time may call an agent.
+
+    ``engine``: ``auto`` measures; ``onnx`` and ``torchscript`` come first in the ladder, the other is its fallback.
+    ``follow``: ``newest``, ``pinned:VERSION`` or ``history:PROBABILITY``. ``deterministic`` acts without noise.
+    ``deadline_s``: how long to wait where nothing can act. ``trusted_modules``: prefixes of module paths that
+    importable policies may come from. ``signature``: that of the environment, where it is known: versions made for
+    another are refused.
+    """
+
+    def __init__(
+        self,
+        store: PolicyStore,
+        *,
+        num_envs: int | None,
+        engine: EngineChoice = "auto",
+        follow: str | Follow = "newest",
+        deterministic: bool = False,
+        seed: int = 0,
+        deadline_s: float = 60.0,
+        trusted_modules: tuple[str, ...] = (),
+        synchronous: bool = False,
+        signature: PolicySignature | None = None,
+        name: str = "agent",
+    ) -> None:
+        """Raises ConfigurationError for a ``follow`` that cannot be read."""
+        self.noise_seed = seed
+        self.noise_offset = 0
+        self.adoptions = 0
+        self._single = num_envs is None
+        self._batch_size = 1 if num_envs is None else num_envs
+        self._deterministic = deterministic
+        self._deadline_s = deadline_s
+        self._synchronous = synchronous
+        self._store = store
+        self._name = name
+        ladder = ProgramLadder(
+            engine,
+            batch_size=self._batch_size,
+            trusted_modules=trusted_modules,
+            measure=not synchronous,
+            expected=signature,
+        )
+        self._follow = parse_follow(follow) if isinstance(follow, str) else follow
+        versions = VersionTable()
+        self._manager = PolicyManager(versions)
+        self._loader = PolicyLoader(store, self._manager, versions, ladder, self._follow, name=name, seed=seed)
+        self._policy: LoadedPolicy | None = None
+        self._call: PolicyCall | None = None
+        self._run: Callable[[Sequence[np.ndarray]], Sequence[np.ndarray]] = _nothing_to_run
+        self._state: Sequence[np.ndarray] = ()
+        self._noise: NoiseStream | None = None
+        self._zero_noise: np.ndarray | None = None
+        if not synchronous:
+            self._loader.start()
+
+    @property
+    def policy(self) -> LoadedPolicy:
+        """What acts; ``reset``, ``adopt`` and a failure while acting change it. Raises PolicyUnavailable."""
+        if self._policy is None:
+            raise PolicyUnavailable(f"{self._name} has not begun: call reset() first")
+        return self._policy
+
+    @property
+    def state(self) -> tuple[np.ndarray, ...]:
+        """The recurrent state [B, …] before the next act; these arrays are never written to again."""
+        return tuple(self._state)
+
+    def reset(self, rows: np.ndarray | None = None) -> None:
+        """Begin new episodes: in all environments, or in ``rows`` (indices, or a mask [B]) only.
+
+        A whole reset adopts what is ready, logs what the loader reports, and clears the recurrent state. It never
+        raises while something can act; where nothing can, it waits, and raises PolicyUnavailable after the deadline,
+        naming every version tried. With ``rows`` it clears the recurrent state of these environments and does nothing
+        else.
+        """
+        if rows is not None:
+            self._clear_state(rows)
+            return
+        self._adopt(begins_episodes=True)
+        if self._call is not None:
+            self._state = self._call.first_state()
+        self._loader.episode_began()
+
+    def adopt(self) -> LoadedPolicy:
+        """Act with what is ready, in the middle of episodes: the recurrent state is kept where it fits the new policy.
+
+        Waits and raises as ``reset`` does.
+        """
+        return self._adopt(begins_episodes=False)
+
+    def act(self, observation: Any, action_mask: Any = None) -> Any:
+        """The action for ``observation``, as the environment takes it.
+
+        For a batch both are as a vector environment gives and takes them, with masks [B, n]; for one environment
+        without the batch dimension, and the action of a Discrete space is an int.
+        """
+        call = self._call or self._first_call()
+        arrays = call.flatten(observation)
+        mask = None if action_mask is None else np.asarray(action_mask, np.bool_)
+        if not self._single:
+            return self.decide(arrays, mask).env_action
+        row = [array[None] for array in arrays]
+        action = self.decide(row, None if mask is None else mask.reshape(1, -1)).env_action
+        return action.item() if action.ndim == 1 else action[0]
+
+    def decide(self, observation: Sequence[np.ndarray], action_mask: np.ndarray | None = None) -> Decision:
+        """Action, log-probability and value for flat arrays [B, …] in the order and dtypes of the signature.
+
+        ``action_mask`` is bool [B, n]; without one every action is legal. The outputs are checked: where the version
+        that acts fails, it is quarantined, and the last good one answers this same step (``policy`` is another one
+        afterwards). Raises SignatureMismatch for an observation that does not fit, PolicyOutputError for one that no
+        policy can answer (not finite), PolicyUnavailable where nothing is left to act with.
+        """
+        call, outputs, fault = self._attempt(observation, action_mask)
+        if fault is not None:
+            call, outputs = self._recover(observation, action_mask, fault)
+        self.noise_offset += 1
+        decision, self._state = call.read(outputs)
+        return decision
+
+    def close(self) -> None:
+        """Stop the loader's thread. Idempotent."""
+        self._loader.close()
+        self._log_reports(depth=1)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _first_call(self) -> PolicyCall:
+        self._adopt(begins_episodes=True)
+        assert self._call is not None
+        return self._call
+
+    def _draw_noise(self, call: PolicyCall) -> np.ndarray | None:
+        if not call.takes_noise:
+            return None
+        return self._zero_noise if self._noise is None else self._noise.at(self.noise_offset)
+
+    def _adopt(self, *, begins_episodes: bool) -> LoadedPolicy:
+        """What ``reset`` and ``adopt`` have in common; their names stand in the log."""
+        if self._synchronous:
+            self._loader.load_pending()
+        policy = self._manager.adopt(begins_episodes=begins_episodes)
+        if policy is None:
+            policy = self._wait_for_policy(begins_episodes=begins_episodes, depth=2)
+        if self._loader.has_reports:
+            self._log_reports(depth=2)
+        if policy is not self._policy:
+            self._act_with(policy)
+            logger.opt(depth=1).info(
+                "{} acts with version {} ({}, {})", self._name, policy.version, policy.rung, policy.digest[:12]
+            )
+        return policy
+
+    def _act_with(self, policy: LoadedPolicy) -> None:
+        """From the next step on ``policy`` acts. Recurrent state is kept where its tensors are the same."""
+        signature = policy.manifest.signature
+        before = self._call
+        if before is None or before.signature != signature:
+            self._call = PolicyCall(signature, self._batch_size)
+            if before is None or before.signature.state != signature.state:
+                self._state = self._call.first_state()
+            self._prepare_noise(signature)
+        self._run = policy.engine.run
+        self._policy = policy
+        self.adoptions += 1
+
+    def _prepare_noise(self, signature: PolicySignature) -> None:
+        """The loader admits one action space only, so that the stream stays the same from version to version."""
+        if self._noise is None and self._zero_noise is None:
+            if self._deterministic:
+                self._zero_noise = np.zeros((self._batch_size, *signature.action.noise_shape), np.float32)
+            else:
+                self._noise = NoiseStream(signature.action, self._batch_size, self.noise_seed)
+
+    def _clear_state(self, rows: np.ndarray) -> None:
+        cleared = []
+        for array in self._state:
+            copy = array.copy()  # whoever recorded the state before holds the other
+            copy[rows] = 0
+            cleared.append(copy)
+        self._state = cleared
+
+    def _recover(
+        self, observation: Sequence[np.ndarray], action_mask: np.ndarray | None, fault: str
+    ) -> tuple[PolicyCall, Sequence[np.ndarray]]:
+        """Quarantine what acts; this step's outputs come from the last good version, or what else can be had."""
+        while True:
+            failed = self.policy
+            self._blame_environment(observation, action_mask)
+            reason = f"{PolicyOutputError.__name__}: {fault}"
+            policy = self._manager.fail_acting(reason)
+            self._loader.acting_failed(failed.digest, reason)
+            logger.opt(depth=1).error("version {} is quarantined, it answered with {}", failed.version, fault)
+            if policy is None:
+                policy = self._wait_for_policy(begins_episodes=False, depth=2)
+            self._act_with(policy)
+            logger.opt(depth=1).warning("version {} answers this step instead", policy.version)
+            call, outputs, again = self._attempt(observation, action_mask)
+            if again is None:
+                return call, outputs
+            fault = again
+
+    def _attempt(
+        self, observation: Sequence[np.ndarray], action_mask: np.ndarray | None
+    ) -> tuple[PolicyCall, Sequence[np.ndarray], str | None]:
+        """One call of what acts: its outputs, and what is wrong with them."""
+        call = self._call or self._first_call()
+        inputs = call.inputs(observation, self._state, action_mask, self._draw_noise(call))
+        try:
+            outputs = self._run(inputs)
+        except PolicyOutputError as error:
+            return call, (), str(error)
+        return call, outputs, call.fault(outputs, action_mask if call.takes_mask else None)
+
+    def _blame_environment(self, observation: Sequence[np.ndarray], action_mask: np.ndarray | None) -> None:
+        """Raise PolicyOutputError where the inputs allow no answer: no version must be quarantined for that."""
+        call = self._call or self._first_call()
+        inputs = call.inputs(observation, self._state, action_mask, self._draw_noise(call))
+        if (blame := call.blame_inputs(inputs)) is not None:
+            raise PolicyOutputError(f"{blame}: no policy can act on that; it is the environment's to put right")
+
+    def _wait_for_policy(self, *, begins_episodes: bool, depth: int) -> LoadedPolicy:
+        """The first policy that becomes ready. Raises PolicyUnavailable after the deadline."""
+        began_s = said_s = time.monotonic()
+        logger.opt(depth=depth).info("{} waits for a policy from {}", self._name, self._store)
+        while True:
+            if self._loader.has_reports:
+                self._log_reports(depth=depth + 1)
+            policy = self._manager.adopt(begins_episodes=begins_episodes)
+            if policy is not None:
+                return policy
+            now_s = time.monotonic()
+            left_s = began_s + self._deadline_s - now_s
+            if left_s <= 0:
+                break
+            if now_s - said_s > _SAY_AGAIN_S:
+                said_s = now_s
+                why = self._loader.describe_failures()
+                logger.opt(depth=depth).warning("{} still waits for a policy: {}", self._name, why)
+            self._wait_for_loader(min(left_s, 1.0))
+        raise PolicyUnavailable(
+            f"nothing to act with after {self._deadline_s:g} s, following {self._follow} in {self._store}: "
+            f"{self._loader.describe_failures()}"
+        )
+
+    def _wait_for_loader(self, timeout_s: float) -> None:
+        if self._synchronous:
+            self._loader.wait_for_news(min(timeout_s, self._loader.next_try_s()))
+            self._loader.load_pending()
+        else:
+            self._loader.wait_for_news(timeout_s)
+
+    def _log_reports(self, *, depth: int) -> None:
+        for report in self._loader.take_reports():
+            logger.opt(depth=depth).log(report.level, report.message)
+
+
+def _nothing_to_run(_inputs: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+    raise PolicyUnavailable("no policy was adopted yet")

@@ -1,0 +1,275 @@
+"""Makes versions READY on a background thread: selects, verifies, retries what may pass, quarantines what will not."""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from actor.policy_manager import PolicyManager
+from actor.policy_watcher import PolicyWatcher
+from actor.program_ladder import LadderResult, ProgramLadder, TakeSpare
+from actor.version_life import VersionRecord, VersionState, VersionTable
+from actor.version_selection import Follow, History, Pinned, draw_older, select_version
+from shared.engines.engine import Engine, EngineKind
+from shared.errors import (
+    DigestMismatch,
+    HotswapError,
+    StoreError,
+    StoreUnavailable,
+    TransientLoadError,
+    VersionNotFound,
+)
+from shared.policy_store import PolicyStore
+from shared.retry import RetrySchedule
+
+_REPORTS_KEPT = 1000
+
+
+@dataclass(frozen=True)
+class LoaderReport:
+    """One line for the agent to log: the loader's own thread has no place in the log that a person would look for."""
+
+    level: str
+    message: str
+
+
+class PolicyLoader:
+    """Owns all store I/O of one agent, and its ladder.
+
+    ``start`` works on a background thread from then on; without it the caller drives ``load_pending`` by hand, and
+    everything happens there. Only the newest matters: what came and went while another version was loading is never
+    looked at.
+    """
+
+    def __init__(
+        self,
+        store: PolicyStore,
+        manager: PolicyManager,
+        versions: VersionTable,
+        ladder: ProgramLadder,
+        follow: Follow,
+        *,
+        name: str,
+        seed: int = 0,
+        retry: RetrySchedule | None = None,
+        watcher: PolicyWatcher | None = None,
+    ) -> None:
+        self._store = store
+        self._manager = manager
+        self._versions = versions
+        self._ladder = ladder
+        self._follow = follow
+        self._name = name
+        self._retry = retry or RetrySchedule()
+        self._draws = np.random.default_rng([seed, 0xD6A2])
+        self._draw_wanted = isinstance(follow, History)
+        self._wake = threading.Event()
+        self._news = threading.Event()
+        self._closing = False
+        self._thread: threading.Thread | None = None
+        self._reports: deque[LoaderReport] = deque(maxlen=_REPORTS_KEPT)
+        self._store_failures = 0
+        self._store_retry_at_s = 0.0
+        self._store_fault: str | None = None
+        self._advice: deque[tuple[str, str]] = deque(maxlen=_REPORTS_KEPT)
+        self.watcher = watcher or PolicyWatcher(store, self._wake.set)
+
+    # What the acting thread calls.
+
+    def start(self) -> None:
+        """Load on a background thread from now on, as soon as the store changes."""
+        self._thread = threading.Thread(target=self._work, name=f"{self._name}-loader", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop the thread and the watcher. Idempotent; waits a few seconds at most for a load that is under way."""
+        self._closing = True
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join(timeout=5.0)
+            self._thread = None
+        self.watcher.stop()
+
+    @property
+    def has_reports(self) -> bool:
+        """Whether there is anything to log; costs next to nothing."""
+        return bool(self._reports)
+
+    def take_reports(self) -> Iterator[LoaderReport]:
+        """What happened since the last call, oldest first."""
+        while self._reports:
+            yield self._reports.popleft()
+
+    def wait_for_news(self, timeout_s: float) -> None:
+        """Return when something became ready or failed, after ``timeout_s`` at the latest."""
+        self._news.wait(timeout_s)
+        self._news.clear()
+
+    def next_try_s(self) -> float:
+        """Seconds until ``load_pending`` has something to try again, or should look for events that were missed."""
+        now_s = time.monotonic()
+        waits = [self.watcher.interval_s, self._versions.next_retry_s(now_s), self._store_retry_at_s - now_s]
+        return min(wait for wait in waits if wait is not None and wait > 0)
+
+    def episode_began(self) -> None:
+        """Decide by whom the next episode is acted, and have it prepared where that is an older version."""
+        if isinstance(self._follow, History):
+            self._draw_wanted = True
+            self._wake.set()
+
+    def acting_failed(self, digest: str, reason: str) -> None:
+        """What acted was quarantined: advise others of it, and look for something else where nothing is left."""
+        self._advice.append((digest, reason))
+        self._wake.set()
+
+    def describe_failures(self) -> str:
+        """Every version that was tried and why it failed, or what else is known of there being nothing to act with."""
+        failures = [record.describe_failure() for record in self._versions.failures()]
+        if self._store_fault is not None:
+            failures.insert(0, f"the store: {self._store_fault}")
+        if failures:
+            return "; ".join(failures)
+        known = self.watcher.known
+        if not known:
+            return "no version has been published there yet"
+        if isinstance(self._follow, Pinned) and self._follow.version not in known:
+            return f"version {self._follow.version} is not among its {len(known)} versions ({known[0]} to {known[-1]})"
+        return "no version has been loaded yet"
+
+    # What happens on the loader's thread.
+
+    def load_pending(self) -> None:
+        """Look at the store, make ready what should act next; never sleeps, never raises for what the store holds."""
+        if self._look():
+            while not self._closing and (version := self._select()) is not None:
+                self._load(version)
+                self._look()
+            self._prepare_draw()
+        self._manager.trim_spares()
+        self._give_advice()
+
+    def _work(self) -> None:
+        self.watcher.start()
+        while not self._closing:
+            self._wake.clear()
+            try:
+                self.load_pending()
+            except Exception as error:  # noqa: BLE001 - without this thread no version would ever be adopted again
+                self._report("ERROR", f"the loader stumbled: {type(error).__name__}: {error}")
+            self._wake.wait(self.next_try_s())
+
+    def _look(self, *, force: bool = False) -> bool:
+        """Learn which versions there are. False where the store did not answer, or is not to be asked yet."""
+        if time.monotonic() < self._store_retry_at_s:
+            return False
+        try:
+            changed = self.watcher.check(force=force)
+        except StoreError as error:
+            self._store_failed(error)
+            return False
+        if self._store_fault is not None:
+            self._report("INFO", f"the store answers again: {self._store}")
+        self._store_fault, self._store_failures, self._store_retry_at_s = None, 0, 0.0
+        if changed:
+            self._versions.see(self.watcher.known, self._manager.versions_in_memory())
+        return True
+
+    def _store_failed(self, error: StoreError) -> None:
+        self._store_failures += 1
+        self._store_retry_at_s = time.monotonic() + self._retry.delay_s(self._store_failures)
+        if self._store_fault is None:
+            self._report("WARNING", f"{error}; trying again until it answers")
+        self._store_fault = str(error)
+
+    def _select(self) -> int | None:
+        return select_version(
+            self._follow,
+            self.watcher.known,
+            self._versions.unusable(time.monotonic()),
+            self._manager.held_version,
+            self._manager.highest_acted,
+        )
+
+    def _load(self, version: int) -> None:
+        result = self._climb(version, self._spare_or_standby)
+        if result is not None:
+            self._manager.offer(result.policy)
+            self._news.set()
+
+    def _prepare_draw(self) -> None:
+        """Draw, once an episode, whether an older version acts the next one, and make it ready."""
+        newest = self._manager.newest
+        if not isinstance(self._follow, History) or not self._draw_wanted or newest is None or self._manager.has_draw:
+            return
+        self._draw_wanted = False
+        coin, place = self._draws.random(2)
+        if coin >= self._follow.probability:
+            return
+        version = draw_older(self.watcher.known, self._versions.unusable(time.monotonic()), newest.version, place)
+        if version is None or self._manager.draw_held(version):
+            return
+        result = self._climb(version, self._spare)
+        if result is not None:
+            self._manager.offer_draw(result.policy)
+
+    def _climb(self, version: int, take_spare: TakeSpare) -> LadderResult | None:
+        """Load one version; every failure ends in the table and in the log."""
+        self._versions.move(version, VersionState.LOADING)
+        digest = None
+        try:
+            files = self._store.open(version)
+            digest = files.manifest.digest
+            if (reason := self._versions.quarantine_reason(digest)) is not None:
+                self._versions.fail(version, reason, digest=digest)
+                self._report("ERROR", f"version {version} has the content of one that is quarantined: {reason}")
+                return None
+            result = self._ladder.load(files, take_spare)
+        except Exception as error:  # noqa: BLE001 - whatever a version does to us, we go on
+            self._fail(version, digest, error)
+            return None
+        if (line := result.describe()) is not None:
+            self._report("WARNING", line)
+        return result
+
+    def _fail(self, version: int, digest: str | None, error: Exception) -> None:
+        reason = f"{type(error).__name__}: {error}"
+        is_transient = isinstance(error, TransientLoadError | StoreUnavailable | VersionNotFound | MemoryError)
+        if not is_transient:
+            record = self._versions.fail(version, reason, digest=digest)
+            # A mismatch of bytes blames this copy of the version, not the version: no advice for others.
+            if digest is not None and isinstance(error, HotswapError) and not isinstance(error, DigestMismatch):
+                self._advice.append((digest, reason))
+            self._report("ERROR", f"version {version} is quarantined: {reason}")
+        else:
+            record = self._fail_transiently(version, reason)
+        self._news.set()
+        if isinstance(error, VersionNotFound):
+            self._look(force=True)
+        elif is_transient and record.attempts == 1:
+            self._report("WARNING", f"version {version} will be tried again: {reason}")
+
+    def _fail_transiently(self, version: int, reason: str) -> VersionRecord:
+        attempts = self._versions.attempts(version) + 1
+        retry_at_s = time.monotonic() + self._retry.delay_s(attempts)
+        return self._versions.fail(version, reason, retry_at_s=retry_at_s)
+
+    def _spare_or_standby(self, kind: EngineKind, program_digest: str) -> Engine | None:
+        return self._manager.take_spare(kind, program_digest, withdraw_ready=True)
+
+    def _spare(self, kind: EngineKind, program_digest: str) -> Engine | None:
+        return self._manager.take_spare(kind, program_digest, withdraw_ready=False)
+
+    def _give_advice(self) -> None:
+        """Share quarantines through the store; a store that cannot be written to is no reason to stop."""
+        while self._advice:
+            digest, reason = self._advice.popleft()
+            try:
+                self._store.quarantine(digest, reason, self._name)
+            except StoreError as error:
+                self._report("WARNING", f"could not share the quarantine of {digest[:12]}: {error}")
+
+    def _report(self, level: str, message: str) -> None:
+        self._reports.append(LoaderReport(level, message))

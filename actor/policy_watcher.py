@@ -1,0 +1,162 @@
+"""Notices new versions in a policy store: file events, a slow rescan for what they miss, polling elsewhere."""
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from loguru import logger
+from watchdog.events import DirCreatedEvent, DirMovedEvent, FileSystemEvent, FileSystemEventHandler
+from watchdog.observers import Observer
+from watchdog.observers.api import BaseObserver, ObservedWatch
+
+from shared.errors import StoreUnavailable
+from shared.policy_store import PolicyStore
+
+# A listing is skipped only where the directory was last changed this long before the last listing: coarser clocks than
+# these seconds are not in use, and a change within one tick of the clock leaves the same time behind.
+_SETTLED_S = 2.0
+_LIST_ANYWAY_S = 30.0
+_OBSERVE_AGAIN_S = 30.0
+
+
+class PolicyWatcher:
+    """Knows which versions there are.
+
+    Events do no work of their own: they call ``on_change``, from a thread of the watcher's, and whoever hears of it
+    calls ``check`` from the thread where store I/O belongs. That thread also calls it every ``interval_s``, since
+    events get lost, never come on network file systems, and are not to be had for object stores or when the system
+    has no watches left.
+    """
+
+    def __init__(
+        self, store: PolicyStore, on_change: Callable[[], None], *, rescan_s: float = 1.0, poll_s: float = 0.25
+    ) -> None:
+        self.known: tuple[int, ...] = ()
+        self._store = store
+        self._on_change = on_change
+        self._rescan_s = rescan_s
+        self._poll_s = poll_s
+        self._path = store.watch_path
+        self._wants_events = False
+        self._observer: BaseObserver | None = None
+        self._watch: ObservedWatch | None = None
+        self._watched_inode: tuple[int, int] | None = None
+        self._observe_again_at_s = 0.0
+        self._listed_at_s = float("-inf")
+        self._listed_change_ns: int | None = None
+
+    @property
+    def has_events(self) -> bool:
+        """Whether file events arrive, so that checking seldom is enough."""
+        return self._watch is not None
+
+    @property
+    def interval_s(self) -> float:
+        """Seconds between two calls of ``check`` without any event: ``rescan_s`` with events or for a remote store."""
+        return self._rescan_s if self.has_events or self._path is None else self._poll_s
+
+    def start(self) -> None:
+        """Begin to receive events where that is possible; never raises for the lack of them."""
+        if self._path is None:
+            return
+        self._wants_events = True
+        try:
+            self._path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            logger.warning("{} cannot be made ({}): looking for it every {} s", self._path, error, self._poll_s)
+        self._keep_observing()
+
+    def check(self, *, force: bool = False) -> bool:
+        """List the store again where it may have changed; True where ``known`` did. Raises StoreUnavailable.
+
+        Costs one ``stat`` where the directory has not been touched since the last listing. ``force`` lists in any case.
+        """
+        self._keep_observing()
+        change_ns = _changed_ns(self._path) if self._path is not None else None
+        now_s = time.monotonic()
+        unchanged = change_ns is not None and change_ns == self._listed_change_ns
+        if unchanged and not force and now_s - self._listed_at_s < _LIST_ANYWAY_S:
+            return False
+        settled = change_ns is not None and change_ns + _SETTLED_S * 1e9 < time.time_ns()
+        known = tuple(self._store.versions())
+        self._listed_change_ns = change_ns if settled else None
+        self._listed_at_s = now_s
+        changed = known != self.known
+        self.known = known
+        return changed
+
+    def stop(self) -> None:
+        """Stop receiving events. Idempotent."""
+        self._wants_events = False
+        self._end_watch()
+
+    def _end_watch(self) -> None:
+        observer, self._observer, self._watch = self._observer, None, None
+        if observer is not None:
+            observer.stop()
+            if observer.is_alive():
+                observer.join(timeout=2.0)
+
+    def _keep_observing(self) -> None:
+        """Watch the directory that is there now: it may have been removed, and come back as another one."""
+        if self._path is None or not self._wants_events:
+            return
+        inode = _inode(self._path)
+        if self._watch is not None and inode == self._watched_inode and self._is_emitting():
+            return
+        if self._watch is not None:
+            self._unwatch()
+            self._observe_again_at_s = 0.0
+        if inode is None or time.monotonic() < self._observe_again_at_s:
+            return
+        try:
+            self._begin_watch(self._path)
+            self._watched_inode = inode
+        except OSError as error:
+            self._end_watch()
+            self._observe_again_at_s = time.monotonic() + _OBSERVE_AGAIN_S
+            logger.warning("no file events for {} ({}): polling every {} s", self._path, error, self._poll_s)
+
+    def _begin_watch(self, path: Path) -> None:
+        if self._observer is None:
+            self._observer = Observer()
+            self._observer.start()
+        handler = _Wake(self._on_change)
+        # Not more than these events: reading a version opens and closes files, and must not wake whoever reads it.
+        self._watch = self._observer.schedule(handler, str(path), event_filter=[DirCreatedEvent, DirMovedEvent])
+
+    def _unwatch(self) -> None:
+        watch, self._watch = self._watch, None
+        if self._observer is not None and watch is not None:
+            self._observer.unschedule(watch)
+
+    def _is_emitting(self) -> bool:
+        return self._observer is not None and all(emitter.is_alive() for emitter in self._observer.emitters)
+
+
+class _Wake(FileSystemEventHandler):
+    def __init__(self, on_change: Callable[[], None]) -> None:
+        self._on_change = on_change
+
+    def on_any_event(self, event: FileSystemEvent) -> None:
+        appeared = event.dest_path or event.src_path
+        if not os.path.basename(os.fsdecode(appeared)).startswith("."):  # noqa: PTH119 - bytes or str, once an event
+            self._on_change()
+
+
+def _changed_ns(path: Path) -> int | None:
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StoreUnavailable(f"{path}: {error}") from error
+
+
+def _inode(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino

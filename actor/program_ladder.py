@@ -1,0 +1,223 @@
+"""The ladder of one version: its programs in the engine choice's order, each held to the probe before it may act."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from actor.engine_choice import is_clearly_faster, is_worth_measuring_torchscript, median_call_s, order_of
+from actor.importable_program import import_program
+from actor.loaded_policy import LoadedPolicy
+from actor.version_checks import ProbeExam, check_same_spaces, check_signature
+from shared.engines.engine import Engine, EngineChoice, EngineKind
+from shared.errors import (
+    PermanentLoadError,
+    PolicyLoadError,
+    ProgramError,
+    StoreUnavailable,
+    TransientLoadError,
+    VersionNotFound,
+)
+from shared.manifest import Manifest, ProgramEntry, ProgramKind
+from shared.policy_signature import PolicySignature
+from shared.policy_store import VersionFiles
+from shared.probe import Probe, decode_probe
+from shared.weights import decode_weights
+
+TakeSpare = Callable[[EngineKind, str], Engine | None]
+
+# Right after a load the first calls are slow (TorchScript profiles, ONNX Runtime sizes its arena); the probe's two
+# come first.
+_WARM_UP_CALLS = 3
+_ENGINE_KIND: dict[ProgramKind, EngineKind] = {"onnx": "onnx", "torchscript": "torchscript", "importable": "eager"}
+
+
+@dataclass
+class LadderResult:
+    """What became of one version. ``refusals`` are (rung, what it said) of the rungs above the one taken, in order."""
+
+    policy: LoadedPolicy
+    refusals: list[tuple[str, str]]
+
+    def describe(self) -> str | None:
+        """One line on the rung taken and what those above it said; None where the first rung was taken."""
+        if not self.refusals:
+            return None
+        said = "; ".join(f"{rung} said: {message}" for rung, message in self.refusals)
+        return f"version {self.policy.version}: {self.policy.rung} taken; {said}"
+
+
+@dataclass
+class _Material:
+    """What every rung of one version starts from, read and verified once."""
+
+    files: VersionFiles
+    manifest: Manifest
+    weights_bytes: bytes
+    weights: Mapping[str, np.ndarray]
+    probe: Probe
+    exam: ProbeExam
+    take_spare: TakeSpare
+    refusals: list[tuple[str, str]] = field(default_factory=list)
+    errors: list[Exception] = field(default_factory=list)
+
+    def read(self, name: str) -> bytes:
+        """A file's verified bytes; those of the weights are there already."""
+        return self.weights_bytes if name == self.manifest.weights else self.files.read(name)
+
+    def refuse(self, rung: str, error: Exception) -> None:
+        self.refusals.append((rung, str(error) or type(error).__name__))
+        self.errors.append(error)
+
+
+class ProgramLadder:
+    """Makes opened versions into policies that may act. Belongs to one thread: the loader's.
+
+    Engines are compared at ``batch_size`` for the choice ``auto``, unless ``measure`` is off: then the order is
+    fixed, so that the same inputs give the same bits on every run. ``expected`` is a signature of the environment in
+    use, where it is known.
+    """
+
+    def __init__(
+        self,
+        choice: EngineChoice,
+        *,
+        batch_size: int,
+        trusted_modules: tuple[str, ...] = (),
+        measure: bool = True,
+        expected: PolicySignature | None = None,
+    ) -> None:
+        self._choice = choice
+        self._batch_size = batch_size
+        self._trusted_modules = trusted_modules
+        self._measure = measure and choice == "auto"
+        self._expected = expected
+        self._faster: dict[tuple[str, ...], ProgramKind] = {}
+        self._rungs: dict[str, str] = {}
+        self._unloadable: dict[str, str] = {}
+
+    def load(self, files: VersionFiles, take_spare: TakeSpare) -> LadderResult:
+        """Verify and load. Engines to be written to anew come from ``take_spare``.
+
+        Raises PermanentLoadError or TransientLoadError (what the rungs said, in its message), VersionNotFound or
+        StoreUnavailable.
+        """
+        manifest = files.manifest
+        check_signature(manifest.signature)
+        if self._expected is not None:
+            check_same_spaces(self._expected, manifest.signature)
+        weights = files.read(manifest.weights)
+        probe = decode_probe(files.read(manifest.probe.file), manifest.signature)
+        exam = ProbeExam(manifest, probe, self._batch_size)
+        material = _Material(files, manifest, weights, decode_weights(weights), probe, exam, take_spare)
+        for entry in self._programs(manifest):
+            loaded = self._try_rung(entry, material)
+            if loaded is not None:
+                engine, rung = self._faster_of(entry, loaded, material)
+                self._expected = self._expected or manifest.signature
+                policy = LoadedPolicy(manifest.version, manifest.digest, manifest, engine, rung)
+                return LadderResult(policy, material.refusals)
+        raise _failure(material)
+
+    def _programs(self, manifest: Manifest) -> list[ProgramEntry]:
+        order = list(order_of(self._choice))
+        faster = self._faster.get(_programs_key(manifest))
+        if faster is not None:
+            order.remove(faster)
+            order.insert(0, faster)
+        return [entry for kind in order if (entry := manifest.program(kind)) is not None]
+
+    def _try_rung(self, entry: ProgramEntry, material: _Material) -> tuple[Engine, str] | None:
+        """A verified engine and its rung, or None with the reason among the refusals."""
+        if (said := self._unloadable.get(entry.program_digest)) is not None:
+            material.refuse(entry.kind, ProgramError(said))
+            return None
+        try:
+            return self._reload(entry, material) or self._load(entry, material)
+        except (VersionNotFound, StoreUnavailable):
+            raise
+        except ProgramError as error:
+            self._unloadable[entry.program_digest] = str(error)  # whatever its weights
+            material.refuse(entry.kind, error)
+        except MemoryError:
+            material.refuse(entry.kind, TransientLoadError("not enough memory"))
+        except Exception as error:  # noqa: BLE001 - whatever one rung raises, the next may do
+            material.refuse(entry.kind, error)
+        return None
+
+    def _reload(self, entry: ProgramEntry, material: _Material) -> tuple[Engine, str] | None:
+        """The fast path: the program is warm already, and only weights are new. None where there is no spare."""
+        engine = material.take_spare(_ENGINE_KIND[entry.kind], entry.program_digest)
+        if engine is None:
+            return None
+        try:
+            engine.load_weights(material.weights)
+            material.exam.examine(engine, warm_up_calls=0)
+        except PermanentLoadError:
+            return None  # the program may still be right when it is loaded as a whole; the spare is let go
+        return engine, self._rungs.get(entry.program_digest, entry.kind)
+
+    def _load(self, entry: ProgramEntry, material: _Material) -> tuple[Engine, str]:
+        if entry.kind == "importable":
+            engine, rung = self._import(entry, material)
+        else:
+            from shared.engines.load import load_program
+
+            engine, rung = load_program(entry.kind, material.read, material.manifest), entry.kind
+        if engine.program_digest != entry.program_digest:
+            raise ProgramError(
+                f"{entry.file}: expected the program digest {entry.program_digest}, found {engine.program_digest}"
+            )
+        material.exam.examine(engine, warm_up_calls=_WARM_UP_CALLS)
+        self._rungs[entry.program_digest] = rung
+        return engine, rung
+
+    def _import(self, entry: ProgramEntry, material: _Material) -> tuple[Engine, str]:
+        definition = material.files.read(entry.file)
+        imported = import_program(
+            definition, material.weights, material.exam, entry.program_digest, self._trusted_modules
+        )
+        material.refusals.extend(imported.refusals)
+        return imported.engine, imported.rung
+
+    def _faster_of(self, entry: ProgramEntry, loaded: tuple[Engine, str], material: _Material) -> tuple[Engine, str]:
+        """What ``auto`` takes: ``loaded``, or TorchScript where that was measured to be clearly faster here."""
+        key = _programs_key(material.manifest)
+        rival = material.manifest.program("torchscript")
+        if not self._measure or key in self._faster or entry.kind != "onnx" or rival is None:
+            return loaded
+        self._faster[key] = "onnx"
+        (onnx_s,) = median_call_s([loaded[0]], material.exam.inputs)
+        if not is_worth_measuring_torchscript(onnx_s):
+            return loaded
+        refusals = list(material.refusals)
+        other = self._try_rung(rival, material)
+        material.refusals[:] = refusals  # a rival that does not load is no fault of the version
+        if other is None:
+            return loaded
+        onnx_s, torchscript_s = median_call_s([loaded[0], other[0]], material.exam.inputs)
+        if not is_clearly_faster(torchscript_s, onnx_s):
+            return loaded
+        self._faster[key] = "torchscript"
+        return other
+
+
+def _programs_key(manifest: Manifest) -> tuple[str, ...]:
+    return tuple(program.program_digest for program in manifest.programs)
+
+
+def _failure(material: _Material) -> Exception:
+    """One error for all rungs: their own where they agree; transient where any was, since that rung may do yet."""
+    errors = material.errors
+    if len(errors) == 1 and isinstance(errors[0], PolicyLoadError):
+        return errors[0]
+    said = "; ".join(f"{rung}: {message}" for rung, message in material.refusals)
+    kinds = {type(error) for error in errors}
+    kind: type[PolicyLoadError] = ProgramError
+    if any(issubclass(k, TransientLoadError) for k in kinds):
+        kind = TransientLoadError
+    elif len(kinds) == 1 and issubclass(only := kinds.pop(), PolicyLoadError):
+        kind = only
+    failure = kind(said or "none of its programs can be run here")
+    failure.__cause__ = errors[0] if errors else None
+    return failure

@@ -1,0 +1,107 @@
+"""What a version must prove before it may act, whatever runs it: a signature that makes sense, and the probe."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from shared.engines.engine import Engine
+from shared.errors import ManifestError
+from shared.manifest import Manifest
+from shared.policy_signature import PolicySignature, Role
+from shared.probe import Probe, compare
+
+_INPUT_ORDER: tuple[Role, ...] = ("observation", "state", "action_mask", "noise")
+_AT_MOST_ONCE: tuple[Role, ...] = ("action_mask", "noise", "env_action", "log_prob", "value")
+
+
+def check_signature(signature: PolicySignature) -> None:
+    """Raise ManifestError unless the signature is one that the agent can call and understand."""
+    inputs, outputs = signature.inputs, signature.outputs
+    roles = [spec.role for spec in (*inputs, *outputs)]
+    if roles.count("action") != 1 or any(roles.count(role) > 1 for role in _AT_MOST_ONCE):
+        raise ManifestError(f"expected one action and at most one of {_AT_MOST_ONCE}; found {roles}")
+    leaves = [(leaf.path, leaf.dtype, leaf.shape) for leaf in signature.observation]
+    observation = [(spec.path, spec.dtype, spec.shape) for spec in inputs if spec.role == "observation"]
+    if not leaves or leaves != observation:
+        raise ManifestError(f"expected the leaves of the observation as inputs, {leaves}; found {observation}")
+    in_order = [_INPUT_ORDER.index(spec.role) if spec.role in _INPUT_ORDER else -1 for spec in inputs]
+    if in_order != sorted(in_order) or -1 in in_order:
+        raise ManifestError(f"expected inputs in the order {_INPUT_ORDER}; found {[spec.role for spec in inputs]}")
+    if signature.state != tuple(outputs[len(outputs) - len(signature.state) :]):
+        raise ManifestError("recurrent state must come out as it goes in, last: same names, shapes, dtypes and order")
+    action, noise_at = signature.action, signature.input_position("noise")
+    mask_at, env_action_at = signature.input_position("action_mask"), signature.output_position("env_action")
+    action_spec = outputs[signature.output_position("action") or 0]
+    _require("action", action_spec.shape, action_spec.dtype, action.shape, action.sample_dtype)
+    if env_action_at is not None:
+        _require("env_action", outputs[env_action_at].shape, outputs[env_action_at].dtype, action.shape, action.dtype)
+    if noise_at is not None:
+        _require("noise", inputs[noise_at].shape, inputs[noise_at].dtype, action.noise_shape, "float32")
+    if mask_at is not None:
+        _require("action_mask", inputs[mask_at].shape, inputs[mask_at].dtype, action.mask_shape, "bool")
+
+
+def _require(
+    name: str, shape: tuple[int, ...], dtype: str, expected_shape: tuple[int, ...] | None, expected_dtype: str
+) -> None:
+    if shape != expected_shape or dtype != expected_dtype:
+        raise ManifestError(
+            f"{name}: this action space needs {expected_dtype} {expected_shape}; the signature says {dtype} {shape}"
+        )
+
+
+def check_same_spaces(expected: PolicySignature, found: PolicySignature) -> None:
+    """Raise ManifestError unless ``found`` answers to the same observations and actions as ``expected``.
+
+    Recurrent state, masks and the optional outputs may differ: the network may change while the environment does not.
+    """
+    for what, wanted, there in (
+        ("observation", expected.observation, found.observation),
+        ("action", expected.action, found.action),
+    ):
+        if wanted != there:
+            raise ManifestError(
+                f"made for another environment: expected {what} {wanted}, found {there}; "
+                "point the actor at the store of this environment's run"
+            )
+
+
+class ProbeExam:
+    """Holds engines to the probe: at its own batch size and at the one in use, where its rows are repeated or cut."""
+
+    def __init__(self, manifest: Manifest, probe: Probe, batch_size: int) -> None:
+        """Raises ManifestError where the probe has no rows."""
+        rows = probe.inputs[0].shape[0]
+        if rows < 1:
+            raise ManifestError("the probe has no rows, so nothing can be proved with it")
+        self._signature = manifest.signature
+        self._tolerance = manifest.probe
+        row = np.arange(batch_size) % rows
+        self._as_made = (probe.inputs, probe.outputs)
+        self._in_use = (_rows(probe.inputs, row), _rows(probe.outputs, row))
+
+    @property
+    def probe_inputs(self) -> Sequence[np.ndarray]:
+        """The probe's own inputs, read-only."""
+        return self._as_made[0]
+
+    def compare(self, found: Sequence[np.ndarray]) -> float:
+        """The largest difference from the probe's outputs. Raises ProbeMismatch where it is too large."""
+        return compare(self._as_made[1], found, self._signature, self._tolerance.atol, self._tolerance.rtol)
+
+    @property
+    def inputs(self) -> Sequence[np.ndarray]:
+        """Plausible inputs at the batch size in use."""
+        return self._in_use[0]
+
+    def examine(self, engine: Engine, *, warm_up_calls: int) -> None:
+        """Raise ProbeMismatch unless ``engine`` computes what the learner computed; afterwards it is warm."""
+        for inputs, outputs in (self._as_made, self._in_use):
+            found = engine.run(inputs)
+            compare(outputs, found, self._signature, self._tolerance.atol, self._tolerance.rtol)
+        for _ in range(warm_up_calls):
+            engine.run(self._in_use[0])
+
+
+def _rows(arrays: Sequence[np.ndarray], row: np.ndarray) -> tuple[np.ndarray, ...]:
+    return tuple(np.ascontiguousarray(array[row]) for array in arrays)
