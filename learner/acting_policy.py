@@ -61,8 +61,9 @@ class ActingPolicy(nn.Module):
         outputs = [action]
         if self._has_env_action:
             outputs.append(self.distribution.env_action(action))
-        if self.value_scale is not None:
-            value = value * self.value_scale
+        scale = self.value_scale
+        if scale is not None:
+            value = value * scale
         outputs += [self.distribution.log_prob(terms, action), value]
         outputs += state
         return outputs

@@ -38,8 +38,9 @@ def value_loss_gradient(value: Tensor, old_value: Tensor, target: Tensor, clip: 
     error = value - target
     if clip is None:
         return error
-    clipped = old_value + (value - old_value).clamp(-clip, clip)
-    return error * (error.abs() >= (clipped - target).abs())
+    change = value - old_value
+    clipped = old_value + change.clamp(-clip, clip)
+    return error * ((change.abs() <= clip) | (error.abs() >= (clipped - target).abs()))
 
 
 def approximate_kl(log_prob: Tensor, proximal_log_prob: Tensor) -> Tensor:

@@ -8,8 +8,8 @@ final observation where an episode ended there) and ``rho_t = pi(a_t | x_t) / mu
     advantage_t = min(max_rho, rho_t) * (r_t + gamma_t (V'_t + lambda (v_{t+1} - V_{t+1})) - V_t)  (section 4.2)
 
 ``gamma_t`` is zero only where the episode terminated; a truncated step still bootstraps, from ``V'_t``, but no
-correction flows back over the end of an episode, however it ended. The advantage keeps lambda in its bootstrap (as rlax does), so
-that it is generalised advantage estimation (Schulman et al. 2016) exactly where ``rho_t = 1``.
+correction flows back over the end of an episode, however it ended. The advantage keeps lambda in its bootstrap (as rlax
+does), so that it is generalised advantage estimation (Schulman et al. 2016) exactly where ``rho_t = 1``.
 """
 
 from typing import NamedTuple
