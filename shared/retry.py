@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from tenacity import RetryCallState, Retrying, wait_exponential_jitter
+from tenacity import RetryCallState, Retrying, wait_exponential, wait_random
 
 
 @dataclass(frozen=True)
@@ -18,8 +18,8 @@ class RetrySchedule:
 
     def delay_s(self, attempts: int) -> float:
         """Seconds to wait after ``attempts`` (>= 1) failed ones."""
-        wait = wait_exponential_jitter(self.first_delay_s, self.largest_delay_s, jitter=self.first_delay_s)
+        wait = wait_exponential(self.first_delay_s, self.largest_delay_s) + wait_random(0, self.first_delay_s)
         # tenacity would sleep on the caller's thread; the callers here go on with other work until the time has come.
         state = RetryCallState(Retrying(), None, (), {})
         state.attempt_number = attempts
-        return wait(state)
+        return min(wait(state), self.largest_delay_s)

@@ -1,107 +1,106 @@
-"""Real policies in real stores, made fast: one export for each kind of policy and test process, then only new weights."""
+"""Policies of every kind that the engines must run, and the versions that an exporter makes of them."""
 
-import functools
-import time
+import hashlib
 from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+from gymnasium import spaces
+from torch import Tensor, nn
 
 from learner.acting_policy import ActingPolicy
 from learner.config import NetworkConfig
-from learner.policy_export import PROBE_FILE, WEIGHTS_FILE, PolicyExporter
+from learner.policy_export import WEIGHTS_FILE, PolicyExporter
 from shared.manifest import FileEntry, Manifest
-from shared.policy_store import LocalPolicyStore, PolicyStore
-from shared.spaces import ActionSpec, ObservationLeaf
+from shared.policy_signature import acting_signature
+from shared.spaces import ActionSpec, ObservationLeaf, action_spec, observation_leaves
 
-VECTOR = (ObservationLeaf((), "box", "float32", (4,)),)
-NESTED = (
-    ObservationLeaf(("camera", 0), "image", "uint8", (8, 8, 1)),
-    ObservationLeaf(("speed",), "box", "float32", (3,)),
+VECTOR = spaces.Box(-1, 1, (4,), np.float32)
+IMAGE = spaces.Box(0, 255, (12, 12, 3), np.uint8)
+NESTED = spaces.Dict(
+    {
+        "camera": IMAGE,
+        "body": spaces.Tuple((spaces.Box(-np.inf, np.inf, (2, 3), np.float64), spaces.Discrete(5, start=-1))),
+        "contact": spaces.MultiBinary(3),
+        "gear": spaces.MultiDiscrete([3, 2]),
+    }
 )
-ACTIONS = {
-    "discrete": ActionSpec("discrete", "int64", (), (3,), (0,)),
-    "discrete_from_5": ActionSpec("discrete", "int64", (), (3,), (5,)),
-    "multi_discrete": ActionSpec("multi_discrete", "int64", (2,), (3, 2), (0, 0)),
-    "multi_binary": ActionSpec("multi_binary", "int8", (3,)),
-    "box": ActionSpec("box", "float32", (2,), low=(-1.0, None), high=(1.0, None)),
+
+_LARGE_CLIP = spaces.Box(np.array([-1, -np.inf, 0], np.float32), np.array([1, np.inf, 2], np.float32), dtype=np.float32)
+
+CASES: dict[str, tuple[spaces.Space, spaces.Space, NetworkConfig, bool]] = {
+    "vector, discrete": (VECTOR, spaces.Discrete(3), NetworkConfig(hidden_sizes=(32,)), False),
+    "image, masked multi-discrete": (IMAGE, spaces.MultiDiscrete([3, 4]), NetworkConfig(hidden_sizes=(32,)), True),
+    "nested, clipped box": (NESTED, _LARGE_CLIP, NetworkConfig(hidden_sizes=(32,), normalize_observations=True), False),
+    "recurrent, multi-binary": (VECTOR, spaces.MultiBinary([2, 3]), NetworkConfig("lstm", (32,), 16), False),
+    "nested, recurrent, masked discrete": (NESTED, spaces.Discrete(6, start=2), NetworkConfig("lstm", (32,), 16), True),
+    "vector, float64 box": (VECTOR, spaces.Box(-1, 1, (2,), np.float64), NetworkConfig(shared_trunk=False), False),
 }
 
 
-def make_policy(
-    *, action: str = "discrete", nested: bool = False, network: str = "mlp", masked: bool = False, seed: int = 0
-) -> ActingPolicy:
-    """A small untrained policy; policies that differ in ``seed`` alone have the same program."""
-    config = NetworkConfig(kind=network, hidden_sizes=(8,), lstm_size=4)
+def make_policy(case: str, seed: int = 0) -> ActingPolicy:
+    """A policy with weights that let its actions differ: fresh ones are nearly uniform."""
+    observation, action, network, masked = CASES[case]
+    torch.manual_seed(seed)
+    policy = ActingPolicy(observation_leaves(observation), action_spec(action), network, masked)
+    return stirred(policy, seed)
+
+
+def stirred(policy: ActingPolicy, seed: int) -> ActingPolicy:
+    """Moves every parameter, in place."""
     generator = torch.Generator().manual_seed(seed)
-    policy = ActingPolicy(NESTED if nested else VECTOR, ACTIONS[action], config, masked, generator)
-    with torch.no_grad():  # fresh heads are nearly uniform: then every version would act alike
-        for parameter in policy.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.5)
-    return policy.eval()
-
-
-@functools.cache
-def exporter(
-    *, action: str = "discrete", nested: bool = False, network: str = "mlp", masked: bool = False, onnx: bool = False
-) -> PolicyExporter:
-    """The programs of ``make_policy``'s policies. With ``onnx`` it takes seconds, once."""
-    policy = make_policy(action=action, nested=nested, network=network, masked=masked)
-    return PolicyExporter(policy, policy.signature, onnx=onnx)
-
-
-def publish(
-    store: PolicyStore,
-    policy: ActingPolicy,
-    made_by: PolicyExporter,
-    *,
-    instead: Mapping[str, bytes] | None = None,
-    **fields: object,
-) -> Manifest:
-    """Publish ``policy``; files ``instead`` of the right ones and other manifest ``fields`` make versions that are wrong."""
-    files, programs, probe = made_by.files(policy.state_dict())
-    files.update(instead or {})
-
-    def describe(version: int, entries: dict[str, FileEntry]) -> Manifest:
-        described = {"signature": policy.signature, "programs": programs, "probe": probe, **fields}
-        return Manifest(
-            version=version,
-            run_id="run",
-            env_id=None,
-            created_unix_s=time.time(),
-            files=entries,
-            weights=WEIGHTS_FILE,
-            **described,  # type: ignore[arg-type]
-        )
-
-    return store.publish(files, describe)
-
-
-def publish_seed(store: PolicyStore, seed: int, *, onnx: bool = False, **kind: object) -> Manifest:
-    """Publish the policy of ``make_policy(seed=seed, **kind)``."""
-    return publish(store, make_policy(seed=seed, **kind), exporter(onnx=onnx, **kind))  # type: ignore[arg-type]
-
-
-def expected_actions(policy: ActingPolicy, observation: np.ndarray) -> np.ndarray:
-    """What ``policy`` does without noise, recurrent state or mask."""
-    noise = np.zeros((len(observation), *policy.signature.action.noise_shape), np.float32)
     with torch.no_grad():
-        return policy([torch.from_numpy(observation), torch.from_numpy(noise)])[0].numpy()
+        for parameter in policy.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.1)
+    return policy
 
 
-def local_store(path: Path) -> LocalPolicyStore:
-    """A store that does not wait for the disk."""
-    return LocalPolicyStore(path, fsync=False)
+class TinyPolicy(nn.Module):
+    """The smallest policy of a vector and a discrete action: quick to export."""
+
+    def __init__(self, hidden: int = 8) -> None:
+        super().__init__()
+        self.body = nn.Linear(4, hidden)
+        self.head = nn.Linear(hidden, 3)
+        self.register_buffer("scale", torch.tensor(2.0))
+        self.register_buffer("steps", torch.tensor(0))
+
+    def forward(self, inputs: list[Tensor]) -> list[Tensor]:
+        logits = torch.log_softmax(self.head(torch.tanh(self.body(inputs[0]))) * self.scale, -1)
+        action = (logits + inputs[1]).argmax(-1)
+        return [action, logits.gather(-1, action.unsqueeze(-1)).squeeze(-1), logits.sum(-1)]
 
 
-__all__ = [
-    "PROBE_FILE",
-    "WEIGHTS_FILE",
-    "exporter",
-    "expected_actions",
-    "local_store",
-    "make_policy",
-    "publish",
-    "publish_seed",
-]
+TINY_SIGNATURE = acting_signature(
+    (ObservationLeaf((), "box", "float32", (4,)),), ActionSpec("discrete", "int64", (), (3,), (0,))
+)
+
+
+@dataclass(frozen=True)
+class MadeVersion:
+    """A version that lies in memory."""
+
+    manifest: Manifest
+    files: Mapping[str, bytes]
+
+    def read(self, name: str) -> bytes:
+        return self.files[name]
+
+
+def make_version(exporter: PolicyExporter, weights: Mapping[str, Tensor], version: int = 0) -> MadeVersion:
+    """What a store would hold of these weights."""
+    files, programs, probe = exporter.files(weights)
+    manifest = Manifest(
+        version=version,
+        run_id="run",
+        env_id=None,
+        created_unix_s=0.0,
+        signature=exporter.signature,
+        programs=programs,
+        files={name: FileEntry(hashlib.sha256(data).hexdigest(), len(data)) for name, data in files.items()},
+        weights=WEIGHTS_FILE,
+        probe=probe,
+        export=exporter.reports,
+    )
+    return MadeVersion(manifest, files)
