@@ -1,0 +1,235 @@
+"""Publishers and sweepers that are killed, stopped, or race: what a reader finds is whole, and no number comes twice.
+
+Processes and signals are real; the one thing done to them is that they know when to die (store_processes.py).
+"""
+
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from shared.errors import StoreUnavailable, VersionNotFound
+from shared.policy_store import LocalPolicyStore, Retention, version_name
+from tests.fault import store_processes
+from tests.sample_versions import sample_files, sample_manifest
+
+ROOT = Path(__file__).parents[2]
+ENOUGH_STEPS = 120
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", store_processes.__name__, *map(str, arguments)]
+
+
+def publish_many(store: LocalPolicyStore, count: int) -> None:
+    for i in range(count):
+        store.publish(sample_files(b"weights %d" % i), sample_manifest)
+
+
+def read_all(store: LocalPolicyStore) -> dict[int, bytes]:
+    """The weights of every version that is listed, all of its files read and verified."""
+    found = {}
+    for number in store.versions():
+        version = store.open(number)
+        found[number] = {name: version.read(name) for name in version.manifest.files}["weights.safetensors"]
+    return found
+
+
+def killed_at_every_step(act: str, template: Path, tmp_path: Path) -> list[LocalPolicyStore]:
+    """Copies of the store ``template``; on each, a process doing ``act`` was killed one step later than on the last."""
+    paths = [tmp_path / f"killed-{step:03d}" for step in range(ENOUGH_STEPS)]
+    for path in paths:
+        shutil.copytree(template, path)
+    done = subprocess.run(command("kill", act, *paths), cwd=ROOT, check=True, capture_output=True, text=True)
+    report = json.loads(done.stdout)
+    assert report["exit_code"] == 0, done.stderr
+    return [LocalPolicyStore(path, abandon_after_s=0.0) for path in paths[: report["killed"]]]
+
+
+def leftovers(store: LocalPolicyStore) -> set[str]:
+    return {path.name for path in store.path.rglob("*") if path.name.startswith((".tmp-", ".trash-"))}
+
+
+def test_a_publisher_killed_at_any_step_leaves_all_of_a_version_or_nothing(tmp_path: Path) -> None:
+    template = LocalPolicyStore(tmp_path / "template")
+    publish_many(template, 2)
+    stores = killed_at_every_step("publish", template.path, tmp_path)
+    committed = 0
+    for store in stores:
+        found = read_all(store)
+        assert found in ({0: b"weights 0", 1: b"weights 1"}, {0: b"weights 0", 1: b"weights 1", 2: b"killed"})
+        committed += len(found) == 3
+        store.sweep(Retention())
+        assert leftovers(store) == set()
+        assert read_all(store) == found
+        successor = LocalPolicyStore(store.path).publish(sample_files(b"next"), sample_manifest).version
+        assert successor > max(found)
+        assert read_all(store) == {**found, successor: b"next"}
+    assert 0 < committed < len(stores) - 15  # some were killed after the rename, most before
+
+
+def test_a_number_whose_publisher_was_killed_is_not_used_again_when_its_directory_is_deleted(tmp_path: Path) -> None:
+    template = LocalPolicyStore(tmp_path / "template")
+    publish_many(template, 2)
+    for store in killed_at_every_step("publish", template.path, tmp_path):
+        was_committed = store.newest() == 2
+        if was_committed:
+            shutil.rmtree(store.path / version_name(2))
+        assert store.publish(sample_files(), sample_manifest).version >= (3 if was_committed else 2)
+
+
+def test_a_sweeper_killed_at_any_step_leaves_what_the_next_one_finishes(tmp_path: Path) -> None:
+    template = LocalPolicyStore(tmp_path / "template")
+    publish_many(template, 4)
+    (template.path / ".tmp-0123456789abcdef").mkdir()
+    (template.path / ".tmp-0123456789abcdef" / "policy.ts").write_bytes(b"half")
+    for store in killed_at_every_step("sweep", template.path, tmp_path):
+        found = read_all(store)
+        assert {2: b"weights 2", 3: b"weights 3"}.items() <= found.items()
+        assert store.sweep(Retention(keep_newest=2)) == [v for v in found if v < 2]
+        assert leftovers(store) == set()
+        assert read_all(store) == {2: b"weights 2", 3: b"weights 3"}
+        assert store.publish(sample_files(), sample_manifest).version == 4
+
+
+def test_an_actor_killed_while_it_gives_advice_gives_all_of_it_or_none(tmp_path: Path) -> None:
+    template = LocalPolicyStore(tmp_path / "template")
+    publish_many(template, 1)
+    for store in killed_at_every_step("quarantine", template.path, tmp_path):
+        assert store.quarantined() in ({}, {"a" * 64: "probe"})
+        store.quarantine("a" * 64, "probe", by="survivor")
+        assert store.quarantined() == {"a" * 64: "probe"}
+        store.sweep(Retention())
+        assert leftovers(store) == set()
+
+
+@contextmanager
+def stopped_at(step: int, act: str, store: LocalPolicyStore) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that stopped itself in the middle of ``act``."""
+    process = subprocess.Popen(command("stop", act, store.path, step), cwd=ROOT)
+    try:
+        _, status = os.waitpid(process.pid, os.WUNTRACED)
+        assert os.WIFSTOPPED(status)
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_stopped_publisher_keeps_its_write_until_it_goes_on(tmp_path: Path) -> None:
+    store = LocalPolicyStore(tmp_path / "policies", abandon_after_s=0.0)
+    publish_many(store, 1)
+    with stopped_at(8, "publish", store) as publisher:
+        assert len(leftovers(store)) == 1
+        store.sweep(Retention())
+        assert len(leftovers(store)) == 1
+        assert read_all(store) == {0: b"weights 0"}
+        publish_many(store, 1)  # a second publisher is not held up by it, and takes the number
+        publisher.send_signal(signal.SIGCONT)
+        assert publisher.wait() == 0
+    assert read_all(store) == {0: b"weights 0", 1: b"weights 0", 2: b"killed"}
+
+
+def test_a_killed_publishers_write_is_swept_though_it_is_fresh(tmp_path: Path) -> None:
+    store = LocalPolicyStore(tmp_path / "policies", abandon_after_s=0.0)
+    publish_many(store, 1)
+    with stopped_at(8, "publish", store) as publisher:
+        publisher.kill()
+        publisher.wait()
+        assert len(leftovers(store)) == 1
+        store.sweep(Retention())
+        assert leftovers(store) == set()
+
+
+def test_publishers_that_race_share_the_numbers_out(tmp_path: Path) -> None:
+    path, count = tmp_path / "policies", 40
+    racers = [
+        subprocess.Popen(
+            command("publish", path, name, count), cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        for name in ("one", "two", "three")
+    ]
+    for racer in racers:
+        assert racer.stdout is not None
+        assert racer.stdout.readline() == "ready\n"
+    for racer in racers:
+        assert racer.stdin is not None
+        racer.stdin.write("go\n")
+        racer.stdin.flush()
+    numbers: list[int] = []
+    seen_while_racing = read_while(LocalPolicyStore(path), racers)
+    for racer in racers:
+        output, _ = racer.communicate()
+        assert racer.returncode == 0
+        published = json.loads(output)
+        assert published == sorted(published)
+        numbers += published
+    assert len(set(numbers)) == len(numbers) == 3 * count
+    store = LocalPolicyStore(path)
+    assert store.newest() == max(numbers)
+    assert seen_while_racing <= set(numbers)
+    contents = read_all(store)
+    assert sorted(contents) == sorted(numbers)[-5:]
+    assert len(set(contents.values())) == 5
+
+
+def read_while(store: LocalPolicyStore, processes: list[subprocess.Popen[str]]) -> set[int]:
+    """Read every version over and over until ``processes`` are done: whole, or swept meanwhile, never anything else."""
+    seen = set()
+    while any(process.poll() is None for process in processes):
+        for number in store.versions():
+            try:
+                version = store.open(number)
+                for name in version.manifest.files:
+                    version.read(name)
+            except VersionNotFound:
+                continue
+            seen.add(number)
+    return seen
+
+
+def test_a_file_that_does_not_fit_is_said_and_leaves_nothing(tmp_path: Path) -> None:
+    """A limit on file sizes stands in for a full disk: the kernel refuses the write all the same."""
+    store = LocalPolicyStore(tmp_path / "policies")
+    publish_many(store, 1)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        with pytest.raises(StoreUnavailable, match=r"could not write into .*; free some space") as caught:
+            store.publish(sample_files(b"x" * 20_000), sample_manifest)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert isinstance(caught.value.__cause__, OSError)
+    assert leftovers(store) == set()
+    assert read_all(store) == {0: b"weights 0"}
+    publish_many(store, 1)
+    assert store.newest() == 1
+
+
+def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
+    store = LocalPolicyStore(tmp_path / "policies")
+    publish_many(store, 1)
+    before = open_descriptors()
+    for _ in range(5):
+        publish_many(store, 1)
+        read_all(store)
+        store.sweep(Retention(keep_newest=1))
+        store.quarantine(store.open(store.versions()[-1]).manifest.digest, "probe", by="test")
+        store.quarantined()
+        with pytest.raises(VersionNotFound):
+            store.open(10_000)
+        with pytest.raises(ZeroDivisionError):
+            store.publish(sample_files(), lambda version, entries: 1 // 0)  # type: ignore[arg-type, return-value]
+    assert open_descriptors() == before
+
+
+def open_descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
