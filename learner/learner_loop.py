@@ -1,7 +1,7 @@
 """The learner's loop: receive, update, publish, checkpoint, until there is a reason to stop.
 
-It knows nothing of processes: the receiver may be a socket or a worker in the same process, and publishing may be on a thread
-or on the spot. So the asynchronous cluster and the one-process run are the same loop.
+It knows nothing of processes: the receiver may be a socket or a worker in the same process, and publishing may be on a
+thread or on the spot. So the asynchronous cluster and the one-process run are the same loop.
 """
 
 import time
@@ -114,8 +114,8 @@ class LearnerLoop:
         return outcome
 
     def _outcome(self) -> Outcome | None:
-        if self._stop_requested():
-            return Outcome.INTERRUPTED
+        if (broken_off := self._broken_off()) is not None:
+            return broken_off
         rule = self._stopping
         if rule.target_return is not None and self.episodes.solved(rule.target_return):
             if self.counters.time_to_target_s is None:
@@ -123,16 +123,21 @@ class LearnerLoop:
             return Outcome.TARGET_REACHED
         if rule.total_steps is not None and self.counters.env_steps >= rule.total_steps:
             return Outcome.STEP_LIMIT
-        if rule.max_seconds is not None and self.clock.session_s >= rule.max_seconds:
-            return Outcome.TIME_LIMIT
         return None
 
+    def _broken_off(self) -> Outcome | None:
+        """A reason to stop at once, without learning from what has already come."""
+        if self._stop_requested():
+            return Outcome.INTERRUPTED
+        limit_s = self._stopping.max_seconds
+        return Outcome.TIME_LIMIT if limit_s is not None and self.clock.session_s >= limit_s else None
+
     def _gather(self) -> list[Rollout]:
-        """Enough fresh rollouts for one update, or none where there is a reason to stop meanwhile."""
+        """Enough fresh rollouts for one update, or none where there is a reason to stop at once."""
         rollouts: list[Rollout] = []
         slots = 0
         while slots < self._batch_steps:
-            if self._outcome() is not None:
+            if self._broken_off() is not None:
                 return []
             rollout = self.receiver.receive(_RECEIVE_TIMEOUT_S)
             if rollout is None:
@@ -188,8 +193,12 @@ class LearnerLoop:
         )
 
     def checkpoint(self) -> None:
-        """Write everything that training needs to go on. What acts meanwhile is the same policy: it is published too."""
-        if self._begin_epoch is not None and self.counters.checkpoints and self._published_at_update != self.counters.updates:
+        """Write everything that training needs to go on. What acts in this process is then published as well."""
+        if (
+            self._begin_epoch is not None
+            and self.counters.checkpoints
+            and self._published_at_update != self.counters.updates
+        ):
             self._publish()
         self.counters.checkpoints += 1
         self._checkpoints.save(self.counters.checkpoints, self._state())
@@ -205,8 +214,9 @@ class LearnerLoop:
             "accounts": self.receiver.state(),
         }
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint's payload. Raises what the parts raise where it does not fit this run's settings."""
+    def resume(self) -> None:
+        """Go on from the newest checkpoint that can be read. Raises CheckpointError where there is none."""
+        _, state = self._checkpoints.load_newest()
         self.learner.load_state_dict(state["learner"])
         self.counters = msgspec.convert(state["counters"], LoopCounters)
         self.episodes = EpisodeWindow.from_state(state["episodes"])

@@ -13,7 +13,7 @@ class TrainingClock:
         self._wall_before_s = 0.0
 
     def first_step_at(self, unix_s: float) -> None:
-        """Told with every rollout when it began; only the first counts. Actors' clocks are this machine's or near it."""
+        """Told with every rollout when it began; only the first counts. Actors' clocks are near this machine's."""
         if self._first_step_s is None:
             age_s = max(0.0, time.time() - unix_s)
             self._first_step_s = max(self._began_s, time.monotonic() - age_s)

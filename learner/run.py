@@ -1,0 +1,82 @@
+"""``python -m learner.run``: the learner alone, for actors that are started by hand or elsewhere."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import signal
+import sys
+import threading
+from pathlib import Path
+
+from loguru import logger
+
+from learner.run_options import LearnerRun
+from shared.command_line import run_command
+from shared.config import RunConfig
+from shared.errors import ConfigurationError
+from shared.log import set_up_logging
+from shared.process_guard import die_with_parent
+from shared.rollout import RolloutLayout
+from shared.run_directory import RunDirectory, find_run, new_run_directory
+
+
+def main(options: LearnerRun) -> int:
+    """Train until the target, a limit or a signal. Returns the outcome's exit code."""
+    if options.supervised:
+        die_with_parent()
+    stop = stop_on_signals()
+    run = choose_run_directory(options.env, options.run_dir, resume=options.resume)
+    set_up_logging("learner", run.logs, supervised=options.supervised)
+
+    import torch
+
+    from learner.training import Acting, train
+    from shared.transport.zmq_transport import ZmqReceiver
+
+    torch.set_num_threads(1)
+
+    def connect(config: RunConfig, layout: RolloutLayout) -> Acting:
+        receiver = ZmqReceiver(config.address, layout, config.run_id, heartbeat_s=config.heartbeat_s)
+        logger.info("waiting for actors of run {} at {}", config.run_id, config.address)
+        if not options.supervised:
+            logger.info("start one with: python -m actor.run --env {} --run-dir {}", options.env, run.path)
+        return Acting(receiver)
+
+    return train(options, run, connect, stop.is_set).exit_code
+
+
+def choose_run_directory(env_id: str, path: Path | None, *, resume: bool) -> RunDirectory:
+    """The directory to train in, made if it is new. Raises ConfigurationError where there is nothing to resume."""
+    if path is None and not resume:
+        return new_run_directory(env_id)
+    run = find_run(env_id) if path is None else RunDirectory(path)
+    if resume and (run is None or not run.has_checkpoint()):
+        where = "runs/" if run is None else str(run.path)
+        raise ConfigurationError(
+            f"nothing to resume: no checkpoint of {env_id} in {where}; leave out --resume to start anew"
+        )
+    assert run is not None
+    if not resume and run.has_checkpoint():
+        raise ConfigurationError(
+            f"{run.path} already holds a training; go on with it by --resume, or choose another --run-dir"
+        )
+    return run.create()
+
+
+def stop_on_signals() -> threading.Event:
+    """An event that SIGTERM and the first Ctrl-C set; a second Ctrl-C interrupts at once."""
+    stop = threading.Event()
+
+    def request(signum: int, _frame: object) -> None:
+        if stop.is_set() and signum == signal.SIGINT:
+            raise KeyboardInterrupt
+        stop.set()
+
+    signal.signal(signal.SIGTERM, request)
+    signal.signal(signal.SIGINT, request)
+    return stop
+
+
+if __name__ == "__main__":
+    sys.exit(run_command("python -m learner.run", LearnerRun, main))

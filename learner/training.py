@@ -1,0 +1,142 @@
+"""Puts the parts of one training together: from flags and a run directory to a learner loop that is ready to run."""
+
+import contextlib
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from loguru import logger
+
+from learner.checkpoint import CheckpointStore
+from learner.learner import Learner
+from learner.learner_loop import Cadence, LearnerLoop, StoppingRule
+from learner.outcome import Outcome
+from learner.policy_export import PolicyExporter
+from learner.policy_publisher import PolicyPublisher
+from learner.run_options import RunOptions
+from learner.training_observer import TrainingObserver, summarise
+from shared.config import RunConfig
+from shared.environment_probe import EnvironmentDescription, describe_environment
+from shared.errors import ConfigurationError
+from shared.policy_store import LocalPolicyStore
+from shared.retention import Retention
+from shared.rollout import RolloutLayout
+from shared.run_directory import RunDirectory
+from shared.transport.addresses import local_address
+from shared.transport.transport import RolloutReceiver
+
+
+_STOP_PATIENCE_S = 1.0  # a stopped training has three seconds in all
+
+
+@dataclass(frozen=True)
+class Acting:
+    """The acting side as the learner sees it: where rollouts come from, and what has to happen at checkpoints."""
+
+    receiver: RolloutReceiver
+    synchronous: bool = False
+    begin_epoch: Callable[[int], None] | None = None
+
+
+def train(
+    options: RunOptions,
+    run: RunDirectory,
+    connect: Callable[[RunConfig, RolloutLayout], Acting],
+    stop_requested: Callable[[], bool],
+) -> Outcome:
+    """One whole training, or the rest of one that ``options.resume`` goes on with. Writes ``summary.json`` at its end.
+
+    ``connect`` is called once, when it is known what rollouts look like. Raises ConfigurationError, CheckpointError and
+    StoreLocked before anything is trained.
+    """
+    with run.create().lock_learner(), contextlib.ExitStack() as parts:
+        run.forget_summary()
+        environment = describe_environment(options.env, options.environment_kwargs())
+        learner = Learner(
+            environment.leaves, environment.action, options.learner, masked=environment.masked, seed=options.seed
+        )
+        config = _run_config(options, run, learner)
+        run.write_run_config(config)
+        acting = connect(config, RolloutLayout(config.signature, config.rollout_length))
+        parts.callback(acting.receiver.close)
+        publisher = _publisher(options, run, config, learner, synchronous=acting.synchronous)
+        parts.callback(publisher.close)
+        observer = TrainingObserver(run)
+        parts.callback(observer.close)
+        loop = LearnerLoop(
+            learner,
+            acting.receiver,
+            publisher,
+            CheckpointStore(run.checkpoints),
+            batch_steps=options.learner.batch_steps,
+            max_lag=options.learner.max_lag,
+            stopping=_stopping(options, environment),
+            cadence=_cadence(options, synchronous=acting.synchronous),
+            observer=observer,
+            stop_requested=stop_requested,
+            begin_epoch=acting.begin_epoch,
+        )
+        return _run(loop, run, observer, resume=options.resume)
+
+
+def _run(loop: LearnerLoop, run: RunDirectory, observer: TrainingObserver, *, resume: bool) -> Outcome:
+    if resume:
+        loop.resume()
+    observer.report(loop, "starting")
+    outcome = loop.run()
+    observer.report(loop, "stopping")
+    loop.receiver.stop_actors(_STOP_PATIENCE_S)
+    loop.publisher.flush(_STOP_PATIENCE_S)
+    run.write_summary(summarise(loop))
+    observer.report(loop, "ended")
+    logger.info("{}; summary in {}", outcome.value, run.path / "summary.json")
+    return outcome
+
+
+def _run_config(options: RunOptions, run: RunDirectory, learner: Learner) -> RunConfig:
+    """What actors need to know; a run that goes on keeps its id, by which its actors find it again."""
+    before = run.run_config()
+    signature = learner.policy.signature
+    if before is not None and before.signature != signature:
+        raise ConfigurationError(
+            f"{run.path} holds a training with other observations, actions or recurrent state than {options.env} with "
+            "these flags; start a new run, or leave out the flags that changed the network"
+        )
+    run_id = before.run_id if before is not None else secrets.token_hex(8)
+    return RunConfig(
+        run_id=run_id,
+        env_id=options.env,
+        env_kwargs=options.environment_kwargs(),
+        seed=options.seed,
+        rollout_length=options.learner.rollout_length,
+        signature=signature,
+        address=local_address(run_id),
+    )
+
+
+def _publisher(
+    options: RunOptions, run: RunDirectory, config: RunConfig, learner: Learner, *, synchronous: bool
+) -> PolicyPublisher:
+    return PolicyPublisher(
+        PolicyExporter(learner.policy, config.signature),
+        LocalPolicyStore(run.policies),
+        run_id=config.run_id,
+        env_id=options.env,
+        retention=Retention(keep_newest=options.keep_versions, keep_every=options.keep_every),
+        synchronous=synchronous,
+    )
+
+
+def _stopping(options: RunOptions, environment: EnvironmentDescription) -> StoppingRule:
+    target = options.target_return if options.target_return is not None else environment.reward_threshold
+    return StoppingRule(target, options.total_steps, options.max_seconds)
+
+
+def _cadence(options: RunOptions, *, synchronous: bool) -> Cadence:
+    """A synchronous run has no clock: a period in seconds would make it another run every time."""
+    return Cadence(
+        options.publish_every_updates,
+        None if synchronous else options.publish_every_s,
+        options.checkpoint_every_updates,
+        None if synchronous else options.checkpoint_every_s,
+    )

@@ -1,0 +1,80 @@
+"""Training with ``--actors 0``: one process acts and learns by turns, so that the same seed gives the same weights.
+
+It is the same learner loop, the same worker and the same agent as in a cluster, through the same store: only the
+rollouts travel by function call, and every version is published and adopted on the spot.
+"""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import sys
+from collections.abc import Callable
+
+from actor.agent import Agent
+from actor.environments import make_environments
+from actor.rollout_worker import RolloutWorker
+from learner.outcome import Outcome
+from learner.run import choose_run_directory, stop_on_signals
+from learner.run_options import LearnerRun
+from learner.training import Acting, train
+from shared.command_line import run_command
+from shared.config import RunConfig
+from shared.log import set_up_logging
+from shared.policy_store import LocalPolicyStore
+from shared.process_guard import die_with_parent
+from shared.rollout import Rollout, RolloutLayout
+from shared.run_directory import RunDirectory
+from shared.transport.in_process import InProcessReceiver, InProcessSender
+
+_ACTOR_ID = "actor-0"
+
+
+class WorkerDrivenReceiver(InProcessReceiver):
+    """The learner's end of an in-process transport: whenever the learner asks for a rollout, the worker acts one."""
+
+    worker: RolloutWorker
+
+    def receive(self, timeout_s: float) -> Rollout | None:  # noqa: ARG002  the worker is never waited for
+        """The next rollout, acted now; never waited for."""
+        rollout = self.worker.collect()
+        if rollout is not None:
+            self.worker.send(rollout)
+        return super().receive(0.0)
+
+
+def main(options: LearnerRun) -> int:
+    """Train until the target, a limit or a signal. Returns the outcome's exit code."""
+    if options.supervised:
+        die_with_parent()
+    stop = stop_on_signals()
+    run = choose_run_directory(options.env, options.run_dir, resume=options.resume)
+    set_up_logging("learner", run.logs, supervised=options.supervised)
+
+    import torch
+
+    torch.set_num_threads(1)
+    return train_in_one_process(options, run, stop.is_set).exit_code
+
+
+def train_in_one_process(options: LearnerRun, run: RunDirectory, stop_requested: Callable[[], bool]) -> Outcome:
+    """Run a whole training here. Raises what ``learner.training.train`` raises."""
+
+    def connect(config: RunConfig, layout: RolloutLayout) -> Acting:
+        receiver = WorkerDrivenReceiver(layout, config.run_id)
+        receiver.worker = RolloutWorker(
+            Agent(LocalPolicyStore(run.policies), num_envs=options.envs_per_actor, seed=options.seed, synchronous=True),
+            make_environments(options.env, options.envs_per_actor, env_kwargs=options.environment_kwargs()),
+            layout,
+            run_id=config.run_id,
+            actor_id=_ACTOR_ID,
+            seed=options.seed,
+            sender=InProcessSender(receiver, _ACTOR_ID, window=1),
+        )
+        return Acting(receiver, synchronous=True, begin_epoch=receiver.worker.begin_epoch)
+
+    return train(options, run, connect, stop_requested)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command("python -m scripts.single_process", LearnerRun, main))
