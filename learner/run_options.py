@@ -73,13 +73,7 @@ class RunOptions:
 
     def environment_kwargs(self) -> dict[str, Any]:
         """``env_kwargs`` as a dictionary. Raises ConfigurationError where it is no JSON object."""
-        try:
-            return msgspec.json.decode(self.env_kwargs, type=dict[str, Any])
-        except msgspec.MsgspecError as error:
-            raise ConfigurationError(
-                '--env-kwargs is a JSON object such as {"max_episode_steps": 200}; '
-                f"found {self.env_kwargs!r} ({error})"
-            ) from error
+        return parse_env_kwargs(self.env_kwargs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +86,16 @@ class LearnerRun(RunOptions):
 
     supervised: bool = False
     """Set by a supervisor: end when it ends, and leave the terminal to it."""
+
+
+def parse_env_kwargs(text: str) -> dict[str, Any]:
+    """A JSON object as a dictionary. Raises ConfigurationError."""
+    try:
+        return msgspec.json.decode(text, type=dict[str, Any])
+    except (msgspec.MsgspecError, UnicodeError) as error:
+        raise ConfigurationError(
+            f'--env-kwargs is a JSON object such as {{"max_episode_steps": 200}}; found {text!r} ({error})'
+        ) from error
 
 
 def to_flags(options: "DataclassInstance") -> list[str]:

@@ -92,6 +92,7 @@ class Supervisor:
         self._selector = selectors.DefaultSelector()
         self._signals: list[int] = []
         self._messages: list[str] = []
+        self._learner_began_unix_s = 0.0
 
     def supervise(self) -> int:
         """Run until the training ends or a signal comes; return the exit code. Every child is gone on return.
@@ -123,13 +124,23 @@ class Supervisor:
     def _fill(self, lifeline: Lifeline) -> None:
         if self._learner.process is None:
             self._run.forget_summary()  # the one that is there from now on is this learner's own
-        for slot in (self._learner, *self._actors):
+        ending = self._learner.process is not None and self._is_ending()
+        for slot in (self._learner,) if ending else (self._learner, *self._actors):
             if slot.process is None and time.monotonic() >= slot.start_at_s:
+                if slot is self._learner:
+                    self._learner_began_unix_s = time.time()
                 command = slot.command(slot.starts)
                 slot.starts += 1
                 slot.process = ChildProcess(slot.name, command, lifeline)
                 self._selector.register(slot.process.output, selectors.EVENT_READ, slot.process)
                 logger.info("started {} (process {}): {}", slot.name, slot.process.pid, " ".join(command))
+
+    def _is_ending(self) -> bool:
+        """Whether the learner has sent its actors away, and will end by itself."""
+        progress = self._run.progress()
+        if progress is None or progress.updated_unix_s < self._learner_began_unix_s:  # or another learner, before it
+            return False
+        return progress.phase in ("stopping", "ended")
 
     def _wait(self, timeout_s: float) -> None:
         """Until a child says something, a signal comes, or the time is over."""
@@ -184,7 +195,7 @@ class Supervisor:
             if ended is None:
                 continue
             process, code = ended
-            if code == 0:  # told to stop by a learner that is about to end; else it comes back
+            if code == 0:  # sent away by a learner that is about to end; if it is not, the actor comes back
                 slot.start_at_s = time.monotonic() + restart_delay_s(1)
                 continue
             self._note_death(slot, process, code)

@@ -1,0 +1,192 @@
+"""``python scripts/inspect_policy.py VERSION_DIR``: what a policy version is, and whether it verifies."""
+
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":  # started as a file, so the path begins with scripts/: it has to begin with the checkout
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from actor.version_checks import ProbeExam, check_signature
+from shared.command_line import run_command
+from shared.engines.load import load_program
+from shared.errors import ConfigurationError, HotswapError, PolicyLoadError, VersionNotFound
+from shared.log import set_up_logging
+from shared.manifest import Manifest, ProgramEntry
+from shared.policy_store import VersionFiles, open_version_directory
+from shared.probe import compare, decode_probe
+from shared.weights import decode_weights
+
+COMMAND = "python scripts/inspect_policy.py"
+
+VERIFIES = 0
+FAILS = 1
+
+_BATCH_SIZES = (1, 3, 64)
+_FILE_WIDTH = 140
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectOptions:
+    """Say what a policy version is, and verify it as an actor would: every digest, every engine against the probe.
+
+    Exit code 0: it verifies. 1: it does not. 2: there is no such directory.
+    """
+
+    version_dir: Annotated[Path, tyro.conf.Positional]
+    """Directory of one version, such as runs/…/policies/v000042."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was verified; ``error`` is None where it holds."""
+
+    what: str
+    found: str
+    error: str | None = None
+
+
+def main(options: InspectOptions) -> int:
+    """Print everything; 0 where the version verifies, else 1. Raises ConfigurationError where there is no directory."""
+    set_up_logging("inspect", None, terminal_level="WARNING")
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=_FILE_WIDTH)
+    if not options.version_dir.is_dir():
+        raise ConfigurationError(f"there is no directory {options.version_dir}; expected that of a policy version")
+    try:
+        files = open_version_directory(options.version_dir)
+    except (PolicyLoadError, VersionNotFound) as error:
+        console.print(f"does not verify: {error}", style="red", markup=False)
+        return FAILS
+    for table in _describe(files.manifest):
+        console.print(table)
+    checks = list(verify(files))
+    console.print(_verdicts(checks))
+    failed = [check for check in checks if check.error is not None]
+    if failed:
+        console.print(f"does not verify: {failed[0].what}: {failed[0].error}", style="red", markup=False)
+        return FAILS
+    console.print("verifies", style="green")
+    return VERIFIES
+
+
+def verify(files: VersionFiles) -> Iterator[Check]:
+    """Everything that an actor would refuse the version for, each with what was found."""
+    manifest = files.manifest
+    yield _check("signature", partial(_read_signature, manifest))
+    for name in sorted(manifest.files):
+        yield _check(name, partial(_read_file, files, name))
+    yield _check("weights", partial(_read_weights, files))
+    for program in manifest.programs:
+        yield _check(f"{program.kind} program", partial(_run_program, files, program))
+
+
+def _check(what: str, attempt: Callable[[], str]) -> Check:
+    try:
+        return Check(what, attempt())
+    except HotswapError as error:
+        return Check(what, "", f"{type(error).__name__}: {error}")
+
+
+def _read_signature(manifest: Manifest) -> str:
+    check_signature(manifest.signature)
+    return f"{len(manifest.signature.inputs)} inputs, {len(manifest.signature.outputs)} outputs"
+
+
+def _read_file(files: VersionFiles, name: str) -> str:
+    data = files.read(name)
+    return f"{len(data):,} bytes, SHA-256 {files.manifest.files[name].sha256[:12]}…"
+
+
+def _read_weights(files: VersionFiles) -> str:
+    weights = decode_weights(files.read(files.manifest.weights))
+    return f"{len(weights)} tensors, {sum(array.size for array in weights.values()):,} finite numbers"
+
+
+def _run_program(files: VersionFiles, program: ProgramEntry) -> str:
+    if program.kind == "importable":
+        return "not run: it would import code that nobody allowed here"
+    manifest = files.manifest
+    probe = decode_probe(files.read(manifest.probe.file), manifest.signature)
+    engine = load_program(program.kind, files.read, manifest)
+    for batch_size in _BATCH_SIZES:
+        ProbeExam(manifest, probe, batch_size).examine(engine, warm_up_calls=0)
+    tolerance = manifest.probe
+    largest = compare(probe.outputs, engine.run(probe.inputs), manifest.signature, tolerance.atol, tolerance.rtol)
+    return f"equals the probe to {largest:.1e}, at batch sizes {', '.join(map(str, _BATCH_SIZES))} too"
+
+
+def _describe(manifest: Manifest) -> Iterator[Table]:
+    training = manifest.training
+    created = datetime.fromtimestamp(manifest.created_unix_s, UTC).isoformat(sep=" ", timespec="seconds")
+    mean_return = "no episode had ended" if training.mean_return is None else f"{training.mean_return:.1f}"
+    yield _table(
+        "Version",
+        ("", ""),
+        [
+            ("version", str(manifest.version)),
+            ("environment", manifest.env_id or "not said"),
+            ("run", manifest.run_id),
+            ("created", created),
+            ("digest", manifest.digest),
+            ("update", f"{training.update:,}"),
+            ("environment steps", f"{training.env_steps:,}"),
+            ("training time", f"{training.train_s:.1f} s"),
+            ("mean return", mean_return),
+        ],
+    )
+    signature = manifest.signature
+    rows = [("input", spec) for spec in signature.inputs] + [("output", spec) for spec in signature.outputs]
+    yield _table(
+        "Signature (shapes without the batch dimension, which comes first)",
+        ("", "name", "dtype", "shape"),
+        [(way, spec.name, spec.dtype, str(spec.shape)) for way, spec in rows],
+    )
+    yield _table(
+        "Programs",
+        ("kind", "file", "digest without weights"),
+        [(program.kind, program.file, program.program_digest[:12] + "…") for program in manifest.programs],
+    )
+    if manifest.export:
+        yield _table(
+            "Export",
+            ("rung", "taken", "largest difference", "what it said"),
+            [
+                (
+                    report.rung,
+                    "yes" if report.taken else "no",
+                    "" if report.largest_difference is None else f"{report.largest_difference:.1e}",
+                    report.error or "",
+                )
+                for report in manifest.export
+            ],
+        )
+
+
+def _verdicts(checks: list[Check]) -> Table:
+    rows = [(check.what, "yes" if check.error is None else "NO", check.error or check.found) for check in checks]
+    return _table("Verification", ("", "holds", "found"), rows)
+
+
+def _table(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", show_header=any(columns))
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*map(escape, row))
+    return table
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(COMMAND, InspectOptions, main))
