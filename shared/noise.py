@@ -38,7 +38,16 @@ class NoiseStream:
         generator = np.random.Generator(np.random.Philox(key=self.seed, counter=(0, 0, block_index, 0)))
         if self._kind == "box":
             return generator.standard_normal(self._shape, np.float32)
-        uniform = np.maximum(generator.random(self._shape, np.float32), _SMALLEST)
-        if self._kind == "multi_binary":
-            return np.log(uniform) - np.log1p(-uniform)  # logistic
-        return -np.log(-np.log(uniform))  # Gumbel
+        uniform = generator.random(self._shape, np.float32)
+        return logistic(uniform) if self._kind == "multi_binary" else gumbel(uniform)
+
+
+def gumbel(uniform: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Standard Gumbel noise of numbers in [0, 1): finite at both ends."""
+    return -np.log(-np.log(np.maximum(uniform, _SMALLEST)))
+
+
+def logistic(uniform: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Standard logistic noise of numbers in [0, 1): finite at both ends."""
+    uniform = np.maximum(uniform, _SMALLEST)
+    return np.log(uniform) - np.log1p(-uniform)

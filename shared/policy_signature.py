@@ -1,13 +1,14 @@
 """The policy contract: which flat, named tensors a program takes and returns, in which order.
 
-A policy is a pure function. Randomness comes in as ``noise`` (Gumbel for Discrete and MultiDiscrete, standard normal for Box,
-logistic for MultiBinary; all zeros is the deterministic policy), recurrent state goes in and comes out. A program is called
-with one list of tensors, ``inputs``, and returns one list, ``outputs``, both batch first and in the order given here.
+A policy is a pure function. Randomness comes in as ``noise`` (Gumbel for Discrete and MultiDiscrete, standard normal
+for Box, logistic for MultiBinary; all zeros is the deterministic policy), recurrent state goes in and comes out. A
+program is called with one list of tensors, ``inputs``, and returns one list, ``outputs``, both batch first and in the
+order given here.
 
-Inputs, in order: every ``observation`` leaf, every ``state`` leaf, ``action_mask`` where the environment has one, ``noise``.
-Outputs, in order: ``action`` (the raw sample, which is recorded and learned from), ``env_action`` (what the environment is
-given; left out where the two are the same), ``log_prob`` (of ``action``), ``value``, every ``state`` leaf.
-``noise``, ``log_prob`` and ``value`` are optional: a policy brought from elsewhere may have none.
+Inputs, in order: every ``observation`` leaf, every ``state`` leaf, ``action_mask`` where the environment has one,
+``noise``. Outputs, in order: ``action`` (the raw sample, which is recorded and learned from), ``env_action`` (what the
+environment is given; left out where the two are the same), ``log_prob`` (of ``action``), ``value``, every ``state``
+leaf. ``noise``, ``log_prob`` and ``value`` are optional: a policy brought from elsewhere may have none.
 """
 
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from shared.errors import SignatureMismatch
+from shared.errors import ConfigurationError, SignatureMismatch
 from shared.spaces import ActionSpec, ObservationLeaf, Path
 
 Role = Literal["observation", "state", "action_mask", "noise", "action", "env_action", "log_prob", "value"]
@@ -33,7 +34,7 @@ class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def name(self) -> str:
-        """``observation.camera``, ``state.lstm.h``, ``noise``: unique among a program's inputs, and among its outputs."""
+        """``observation.camera``, ``state.lstm.h``, ``noise``: unique among the inputs, and among the outputs."""
         return ".".join((self.role, *map(str, self.path)))
 
 
@@ -67,7 +68,7 @@ class PolicySignature(msgspec.Struct, frozen=True, forbid_unknown_fields=True, d
         return next((i for i, spec in enumerate(self.outputs) if spec.role == role), None)
 
     def check_inputs(self, inputs: Sequence[np.ndarray]) -> None:
-        """Raise SignatureMismatch unless ``inputs`` fit: a traced LSTM given a state of the wrong size kills the process."""
+        """Raise SignatureMismatch unless ``inputs`` fit: a traced LSTM given a wrong state kills the process."""
         _check(self.inputs, inputs, "input")
 
     def check_outputs(self, outputs: Sequence[np.ndarray], batch_size: int) -> None:
@@ -75,9 +76,7 @@ class PolicySignature(msgspec.Struct, frozen=True, forbid_unknown_fields=True, d
         _check(self.outputs, outputs, "output", batch_size)
 
 
-def _check(
-    specs: Sequence[TensorSpec], arrays: Sequence[np.ndarray], what: str, batch_size: int | None = None
-) -> None:
+def _check(specs: Sequence[TensorSpec], arrays: Sequence[np.ndarray], what: str, batch_size: int | None = None) -> None:
     if len(arrays) != len(specs):
         raise SignatureMismatch(
             f"expected {len(specs)} {what}s ({', '.join(spec.name for spec in specs)}), found {len(arrays)}"
@@ -99,7 +98,10 @@ def acting_signature(
     state: Sequence[tuple[Path, tuple[int, ...]]] = (),
     masked: bool = False,
 ) -> PolicySignature:
-    """The signature of a full acting policy: all optional tensors present, ``state`` given as (path, shape) of float32."""
+    """The signature of a full acting policy: all optional tensors present, ``state`` given as (path, shape) of float32.
+
+    Raises ConfigurationError where two tensors would have one name.
+    """
     state_specs = tuple(TensorSpec("state", "float32", shape, path) for path, shape in state)
     inputs = [TensorSpec("observation", leaf.dtype, leaf.shape, leaf.path) for leaf in observation]
     inputs += state_specs
@@ -110,4 +112,15 @@ def acting_signature(
     if action.has_env_action:
         outputs.append(TensorSpec("env_action", action.dtype, action.shape))
     outputs += [TensorSpec("log_prob", "float32", ()), TensorSpec("value", "float32", ()), *state_specs]
+    _check_names(inputs)
     return PolicySignature(observation, action, tuple(inputs), tuple(outputs))
+
+
+def _check_names(specs: Sequence[TensorSpec]) -> None:
+    names = [spec.name for spec in specs]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigurationError(
+            f"two observation leaves would both be named {twice[0]}; rename a key of the observation space "
+            "(a key with a dot in it reads like a nested one)"
+        )

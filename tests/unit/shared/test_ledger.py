@@ -1,0 +1,140 @@
+"""The books against a slow oracle that writes down each number's fate."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.errors import CheckpointError
+from shared.transport.ledger import Ledger, SenderKey
+from shared.transport.transport import RolloutAccounts
+
+A1, A2, B1 = SenderKey("a", "1"), SenderKey("a", "2"), SenderKey("b", "1")
+
+_events = st.lists(
+    st.one_of(
+        st.tuples(st.just("arrived"), st.sampled_from([A1, A2, B1]), st.integers(0, 12)),
+        st.tuples(st.just("announced"), st.sampled_from([A1, A2, B1]), st.integers(0, 12)),
+        st.tuples(st.sampled_from(["learned", "stale", "invalid"]), st.sampled_from([A1, A2, B1]), st.integers(0, 12)),
+        st.tuples(st.just("end"), st.just(A1), st.just(0)),
+    ),
+    max_size=60,
+)
+
+
+class Oracle:
+    """Each number of each sender with its fate, ``None`` while it is under way."""
+
+    def __init__(self) -> None:
+        self.fates: dict[tuple[SenderKey, int], str | None] = {}
+
+    def expected(self, sender: SenderKey) -> int:
+        return 1 + max((number for key, number in self.fates if key == sender), default=-1)
+
+    def lose_below(self, sender: SenderKey, end: int) -> None:
+        for number in range(self.expected(sender), end):
+            self.fates[sender, number] = "lost"
+
+    @property
+    def accounts(self) -> RolloutAccounts:
+        fates = list(self.fates.values())
+        places = {place: fates.count(place) for place in ("learned", "stale", "invalid", "lost")}
+        return RolloutAccounts(sent=len(fates), **places)
+
+
+def play(ledger: Ledger, oracle: Oracle, events: list[tuple[str, SenderKey, int]]) -> None:
+    for what, sender, number in events:
+        if what == "arrived":
+            new = number >= oracle.expected(sender)
+            assert ledger.arrived(sender, number) == new
+            if new:
+                oracle.lose_below(sender, number)
+                oracle.fates[sender, number] = None
+        elif what == "announced":
+            ledger.announced(sender, number)
+            oracle.lose_below(sender, number)
+        elif what == "end":
+            ledger.lose_under_way()
+            oracle.fates = {key: fate or "lost" for key, fate in oracle.fates.items()}
+        elif oracle.fates.get((sender, number), "unknown") is None:
+            ledger.settle(sender, number, what)
+            oracle.fates[sender, number] = what
+        else:
+            with pytest.raises(ValueError, match="not under way"):
+                ledger.settle(sender, number, what)
+        assert ledger.expected(sender) == oracle.expected(sender)
+
+
+@given(_events)
+def test_every_number_ends_where_the_oracle_says(events: list[tuple[str, SenderKey, int]]) -> None:
+    ledger, oracle = Ledger(), Oracle()
+    play(ledger, oracle, events)
+    assert ledger.accounts == oracle.accounts
+    ledger.lose_under_way()
+    accounts = ledger.accounts
+    assert accounts.sent == accounts.learned + accounts.stale + accounts.invalid + accounts.lost
+
+
+@given(_events, _events)
+def test_restored_books_go_on_as_if_what_was_under_way_had_been_lost(
+    before: list[tuple[str, SenderKey, int]], after: list[tuple[str, SenderKey, int]]
+) -> None:
+    ledger, oracle = Ledger(), Oracle()
+    play(ledger, oracle, before)
+    restored = Ledger()
+    restored.restore(ledger.state())
+    oracle.fates = {key: fate or "lost" for key, fate in oracle.fates.items()}
+    assert restored.accounts == oracle.accounts
+    play(restored, oracle, after)
+    assert restored.accounts == oracle.accounts
+
+
+def test_what_was_learned_after_the_checkpoint_moves_to_lost() -> None:
+    ledger = Ledger()
+    ledger.arrived(A1, 0)
+    ledger.settle(A1, 0, "learned")
+    checkpoint = ledger.state()
+    ledger.arrived(A1, 1)
+    ledger.settle(A1, 1, "learned")
+    ledger.restore(checkpoint)
+    assert ledger.accounts == RolloutAccounts(sent=2, learned=1, lost=1)
+    ledger.announced(A1, 3)
+    assert ledger.accounts == RolloutAccounts(sent=3, learned=1, lost=2)
+
+
+def test_what_waits_when_books_are_restored_can_still_be_learned_from() -> None:
+    saved = Ledger()
+    saved.announced(A1, 2)
+    ledger = Ledger()
+    ledger.announced(A1, 4)
+    ledger.arrived(A1, 4)
+    ledger.restore(saved.state())
+    assert ledger.accounts == RolloutAccounts(sent=5, lost=4)
+    ledger.settle(A1, 4, "learned")
+    assert ledger.accounts == RolloutAccounts(sent=5, lost=4, learned=1)
+
+
+def test_restarts_are_lives_after_the_first() -> None:
+    ledger = Ledger()
+    for sender in (A1, B1, A1):
+        ledger.announced(sender, 0)
+    assert ledger.restarts == 0
+    ledger.announced(A2, 0)
+    assert ledger.restarts == 1
+    again = Ledger()
+    again.restore(ledger.state())
+    assert again.restarts == 1
+
+
+def test_accounts_are_a_copy() -> None:
+    ledger = Ledger()
+    ledger.accounts.learned = 5
+    assert ledger.accounts == RolloutAccounts()
+
+
+@given(st.binary(max_size=80))
+def test_random_bytes_are_no_books(data: bytes) -> None:
+    ledger = Ledger()
+    ledger.announced(A1, 1)
+    with pytest.raises(CheckpointError):
+        ledger.restore(data)
+    assert ledger.accounts == RolloutAccounts(sent=1, lost=1)
