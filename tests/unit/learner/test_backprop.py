@@ -1,0 +1,35 @@
+"""Passes written out against autograd's."""
+
+import pytest
+import torch
+
+from learner.backprop import AutogradBackprop, SeparateCoreBackprop, SharedCoreBackprop
+from learner.config import NetworkConfig
+from learner.flat_parameters import FlatParameters
+from learner.networks import SeparateCore, SharedCore
+
+
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
+@pytest.mark.parametrize("hidden_sizes", [(), (16,), (16, 8)])
+@pytest.mark.parametrize("shared", [True, False])
+def test_gradients_equal_autograds(shared: bool, hidden_sizes: tuple[int, ...], activation: str) -> None:
+    config = NetworkConfig(hidden_sizes=hidden_sizes, activation=activation)
+    generator = torch.Generator().manual_seed(0)
+    core = (SharedCore if shared else SeparateCore)(5, 3, config, generator)
+    flat = FlatParameters(core)
+    features = torch.randn(32, 5, generator=generator)
+    gradients = torch.randn(32, 3, generator=generator), torch.randn(32, generator=generator)
+
+    by_autograd = AutogradBackprop(lambda inputs: core(inputs[0], [])[:2], flat)
+    expected_outputs = by_autograd.forward([features])
+    by_autograd.backward(*gradients)
+    expected = flat.gradient.clone()
+
+    flat.gradient.fill_(torch.nan)  # whatever was there is overwritten
+    written_out = SharedCoreBackprop(core) if isinstance(core, SharedCore) else SeparateCoreBackprop(core)
+    with torch.no_grad():
+        outputs = written_out.forward([features])
+        written_out.backward(*gradients)
+    for found, wanted in zip(outputs, expected_outputs, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(flat.gradient, expected, rtol=1e-4, atol=1e-5)
