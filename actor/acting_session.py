@@ -18,6 +18,7 @@ from actor.rollout_worker import RolloutWorker
 from actor.session_report import SessionReport, say, say_nothing
 from actor.stop_signal import StopSignal
 from actor.version_selection import Newest, parse_follow
+from shared.environment_probe import find_environment
 from shared.log import set_up_logging
 from shared.rollout import RolloutLayout
 from shared.run_directory import RunDirectory
@@ -33,6 +34,7 @@ def act(settings: ActorSettings) -> int:
     Raises ConfigurationError, StoreError and PolicyUnavailable.
     """
     follow = parse_follow(settings.follow)
+    find_environment(settings.env)  # before anything is waited for
     name = settings.name or f"{socket.gethostname()}-{os.getpid()}"
     tell = say_nothing if settings.supervised else say
     with ExitStack() as stack:
@@ -114,7 +116,7 @@ def _join(settings: ActorSettings, source: PolicySource, name: str, tell: Callab
     if not settings.supervised:  # a supervisor's learner may still be starting
         if not run.learner_alive():
             return None
-        tell(f"its learner is alive and learns from what is acted here, as {name}")
+        tell(f"joined the training in {run.path} as {name}: its learner learns from what is acted here")
     return ZmqSender(
         config.address, config.run_id, name, window=config.window, learner_timeout_s=config.learner_timeout_s
     )

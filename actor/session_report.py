@@ -61,7 +61,8 @@ class SessionReport:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if self.episodes:
-            self.say(f"{self.episodes} episodes, mean return {self._returns / self.episodes:g}")
+            plural = "episode" if self.episodes == 1 else "episodes"
+            self.say(f"{self.episodes} {plural}, mean return {self._returns / self.episodes:g}")
         if self._log is not None:
             self._log.close()
 
