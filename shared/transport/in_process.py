@@ -77,7 +77,7 @@ class InProcessReceiver(AccountedReceiver):
         """A sender begins."""
         with self.changed:
             self._lives += 1
-            sender = SenderKey(actor_id, f"{self._run_id}-{self._lives}")
+            sender = SenderKey(actor_id, f"in-process-{self._lives}")
             self._senders.append(sender)
             self._ledger.announced(sender, 0)
             return sender
@@ -91,15 +91,22 @@ class InProcessReceiver(AccountedReceiver):
         """How many of the sender's rollouts were not taken up yet. The caller holds ``changed``."""
         return sum((rollout.header.actor_id, rollout.header.incarnation) == sender for rollout in self._queue)
 
-    def put(self, sender: SenderKey, sequence: int, rollout: Rollout) -> None:
-        """A rollout arrives. The caller holds ``changed``."""
+    def put(self, sender: SenderKey, rollout: Rollout) -> None:
+        """A rollout arrives. The caller holds ``changed``.
+
+        It is numbered here, by the books, so that a resumed run's worker goes on where the checkpoint's stood.
+        """
+        sequence = self._ledger.expected(sender)
+        header = msgspec.structs.replace(
+            rollout.header, actor_id=sender.actor_id, incarnation=sender.incarnation, sequence=sequence
+        )
         self._ledger.arrived(sender, sequence)
-        self._queue.append(rollout)
+        self._queue.append(replace(rollout, header=header))
         self.changed.notify_all()
 
-    def put_nowhere(self, sender: SenderKey, sequence: int) -> None:
+    def put_nowhere(self, sender: SenderKey) -> None:
         """A rollout was dropped by its sender. The caller holds ``changed``."""
-        self._ledger.announced(sender, sequence + 1)
+        self._ledger.announced(sender, self._ledger.expected(sender) + 1)
 
     def _check_open(self) -> None:
         if self.closed:
@@ -155,15 +162,12 @@ class InProcessSender:
         self._check_open()
         with self._receiver.changed:
             self._receiver.changed.wait_for(self._would_not_block)
-            sequence, self.sent = self.sent, self.sent + 1
+            self.sent += 1
             if self.stop_requested or not self.learner_alive:
                 self.lost += 1
-                self._receiver.put_nowhere(self._key, sequence)
+                self._receiver.put_nowhere(self._key)
                 return False
-            header = msgspec.structs.replace(
-                rollout.header, actor_id=self._key.actor_id, incarnation=self._key.incarnation, sequence=sequence
-            )
-            self._receiver.put(self._key, sequence, replace(rollout, header=header))
+            self._receiver.put(self._key, rollout)
             return True
 
     def close(self) -> None:

@@ -327,7 +327,7 @@ def test_the_books_can_be_kept_and_gone_on_with(transport: TransportCase, open_t
     another = open_transport(plain_layout())
     another.receiver.restore(kept)
     assert another.receiver.accounts == RolloutAccounts(sent=3, learned=1, stale=1, lost=1)
-    another.sender("actor-1").send(plain(actor_id="actor-1"))
+    another.sender().send(plain())
     another.receiver.count_learned(take(another))
     assert another.receiver.accounts == RolloutAccounts(sent=4, learned=2, stale=1, lost=1)
 
