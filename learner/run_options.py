@@ -51,7 +51,7 @@ class RunOptions:
     """How many of the newest policy versions are kept."""
     keep_every: int | None = None
     """Keep every N-th version for good, beside the newest ones."""
-    checkpoint_every_updates: int = 200
+    checkpoint_every_updates: int = 100
     """A checkpoint is written after this many updates, or after --checkpoint-every-s, whichever comes first."""
     checkpoint_every_s: float | None = 30.0
     """Seconds after which a checkpoint is written, if there was an update; not with --actors 0."""

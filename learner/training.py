@@ -25,7 +25,6 @@ from shared.run_directory import RunDirectory
 from shared.transport.addresses import local_address
 from shared.transport.transport import RolloutReceiver
 
-
 _STOP_PATIENCE_S = 1.0  # a stopped training has three seconds in all
 
 
