@@ -129,7 +129,7 @@ def test_the_same_seed_gives_the_same_episodes(tmp_path: Path, store: PolicyStor
         (["--envs=0"], "--envs"),
         (["--episodes=many"], "--episodes"),
         (["--follow=newset"], "'newset'"),
-        (["--follow=pinned:7", "--deadline-s=1"], "version 7 is not among"),
+        (["--follow=pinned:7", "--deadline-s=2"], "version 7 is not among"),
         (["--deadline-s=-1"], "--deadline-s"),
         (["--run-dir=elsewhere"], "--run-dir and --store"),
         (["--store={file}"], "file"),
