@@ -1,0 +1,78 @@
+"""One process that acts and learns by turns: the same seed gives the same weights, and so does a resumed run."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from learner.config import LearnerConfig
+from learner.outcome import Outcome
+from learner.run_options import LearnerRun
+from scripts.single_process import train_in_one_process
+from shared.policy_store import LocalPolicyStore
+from shared.run_directory import RunDirectory
+
+pytestmark = pytest.mark.timeout(240)
+
+_SMALL = LearnerConfig(hidden_sizes=(16,), rollout_length=16, batch_steps=64, minibatch_size=32, epochs=2)
+_OPTIONS = LearnerRun(
+    env="CartPole-v1",
+    envs_per_actor=4,
+    target_return=float("inf"),
+    seed=3,
+    checkpoint_every_updates=7,
+    publish_every_updates=2,
+    learner=_SMALL,
+)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def _train(run: Path, steps: int, **changes: object) -> RunDirectory:
+    options = replace(_OPTIONS, total_steps=steps, **changes)
+    assert train_in_one_process(options, RunDirectory(run), lambda: False) is Outcome.STEP_LIMIT
+    return RunDirectory(run)
+
+
+def _newest_weights(run: RunDirectory) -> bytes:
+    store = LocalPolicyStore(run.policies)
+    newest = store.newest()
+    assert newest is not None
+    return store.open(newest).read("weights.safetensors")
+
+
+def test_a_seed_stands_for_the_weights_and_a_resumed_run_changes_nothing(tmp_path: Path) -> None:
+    whole = _train(tmp_path / "whole", 1300)
+    other_seed = _train(tmp_path / "other", 1300, seed=4)
+    _train(tmp_path / "parts", 700)  # ends between two checkpoints
+    parts = _train(tmp_path / "parts", 1300, resume=True)
+
+    assert _newest_weights(parts) == _newest_weights(whole)
+    assert _newest_weights(other_seed) != _newest_weights(whole)
+    summary = json.loads((parts.path / "summary.json").read_text())
+    accounts = summary["rollouts"]
+    assert summary["env_steps"] == json.loads((whole.path / "summary.json").read_text())["env_steps"]
+    assert accounts["sent"] == sum(accounts[place] for place in ("learned", "stale", "invalid", "lost"))
+    assert accounts["learned"] * 16 * 4 >= 1300
+    versions = LocalPolicyStore(parts.policies).versions()
+    assert versions == sorted(set(versions))
+
+
+def test_a_recurrent_policy_repeats_too(tmp_path: Path) -> None:
+    recurrent = replace(_SMALL, network="lstm", lstm_size=8)
+    first = _train(tmp_path / "first", 400, learner=recurrent)
+    second = _train(tmp_path / "second", 400, learner=recurrent)
+    assert _newest_weights(first) == _newest_weights(second)
+
+
+def test_a_stop_before_the_first_update_leaves_a_checkpoint_and_a_version(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "run")
+    assert train_in_one_process(_OPTIONS, run, lambda: True) is Outcome.INTERRUPTED
+    assert run.has_checkpoint()
+    assert run.has_version()
+    assert run.summary() is not None
