@@ -82,7 +82,7 @@ class Evaluation(msgspec.Struct, frozen=True):
 
 def main(options: EvaluateOptions) -> int:
     """Evaluate and print. Returns 0, or raises a HotswapError that says what was not possible."""
-    set_up_logging("evaluate", None, terminal_level="WARNING")
+    set_up_logging("evaluate", None, terminal_level=None)  # the one error line says it all
     env_kwargs = None if options.env_kwargs is None else parse_env_kwargs(options.env_kwargs)
     files, run = _find(options)
     if env_kwargs is None:

@@ -1,0 +1,98 @@
+"""The import rule: scripts -> actor, learner -> shared; actor and learner never each other. And who may import what."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+_REPOSITORY = Path(__file__).parents[2]
+_MAY_IMPORT = {
+    "shared": {"shared"},
+    "actor": {"actor", "shared"},
+    "learner": {"learner", "shared"},
+    "scripts": {"scripts", "actor", "learner", "shared"},
+}
+_ONLY_IN = {
+    "zmq": {"shared/transport/zmq_transport.py"},
+    "watchdog": {"actor/policy_watcher.py"},
+    # TorchScript is deprecated upstream: its successor must be able to take its place by one engine and one rung.
+    "torch.jit": {"shared/scripting.py", "shared/engines/torchscript.py"},
+    "ray": set(),
+}
+
+
+def _sources(package: str) -> list[Path]:
+    return sorted((_REPOSITORY / package).rglob("*.py"))
+
+
+def _imports(text: str) -> Iterator[str]:
+    """Dotted names of everything imported, at any depth; a use of ``torch.jit`` counts as an import of it."""
+    for node in ast.walk(ast.parse(text)):
+        match node:
+            case ast.Import():
+                yield from (alias.name for alias in node.names)
+            case ast.ImportFrom():
+                assert node.level == 0, "imports are absolute"
+                yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            case ast.Attribute(value=ast.Name(id="torch"), attr="jit"):
+                yield "torch.jit"
+
+
+def _name(path: Path) -> str:
+    return path.relative_to(_REPOSITORY).as_posix()
+
+
+def _importers(module: str, texts: dict[str, str]) -> set[str]:
+    return {
+        name
+        for name, text in texts.items()
+        if any(found == module or found.startswith(module + ".") for found in _imports(text))
+    }
+
+
+@pytest.mark.parametrize("package", _MAY_IMPORT)
+def test_packages_import_only_what_they_may(package: str) -> None:
+    sources = _sources(package)
+    assert sources
+    for path in sources:
+        ours = {found.split(".")[0] for found in _imports(path.read_text())} & {*_MAY_IMPORT, "tests"}
+        assert ours <= _MAY_IMPORT[package], _name(path)
+
+
+@pytest.mark.parametrize("library", _ONLY_IN)
+def test_a_library_is_imported_in_its_own_place_only(library: str) -> None:
+    texts = {_name(path): path.read_text() for package in _MAY_IMPORT for path in _sources(package)}
+    assert _importers(library, texts) == _ONLY_IN[library]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import torch.jit",
+        "import torch.jit as j",
+        "from torch import jit",
+        "from torch.jit import script",
+        "def f():\n    import torch\n    return torch.jit.load('x')",
+    ],
+)
+def test_every_way_to_torch_jit_is_seen(text: str) -> None:
+    assert _importers("torch.jit", {"file": text}) == {"file"}
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["actor.run", "actor.acting_session", "shared.engines.onnx", "learner.run", "scripts.train", "scripts.supervisor"],
+)
+def test_what_has_to_start_at_once_does_not_import_torch(module: str) -> None:
+    program = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=_REPOSITORY)
+
+
+def test_no_file_is_long() -> None:
+    """One file, one concept: the one that grows past this has become two."""
+    for package in _MAY_IMPORT:
+        for path in _sources(package):
+            assert len(path.read_text().splitlines()) <= 420, _name(path)
