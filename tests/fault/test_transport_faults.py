@@ -211,6 +211,19 @@ def test_rollouts_under_way_to_a_stopped_learner_are_not_lost(stack: contextlib.
     assert learner.finish() == RolloutAccounts(sent=4, learned=3, lost=1)
 
 
+def test_heartbeats_go_on_while_an_update_computes(stack: contextlib.ExitStack, log: list[str]) -> None:
+    receiver = open_receiver(stack)
+    sender = open_sender(stack, receiver.address)
+    sender.send(ROLLOUT)
+    learn(receiver)
+    sender.send(ROLLOUT)
+    waiting = Running(sender.wait_for_room, 3 * TIMEOUT_S)  # True would mean that it believes the learner away
+    while not waiting.done:
+        sum(range(10_000))
+    assert not waiting.join()
+    assert not any("no word" in line for line in log)
+
+
 def test_a_killed_actor_is_noticed_and_not_waited_for(stack: contextlib.ExitStack, log: list[str]) -> None:
     receiver = open_receiver(stack)
     actor = open_program(stack, "actor", receiver.address)
