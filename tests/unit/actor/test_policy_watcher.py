@@ -1,0 +1,218 @@
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from actor.policy_watcher import PolicyWatcher
+from shared.errors import StoreUnavailable
+from shared.policy_store import LocalPolicyStore, PolicyStore
+from shared.remote_policy_store import RemotePolicyStore
+from tests.sample_versions import sample_files, sample_manifest
+from tests.waiting import until
+
+
+class _CountingStore(LocalPolicyStore):
+    listings = 0
+    fault: StoreUnavailable | None = None
+
+    def versions(self) -> list[int]:
+        self.listings += 1
+        if self.fault is not None:
+            raise self.fault
+        return super().versions()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> _CountingStore:
+    return _CountingStore(tmp_path / "policies", fsync=False)
+
+
+@pytest.fixture
+def woken() -> threading.Event:
+    return threading.Event()
+
+
+@pytest.fixture
+def watcher(store: PolicyStore, woken: threading.Event):
+    watcher = PolicyWatcher(store, woken.set, rescan_s=60.0, poll_s=0.1)
+    yield watcher
+    watcher.stop()
+
+
+def _publish(store: PolicyStore) -> int:
+    return store.publish(sample_files(), sample_manifest).version
+
+
+def _age(directory: Path) -> None:
+    """Let the directory look as if nothing had happened there for a while."""
+    os.utime(directory, (1e9, 1e9))
+
+
+def test_an_event_wakes_and_a_check_finds_the_version(
+    store: _CountingStore, watcher: PolicyWatcher, woken: threading.Event
+) -> None:
+    watcher.start()
+    assert watcher.has_events
+    assert watcher.interval_s == 60.0
+    _publish(store)
+    assert woken.wait(20)
+    assert watcher.check()
+    assert watcher.known == (0,)
+
+
+def test_watching_makes_the_directory_and_nothing_before_that(store: _CountingStore, watcher: PolicyWatcher) -> None:
+    assert not watcher.check()
+    assert watcher.known == ()
+    assert not store.path.exists()
+    watcher.start()
+    assert store.path.is_dir()
+
+
+def test_reading_wakes_nobody(store: _CountingStore, watcher: PolicyWatcher, woken: threading.Event) -> None:
+    _publish(store)
+    wakes: list[str] = []
+    watcher = PolicyWatcher(store, lambda: wakes.append("") or woken.set())
+    watcher.start()
+    for _ in range(50):
+        store.versions()
+        store.open(0).read("policy.ts")
+    _publish(store)
+    assert woken.wait(20)
+    watcher.stop()
+    assert len(wakes) <= 2
+
+
+def test_without_events_a_check_finds_the_version(store: _CountingStore, watcher: PolicyWatcher) -> None:
+    assert not watcher.has_events
+    assert watcher.interval_s == 0.1
+    _publish(store)
+    assert watcher.check()
+    _publish(store)
+    assert watcher.check()
+    assert watcher.known == (0, 1)
+
+
+def test_an_untouched_directory_is_not_listed_again(store: _CountingStore, watcher: PolicyWatcher) -> None:
+    _publish(store)
+    _age(store.path)
+    assert watcher.check()
+    assert not watcher.check()
+    assert store.listings == 1
+    assert not watcher.check(force=True)
+    assert store.listings == 2
+    _publish(store)
+    assert watcher.check()
+    assert watcher.known == (0, 1)
+
+
+def test_a_directory_touched_just_now_is_listed_again(store: _CountingStore, watcher: PolicyWatcher) -> None:
+    """A change within the same tick of the clock would leave the directory's time as it is."""
+    _publish(store)
+    watcher.check()
+    changed_ns = store.path.stat().st_mtime_ns
+    _publish(store)
+    os.utime(store.path, ns=(changed_ns, changed_ns))
+    assert watcher.check()
+    assert watcher.known == (0, 1)
+
+
+def test_a_store_that_is_removed_and_comes_back_is_watched_again(
+    store: _CountingStore, watcher: PolicyWatcher, woken: threading.Event
+) -> None:
+    watcher.start()
+    _publish(store)
+    watcher.check()
+    shutil.rmtree(store.path)
+    assert watcher.check()
+    assert watcher.known == ()
+    assert not watcher.has_events
+    assert watcher.interval_s == 0.1
+    assert not store.path.exists(), "whoever moves the store back must not find another in its place"
+    _publish(store)
+    until(lambda: watcher.check() or watcher.known)
+    assert watcher.has_events
+    woken.clear()
+    _publish(store)
+    assert woken.wait(20)
+
+
+def test_a_store_that_is_replaced_is_watched_again(
+    store: _CountingStore, watcher: PolicyWatcher, woken: threading.Event, tmp_path: Path
+) -> None:
+    watcher.start()
+    other = LocalPolicyStore(tmp_path / "other", fsync=False)
+    _publish(other)
+    store.path.rename(tmp_path / "gone")
+    other.path.rename(store.path)
+    watcher.check()
+    assert watcher.known == (0,)
+    woken.clear()
+    _publish(store)
+    assert woken.wait(20)
+
+
+def test_a_store_that_does_not_answer_is_the_callers_to_wait_for(store: _CountingStore, watcher: PolicyWatcher) -> None:
+    _publish(store)
+    watcher.check()
+    store.fault = StoreUnavailable("gone fishing")
+    with pytest.raises(StoreUnavailable, match="gone fishing"):
+        watcher.check(force=True)
+    assert watcher.known == (0,)
+    store.fault = None
+    assert not watcher.check(force=True)
+
+
+def test_a_remote_store_is_polled_slowly(woken: threading.Event) -> None:
+    store = RemotePolicyStore("memory://watched")
+    watcher = PolicyWatcher(store, woken.set, rescan_s=3.0)
+    watcher.start()
+    assert not watcher.has_events
+    assert watcher.interval_s == 3.0
+    _publish(store)
+    assert watcher.check()
+    _publish(store)
+    assert watcher.check()
+    assert watcher.known == (0, 1)
+
+
+_NO_DESCRIPTORS_LEFT = """
+import os, resource, sys
+from pathlib import Path
+from loguru import logger
+logger.remove()
+logger.add(sys.stdout, format="{message}")
+from actor.policy_watcher import PolicyWatcher
+from shared.policy_store import LocalPolicyStore
+from tests.sample_versions import sample_files, sample_manifest
+
+store = LocalPolicyStore(Path(sys.argv[1]), fsync=False)
+watcher = PolicyWatcher(store, lambda: None, rescan_s=60.0, poll_s=0.1)
+os.makedirs(store.path)
+soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+free = os.open(os.devnull, os.O_RDONLY)
+os.close(free)
+resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+watcher.start()
+resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+assert not watcher.has_events and watcher.interval_s == 0.1
+store.publish(sample_files(), sample_manifest)
+assert watcher.check() and watcher.known == (0,)
+watcher.stop()
+"""
+
+
+def test_where_the_system_has_no_watches_left_it_polls(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _NO_DESCRIPTORS_LEFT, str(tmp_path / "policies")],
+        cwd=Path(__file__).parents[3],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Errno 24" in done.stdout
+    assert "polling every 0.1 s" in done.stdout
