@@ -17,8 +17,9 @@ from actor.policy_source import PolicySource, find_source
 from actor.rollout_worker import RolloutWorker
 from actor.session_report import SessionReport, say, say_nothing
 from actor.stop_signal import StopSignal
-from actor.version_selection import Newest, parse_follow
+from actor.version_selection import History, Newest, parse_follow
 from shared.environment_probe import find_environment
+from shared.errors import ConfigurationError
 from shared.log import set_up_logging
 from shared.rollout import RolloutLayout
 from shared.run_directory import RunDirectory
@@ -34,6 +35,8 @@ def act(settings: ActorSettings) -> int:
     Raises ConfigurationError, StoreError and PolicyUnavailable.
     """
     follow = parse_follow(settings.follow)
+    if isinstance(follow, History) and settings.envs > 1:
+        raise ConfigurationError("history draws a version for each episode, so it needs --envs 1")
     find_environment(settings.env)  # before anything is waited for
     name = settings.name or f"{socket.gethostname()}-{os.getpid()}"
     tell = say_nothing if settings.supervised else say
@@ -114,7 +117,7 @@ def _join(settings: ActorSettings, source: PolicySource, name: str, tell: Callab
         tell(f"{source.where} is for {config.env_id}: its learner gets nothing of what is acted in {settings.env}")
         return None
     if not settings.supervised:  # a supervisor's learner may still be starting
-        if not run.learner_alive():
+        if not run.live():
             return None
         tell(f"joined the training in {run.path} as {name}: its learner learns from what is acted here")
     return ZmqSender(

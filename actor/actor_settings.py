@@ -37,7 +37,8 @@ class ActorSettings:
     engine: Literal["auto", "torchscript", "onnx"] = "auto"
     """What runs the policy; auto measures which is fastest here."""
     follow: Annotated[str, arg(metavar="RULE")] = "newest"
-    """newest, pinned:VERSION (no other ever acts), or history:P (an older version with probability P, by episode)."""
+    """newest, pinned:VERSION (no other ever acts), or history:P (with probability P an older version acts an episode).
+    Only what follows the newest is learned from."""
     deterministic: _Switch = False
     """Act without noise: the most probable action. Nothing is sent to the learner."""
     seed: Annotated[int | None, arg(metavar="K", help_behavior_hint="")] = None
@@ -45,7 +46,8 @@ class ActorSettings:
     deadline_s: Annotated[float, arg(metavar="S")] = 60.0
     """How long to wait for something to act with, in seconds; then the exit code is 2."""
     episode_log: _File = None
-    """Write each episode to this file as one line of JSON: episode, return, length, version, versions, digest."""
+    """Write each episode to this file as one line of JSON: episode, return, length, version, versions, digest.
+    What was in the file is overwritten."""
     send: _Switch = True
     """Keep what is acted here from the run's learner."""
     name: _Text = None
