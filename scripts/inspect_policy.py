@@ -67,7 +67,7 @@ def main(options: InspectOptions) -> int:
     try:
         files = open_version_directory(options.version_dir)
     except (PolicyLoadError, VersionNotFound) as error:
-        console.print(f"does not verify: {error}", style="red", markup=False)
+        console.print(f"does not verify: {error}", style="red", markup=False, soft_wrap=True)
         return FAILS
     for table in _describe(files.manifest):
         console.print(table)
@@ -75,7 +75,8 @@ def main(options: InspectOptions) -> int:
     console.print(_verdicts(checks))
     failed = [check for check in checks if check.error is not None]
     if failed:
-        console.print(f"does not verify: {failed[0].what}: {failed[0].error}", style="red", markup=False)
+        reason = f"{failed[0].what}: {failed[0].error}"
+        console.print(f"does not verify: {reason}", style="red", markup=False, soft_wrap=True)
         return FAILS
     console.print("verifies", style="green")
     return VERIFIES

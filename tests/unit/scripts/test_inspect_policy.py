@@ -1,0 +1,100 @@
+import shutil
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from scripts.inspect_policy import COMMAND, InspectOptions, main
+from shared.command_line import run_command
+from shared.manifest import FileEntry, decode_manifest, encode_manifest
+from shared.probe import Probe, decode_probe, encode_probe
+from shared.run_directory import RunDirectory
+from shared.version_files import describe_files
+from tests.published_run import publish_run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+    return publish_run(tmp_path_factory.mktemp("run"), "CartPole-v1", versions=2)
+
+
+@pytest.fixture
+def version(run: RunDirectory, tmp_path: Path) -> Path:
+    """A copy of version 1, to be damaged."""
+    copy: Path = shutil.copytree(run.policies / "v000001", tmp_path / "v000001")
+    return copy
+
+
+def _inspect(path: Path) -> int:
+    return run_command(COMMAND, InspectOptions, main, [str(path)])
+
+
+def _replace(version: Path, name: str, data: bytes) -> None:
+    """Put other bytes into a file, with their own digest, as a publisher at fault would."""
+    manifest = decode_manifest((version / "manifest.json").read_bytes())
+    files: dict[str, FileEntry] = manifest.files | describe_files({name: data})
+    (version / name).write_bytes(data)
+    (version / "manifest.json").write_bytes(encode_manifest(msgspec.structs.replace(manifest, files=files)))
+
+
+def test_a_good_version_verifies(run: RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _inspect(run.policies / "v000001") == 0
+    said = capsys.readouterr()
+    for part in ("CartPole-v1", "observation", "env steps", "torchscript program", "onnx program", "21.0"):
+        assert part in said.out.replace("environment steps", "env steps")
+    assert said.out.endswith("verifies\n")
+    assert "NO" not in said.out
+    assert said.err == ""
+
+
+@pytest.mark.parametrize("name", ["policy.ts", "policy.onnx", "weights.safetensors", "probe.safetensors"])
+def test_a_flipped_bit_anywhere_is_found(version: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    data = bytearray((version / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (version / name).write_bytes(data)
+    assert _inspect(version) == 1
+    assert f"does not verify: {name}: DigestMismatch" in capsys.readouterr().out
+
+
+def test_a_missing_file_is_found(version: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (version / "policy.ts").unlink()
+    assert _inspect(version) == 1
+    assert "does not verify: policy.ts" in capsys.readouterr().out
+
+
+def test_a_probe_that_the_programs_do_not_give_is_found(version: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    signature = decode_manifest((version / "manifest.json").read_bytes()).signature
+    probe = decode_probe((version / "probe.safetensors").read_bytes(), signature)
+    value = signature.output_names.index("value")
+    outputs = tuple(array + 1 if i == value else array for i, array in enumerate(probe.outputs))
+    _replace(version, "probe.safetensors", encode_probe(Probe(probe.inputs, outputs), signature))
+    assert _inspect(version) == 1
+    said = capsys.readouterr().out
+    assert "does not verify: torchscript program: ProbeMismatch: value" in said
+    assert "onnx program" in said
+
+
+def test_a_program_that_is_none_is_found(version: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _replace(version, "policy.onnx", b"not a graph")
+    assert _inspect(version) == 1
+    assert "does not verify: onnx program: ProgramError" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("manifest", [b"", b"{}", b"[" * 100_000])
+def test_a_manifest_that_is_none_is_found(version: Path, manifest: bytes, capsys: pytest.CaptureFixture[str]) -> None:
+    (version / "manifest.json").write_bytes(manifest)
+    assert _inspect(version) == 1
+    assert "does not verify: " in capsys.readouterr().out
+
+
+def test_an_abandoned_write_does_not_verify(version: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (version / "manifest.json").unlink()
+    assert _inspect(version) == 1
+    assert "no version here" in capsys.readouterr().out
+
+
+def test_no_directory_is_a_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _inspect(tmp_path / "v000009") == 2
+    assert capsys.readouterr().err == (
+        f"{COMMAND}: there is no directory {tmp_path / 'v000009'}; expected that of a policy version\n"
+    )
