@@ -14,6 +14,8 @@ from shared.errors import ProgramError
 MAX_ENTRIES = 100_000
 MAX_PROGRAM_BYTES = 64 * 2**20
 _WEIGHTS = re.compile(r"data/\d+")
+# torch writes a class's constants in the order of a Python set, which differs from process to process.
+_CONSTANTS = re.compile(rb"(?:^  \w+ : Final\[.*\n)+", re.MULTILINE)
 # Neither what was computed while tracing nor where the source stood changes what the program computes.
 _NOT_PROGRAM = re.compile(r"\.data/serialization_id|traced_inputs(/\d+|\.pkl)|.*\.debug_pkl")
 
@@ -30,7 +32,7 @@ def torchscript_program_digest(archive: bytes) -> str:
     """
     digest = hashlib.sha256()
     for name, content in _program_entries(archive):
-        for part in (name.encode(), content):
+        for part in (name.encode(), _CONSTANTS.sub(_sorted_lines, content) if name.startswith("code/") else content):
             digest.update(len(part).to_bytes(8, "little"))
             digest.update(part)
     return digest.hexdigest()
@@ -51,6 +53,10 @@ def _program_entries(archive: bytes) -> list[tuple[str, bytes]]:
         RuntimeError,  # "is encrypted"
     ) as error:
         raise ProgramError(f"not an archive of TorchScript: {error}") from error
+
+
+def _sorted_lines(match: re.Match[bytes]) -> bytes:
+    return b"".join(sorted(match[0].splitlines(keepends=True)))
 
 
 def _is_program(name: str) -> bool:

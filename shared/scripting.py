@@ -70,8 +70,7 @@ def climb(module: nn.Module, example: Sequence[Tensor], check: Check) -> tuple[S
 
 def save_archive(module: torch.jit.ScriptModule) -> bytes:
     """The bytes that ``torch.jit.load`` reads, from Python or from C++."""
-    with _without_torch_warnings():
-        return bytes(module.save_to_buffer())
+    return bytes(module.save_to_buffer())
 
 
 def _script(module: nn.Module) -> torch.jit.ScriptModule:

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from gymnasium import spaces
-from torch import Tensor, nn
+from torch import Tensor
 
 from learner.acting_policy import ActingPolicy
 from learner.config import NetworkConfig
 from learner.policy_export import WEIGHTS_FILE, PolicyExporter
 from shared.manifest import FileEntry, Manifest
-from shared.policy_signature import acting_signature
-from shared.spaces import ActionSpec, ObservationLeaf, action_spec, observation_leaves
+from shared.spaces import action_spec, observation_leaves
 
 VECTOR = spaces.Box(-1, 1, (4,), np.float32)
 IMAGE = spaces.Box(0, 255, (12, 12, 3), np.uint8)
@@ -54,27 +53,6 @@ def stirred(policy: ActingPolicy, seed: int) -> ActingPolicy:
         for parameter in policy.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.1)
     return policy
-
-
-class TinyPolicy(nn.Module):
-    """The smallest policy of a vector and a discrete action: quick to export."""
-
-    def __init__(self, hidden: int = 8) -> None:
-        super().__init__()
-        self.body = nn.Linear(4, hidden)
-        self.head = nn.Linear(hidden, 3)
-        self.register_buffer("scale", torch.tensor(2.0))
-        self.register_buffer("steps", torch.tensor(0))
-
-    def forward(self, inputs: list[Tensor]) -> list[Tensor]:
-        logits = torch.log_softmax(self.head(torch.tanh(self.body(inputs[0]))) * self.scale, -1)
-        action = (logits + inputs[1]).argmax(-1)
-        return [action, logits.gather(-1, action.unsqueeze(-1)).squeeze(-1), logits.sum(-1)]
-
-
-TINY_SIGNATURE = acting_signature(
-    (ObservationLeaf((), "box", "float32", (4,)),), ActionSpec("discrete", "int64", (), (3,), (0,))
-)
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,9 @@ class EagerEngine:
 
     def __init__(self, module: nn.Module, program_digest: str) -> None:
         self.program_digest = program_digest
-        self._module = module.eval().requires_grad_(False)
+        self._module = module.eval()
+        for parameter in module.parameters():
+            parameter.requires_grad_(False)
         self._call: Callable[[list[Tensor]], list[Tensor]] = module
         # Views of the module's own memory: np.copyto needs no writable source, and lets other threads run.
         self._weights = {name: tensor.numpy() for name, tensor in module_tensors(module).items()}

@@ -3,6 +3,8 @@
 import functools
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -30,9 +32,7 @@ class TorchScriptEngine(EagerEngine):
         """
         digest = torchscript_program_digest(program)  # first: it bounds what the archive unpacks to
         try:
-            # Inference tensors could not be written to later.
-            with torch.inference_mode(False), warnings.catch_warnings(category=DeprecationWarning, action="ignore"):
-                warnings.simplefilter("ignore", FutureWarning)  # what the deprecation becomes from torch 2.14 on
+            with torch.inference_mode(False), _deprecation_known():  # inference tensors could not be written to later
                 module = torch.jit.load(io.BytesIO(program), map_location="cpu")  # type: ignore[no-untyped-call]
         except Exception as error:  # RuntimeError, UnicodeDecodeError, MemoryError, … were seen
             raise ProgramError(f"torch.jit.load: {type(error).__name__}: {error}") from error
@@ -42,4 +42,14 @@ class TorchScriptEngine(EagerEngine):
 @functools.cache
 def _specialise_nothing() -> None:
     """Have the first call of a program compile it for good, instead of profiling two calls first."""
-    torch.jit.set_fusion_strategy([("STATIC", 0), ("DYNAMIC", 0)])
+    with _deprecation_known():
+        torch.jit.set_fusion_strategy([("STATIC", 0), ("DYNAMIC", 0)])
+
+
+@contextmanager
+def _deprecation_known() -> Iterator[None]:
+    """TorchScript is deprecated, which torch says with every call: as a FutureWarning from 2.14 on."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", FutureWarning)
+        yield

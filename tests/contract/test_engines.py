@@ -1,0 +1,153 @@
+"""What every engine promises, over every kind of policy. A new engine joins by one name in ENGINES."""
+
+import functools
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from learner.policy_export import PolicyExporter
+from shared.engines.engine import Engine
+from shared.engines.load import load_program
+from shared.errors import WeightsError
+from shared.policy_signature import PolicySignature
+from shared.probe import compare, compute_probe, decode_probe, make_inputs
+from shared.weights import decode_weights
+from tests.policies import CASES, MadeVersion, make_policy, make_version, stirred
+
+ENGINES = ("torchscript", "onnx")
+
+
+class Exported:
+    """A policy, and two versions of it with different weights."""
+
+    def __init__(self, case: str) -> None:
+        self.policy = make_policy(case)
+        self.exporter = PolicyExporter(self.policy, self.policy.signature)
+        self.first = make_version(self.exporter, self.policy.state_dict(), 0)
+        self.other_policy = stirred(make_policy(case), seed=1)
+        self.second = make_version(self.exporter, self.other_policy.state_dict(), 1)
+
+    @property
+    def signature(self) -> PolicySignature:
+        return self.policy.signature
+
+
+@functools.cache
+def export(case: str) -> Exported:
+    return Exported(case)
+
+
+@pytest.fixture(params=CASES)
+def exported(request: pytest.FixtureRequest) -> Exported:
+    return export(request.param)
+
+
+@pytest.fixture(params=ENGINES)
+def load(request: pytest.FixtureRequest) -> Callable[[MadeVersion], Engine]:
+    def loaded(version: MadeVersion) -> Engine:
+        return load_program(request.param, version.read, version.manifest)
+
+    return loaded
+
+
+Load = Callable[[MadeVersion], Engine]
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+def test_equals_eager(exported: Exported, load: Load, batch_size: int) -> None:
+    expected = compute_probe(exported.policy.eval(), exported.signature, batch_size=batch_size, seed=5)
+    found = load(exported.first).run(expected.inputs)
+    compare(expected.outputs, found, exported.signature, atol=1e-5, rtol=1e-5)
+
+
+def test_reproduces_the_probe_of_its_version(exported: Exported, load: Load) -> None:
+    probe = decode_probe(exported.first.read(exported.first.manifest.probe.file), exported.signature)
+    tolerance = exported.first.manifest.probe
+    compare(probe.outputs, load(exported.first).run(probe.inputs), exported.signature, tolerance.atol, tolerance.rtol)
+
+
+def test_new_weights_make_it_the_new_version(exported: Exported, load: Load) -> None:
+    reloaded = load(exported.first)
+    reloaded.run(make_inputs(exported.signature, 3, seed=0))
+    reloaded.load_weights(decode_weights(exported.second.read(exported.second.manifest.weights)))
+    expected = compute_probe(exported.other_policy.eval(), exported.signature, batch_size=3, seed=5)
+    compare(expected.outputs, reloaded.run(expected.inputs), exported.signature, 1e-5, 1e-5)
+    for mine, theirs in zip(reloaded.run(expected.inputs), load(exported.second).run(expected.inputs), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+def test_a_program_has_one_digest_whatever_its_weights(exported: Exported, load: Load) -> None:
+    first, second = load(exported.first), load(exported.second)
+    assert first.program_digest == second.program_digest
+    assert first.program_digest in {program.program_digest for program in exported.first.manifest.programs}
+    assert exported.first.read("weights.safetensors") != exported.second.read("weights.safetensors")
+
+
+def test_outputs_are_its_callers_own(exported: Exported, load: Load) -> None:
+    engine = load(exported.first)
+    inputs = make_inputs(exported.signature, 3, seed=0)
+    outputs = engine.run(inputs)
+    kept = [output.copy() for output in outputs]
+    for array, other in zip(inputs, make_inputs(exported.signature, 3, seed=1), strict=True):
+        array[...] = other
+    engine.run(inputs)
+    for output, before in zip(outputs, kept, strict=True):
+        np.testing.assert_array_equal(output, before)
+        assert output.flags.c_contiguous
+        assert output.flags.writeable
+
+
+def test_the_same_inputs_give_the_same_bits(exported: Exported, load: Load) -> None:
+    engine, other = load(exported.first), load(exported.first)
+    inputs = make_inputs(exported.signature, 3, seed=0)
+    first = engine.run(inputs)
+    for batch_size in (64, 1):  # other batch sizes in between change nothing
+        engine.run(make_inputs(exported.signature, batch_size, seed=2))
+    for again in (engine.run(inputs), other.run(inputs)):
+        for output, before in zip(again, first, strict=True):
+            np.testing.assert_array_equal(output, before)
+
+
+def test_takes_read_only_inputs(exported: Exported, load: Load) -> None:
+    inputs = make_inputs(exported.signature, 3, seed=0)
+    for array in inputs:
+        array.flags.writeable = False
+    exported.signature.check_outputs(load(exported.first).run(inputs), 3)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda weights, name: weights.pop(name), "missing"),
+        (lambda weights, name: weights.update(surplus=np.zeros(3, np.float32)), "not expected"),
+        (lambda weights, name: weights.update({name: weights[name][..., None]}), "expected float32"),
+        (lambda weights, name: weights.update({name: weights[name].astype(np.float64)}), "found float64"),
+        (lambda weights, name: weights.update({name: np.full_like(weights[name], np.nan)}), "not finite"),
+    ],
+    ids=["missing", "surplus", "shape", "dtype", "NaN"],
+)
+def test_refuses_weights_that_do_not_fit_and_stays_as_it_was(load: Load, spoil: Callable, message: str) -> None:
+    exported = export("vector, discrete")
+    engine = load(exported.first)
+    inputs = make_inputs(exported.signature, 3, seed=0)
+    before = engine.run(inputs)
+    weights = decode_weights(exported.second.read(exported.second.manifest.weights))
+    spoil(weights, next(iter(name for name, array in weights.items() if array.dtype == np.float32)))
+    with pytest.raises(WeightsError, match=message):
+        engine.load_weights(weights)
+    for output, expected in zip(engine.run(inputs), before, strict=True):
+        np.testing.assert_array_equal(output, expected)
+
+
+def test_weights_are_copied(load: Load) -> None:
+    exported = export("vector, discrete")
+    engine = load(exported.first)
+    weights = {k: v.copy() for k, v in decode_weights(exported.second.read("weights.safetensors")).items()}
+    engine.load_weights(weights)
+    inputs = make_inputs(exported.signature, 3, seed=0)
+    before = engine.run(inputs)
+    for array in weights.values():
+        array[...] = 0
+    for output, expected in zip(engine.run(inputs), before, strict=True):
+        np.testing.assert_array_equal(output, expected)

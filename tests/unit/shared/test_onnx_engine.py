@@ -1,0 +1,116 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from shared.engines.onnx import OnnxEngine
+from shared.errors import PolicyOutputError, ProgramError, WeightsError
+
+
+def external(name: str, shape: tuple[int, ...], location: str = "weights.safetensors") -> TensorProto:
+    tensor = TensorProto(name=name, dims=shape, data_type=TensorProto.FLOAT, data_location=TensorProto.EXTERNAL)
+    for key, value in (("location", location), ("offset", 0), ("length", 4 * int(np.prod(shape)))):
+        tensor.external_data.add(key=key, value=str(value))
+    return tensor
+
+
+def graph(*initializers: TensorProto, nodes: list[onnx.NodeProto] | None = None) -> bytes:
+    """``y = x * weight + bias``, batch first."""
+    made = helper.make_graph(
+        nodes or [helper.make_node("Mul", ["x", "weight"], ["m"]), helper.make_node("Add", ["m", "bias"], ["y"])],
+        "policy",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 2])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 2])],
+        initializer=list(initializers) or [external("weight", (2,)), external("bias", (2,))],
+    )
+    return bytes(
+        helper.make_model(made, opset_imports=[helper.make_opsetid("", 20)], ir_version=10).SerializeToString()
+    )
+
+
+def weights(scale: float = 2.0) -> dict[str, np.ndarray]:
+    return {"weight": np.full(2, scale, np.float32), "bias": np.ones(2, np.float32), "count": np.array(3)}
+
+
+X = np.arange(6, dtype=np.float32).reshape(3, 2)
+
+
+def test_weights_beside_the_graphs_own_are_let_be() -> None:
+    (y,) = OnnxEngine(graph(), weights()).run([X])
+    np.testing.assert_array_equal(y, X * 2 + 1)
+
+
+def test_new_weights_take_effect_at_batch_sizes_seen_before_and_new_ones() -> None:
+    engine = OnnxEngine(graph(), weights())
+    engine.run([X])
+    engine.load_weights(weights(3.0))
+    for x in (X, X[:1].copy()):
+        np.testing.assert_array_equal(engine.run([x])[0], x * 3 + 1)
+
+
+def test_serves_more_batch_sizes_than_it_keeps_buffers_for() -> None:
+    engine = OnnxEngine(graph(), weights())
+    for batch_size in (*range(1, 30), 5):
+        x = np.full((batch_size, 2), batch_size, np.float32)
+        np.testing.assert_array_equal(engine.run([x])[0], x * 2 + 1)
+
+
+def test_an_input_of_another_dtype_or_shape_is_refused() -> None:
+    engine = OnnxEngine(graph(), weights())
+    engine.run([X])
+    for inputs in ([X.astype(np.float64)], [np.zeros((3, 4), np.float32)], [X, X]):
+        with pytest.raises(PolicyOutputError):
+            engine.run(inputs)
+    np.testing.assert_array_equal(engine.run([X])[0], X * 2 + 1)
+
+
+@pytest.mark.parametrize(
+    "data", [b"not a graph", b"\x00" * 100, graph()[:-40], graph()[40:]], ids=["text", "0", "head", "tail"]
+)
+def test_what_is_no_graph_is_a_program_error(data: bytes) -> None:
+    with pytest.raises(ProgramError):
+        OnnxEngine(data, weights())
+
+
+def test_a_graph_of_unknown_operators_is_a_program_error() -> None:
+    with pytest.raises(ProgramError, match="ONNX Runtime"):
+        OnnxEngine(graph(nodes=[helper.make_node("NoSuchOperator", ["x"], ["y"])]), weights())
+
+
+def test_missing_initializers_are_named_and_never_read_from_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "weights.safetensors").write_bytes(bytes(1000))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(WeightsError, match=r"missing \['bias'\]"):
+        OnnxEngine(graph(), {"weight": np.zeros(2, np.float32)})
+
+
+def test_initializers_of_another_shape_are_refused() -> None:
+    with pytest.raises((WeightsError, ProgramError)):
+        OnnxEngine(graph(), {**weights(), "bias": np.zeros(3, np.float32)})
+
+
+def test_a_graph_that_reads_files_elsewhere_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "secret").write_bytes(bytes(1000))
+    monkeypatch.chdir(tmp_path)
+    constant = helper.make_node("Constant", [], ["bias"])
+    attribute = constant.attribute.add(name="value", type=onnx.AttributeProto.TENSOR)
+    attribute.t.CopyFrom(external("", (2,), "secret"))
+    reading = [constant, helper.make_node("Mul", ["x", "weight"], ["m"]), helper.make_node("Add", ["m", "bias"], ["y"])]
+    with pytest.raises(ProgramError, match="refers to files"):
+        OnnxEngine(graph(external("weight", (2,)), nodes=reading), weights())
+
+
+def test_needs_no_torch() -> None:
+    code = (
+        "import sys, shared.engines.load, shared.engines.onnx, numpy as np\n"
+        "from tests.unit.shared.test_onnx_engine import graph, weights, X\n"
+        "shared.engines.onnx.OnnxEngine(graph(), weights()).run([X])\n"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
