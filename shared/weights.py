@@ -52,7 +52,7 @@ def encode_weights(weights: Mapping[str, np.ndarray]) -> bytes:
     for name, array in weights.items():
         if array.dtype not in _NAMES:
             raise WeightsError(f"{name}: {array.dtype} tensors have no place in {', '.join(_DTYPES)}")
-    return bytes(save({name: np.ascontiguousarray(weights[name]) for name in sorted(weights)}))
+    return bytes(save({name: np.asarray(weights[name], order="C") for name in sorted(weights)}))
 
 
 def decode_weights(data: bytes) -> dict[str, np.ndarray]:
