@@ -1,0 +1,482 @@
+"""What an agent does with versions that are wrong, and with stores that fail. Background work is driven by hand."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from loguru import logger
+
+from actor.agent import Agent
+from learner.policy_export import PROBE_FILE, TORCHSCRIPT_FILE, WEIGHTS_FILE
+from shared.errors import PolicyOutputError, PolicyUnavailable, StoreUnavailable, VersionNotFound
+from shared.manifest import ProgramEntry
+from shared.policy_store import LocalPolicyStore, Retention, VersionFiles, version_name
+from shared.weights import decode_weights, encode_weights
+from tests.agent_policies import (
+    TouchyPolicy,
+    eager,
+    exporter,
+    local_store,
+    make_policy,
+    publish,
+    publish_seed,
+    quiet_noise,
+    touchy_exporter,
+)
+from tests.waiting import until
+
+OBSERVATIONS = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
+TOUCHING = OBSERVATIONS + np.array([1000, 0, 0, 0], np.float32)
+
+MakeAgent = Callable[..., Agent]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> LocalPolicyStore:
+    return local_store(tmp_path / "policies")
+
+
+@pytest.fixture
+def make_agent(store: LocalPolicyStore) -> Iterator[MakeAgent]:
+    agents: list[Agent] = []
+
+    def make(**settings: Any) -> Agent:
+        given = {"store": store, "num_envs": 3, "synchronous": True, "deadline_s": 0.0, "deterministic": True}
+        agents.append(Agent(**(given | settings)))
+        return agents[-1]
+
+    yield make
+    for agent in agents:
+        agent.close()
+
+
+@pytest.fixture
+def lines() -> Iterator[list[str]]:
+    """The log as a person reads it: ``LEVEL | name:function - message``."""
+    lines: list[str] = []
+    sink = logger.add(
+        lambda message: lines.append(str(message).rstrip()), format="{level} | {name}:{function} - {message}"
+    )
+    yield lines
+    logger.remove(sink)
+
+
+def _flip_byte(store: LocalPolicyStore, version: int, name: str, at: int = -5) -> None:
+    path = store.path / version_name(version) / name
+    content = bytearray(path.read_bytes())
+    content[at] ^= 0x40
+    path.write_bytes(content)
+
+
+def _good_then(store: LocalPolicyStore, agent: Agent) -> None:
+    publish_seed(store, 0)
+    agent.reset()
+    assert agent.policy.version == 0
+
+
+def _quarantine_lines(lines: list[str]) -> list[str]:
+    return [line for line in lines if "is quarantined" in line]
+
+
+class TestVersionsThatAreWrong:
+    @pytest.mark.parametrize("name", [WEIGHTS_FILE, PROBE_FILE, "manifest.json"])
+    def test_corrupt_version_keeps_the_acting_policy(
+        self, store: LocalPolicyStore, make_agent: MakeAgent, lines: list[str], name: str
+    ) -> None:
+        agent = make_agent()
+        _good_then(store, agent)
+        publish_seed(store, 1)
+        _flip_byte(store, 1, name, at=0 if name == "manifest.json" else -5)
+        for _ in range(3):
+            agent.reset()
+            agent.act(OBSERVATIONS)
+        assert agent.policy.version == 0
+        (line,) = _quarantine_lines(lines)
+        assert line.startswith("ERROR | actor.agent:reset - version 1 is quarantined: ")
+        assert ("not a manifest" if name == "manifest.json" else f"{name}: expected SHA-256") in line
+        assert store.quarantined() == {}, "a bad copy says nothing about the version"
+        publish_seed(store, 2)
+        agent.reset()
+        assert agent.policy.version == 2
+
+    def test_a_corrupt_program_is_no_matter_to_whoever_has_it_already(
+        self, store: LocalPolicyStore, make_agent: MakeAgent
+    ) -> None:
+        seasoned, fresh = make_agent(), make_agent()
+        for seed in range(3):
+            publish_seed(store, seed)
+            seasoned.reset()
+        publish_seed(store, 3)
+        _flip_byte(store, 3, TORCHSCRIPT_FILE)
+        seasoned.reset()
+        fresh.reset()
+        assert (seasoned.policy.version, fresh.policy.version) == (3, 2)
+
+    def test_weights_that_are_not_finite(
+        self, store: LocalPolicyStore, make_agent: MakeAgent, lines: list[str]
+    ) -> None:
+        agent = make_agent()
+        _good_then(store, agent)
+        policy = make_policy(seed=1)
+        files, _, _ = exporter().files(policy.state_dict())
+        weights = {name: array.copy() for name, array in decode_weights(files[WEIGHTS_FILE]).items()}
+        next(iter(weights.values())).flat[0] = np.nan
+        bad = publish(store, policy, exporter(), instead={WEIGHTS_FILE: encode_weights(weights)})
+        agent.reset()
+        assert agent.policy.version == 0
+        (line,) = _quarantine_lines(lines)
+        assert "WeightsError" in line
+        assert "not finite" in line
+        assert "not finite" in store.quarantined()[bad.digest]
+
+    def test_weights_of_another_network(self, store: LocalPolicyStore, make_agent: MakeAgent, lines: list[str]) -> None:
+        agent = make_agent()
+        _good_then(store, agent)
+        other, _, _ = exporter(action="multi_discrete").files(make_policy(action="multi_discrete").state_dict())
+        publish(store, make_policy(seed=1), exporter(), instead={WEIGHTS_FILE: other[WEIGHTS_FILE]})
+        agent.reset()
+        assert agent.policy.version == 0
+        assert "WeightsError" in _quarantine_lines(lines)[0]
+
+    @pytest.mark.parametrize("seasoned", [False, True])
+    def test_a_probe_that_the_program_does_not_answer(
+        self, store: LocalPolicyStore, make_agent: MakeAgent, lines: list[str], seasoned: bool
+    ) -> None:
+        agent = make_agent()
+        for seed in range(4 if seasoned else 1):
+            publish_seed(store, seed)
+            agent.reset()
+        acting = agent.policy
+        lie, _, _ = exporter().files(make_policy(seed=8).state_dict())
+        bad = publish(store, make_policy(seed=9), exporter(), instead={PROBE_FILE: lie[PROBE_FILE]})
+        agent.reset()
+        assert agent.policy is acting
+        assert "ProbeMismatch" in _quarantine_lines(lines)[0]
+        assert "ProbeMismatch" in store.quarantined()[bad.digest]
+        assert agent._manager.engines_alive() <= 3
+
+    def test_a_version_of_another_environment(
+        self, store: LocalPolicyStore, make_agent: MakeAgent, lines: list[str]
+    ) -> None:
+        agent = make_agent()
+        _good_then(store, agent)
+        publish_seed(store, 1, action="box")
+        agent.reset()
+        assert agent.policy.version == 0
+        assert "made for another environment: expected action" in _quarantine_lines(lines)[0]
+
+    def test_a_version_of_another_environment_is_refused_as_the_first_one_too(
+        self, store: LocalPolicyStore, make_agent: MakeAgent
+    ) -> None:
+        publish_seed(store, 1, action="box")
+        agent = make_agent(signature=make_policy().signature)
+        with pytest.raises(PolicyUnavailable, match="made for another environment"):
+            agent.reset()
+
+    def test_a_manifest_that_names_another_program(
+        self, store: LocalPolicyStore, make_agent: MakeAgent, lines: list[str]
+    ) -> None:
+        agent = make_agent()
+        _good_then(store, agent)
+        programs = (ProgramEntry("torchscript", TORCHSCRIPT_FILE, "0" * 64),)
+        publish(store, make_policy(seed=1), exporter(), programs=programs)
+        agent.reset()
+        assert agent.policy.version == 0
+        assert "ProgramError" in _quarantine_lines(lines)[0]
+
+    def test_the_same_content_under_another_number_is_not_tried_again(
+        self, store: LocalPolicyStore, make_agent: MakeAgent, lines: list[str]
+    ) -> None:
+        agent = make_agent()
+        _good_then(store, agent)
+        lie, _, _ = exporter().files(make_policy(seed=8).state_dict())
+        for _ in range(2):
+            publish(store, make_policy(seed=9), exporter(), instead={PROBE_FILE: lie[PROBE_FILE]})
+            agent.reset()
+        assert agent.policy.version == 0
+        assert "version 2 has the content of one that is quarantined" in lines[-1]
+
+    def test_the_newest_older_one_that_verifies_acts_where_the_newest_does_not(
+        self, store: LocalPolicyStore, make_agent: MakeAgent
+    ) -> None:
+        for seed in range(4):
+            publish_seed(store, seed)
+        for version in (2, 3):
+            _flip_byte(store, version, WEIGHTS_FILE)
+        agent = make_agent()
+        agent.reset()
+        assert agent.policy.version == 1
+
+    def test_a_pin_never_falls_back(self, store: LocalPolicyStore, make_agent: MakeAgent) -> None:
+        for seed in range(3):
+            publish_seed(store, seed)
+        _flip_byte(store, 1, WEIGHTS_FILE)
+        agent = make_agent(follow="pinned:1")
+        with pytest.raises(PolicyUnavailable, match=r"following pinned:1 .* version 1 \(quarantined\): DigestMismatch"):
+            agent.reset()
+
+    def test_where_nothing_can_act_every_version_and_its_reason_are_named(
+        self, store: LocalPolicyStore, make_agent: MakeAgent
+    ) -> None:
+        for seed in range(3):
+            publish_seed(store, seed)
+        _flip_byte(store, 0, WEIGHTS_FILE)
+        _flip_byte(store, 1, PROBE_FILE)
+        (store.path / version_name(2) / WEIGHTS_FILE).unlink()
+        agent = make_agent()
+        with pytest.raises(PolicyUnavailable) as caught:
+            agent.reset()
+        message = str(caught.value)
+        assert message.startswith(f"nothing to act with after 0 s, following newest in {store}: ")
+        assert "version 2 (1 attempts, will be tried again): TransientLoadError: " in message
+        assert "version 1 (quarantined): DigestMismatch: " in message
+        assert "version 0 (quarantined): DigestMismatch: " in message
+
+
+class TestTheLadderOfOneVersion:
+    def test_torchscript_takes_over_from_an_onnx_program_that_does_not_load(
+        self, store: LocalPolicyStore, make_agent: MakeAgent, lines: list[str]
+    ) -> None:
+        policy = make_policy(seed=1)
+        files, programs, _ = exporter(onnx=True).files(policy.state_dict())
+        broken = files["policy.onnx"][:-20]
+        publish(store, policy, exporter(onnx=True), instead={"policy.onnx": broken}, programs=programs)
+        agent = make_agent(engine="onnx")
+        agent.reset()
+        assert agent.policy.rung == "torchscript"
+        (line,) = [line for line in lines if "taken" in line]
+        assert line.startswith("WARNING | actor.agent:reset - version 0: torchscript taken; onnx said: ")
+
+    def test_a_rung_that_misses_the_probe_is_not_taken(
+        self, store: LocalPolicyStore, make_agent: MakeAgent, lines: list[str]
+    ) -> None:
+        """A graph of another policy loads well enough with these weights, and computes something else."""
+        policy = make_policy(seed=1)
+        other = exporter(onnx=True).files(policy.state_dict())[0]["policy.onnx"].replace(b"Tanh", b"Sinh")
+        from shared.program_digest import onnx_program_digest
+
+        _, programs, _ = exporter(onnx=True).files(policy.state_dict())
+        programs = tuple(
+            ProgramEntry("onnx", "policy.onnx", onnx_program_digest(other)) if program.kind == "onnx" else program
+            for program in programs
+        )
+        publish(store, policy, exporter(onnx=True), instead={"policy.onnx": other}, programs=programs)
+        agent = make_agent(engine="onnx")
+        agent.reset()
+        assert agent.policy.rung == "torchscript"
+        assert any("torchscript taken; onnx said: " in line and "rows differ by more than" in line for line in lines)
+
+
+class TestFaultsThatPass:
+    def test_a_file_that_comes_late_is_waited_for(
+        self, store: LocalPolicyStore, make_agent: MakeAgent, lines: list[str]
+    ) -> None:
+        agent = make_agent()
+        _good_then(store, agent)
+        publish_seed(store, 1)
+        weights = store.path / version_name(1) / WEIGHTS_FILE
+        weights.rename(store.path / "elsewhere")
+        agent.reset()
+        assert agent.policy.version == 0
+        assert "WARNING | actor.agent:reset - version 1 will be tried again: TransientLoadError" in lines[-1]
+        (store.path / "elsewhere").rename(weights)
+        until(lambda: agent.adopt().version == 1)
+        assert store.quarantined() == {}
+
+    def test_a_version_that_was_swept_meanwhile_is_selected_around(
+        self, store: LocalPolicyStore, make_agent: MakeAgent
+    ) -> None:
+        class Losing(LocalPolicyStore):
+            def open(self, version: int) -> VersionFiles:
+                if version == 0:
+                    publish_seed(self, 1)
+                    self.sweep(Retention(keep_newest=1))
+                return super().open(version)
+
+        publish_seed(store, 0)
+        agent = make_agent(store=Losing(store.path, fsync=False))
+        agent.reset()
+        assert agent.policy.version == 1
+
+    def test_a_store_that_does_not_answer_stops_nothing(
+        self, store: LocalPolicyStore, make_agent: MakeAgent, lines: list[str]
+    ) -> None:
+        class Moody(LocalPolicyStore):
+            fault: Exception | None = None
+
+            def versions(self) -> list[int]:
+                if self.fault is not None:
+                    raise self.fault
+                return super().versions()
+
+        moody = Moody(store.path, fsync=False)
+        agent = make_agent(store=moody)
+        _good_then(store, agent)
+        moody.fault = StoreUnavailable("could not list it: the mount is gone")
+        publish_seed(store, 1)
+        for _ in range(3):
+            agent.reset()
+            agent.act(OBSERVATIONS)
+        assert sum("the mount is gone; trying again until it answers" in line for line in lines) == 1
+        moody.fault = None
+        until(lambda: agent.adopt().version == 1)
+        assert any("the store answers again" in line for line in lines)
+
+    def test_a_store_that_is_removed_and_comes_back(
+        self, store: LocalPolicyStore, make_agent: MakeAgent, tmp_path: Path
+    ) -> None:
+        agent = make_agent()
+        _good_then(store, agent)
+        store.path.rename(tmp_path / "away")
+        agent.reset()
+        agent.act(OBSERVATIONS)
+        assert agent.policy.version == 0
+        (tmp_path / "away").rename(store.path)
+        publish_seed(store, 1)
+        agent.reset()
+        assert agent.policy.version == 1
+
+    def test_new_versions_never_look_old_and_old_ones_never_new(
+        self, store: LocalPolicyStore, make_agent: MakeAgent
+    ) -> None:
+        """Whatever a store shows later: what acts is never older than what has acted."""
+        agent = make_agent()
+        for seed in range(3):
+            publish_seed(store, seed)
+        agent.reset()
+        shutil.rmtree(store.path)
+        for seed in range(2):
+            publish_seed(local_store(store.path), seed)
+        agent.reset()
+        assert agent.policy.version == 2
+        for seed in (2, 3):
+            publish_seed(local_store(store.path), seed)
+        agent.reset()
+        assert agent.policy.version == 3
+
+    def test_whatever_a_version_raises_the_next_one_is_adopted(
+        self, store: LocalPolicyStore, make_agent: MakeAgent, lines: list[str]
+    ) -> None:
+        class Surprising(LocalPolicyStore):
+            def open(self, version: int) -> VersionFiles:
+                if version == 1:
+                    raise ZeroDivisionError("who would have thought")
+                return super().open(version)
+
+        agent = make_agent(store=Surprising(store.path, fsync=False), synchronous=False, deadline_s=60.0)
+        _good_then(store, agent)
+        publish_seed(store, 1)
+        until(lambda: agent.adopt() and any("ZeroDivisionError: who would have thought" in line for line in lines))
+        publish_seed(store, 2)
+        until(lambda: agent.adopt().version == 2)
+
+    def test_a_store_that_takes_no_advice(
+        self, store: LocalPolicyStore, make_agent: MakeAgent, lines: list[str]
+    ) -> None:
+        class ReadOnly(LocalPolicyStore):
+            def quarantine(self, digest: str, reason: str, by: str) -> None:
+                raise StoreUnavailable("read-only file system")
+
+        agent = make_agent(store=ReadOnly(store.path, fsync=False))
+        _good_then(store, agent)
+        publish_seed(store, 1, action="box")
+        agent.reset()
+        assert agent.policy.version == 0
+        agent.reset()
+        assert any("could not share the quarantine" in line and "read-only file system" in line for line in lines)
+
+
+class TestFailuresWhileActing:
+    @pytest.mark.parametrize("touch", ["nan_above", "illegal_above"])
+    def test_the_last_good_version_answers_that_same_step(
+        self, store: LocalPolicyStore, make_agent: MakeAgent, lines: list[str], touch: str
+    ) -> None:
+        agent = make_agent()
+        good, bad = TouchyPolicy(seed=1), TouchyPolicy(seed=2, **{touch: 500.0})
+        publish(store, good, touchy_exporter())
+        agent.reset()
+        manifest = publish(store, bad, touchy_exporter())
+        agent.reset()
+        expected = eager(bad, OBSERVATIONS, quiet_noise(bad.policy, 3))
+        np.testing.assert_array_equal(agent.act(OBSERVATIONS), expected[0])
+        offset = agent.noise_offset
+        decision = agent.decide([TOUCHING])
+        expected = eager(good, TOUCHING, quiet_noise(good.policy, 3))
+        np.testing.assert_array_equal(decision.action, expected[0])
+        np.testing.assert_allclose(decision.value, expected[2], rtol=1e-5)
+        assert agent.noise_offset == offset + 1
+        assert agent.policy.version == 0
+        assert any(
+            line.startswith("ERROR | actor.agent:decide - version 1 is quarantined, it answered") for line in lines
+        )
+        agent.reset()
+        agent.act(TOUCHING)
+        assert agent.policy.version == 0
+        assert "PolicyOutputError" in store.quarantined()[manifest.digest]
+
+    def test_an_older_version_is_loaded_where_no_good_one_is_held(
+        self, store: LocalPolicyStore, make_agent: MakeAgent
+    ) -> None:
+        good, bad = TouchyPolicy(seed=1), TouchyPolicy(seed=2, nan_above=500.0)
+        publish(store, good, touchy_exporter())
+        publish(store, bad, touchy_exporter())
+        for synchronous in (True, False):
+            agent = make_agent(synchronous=synchronous, deadline_s=60.0)
+            agent.reset()
+            assert agent.policy.version == 1
+            expected = eager(good, TOUCHING, quiet_noise(good.policy, 3))
+            np.testing.assert_array_equal(agent.act(TOUCHING), expected[0])
+            assert agent.policy.version == 0
+
+    def test_a_newer_version_than_the_failed_one_is_adopted(
+        self, store: LocalPolicyStore, make_agent: MakeAgent
+    ) -> None:
+        agent = make_agent()
+        for seed, limit in ((1, 1e30), (2, 500.0)):
+            publish(store, TouchyPolicy(seed=seed, nan_above=limit), touchy_exporter())
+            agent.reset()
+        agent.act(TOUCHING)
+        publish(store, TouchyPolicy(seed=3), touchy_exporter())
+        agent.reset()
+        assert agent.policy.version == 2
+
+    def test_where_nothing_is_left_it_says_what_failed(self, store: LocalPolicyStore, make_agent: MakeAgent) -> None:
+        agent = make_agent(follow="pinned:1")
+        publish(store, TouchyPolicy(seed=1), touchy_exporter())
+        publish(store, TouchyPolicy(seed=2, nan_above=500.0), touchy_exporter())
+        agent.reset()
+        with pytest.raises(PolicyUnavailable, match=r"version 1 \(quarantined\): PolicyOutputError: value"):
+            agent.act(TOUCHING)
+
+    def test_an_environment_that_observes_nan_is_blamed_itself(
+        self, store: LocalPolicyStore, make_agent: MakeAgent
+    ) -> None:
+        agent = make_agent()
+        for seed in range(2):
+            publish_seed(store, seed)
+            agent.reset()
+        with pytest.raises(PolicyOutputError, match="observation holds values that are not finite: no policy can"):
+            agent.act(np.full((3, 4), np.nan, np.float32))
+        assert agent.policy.version == 1
+        assert store.quarantined() == {}
+        agent.act(OBSERVATIONS)
+
+
+def test_an_agent_that_waits_says_why(store: LocalPolicyStore, make_agent: MakeAgent, lines: list[str]) -> None:
+    publish_seed(store, 0)
+    _flip_byte(store, 0, WEIGHTS_FILE)
+    agent = make_agent(name="actor-3")
+    with pytest.raises(PolicyUnavailable):
+        agent.reset()
+    assert f"INFO | actor.agent:reset - actor-3 waits for a policy from {store}" in lines
+    assert any(
+        line.startswith("ERROR | actor.agent:reset - version 0 is quarantined: DigestMismatch") for line in lines
+    )
+
+
+def test_versions_that_are_gone_are_an_error_of_their_own(store: LocalPolicyStore) -> None:
+    with pytest.raises(VersionNotFound):
+        store.open(3)
