@@ -115,7 +115,7 @@ class LocalPolicyStore:
             if lower < self._highest and self._highest in listing.marks:
                 with suppress(OSError):  # the next publication tries again
                     (self.path / mark_name(lower)).unlink()
-        return is_ours and listing.highest == version and version not in listing.versions
+        return is_ours and self._highest == version and version not in listing.versions
 
     def sweep(self, retention: Retention) -> list[int]:
         with storage(f"sweep {self.path}"):

@@ -264,6 +264,25 @@ def test_one_bad_read_does_not_condemn_a_version() -> None:
         read_verified(manifest, "policy.ts", "here", lambda entry: next(reads))
 
 
+def test_a_reader_between_two_opens_loses_to_the_sweeper(
+    store: LocalPolicyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The directory is open already when it goes: what is missing then is the version, not one file of it."""
+    publish_many(store, 2)
+    version = store.open(0)
+    real_open = os.open
+
+    def sweep_before_the_file(path: str | Path, *args: int, dir_fd: int | None = None) -> int:
+        if path == "policy.ts":
+            monkeypatch.undo()
+            assert store.sweep(Retention(keep_newest=1)) == [0]
+        return real_open(path, *args, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "open", sweep_before_the_file)
+    with pytest.raises(VersionNotFound, match="swept meanwhile"):
+        version.read("policy.ts")
+
+
 def test_a_promise_of_gigabytes_allocates_nothing(store: LocalPolicyStore) -> None:
     publish_many(store, 1)
     path = store.path / version_name(0)
