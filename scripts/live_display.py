@@ -4,6 +4,7 @@ import time
 from contextlib import AbstractContextManager
 from typing import Protocol, Self
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -104,9 +105,9 @@ def _table(title: str, standing: Standing) -> Table:
     progress = standing.progress
     # A learner that imports torch says nothing for seconds: better to say so than to show a table of dashes.
     phase = "starting" if progress is None else f"{progress.phase}, {progress.train_s:.1f} s"
-    table = Table(title=f"{title} ({phase})", title_justify="left")
+    table = Table(title=f"{title} ({phase})", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     cells = describe(standing)
-    for name, _ in cells:
-        table.add_column(name, justify="right", no_wrap=True)
+    for name, value in cells:
+        table.add_column(name, justify="right", min_width=len(value))
     table.add_row(*(value for _, value in cells))
     return table

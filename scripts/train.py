@@ -93,16 +93,17 @@ def train(options: TrainOptions, run: RunDirectory) -> int:
         with open_display(console, f"{options.env} in {run.path}") as display:
             code = Supervisor(
                 run,
-                partial(_learner_command, options, run),
-                partial(_actor_command, options, run),
+                partial(learner_command, options, run),
+                partial(actor_command, options, run),
                 options.actors,
                 display.show,
             ).supervise()
-    console.print(_conclusion(options, run), markup=False, highlight=False, soft_wrap=True)
+    console.print(conclusion(options, run), markup=False, highlight=False, soft_wrap=True)
     return code
 
 
-def _learner_command(options: TrainOptions, run: RunDirectory, starts: int) -> list[str]:
+def learner_command(options: TrainOptions, run: RunDirectory, starts: int) -> list[str]:
+    """What starts the learner, which was started ``starts`` times before: then it goes on from its last checkpoint."""
     shared: dict[str, Any] = {entry.name: getattr(options, entry.name) for entry in fields(RunOptions)}
     shared["run_dir"] = run.path
     shared["resume"] = options.resume if starts == 0 else run.has_checkpoint()
@@ -110,8 +111,9 @@ def _learner_command(options: TrainOptions, run: RunDirectory, starts: int) -> l
     return python_module(module, to_flags(LearnerRun(**shared, supervised=True)))
 
 
-def _actor_command(options: TrainOptions, run: RunDirectory, index: int, starts: int) -> list[str]:
-    # Each actor's own seed, and a new one after a restart: the same would act the same episodes again.
+def actor_command(options: TrainOptions, run: RunDirectory, index: int, starts: int) -> list[str]:
+    """What starts actor ``index``, which was started ``starts`` times before."""
+    # A seed for each actor, and a new one after a restart: the same would act the same episodes again.
     (seed,) = np.random.SeedSequence([options.seed, index, starts]).generate_state(1)
     flags = [
         f"--env={options.env}",
@@ -126,7 +128,7 @@ def _actor_command(options: TrainOptions, run: RunDirectory, index: int, starts:
     return python_module("actor.run", flags)
 
 
-def _conclusion(options: TrainOptions, run: RunDirectory) -> str:
+def conclusion(options: TrainOptions, run: RunDirectory) -> str:
     """One line that says what came of it, and where it is."""
     summary = run.summary()
     if summary is None:

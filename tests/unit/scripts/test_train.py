@@ -1,0 +1,158 @@
+"""What can be told without starting a training; ``tests/integration/test_train.py`` starts them."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import pytest
+import tyro
+
+from actor.actor_settings import ActorSettings
+from learner.config import LearnerConfig
+from learner.run_options import LearnerRun, RunOptions
+from scripts import train
+from scripts.train import TrainOptions, actor_command, conclusion, learner_command, main
+from shared.progress import Summary
+from shared.run_directory import RunDirectory
+from shared.transport.transport import RolloutAccounts
+
+_OPTIONS = TrainOptions(
+    env="Acrobot-v1",
+    env_kwargs='{"max_episode_steps": 100}',
+    seed=5,
+    actors=3,
+    envs_per_actor=4,
+    engine="onnx",
+    target_return=-100.5,
+    learner=LearnerConfig(network="lstm", hidden_sizes=(16, 8), learning_rate=3e-4),
+)
+_SUMMARY = Summary(
+    solved=True,
+    env_steps=61_440,
+    wall_s=6.0,
+    time_to_target_s=5.25,
+    mean_return=487.25,
+    steps_per_s=1e4,
+    versions_published=31,
+    reloads=60,
+    actor_restarts=0,
+    rollouts=RolloutAccounts(),
+)
+
+
+def _flags(command: list[str], module: str) -> list[str]:
+    assert command[1:4] == ["-P", "-m", module]
+    return command[4:]
+
+
+def test_the_learner_is_told_everything(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    told = tyro.cli(LearnerRun, args=_flags(learner_command(_OPTIONS, run, 0), "learner.run"))
+    assert told.supervised
+    assert told.run_dir == tmp_path
+    for name in RunOptions.__dataclass_fields__:
+        if name != "run_dir":
+            assert getattr(told, name) == getattr(_OPTIONS, name), name
+
+
+def test_a_learner_that_is_started_again_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path).create()
+    assert "--no-resume" in learner_command(_OPTIONS, run, 1)
+    (run.checkpoints / "checkpoint-1.pt").touch()
+    assert "--resume" in learner_command(_OPTIONS, run, 1)
+    assert "--resume" in learner_command(replace(_OPTIONS, resume=True), run, 0)
+
+
+def test_without_actors_one_process_acts_and_learns(tmp_path: Path) -> None:
+    command = learner_command(replace(_OPTIONS, actors=0), RunDirectory(tmp_path), 0)
+    assert tyro.cli(LearnerRun, args=_flags(command, "scripts.single_process")).env == "Acrobot-v1"
+
+
+def test_an_actor_is_told_what_it_needs(tmp_path: Path) -> None:
+    command = actor_command(_OPTIONS, RunDirectory(tmp_path), 2, 0)
+    told = tyro.cli(ActorSettings, args=_flags(command, "actor.run"))
+    assert (told.env, told.run_dir, told.envs, told.engine) == ("Acrobot-v1", tmp_path, 4, "onnx")
+    assert (told.name, told.supervised, told.send, told.follow) == ("actor-2", True, True, "newest")
+
+
+def test_no_two_actors_share_a_seed_nor_does_one_with_itself_before(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    seeds = {
+        tyro.cli(ActorSettings, args=_flags(actor_command(options, run, index, starts), "actor.run")).seed
+        for options in (_OPTIONS, replace(_OPTIONS, seed=6))
+        for index in range(4)
+        for starts in range(4)
+    }
+    assert len(seeds) == 32
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--env=CartPol-v1"], "did you mean CartPole-v1"),
+        (["--env-kwargs=[1]"], "--env-kwargs is a JSON object"),
+        (['--env-kwargs={"wings": 2}'], "wings"),
+        (["--actors=-1"], "--actors is 0 or more"),
+        (["--actors=some"], "--actors"),
+        (["--network=cnn"], "'cnn'"),
+        (["--learning-rate=0"], "learning_rate is above 0"),
+        (["--total-steps=0"], "--total-steps is above 0"),
+        (["--resume"], "nothing to resume: no checkpoint of CartPole-v1"),
+        (["--resume", "--run-dir=empty"], "nothing to resume"),
+        (["--run-dir=full"], "already holds a training"),
+        (["--run-dir=file"], "cannot write into the run directory"),
+        (["--run-dir=full", "--resume"], "flags are a list"),
+        (["--nonsense"], "--nonsense"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line_and_starts_nothing(
+    flags: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    full = RunDirectory(tmp_path / "full").create()
+    (full.checkpoints / "checkpoint-1.pt").touch()
+    full.write_options({"env": "CartPole-v1", "flags": "wrong"})
+    (tmp_path / "file").touch()
+    assert main(flags) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("python scripts/train.py: ")
+    assert said in err
+    assert err.count("\n") == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"full", "file"}
+
+
+def test_resuming_takes_the_flags_of_the_run_but_for_those_that_are_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunDirectory(tmp_path / "run").create()
+    (run.checkpoints / "checkpoint-1.pt").touch()
+    stored = ["--env=Acrobot-v1", "--seed=7", "--network=lstm", "--target-return=-90.0", "--total-steps=100"]
+    run.write_options({"env": "Acrobot-v1", "flags": stored})
+    begun: list[TrainOptions] = []
+    monkeypatch.setattr(train, "train", lambda options, _run: begun.append(options) or 0)
+    assert main(["--resume", f"--run-dir={run.path}", "--total-steps", "200"]) == 0
+    (options,) = begun
+    assert (options.env, options.seed, options.learner.network) == ("Acrobot-v1", 7, "lstm")
+    assert (options.target_return, options.total_steps, options.resume) == (-90.0, 200, True)
+
+
+def test_the_environments_own_threshold_is_the_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    begun: list[TrainOptions] = []
+    monkeypatch.setattr(train, "train", lambda options, _run: begun.append(options) or 0)
+    for flags in (["--env=CartPole-v1"], ["--env=Pendulum-v1"], ["--target-return=9"]):
+        assert main(flags) == 0
+    assert [options.target_return for options in begun] == [475.0, None, 9.0]
+
+
+def test_the_conclusion_says_what_came_of_it(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    assert "no summary" in conclusion(_OPTIONS, run)
+    run.write_summary(_SUMMARY)
+    assert conclusion(_OPTIONS, run) == (
+        f"solved in 5.2 s: mean return 487.2, target -100.5, 61,440 steps, 31 versions. The run is in {tmp_path}"
+    )
+    unsolved = msgspec.structs.replace(_SUMMARY, solved=False, time_to_target_s=None, mean_return=None)
+    run.write_summary(unsolved)
+    assert conclusion(_OPTIONS, run).startswith("not solved: no episode ended, 61,440 steps")
+    assert conclusion(replace(_OPTIONS, target_return=None), run).startswith("ended: no episode ended")
