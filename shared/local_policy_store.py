@@ -58,6 +58,10 @@ class LocalPolicyStore:
     def __repr__(self) -> str:
         return f"LocalPolicyStore({str(self.path)!r})"
 
+    def __str__(self) -> str:
+        """Where it is, for messages."""
+        return str(self.path)
+
     @property
     def watch_path(self) -> Path:
         return self.path

@@ -60,6 +60,10 @@ class RemotePolicyStore:
     def __repr__(self) -> str:
         return f"RemotePolicyStore({self._url!r})"
 
+    def __str__(self) -> str:
+        """Where it is, for messages."""
+        return self._url
+
     def versions(self) -> list[int]:
         return self._committed_among(self._numbers()[0])
 

@@ -59,6 +59,10 @@ def test_what_is_published_is_what_every_reader_gets(case: StoreCase) -> None:
     assert {name: version.read(name) for name in published.files} == sample_files(b"these")
 
 
+def test_a_store_says_where_it_is(case: StoreCase) -> None:
+    assert case.root.lstrip("/") in str(case.open())
+
+
 def test_empty_files_are_files(case: StoreCase) -> None:
     publish(case.open(), b"")
     assert case.open().open(0).read("weights.safetensors") == b""
