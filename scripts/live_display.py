@@ -4,7 +4,6 @@ import time
 from contextlib import AbstractContextManager
 from typing import Protocol, Self
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -14,6 +13,7 @@ from shared.progress import Progress
 
 _REDRAW_S = 0.25
 _LINE_EVERY_S = 2.0
+_COLUMNS = 5  # fit into 80 characters
 
 
 class Display(AbstractContextManager["Display"], Protocol):
@@ -103,11 +103,14 @@ class LiveTable:
 
 def _table(title: str, standing: Standing) -> Table:
     progress = standing.progress
-    # A learner that imports torch says nothing for seconds: better to say so than to show a table of dashes.
-    phase = "starting" if progress is None else f"{progress.phase}, {progress.train_s:.1f} s"
-    table = Table(title=f"{title} ({phase})", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    cells = describe(standing)
-    for name, value in cells:
-        table.add_column(name, justify="right", min_width=len(value))
-    table.add_row(*(value for _, value in cells))
+    # A learner that imports torch says nothing for seconds: better to say so than to show nothing but dashes.
+    phase, train_s = ("starting", 0.0) if progress is None else (progress.phase, progress.train_s)
+    table = Table(title=title, title_justify="left", box=None, show_header=False)
+    cells = [*describe(standing), (phase, f"{train_s:.1f} s")]
+    for first in range(0, len(cells), _COLUMNS):
+        row = cells[first : first + _COLUMNS]
+        table.add_row(*(name for name, _ in row), style="dim")
+        table.add_row(*(value for _, value in row), style="bold")
+    for column in table.columns:
+        column.justify, column.min_width = "right", 12
     return table

@@ -60,10 +60,12 @@ def test_a_table_on_a_terminal() -> None:
     with open_display(Console(file=out, force_terminal=True, width=140), "CartPole-v1 in runs/x") as display:
         assert isinstance(display, LiveTable)
         display.show(Standing(actors=2))
-        assert "CartPole-v1 in runs/x (starting)" in out.getvalue()
+        assert "CartPole-v1 in runs/x" in out.getvalue()
+        assert "starting" in out.getvalue()
         display.show(Standing(_STANDING.progress, 2, 1, 3, messages=["actor-0 was killed [by] SIGKILL"]))
     said = out.getvalue()
-    assert "(training, 6.0 s)" in said
+    assert "training" in said
+    assert "6.0 s" in said
     for value in _SHOWN.values():
         assert value in said
     assert "actor-0 was killed [by] SIGKILL" in said
