@@ -5,10 +5,11 @@ snares, both met: an exporter that folds constants leaves a graph in which new w
 exporter notes of files and lines makes equal programs look different.
 """
 
+import io
 import logging
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 
 import onnx
 import torch
@@ -120,11 +121,11 @@ def _strip_nodes(nodes: Iterable[onnx.NodeProto]) -> None:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """The exporter warns of its own deprecations and of packages that it does not need."""
+    """The exporter warns of its own deprecations, and prints whole programs where it fails."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:

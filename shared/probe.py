@@ -79,7 +79,10 @@ def run_policy(policy: Policy, signature: PolicySignature, inputs: Sequence[np.n
 
     with torch.no_grad():
         # Copies on both sides: a policy may return a view of an input, and inputs may be read-only.
-        outputs = [output.numpy().copy() for output in policy([torch.from_numpy(array.copy()) for array in inputs])]
+        try:
+            outputs = [output.numpy().copy() for output in policy([torch.from_numpy(array.copy()) for array in inputs])]
+        except Exception as error:  # a policy's own code may raise anything
+            raise ExportError(f"the policy raised {type(error).__name__}: {error}") from error
     try:
         signature.check_outputs(outputs, inputs[0].shape[0])
     except SignatureMismatch as error:

@@ -49,7 +49,7 @@ def test_what_was_encoded_is_decoded(weights: dict[str, np.ndarray]) -> None:
     decoded = decode_weights(encode_weights(weights))
     assert decoded.keys() == weights.keys()
     for name, array in weights.items():
-        assert decoded[name].dtype == array.dtype
+        assert (decoded[name].dtype, decoded[name].shape) == (array.dtype, array.shape)
         np.testing.assert_array_equal(decoded[name], array)
 
 
@@ -59,7 +59,7 @@ def test_the_library_reads_the_same(weights: dict[str, np.ndarray]) -> None:
     theirs, mine = safetensors.numpy.load(data), decode_weights(data)
     assert theirs.keys() == mine.keys()
     for name, array in theirs.items():
-        np.testing.assert_array_equal(mine[name], array)
+        np.testing.assert_array_equal(mine[name], array, strict=True)
 
 
 def test_reads_what_the_library_writes_with_metadata() -> None:
