@@ -60,15 +60,15 @@ class PolicyPublisher:
             self._thread.start()
 
     def publish(self, module: nn.Module, progress: TrainingProgress) -> None:
-        """Publish the weights as they are now: they are copied before this returns. Does nothing once closed."""
+        """Publish the weights as they are now: they are copied before this returns. Once closed, nothing is published."""
+        if self._is_closed:
+            logger.warning("the publisher is closed: update {} is not published", progress.update)
+            return
         request = _Request({name: tensor.clone() for name, tensor in module_tensors(module).items()}, progress)
         if self._thread is None:
             self._publish(request)
             return
         with self._changed:
-            if self._is_closed:
-                logger.warning("the publisher is closed: update {} is not published", progress.update)
-                return
             self._waiting = request
             self._changed.notify_all()
 
