@@ -1,6 +1,6 @@
 """The rungs of an importable policy (class path plus weights) in the actor: scripted, else traced, else eager."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -43,9 +43,11 @@ def import_program(
     example = [torch.from_numpy(array.copy()) for array in exam.probe_inputs]
 
     def check(candidate: Callable[[list["Tensor"]], list["Tensor"]]) -> float:
-        with torch.no_grad():
-            found = [tensor.numpy() for tensor in candidate(example)]
-        return exam.compare(found)
+        def run(inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+            with torch.no_grad():
+                return [output.numpy().copy() for output in candidate([torch.from_numpy(a.copy()) for a in inputs])]
+
+        return exam.check(run)
 
     scripted, failures = climb(module, example, check)
     refusals = tuple((report.rung, report.error or "") for report in failures)

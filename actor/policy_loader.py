@@ -10,7 +10,7 @@ import numpy as np
 
 from actor.policy_manager import PolicyManager
 from actor.policy_watcher import PolicyWatcher
-from actor.program_ladder import LadderResult, ProgramLadder, TakeSpare
+from actor.program_ladder import LadderResult, ProgramLadder, TakeSpare, one_line
 from actor.version_life import VersionRecord, VersionState, VersionTable
 from actor.version_selection import Follow, History, Pinned, draw_older, select_version
 from shared.engines.engine import Engine, EngineKind
@@ -235,7 +235,7 @@ class PolicyLoader:
         return result
 
     def _fail(self, version: int, digest: str | None, error: Exception) -> None:
-        reason = f"{type(error).__name__}: {error}"
+        reason = one_line(f"{type(error).__name__}: {error}")
         is_transient = isinstance(error, TransientLoadError | StoreUnavailable | VersionNotFound | MemoryError)
         if not is_transient:
             record = self._versions.fail(version, reason, digest=digest)

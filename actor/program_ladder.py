@@ -43,7 +43,7 @@ class LadderResult:
         """One line on the rung taken and what those above it said; None where the first rung was taken."""
         if not self.refusals:
             return None
-        said = "; ".join(f"{rung} said: {message}" for rung, message in self.refusals)
+        said = "; ".join(f"{rung} said: {one_line(message)}" for rung, message in self.refusals)
         return f"version {self.policy.version}: {self.policy.rung} taken; {said}"
 
 
@@ -152,7 +152,7 @@ class ProgramLadder:
             return None
         try:
             engine.load_weights(material.weights)
-            material.exam.examine(engine, warm_up_calls=0)
+            material.exam.check(engine.run)
         except PermanentLoadError:
             return None  # the program may still be right when it is loaded as a whole; the spare is let go
         return engine, self._rungs.get(entry.program_digest, entry.kind)
@@ -168,7 +168,9 @@ class ProgramLadder:
             raise ProgramError(
                 f"{entry.file}: expected the program digest {entry.program_digest}, found {engine.program_digest}"
             )
-        material.exam.examine(engine, warm_up_calls=_WARM_UP_CALLS)
+        material.exam.check(engine.run)
+        for _ in range(_WARM_UP_CALLS):
+            engine.run(material.exam.inputs)
         self._rungs[entry.program_digest] = rung
         return engine, rung
 
@@ -202,6 +204,11 @@ class ProgramLadder:
         return other
 
 
+def one_line(message: str) -> str:
+    """torch's messages run over many lines; a log has one for each event."""
+    return " ".join(message.split())
+
+
 def _programs_key(manifest: Manifest) -> tuple[str, ...]:
     return tuple(program.program_digest for program in manifest.programs)
 
@@ -211,7 +218,7 @@ def _failure(material: _Material) -> Exception:
     errors = material.errors
     if len(errors) == 1 and isinstance(errors[0], PolicyLoadError):
         return errors[0]
-    said = "; ".join(f"{rung}: {message}" for rung, message in material.refusals)
+    said = "; ".join(f"{rung}: {one_line(message)}" for rung, message in material.refusals)
     kinds = {type(error) for error in errors}
     kind: type[PolicyLoadError] = ProgramError
     if any(issubclass(k, TransientLoadError) for k in kinds):

@@ -1,10 +1,9 @@
 """What a version must prove before it may act, whatever runs it: a signature that makes sense, and the probe."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from shared.engines.engine import Engine
 from shared.errors import ManifestError
 from shared.manifest import Manifest
 from shared.policy_signature import PolicySignature, Role
@@ -85,22 +84,16 @@ class ProbeExam:
         """The probe's own inputs, read-only."""
         return self._as_made[0]
 
-    def compare(self, found: Sequence[np.ndarray]) -> float:
-        """The largest difference from the probe's outputs. Raises ProbeMismatch where it is too large."""
-        return compare(self._as_made[1], found, self._signature, self._tolerance.atol, self._tolerance.rtol)
-
     @property
     def inputs(self) -> Sequence[np.ndarray]:
         """Plausible inputs at the batch size in use."""
         return self._in_use[0]
 
-    def examine(self, engine: Engine, *, warm_up_calls: int) -> None:
-        """Raise ProbeMismatch unless ``engine`` computes what the learner computed; afterwards it is warm."""
-        for inputs, outputs in (self._as_made, self._in_use):
-            found = engine.run(inputs)
-            compare(outputs, found, self._signature, self._tolerance.atol, self._tolerance.rtol)
-        for _ in range(warm_up_calls):
-            engine.run(self._in_use[0])
+    def check(self, run: Callable[[Sequence[np.ndarray]], Sequence[np.ndarray]]) -> float:
+        """The largest difference of what ``run`` computes from the probe. Raises ProbeMismatch for too large a one."""
+        atol, rtol = self._tolerance.atol, self._tolerance.rtol
+        cases = (self._as_made, self._in_use)
+        return max(compare(outputs, run(inputs), self._signature, atol, rtol) for inputs, outputs in cases)
 
 
 def _rows(arrays: Sequence[np.ndarray], row: np.ndarray) -> tuple[np.ndarray, ...]:

@@ -1,0 +1,92 @@
+"""Which program of a version is taken: by the fixed order, by measurement, by what was learned before."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from actor import program_ladder
+from actor.engine_choice import is_clearly_faster, median_call_s
+from actor.program_ladder import ProgramLadder
+from shared.engines.engine import Engine, EngineKind
+from shared.policy_store import LocalPolicyStore
+from tests.agent_policies import local_store, publish_seed
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> LocalPolicyStore:
+    return local_store(tmp_path / "policies")
+
+
+def _no_spare(kind: EngineKind, program_digest: str) -> Engine | None:
+    return None
+
+
+def _measured(monkeypatch: pytest.MonkeyPatch, onnx_s: float, torchscript_s: float) -> list[int]:
+    """Let the clock say so; returns how many engines each measurement compared."""
+    compared = []
+
+    def measure(engines: Sequence[Engine], inputs: Sequence[np.ndarray]) -> list[float]:
+        assert {array.shape[0] for array in inputs} == {5}, "measured at the batch size in use"
+        compared.append(len(engines))
+        return [onnx_s, torchscript_s][: len(engines)]
+
+    monkeypatch.setattr(program_ladder, "median_call_s", measure)
+    return compared
+
+
+@pytest.mark.parametrize(
+    ("onnx_s", "torchscript_s", "rung"), [(1e-3, 5e-4, "torchscript"), (5e-4, 1e-3, "onnx"), (1e-3, 0.95e-3, "onnx")]
+)
+def test_auto_takes_what_is_clearly_faster_and_remembers_it(
+    store: LocalPolicyStore, monkeypatch: pytest.MonkeyPatch, onnx_s: float, torchscript_s: float, rung: str
+) -> None:
+    compared = _measured(monkeypatch, onnx_s, torchscript_s)
+    ladder = ProgramLadder("auto", batch_size=5)
+    for seed in range(2):
+        version = publish_seed(store, seed, onnx=True).version
+        result = ladder.load(store.open(version), _no_spare)
+        assert result.policy.rung == rung
+        assert result.describe() is None
+    assert compared == [1, 2]
+
+
+@pytest.mark.parametrize(("choice", "rung"), [("auto", "onnx"), ("onnx", "onnx"), ("torchscript", "torchscript")])
+def test_without_measurement_the_order_is_fixed(
+    store: LocalPolicyStore, monkeypatch: pytest.MonkeyPatch, choice: str, rung: str
+) -> None:
+    compared = _measured(monkeypatch, 1.0, 0.0)
+    publish_seed(store, 0, onnx=True)
+    ladder = ProgramLadder(choice, batch_size=5, measure=choice != "auto")  # type: ignore[arg-type]
+    assert ladder.load(store.open(0), _no_spare).policy.rung == rung
+    assert compared == []
+
+
+def test_an_engine_that_was_asked_for_and_is_not_there_has_a_fallback(store: LocalPolicyStore) -> None:
+    publish_seed(store, 0)
+    assert ProgramLadder("onnx", batch_size=5).load(store.open(0), _no_spare).policy.rung == "torchscript"
+
+
+def test_a_measurement_is_of_whole_calls() -> None:
+    calls: list[str] = []
+
+    class Counting:
+        kind: EngineKind = "onnx"
+        program_digest = "p"
+
+        def __init__(self, name: str, work: int) -> None:
+            self.name, self.work = name, work
+
+        def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+            calls.append(self.name)
+            return [inputs[0] + i for i in range(self.work)]
+
+        def load_weights(self, weights: object) -> None:
+            raise AssertionError
+
+    fast_s, slow_s = median_call_s([Counting("fast", 1), Counting("slow", 300)], [np.zeros(1000)])
+    assert is_clearly_faster(fast_s, slow_s)
+    assert not is_clearly_faster(slow_s, fast_s)
+    assert calls[:4] == ["fast", "slow", "fast", "slow"]
+    assert calls.count("fast") == calls.count("slow") >= 5
