@@ -1,0 +1,112 @@
+"""Policies replaced under an agent that acts: real files, real events, real threads and processes."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from actor.agent import Agent
+from shared.engines.engine import EngineChoice
+from shared.noise import NoiseStream
+from tests.agent_policies import eager, local_store, make_policy, publish_seed
+from tests.waiting import PATIENCE_S, Running, until
+
+ROWS = 3
+
+
+@pytest.mark.parametrize("engine", ["torchscript", "onnx"])
+def test_every_action_comes_from_the_version_that_it_is_stamped_with(tmp_path: Path, engine: EngineChoice) -> None:
+    """Versions come faster than they can be adopted; answers are derived again from version and noise as recorded."""
+    n_versions = 30
+    store = local_store(tmp_path / "policies")
+    manifests = {0: publish_seed(store, 0, onnx=True)}
+    with Agent(store, num_envs=ROWS, engine=engine, seed=5) as agent:
+        agent.reset()
+        publishing = Running(
+            lambda: manifests.update({v: publish_seed(store, v, onnx=True) for v in range(1, n_versions)})
+        )
+        generator = np.random.default_rng(0)
+        acted = []
+        while agent.policy.version < n_versions - 1:
+            if publishing.done:
+                publishing.join()
+            policy = agent.adopt()
+            for _ in range(4):
+                observation = generator.standard_normal((ROWS, 4)).astype(np.float32)
+                offset = agent.noise_offset
+                acted.append((policy.version, policy.digest, offset, observation, agent.decide([observation])))
+        assert agent.policy.rung == engine
+        assert agent._manager.engines_alive() == 3
+        assert agent.adoptions > 3
+    stream = NoiseStream(make_policy().signature.action, ROWS, agent.noise_seed)
+    policies = {version: make_policy(seed=version) for version in range(n_versions)}
+    fresh = [i for i in range(1, len(acted)) if acted[i][0] != acted[i - 1][0]]
+    for i in sorted({*fresh, *range(0, len(acted), max(1, len(acted) // 1000))}):
+        version, digest, offset, observation, decision = acted[i]
+        expected = eager(policies[version], observation, stream.at(offset))
+        np.testing.assert_allclose(decision.value, expected[2], rtol=1e-4, atol=1e-5)
+        np.testing.assert_array_equal(decision.action, expected[0])
+        assert digest == manifests[version].digest
+
+
+_ACTOR = """
+import sys
+from pathlib import Path
+import numpy as np
+from actor.agent import Agent
+from shared.policy_store import LocalPolicyStore
+
+last = int(sys.argv[2])
+with Agent(LocalPolicyStore(Path(sys.argv[1])), num_envs=None) as agent:
+    agent.reset()
+    print("acts", flush=True)
+    while agent.policy.version < last:
+        agent.adopt()
+        agent.act(np.zeros(4, np.float32))
+    print(agent.policy.rung, "torch" in sys.modules, flush=True)
+"""
+
+
+def test_an_actor_on_onnx_follows_another_process_and_never_imports_torch(tmp_path: Path) -> None:
+    store = local_store(tmp_path / "policies")
+    publish_seed(store, 0, onnx=True)
+    actor = subprocess.Popen(
+        [sys.executable, "-c", _ACTOR, str(store.path), "3"],
+        cwd=Path(__file__).parents[2],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert actor.stdout is not None
+        assert actor.stdout.readline() == "acts\n"
+        for seed in range(1, 4):
+            publish_seed(store, seed, onnx=True)
+        assert actor.communicate(timeout=PATIENCE_S)[0] == "onnx False\n"
+        assert actor.returncode == 0
+    finally:
+        actor.kill()
+        actor.wait()
+
+
+def test_actors_that_wait_for_a_first_version_begin_when_it_comes(tmp_path: Path) -> None:
+    store = local_store(tmp_path / "policies")
+    agents = [Agent(store, num_envs=None, name=f"actor-{i}") for i in range(3)]
+    waiting = [Running(agent.reset) for agent in agents]
+    publish_seed(store, 0)
+    for agent, reset in zip(agents, waiting, strict=True):
+        reset.join()
+        assert agent.policy.version == 0
+        agent.close()
+
+
+def test_what_no_event_tells_is_found_by_looking_again(tmp_path: Path) -> None:
+    """Events get lost, and on some file systems there are none."""
+    store = local_store(tmp_path / "policies")
+    publish_seed(store, 0)
+    with Agent(store, num_envs=None) as agent:
+        agent.reset()
+        agent._loader.watcher.stop()
+        publish_seed(store, 1)
+        until(lambda: agent.adopt().version == 1)
