@@ -4,6 +4,7 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import gc
 import signal
 import sys
 import threading
@@ -43,7 +44,10 @@ def main(options: LearnerRun) -> int:
             logger.info("start one with: python -m actor.run --env {} --run-dir {}", options.env, run.path)
         return Acting(receiver)
 
-    return train(options, run, connect, stop.is_set).exit_code
+    outcome = train(options, run, connect, stop.is_set)
+    # The exporter leaves so many modules behind that looking for garbage among them takes seconds at the end; see none.
+    gc.freeze()
+    return outcome.exit_code
 
 
 def choose_run_directory(env_id: str, path: Path | None, *, resume: bool) -> RunDirectory:

@@ -8,6 +8,7 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import gc
 import sys
 from collections.abc import Callable
 
@@ -54,7 +55,10 @@ def main(options: LearnerRun) -> int:
     import torch
 
     torch.set_num_threads(1)
-    return train_in_one_process(options, run, stop.is_set).exit_code
+    outcome = train_in_one_process(options, run, stop.is_set)
+    # The exporter leaves so many modules behind that looking for garbage among them takes seconds at the end; see none.
+    gc.freeze()
+    return outcome.exit_code
 
 
 def train_in_one_process(options: LearnerRun, run: RunDirectory, stop_requested: Callable[[], bool]) -> Outcome:
