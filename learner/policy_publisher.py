@@ -60,7 +60,7 @@ class PolicyPublisher:
             self._thread.start()
 
     def publish(self, module: nn.Module, progress: TrainingProgress) -> None:
-        """Publish the weights as they are now: they are copied before this returns. Once closed, nothing is published."""
+        """Publish the weights as they are now: they are copied before this returns. Does nothing once closed."""
         if self._is_closed:
             logger.warning("the publisher is closed: update {} is not published", progress.update)
             return
