@@ -1,0 +1,227 @@
+"""``python scripts/train.py`` as a person meets it: a learner and actors as real processes, from start to end."""
+
+import contextlib
+import json
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from shared.policy_store import LocalPolicyStore
+from shared.progress import Summary
+from shared.run_directory import RunDirectory
+from tests.waiting import until
+
+_REPOSITORY = Path(__file__).parents[2]
+_TRAIN = [sys.executable, str(_REPOSITORY / "scripts" / "train.py")]
+_EVALUATE = [sys.executable, str(_REPOSITORY / "scripts" / "evaluate.py")]
+_FLAGS = ["--env=CartPole-v1", "--envs-per-actor=4", "--batch-steps=256", "--epochs=2", "--hidden-sizes=16"]
+# A target that is never reached: only what the test does ends the training.
+_ENDLESS = [*_FLAGS, "--target-return=inf"]
+_PATIENCE_S = 100.0
+_LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} \| [A-Z]+ +\| [\w.]+:[\w<>]+:\d+ - ")
+
+pytestmark = pytest.mark.timeout(240)
+
+
+@contextlib.contextmanager
+def _training(directory: Path, *flags: str) -> Iterator[tuple["subprocess.Popen[str]", RunDirectory]]:
+    """A training that goes on, with version 1 published at least; nothing of it is left afterwards."""
+    process = subprocess.Popen(
+        [*_TRAIN, f"--run-dir={directory}", *flags],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=directory.parent,
+        start_new_session=True,
+    )
+    run = RunDirectory(directory)
+    with process:
+        try:
+            until(lambda: _steps(run) > 0 or process.poll() is not None, _PATIENCE_S)
+            assert process.poll() is None, process.communicate()[0]
+            yield process, run
+        finally:
+            process.kill()
+
+
+def _steps(run: RunDirectory) -> int:
+    progress = run.progress()
+    return progress.env_steps if progress is not None and progress.phase == "training" else 0
+
+
+def _children(process: "subprocess.Popen[str]") -> dict[str, psutil.Process]:
+    """learner, actor-0, actor-1, …"""
+    found = {}
+    for child in psutil.Process(process.pid).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            name = re.search(r"--name=(\S+)|(learner)\.run", " ".join(child.cmdline()))
+            if name is not None:
+                found[name[1] or name[2]] = child
+    return found
+
+
+def _successor(process: "subprocess.Popen[str]", name: str, before: psutil.Process) -> psutil.Process | None:
+    child = _children(process).get(name)
+    return child if child is not None and child.pid != before.pid else None
+
+
+def _gone(child: psutil.Process) -> bool:
+    try:
+        return not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def _summary(run: RunDirectory) -> Summary:
+    summary = run.summary()
+    assert summary is not None
+    accounts = summary.rollouts
+    assert accounts.sent == accounts.learned + accounts.stale + accounts.invalid + accounts.lost
+    assert accounts.learned > 0
+    assert accounts.invalid == 0
+    return summary
+
+
+def _train(directory: Path, *flags: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [*_TRAIN, f"--run-dir={directory}", *flags], capture_output=True, text=True, check=False, timeout=_PATIENCE_S
+    )
+
+
+def test_a_training_from_its_first_step_to_its_summary(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "run")
+    done = _train(run.path, *_ENDLESS, "--total-steps=6000")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "not solved: mean return" in done.stdout
+    assert "actor deaths 0" in done.stdout
+
+    summary = _summary(run)
+    assert not summary.solved
+    assert summary.time_to_target_s is None
+    assert summary.env_steps >= 6000
+    assert summary.actor_restarts == 0
+    assert summary.reloads > 0
+    newest = LocalPolicyStore(run.policies).newest()
+    assert newest is not None
+    assert newest + 1 == summary.versions_published
+
+    progress = run.progress()
+    assert progress is not None
+    assert progress.phase == "ended"
+    assert any(run.tensorboard.iterdir())
+    for name in ("supervisor", "learner", "actor-0", "actor-1"):
+        first = (run.logs / f"{name}.log").read_text().splitlines()[0]
+        assert _LINE.match(first), first
+
+    told = subprocess.run(
+        [*_EVALUATE, "--env=CartPole-v1", f"--run-dir={run.path}", "--episodes=2", "--json"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert json.loads(told.stdout)["version"] == newest
+
+
+def test_ctrl_c_leaves_a_checkpoint_to_resume_from(tmp_path: Path) -> None:
+    with _training(tmp_path / "run", *_ENDLESS, "--actors=1", "--seed=3") as (process, run):
+        children = _children(process)
+        assert children.keys() == {"learner", "actor-0"}
+        process.send_signal(signal.SIGINT)
+        said, _ = process.communicate()
+    assert process.returncode == 130
+    assert all(_gone(child) for child in children.values())
+    assert "had not stopped in time" not in said
+    before = _summary(run)
+    newest = LocalPolicyStore(run.policies).newest()
+    assert newest is not None
+
+    # Every flag but the new one is the run's own: another hidden size would not fit the checkpoint.
+    done = _train(run.path, "--resume", f"--total-steps={before.env_steps + 1000}")
+    assert (done.returncode, done.stderr) == (0, "")
+    after = _summary(run)
+    assert after.env_steps >= before.env_steps + 1000
+    assert after.rollouts.learned > before.rollouts.learned
+    assert (LocalPolicyStore(run.policies).newest() or 0) > newest
+    assert "at update" in (run.logs / "learner.log").read_text()
+
+
+def test_who_is_killed_comes_back_and_nobody_outlives_the_supervisor(tmp_path: Path) -> None:
+    with _training(tmp_path / "run", *_ENDLESS, "--actors=1", "--checkpoint-every-updates=1") as (process, run):
+        first = _children(process)
+        first["actor-0"].kill()
+        again = until(lambda: _successor(process, "actor-0", first["actor-0"]), _PATIENCE_S)
+        learned = _steps(run)
+        until(lambda: _steps(run) > learned, _PATIENCE_S)  # without the actor there would be no steps
+
+        first["learner"].kill()
+        until(lambda: _successor(process, "learner", first["learner"]), _PATIENCE_S)
+        newest = LocalPolicyStore(run.policies).newest() or 0
+        until(lambda: (LocalPolicyStore(run.policies).newest() or 0) > newest, _PATIENCE_S)
+        assert _children(process)["actor-0"].pid == again.pid  # it went on acting, and found the new learner
+
+        last = _children(process).values()
+        process.kill()
+        process.wait()
+        until(lambda: all(_gone(child) for child in last), _PATIENCE_S)
+        until(lambda: not run.live(), _PATIENCE_S)  # the kernel lets go of locks a moment later
+
+
+@pytest.mark.slow
+def test_max_seconds_is_exit_code_1(tmp_path: Path) -> None:
+    done = _train(tmp_path / "run", *_ENDLESS, "--actors=1", "--max-seconds=1")
+    assert (done.returncode, done.stderr) == (1, "")
+    assert _summary(RunDirectory(tmp_path / "run")).wall_s >= 1.0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("actors", [0, 1, 2])
+def test_a_target_that_is_reached_is_solved(tmp_path: Path, actors: int) -> None:
+    done = _train(tmp_path / "run", *_FLAGS, "--target-return=15", f"--actors={actors}")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "solved in " in done.stdout
+    summary = _summary(RunDirectory(tmp_path / "run"))
+    assert summary.solved
+    assert summary.time_to_target_s is not None
+    assert summary.mean_return is not None
+    assert summary.mean_return >= 15
+
+
+@pytest.mark.slow
+def test_an_actor_started_by_hand_joins_and_its_rollouts_are_learned(tmp_path: Path) -> None:
+    """The learner alone, so that whatever it learns comes from that actor; found by its environment, not by a path."""
+    run = RunDirectory(tmp_path / "runs" / "by-hand")
+    python = [sys.executable, "-m"]
+    environment = {"PYTHONPATH": str(_REPOSITORY), "PATH": "/usr/bin:/bin"}
+    learner = subprocess.Popen(
+        [*python, "learner.run", f"--run-dir={run.path}", *_ENDLESS],
+        cwd=tmp_path,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with learner:
+        until(run.learner_alive, _PATIENCE_S)
+        log = tmp_path / "episodes.jsonl"
+        actor = subprocess.run(
+            [*python, "actor.run", "--env=CartPole-v1", "--episodes=60", "--envs=4", f"--episode-log={log}"],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=_PATIENCE_S,
+        )
+        learner.send_signal(signal.SIGTERM)
+        learner.communicate()
+    assert learner.returncode == 130
+    assert actor.stdout.count("acts now") >= 2
+    episodes = [json.loads(line) for line in log.read_text().splitlines()]
+    assert len(episodes) == 60
+    assert len({episode["version"] for episode in episodes}) >= 2
+    _summary(run)
