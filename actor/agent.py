@@ -229,13 +229,21 @@ class Agent:
             self._loader.acting_failed(failed.digest, reason)
             logger.opt(depth=1).error("version {} is quarantined, it answered with {}", failed.version, fault)
             if policy is None:
-                policy = self._wait_for_policy(begins_episodes=False, depth=2)
+                policy = self._wait_after_failure()
             self._act_with(policy)
             logger.opt(depth=1).warning("version {} answers this step instead", policy.version)
             call, outputs, again = self._attempt(observation, action_mask)
             if again is None:
                 return call, outputs
             fault = again
+
+    def _wait_after_failure(self) -> LoadedPolicy:
+        try:
+            return self._wait_for_policy(begins_episodes=False, depth=3)
+        except PolicyUnavailable:
+            # Whoever asks again must not get an answer from what was quarantined.
+            self._policy, self._call, self._run = None, None, _nothing_to_run
+            raise
 
     def _attempt(
         self, observation: Sequence[np.ndarray], action_mask: np.ndarray | None

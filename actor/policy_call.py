@@ -106,6 +106,12 @@ class PolicyCall:
 
     def blame_inputs(self, inputs: Sequence[np.ndarray]) -> str | None:
         """What is wrong with inputs that no policy can answer: the environment's fault. None where nothing is."""
+        for leaf, array in zip(self.signature.observation, inputs, strict=False):
+            if leaf.cardinalities:
+                number = array - np.array(leaf.start).reshape(leaf.shape)
+                if not ((number >= 0) & (number < np.array(leaf.cardinalities).reshape(leaf.shape))).all():
+                    name = ".".join(("observation", *map(str, leaf.path)))
+                    return f"{name} holds numbers outside of its space"
         for spec, array in zip(self.signature.inputs, inputs, strict=True):
             if array.dtype.kind == "f" and not np.isfinite(array).all():
                 return f"{spec.name} holds values that are not finite"

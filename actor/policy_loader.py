@@ -142,23 +142,23 @@ class PolicyLoader:
     # What happens on the loader's thread.
 
     def load_pending(self) -> None:
-        """Look at the store, make ready what should act next; never sleeps, never raises for what the store holds."""
-        if self._look():
-            while not self._closing and (version := self._select()) is not None:
-                self._load(version)
-                self._look()
-            self._prepare_draw()
-        self._manager.trim_spares()
-        self._give_advice()
+        """Look at the store, and make ready what should act next. Never sleeps, never raises."""
+        try:
+            if self._look():
+                while not self._closing and (version := self._select()) is not None:
+                    self._load(version)
+                    self._look()
+                self._prepare_draw()
+            self._manager.trim_spares()
+            self._give_advice()
+        except Exception as error:  # noqa: BLE001 - what acts must go on, and later versions must be looked for
+            self._report("ERROR", f"the loader stumbled: {type(error).__name__}: {error}")
 
     def _work(self) -> None:
         self.watcher.start()
         while not self._closing:
             self._wake.clear()
-            try:
-                self.load_pending()
-            except Exception as error:  # noqa: BLE001 - without this thread no version would ever be adopted again
-                self._report("ERROR", f"the loader stumbled: {type(error).__name__}: {error}")
+            self.load_pending()
             self._wake.wait(self.next_try_s())
 
     def _look(self, *, force: bool = False) -> bool:

@@ -44,8 +44,9 @@ class PolicyManager:
     @property
     def held_version(self) -> int | None:
         """The best version that acts or is ready to, draws from history apart."""
-        held = self._ready or self._current
-        return None if held is None else held.version
+        with self._lock:  # between two references that change together, nothing would seem to be held
+            held = self._ready or self._current
+            return None if held is None else held.version
 
     @property
     def highest_acted(self) -> int | None:

@@ -4,6 +4,7 @@ import pytest
 from actor.policy_call import PolicyCall
 from shared.errors import SignatureMismatch
 from shared.policy_signature import PolicySignature, acting_signature
+from shared.spaces import ObservationLeaf
 from tests.agent_policies import ACTIONS, NESTED, VECTOR
 
 STATE = ((("h",), (2,)),)
@@ -89,5 +90,12 @@ def test_the_environment_is_blamed_for_inputs_that_no_policy_can_answer() -> Non
     assert call.blame_inputs([np.full((1, 4), np.nan, np.float32), mask, noise]) == (
         "observation holds values that are not finite"
     )
+    discrete = (ObservationLeaf((), "discrete", "int64", (), (3,), (1,)),)
+    numbered = PolicyCall(acting_signature(discrete, ACTIONS["discrete"]), 2)
+    assert numbered.blame_inputs([np.array([1, 3]), _f32(2, 3)]) is None
+    for outside in ([0, 1], [1, 4]):
+        assert numbered.blame_inputs([np.array(outside), _f32(2, 3)]) == (
+            "observation holds numbers outside of its space"
+        )
     mask[0, 3:] = False
     assert call.blame_inputs([_f32(1, 4), mask, noise]) == "action_mask allows no action at all"
