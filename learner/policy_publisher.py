@@ -13,7 +13,8 @@ from shared.engines.eager import module_tensors
 from shared.manifest import FileEntry, Manifest, ProbeEntry, ProgramEntry, TrainingProgress
 from shared.policy_store import PolicyStore, Retention
 
-_SWEEP_EVERY_S = 5.0
+# Often, so that each time there is little to remove: nothing is published meanwhile.
+_SWEEP_EVERY_S = 0.25
 
 
 @dataclass(frozen=True)
