@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from learner.flat_parameters import FlatParameters
 from learner.networks import SeparateCore, SharedCore
 
+_MINUS_ONE = torch.tensor(-1.0)
+
 
 class Backprop(Protocol):
     """``forward`` then ``backward``, any number of times, under ``torch.no_grad``."""
@@ -50,7 +52,7 @@ class MlpBackprop:
 
     def backward(self, gradient: Tensor) -> None:
         for i in range(len(self._weights) - 1, -1, -1):
-            torch.mm(gradient.t(), self._inputs[i], out=self._weight_gradients[i])
+            _outer_sum(gradient, self._inputs[i], self._weight_gradients[i])
             torch.sum(gradient, 0, out=self._bias_gradients[i])
             if i:
                 gradient = self._derive(torch.mm(gradient, self._weights[i]), self._inputs[i])
@@ -112,8 +114,16 @@ def _gradient(parameter: Tensor) -> Tensor:
     return parameter.grad
 
 
+def _outer_sum(gradient: Tensor, inputs: Tensor, out: Tensor) -> None:
+    """``out = gradient^T inputs``. The product is several times as fast with the fewer rows first."""
+    if inputs.shape[1] < gradient.shape[1]:
+        out.copy_(torch.mm(inputs.t(), gradient).t())
+    else:
+        torch.mm(gradient.t(), inputs, out=out)
+
+
 def _tanh_(x: Tensor) -> Tensor:
-    return x.mul_(2).sigmoid_().mul_(2).sub_(1)
+    return torch.add(_MINUS_ONE, x.mul_(2).sigmoid_(), alpha=2, out=x)
 
 
 def _tanh_backward_(gradient: Tensor, activated: Tensor) -> Tensor:

@@ -122,7 +122,7 @@ def _run_program(files: VersionFiles, program: ProgramEntry) -> str:
     probe = decode_probe(files.read(manifest.probe.file), manifest.signature)
     engine = load_program(program.kind, files.read, manifest)
     for batch_size in _BATCH_SIZES:
-        ProbeExam(manifest, probe, batch_size).examine(engine, warm_up_calls=0)
+        ProbeExam(manifest, probe, batch_size).check(engine.run)
     tolerance = manifest.probe
     largest = compare(probe.outputs, engine.run(probe.inputs), manifest.signature, tolerance.atol, tolerance.rtol)
     return f"equals the probe to {largest:.1e}, at batch sizes {', '.join(map(str, _BATCH_SIZES))} too"

@@ -1,4 +1,4 @@
-"""What a policy version says of itself: ``manifest.json``, written last, so that a version exists when its manifest does."""
+"""What a policy version says of itself: ``manifest.json``, written last: a version exists when its manifest does."""
 
 import hashlib
 import re
@@ -27,7 +27,7 @@ class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ProgramEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One executable form of the policy. ``program_digest`` is what it is without its weights (DESIGN: the fast path)."""
+    """One executable form of the policy. ``program_digest`` is what it is without its weights."""
 
     kind: ProgramKind
     file: str
@@ -43,7 +43,7 @@ class ProbeEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RungReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What one rung of the export ladder said: ``largest_difference`` from eager where it ran, ``error`` where it did not."""
+    """What one rung of the export ladder said: its ``largest_difference`` from eager, or its ``error``."""
 
     rung: str
     taken: bool
@@ -80,9 +80,10 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def digest(self) -> str:
         """SHA-256 of what acts: signature, programs, files and probe tolerances; not number, time or progress.
 
-        It is what rollouts are stamped with and what quarantine goes by: the same content under another number is the same.
+        It is what rollouts are stamped with and quarantine goes by: the same content under another number is the same.
         """
-        what_acts = (self.format_version, self.signature, self.programs, sorted(self.files.items()), self.weights, self.probe)
+        files = sorted(self.files.items())
+        what_acts = (self.format_version, self.signature, self.programs, files, self.weights, self.probe)
         return hashlib.sha256(msgspec.json.encode(what_acts, order="deterministic")).hexdigest()
 
     def program(self, kind: ProgramKind) -> ProgramEntry | None:

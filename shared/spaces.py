@@ -1,7 +1,7 @@
 """Observation and action spaces as plain data: what a manifest can carry and an actor can check without Gymnasium.
 
-An observation of any depth becomes a flat tuple of leaves, in the order in which Gymnasium itself flattens (Dict keys as the
-space orders them). Batched observations of a vector environment have the same paths, so one function serves both.
+An observation of any depth becomes a flat tuple of leaves, in the order in which Gymnasium itself flattens (Dict keys
+as the space orders them). Batched observations of a vector environment have the same paths, so one function serves both.
 """
 
 from collections.abc import Sequence
@@ -21,8 +21,9 @@ ActionKind = Literal["discrete", "multi_discrete", "multi_binary", "box"]
 class ObservationLeaf(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One array of an observation: where it stands in the nested structure and what it holds.
 
-    ``dtype`` is that of the program's input (every float becomes float32; ``uint8`` images stay as they are and are scaled
-    inside the policy). ``shape`` has no batch dimension. ``cardinalities`` and ``start`` belong to (multi-)discrete leaves.
+    ``dtype`` is that of the program's input (every float becomes float32; ``uint8`` images stay as they are and are
+    scaled inside the policy). ``shape`` has no batch dimension. ``cardinalities`` and ``start`` belong to discrete and
+    multi-discrete leaves.
     """
 
     path: Path
@@ -34,7 +35,7 @@ class ObservationLeaf(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ActionSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An action space as data. ``low`` and ``high`` are flat, ``None`` where unbounded, and empty for other kinds than box."""
+    """An action space as data. ``low`` and ``high`` are flat, None where unbounded, and empty where it is no box."""
 
     kind: ActionKind
     dtype: str
@@ -92,8 +93,8 @@ def _leaves(space: spaces.Space[Any], path: Path) -> list[ObservationLeaf]:
             return [ObservationLeaf(path, "multi_binary", "int8", space.shape)]
     where = ".".join(map(str, path)) or "the observation"
     raise ConfigurationError(
-        f"{where} is a {type(space).__name__} space; expected Box, Discrete, MultiDiscrete, MultiBinary, or a Dict or Tuple "
-        "of them. Wrap the environment so that it returns one of these (gymnasium.wrappers has transforms)."
+        f"{where} is a {type(space).__name__} space; expected Box, Discrete, MultiDiscrete, MultiBinary, or a Dict or "
+        "Tuple of them. Wrap the environment so that it returns one of these (gymnasium.wrappers has transforms)."
     )
 
 
@@ -120,8 +121,8 @@ def action_spec(space: spaces.Space[Any]) -> ActionSpec:
                 "box", str(np.dtype(space.dtype)), space.shape, low=_bounds(space.low), high=_bounds(space.high)
             )
     raise ConfigurationError(
-        f"the action space is {space}; expected Discrete, MultiDiscrete (one-dimensional), MultiBinary or a floating-point Box. "
-        "Flatten a composite action space with gymnasium.spaces.flatten_space in a wrapper."
+        f"the action space is {space}; expected Discrete, MultiDiscrete (one-dimensional), MultiBinary or a "
+        "floating-point Box. Flatten a composite action space with gymnasium.spaces.flatten_space in a wrapper."
     )
 
 

@@ -12,7 +12,7 @@ EngineChoice = Literal["auto", "torchscript", "onnx"]
 class Engine(Protocol):
     """A loaded program with its weights.
 
-    ``run`` is called by one thread at a time and never while ``load_weights`` runs: the acting engine is never written to.
+    ``run`` is called by one thread at a time, and never while ``load_weights`` runs: what acts is never written to.
     """
 
     kind: EngineKind
@@ -26,5 +26,8 @@ class Engine(Protocol):
         ...
 
     def load_weights(self, weights: Mapping[str, np.ndarray]) -> None:
-        """Replace all parameters and buffers of this (not acting) engine. Raises WeightsError unless names, shapes and dtypes fit."""
+        """Replace all parameters and buffers of this engine, which does not act now.
+
+        Raises WeightsError unless names, shapes and dtypes fit.
+        """
         ...

@@ -60,7 +60,7 @@ def kill_at_every_step(act: str, paths: list[Path]) -> None:
             os._exit(0)
         _, status = os.waitpid(child, 0)
         if not os.WIFSIGNALED(status):
-            print(json.dumps({"killed": step, "exit_code": os.waitstatus_to_exitcode(status)}))  # noqa: T201
+            print(json.dumps({"killed": step, "exit_code": os.waitstatus_to_exitcode(status)}))
             return
     raise SystemExit(f"{len(paths)} stores are too few for every step of {act}")
 
@@ -68,13 +68,13 @@ def kill_at_every_step(act: str, paths: list[Path]) -> None:
 def publish_many(path: Path, name: str, count: int) -> None:
     """Wait for a line on stdin, publish ``count`` versions whose weights say who made them, print their numbers."""
     store = LocalPolicyStore(path)
-    print("ready", flush=True)  # noqa: T201
+    print("ready", flush=True)
     sys.stdin.readline()
     numbers = []
     for i in range(count):
         numbers.append(store.publish(sample_files(f"{name} {i}".encode()), sample_manifest).version)
         store.sweep(Retention(keep_newest=5))
-    print(json.dumps(numbers))  # noqa: T201
+    print(json.dumps(numbers))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""A learner and an actor as processes of their own, to be stopped and killed: ``python -m tests.fault.transport_programs``.
+"""A learner and an actor as processes of their own, to be stopped and killed (``-m tests.fault.transport_programs``).
 
-The learner learns from whatever comes, prints how many rollouts it has taken up, and at the end of its standard input stops
-the actors and prints its books. The actor sends until it is told to stop.
+The learner learns from whatever comes, prints how many rollouts it has taken up, and at the end of its standard input
+stops the actors and prints its books. The actor sends until it is told to stop.
 """
 
 import sys
