@@ -1,7 +1,7 @@
 """Observation and action spaces as plain data: what a manifest can carry and an actor can check without Gymnasium.
 
 An observation of any depth becomes a flat tuple of leaves, in the order in which Gymnasium itself flattens (Dict keys
-as the space orders them). Batched observations of a vector environment have the same paths, so one function serves both.
+as the space orders them). Batched observations of a vector environment have the same paths: one function serves both.
 """
 
 from collections.abc import Sequence
