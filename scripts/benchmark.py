@@ -1,5 +1,6 @@
 """``python scripts/benchmark.py``: the figures in the README, measured on this machine."""
 
+import shlex
 import sys
 from pathlib import Path
 
@@ -31,8 +32,8 @@ class BenchmarkOptions:
     """Trainings for each figure, with seeds 0, 1, 2, …"""
     max_seconds: float = 120.0
     """A training that has not reached its target after this long counts as never."""
-    flags: tuple[str, ...] = ()
-    """Further flags for scripts/train.py, such as --flags=--actors=1."""
+    flags: str = ""
+    """Further flags for scripts/train.py, as one word: --flags="--actors 1 --epochs 5"."""
     json: Path | None = None
     """Write the rows there as well, as a list of objects."""
 
@@ -47,7 +48,7 @@ def main(options: BenchmarkOptions) -> int:
 
     set_up_logging("benchmark", None, terminal_level=None)
     console = Console(soft_wrap=True)
-    flags = (f"--max-seconds={options.max_seconds}", *options.flags)
+    flags = (f"--max-seconds={options.max_seconds}", *shlex.split(options.flags))
     rows = measure_solving("CartPole-v1", 475.0, range(options.seeds), flags, console)
     show(rows, console)
     if options.json is not None:
