@@ -119,6 +119,19 @@ class Agent:
         """
         return self._adopt(begins_episodes=False)
 
+    def wait_for_version(self, version: int, timeout_s: float) -> bool:
+        """Wait until ``version`` or a newer one acts or is ready to. Adopts nothing.
+
+        False where ``timeout_s`` passed, or where it failed to load.
+        """
+        deadline_s = time.monotonic() + timeout_s
+        while not self._loader.holds(version):
+            left_s = deadline_s - time.monotonic()
+            if left_s <= 0 or self._loader.has_failed(version):
+                return False
+            self._wait_for_loader(left_s)
+        return True
+
     def act(self, observation: Any, action_mask: Any = None) -> Any:
         """The action for ``observation``, as the environment takes it.
 

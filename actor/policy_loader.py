@@ -108,6 +108,19 @@ class PolicyLoader:
         self._news.wait(timeout_s)
         self._news.clear()
 
+    def holds(self, version: int) -> bool:
+        """Whether ``version`` or a newer one acts or is ready to; where not, the store is looked at again."""
+        held = self._manager.held_version
+        if held is not None and held >= version:
+            return True
+        if version not in self.watcher.known:
+            self._wake.set()
+        return False
+
+    def has_failed(self, version: int) -> bool:
+        """Whether ``version`` could not be made ready, this time or for good."""
+        return self._versions.state(version) is VersionState.FAILED
+
     def next_try_s(self) -> float:
         """Seconds until ``load_pending`` has something to try again, or should look for events that were missed."""
         now_s = time.monotonic()

@@ -24,6 +24,8 @@ from shared.transport.transport import RolloutSender
 # Each epoch's noise begins this many steps after that of the epoch before: no epoch is that long.
 _EPOCH_STEPS = 2**32
 _ROOM_PATIENCE_S = 0.2
+# A version that the learner waits to see acted is published already; one that is later than this may never come.
+_VERSION_PATIENCE_S = 0.5
 
 
 class Decision(Protocol):
@@ -51,6 +53,7 @@ class ActingAgent(Protocol):
 
     def reset(self, rows: np.ndarray | None = None) -> None: ...
     def adopt(self) -> LoadedPolicy: ...
+    def wait_for_version(self, version: int, timeout_s: float) -> bool: ...
     def decide(self, observation: Sequence[np.ndarray], action_mask: np.ndarray | None) -> Decision: ...
 
 
@@ -117,13 +120,21 @@ class RolloutWorker:
     def run(self, stop: Callable[[], bool], report: Callable[[], None]) -> None:
         """Collect rollouts and send them until ``stop()`` or ``interrupt()``; ``report`` is called after each."""
         while not stop() and not self.interrupted:
-            if self._sender is not None and not self._sender.wait_for_room(_ROOM_PATIENCE_S):
+            if self._sender is not None and not self._is_wanted(self._sender):
                 continue
             rollout = self.collect()
             if rollout is None:
                 return
             self.send(rollout)
             report()
+
+    def _is_wanted(self, sender: RolloutSender) -> bool:
+        """Whether the learner has room for a rollout; then what it wants to see acted is ready, or is late."""
+        if not sender.wait_for_room(_ROOM_PATIENCE_S):
+            return False
+        if sender.wanted_version is not None:
+            self._agent.wait_for_version(sender.wanted_version, _VERSION_PATIENCE_S)
+        return True
 
     def collect(self) -> Rollout | None:
         """One rollout, acted by what is ready now; ``finished`` then holds the episodes that ended in it.

@@ -45,6 +45,9 @@ class LearnerConfig:
     """Steps of each environment in one rollout."""
     batch_steps: int = 512
     """Environment steps that one update learns from."""
+    take_turns: bool = True
+    """Actors act again once what was learned from their last rollouts is published; otherwise they act meanwhile, which
+    is faster where the environment is slow, and learns from rollouts that are a version or two behind."""
     max_lag: int = 4
     """Rollouts from a policy more than this many versions old are dropped."""
 

@@ -74,12 +74,12 @@ class FeedForwardTraining:
         n = len(self._inputs)
         for begin, end in split_evenly(total, minibatch_size):
             part = [tensor[begin:end] for tensor in shuffled]
-            action, proximal_log_prob, advantage, target, old_value, *mask = part[n:]
+            action, behaviour_log_prob, advantage, target, old_value, *mask = part[n:]
             yield Minibatch(
                 inputs=part[:n],
                 action=action,
                 action_mask=mask[0] if mask else None,
-                proximal_log_prob=proximal_log_prob,
+                behaviour_log_prob=behaviour_log_prob,
                 advantage=advantage,
                 target=target,
                 old_value=old_value,

@@ -171,7 +171,7 @@ class Learner:
         if self._return_scale:
             unit = self._change_unit(self._return_scale, valid_target)
         advantage = _normalize(advantage, batch.valid) if config.normalize_advantages else advantage / unit
-        self._training.set_targets(Targets(estimate.log_prob, advantage, target / unit, old_value / unit))
+        self._training.set_targets(Targets(batch.behaviour_log_prob, advantage, target / unit, old_value / unit))
         variance = float(valid_target.var()) if valid_target.size else 0.0
         return {
             "explained_variance": 1.0 - float(error.var()) / variance if variance > 0 else 0.0,
@@ -217,7 +217,7 @@ class Learner:
         terms = distribution.terms(head)
         log_prob = distribution.log_prob(terms, minibatch.action)
         log_prob_gradient = losses.policy_loss_gradient(
-            log_prob, minibatch.proximal_log_prob, minibatch.advantage, schedule.clip
+            log_prob, minibatch.behaviour_log_prob, minibatch.advantage, schedule.clip
         ).mul_(weight)
         head_gradient = distribution.gradient(
             terms, minibatch.action, log_prob_gradient, weight * -schedule.entropy_coefficient
@@ -228,16 +228,16 @@ class Learner:
 
     def _kl(self, evaluation: _Evaluation) -> float:
         minibatch = evaluation.minibatch
-        kl = losses.approximate_kl(evaluation.log_prob, minibatch.proximal_log_prob)
+        kl = losses.approximate_kl(evaluation.log_prob, minibatch.behaviour_log_prob)
         return float((kl * minibatch.weight).sum())
 
     def _statistics(self, evaluation: _Evaluation, schedule: _Schedule) -> dict[str, float]:
         minibatch, log_prob = evaluation.minibatch, evaluation.log_prob
-        proximal, weight = minibatch.proximal_log_prob, minibatch.weight
-        policy_loss = losses.policy_loss(log_prob, proximal, minibatch.advantage, schedule.clip)
+        behaviour, weight = minibatch.behaviour_log_prob, minibatch.weight
+        policy_loss = losses.policy_loss(log_prob, behaviour, minibatch.advantage, schedule.clip)
         value_loss = losses.value_loss(evaluation.value, minibatch.old_value, minibatch.target, self._config.value_clip)
         entropy = self.policy.distribution.entropy(evaluation.terms)
-        clipped = losses.is_clipped(log_prob, proximal, schedule.clip)
+        clipped = losses.is_clipped(log_prob, behaviour, schedule.clip)
         return {
             "policy_loss": float((policy_loss * weight).sum()),
             "value_loss": float((value_loss * weight).sum()),

@@ -23,6 +23,7 @@ from shared.rollout import Rollout
 from shared.transport.transport import RolloutReceiver
 
 _RECEIVE_TIMEOUT_S = 0.2
+_PUBLISH_PATIENCE_S = 1.0  # a store that hangs must not hold up training
 
 
 @dataclass(frozen=True)
@@ -62,14 +63,18 @@ class LearnerLoop:
         *,
         batch_steps: int,
         max_lag: int,
+        take_turns: bool,
         stopping: StoppingRule,
         cadence: Cadence,
         observer: LoopObserver,
         stop_requested: Callable[[], bool],
         begin_epoch: Callable[[int], None] | None = None,
     ) -> None:
-        """``begin_epoch(n)`` is called after checkpoint ``n`` and when one is resumed: where actor and learner share a
-        process it resets the environments, so that a resumed run sees what an uninterrupted one saw."""
+        """With ``take_turns`` actors wait for what the last update learned before they act again, else they do not.
+
+        ``begin_epoch(n)`` is called after checkpoint ``n`` and when one is resumed: where actor and learner share a
+        process it resets the environments, so that a resumed run sees what an uninterrupted one saw.
+        """
         self.learner = learner
         self.receiver = receiver
         self.publisher = publisher
@@ -81,6 +86,7 @@ class LearnerLoop:
         self._checkpoints = checkpoints
         self._batch_steps = batch_steps
         self._max_lag = max_lag
+        self._take_turns = take_turns
         self._stopping = stopping
         self._cadence = cadence
         self._observer = observer
@@ -139,15 +145,17 @@ class LearnerLoop:
         while slots < self._batch_steps:
             if self._broken_off() is not None:
                 return []
-            rollout = self.receiver.receive(_RECEIVE_TIMEOUT_S)
+            rollout = self.receiver.receive(_RECEIVE_TIMEOUT_S, hold_credit=self._take_turns)
             if rollout is None:
                 continue
             self._count(rollout)
             if self.lag > self._max_lag:
                 self.receiver.count_stale(rollout)
-                continue
-            rollouts.append(rollout)
-            slots += rollout.length * rollout.batch_size
+            else:
+                rollouts.append(rollout)
+                slots += rollout.length * rollout.batch_size
+            if self._take_turns and slots < self._batch_steps:
+                self.receiver.release(self.publisher.latest_version)
         return rollouts
 
     def _count(self, rollout: Rollout) -> None:
@@ -168,6 +176,10 @@ class LearnerLoop:
         now_s = time.monotonic()
         if self._due(self._published_at_update, self._published_at_s, "publish", now_s):
             self._publish()
+        if self._take_turns:
+            # Nothing waits for this thread meanwhile, and actors had better act with what it learned.
+            self.publisher.flush(_PUBLISH_PATIENCE_S)
+            self.receiver.release(self.publisher.latest_version)
         self._observer.after_update(self, metrics)
         if self._due(self._checkpointed_at_update, self._checkpointed_at_s, "checkpoint", now_s):
             self.checkpoint()

@@ -1,8 +1,8 @@
 """PPO's losses and their gradients in closed form, one number for each step; the caller weighs and sums.
 
-Schulman et al. 2017, "Proximal policy optimization algorithms". Where the data is older than the policy that the update
-started from, the ratio is taken to that one ("proximal") and the advantage carries the correction for the rest
-(Hilton et al. 2021, "Batch size-invariance for policy optimization"): clipping then bounds the update, not the lag.
+Schulman et al. 2017, "Proximal policy optimization algorithms". The ratio is that to the policy which acted, however old:
+it is each step's importance weight, and clipping it bounds how far lag and update together lead away from the data. (Tried
+here with rollouts one version old: ratios to the policy that the update began with needed twice the steps or never came to rest.)
 All arguments are float ``[N]``.
 """
 
@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 
 
-def policy_loss(log_prob: Tensor, proximal_log_prob: Tensor, advantage: Tensor, clip: float) -> Tensor:
+def policy_loss(log_prob: Tensor, behaviour_log_prob: Tensor, advantage: Tensor, clip: float) -> Tensor:
     """``-min(r A, clip(r, 1 - clip, 1 + clip) A)`` for each step, with ``r`` the probability ratio."""
-    ratio = torch.exp(log_prob - proximal_log_prob)
+    ratio = torch.exp(log_prob - behaviour_log_prob)
     return -torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
 
 
-def policy_loss_gradient(log_prob: Tensor, proximal_log_prob: Tensor, advantage: Tensor, clip: float) -> Tensor:
+def policy_loss_gradient(log_prob: Tensor, behaviour_log_prob: Tensor, advantage: Tensor, clip: float) -> Tensor:
     """Derivative of each ``policy_loss`` with respect to its ``log_prob``: zero once the ratio is clipped."""
-    ratio = torch.exp(log_prob - proximal_log_prob)
+    ratio = torch.exp(log_prob - behaviour_log_prob)
     surrogate = ratio * advantage
     inside = surrogate <= ratio.clamp_(1 - clip, 1 + clip).mul_(advantage)
     return surrogate.mul_(inside).neg_()
@@ -43,12 +43,12 @@ def value_loss_gradient(value: Tensor, old_value: Tensor, target: Tensor, clip: 
     return error * ((change.abs() <= clip) | (error.abs() >= (clipped - target).abs()))
 
 
-def approximate_kl(log_prob: Tensor, proximal_log_prob: Tensor) -> Tensor:
-    """Each step's estimate of KL(proximal, current), never negative (http://joschu.net/blog/kl-approx.html, k3)."""
-    log_ratio = log_prob - proximal_log_prob
+def approximate_kl(log_prob: Tensor, behaviour_log_prob: Tensor) -> Tensor:
+    """Each step's estimate of KL(behaviour, current), never negative (http://joschu.net/blog/kl-approx.html, k3)."""
+    log_ratio = log_prob - behaviour_log_prob
     return torch.expm1(log_ratio) - log_ratio
 
 
-def is_clipped(log_prob: Tensor, proximal_log_prob: Tensor, clip: float) -> Tensor:
+def is_clipped(log_prob: Tensor, behaviour_log_prob: Tensor, clip: float) -> Tensor:
     """1 for each step whose probability ratio lies outside ``1 - clip .. 1 + clip``, else 0."""
-    return (torch.expm1(log_prob - proximal_log_prob).abs() > clip).float()
+    return (torch.expm1(log_prob - behaviour_log_prob).abs() > clip).float()

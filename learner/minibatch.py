@@ -29,7 +29,7 @@ class Estimate(NamedTuple):
 class Targets(NamedTuple):
     """What every step is learned towards, all ``[T, B]``."""
 
-    proximal_log_prob: Floats
+    behaviour_log_prob: Floats
     advantage: Floats
     target: Floats
     old_value: Floats
@@ -41,7 +41,7 @@ class Minibatch(NamedTuple):
     inputs: list[Tensor]
     action: Tensor
     action_mask: Tensor | None
-    proximal_log_prob: Tensor
+    behaviour_log_prob: Tensor
     advantage: Tensor
     target: Tensor
     old_value: Tensor

@@ -62,7 +62,7 @@ class RecurrentTraining:
         for begin, end in split_evenly(width, max(1, minibatch_size // length)):
             chosen = order[begin:end]
             columns = [column.index_select(1, chosen).flatten(0, 1) for column in self._columns]
-            action, valid, proximal_log_prob, advantage, target, old_value = columns
+            action, valid, behaviour_log_prob, advantage, target, old_value = columns
             if not valid.any():
                 continue
             h, c, *sequences = self._inputs
@@ -72,7 +72,7 @@ class RecurrentTraining:
                 inputs=[*state, *(sequence.index_select(1, chosen) for sequence in sequences)],
                 action=action,
                 action_mask=mask,
-                proximal_log_prob=proximal_log_prob,
+                behaviour_log_prob=behaviour_log_prob,
                 advantage=advantage,
                 target=target,
                 old_value=old_value,

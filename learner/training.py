@@ -69,6 +69,7 @@ def train(
             CheckpointStore(run.checkpoints),
             batch_steps=options.learner.batch_steps,
             max_lag=options.learner.max_lag,
+            take_turns=options.learner.take_turns,
             stopping=_stopping(options, environment),
             cadence=_cadence(options, synchronous=acting.synchronous),
             observer=observer,

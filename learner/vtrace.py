@@ -5,11 +5,12 @@ final observation where an episode ended there) and ``rho_t = pi(a_t | x_t) / mu
 
     delta_t = min(max_rho, rho_t) * (r_t + gamma_t V'_t - V_t)                                     (below eq. 1)
     v_t - V_t = delta_t + gamma_t c_t (v_{t+1} - V_{t+1}),    c_t = lambda min(max_c, rho_t)       (remarks 1, 2)
-    advantage_t = min(max_rho, rho_t) * (r_t + gamma_t (V'_t + lambda (v_{t+1} - V_{t+1})) - V_t)  (section 4.2)
+    advantage_t = r_t + gamma_t (V'_t + lambda (v_{t+1} - V_{t+1})) - V_t                          (section 4.2)
 
 ``gamma_t`` is zero only where the episode terminated; a truncated step still bootstraps, from ``V'_t``, but no
 correction flows back over the end of an episode, however it ended. The advantage keeps lambda in its bootstrap (as rlax
-does), so that it is generalised advantage estimation (Schulman et al. 2016) exactly where ``rho_t = 1``.
+does), so that it is generalised advantage estimation (Schulman et al. 2016) exactly where all ``rho = 1``. Step ``t``'s
+own importance weight is left out of it: that is the ratio which PPO multiplies it with, and clips.
 """
 
 from typing import NamedTuple
@@ -49,7 +50,8 @@ def vtrace(
     rho = np.exp(np.minimum(log_rho, np.float32(20.0)))  # no bound above that matters, and exp cannot overflow
     clipped_rho = np.minimum(rho, np.float32(max_rho))
     discount = np.float32(gamma) * ~terminated
-    delta = clipped_rho * (reward + discount * next_value - value) * valid
+    error = (reward + discount * next_value - value) * valid
+    delta = clipped_rho * error
     carry = np.float32(trace_lambda) * discount * (valid & ~truncated)
     trace = carry * np.minimum(rho, np.float32(max_c))
 
@@ -60,4 +62,4 @@ def vtrace(
         following[t] = correction[t + 1]
         np.multiply(trace[t], following[t], out=correction[t])
         correction[t] += delta[t]
-    return VTrace(value + correction, delta + clipped_rho * carry * following)
+    return VTrace(value + correction, error + carry * following)

@@ -36,12 +36,12 @@ class WorkerDrivenReceiver(InProcessReceiver):
 
     worker: RolloutWorker
 
-    def receive(self, timeout_s: float) -> Rollout | None:  # noqa: ARG002  the worker is never waited for
+    def receive(self, timeout_s: float, *, hold_credit: bool = False) -> Rollout | None:  # noqa: ARG002  nor waits
         """The next rollout, acted now; never waited for."""
         rollout = self.worker.collect()
         if rollout is not None:
             self.worker.send(rollout)
-        return super().receive(0.0)
+        return super().receive(0.0, hold_credit=hold_credit)
 
 
 def main(options: LearnerRun) -> int:

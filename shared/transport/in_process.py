@@ -34,7 +34,9 @@ class InProcessReceiver(AccountedReceiver):
         self.closed = False
         self._layout = layout
         self._run_id = run_id
+        self.wanted_version: int | None = None
         self._queue: deque[Rollout] = deque()
+        self._held: list[SenderKey] = []
         self._senders: list[SenderKey] = []
         self._lives = 0
 
@@ -43,8 +45,11 @@ class InProcessReceiver(AccountedReceiver):
         """How many senders were not closed."""
         return len(self._senders)
 
-    def receive(self, timeout_s: float) -> Rollout | None:
-        """The next valid rollout, or None when ``timeout_s`` passed. Its sender then has credit for another."""
+    def receive(self, timeout_s: float, *, hold_credit: bool = False) -> Rollout | None:
+        """The next valid rollout, or None when ``timeout_s`` passed.
+
+        Its sender then has credit for another, with ``hold_credit`` only after ``release``.
+        """
         deadline_s = time.monotonic() + timeout_s
         while True:
             with self.changed:
@@ -54,9 +59,19 @@ class InProcessReceiver(AccountedReceiver):
                 if not self._queue:
                     return None
                 rollout = self._queue.popleft()
+                if hold_credit:
+                    self._held.append(SenderKey(rollout.header.actor_id, rollout.header.incarnation))
                 self.changed.notify_all()
             if self._fits(rollout):
                 return rollout
+
+    def release(self, version: int | None) -> None:
+        """Give the credit that was held back, for rollouts best acted by ``version`` or a newer one."""
+        with self.changed:
+            self._check_open()
+            self.wanted_version = version
+            self._held.clear()
+            self.changed.notify_all()
 
     def stop_actors(self, timeout_s: float) -> None:  # noqa: ARG002  their counts are at hand: nothing to wait for
         """Ask every sender to stop; what is under way is lost. Returns at once."""
@@ -88,8 +103,9 @@ class InProcessReceiver(AccountedReceiver):
             self._senders.remove(sender)
 
     def waiting(self, sender: SenderKey) -> int:
-        """How many of the sender's rollouts were not taken up yet. The caller holds ``changed``."""
-        return sum((rollout.header.actor_id, rollout.header.incarnation) == sender for rollout in self._queue)
+        """How many of the sender's rollouts have no credit yet. The caller holds ``changed``."""
+        queued = sum((rollout.header.actor_id, rollout.header.incarnation) == sender for rollout in self._queue)
+        return queued + self._held.count(sender)
 
     def put(self, sender: SenderKey, rollout: Rollout) -> None:
         """A rollout arrives. The caller holds ``changed``.
@@ -145,6 +161,11 @@ class InProcessSender:
     def stop_requested(self) -> bool:
         """Whether the learner has said that the training is over."""
         return self._receiver.stopping
+
+    @property
+    def wanted_version(self) -> int | None:
+        """The version that the next rollout is best acted by, or a newer one; None where any will do."""
+        return self._receiver.wanted_version
 
     def wait_for_room(self, timeout_s: float) -> bool:
         """Wait until ``send`` would not block. True at once while the learner is away; False on timeout or stop."""

@@ -4,7 +4,7 @@
     Hello(sent)                 ->                        on every new connection, and whenever the learner was silent
                                 <-       Welcome(taken)   or Refused(reason), or Stop
     Sending(sequence) + frames  ->
-                                <-       Credit(taken)    when a rollout is taken up, and every heartbeat_s
+                                <-       Credit(taken)    when another rollout is wanted, and every heartbeat_s
                                 <-       Stop
     Bye(sent)                   ->
 
@@ -75,9 +75,13 @@ class Refused(msgspec.Struct, frozen=True, tag="refused"):
 
 
 class Credit(msgspec.Struct, frozen=True, tag="credit"):
-    """All rollouts below ``taken`` are out of the way. Repeated every ``heartbeat_s``, so it is the heartbeat too."""
+    """All rollouts below ``taken`` are out of the way; the next is best acted by ``version``, or a newer one.
+
+    Repeated every ``heartbeat_s``, so it is the heartbeat too.
+    """
 
     taken: Count
+    version: Count | None = None
 
 
 class Stop(msgspec.Struct, frozen=True, tag="stop"):

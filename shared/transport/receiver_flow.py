@@ -56,6 +56,8 @@ class ReceiverFlow:
         self._stopping = False
         self._queue: deque[Arrival] = deque()
         self._queued: defaultdict[SenderKey, deque[int]] = defaultdict(deque)
+        self._held: dict[SenderKey, int] = {}
+        self._version: int | None = None
         self._routes: dict[SenderKey, bytes] = {}
         self._complaints: defaultdict[str, int] = defaultdict(int)
 
@@ -94,11 +96,23 @@ class ReceiverFlow:
                 logger.info("actor {} said goodbye after {} rollouts", message.sender.key, message.sent)
         return None
 
-    def take_up(self) -> tuple[Arrival, Reply | None]:
-        """What has waited longest, and its sender's credit for it, which is best sent before the rollout is decoded."""
+    def take_up(self, *, hold_credit: bool) -> tuple[Arrival, Reply | None]:
+        """What has waited longest, and its sender's credit for it, which is best sent before the rollout is decoded.
+
+        With ``hold_credit`` the sender has to wait for ``release``.
+        """
         arrival = self._pop()
+        if hold_credit:
+            self._held.setdefault(arrival.sender, arrival.sequence)
+            return arrival, None
         route = self._routes.get(arrival.sender)
         return arrival, None if route is None else Reply(route, self._credit(arrival.sender))
+
+    def release(self, version: int | None) -> list[Reply]:
+        """The credit that was held back; what is acted for it is best acted by ``version``, or a newer one."""
+        self._version = version
+        released, self._held = self._held, {}
+        return [Reply(self._routes[sender], self._credit(sender)) for sender in released if sender in self._routes]
 
     def decode(self, arrival: Arrival) -> Rollout | None:
         """The rollout that arrived, or None where it is invalid."""
@@ -174,9 +188,11 @@ class ReceiverFlow:
         return rollout
 
     def _credit(self, sender: SenderKey) -> Credit:
-        return Credit(self._taken(sender))
+        return Credit(self._taken(sender), self._version)
 
     def _taken(self, sender: SenderKey) -> int:
+        if sender in self._held:
+            return self._held[sender]
         queued = self._queued.get(sender)
         return queued[0] if queued else self._ledger.expected(sender)
 

@@ -22,6 +22,7 @@ class SenderFlow:
         self.lost = 0
         self.stop = False
         self.refusal: str | None = None
+        self.wanted_version: int | None = None
         self._window = window
         self._timeout_s = learner_timeout_s
         self._knock_after_s = min(2 * _FIRST_HEARTBEAT_S, learner_timeout_s / 2)
@@ -93,6 +94,7 @@ class SenderFlow:
                 self._welcome = self._welcome or message.sent == self.sent
             case Credit():
                 self._take(message.taken)
+                self.wanted_version = message.version
             case Refused():
                 self.refusal = message.reason
                 self._welcome = False

@@ -1,8 +1,10 @@
 """How rollouts get from actors to the learner: one narrow interface, one conformance suite for all implementations.
 
 Flow control is by credit: a sender may have ``window`` rollouts under way that the learner has not yet taken up. So a
-slow learner slows actors, memory stays bounded, and what actors send stays fresh. While the learner's heartbeats do not
-arrive, a sender never blocks: what nobody took is counted as lost, and the actor goes on acting.
+slow learner slows actors, memory stays bounded, and what actors send stays fresh. A learner that takes turns with its
+actors holds the credit back until it has published what it learned, and says which version it waits to see acted.
+While the learner's heartbeats do not arrive, a sender never blocks: what nobody took is counted as lost, and the actor
+goes on acting.
 
 Accounting: each sender numbers its rollouts from 0 as it sends them. It writes ``RolloutHeader.sequence`` and
 ``incarnation`` (which tells this life of the actor from its others), whatever stood there. Every number ends in exactly
@@ -38,6 +40,11 @@ class RolloutSender(Protocol):
     @property
     def stop_requested(self) -> bool:
         """Whether the learner has said that the training is over."""
+        ...
+
+    @property
+    def wanted_version(self) -> int | None:
+        """The version that the next rollout is best acted by, or a newer one; None where any will do."""
         ...
 
     def wait_for_room(self, timeout_s: float) -> bool:
@@ -77,8 +84,15 @@ class RolloutReceiver(Protocol):
         """How many senders are connected and have not said goodbye."""
         ...
 
-    def receive(self, timeout_s: float) -> Rollout | None:
-        """The next valid rollout, or None when ``timeout_s`` passed. Its sender then has credit for another."""
+    def receive(self, timeout_s: float, *, hold_credit: bool = False) -> Rollout | None:
+        """The next valid rollout, or None when ``timeout_s`` passed.
+
+        Its sender then has credit for another, with ``hold_credit`` only after ``release``.
+        """
+        ...
+
+    def release(self, version: int | None) -> None:
+        """Give the credit that was held back, for rollouts best acted by ``version`` or a newer one."""
         ...
 
     def count_learned(self, rollout: Rollout) -> None:

@@ -81,6 +81,11 @@ class ZmqSender:
         self._pump()
         return self._flow.stop
 
+    @property
+    def wanted_version(self) -> int | None:
+        """The version that the next rollout is best acted by, or a newer one; None where any will do."""
+        return self._flow.wanted_version
+
     def wait_for_room(self, timeout_s: float) -> bool:
         """Wait until ``send`` would not block. True at once while the learner is away; False on timeout or stop."""
         deadline_s = time.monotonic() + timeout_s
@@ -229,18 +234,27 @@ class ZmqReceiver(AccountedReceiver):
         """How many senders are connected and have not said goodbye."""
         return len(self._flow.present)
 
-    def receive(self, timeout_s: float) -> Rollout | None:
-        """The next valid rollout, or None when ``timeout_s`` passed; its sender then has credit for another."""
+    def receive(self, timeout_s: float, *, hold_credit: bool = False) -> Rollout | None:
+        """The next valid rollout, or None when ``timeout_s`` passed.
+
+        Its sender then has credit for another, with ``hold_credit`` only after ``release``.
+        """
         deadline_s = time.monotonic() + timeout_s
         with self._lock:
             while True:
                 self._check_open()
                 self._pump()
-                rollout = self._take_up()
+                rollout = self._take_up(hold_credit=hold_credit)
                 now_s = time.monotonic()
                 if rollout is not None or now_s >= deadline_s:
                     return rollout
                 self._socket.poll(_milliseconds(min(deadline_s, self._next_beat_s) - now_s))
+
+    def release(self, version: int | None) -> None:
+        """Give the credit that was held back, for rollouts best acted by ``version`` or a newer one."""
+        with self._lock:
+            self._check_open()
+            self._tell(self._flow.release(version))
 
     def stop_actors(self, timeout_s: float) -> None:
         """Ask every sender to stop and wait for their final counts; what is still under way is lost.
@@ -292,9 +306,9 @@ class ZmqReceiver(AccountedReceiver):
             self._next_beat_s = now_s + self._heartbeat_s
             self._tell(self._flow.heartbeats())
 
-    def _take_up(self) -> Rollout | None:
+    def _take_up(self, *, hold_credit: bool) -> Rollout | None:
         while self._flow.waiting:
-            arrival, credit = self._flow.take_up()
+            arrival, credit = self._flow.take_up(hold_credit=hold_credit)
             self._answer(credit)
             if (rollout := self._flow.decode(arrival)) is not None:
                 return rollout

@@ -121,6 +121,28 @@ def test_taking_a_rollout_up_makes_room(transport: TransportCase) -> None:
     assert waiting.join()
 
 
+def test_held_credit_makes_room_only_when_it_is_released(transport: TransportCase) -> None:
+    sender = transport.sender()
+    sender.send(plain())
+    assert transport.receiver.receive(PATIENCE_S, hold_credit=True) is not None
+    assert not sender.wait_for_room(0.05)
+    transport.receiver.release(7)
+    assert sender.wait_for_room(PATIENCE_S)
+    assert sender.wanted_version == 7
+
+
+def test_held_credit_of_one_sender_does_not_keep_another_waiting(transport: TransportCase) -> None:
+    first, second = transport.sender("first"), transport.sender("second")
+    first.send(plain(actor_id="first"))
+    assert transport.receiver.receive(PATIENCE_S, hold_credit=True) is not None
+    second.send(plain(actor_id="second"))
+    take(transport)
+    assert second.wait_for_room(PATIENCE_S)
+    assert not first.wait_for_room(0.05)
+    transport.receiver.release(None)
+    assert first.wait_for_room(PATIENCE_S)
+
+
 def test_sending_waits_for_room(transport: TransportCase) -> None:
     sender = transport.sender()
     sender.send(plain(seed=1))

@@ -124,6 +124,18 @@ def test_adopts_the_newest_at_a_reset_and_loads_nothing_twice(store: LocalPolicy
     agent.close()
 
 
+def test_waiting_for_a_version_makes_it_ready_and_adopts_nothing(store: LocalPolicyStore) -> None:
+    publish_seed(store, 0)
+    with Agent(store, num_envs=3) as agent:
+        agent.reset()
+        assert agent.wait_for_version(0, 0.0)
+        publish_seed(store, 1)
+        assert agent.wait_for_version(1, 30.0)
+        assert agent.policy.version == 0
+        assert agent.adopt().version == 1
+        assert not agent.wait_for_version(2, 0.0)
+
+
 def test_new_weights_of_the_same_program_act_exactly(store: LocalPolicyStore, make_agent: MakeAgent) -> None:
     """The fast path changes all of the policy, time and again, and never what acts meanwhile."""
     agent = make_agent(deterministic=True)

@@ -91,6 +91,7 @@ class _Sender:
         self.room = [False, True] * 100
         self.learner_alive = True
         self.stop_requested = False
+        self.wanted_version: int | None = None
 
     def wait_for_room(self, timeout_s: float) -> bool:
         return self.room.pop(0)

@@ -16,11 +16,11 @@ def columns(seed: int, n: int = 64) -> list[torch.Tensor]:
 @settings(deadline=None)
 @given(seed=st.integers(0, 10_000), clip=st.floats(0.01, 0.5))
 def test_policy_gradient_is_autograds(seed: int, clip: float) -> None:
-    log_prob, proximal, advantage = columns(seed)
-    proximal = log_prob + 0.3 * proximal
+    log_prob, behaviour, advantage = columns(seed)
+    behaviour = log_prob + 0.3 * behaviour
     log_prob.requires_grad_()
-    losses.policy_loss(log_prob, proximal, advantage, clip).sum().backward()
-    found = losses.policy_loss_gradient(log_prob.detach(), proximal, advantage, clip)
+    losses.policy_loss(log_prob, behaviour, advantage, clip).sum().backward()
+    found = losses.policy_loss_gradient(log_prob.detach(), behaviour, advantage, clip)
     torch.testing.assert_close(found, log_prob.grad)
 
 

@@ -82,8 +82,7 @@ def test_advantages_follow_section_4_2(
             ended = x["terminated"][t, b] or x["truncated"][t, b]
             later = 0.0 if ended or t + 1 == length else target[t + 1, b] - x["value"][t + 1, b]
             bootstrap = 0.0 if x["terminated"][t, b] else gamma * (x["next_value"][t, b] + lam * later)
-            rho = min(max_rho, float(np.exp(x["log_rho"][t, b])))
-            expected = rho * (x["reward"][t, b] + bootstrap - x["value"][t, b]) if x["valid"][t, b] else 0.0
+            expected = x["reward"][t, b] + bootstrap - x["value"][t, b] if x["valid"][t, b] else 0.0
             assert advantage[t, b] == pytest.approx(expected, rel=1e-3, abs=1e-3)
 
 
