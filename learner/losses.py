@@ -1,9 +1,9 @@
 """PPO's losses and their gradients in closed form, one number for each step; the caller weighs and sums.
 
-Schulman et al. 2017, "Proximal policy optimization algorithms". The ratio is that to the policy which acted, however old:
-it is each step's importance weight, and clipping it bounds how far lag and update together lead away from the data. (Tried
-here with rollouts one version old: ratios to the policy that the update began with needed twice the steps or never came to rest.)
-All arguments are float ``[N]``.
+Schulman et al. 2017, "Proximal policy optimization algorithms". The ratio is that to the policy which acted, however
+old: it is each step's importance weight, and clipping it bounds how far lag and update together lead away from the
+data. (With rollouts one version old, ratios to the policy that the update began with needed twice the steps here, or
+never came to rest.) All arguments are float ``[N]``.
 """
 
 import torch
