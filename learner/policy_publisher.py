@@ -9,12 +9,12 @@ from loguru import logger
 from torch import Tensor, nn
 
 from learner.policy_export import WEIGHTS_FILE, PolicyExporter
+from learner.store_keeper import StoreKeeper
 from shared.engines.eager import module_tensors
 from shared.manifest import FileEntry, Manifest, ProbeEntry, ProgramEntry, TrainingProgress
 from shared.policy_store import PolicyStore, Retention
 
-# Often, so that each time there is little to remove: nothing is published meanwhile.
-_SWEEP_EVERY_S = 0.25
+_KEEPER_PATIENCE_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,7 @@ class PolicyPublisher:
         self._store = store
         self._run_id = run_id
         self._env_id = env_id
-        self._retention = retention
-        self._swept_at_s = time.monotonic()
+        self._keeper = StoreKeeper(store, retention)
         self._changed = threading.Condition()
         self._waiting: _Request | None = None
         self._is_busy = False
@@ -82,17 +81,17 @@ class PolicyPublisher:
         return self._waiting is None and not self._is_busy
 
     def close(self, timeout_s: float = 10.0) -> None:
-        """Publish what is under way, sweep once more, and end the thread. May be called twice."""
+        """Publish what is under way, make it durable, sweep once more, and end the threads. May be called twice."""
         with self._changed:
-            was_closed, self._is_closed = self._is_closed, True
+            self._is_closed = True
             self._changed.notify_all()
         if self._thread is not None:
             self._thread.join(timeout_s)
             if self._thread.is_alive():
                 logger.warning("a publication is still under way after {} s: leaving it", timeout_s)
                 return
-        if not was_closed:
-            self._sweep()
+        if not self._keeper.close(_KEEPER_PATIENCE_S):
+            logger.warning("the store is still being swept after {} s: leaving it", _KEEPER_PATIENCE_S)
 
     def _serve(self) -> None:
         while True:
@@ -110,7 +109,9 @@ class PolicyPublisher:
         try:
             files, programs, probe = self._exporter.files(request.weights)
             manifest = self._store.publish(
-                files, lambda version, entries: self._describe(version, entries, programs, probe, request.progress)
+                files,
+                lambda version, entries: self._describe(version, entries, programs, probe, request.progress),
+                durable=False,  # the keeper sees to that: an actor need not wait for the disk
             )
         except Exception as error:  # noqa: BLE001 - training goes on whatever a store or a policy raises
             self.last_error = error
@@ -125,8 +126,7 @@ class PolicyPublisher:
         self.latest_version = manifest.version
         self.versions_published += 1
         logger.debug("published version {} of update {}", manifest.version, request.progress.update)
-        if time.monotonic() - self._swept_at_s >= _SWEEP_EVERY_S:
-            self._sweep()
+        self._keeper.published(manifest.version)
 
     def _describe(
         self,
@@ -149,13 +149,3 @@ class PolicyPublisher:
             export=self._exporter.reports,
             training=progress,
         )
-
-    def _sweep(self) -> None:
-        self._swept_at_s = time.monotonic()
-        try:
-            swept = self._store.sweep(self._retention)
-        except Exception as error:  # noqa: BLE001 - a store that cannot be swept now can be later
-            logger.warning("old versions stay for now: {}: {}", type(error).__name__, error)
-        else:
-            if swept:
-                logger.debug("swept versions {}", swept)

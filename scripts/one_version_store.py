@@ -34,8 +34,11 @@ class OneVersionStore:
             raise VersionNotFound(f"only version {self.version} is here, asked for {version}")
         return self._files
 
-    def publish(self, files: Mapping[str, bytes], describe: DescribeVersion) -> Manifest:  # noqa: ARG002
+    def publish(self, files: Mapping[str, bytes], describe: DescribeVersion, *, durable: bool = True) -> Manifest:  # noqa: ARG002
         raise StoreError(f"{self} is one version; publish into a store")
+
+    def make_durable(self, version: int) -> None:
+        pass
 
     def sweep(self, retention: Retention) -> list[int]:  # noqa: ARG002
         return []

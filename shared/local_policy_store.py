@@ -19,9 +19,10 @@ from pathlib import Path
 
 from loguru import logger
 
+from shared.errors import VersionNotFound
 from shared.local_quarantine import LocalQuarantine
 from shared.manifest import MANIFEST_NAME, Manifest
-from shared.pending_version import TEMPORARY_PREFIX, PendingVersion, is_abandoned
+from shared.pending_version import TEMPORARY_PREFIX, PendingVersion, is_abandoned, sync
 from shared.quarantine_advice import QUARANTINE_DIRECTORY
 from shared.retention import Retention
 from shared.storage_faults import storage
@@ -75,11 +76,11 @@ class LocalPolicyStore:
     def open(self, version: int) -> VersionFiles:
         return open_version(self.path / version_name(version), version)
 
-    def publish(self, files: Mapping[str, bytes], describe: DescribeVersion) -> Manifest:
+    def publish(self, files: Mapping[str, bytes], describe: DescribeVersion, *, durable: bool = True) -> Manifest:
         entries = describe_files(files)
         version = self._next_version()
         manifest, manifest_bytes = describe_version(version, entries, describe)
-        with self._pending_version() as pending:
+        with self._pending_version(fsync=durable and self._fsync) as pending:
             pending.write({**files, MANIFEST_NAME: manifest_bytes})
             while not (self._claim(version) and pending.commit(version_name(version))):
                 version = self._next_version()
@@ -87,18 +88,29 @@ class LocalPolicyStore:
                 pending.replace(MANIFEST_NAME, manifest_bytes)
         return manifest
 
+    def make_durable(self, version: int) -> None:
+        if not self._fsync:
+            return
+        directory = self.path / version_name(version)
+        with storage(f"sync {directory}"):
+            try:
+                for path in (*directory.iterdir(), directory, self.path):
+                    sync(path)
+            except FileNotFoundError as error:
+                raise VersionNotFound(f"version {version} was swept from {self} before it was synced") from error
+
     def _next_version(self) -> int:
         if self._highest is None:
             self._highest = self._list().highest
         return self._highest + 1
 
-    def _pending_version(self) -> PendingVersion:
+    def _pending_version(self, *, fsync: bool) -> PendingVersion:
         try:
-            return PendingVersion(self.path, fsync=self._fsync)
+            return PendingVersion(self.path, fsync=fsync)
         except FileNotFoundError:
             with storage(f"make {self.path}"):
                 self.path.mkdir(parents=True, exist_ok=True)
-                return PendingVersion(self.path, fsync=self._fsync)
+                return PendingVersion(self.path, fsync=fsync)
 
     def _claim(self, version: int) -> bool:
         """Make the high-water mark ``version``. False where the number is another's, or may have been.

@@ -63,7 +63,7 @@ class PendingVersion:
             if self._fsync:  # once everything is written, so that the disk can take it in one go
                 for descriptor in descriptors:
                     os.fsync(descriptor)
-                _sync_directory(self._directory)
+                _sync(self._directory)
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
@@ -84,7 +84,7 @@ class PendingVersion:
                     return False
                 raise
             if self._fsync:
-                _sync_directory_at(self._store)
+                sync(self._store)
         return True
 
 
@@ -121,18 +121,19 @@ def _lock_is_free(directory: int) -> bool:
     return True
 
 
-def _sync_directory_at(path: Path) -> None:
-    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def sync(path: Path) -> None:
+    """Have a file, or a directory's names, on the disk. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        _sync_directory(directory)
+        _sync(descriptor)
     finally:
-        os.close(directory)
+        os.close(descriptor)
 
 
-def _sync_directory(directory: int) -> None:
-    """Have the names in an open directory on the disk, where the file system knows how."""
+def _sync(descriptor: int) -> None:
+    """Have what is open on the disk, where the file system knows how to sync it (not all know directories)."""
     try:
-        os.fsync(directory)
+        os.fsync(descriptor)
     except OSError as error:
         if error.errno not in _NOT_SUPPORTED:
             raise

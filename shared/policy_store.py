@@ -35,12 +35,18 @@ class PolicyStore(Protocol):
         """Where file events tell of new versions (perhaps not there yet), or None where only polling helps."""
         ...
 
-    def publish(self, files: Mapping[str, bytes], describe: DescribeVersion) -> Manifest:
+    def publish(self, files: Mapping[str, bytes], describe: DescribeVersion, *, durable: bool = True) -> Manifest:
         """Commit one version with these ``files`` under the next number, and return its manifest as readers see it.
 
+        Readers see all of it or nothing, whoever is killed. ``durable`` promises the same for a power cut, and waits
+        for the disk; without it, that holds only once ``make_durable`` has returned.
         ``describe`` makes the manifest for the number and the files' entries; it is called again with a higher number
         where another publisher was faster. Raises ManifestError where it makes one that no reader would take.
         """
+        ...
+
+    def make_durable(self, version: int) -> None:
+        """Return when the disk holds all of ``version``. Raises VersionNotFound where it was swept meanwhile."""
         ...
 
     def versions(self) -> list[int]:

@@ -84,7 +84,7 @@ class RemotePolicyStore:
             self._files, directory, location, checked_manifest(manifest_bytes, version, location), manifest_bytes
         )
 
-    def publish(self, files: Mapping[str, bytes], describe: DescribeVersion) -> Manifest:
+    def publish(self, files: Mapping[str, bytes], describe: DescribeVersion, *, durable: bool = True) -> Manifest:  # noqa: ARG002
         entries = describe_files(files)
         version = self._highest() + 1
         manifest, manifest_bytes = describe_version(version, entries, describe)
@@ -98,6 +98,9 @@ class RemotePolicyStore:
         finally:
             self._uploading.discard(version)
         return manifest
+
+    def make_durable(self, version: int) -> None:
+        """An object store answers when it holds what was uploaded."""
 
     def _claim(self, version: int) -> bool:
         """Make the mark of ``version``. False where the number is another's, or may have been: the listing afterwards

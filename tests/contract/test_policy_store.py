@@ -68,6 +68,14 @@ def test_empty_files_are_files(case: StoreCase) -> None:
     assert case.open().open(0).read("weights.safetensors") == b""
 
 
+def test_a_version_can_act_before_the_disk_holds_it(case: StoreCase) -> None:
+    store = case.open()
+    version = store.publish(sample_files(), sample_manifest, durable=False).version
+    assert case.open().open(version).read("policy.ts") == sample_files()["policy.ts"]
+    store.make_durable(version)
+    assert case.open().open(version).read("policy.ts") == sample_files()["policy.ts"]
+
+
 def test_a_store_object_sees_what_others_publish(case: StoreCase) -> None:
     reader, publisher = case.open(), case.open()
     for version in range(3):

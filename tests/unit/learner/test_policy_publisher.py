@@ -1,13 +1,11 @@
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from loguru import logger
 
-from learner import policy_publisher
 from learner.policy_export import PolicyExporter
 from learner.policy_publisher import PolicyPublisher
 from shared.manifest import Manifest, TrainingProgress
@@ -68,10 +66,12 @@ class GatedStore(LocalPolicyStore):
         self.entered = threading.Semaphore(0)
         self.gate = threading.Semaphore(0)
 
-    def publish(self, files: Mapping[str, bytes], describe: Callable[..., Manifest]) -> Manifest:
+    def publish(
+        self, files: Mapping[str, bytes], describe: Callable[..., Manifest], *, durable: bool = True
+    ) -> Manifest:
         self.entered.release()
         assert self.gate.acquire(timeout=PATIENCE_S)
-        return super().publish(files, describe)
+        return super().publish(files, describe, durable=durable)
 
 
 @pytest.mark.parametrize("synchronous", [True, False])
@@ -159,39 +159,12 @@ def test_diverged_weights_are_not_published_and_training_is_not_disturbed(
     publisher.close()
 
 
-def test_old_versions_are_swept_as_publishing_goes_on(
-    exporter: PolicyExporter, store: LocalPolicyStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(policy_publisher, "_SWEEP_EVERY_S", 0.0)
+def test_the_end_leaves_what_is_to_be_kept(exporter: PolicyExporter, store: LocalPolicyStore) -> None:
     publisher = publisher_of(exporter, store, synchronous=True, keep=2)
     for number in range(5):
         publisher.publish(filled(number), update(number))
-    assert store.versions() == [3, 4]
-    publisher.close()
-
-
-def test_between_sweeps_there_is_a_while_and_the_last_one_comes_with_the_end(
-    exporter: PolicyExporter, store: LocalPolicyStore
-) -> None:
-    publisher = publisher_of(exporter, store, synchronous=True, keep=2)
-    for number in range(5):
-        publisher.publish(filled(number), update(number))
-    assert store.versions() == [0, 1, 2, 3, 4]
     publisher.close()
     assert store.versions() == [3, 4]
-
-
-class UnsweepableStore(LocalPolicyStore):
-    def sweep(self, retention: Any) -> list[int]:
-        raise OSError("no space left on device")
-
-
-def test_a_failed_sweep_is_a_warning(exporter: PolicyExporter, tmp_path: Path, records: list[str]) -> None:
-    publisher = publisher_of(exporter, UnsweepableStore(tmp_path, fsync=False), synchronous=True)
-    publisher.publish(filled(0), update(0))
-    publisher.close()
-    assert publisher.latest_version == 0
-    assert "WARNING old versions stay for now: OSError: no space left on device" in records
 
 
 def test_closing_publishes_what_waits_and_then_nothing_more(

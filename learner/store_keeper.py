@@ -1,0 +1,70 @@
+"""Housekeeping of a store that is published into many times a second: old versions go, the newest become durable."""
+
+import threading
+
+from loguru import logger
+
+from shared.errors import VersionNotFound
+from shared.policy_store import PolicyStore, Retention
+
+_PERIOD_S = 0.5
+
+
+class StoreKeeper:
+    """Works on a thread of its own, now and then: publishing waits neither for a disk to sync nor for files to vanish.
+
+    Whatever goes wrong is logged, and tried again at the next time.
+    """
+
+    def __init__(self, store: PolicyStore, retention: Retention, *, period_s: float = _PERIOD_S) -> None:
+        self._store = store
+        self._retention = retention
+        self._period_s = period_s
+        self._published = threading.Event()
+        self._closing = threading.Event()
+        self._version: int | None = None
+        # A daemon, so that a store that hangs cannot keep a learner from ending.
+        self._thread = threading.Thread(target=self._keep, name="store-keeper", daemon=True)
+        self._thread.start()
+
+    def published(self, version: int) -> None:
+        """There is something new to be made durable, and maybe something old to be swept."""
+        self._version = version
+        self._published.set()
+
+    def close(self, timeout_s: float) -> bool:
+        """Do what is left to do, and end the thread. False where that took longer than ``timeout_s``. Idempotent."""
+        self._closing.set()
+        self._published.set()
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _keep(self) -> None:
+        is_last = False
+        while not is_last:
+            self._published.wait()
+            is_last = self._closing.is_set()
+            self._published.clear()
+            self._make_durable()
+            self._sweep()
+            self._closing.wait(self._period_s)
+
+    def _make_durable(self) -> None:
+        version, self._version = self._version, None
+        if version is None:
+            return
+        try:
+            self._store.make_durable(version)
+        except VersionNotFound:
+            logger.debug("version {} was swept before it became durable", version)
+        except Exception as error:  # noqa: BLE001 - it acts already, and the next one is tried as well
+            logger.warning("version {} may not outlive a power cut: {}: {}", version, type(error).__name__, error)
+
+    def _sweep(self) -> None:
+        try:
+            swept = self._store.sweep(self._retention)
+        except Exception as error:  # noqa: BLE001 - a store that cannot be swept now can be later
+            logger.warning("old versions stay for now: {}: {}", type(error).__name__, error)
+        else:
+            if swept:
+                logger.debug("swept versions {}", swept)

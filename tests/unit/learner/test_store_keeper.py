@@ -1,0 +1,101 @@
+"""Housekeeping beside the publishing: what is swept, what becomes durable, what happens where the store refuses."""
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from loguru import logger
+
+from learner.store_keeper import StoreKeeper
+from shared.policy_store import LocalPolicyStore, Retention
+from tests.sample_versions import sample_files, sample_manifest
+from tests.waiting import PATIENCE_S, until
+
+
+class WatchedStore(LocalPolicyStore):
+    """Tells what became durable, and refuses what it is told to."""
+
+    def __init__(self, path: Path, refused: str = "") -> None:
+        super().__init__(path)
+        self.durable: list[int] = []
+        self.refused = refused
+
+    def make_durable(self, version: int) -> None:
+        if self.refused == "make_durable":
+            raise OSError("input/output error")
+        super().make_durable(version)
+        self.durable.append(version)
+
+    def sweep(self, retention: Retention) -> list[int]:
+        if self.refused == "sweep":
+            raise OSError("no space left on device")
+        return super().sweep(retention)
+
+
+@pytest.fixture
+def warnings() -> Any:
+    lines: list[str] = []
+    handle = logger.add(lines.append, format="{message}", level="WARNING")
+    yield lines
+    logger.remove(handle)
+
+
+def test_old_versions_go_while_publishing_goes_on(tmp_path: Path) -> None:
+    store = WatchedStore(tmp_path)
+    keeper = StoreKeeper(store, Retention(keep_newest=2), period_s=0.0)
+    for version in range(5):
+        store.publish(sample_files(), sample_manifest)
+        keeper.published(version)
+    until(lambda: store.versions() == [3, 4] and store.durable[-1:] == [4])
+    assert keeper.close(PATIENCE_S)
+
+
+def test_the_last_version_is_durable_when_the_keeper_has_gone(tmp_path: Path) -> None:
+    store = WatchedStore(tmp_path)
+    keeper = StoreKeeper(store, Retention(keep_newest=1), period_s=3600.0)
+    for version in range(3):
+        store.publish(sample_files(), sample_manifest)
+        keeper.published(version)
+    assert keeper.close(PATIENCE_S)
+    assert keeper.close(PATIENCE_S)
+    assert store.durable[-1] == 2
+    assert store.versions() == [2]
+
+
+def test_a_version_that_was_swept_meanwhile_is_nobodys_loss(tmp_path: Path, warnings: list[str]) -> None:
+    store = WatchedStore(tmp_path)
+    keeper = StoreKeeper(store, Retention())
+    keeper.published(7)
+    assert keeper.close(PATIENCE_S)
+    assert warnings == []
+
+
+@pytest.mark.parametrize(
+    ("refused", "said"),
+    [
+        ("sweep", "old versions stay for now: OSError: no space left on device"),
+        ("make_durable", "version 0 may not outlive a power cut: OSError: input/output error"),
+    ],
+)
+def test_what_the_store_refuses_is_a_warning(tmp_path: Path, warnings: list[str], refused: str, said: str) -> None:
+    store = WatchedStore(tmp_path, refused)
+    store.publish(sample_files(), sample_manifest)
+    keeper = StoreKeeper(store, Retention())
+    keeper.published(0)
+    assert keeper.close(PATIENCE_S)
+    assert said in "".join(warnings)
+
+
+def test_a_store_that_hangs_does_not_keep_anybody(tmp_path: Path) -> None:
+    gate = threading.Event()
+
+    class Hanging(LocalPolicyStore):
+        def make_durable(self, version: int) -> None:
+            gate.wait(PATIENCE_S)
+
+    keeper = StoreKeeper(Hanging(tmp_path), Retention())
+    keeper.published(0)
+    assert not keeper.close(0.05)
+    gate.set()
+    assert keeper.close(PATIENCE_S)
