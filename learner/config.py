@@ -36,12 +36,12 @@ class LearnerConfig:
     """Units of the LSTM (only with --network lstm)."""
     activation: Activation = "tanh"
     """Activation between layers."""
-    shared_trunk: bool = True
+    shared_trunk: bool = False
     """One network with two heads for policy and value; otherwise two networks, slower to train and less entangled."""
     initial_log_std: float = 0.0
     """Logarithm of the standard deviation that exploration in a Box action space begins with."""
 
-    rollout_length: int = 32
+    rollout_length: int = 16
     """Steps of each environment in one rollout."""
     batch_steps: int = 512
     """Environment steps that one update learns from."""
@@ -51,31 +51,31 @@ class LearnerConfig:
     max_lag: int = 4
     """Rollouts from a policy more than this many versions old are dropped."""
 
-    epochs: int = 10
+    epochs: int = 3
     """Passes over the batch in one update."""
-    minibatch_size: int = 256
+    minibatch_size: int = 128
     """Steps in one gradient step."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
     """Adam's step size."""
     anneal_steps: int | None = None
     """Environment steps over which learning rate, clip range and entropy coefficient fall linearly to final_fraction of
     what they were; without it they stay as they are."""
     final_fraction: float = 0.0
     """What is left of the learning rate, clip range and entropy coefficient after anneal_steps."""
-    max_grad_norm: float | None = 0.5
+    max_grad_norm: float | None = 1.0
     """Gradients longer than this are scaled down to it."""
 
-    gamma: float = 0.98
+    gamma: float = 0.99
     """Discount of the reward one step later."""
-    trace_lambda: float = 0.8
+    trace_lambda: float = 0.9
     """Lambda of generalised advantage estimation and of V-trace."""
     max_rho: float = 1.0
     """Upper bound of V-trace's importance weights."""
     clip: float = 0.2
     """PPO's clip range of the probability ratio."""
-    value_clip: float | None = None
+    value_clip: float | None = 0.2
     """How far the value may move from what it was, in the units that the network learns in; any distance by default."""
-    value_coefficient: float = 0.5
+    value_coefficient: float = 0.1
     """Weight of the value loss."""
     entropy_coefficient: float = 0.0
     """Weight of the entropy bonus."""
@@ -84,9 +84,9 @@ class LearnerConfig:
     normalize_advantages: bool = True
     """Subtract the batch's mean advantage, and divide by its standard deviation."""
 
-    normalize_observations: bool = False
+    normalize_observations: bool = True
     """Shift and scale vector observations by their running mean and standard deviation, inside the policy."""
-    normalize_rewards: bool = False
+    normalize_rewards: bool = True
     """Learn values in units of the returns' running root mean square."""
 
     def __post_init__(self) -> None:

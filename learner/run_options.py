@@ -33,7 +33,7 @@ class RunOptions:
     seed: int = 0
     """Seed of everything random."""
 
-    envs_per_actor: int = 8
+    envs_per_actor: int = 32
     """Environments that each actor steps together, as one batch."""
 
     total_steps: int | None = None

@@ -41,7 +41,7 @@ class TrainOptions(RunOptions):
     asked. 3: the learner died again and again. 130: Ctrl-C; a checkpoint is written, and --resume goes on from there.
     """
 
-    actors: int = 2
+    actors: int = 1
     """Actor processes. 0: one process acts and learns by turns; the same seed gives the same weights, bit for bit."""
     engine: EngineChoice = "auto"
     """What runs policies in the actors; auto measures which is fastest here."""

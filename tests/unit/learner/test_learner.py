@@ -17,7 +17,16 @@ from shared.spaces import action_spec, observation_leaves
 from tests.acted_rollouts import act_rollout
 from tests.rollout_examples import header
 
-SMALL = LearnerConfig(hidden_sizes=(8,), lstm_size=6, epochs=2, minibatch_size=8, entropy_coefficient=0.01)
+SMALL = LearnerConfig(
+    normalize_observations=False,
+    normalize_rewards=False,
+    shared_trunk=True,
+    hidden_sizes=(8,),
+    lstm_size=6,
+    epochs=2,
+    minibatch_size=8,
+    entropy_coefficient=0.01,
+)
 CONFIGS = {
     "shared": SMALL,
     "separate": dataclasses.replace(SMALL, shared_trunk=False, value_clip=0.2, activation="relu"),
