@@ -43,7 +43,7 @@ class LearnerConfig:
 
     rollout_length: int = 16
     """Steps of each environment in one rollout."""
-    batch_steps: int = 512
+    batch_steps: int = 256
     """Environment steps that one update learns from."""
     take_turns: bool = True
     """Actors act again once what was learned from their last rollouts is published; otherwise they act meanwhile, which
@@ -62,20 +62,20 @@ class LearnerConfig:
     what they were; without it they stay as they are."""
     final_fraction: float = 0.0
     """What is left of the learning rate, clip range and entropy coefficient after anneal_steps."""
-    max_grad_norm: float | None = 1.0
+    max_grad_norm: float | None = 0.5
     """Gradients longer than this are scaled down to it."""
 
     gamma: float = 0.99
     """Discount of the reward one step later."""
-    trace_lambda: float = 0.9
+    trace_lambda: float = 0.95
     """Lambda of generalised advantage estimation and of V-trace."""
     max_rho: float = 1.0
     """Upper bound of V-trace's importance weights."""
     clip: float = 0.2
     """PPO's clip range of the probability ratio."""
-    value_clip: float | None = 0.2
+    value_clip: float | None = None
     """How far the value may move from what it was, in the units that the network learns in; any distance by default."""
-    value_coefficient: float = 0.1
+    value_coefficient: float = 0.5
     """Weight of the value loss."""
     entropy_coefficient: float = 0.0
     """Weight of the entropy bonus."""
