@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 from learner.acting_policy import ActingPolicy
-from learner.backprop import AutogradBackprop
+from learner.backprop import AutogradBackprop, Backprop
 from learner.batch import Batch, to_tensor
 from learner.distributions import mask_logits
 from learner.flat_parameters import FlatParameters
+from learner.lstm_backprop import LstmCoreBackprop
 from learner.minibatch import Estimate, Minibatch, Targets, split_evenly
 from learner.networks import LstmCore
 
@@ -27,7 +28,9 @@ class RecurrentTraining:
         self._policy = policy
         self._core = policy.core
         self._encodes_once = next(policy.encoder.parameters(), None) is None
-        self.backprop = AutogradBackprop(self._run, parameters)
+        self.backprop: Backprop = (
+            LstmCoreBackprop(policy.core) if self._encodes_once else AutogradBackprop(self._run, parameters)
+        )
         self._inputs: list[Tensor] = []
         self._columns: list[Tensor] = []
         self._mask: Tensor | None = None

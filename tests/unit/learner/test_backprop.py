@@ -6,7 +6,8 @@ import torch
 from learner.backprop import AutogradBackprop, SeparateCoreBackprop, SharedCoreBackprop
 from learner.config import NetworkConfig
 from learner.flat_parameters import FlatParameters
-from learner.networks import SeparateCore, SharedCore
+from learner.lstm_backprop import LstmCoreBackprop
+from learner.networks import LstmCore, SeparateCore, SharedCore
 
 
 @pytest.mark.parametrize("activation", ["tanh", "relu"])
@@ -32,4 +33,38 @@ def test_gradients_equal_autograds(shared: bool, hidden_sizes: tuple[int, ...], 
         written_out.backward(*gradients)
     for found, wanted in zip(outputs, expected_outputs, strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(flat.gradient, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("hidden_sizes", [(), (7,)])
+def test_gradients_through_time_equal_autograds(hidden_sizes: tuple[int, ...]) -> None:
+    config = NetworkConfig(kind="lstm", hidden_sizes=hidden_sizes, lstm_size=6)
+    generator = torch.Generator().manual_seed(0)
+    core = LstmCore(5, 3, config, generator)
+    flat = FlatParameters(core)
+    length, width = 9, 4
+    h, c = torch.randn(2, width, 6, generator=generator)
+    keeps = (torch.rand(length, width, 1, generator=generator) > 0.2).float()
+    features = torch.randn(length, width, 5, generator=generator)
+    gradients = torch.randn(length * width, 3, generator=generator), torch.randn(length * width, generator=generator)
+
+    def step_by_step(inputs: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        state, outputs = inputs[:2], []
+        for t in range(length):
+            head, value, state = core(inputs[3][t], [leaf * inputs[2][t] for leaf in state])
+            outputs.append((head, value))
+        return torch.cat([head for head, _ in outputs]), torch.cat([value for _, value in outputs])
+
+    by_autograd = AutogradBackprop(step_by_step, flat)
+    expected_outputs = by_autograd.forward([h, c, keeps, features])
+    by_autograd.backward(*gradients)
+    expected = flat.gradient.clone()
+
+    flat.gradient.fill_(torch.nan)
+    written_out = LstmCoreBackprop(core)
+    with torch.no_grad():
+        outputs = written_out.forward([h, c, keeps, features])
+        written_out.backward(*gradients)
+    for found, wanted in zip(outputs, expected_outputs, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(flat.gradient, expected, rtol=1e-4, atol=1e-5)
