@@ -45,9 +45,9 @@ class ProbeEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RungReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What one rung of the export ladder said: ``largest_difference`` from eager where it ran, ``error`` where it did not.
+    """What one rung of the export ladder said: ``largest_difference`` from eager where it ran, ``error`` where not.
 
-    ``by_batch_size`` has the largest difference at each batch size that was tried, where the rung was tried at several.
+    ``by_batch_size`` has that difference for each batch size that was tried.
     """
 
     rung: str
