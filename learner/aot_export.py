@@ -1,4 +1,4 @@
-"""A policy as an AOTInductor package: native code for this kind of processor, made by torch.export and a C++ compiler."""
+"""A policy as an AOTInductor package: native code for this kind of processor, by torch.export and a C++ compiler."""
 
 import logging
 import tempfile
@@ -6,35 +6,54 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import torch
 from torch import Tensor, nn
 
+from shared.engines.aot import BUILD_KEY, LAYOUT_KEY, build_name
+from shared.engines.eager import module_tensors
 from shared.errors import ExportError
 
 # Without these, small and large tensors alike may be written into the code, where no new weights would reach them.
-_OPTIONS = {
+_OPTIONS: dict[str, Any] = {
     "always_keep_tensor_constants": True,
     "aot_inductor.use_runtime_constant_folding": False,
     "freezing": False,
 }
+
+# For all processors of this one's kind, not for this one alone, as the compiler would do.
+_MARCH = {"AVX512": "x86-64-v4", "AVX2": "x86-64-v3"}
 
 
 def export_aot(module: nn.Module, example: Sequence[Tensor], batch_dims: Sequence[int | None]) -> bytes:
     """The package ("pt2") of ``module``, whose ``forward`` takes and returns one list of tensors. Takes 15 to 40 s.
 
     ``batch_dims`` says of each input which of its dimensions is the batch, or None. The package's constants are named
-    as the module's parameters and buffers are, so that ``load_constants`` gives it new weights; ``loader.run`` takes and
-    returns the flat list. Raises ExportError.
+    as the module's parameters and buffers are, so that ``load_constants`` gives it new weights; ``loader.run`` takes
+    and returns the flat list. Raises ExportError.
     """
     program = export_program(module, example, batch_dims)
+    options = {**_OPTIONS, "aot_inductor.metadata": _metadata(module)}
+    if (march := _MARCH.get(torch.backends.cpu.get_cpu_capability())) and hasattr(torch._inductor.config.cpp, "march"):
+        options["cpp.march"] = march
     with _quietly(), tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "policy.pt2"
         try:
-            torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=_OPTIONS)
+            torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=options)
         except Exception as error:  # inductor's own errors, and those of the compiler that it calls
             raise ExportError(f"AOTInductor: {type(error).__name__}: {error}") from error
         return path.read_bytes()
+
+
+def _metadata(module: nn.Module) -> dict[str, str]:
+    """What an actor asks before it loads the code: for which machines it is, and which weights it wants."""
+    layout = {
+        name: (str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape))
+        for name, tensor in module_tensors(module).items()
+    }
+    return {BUILD_KEY: build_name(), LAYOUT_KEY: msgspec.json.encode(layout).decode()}
 
 
 def export_program(
