@@ -4,20 +4,18 @@ The programs are made once per run and held to the eager policy; a version is th
 """
 
 import copy
-import hashlib
 from collections.abc import Mapping
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from learner.export_checks import ExportChecks, write_weights
+from learner.export_checks import ExportChecks, perturbed, write_weights
 from learner.onnx_export import export_onnx
 from shared.engines.eager import EagerEngine, module_tensors
 from shared.errors import ExportError, PolicyError, ProbeMismatch, WeightsError
-from shared.importable import ImportablePolicy, encode_importable, load_importable
-from shared.manifest import ProbeEntry, ProgramEntry, RungReport
+from shared.importable import ImportablePolicy, encode_importable, importable_digest, load_importable
+from shared.manifest import ProbeEntry, ProgramEntry, ProgramKind, RungReport
 from shared.policy_signature import PolicySignature
 from shared.probe import Policy, Probe, compare, compute_probe, encode_probe, make_inputs, run_policy
 from shared.program_digest import onnx_program_digest, torchscript_program_digest
@@ -26,6 +24,7 @@ from shared.weights import check_layout, encode_weights, tensor_places
 
 TORCHSCRIPT_FILE = "policy.ts"
 ONNX_FILE = "policy.onnx"
+AOT_FILE = "policy.pt2"
 IMPORTABLE_FILE = "importable.json"
 WEIGHTS_FILE = "weights.safetensors"
 PROBE_FILE = "probe.safetensors"
@@ -52,8 +51,12 @@ class PolicyExporter:
         *,
         importable: ImportablePolicy | None = None,
         onnx: bool = True,
+        aot: bool = False,
     ) -> None:
-        """Takes seconds where ``onnx`` is asked for. Raises ExportError where no program equals the eager policy."""
+        """Takes seconds where ``onnx`` is asked for, half a minute where ``aot`` is.
+
+        Raises ExportError where no program equals the eager policy.
+        """
         self.signature = signature
         self._module = _copy_of(module)
         self._not_in_state_dict = self._arrays().keys() - self._module.state_dict().keys()
@@ -64,6 +67,8 @@ class PolicyExporter:
         self._scripted = self._export_torchscript()
         if onnx:
             self._export_onnx()
+        if aot:
+            self._export_aot()
         if importable is not None:
             self._export_importable(importable)
         self.reports = tuple(self._reports)
@@ -139,9 +144,25 @@ class PolicyExporter:
         else:
             self._take("onnx", ONNX_FILE, graph, onnx_program_digest(graph), difference)
 
+    def _export_aot(self) -> None:
+        from learner.aot_export import export_aot
+        from shared.engines.aot import AotEngine
+
+        module = _copy_of(self._module)  # as above; and with no weight that is 0 or 1, as a compiler might take it for
+        write_weights(module, perturbed(self._checks.weights, np.random.default_rng(1)))
+        example = [torch.from_numpy(array) for array in make_inputs(self.signature, _EXAMPLE_ROWS, seed=0)]
+        try:
+            package = export_aot(module, example, [0] * len(example))
+            engine = AotEngine(package, self._checks.weights, trust_native=True)  # compiled here, just now
+            difference = self._checks.largest_difference(engine.run, engine.load_weights)
+        except PolicyError as error:
+            self._refuse("aot", error)
+        else:
+            self._take("aot", AOT_FILE, package, engine.program_digest, difference)
+
     def _export_importable(self, importable: ImportablePolicy) -> None:
         data = encode_importable(importable)
-        digest = hashlib.sha256(data).hexdigest()
+        digest = importable_digest(data)
         try:
             # The learner's own class is one that it trusts.
             module = load_importable(data, self._checks.weights, [importable.class_path.partition(":")[0]])
@@ -152,9 +173,7 @@ class PolicyExporter:
         else:
             self._take("importable", IMPORTABLE_FILE, data, digest, difference)
 
-    def _take(
-        self, rung: Literal["onnx", "importable"], file: str, data: bytes, digest: str, difference: float
-    ) -> None:
+    def _take(self, rung: ProgramKind, file: str, data: bytes, digest: str, difference: float) -> None:
         self._constant_files[file] = data
         self._programs.append(ProgramEntry(rung, file, digest))
         self._reports.append(RungReport(rung, True, largest_difference=difference))
