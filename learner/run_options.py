@@ -54,8 +54,8 @@ class RunOptions:
     keep_every: int | None = None
     """Keep every N-th version for good, beside the newest ones."""
     programs: tuple[ExtraProgram, ...] = ()
-    """Programs to publish beside TorchScript and ONNX: aot (native code, for --engine aot; compiling takes half a minute
-    at the start) and importable (a class path, for --engine compile and eager)."""
+    """Programs to publish beside TorchScript and ONNX: aot (native code for --engine aot; compiled for half a minute
+    at the start) and importable (a class path for --engine compile and eager)."""
     checkpoint_every_updates: int = 100
     """A checkpoint is written after this many updates, or after --checkpoint-every-s, whichever comes first."""
     checkpoint_every_s: float | None = 30.0

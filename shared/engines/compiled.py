@@ -10,6 +10,8 @@ from torch import nn
 from shared.engines.eager import EagerEngine, to_tensor
 from shared.engines.engine import EngineKind
 
+_MOST_COMPILATIONS = 64
+
 
 class CompiledEngine(EagerEngine):
     """The first call takes ten seconds or more.
@@ -22,6 +24,8 @@ class CompiledEngine(EagerEngine):
 
     def __init__(self, module: nn.Module, program_digest: str) -> None:
         super().__init__(module, program_digest)
+        # All networks of one class count together; beyond the limit, eight by default, torch stops compiling unsaid.
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MOST_COMPILATIONS)
         self._call = torch.compile(module)
         self._compiled: set[bool] = set()  # whether for one row, whether for several
 
