@@ -3,7 +3,6 @@
 The programs are made once per run and held to the eager policy; a version is then new weights in the same programs.
 """
 
-import copy
 from collections.abc import Mapping
 
 import numpy as np
@@ -11,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from learner.export_checks import ExportChecks, perturbed, write_weights
+from learner.export_copy import copy_for_export
+from learner.module_export import ExportReport, export_module
 from learner.onnx_export import export_onnx
 from shared.engines.eager import EagerEngine, module_tensors
 from shared.errors import ExportError, PolicyError, ProbeMismatch, WeightsError
@@ -21,6 +22,8 @@ from shared.probe import Policy, Probe, compare, compute_probe, encode_probe, ma
 from shared.program_digest import onnx_program_digest, torchscript_program_digest
 from shared.scripting import Scripted, climb, save_archive
 from shared.weights import check_layout, encode_weights, tensor_places
+
+__all__ = ["ExportReport", "PolicyExporter", "export_module"]
 
 TORCHSCRIPT_FILE = "policy.ts"
 ONNX_FILE = "policy.onnx"
@@ -58,7 +61,7 @@ class PolicyExporter:
         Raises ExportError where no program equals the eager policy.
         """
         self.signature = signature
-        self._module = _copy_of(module)
+        self._module = copy_for_export(module)
         self._not_in_state_dict = self._arrays().keys() - self._module.state_dict().keys()
         self._checks = ExportChecks(self._module, signature)
         self._programs: list[ProgramEntry] = []
@@ -136,7 +139,7 @@ class PolicyExporter:
         places = tensor_places(encode_weights(self._checks.weights))
         try:
             # A copy again, since exporting may leave its marks on a module.
-            graph = export_onnx(_copy_of(self._module), self.signature, places, WEIGHTS_FILE)
+            graph = export_onnx(copy_for_export(self._module), self.signature, places, WEIGHTS_FILE)
             engine = OnnxEngine(graph, self._checks.weights)
             difference = self._checks.largest_difference(engine.run, engine.load_weights)
         except PolicyError as error:
@@ -148,7 +151,8 @@ class PolicyExporter:
         from learner.aot_export import export_aot
         from shared.engines.aot import AotEngine
 
-        module = _copy_of(self._module)  # as above; and with no weight that is 0 or 1, as a compiler might take it for
+        # As above; and with no weight that is 0 or 1, as a compiler might take it for.
+        module = copy_for_export(self._module)
         write_weights(module, perturbed(self._checks.weights, np.random.default_rng(1)))
         example = [torch.from_numpy(array) for array in make_inputs(self.signature, _EXAMPLE_ROWS, seed=0)]
         try:
@@ -180,11 +184,3 @@ class PolicyExporter:
 
     def _refuse(self, rung: str, error: PolicyError) -> None:
         self._reports.append(RungReport(rung, False, error=f"{type(error).__name__}: {error}"))
-
-
-def _copy_of(module: nn.Module) -> nn.Module:
-    """On the CPU, in eval mode, without gradients; ``module`` is not touched."""
-    try:
-        return copy.deepcopy(module).cpu().eval().requires_grad_(False)
-    except Exception as error:  # a policy's own code may raise anything
-        raise ExportError(f"the policy cannot be copied: {type(error).__name__}: {error}") from error

@@ -54,7 +54,7 @@ class RungReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     taken: bool
     error: str | None = None
     largest_difference: float | None = None
-    by_batch_size: dict[int, float] | UnsetType = UNSET
+    by_batch_size: dict[str, float] | UnsetType = UNSET
 
 
 class TrainingProgress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

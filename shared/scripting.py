@@ -5,10 +5,10 @@ neither says a word: so each rung is put to the caller's ``check`` before it is 
 """
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,8 @@ from shared.manifest import RungReport
 Rung = Literal["script", "trace"]
 Check = Callable[[Callable[[list[Tensor]], list[Tensor]]], float]
 """Runs a program, compares it with eager, returns the largest difference, raises PolicyError where it is too large."""
+
+ScriptModule = torch.jit.ScriptModule
 
 _POISONED = "Can't redefine method"
 
@@ -51,12 +53,12 @@ def climb(module: nn.Module, example: Sequence[Tensor], check: Check) -> tuple[S
     """As ``script_or_trace``, with None where no rung is left; and a report of each rung that failed."""
     failures: list[RungReport] = []
     rungs: tuple[tuple[Rung, Callable[[], torch.jit.ScriptModule]], ...] = (
-        ("script", lambda: _script(module)),
-        ("trace", lambda: _trace(module, example)),
+        ("script", lambda: script(module)),
+        ("trace", lambda: trace(module, (list(example),))),
     )
     for rung, make in rungs:
         try:
-            with _without_torch_warnings():
+            with without_torch_warnings():
                 made = make()
                 difference = check(made)
         except PolicyError as error:
@@ -73,7 +75,8 @@ def save_archive(module: torch.jit.ScriptModule) -> bytes:
     return bytes(module.save_to_buffer())
 
 
-def _script(module: nn.Module) -> torch.jit.ScriptModule:
+def script(module: nn.Module) -> torch.jit.ScriptModule:
+    """torch.jit.script, whose first error is the one that is raised, also where an earlier attempt hid it."""
     try:
         return torch.jit.script(module)
     except Exception as error:
@@ -88,13 +91,47 @@ def _script(module: nn.Module) -> torch.jit.ScriptModule:
         raise
 
 
-def _trace(module: nn.Module, example: Sequence[Tensor]) -> torch.jit.ScriptModule:
+def trace(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None) -> torch.jit.ScriptModule:
+    """torch.jit.trace of one call, which is positional or by keyword, not both."""
     # check_trace would call it again with the same inputs, which proves nothing that the caller's check does not.
     with torch.no_grad():
-        inputs = (list(example),)
-        traced = torch.jit.trace(module, inputs, check_trace=False, _store_inputs=False)  # type: ignore[no-untyped-call]
+        traced = torch.jit.trace(  # type: ignore[no-untyped-call]
+            module,
+            None if kwargs else args,
+            example_kwarg_inputs=dict(kwargs) if kwargs else None,
+            check_trace=False,
+            _store_inputs=False,
+        )
     assert isinstance(traced, torch.jit.ScriptModule)
     return traced
+
+
+def is_scripted(module: nn.Module) -> bool:
+    """Whether somebody has scripted or traced it already."""
+    return isinstance(module, torch.jit.ScriptModule)
+
+
+class _Holder(nn.Module):
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+
+def script_around(
+    module: torch.jit.ScriptModule, forward: str, names: Mapping[str, type[Any]]
+) -> torch.jit.ScriptModule:
+    """A scripted module that holds ``module`` under that name, with ``forward`` given as TorchScript's own source text.
+
+    ``names`` are the classes that the text refers to. No file is read for it.
+    """
+    holder = torch.jit.script(_Holder(module))
+    holder._c._define(holder._concrete_type, forward, names.get)
+    return holder
+
+
+def operations(program: torch.jit.ScriptModule) -> list[str]:
+    """What a traced program does, one name an operation: another loop count or branch shows here."""
+    return [str(node.kind()) for node in program.inlined_graph.nodes()]
 
 
 def _forget_types(module: nn.Module) -> None:
@@ -105,7 +142,7 @@ def _forget_types(module: nn.Module) -> None:
 
 
 @contextmanager
-def _without_torch_warnings() -> Iterator[None]:
+def without_torch_warnings() -> Iterator[None]:
     """TorchScript's deprecation is known here, and what else it warns of while compiling is answered by the check."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+from msgspec import UNSET
 
 from shared.engines.engine import Engine, EngineKind
 from shared.errors import ProgramError
@@ -44,7 +45,8 @@ def load_program(
     if kind == "onnx":
         from shared.engines.onnx import OnnxEngine
 
-        engine = OnnxEngine(read(program.file), weights)
+        # A module that is no policy may have its batch anywhere.
+        engine = OnnxEngine(read(program.file), weights, bind=manifest.module is UNSET)
     elif kind == "torchscript":
         from shared.engines.torchscript import TorchScriptEngine
 
