@@ -12,6 +12,7 @@ from torch import nn
 from learner.eager_cases import EagerCases, EagerModule, tensors_of
 from learner.export_checks import write_weights
 from learner.export_copy import copy_for_export
+from learner.export_hints import hint
 from learner.export_rungs import FILES, TORCHSCRIPT_RUNGS, WEIGHTS_FILE, MadeProgram, Rung, RungMaker
 from learner.flat_module import FlatModule
 from learner.program_checks import ProgramChecks
@@ -160,7 +161,10 @@ def _climb(
 
 def _no_rung(reports: Sequence[RungReport]) -> ExportError:
     said = "; ".join(f"{report.rung}: {' '.join((report.error or '').split())}" for report in reports)
-    error = ExportError(said if len(reports) == 1 else f"no rung gives a program that equals the module: {said}")
+    if len(reports) > 1:
+        said = f"no rung gives a program that equals the module: {said}"
+    advice = hint(reports)
+    error = ExportError(said if advice is None else f"{said}. What to change: {advice}")
     for report in reports:
         error.add_note(describe_rung(report))
     return error
