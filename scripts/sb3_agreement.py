@@ -22,6 +22,7 @@ from learner.policy_publisher import PolicyPublisher
 from learner.sb3.adapter import from_sb3
 from scripts.sb3_models import ModelCase, model_cases, sample_observations
 from shared.command_line import run_command
+from shared.errors import ExportError
 from shared.log import set_up_logging
 from shared.manifest import TrainingProgress
 from shared.policy_store import LocalPolicyStore, PolicyStore, Retention
@@ -131,7 +132,11 @@ def _compare_engine(
             found.append(agent.act(observation, mask))
             starts = generator.random(_ENVIRONMENTS) < 0.1
             agent.reset(starts)
-        rung = agent.policy.rung
+        acting = agent.policy
+    if acting.engine.kind != engine:
+        raise ExportError(f"{case.name}: asked for {engine}, {acting.rung} acts; {acting.manifest.export}")
+    rungs = [report.rung for report in acting.manifest.export if report.taken and report.rung in ("script", "trace")]
+    rung = rungs[0] if engine == "torchscript" and rungs else engine
     return _agreement(case.name, engine, rung, np.concatenate(expected), np.concatenate(found))
 
 

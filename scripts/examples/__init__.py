@@ -1,0 +1,1 @@
+"""Complete programs to copy from; each is run by CI."""
