@@ -65,8 +65,8 @@ void run(const Options& options) {
   const Probe probe = decode_probe(probe_bytes, manifest);
   Policy policy(program_bytes);
   const double difference = compare(probe, policy.run(probe.inputs), manifest);
-  const Latency latency = measure_latency(policy, probe.inputs, options.calls);
-  (options.json ? print_json : print_lines)(manifest, probe.inputs.front().size(0), difference, latency);
+  const Latency latency = measure_latency(policy, first_row(probe, manifest), options.calls);
+  (options.json ? print_json : print_lines)(manifest, probe.rows, difference, latency);
 }
 
 int complain(const char* what, const std::string& message, int code) {

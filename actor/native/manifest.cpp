@@ -16,17 +16,35 @@ constexpr int kFormatVersion = 1;
 
 [[noreturn]] void refuse(const std::string& why) { throw DoesNotVerify("not a manifest: " + why); }
 
-std::vector<TensorSpec> tensor_specs(const json& list) {
+std::int64_t size_of(const json& size) {
+  if (!size.is_number_unsigned()) refuse("expected the size of a dimension, found " + size.dump());
+  return size.get<std::int64_t>();
+}
+
+// A policy's tensor: its shape is written without the batch dimension, which comes first.
+TensorSpec policy_tensor(const json& item) {
+  TensorSpec spec{item.at("role"), item.at("dtype"), {kAnySize}};
+  for (const json& key : item.at("path")) {
+    spec.name += "." + (key.is_string() ? key.get<std::string>() : std::to_string(key.get<std::int64_t>()));
+  }
+  for (const json& size : item.at("shape")) spec.shape.push_back(size_of(size));
+  return spec;
+}
+
+// A tensor of a module that is no policy: null stands for a size that follows the batch.
+TensorSpec module_tensor(const json& item) {
+  TensorSpec spec{item.at("name"), item.at("dtype"), {}};
+  for (const json& size : item.at("shape")) {
+    spec.shape.push_back(size.is_null() ? kAnySize : size_of(size));
+  }
+  return spec;
+}
+
+std::vector<TensorSpec> tensor_specs(const json& root, const char* which) {
+  const bool is_module = root.contains("module");
   std::vector<TensorSpec> specs;
-  for (const json& item : list) {
-    TensorSpec spec{item.at("role"), item.at("dtype"), item.at("shape")};
-    for (const json& key : item.at("path")) {
-      spec.name += "." + (key.is_string() ? key.get<std::string>() : std::to_string(key.get<std::int64_t>()));
-    }
-    for (const std::int64_t size : spec.shape) {
-      if (size < 0) refuse(spec.name + " has a negative size in its shape");
-    }
-    specs.push_back(std::move(spec));
+  for (const json& item : root.at(is_module ? "module" : "signature").at(which)) {
+    specs.push_back(is_module ? module_tensor(item) : policy_tensor(item));
   }
   return specs;
 }
@@ -67,8 +85,10 @@ std::string digest_of(std::string_view bytes) {
   for (const auto& [name, entry] : compact_members(members.at("files"))) {
     files += (files.empty() ? "" : ",") + ("[" + json(name).dump() + "," + entry + "]");
   }
+  const auto module = members.find("module");
   return sha256_hex("[" + members.at("format_version") + "," + members.at("signature") + "," + members.at("programs") +
-                    ",[" + files + "]," + members.at("weights") + "," + members.at("probe") + "]");
+                    ",[" + files + "]," + members.at("weights") + "," + members.at("probe") +
+                    (module == members.end() ? "" : "," + module->second) + "]");
 }
 
 Manifest read(std::string_view bytes) {
@@ -77,12 +97,11 @@ Manifest read(std::string_view bytes) {
     refuse("expected format " + std::to_string(kFormatVersion) + ", found " + root.at("format_version").dump() +
            "; build the actor of the release that published it");
   }
-  const json& signature = root.at("signature");
   const json& probe = root.at("probe");
   Manifest manifest{root.at("version"),
                     root.at("run_id"),
-                    tensor_specs(signature.at("inputs")),
-                    tensor_specs(signature.at("outputs")),
+                    tensor_specs(root, "inputs"),
+                    tensor_specs(root, "outputs"),
                     file_entries(root.at("files")),
                     torchscript_file(root.at("programs")),
                     probe.at("file"),

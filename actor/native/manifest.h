@@ -16,7 +16,9 @@ struct FileEntry {
   std::uint64_t size_bytes;
 };
 
-// One tensor of the program; `shape` is without the batch dimension, which comes first.
+constexpr std::int64_t kAnySize = -1;
+
+// One tensor of the program. Among inputs `kAnySize` is the batch size, the same wherever it stands.
 struct TensorSpec {
   std::string name;
   std::string dtype;

@@ -6,6 +6,7 @@
 #include <array>
 #include <cmath>
 #include <cstdio>
+#include <optional>
 #include <sstream>
 
 #include "errors.h"
@@ -25,13 +26,28 @@ std::string short_number(double value) {
   return text.data();
 }
 
-void check_tensor(const TensorSpec& spec, const at::Tensor& tensor, std::int64_t rows, const std::string& what) {
-  std::vector<std::int64_t> shape{rows};
-  shape.insert(shape.end(), spec.shape.begin(), spec.shape.end());
-  if (tensor.scalar_type() != scalar_type(spec.dtype) || tensor.sizes() != at::IntArrayRef(shape)) {
-    std::ostringstream expected;
-    expected << spec.dtype << " " << at::IntArrayRef(shape);
-    throw DoesNotVerify(what + " " + spec.name + ": expected " + expected.str() + ", found " + describe(tensor));
+std::string describe(const TensorSpec& spec) {
+  std::ostringstream text;
+  text << spec.dtype << " " << at::IntArrayRef(spec.shape);
+  return text.str();
+}
+
+// Which dimension follows the batch; none where there is no such.
+std::optional<std::size_t> batch_dimension(const TensorSpec& spec) {
+  const auto found = std::find(spec.shape.begin(), spec.shape.end(), kAnySize);
+  if (found == spec.shape.end()) return std::nullopt;
+  return static_cast<std::size_t>(found - spec.shape.begin());
+}
+
+void check_tensor(const TensorSpec& spec, const at::Tensor& tensor, const std::string& what) {
+  const at::IntArrayRef sizes = tensor.sizes();
+  bool fits = tensor.scalar_type() == scalar_type(spec.dtype) && sizes.size() == spec.shape.size();
+  for (std::size_t i = 0; fits && i < sizes.size(); ++i) {
+    fits = spec.shape[i] == sizes[i] || (spec.shape[i] == kAnySize && sizes[i] > 0);
+  }
+  if (!fits) {
+    throw DoesNotVerify(what + " " + spec.name + ": expected " + describe(spec) + " (-1: any), found " +
+                        describe(tensor));
   }
 }
 
@@ -46,35 +62,61 @@ std::vector<at::Tensor> in_order(const std::map<std::string, at::Tensor>& tensor
   return ordered;
 }
 
-std::int64_t row_count(const Probe& probe) {
-  const at::Tensor& first = probe.inputs.front();
-  const std::int64_t rows = first.dim() == 0 ? 0 : first.size(0);
-  if (rows == 0) throw DoesNotVerify("the probe has no rows");
-  return rows;
+// The batch size of the inputs, which is the same wherever it stands; 1 where there is none.
+std::int64_t row_count(const std::vector<at::Tensor>& inputs, const std::vector<TensorSpec>& specs) {
+  std::optional<std::int64_t> rows;
+  for (std::size_t i = 0; i < inputs.size(); ++i) {
+    const auto dimension = batch_dimension(specs[i]);
+    if (!dimension) continue;
+    const std::int64_t found = inputs[i].sizes()[*dimension];
+    if (rows && *rows != found) throw DoesNotVerify("the probe's input " + specs[i].name + " has another batch size");
+    rows = found;
+  }
+  return rows.value_or(1);
 }
 
 [[noreturn]] void mismatch(const TensorSpec& spec, const at::Tensor& excess, const at::Tensor& expected,
                            const at::Tensor& found, const Manifest& manifest) {
-  const std::int64_t worst = excess.argmax().item<std::int64_t>();
-  throw DoesNotVerify("the probe is not reproduced: " + spec.name + ", row " +
-                      std::to_string(worst / (expected.numel() / expected.size(0))) + ": expected " +
-                      short_number(expected.flatten()[worst].item<double>()) + ", found " +
+  const std::int64_t worst = excess.flatten().argmax().item<std::int64_t>();
+  throw DoesNotVerify("the probe is not reproduced: " + spec.name + ", number " + std::to_string(worst) +
+                      ": expected " + short_number(expected.flatten()[worst].item<double>()) + ", found " +
                       short_number(found.flatten()[worst].item<double>()) + "; allowed " + short_number(manifest.atol) +
                       " + " + short_number(manifest.rtol) + " * |expected|");
+}
+
+double compare_one(const TensorSpec& spec, const at::Tensor& golden, const at::Tensor& answer,
+                   const Manifest& manifest) {
+  check_tensor(spec, answer, "output");
+  if (answer.sizes() != golden.sizes()) {
+    throw DoesNotVerify("output " + spec.name + ": expected " + describe(golden) + ", found " + describe(answer));
+  }
+  const bool is_float = at::isFloatingType(answer.scalar_type());
+  const at::Tensor expected = golden.to(at::kDouble);
+  const at::Tensor found = answer.to(at::kDouble);
+  const at::Tensor same = (found == expected).logical_or(found.isnan().logical_and(expected.isnan()));
+  const at::Tensor difference = (found - expected).abs().masked_fill(same, 0);
+  const at::Tensor allowed = is_float ? manifest.atol + manifest.rtol * expected.abs() : at::zeros_like(expected);
+  // Not `>`: a NaN is wrong too; and nothing but itself is near an infinity.
+  const at::Tensor right = same.logical_or((difference <= allowed).logical_and(expected.isfinite()));
+  if (!right.all().item<bool>()) {
+    const at::Tensor excess = (difference - allowed).nan_to_num(INFINITY).masked_fill(right, -INFINITY);
+    mismatch(spec, excess, expected, found, manifest);
+  }
+  return is_float && difference.numel() != 0 ? difference.max().item<double>() : 0.0;
 }
 
 }  // namespace
 
 Probe decode_probe(std::string_view bytes, const Manifest& manifest) {
   const auto tensors = decode_safetensors(bytes, manifest.probe_file);
-  Probe probe{in_order(tensors, manifest.inputs, "input."), in_order(tensors, manifest.outputs, "output.")};
-  const std::int64_t rows = row_count(probe);
+  Probe probe{in_order(tensors, manifest.inputs, "input."), in_order(tensors, manifest.outputs, "output."), 0};
   for (std::size_t i = 0; i < probe.inputs.size(); ++i) {
-    check_tensor(manifest.inputs[i], probe.inputs[i], rows, "the probe's input");
+    check_tensor(manifest.inputs[i], probe.inputs[i], "the probe's input");
   }
   for (std::size_t i = 0; i < probe.outputs.size(); ++i) {
-    check_tensor(manifest.outputs[i], probe.outputs[i], rows, "the probe's output");
+    check_tensor(manifest.outputs[i], probe.outputs[i], "the probe's output");
   }
+  probe.rows = row_count(probe.inputs, manifest.inputs);
   return probe;
 }
 
@@ -85,19 +127,17 @@ double compare(const Probe& probe, const std::vector<at::Tensor>& found, const M
   }
   double largest = 0.0;
   for (std::size_t i = 0; i < found.size(); ++i) {
-    const TensorSpec& spec = manifest.outputs[i];
-    check_tensor(spec, found[i], row_count(probe), "output");
-    if (found[i].numel() == 0) continue;
-    const bool is_float = at::isFloatingType(found[i].scalar_type());
-    const at::Tensor expected = probe.outputs[i].to(at::kDouble);
-    const at::Tensor difference = (found[i].to(at::kDouble) - expected).abs();
-    const at::Tensor allowed = is_float ? manifest.atol + manifest.rtol * expected.abs() : at::zeros_like(expected);
-    // Not `>`: a NaN is wrong too.
-    if (!(difference <= allowed).all().item<bool>()) {
-      mismatch(spec, (difference - allowed).nan_to_num(INFINITY).flatten(), expected, found[i].to(at::kDouble),
-               manifest);
-    }
-    if (is_float) largest = std::max(largest, difference.max().item<double>());
+    largest = std::max(largest, compare_one(manifest.outputs[i], probe.outputs[i], found[i], manifest));
   }
   return largest;
+}
+
+std::vector<at::Tensor> first_row(const Probe& probe, const Manifest& manifest) {
+  std::vector<at::Tensor> row;
+  for (std::size_t i = 0; i < probe.inputs.size(); ++i) {
+    const auto dimension = batch_dimension(manifest.inputs[i]);
+    const at::Tensor& input = probe.inputs[i];
+    row.push_back(dimension ? input.narrow(static_cast<std::int64_t>(*dimension), 0, 1).clone() : input);
+  }
+  return row;
 }

@@ -11,9 +11,11 @@ import pytest
 import torch
 from msgspec.structs import replace
 
+from learner.policy_export import export_module
 from shared.manifest import Manifest, ProgramEntry, encode_manifest
 from shared.policy_store import version_name
 from tests.agent_policies import local_store, publish_seed
+from tests.fault.documented_modules import NotebookNet, seeded
 
 SOURCE = Path(__file__).parents[2] / "actor" / "native"
 PROBE_ROWS = 8
@@ -52,9 +54,9 @@ def act(native_actor: Path) -> Act:
     return run
 
 
-def publish(tmp_path: Path, **kind: object) -> tuple[Path, Manifest]:
+def publish(tmp_path: Path, seed: int = 1, **kind: object) -> tuple[Path, Manifest]:
     """A version of its own store, and its directory."""
-    manifest = publish_seed(local_store(tmp_path), 1, **kind)  # type: ignore[arg-type]
+    manifest = publish_seed(local_store(tmp_path), seed, **kind)  # type: ignore[arg-type]
     return tmp_path / version_name(manifest.version), manifest
 
 
@@ -87,6 +89,15 @@ def test_reproduces_the_probe_and_prints_the_digest_that_python_computes(
     assert (report["files"], report["probe_rows"], report["batch_size"]) == (len(manifest.files), PROBE_ROWS, 1)
     assert report["largest_difference"] <= manifest.probe.atol
     assert 0 < report["median_us"] <= report["p99_us"]
+
+
+def test_runs_a_module_that_is_no_policy_too(tmp_path: Path, act: Act) -> None:
+    inputs = [torch.rand(3, 4), torch.ones(3, 3, dtype=torch.bool), (torch.rand(3, 8), torch.rand(3, 8))]
+    exported = export_module(seeded(NotebookNet), (inputs,), tmp_path / "module", onnx=False)
+    done = act("--json", "--calls", 50, exported.directory)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert (report["digest"], report["probe_rows"]) == (exported.manifest.digest, 3)
 
 
 def test_says_in_two_lines_that_it_verifies_and_how_fast_it_is(tmp_path: Path, act: Act) -> None:
@@ -124,11 +135,11 @@ def test_a_file_that_is_missing_short_long_or_a_link_is_refused(tmp_path: Path, 
 
 def test_a_probe_that_another_policy_answered_is_refused(tmp_path: Path, act: Act) -> None:
     directory, manifest = publish(tmp_path / "one")
-    other, found = publish(tmp_path / "other", action="box")
+    other, found = publish(tmp_path / "other", seed=2)
     shutil.copy(other / "policy.ts", directory / "policy.ts")
     mixed = replace(manifest, files=manifest.files | {"policy.ts": found.files["policy.ts"]})
     (directory / "manifest.json").write_bytes(encode_manifest(mixed))
-    assert "does not verify: " in refused(act(directory), 1)
+    assert "does not verify: the probe is not reproduced: " in refused(act(directory), 1)
 
 
 @pytest.mark.parametrize(
@@ -138,7 +149,7 @@ def test_a_probe_that_another_policy_answered_is_refused(tmp_path: Path, act: Ac
         (b"[1]", "not a manifest"),
         (b'{"format_version": 99}', "expected format 1, found 99"),
         (b"[" * 100_000, "not a manifest"),
-        (b'{"format_version": 1}', "key 'signature' not found"),
+        (b'{"format_version": 1}', "key 'probe' not found"),
         (b"\0" * (2**22 + 1), "at most 4194304 bytes"),
     ],
     ids=["empty", "no object", "another format", "nested", "incomplete", "too large"],
