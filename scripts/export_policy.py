@@ -34,8 +34,8 @@ class ExportOptions:
     --sb3 model.zip --store DIR publishes a model. Its pickles are read only with --trust-pickle; without, the policy is
     built anew for --env and given the file's weights.
 
-    --module pkg.mod:Class --weights w.pt publishes a class of your own: with --env and --store an acting policy, whose
-    forward takes and returns one list of tensors; with --example and --directory any module.
+    --module pkg.mod:Class --weights w.pt publishes a class of your own: with --env and --store as an acting policy
+    (what it takes and returns: learner/spaces_policy.py); with --example and --directory as a module of any kind.
     """
 
     sb3: Path | None = None
@@ -118,27 +118,24 @@ def _publish_module(options: ExportOptions) -> "Manifest":
     store = _required(options.store, "--store DIR for an acting policy, or --example and --directory for any module")
     env_id = _required(options.env, "--env ID, whose observations and actions the policy's are")
 
-    from learner.publish_once import publish_once
-    from shared.policy_signature import acting_signature
-    from shared.policy_store import open_store
-    from shared.spaces import action_spec, observation_leaves
+    from learner.policy_export import publish_policy
 
-    observation, action = _spaces(env_id)
     module = _module(options)
-    signature = getattr(module, "signature", None)
-    if signature is None:
-        signature = acting_signature(observation_leaves(observation), action_spec(action))
-    return publish_once(module, signature, open_store(store), env_id=env_id)
+    observation, action = _spaces(env_id)
+    return publish_policy(module, observation, action, store, env_id=env_id)
 
 
 def _export_module(options: ExportOptions) -> None:
     directory = _required(options.directory, "--directory DIR, where the module goes")
 
+    from learner.export_rungs import RUNGS
     from learner.module_source import example_arguments
     from learner.policy_export import export_module
 
-    report = export_module(_module(options), example_arguments(options.example), directory, how=options.how)
-    print(report)
+    how = next((rung for rung in RUNGS if rung == options.how), None)
+    if how is None and options.how is not None:
+        raise ConfigurationError(f"--how: expected one of {', '.join(RUNGS)}; found {options.how!r}")
+    print(export_module(_module(options), example_arguments(options.example), directory, how=how))
 
 
 def _module(options: ExportOptions) -> "nn.Module":

@@ -20,7 +20,7 @@ from actor.agent import Agent
 from learner.policy_export import PolicyExporter
 from learner.policy_publisher import PolicyPublisher
 from learner.sb3.adapter import from_sb3
-from scripts.sb3_models import ModelCase, model_cases, sample_observations
+from scripts.sb3_models import ModelCase, choices, model_cases, sample_observations
 from shared.command_line import run_command
 from shared.errors import ExportError
 from shared.log import set_up_logging
@@ -151,8 +151,7 @@ def _agreement(case: str, engine: str, rung: str, expected: np.ndarray, found: n
 
 def _mask(case: ModelCase, generator: np.random.Generator) -> np.ndarray:
     """Half of the actions are legal, and the first of each choice always."""
-    space: Any = case.action
-    sizes = [int(n) for n in np.atleast_1d(getattr(space, "nvec", getattr(space, "n", 0)))]
+    sizes = choices(case.action)
     mask = generator.random((_ENVIRONMENTS, sum(sizes))) < 0.5
     mask[:, np.cumsum([0, *sizes[:-1]])] = True
     return np.asarray(mask)

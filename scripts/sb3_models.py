@@ -29,7 +29,7 @@ NESTED_FOR_LSTM = spaces.Dict({key: space for key, space in NESTED.items() if ke
 DISCRETE = spaces.Discrete(4)
 BOX = spaces.Box(np.array([-2, 0], np.float32), np.array([1, 5], np.float32), dtype=np.float32)
 
-_OBSERVATIONS = {"Mlp": VECTOR, "Cnn": IMAGE, "MultiInput": NESTED}
+_OBSERVATIONS: dict[str, spaces.Space[Any]] = {"Mlp": VECTOR, "Cnn": IMAGE, "MultiInput": NESTED}
 _LARGEST_STIR = 0.1
 
 
@@ -52,8 +52,7 @@ class AnySpaces(gymnasium.Env[Any, Any]):
 
     def action_masks(self) -> np.ndarray:
         """What MaskablePPO asks an environment for: everything is legal."""
-        n = self.action_space.n if isinstance(self.action_space, spaces.Discrete) else self.action_space.nvec.sum()
-        return np.ones(n, np.bool_)
+        return np.ones(sum(choices(self.action_space)), np.bool_)
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,7 @@ class ModelCase:
         np.random.seed(seed)
         env: Any = DummyVecEnv([lambda: AnySpaces(self.observation, self.action)])
         if self.normalized:
-            keys = None if self.normalized is True else list(self.normalized)
+            keys = list(self.normalized) if isinstance(self.normalized, tuple) else None
             env = VecNormalize(env, norm_obs_keys=keys)
             _learn_statistics(env, np.random.default_rng(seed))
         make: Callable[..., BaseAlgorithm] = self.algorithm
@@ -116,6 +115,16 @@ def model_cases() -> Iterator[ModelCase]:
     yield ModelCase(MaskablePPO, "MlpPolicy", VECTOR, spaces.MultiDiscrete([3, 2]))
     shared = {"shared_lstm": True, "enable_critic_lstm": False, "n_lstm_layers": 2}
     yield ModelCase(RecurrentPPO, "MlpLstmPolicy", VECTOR, DISCRETE, {"policy_kwargs": shared})
+
+
+def choices(space: spaces.Space[Any]) -> list[int]:
+    """How many actions each choice of a discrete space has."""
+    match space:
+        case spaces.Discrete():
+            return [int(space.n)]
+        case spaces.MultiDiscrete():
+            return [int(n) for n in space.nvec]
+    return []
 
 
 def stir(policy: torch.nn.Module, seed: int) -> None:

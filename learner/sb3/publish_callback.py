@@ -7,7 +7,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from learner.policy_export import PolicyExporter
 from learner.policy_publisher import PolicyPublisher
-from learner.sb3.adapter import SB3Policy, from_sb3, refresh
+from learner.sb3.adapter import from_sb3, refresh
+from learner.sb3.assembly import SB3Policy
 from shared.errors import ConfigurationError
 from shared.manifest import TrainingProgress
 from shared.policy_store import PolicyStore, Retention

@@ -7,6 +7,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
 from actor.agent import Agent
 from scripts.export_policy import COMMAND, ExportOptions, main
@@ -18,6 +19,19 @@ from tests.tiny_policy import TinyPolicy
 TINY = "tests.tiny_policy:TinyPolicy"
 ENV_ID = "CartPole-v1"
 ROWS = 8
+
+
+class LogitsAndValue(nn.Module):
+    """What somebody may have trained for CartPole."""
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.body = nn.Linear(4, hidden)
+        self.heads = nn.Linear(hidden, 3)
+
+    def forward(self, observation: Tensor) -> dict[str, Tensor]:
+        heads = self.heads(torch.tanh(self.body(observation)))
+        return {"logits": heads[:, :2], "value": heads[:, 2]}
 
 
 def run(*arguments: str) -> int:
@@ -62,6 +76,7 @@ def test_pickles_are_read_only_where_a_person_said_so(saved: tuple[Any, Path], t
     assert not (tmp_path / "policies").exists()
 
 
+@pytest.mark.slow
 def test_normalisation_goes_into_the_artifact(tmp_path: Path, observation: np.ndarray) -> None:
     sb3 = pytest.importorskip("stable_baselines3")
     vec_env = pytest.importorskip("stable_baselines3.common.vec_env")
@@ -77,14 +92,36 @@ def test_normalisation_goes_into_the_artifact(tmp_path: Path, observation: np.nd
 
 
 def test_a_class_and_its_weights_are_published(tmp_path: Path, observation: np.ndarray) -> None:
-    policy = TinyPolicy(hidden=5)
+    policy = LogitsAndValue(hidden=5)
     torch.save(policy.state_dict(), tmp_path / "w.pt")
-    where = ("--store", str(tmp_path / "policies"))
-    module = ("--module", TINY, "--arguments", '{"hidden": 5}', "--weights", str(tmp_path / "w.pt"))
-    # CartPole has two actions where this policy has three: what it says is not what its signature would promise.
-    assert run(*module, *where, "--env", ENV_ID) == CANNOT
-    assert run(*module, *where, "--env", "Acrobot-v1") == CANNOT
-    assert not LocalPolicyStore(tmp_path / "policies").versions()
+    module = (
+        "--module",
+        f"{__name__}:LogitsAndValue",
+        "--arguments",
+        '{"hidden": 5}',
+        "--weights",
+        str(tmp_path / "w.pt"),
+    )
+    assert run(*module, "--store", str(tmp_path / "policies"), "--env", ENV_ID) == 0
+    with torch.no_grad():
+        expected = policy(torch.from_numpy(observation))["logits"].argmax(-1)
+    assert np.array_equal(acted(tmp_path / "policies", observation), expected.numpy())
+
+
+def test_any_module_goes_into_a_directory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    module = (
+        "--module",
+        "torch.nn:Bilinear",
+        "--arguments",
+        '{"in1_features": 2, "in2_features": 3, "out_features": 4}',
+    )
+    directory = tmp_path / "bilinear"
+    examples = ("--example", "float32[5,2]", "float32[5,3]", "--directory", str(directory), "--how", "trace")
+    assert run(*module, *examples) == 0
+    assert "trace: taken" in capsys.readouterr().out
+    assert (directory / "manifest.json").is_file()
+    assert run(*module, *examples[:-1], "guess") == CANNOT
+    assert "--how: expected one of script" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

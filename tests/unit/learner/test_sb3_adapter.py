@@ -16,7 +16,8 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
 from torch import Tensor
 
-from learner.sb3.adapter import SB3Policy, from_sb3, refresh
+from learner.sb3.adapter import from_sb3, refresh
+from learner.sb3.assembly import SB3Policy
 from scripts.sb3_models import BOX, DISCRETE, IMAGE, NESTED, VECTOR, AnySpaces, ModelCase, sample_observations, stir
 from shared.errors import ConfigurationError, ExportError
 from shared.noise import NoiseStream
