@@ -216,8 +216,9 @@ def _batch_dims(
 
 
 def _guesses(example: Sequence[Tensor]) -> Iterable[tuple[int | None, ...]]:
-    """Which dimension of each tensor may be the batch, likeliest first: the first one, where its size is the same."""
+    """Which dimension of each tensor may be the batch, likeliest first."""
     leader = next(tensor for tensor in example if tensor.ndim)
+    guesses: list[tuple[int, int, int, tuple[int | None, ...]]] = []
     for lead_dim in range(min(2, leader.ndim)):
         rows = leader.shape[lead_dim]
         options: list[list[int | None]] = []
@@ -225,8 +226,11 @@ def _guesses(example: Sequence[Tensor]) -> Iterable[tuple[int | None, ...]]:
             alike: list[int | None] = [dim for dim, size in enumerate(tensor.shape) if size == rows]
             options.append([lead_dim] if tensor is leader else [*alike, None])
         choices = itertools.product(*(range(len(dims)) for dims in options))
-        for choice in sorted(itertools.islice(choices, 4096), key=sum):
-            yield tuple(dims[i] for dims, i in zip(options, choice, strict=True))
+        for choice in itertools.islice(choices, 4096):
+            dims = tuple(dims[i] for dims, i in zip(options, choice, strict=True))
+            guesses.append((dims.count(None), lead_dim, sum(choice), dims))
+    # What all tensors have in common is likelier the batch than what one has alone: nn.LSTM's state has no time.
+    return [dims for *_, dims in sorted(guesses, key=lambda guess: guess[:3])]
 
 
 def _call(eager: EagerModule, tensors: Sequence[Tensor]) -> Any:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from learner.eager_cases import EagerCases, EagerModule, tensors_of
 from learner.export_checks import write_weights
@@ -91,6 +92,8 @@ def export_module(
     The batch dimension of each tensor is found by trying; ``batch_dims`` names it for each tensor of the arguments, in
     order, None for one without. ``dynamic_batch=False`` exports for the example's own sizes only.
 
+    ``module`` is copied; only one with lazy layers is called itself, once, which initialises them.
+
     Raises ExportError (no rung, each with its reason; or the module itself is at fault), and ConfigurationError where
     ``directory`` is taken.
     """
@@ -126,8 +129,23 @@ def _eager_cases(
         arguments, leaves, classes = describe({"args": tuple(args), "kwargs": dict(kwargs or {})}, "the arguments")
     except SignatureMismatch as error:
         raise ExportError(str(error)) from error
+    tensors = tensors_of(leaves)
+    if any(is_lazy(tensor) for tensor in (*module.parameters(), *module.buffers())):
+        _initialise(EagerModule(module, arguments, classes), tensors)
     eager = EagerModule(copy_for_export(module), arguments, classes)
-    return EagerCases(eager, tensors_of(leaves), dynamic_batch=dynamic_batch, batch_dims=batch_dims)
+    return EagerCases(eager, tensors, dynamic_batch=dynamic_batch, batch_dims=batch_dims)
+
+
+def _initialise(lazy: EagerModule, tensors: Sequence[Tensor]) -> None:
+    """A lazy module can neither be copied nor exported before its first call, which this is."""
+    was_training = lazy.module.training
+    lazy.module.eval()
+    try:
+        lazy(tensors)
+    except Exception as error:  # a module's own code may raise anything
+        raise ExportError(f"the module itself raises {type(error).__name__}: {error}") from error
+    finally:
+        lazy.module.train(was_training)
 
 
 def _climb(

@@ -3,10 +3,13 @@
 The programs are made once per run and held to the eager policy; a version is then new weights in the same programs.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from torch import Tensor, nn
 
 from learner.export_checks import ExportChecks, perturbed, write_weights
@@ -14,16 +17,19 @@ from learner.export_copy import copy_for_export
 from learner.module_export import ExportReport, export_module
 from learner.onnx_export import export_onnx
 from shared.engines.eager import EagerEngine, module_tensors
-from shared.errors import ExportError, PolicyError, ProbeMismatch, WeightsError
+from shared.errors import ConfigurationError, ExportError, PolicyError, ProbeMismatch, WeightsError
 from shared.importable import ImportablePolicy, encode_importable, importable_digest, load_importable
-from shared.manifest import ProbeEntry, ProgramEntry, ProgramKind, RungReport
+from shared.manifest import Manifest, ProbeEntry, ProgramEntry, ProgramKind, RungReport
+from shared.mixed_scripting import with_scripted_pieces
 from shared.policy_signature import PolicySignature
+from shared.policy_store import PolicyStore, open_store
 from shared.probe import Policy, Probe, compare, compute_probe, encode_probe, make_inputs, run_policy
 from shared.program_digest import onnx_program_digest, torchscript_program_digest
 from shared.scripting import Scripted, climb, save_archive
+from shared.spaces import action_spec, observation_leaves
 from shared.weights import check_layout, encode_weights, tensor_places
 
-__all__ = ["ExportReport", "PolicyExporter", "export_module"]
+__all__ = ["ExportReport", "PolicyExporter", "export_module", "publish_policy"]
 
 TORCHSCRIPT_FILE = "policy.ts"
 ONNX_FILE = "policy.onnx"
@@ -125,7 +131,7 @@ class PolicyExporter:
             )
 
         example = [torch.from_numpy(array) for array in make_inputs(self.signature, _EXAMPLE_ROWS, seed=0)]
-        scripted, failures = climb(self._module, example, check)
+        scripted, failures = climb(self._module, example, check, with_scripted_pieces)
         self._reports += failures
         if scripted is not None:
             digest = torchscript_program_digest(save_archive(scripted.module))
@@ -184,3 +190,36 @@ class PolicyExporter:
 
     def _refuse(self, rung: str, error: PolicyError) -> None:
         self._reports.append(RungReport(rung, False, error=f"{type(error).__name__}: {error}"))
+
+
+def publish_policy(
+    module: nn.Module,
+    observation_space: spaces.Space[Any],
+    action_space: spaces.Space[Any],
+    store: PolicyStore | str | Path,
+    *,
+    state: Any = None,
+    masked: bool = False,
+    outputs: Sequence[str] | None = None,
+    env_id: str | None = None,
+) -> Manifest:
+    """Publish ``module`` as the newest policy of ``store``, for agents that act in these spaces.
+
+    What it takes and returns, and what ``state``, ``masked`` and ``outputs`` are for: see ``learner.spaces_policy``. A
+    module that has a ``signature`` follows the policy contract already and is published as it is.
+    Raises ConfigurationError, ExportError (each rung with its reason) and StoreError.
+    """
+    from learner.publish_once import publish_once
+    from learner.spaces_policy import SpacesPolicy
+
+    signature = getattr(module, "signature", None)
+    if not isinstance(signature, PolicySignature):
+        policy = SpacesPolicy(module, observation_space, action_space, state=state, masked=masked, outputs=outputs)
+        module, signature = policy, policy.signature
+    spaces_given = (observation_leaves(observation_space), action_spec(action_space))
+    if spaces_given != (signature.observation, signature.action):
+        raise ConfigurationError(
+            f"the policy acts in {signature.observation}, {signature.action}; expected {spaces_given}"
+        )
+    opened = open_store(store) if isinstance(store, str | Path) else store
+    return publish_once(module, signature, opened, env_id=env_id)

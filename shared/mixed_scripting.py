@@ -114,7 +114,7 @@ def _script_pieces(module: nn.Module) -> bool:
             continue
         if is_scripted(piece):
             changed = True  # somebody did it already
-        elif not isinstance(piece, nn.ModuleList | nn.ModuleDict) and _can_be_scripted(piece):
+        elif type(piece).forward is not nn.Module.forward and _can_be_scripted(piece):
             module._modules[name] = script(piece)
             changed = True
         else:

@@ -16,13 +16,14 @@ from torch import Tensor, nn
 from shared.errors import PolicyError, ScriptingError
 from shared.manifest import RungReport
 
-Rung = Literal["script", "trace"]
+Rung = Literal["script", "trace", "trace+script"]
 Check = Callable[[Callable[[list[Tensor]], list[Tensor]]], float]
 """Runs a program, compares it with eager, returns the largest difference, raises PolicyError where it is too large."""
 
 ScriptModule = torch.jit.ScriptModule
 
-_POISONED = "Can't redefine method"
+# A type that another failure left half made, or one whose pieces have been given new types since.
+_STALE_TYPES = ("Can't redefine method", "Could not cast attribute")
 
 
 @dataclass(frozen=True)
@@ -49,12 +50,21 @@ def script_or_trace(module: nn.Module, example: Sequence[Tensor], check: Check) 
     return scripted
 
 
-def climb(module: nn.Module, example: Sequence[Tensor], check: Check) -> tuple[Scripted | None, tuple[RungReport, ...]]:
-    """As ``script_or_trace``, with None where no rung is left; and a report of each rung that failed."""
+def climb(
+    module: nn.Module,
+    example: Sequence[Tensor],
+    check: Check,
+    mixed: Callable[[nn.Module], nn.Module] | None = None,
+) -> tuple[Scripted | None, tuple[RungReport, ...]]:
+    """As ``script_or_trace``, with None where no rung is left; and a report of each rung that failed.
+
+    ``mixed`` makes a copy whose pieces are scripted where they can be, with the very same tensors: the last resort.
+    """
     failures: list[RungReport] = []
     rungs: tuple[tuple[Rung, Callable[[], torch.jit.ScriptModule]], ...] = (
         ("script", lambda: script(module)),
         ("trace", lambda: trace(module, (list(example),))),
+        *((("trace+script", lambda: trace(mixed(module), (list(example),))),) if mixed is not None else ()),
     )
     for rung, make in rungs:
         try:
@@ -81,7 +91,7 @@ def script(module: nn.Module) -> torch.jit.ScriptModule:
         return torch.jit.script(module)
     except Exception as error:
         _forget_types(module)
-        if _POISONED not in str(error):
+        if not any(sign in str(error) for sign in _STALE_TYPES):
             raise
     # Someone's earlier attempt failed and left a half-made type behind, which hides the reason: the next try tells it.
     try:
@@ -124,6 +134,7 @@ def script_around(
 
     ``names`` are the classes that the text refers to. No file is read for it.
     """
+    torch.jit._recursive.concrete_type_store.type_store.pop(_Holder, None)  # every module has a type of its own
     holder = torch.jit.script(_Holder(module))
     holder._c._define(holder._concrete_type, forward, names.get)
     return holder

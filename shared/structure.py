@@ -252,7 +252,7 @@ def equivalent_class(kind: RecordKind, class_path: str, fields: tuple[str, ...])
         name = "Record"
     if kind == "dataclass":
         return dataclasses.make_dataclass(name, fields)
-    return collections.namedtuple(name, fields)  # type: ignore[misc]
+    return collections.namedtuple(name, fields)
 
 
 def merge(first: Structure, second: Structure, where: str = "the value") -> Structure:
