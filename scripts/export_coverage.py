@@ -52,7 +52,7 @@ def _outcome(case: NnCase) -> Outcome:
         with tempfile.TemporaryDirectory() as directory:
             path = Path(directory) / "module"
             try:
-                report = export_module(module, case.args, path, dynamic_batch=case.dynamic_batch, **settings)  # type: ignore[arg-type]
+                report = export_module(module, case.args, path, dynamic_batch=case.dynamic_batch, **settings)
                 _call_loaded(module, case, path)
             except HotswapError as error:
                 reason = reason or re.split(r"(?<=\w)\. |; script\+trace", " ".join(str(error).split()))[0]

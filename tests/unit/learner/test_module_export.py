@@ -176,10 +176,15 @@ def test_every_kind_of_nesting_in_and_out(tmp_path: Path) -> None:
 
 
 def test_records_are_of_their_own_class_where_it_is_trusted(tmp_path: Path) -> None:
-    export_module(nn.LSTM(4, 3, batch_first=True), (torch.randn(2, 5, 4),), tmp_path / "m", onnx=False)
-    export_module(Everything(), example(), tmp_path / "e", onnx=False)
-    assert type(load_policy(tmp_path / "e", trusted_modules=(__name__,))(*example())["pair"]) in (Pair,) or True
-    assert isinstance(load_policy(tmp_path / "m")(torch.randn(2, 5, 4))[1], tuple)
+    packed = nn.utils.rnn.pack_sequence([torch.randn(3, 4), torch.randn(2, 4)])
+    module = nn.LSTM(4, 3)
+    export_module(module, (packed,), tmp_path / "m", onnx=False, dynamic_batch=False)
+    expected = eager(module, packed)[0]
+    for trusted, cls in (((), None), (("torch",), nn.utils.rnn.PackedSequence), (("torch.nn.utils.r",), None)):
+        found = load_policy(tmp_path / "m", trusted_modules=trusted)(packed)[0]
+        assert (type(found) is nn.utils.rnn.PackedSequence) is (cls is not None)
+        assert type(found).__name__ == "PackedSequence"
+        assert same(found.data, expected.data)
 
 
 def test_numpy_gives_numpy(tmp_path: Path) -> None:
@@ -236,6 +241,16 @@ def test_a_rung_asked_for_by_name_is_given(tmp_path: Path) -> None:
         assert export_module(nn.Linear(4, 2), (torch.randn(3, 4),), tmp_path / how, how=how).taken == (how,)
     with pytest.raises(ConfigurationError, match="expected one of script"):
         export_module(nn.Linear(4, 2), (torch.randn(3, 4),), tmp_path / "m", how="magic")  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+def test_a_package_of_native_code_where_it_is_asked_for(tmp_path: Path) -> None:
+    inputs = [torch.randn(3, 6), torch.ones(3, 3, dtype=torch.bool), (torch.randn(3, 8), torch.randn(3, 8))]
+    module = Recurrent()
+    assert export_module(module, (inputs,), tmp_path / "m", how="aot").taken == ("aot",)
+    with pytest.raises(NotTrusted, match="--trust-native"):
+        load_policy(tmp_path / "m", "aot")
+    assert same(load_policy(tmp_path / "m", trust_native=True)(inputs), eager(module, inputs))
 
 
 def test_random_answers_are_refused(tmp_path: Path) -> None:
