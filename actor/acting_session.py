@@ -62,6 +62,8 @@ def act(settings: ActorSettings) -> int:
                 deterministic=settings.deterministic,
                 seed=noise_seed,
                 deadline_s=settings.deadline_s,
+                trusted_modules=settings.trust_module,
+                trust_native=settings.trust_native,
                 signature=None if source.config is None else source.config.signature,
                 name=name,
             )

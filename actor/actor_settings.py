@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
-from tyro.conf import FlagCreatePairsOff, arg, configure
+from tyro.conf import FlagCreatePairsOff, UseAppendAction, arg, configure
 
+from actor.engine_choice import check_trusted
+from shared.engines.engine import EngineChoice
 from shared.errors import ConfigurationError
 
 _Directory = Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")]
@@ -34,8 +36,13 @@ class ActorSettings:
     """Stop after so many episodes. Left out: go on until stopped (Ctrl-C)."""
     envs: Annotated[int, arg(metavar="B")] = 1
     """How many environments to step together. Their episodes count, and are printed, in the order in which they end."""
-    engine: Literal["auto", "torchscript", "onnx"] = "auto"
-    """What runs the policy; auto measures which is fastest here."""
+    engine: EngineChoice = "auto"
+    """What runs the policy; auto measures which is fastest here. aot needs --trust-native; compile and eager need
+    --trust-module. Where a version has no program for it, the others are tried."""
+    trust_native: _Switch = False
+    """Run native code out of the store (policy.pt2), which nothing holds back: trust who published it."""
+    trust_module: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="PREFIX", help_behavior_hint="")] = ()
+    """Import policies' classes from this module and those below it, from what is installed here. May be repeated."""
     follow: Annotated[str, arg(metavar="RULE")] = "newest"
     """newest, pinned:VERSION (no other ever acts), or history:P (with probability P an older version acts an episode).
     Only what follows the newest is learned from."""
@@ -56,6 +63,7 @@ class ActorSettings:
     """Set by a supervisor: print no episodes, stop when the learner says so, end when the supervisor ends."""
 
     def __post_init__(self) -> None:
+        check_trusted(self.engine, trust_native=self.trust_native, trusted_modules=self.trust_module)
         if self.run_dir is not None and self.store is not None:
             raise ConfigurationError("--run-dir and --store both say where policies are; give one of them")
         for flag, value in (("--envs", self.envs), ("--episodes", self.episodes)):

@@ -8,6 +8,7 @@ from typing import Any, Self
 import numpy as np
 from loguru import logger
 
+from actor.engine_choice import check_trusted
 from actor.loaded_policy import LoadedPolicy
 from actor.policy_call import Decision, PolicyCall
 from actor.policy_loader import PolicyLoader
@@ -31,10 +32,11 @@ class Agent:
     With ``synchronous`` they do all of that themselves, in a fixed order, so that the same seed gives the same bits
     every time. One thread at a time may call an agent.
 
-    ``engine``: ``auto`` measures; ``onnx`` and ``torchscript`` come first in the ladder, the other is its fallback.
+    ``engine``: ``auto`` measures; any other comes first in the ladder, the rest are its fallback.
     ``follow``: ``newest``, ``pinned:VERSION`` or ``history:PROBABILITY``. ``deterministic`` acts without noise.
     ``deadline_s``: how long to wait where nothing can act. ``trusted_modules``: prefixes of module paths that
-    importable policies may come from. ``signature``: that of the environment, where it is known: versions made for
+    importable policies may come from (engines ``compile`` and ``eager``); ``trust_native`` allows native code out of
+    the store (engine ``aot``). ``signature``: that of the environment, where it is known: versions made for
     another are refused.
     """
 
@@ -49,11 +51,13 @@ class Agent:
         seed: int = 0,
         deadline_s: float = 60.0,
         trusted_modules: tuple[str, ...] = (),
+        trust_native: bool = False,
         synchronous: bool = False,
         signature: PolicySignature | None = None,
         name: str = "agent",
     ) -> None:
-        """Raises ConfigurationError for a ``follow`` that cannot be read."""
+        """Raises ConfigurationError for a ``follow`` that cannot be read, or an ``engine`` without its permission."""
+        check_trusted(engine, trust_native=trust_native, trusted_modules=trusted_modules)
         self.noise_seed = seed
         self.noise_offset = 0
         self.adoptions = 0
@@ -68,6 +72,7 @@ class Agent:
             engine,
             batch_size=self._batch_size,
             trusted_modules=trusted_modules,
+            trust_native=trust_native,
             measure=not synchronous,
             expected=signature,
         )

@@ -1,4 +1,4 @@
-"""Which engine is faster here, at the batch size in use: measured, shortly, and remembered by the caller."""
+"""Which engine runs a version: what was asked for first, and for ``auto`` what is measured to be faster here."""
 
 import statistics
 import sys
@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from shared.engines.engine import Engine, EngineChoice
-from shared.manifest import ProgramKind
+from shared.engines.engine import Engine, EngineChoice, EngineKind
+from shared.errors import ConfigurationError
 
 # Importing torch takes a second or more and some 200 MB, and its own dispatch alone takes longer than a small network
 # on ONNX Runtime. Only calls that take longer than this leave TorchScript something to win that is worth its import.
@@ -19,14 +19,28 @@ _LEAST_CALLS = 5
 # What is measured within this of each other may turn round tomorrow: the first of the fixed order is taken.
 _CLEARLY_FASTER = 0.9
 
-FIXED_ORDER: tuple[ProgramKind, ...] = ("onnx", "torchscript", "importable")
+FIXED_ORDER: tuple[EngineKind, ...] = ("onnx", "torchscript", "aot", "eager")
 
 
-def order_of(choice: EngineChoice) -> tuple[ProgramKind, ...]:
-    """The order in which programs are tried before anything was measured: ``choice`` first, the others as fallbacks."""
-    if choice == "torchscript":
-        return ("torchscript", "onnx", "importable")
-    return FIXED_ORDER
+def order_of(choice: EngineChoice) -> tuple[EngineKind, ...]:
+    """The order in which engines are tried before anything was measured: ``choice`` first, the others as fallbacks.
+
+    ``compile`` stands in no other order: whoever did not ask for it would wait for a compiler.
+    """
+    if choice == "auto":
+        return FIXED_ORDER
+    return (choice, *(kind for kind in FIXED_ORDER if kind != choice))
+
+
+def check_trusted(choice: EngineChoice, *, trust_native: bool, trusted_modules: Sequence[str]) -> None:
+    """Raise ConfigurationError where ``choice`` could never act, since what it runs was not allowed by name."""
+    if choice == "aot" and not trust_native:
+        raise ConfigurationError("--engine aot runs native code out of the store: allow it with --trust-native")
+    if choice in ("compile", "eager") and not trusted_modules:
+        raise ConfigurationError(
+            f"--engine {choice} imports the policy's class: allow its module by name, with --trust-module PREFIX "
+            "(--trust-module learner for policies that were trained with this project)"
+        )
 
 
 def median_call_s(engines: Sequence[Engine], inputs: Sequence[np.ndarray]) -> list[float]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from actor.module_call import LoadedModule, load_policy
 from actor.policy_manager import PolicyManager
 from actor.policy_watcher import PolicyWatcher
 from actor.program_ladder import LadderResult, ProgramLadder, TakeSpare, one_line
@@ -24,6 +25,8 @@ from shared.errors import (
 )
 from shared.policy_store import PolicyStore
 from shared.retry import RetrySchedule
+
+__all__ = ["LoadedModule", "LoaderReport", "PolicyLoader", "load_policy"]
 
 _REPORTS_KEPT = 1000
 

@@ -1,6 +1,6 @@
-"""The ladder of one version: its programs in the engine choice's order, each held to the probe before it may act."""
+"""The ladder of one version: engines in the order of the engine choice, each held to the probe before it may act."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,26 +10,29 @@ from actor.importable_program import import_program
 from actor.loaded_policy import LoadedPolicy
 from actor.version_checks import ProbeExam, check_same_spaces, check_signature
 from shared.engines.engine import Engine, EngineChoice, EngineKind
+from shared.engines.load import PROGRAM_OF, load_program
 from shared.errors import (
     PermanentLoadError,
     PolicyLoadError,
+    PolicyOutputError,
     ProgramError,
     StoreUnavailable,
     TransientLoadError,
     VersionNotFound,
 )
-from shared.manifest import Manifest, ProgramEntry, ProgramKind
+from shared.manifest import Manifest, ProgramEntry
 from shared.policy_signature import PolicySignature
 from shared.policy_store import VersionFiles
 from shared.probe import Probe, decode_probe
 from shared.weights import decode_weights
 
 TakeSpare = Callable[[EngineKind, str], Engine | None]
+_Step = tuple[EngineKind, str]
+"""An engine, and the digest of the program that it runs."""
 
 # Right after a load the first calls are slow (TorchScript profiles, ONNX Runtime sizes its arena); the probe's two
 # come first.
 _WARM_UP_CALLS = 3
-_ENGINE_KIND: dict[ProgramKind, EngineKind] = {"onnx": "onnx", "torchscript": "torchscript", "importable": "eager"}
 
 
 @dataclass
@@ -84,17 +87,20 @@ class ProgramLadder:
         *,
         batch_size: int,
         trusted_modules: tuple[str, ...] = (),
+        trust_native: bool = False,
         measure: bool = True,
         expected: PolicySignature | None = None,
     ) -> None:
         self._choice = choice
         self._batch_size = batch_size
         self._trusted_modules = trusted_modules
+        self._trust_native = trust_native
         self._measure = measure and choice == "auto"
         self._expected = expected
-        self._faster: dict[tuple[str, ...], ProgramKind] = {}
-        self._rungs: dict[str, str] = {}
-        self._unloadable: dict[str, str] = {}
+        self._faster: dict[tuple[str, ...], EngineKind] = {}
+        self._rungs: dict[_Step, str] = {}
+        self._unloadable: dict[_Step, str] = {}
+        self._has_told_of_missing = False
 
     def load(self, files: VersionFiles, take_spare: TakeSpare) -> LadderResult:
         """Verify and load. Engines to be written to anew come from ``take_spare``.
@@ -110,44 +116,54 @@ class ProgramLadder:
         probe = decode_probe(files.read(manifest.probe.file), manifest.signature)
         exam = ProbeExam(manifest, probe, self._batch_size)
         material = _Material(files, manifest, weights, decode_weights(weights), probe, exam, take_spare)
-        for entry in self._programs(manifest):
-            loaded = self._try_rung(entry, material)
+        for kind, entry in self._steps(manifest, material):
+            loaded = self._try_rung(kind, entry, material)
             if loaded is not None:
-                engine, rung = self._faster_of(entry, loaded, material)
+                engine, rung = self._faster_of(kind, loaded, material)
                 self._expected = self._expected or manifest.signature
                 policy = LoadedPolicy(manifest.version, manifest.digest, manifest, engine, rung)
                 return LadderResult(policy, material.refusals)
         raise _failure(material)
 
-    def _programs(self, manifest: Manifest) -> list[ProgramEntry]:
+    def _steps(self, manifest: Manifest, material: _Material) -> Iterator[tuple[EngineKind, ProgramEntry]]:
+        """The engines to try, each with its program."""
         order = list(order_of(self._choice))
         faster = self._faster.get(_programs_key(manifest))
         if faster is not None:
             order.remove(faster)
             order.insert(0, faster)
-        return [entry for kind in order if (entry := manifest.program(kind)) is not None]
+        for kind in order:
+            entry = manifest.program(PROGRAM_OF[kind])
+            if entry is not None:
+                yield kind, entry
+            elif kind == self._choice and not self._has_told_of_missing:
+                self._has_told_of_missing = True  # once: later versions will have none either
+                material.refusals.append((kind, f"the version has no {PROGRAM_OF[kind]} program"))
 
-    def _try_rung(self, entry: ProgramEntry, material: _Material) -> tuple[Engine, str] | None:
+    def _try_rung(self, kind: EngineKind, entry: ProgramEntry, material: _Material) -> tuple[Engine, str] | None:
         """A verified engine and its rung, or None with the reason among the refusals."""
-        if (said := self._unloadable.get(entry.program_digest)) is not None:
-            material.refuse(entry.kind, ProgramError(said))
+        step = (kind, entry.program_digest)
+        if (said := self._unloadable.get(step)) is not None:
+            material.refuse(kind, ProgramError(said))
             return None
         try:
-            return self._reload(entry, material) or self._load(entry, material)
+            return self._reload(kind, entry, material) or self._load(kind, entry, material)
         except (VersionNotFound, StoreUnavailable):
             raise
         except ProgramError as error:
-            self._unloadable[entry.program_digest] = str(error)  # whatever its weights
-            material.refuse(entry.kind, error)
+            self._unloadable[step] = str(error)  # whatever its weights
+            material.refuse(kind, error)
         except MemoryError:
-            material.refuse(entry.kind, TransientLoadError("not enough memory"))
+            material.refuse(kind, TransientLoadError("not enough memory"))
         except Exception as error:  # noqa: BLE001 - whatever one rung raises, the next may do
-            material.refuse(entry.kind, error)
+            if kind == "compile" and isinstance(error, PolicyOutputError):
+                self._unloadable[step] = str(error)  # the compiler would say it again, seconds later
+            material.refuse(kind, error)
         return None
 
-    def _reload(self, entry: ProgramEntry, material: _Material) -> tuple[Engine, str] | None:
+    def _reload(self, kind: EngineKind, entry: ProgramEntry, material: _Material) -> tuple[Engine, str] | None:
         """The fast path: the program is warm already, and only weights are new. None where there is no spare."""
-        engine = material.take_spare(_ENGINE_KIND[entry.kind], entry.program_digest)
+        engine = material.take_spare(kind, entry.program_digest)
         if engine is None:
             return None
         try:
@@ -155,15 +171,13 @@ class ProgramLadder:
             material.exam.check(engine.run)
         except PermanentLoadError:
             return None  # the program may still be right when it is loaded as a whole; the spare is let go
-        return engine, self._rungs.get(entry.program_digest, entry.kind)
+        return engine, self._rungs.get((kind, entry.program_digest), kind)
 
-    def _load(self, entry: ProgramEntry, material: _Material) -> tuple[Engine, str]:
-        if entry.kind == "importable":
+    def _load(self, kind: EngineKind, entry: ProgramEntry, material: _Material) -> tuple[Engine, str]:
+        if kind == "eager" and self._choice != "eager":
             engine, rung = self._import(entry, material)
         else:
-            from shared.engines.load import load_program
-
-            engine, rung = load_program(entry.kind, material.read, material.manifest), entry.kind
+            engine, rung = self._load_program(kind, material), kind
         if engine.program_digest != entry.program_digest:
             raise ProgramError(
                 f"{entry.file}: expected the program digest {entry.program_digest}, found {engine.program_digest}"
@@ -171,10 +185,20 @@ class ProgramLadder:
         material.exam.check(engine.run)
         for _ in range(_WARM_UP_CALLS):
             engine.run(material.exam.inputs)
-        self._rungs[entry.program_digest] = rung
+        self._rungs[kind, entry.program_digest] = rung
         return engine, rung
 
+    def _load_program(self, kind: EngineKind, material: _Material) -> Engine:
+        return load_program(
+            kind,
+            material.read,
+            material.manifest,
+            trust_native=self._trust_native,
+            trusted_modules=self._trusted_modules,
+        )
+
     def _import(self, entry: ProgramEntry, material: _Material) -> tuple[Engine, str]:
+        """Scripted, else traced, else as it is: the ladder within the ladder, for whoever asked for no one rung."""
         definition = material.files.read(entry.file)
         imported = import_program(
             definition, material.weights, material.exam, entry.program_digest, self._trusted_modules
@@ -182,18 +206,18 @@ class ProgramLadder:
         material.refusals.extend(imported.refusals)
         return imported.engine, imported.rung
 
-    def _faster_of(self, entry: ProgramEntry, loaded: tuple[Engine, str], material: _Material) -> tuple[Engine, str]:
+    def _faster_of(self, kind: EngineKind, loaded: tuple[Engine, str], material: _Material) -> tuple[Engine, str]:
         """What ``auto`` takes: ``loaded``, or TorchScript where that was measured to be clearly faster here."""
         key = _programs_key(material.manifest)
         rival = material.manifest.program("torchscript")
-        if not self._measure or key in self._faster or entry.kind != "onnx" or rival is None:
+        if not self._measure or key in self._faster or kind != "onnx" or rival is None:
             return loaded
         self._faster[key] = "onnx"
         (onnx_s,) = median_call_s([loaded[0]], material.exam.inputs)
         if not is_worth_measuring_torchscript(onnx_s):
             return loaded
         refusals = list(material.refusals)
-        other = self._try_rung(rival, material)
+        other = self._try_rung("torchscript", rival, material)
         material.refusals[:] = refusals  # a rival that does not load is no fault of the version
         if other is None:
             return loaded

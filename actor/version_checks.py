@@ -15,6 +15,8 @@ _AT_MOST_ONCE: tuple[Role, ...] = ("action_mask", "noise", "env_action", "log_pr
 
 def check_signature(signature: PolicySignature) -> None:
     """Raise ManifestError unless the signature is one that the agent can call and understand."""
+    if signature.action.kind == "none":
+        raise ManifestError("a module and no policy to act with; actor.policy_loader.load_policy runs it")
     inputs, outputs = signature.inputs, signature.outputs
     roles = [spec.role for spec in (*inputs, *outputs)]
     if roles.count("action") != 1 or any(roles.count(role) > 1 for role in _AT_MOST_ONCE):

@@ -7,7 +7,7 @@ import msgspec
 
 from shared.errors import ConfigurationError
 
-NetworkKind = Literal["mlp", "lstm"]
+NetworkKind = Literal["mlp", "lstm", "gru"]
 Activation = Literal["tanh", "relu"]
 
 
@@ -29,11 +29,11 @@ class LearnerConfig:
     """PPO with V-trace targets. The defaults suit CartPole-v1."""
 
     network: NetworkKind = "mlp"
-    """Kind of policy network: a feed-forward one, or an LSTM for environments that hide part of their state."""
+    """Kind of policy network: a feed-forward one, or an LSTM or GRU for environments that hide part of their state."""
     hidden_sizes: tuple[int, ...] = (64, 64)
-    """Units of each hidden layer (before the LSTM, where there is one)."""
+    """Units of each hidden layer (before the LSTM or GRU, where there is one)."""
     lstm_size: int = 64
-    """Units of the LSTM (only with --network lstm)."""
+    """Units of the LSTM or GRU (only with --network lstm or gru)."""
     activation: Activation = "tanh"
     """Activation between layers."""
     shared_trunk: bool = False

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from shared.errors import ConfigurationError
 from shared.spaces import ActionSpec
 
 _LARGEST = {torch.float16: 65504.0, torch.float32: 3.4028234663852886e38, torch.float64: 1.7976931348623157e308}
@@ -49,6 +50,8 @@ def make_distribution(
             return Bernoulli(action)
         case "box":
             return DiagonalGaussian(action, initial_log_std)
+        case "none":
+            raise ConfigurationError("a module that is no policy has no actions to draw")
 
 
 def _categorical_gradient(log_p: Tensor, action: Tensor, log_prob_gradient: Tensor, entropy_gradient: Weight) -> Tensor:

@@ -93,7 +93,7 @@ class Learner:
         self._parameters = FlatParameters(self.policy)
         self._optimizer = FlatAdam(self._parameters)
         self._training: PolicyTraining
-        if config.network == "lstm":
+        if config.network != "mlp":
             self._training = RecurrentTraining(self.policy, self._parameters)
         else:
             self._training = FeedForwardTraining(self.policy, self._parameters)

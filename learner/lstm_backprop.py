@@ -1,4 +1,4 @@
-"""Backpropagation through time, written out for an ``LstmCore``.
+"""Backpropagation through time, written out for a ``RecurrentCore`` with an LSTM.
 
 What is the same for every step is done for all of them at once; what is left in the loop is a dozen operations a step
 each way, where autograd records and replays three times as many.
@@ -8,18 +8,18 @@ import torch
 from torch import Tensor, nn
 
 from learner.backprop import MlpBackprop
-from learner.networks import LstmCore
+from learner.networks import LstmCell, RecurrentCore
 
 
-class LstmCoreBackprop:
-    """An ``LstmCore``'s passes over whole sequences.
+class LstmBackprop:
+    """A core's passes over whole sequences.
 
     ``inputs`` are ``h`` and ``c`` ``[b, size]`` before the first step, ``keeps`` ``[T, b, 1]`` (0 where the state is
     zero before the step, else 1) and ``features`` ``[T, b, n]``. Outputs have ``T * b`` rows.
     """
 
-    def __init__(self, core: LstmCore) -> None:
-        cell = core.cell
+    def __init__(self, core: RecurrentCore, cell: LstmCell) -> None:
+        """``cell`` is the core's own."""
         hidden = [layer for layer in core.hidden.modules() if isinstance(layer, nn.Linear | nn.Tanh | nn.ReLU)]
         self._into_gates = MlpBackprop([*hidden, cell.from_input])
         self._heads = MlpBackprop([core.heads])

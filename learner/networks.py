@@ -207,18 +207,44 @@ class LstmCell(nn.Module):
         with torch.no_grad():  # remember by default
             self.from_input.bias[size : 2 * size] = 1.0
 
-    def step(self, projected: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        """Next ``(h, c)`` of ``[N, size]``, from ``projected = from_input(x)`` of ``[N, 4 * size]``."""
-        i, f, g, o = (projected + self.from_hidden(h)).chunk(4, -1)
-        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
-        return torch.sigmoid(o) * torch.tanh(c), c
+    def step(self, projected: Tensor, state: list[Tensor]) -> list[Tensor]:
+        """Next ``[h, c]``, each ``[N, size]``, from ``projected = from_input(x)`` of ``[N, 4 * size]``."""
+        i, f, g, o = (projected + self.from_hidden(state[0])).chunk(4, -1)
+        c = torch.sigmoid(f) * state[1] + torch.sigmoid(i) * torch.tanh(g)
+        return [torch.sigmoid(o) * torch.tanh(c), c]
 
-    def forward(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        return self.step(self.from_input(x), h, c)
+    def forward(self, x: Tensor, state: list[Tensor]) -> list[Tensor]:
+        return self.step(self.from_input(x), state)
 
 
-class LstmCore(nn.Module):
-    """Hidden layers, an LSTM, and one linear layer with both heads. ``state`` is ``[h, c]``."""
+class GruCell(nn.Module):
+    """A GRU's equations (Cho et al. 2014, with the reset gate after the product, as in cuDNN), written out.
+
+    As ``nn.GRUCell``, but that ``from_hidden`` has no biases.
+    """
+
+    def __init__(self, n_in: int, size: int, generator: torch.Generator | None) -> None:
+        super().__init__()
+        self.size = size
+        self.from_input = nn.Linear(n_in, 3 * size)
+        self.from_hidden = nn.Linear(size, 3 * size, bias=False)
+        orthogonal(self.from_input, 1.0, generator)
+        orthogonal(self.from_hidden, 1.0, generator)
+
+    def step(self, projected: Tensor, state: list[Tensor]) -> list[Tensor]:
+        """Next ``[h]`` of ``[N, size]``, from ``projected = from_input(x)`` of ``[N, 3 * size]``."""
+        h = state[0]
+        input_r, input_z, input_n = projected.chunk(3, -1)
+        hidden_r, hidden_z, hidden_n = self.from_hidden(h).chunk(3, -1)
+        n = torch.tanh(input_n + torch.sigmoid(input_r + hidden_r) * hidden_n)
+        return [n + torch.sigmoid(input_z + hidden_z) * (h - n)]
+
+    def forward(self, x: Tensor, state: list[Tensor]) -> list[Tensor]:
+        return self.step(self.from_input(x), state)
+
+
+class RecurrentCore(nn.Module):
+    """Hidden layers, an LSTM (``state`` is ``[h, c]``) or GRU (``[h]``), and one linear layer with both heads."""
 
     def __init__(self, n_in: int, head_size: int, config: NetworkConfig, generator: torch.Generator | None) -> None:
         super().__init__()
@@ -226,36 +252,36 @@ class LstmCore(nn.Module):
         sizes = [n_in, *config.hidden_sizes]
         hidden = [mlp(sizes, config.activation, generator), _activation(config.activation)]
         self.hidden = nn.Sequential(*(hidden if config.hidden_sizes else ()))
-        self.cell = LstmCell(sizes[-1], config.lstm_size, generator)
+        make_cell = LstmCell if config.kind == "lstm" else GruCell
+        self.cell: LstmCell | GruCell = make_cell(sizes[-1], config.lstm_size, generator)
         self.heads = nn.Linear(config.lstm_size, head_size + 1)
         _init_head(self.heads, head_size, generator)
 
     def forward(self, features: Tensor, state: list[Tensor]) -> tuple[Tensor, Tensor, list[Tensor]]:
-        h, c = self.cell(self.hidden(features), state[0], state[1])
-        output = self.heads(h)
-        return output[:, : self.head_size], output[:, self.head_size], [h, c]
+        state = self.cell(self.hidden(features), state)
+        output = self.heads(state[0])
+        return output[:, : self.head_size], output[:, self.head_size], state
 
     def value_parameters(self) -> tuple[Tensor, Tensor]:
         """Weights and bias of the value's output alone, as views."""
         return self.heads.weight.data[self.head_size :], self.heads.bias.data[self.head_size :]
 
 
-Core = SharedCore | SeparateCore | LstmCore
+Core = SharedCore | SeparateCore | RecurrentCore
 
 
 def make_core(n_in: int, head_size: int, config: NetworkConfig, generator: torch.Generator | None) -> Core:
     """The core that ``config`` asks for."""
-    if config.kind == "lstm":
-        return LstmCore(n_in, head_size, config, generator)
+    if config.kind != "mlp":
+        return RecurrentCore(n_in, head_size, config, generator)
     core = SharedCore if config.shared_trunk else SeparateCore
     return core(n_in, head_size, config, generator)
 
 
 def state_shapes(config: NetworkConfig) -> tuple[tuple[Path, tuple[int, ...]], ...]:
     """Path and shape (without the batch dimension) of each tensor of recurrent state; all float32."""
-    if config.kind == "mlp":
-        return ()
-    return ((("lstm", "h"), (config.lstm_size,)), (("lstm", "c"), (config.lstm_size,)))
+    names = {"mlp": (), "lstm": ("h", "c"), "gru": ("h",)}[config.kind]
+    return tuple(((config.kind, name), (config.lstm_size,)) for name in names)
 
 
 def _last_linear(network: nn.Sequential) -> nn.Linear:

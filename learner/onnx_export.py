@@ -8,12 +8,12 @@ exporter notes of files and lines makes equal programs look different.
 import io
 import logging
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 
 import onnx
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from shared.errors import ExportError
 from shared.policy_signature import PolicySignature
@@ -41,32 +41,65 @@ def export_onnx(
     """
     example = [torch.from_numpy(array) for array in make_inputs(signature, _EXAMPLE_ROWS, seed=0)]
     outputs = [f"next_{spec.name}" if spec.role == "state" else spec.name for spec in signature.outputs]
+    model = export_model(module, example, [0] * len(example), signature.input_names, outputs)
+    return with_weights_outside(model, places, weights_file)
+
+
+def export_model(
+    module: nn.Module,
+    example: Sequence[Tensor],
+    batch_dims: Sequence[int | None],
+    input_names: Sequence[str],
+    output_names: Sequence[str],
+) -> onnx.ModelProto:
+    """``torch.onnx.export`` of a module whose ``forward`` takes and returns one list of tensors. Raises ExportError."""
     batch = torch.export.Dim("batch")
+    shapes = [{} if dim is None else {dim: batch} for dim in batch_dims]
     with _quietly():
         try:
             program = torch.onnx.export(
                 module,
-                (example,),
+                (list(example),),
                 dynamo=True,
                 optimize=False,
-                input_names=signature.input_names,
-                output_names=outputs,
-                dynamic_shapes=([{0: batch} for _ in example],),
+                input_names=input_names,
+                output_names=output_names,
+                dynamic_shapes=(shapes,),
                 verbose=False,
             )
         except Exception as error:  # the exporter's own errors, and whatever a policy's code raises
-            raise ExportError(f"torch.onnx.export: {type(error).__name__}: {error}") from error
+            raise ExportError(f"torch.onnx.export: {_root(error)}") from error
     assert program is not None
     model = onnx.ModelProto()
     model.CopyFrom(program.model_proto)
     found = [[value.name for value in values] for values in (model.graph.input, model.graph.output)]
-    if found != [list(signature.input_names), outputs]:
-        raise ExportError(f"expected the graph's inputs and outputs {signature.input_names}, {outputs}; found {found}")
+    if found != [list(input_names), list(output_names)]:
+        raise ExportError(f"expected the graph's inputs and outputs {input_names}, {output_names}; found {found}")
+    return model
+
+
+def with_weights_outside(
+    model: onnx.ModelProto, places: Mapping[str, TensorPlace], weights_file: str, *, keep_constants: bool = False
+) -> bytes:
+    """The graph's bytes, with every weight read from ``weights_file`` at its place.
+
+    Raises ExportError for a float that is no weight, unless ``keep_constants``: it may have been computed from one.
+    """
     for initializer in model.graph.initializer:
+        if initializer.name not in places and keep_constants:
+            continue
         _refer_to_weights(initializer, places, weights_file)
     _strip(model)
     graph: bytes = model.SerializeToString(deterministic=True)
     return graph
+
+
+def _root(error: BaseException) -> str:
+    """What was wrong in the first place, in one line: the exporter's own messages are pages of advice."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"
 
 
 def _refer_to_weights(initializer: onnx.TensorProto, places: Mapping[str, TensorPlace], weights_file: str) -> None:

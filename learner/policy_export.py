@@ -3,29 +3,37 @@
 The programs are made once per run and held to the eager policy; a version is then new weights in the same programs.
 """
 
-import copy
-import hashlib
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from torch import Tensor, nn
 
-from learner.export_checks import ExportChecks, write_weights
+from learner.export_checks import ExportChecks, perturbed, write_weights
+from learner.export_copy import copy_for_export
+from learner.module_export import ExportReport, export_module
 from learner.onnx_export import export_onnx
 from shared.engines.eager import EagerEngine, module_tensors
-from shared.errors import ExportError, PolicyError, ProbeMismatch, WeightsError
-from shared.importable import ImportablePolicy, encode_importable, load_importable
-from shared.manifest import ProbeEntry, ProgramEntry, RungReport
+from shared.errors import ConfigurationError, ExportError, PolicyError, ProbeMismatch, WeightsError
+from shared.importable import ImportablePolicy, encode_importable, importable_digest, load_importable
+from shared.manifest import Manifest, ProbeEntry, ProgramEntry, ProgramKind, RungReport
+from shared.mixed_scripting import with_scripted_pieces
 from shared.policy_signature import PolicySignature
+from shared.policy_store import PolicyStore, open_store
 from shared.probe import Policy, Probe, compare, compute_probe, encode_probe, make_inputs, run_policy
 from shared.program_digest import onnx_program_digest, torchscript_program_digest
 from shared.scripting import Scripted, climb, save_archive
+from shared.spaces import action_spec, observation_leaves
 from shared.weights import check_layout, encode_weights, tensor_places
+
+__all__ = ["ExportReport", "PolicyExporter", "export_module", "publish_policy"]
 
 TORCHSCRIPT_FILE = "policy.ts"
 ONNX_FILE = "policy.onnx"
+AOT_FILE = "policy.pt2"
 IMPORTABLE_FILE = "importable.json"
 WEIGHTS_FILE = "weights.safetensors"
 PROBE_FILE = "probe.safetensors"
@@ -52,10 +60,14 @@ class PolicyExporter:
         *,
         importable: ImportablePolicy | None = None,
         onnx: bool = True,
+        aot: bool = False,
     ) -> None:
-        """Takes seconds where ``onnx`` is asked for. Raises ExportError where no program equals the eager policy."""
+        """Takes seconds where ``onnx`` is asked for, half a minute where ``aot`` is.
+
+        Raises ExportError where no program equals the eager policy.
+        """
         self.signature = signature
-        self._module = _copy_of(module)
+        self._module = copy_for_export(module)
         self._not_in_state_dict = self._arrays().keys() - self._module.state_dict().keys()
         self._checks = ExportChecks(self._module, signature)
         self._programs: list[ProgramEntry] = []
@@ -64,6 +76,8 @@ class PolicyExporter:
         self._scripted = self._export_torchscript()
         if onnx:
             self._export_onnx()
+        if aot:
+            self._export_aot()
         if importable is not None:
             self._export_importable(importable)
         self.reports = tuple(self._reports)
@@ -117,7 +131,7 @@ class PolicyExporter:
             )
 
         example = [torch.from_numpy(array) for array in make_inputs(self.signature, _EXAMPLE_ROWS, seed=0)]
-        scripted, failures = climb(self._module, example, check)
+        scripted, failures = climb(self._module, example, check, with_scripted_pieces)
         self._reports += failures
         if scripted is not None:
             digest = torchscript_program_digest(save_archive(scripted.module))
@@ -131,7 +145,7 @@ class PolicyExporter:
         places = tensor_places(encode_weights(self._checks.weights))
         try:
             # A copy again, since exporting may leave its marks on a module.
-            graph = export_onnx(_copy_of(self._module), self.signature, places, WEIGHTS_FILE)
+            graph = export_onnx(copy_for_export(self._module), self.signature, places, WEIGHTS_FILE)
             engine = OnnxEngine(graph, self._checks.weights)
             difference = self._checks.largest_difference(engine.run, engine.load_weights)
         except PolicyError as error:
@@ -139,9 +153,26 @@ class PolicyExporter:
         else:
             self._take("onnx", ONNX_FILE, graph, onnx_program_digest(graph), difference)
 
+    def _export_aot(self) -> None:
+        from learner.aot_export import export_aot
+        from shared.engines.aot import AotEngine
+
+        # As above; and with no weight that is 0 or 1, as a compiler might take it for.
+        module = copy_for_export(self._module)
+        write_weights(module, perturbed(self._checks.weights, np.random.default_rng(1)))
+        example = [torch.from_numpy(array) for array in make_inputs(self.signature, _EXAMPLE_ROWS, seed=0)]
+        try:
+            package = export_aot(module, example, [0] * len(example))
+            engine = AotEngine(package, self._checks.weights, trust_native=True)  # compiled here, just now
+            difference = self._checks.largest_difference(engine.run, engine.load_weights)
+        except PolicyError as error:
+            self._refuse("aot", error)
+        else:
+            self._take("aot", AOT_FILE, package, engine.program_digest, difference)
+
     def _export_importable(self, importable: ImportablePolicy) -> None:
         data = encode_importable(importable)
-        digest = hashlib.sha256(data).hexdigest()
+        digest = importable_digest(data)
         try:
             # The learner's own class is one that it trusts.
             module = load_importable(data, self._checks.weights, [importable.class_path.partition(":")[0]])
@@ -152,9 +183,7 @@ class PolicyExporter:
         else:
             self._take("importable", IMPORTABLE_FILE, data, digest, difference)
 
-    def _take(
-        self, rung: Literal["onnx", "importable"], file: str, data: bytes, digest: str, difference: float
-    ) -> None:
+    def _take(self, rung: ProgramKind, file: str, data: bytes, digest: str, difference: float) -> None:
         self._constant_files[file] = data
         self._programs.append(ProgramEntry(rung, file, digest))
         self._reports.append(RungReport(rung, True, largest_difference=difference))
@@ -163,9 +192,34 @@ class PolicyExporter:
         self._reports.append(RungReport(rung, False, error=f"{type(error).__name__}: {error}"))
 
 
-def _copy_of(module: nn.Module) -> nn.Module:
-    """On the CPU, in eval mode, without gradients; ``module`` is not touched."""
-    try:
-        return copy.deepcopy(module).cpu().eval().requires_grad_(False)
-    except Exception as error:  # a policy's own code may raise anything
-        raise ExportError(f"the policy cannot be copied: {type(error).__name__}: {error}") from error
+def publish_policy(
+    module: nn.Module,
+    observation_space: spaces.Space[Any],
+    action_space: spaces.Space[Any],
+    store: PolicyStore | str | Path,
+    *,
+    state: Any = None,
+    masked: bool = False,
+    outputs: Sequence[str] | None = None,
+    env_id: str | None = None,
+) -> Manifest:
+    """Publish ``module`` as the newest policy of ``store``, for agents that act in these spaces.
+
+    What it takes and returns, and what ``state``, ``masked`` and ``outputs`` are for: see ``learner.spaces_policy``. A
+    module that has a ``signature`` follows the policy contract already and is published as it is.
+    Raises ConfigurationError, ExportError (each rung with its reason) and StoreError.
+    """
+    from learner.publish_once import publish_once
+    from learner.spaces_policy import SpacesPolicy
+
+    signature = getattr(module, "signature", None)
+    if not isinstance(signature, PolicySignature):
+        policy = SpacesPolicy(module, observation_space, action_space, state=state, masked=masked, outputs=outputs)
+        module, signature = policy, policy.signature
+    spaces_given = (observation_leaves(observation_space), action_spec(action_space))
+    if spaces_given != (signature.observation, signature.action):
+        raise ConfigurationError(
+            f"the policy acts in {signature.observation}, {signature.action}; expected {spaces_given}"
+        )
+    opened = open_store(store) if isinstance(store, str | Path) else store
+    return publish_once(module, signature, opened, env_id=env_id)

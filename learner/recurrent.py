@@ -10,39 +10,42 @@ from learner.backprop import AutogradBackprop, Backprop
 from learner.batch import Batch, to_tensor
 from learner.distributions import mask_logits
 from learner.flat_parameters import FlatParameters
-from learner.lstm_backprop import LstmCoreBackprop
+from learner.lstm_backprop import LstmBackprop
 from learner.minibatch import Estimate, Minibatch, Targets, split_evenly
-from learner.networks import LstmCore
+from learner.networks import LstmCell, RecurrentCore
 
 
 class RecurrentTraining:
-    """A ``PolicyTraining`` for an ``LstmCore``.
+    """A ``PolicyTraining`` for a ``RecurrentCore``.
 
-    A minibatch's ``inputs`` are ``h``, ``c``, ``keeps`` and the observation's leaves: ``h`` and ``c`` are the recorded
-    state before the first step; ``keeps`` ``[T, b, 1]`` is 0 where an episode begins (the state is zero there), else 1.
+    A minibatch's ``inputs`` are the state, ``keeps`` and the observation's leaves: the state is the recorded one before
+    the first step; ``keeps`` ``[T, b, 1]`` is 0 where an episode begins (the state is zero there), else 1.
     """
 
     def __init__(self, policy: ActingPolicy, parameters: FlatParameters) -> None:
-        if not isinstance(policy.core, LstmCore):
+        if not isinstance(policy.core, RecurrentCore):
             raise TypeError(f"expected a recurrent policy, found one with a {type(policy.core).__name__}")
         self._policy = policy
         self._core = policy.core
+        self._n_states = len(policy.signature.state)
         self._encodes_once = next(policy.encoder.parameters(), None) is None
-        self.backprop: Backprop = (
-            LstmCoreBackprop(policy.core) if self._encodes_once else AutogradBackprop(self._run, parameters)
-        )
+        self.backprop: Backprop
+        if self._encodes_once and isinstance(policy.core.cell, LstmCell):
+            self.backprop = LstmBackprop(policy.core, policy.core.cell)
+        else:
+            self.backprop = AutogradBackprop(self._run, parameters)
         self._inputs: list[Tensor] = []
         self._columns: list[Tensor] = []
         self._mask: Tensor | None = None
 
     def estimate(self, batch: Batch) -> Estimate:
         observation = self._once([to_tensor(leaf) for leaf in batch.observation])
-        h, c = (to_tensor(state) for state in batch.state)
+        state = [to_tensor(leaf) for leaf in batch.state]
         keeps = (~to_tensor(batch.begins_episode)).unsqueeze(-1).float()
-        hidden, states = self._sequence(self._encode(observation), h, c, keeps)
-        head, value = self._heads(hidden)
+        states = self._sequence(self._encode(observation), state, keeps)
+        head, value = self._heads(states[0])
 
-        self._inputs = [h, c, keeps[:-1], *(leaf[:-1] for leaf in observation)]
+        self._inputs = [*state, keeps[:-1], *(leaf[:-1] for leaf in observation)]
         self._mask = None if batch.action_mask is None else to_tensor(batch.action_mask)
         action = to_tensor(batch.action)
         self._columns = [action, to_tensor(batch.valid)]
@@ -50,7 +53,7 @@ class RecurrentTraining:
         if self._mask is not None:
             head = mask_logits(head, self._mask.flatten(0, 1))
         log_prob = self._policy.distribution.log_prob(self._policy.distribution.terms(head), action.flatten(0, 1))
-        final_value = self._final_value(batch, hidden, states)
+        final_value = self._final_value(batch, states)
         return Estimate(
             log_prob.reshape(batch.length, batch.width).numpy(), value.contiguous().numpy(), final_value.numpy()
         )
@@ -68,11 +71,11 @@ class RecurrentTraining:
             action, valid, behaviour_log_prob, advantage, target, old_value = columns
             if not valid.any():
                 continue
-            h, c, *sequences = self._inputs
-            state = [h.index_select(0, chosen), c.index_select(0, chosen)]
+            state = [leaf.index_select(0, chosen) for leaf in self._inputs[: self._n_states]]
+            sequences = [leaf.index_select(1, chosen) for leaf in self._inputs[self._n_states :]]
             mask = None if self._mask is None else self._mask.index_select(1, chosen).flatten(0, 1)
             yield Minibatch(
-                inputs=[*state, *(sequence.index_select(1, chosen) for sequence in sequences)],
+                inputs=[*state, *sequences],
                 action=action,
                 action_mask=mask,
                 behaviour_log_prob=behaviour_log_prob,
@@ -83,9 +86,8 @@ class RecurrentTraining:
             )
 
     def _run(self, inputs: list[Tensor]) -> tuple[Tensor, Tensor]:
-        h, c, keeps, *observation = inputs
-        hidden, _ = self._sequence(self._encode(observation), h, c, keeps)
-        head, value = self._heads(hidden)
+        state, (keeps, *observation) = inputs[: self._n_states], inputs[self._n_states :]
+        head, value = self._heads(self._sequence(self._encode(observation), state, keeps)[0])
         return head.flatten(0, 1), value.flatten()
 
     def _once(self, observation: list[Tensor]) -> list[Tensor]:
@@ -97,33 +99,32 @@ class RecurrentTraining:
         return [features.reshape(length, width, -1)]
 
     def _encode(self, observation: list[Tensor]) -> Tensor:
-        """What the LSTM adds to its gates for every step's input, ``[T, b, 4 * size]``."""
+        """What every step's input adds to the cell's gates, ``[T, b, gates * size]``."""
         length, width = observation[0].shape[:2]
         rows = [leaf.flatten(0, 1) for leaf in observation]
         features = rows[0] if self._encodes_once else self._policy.encoder(rows)
         projected: Tensor = self._core.cell.from_input(self._core.hidden(features))
         return projected.reshape(length, width, -1)
 
-    def _sequence(self, projected: Tensor, h: Tensor, c: Tensor, keeps: Tensor) -> tuple[Tensor, Tensor]:
-        """``h`` and ``c`` after every step, each ``[T, b, size]``."""
-        hidden, states = [], []
+    def _sequence(self, projected: Tensor, state: list[Tensor], keeps: Tensor) -> list[Tensor]:
+        """The state after every step, each leaf ``[T, b, size]``."""
+        states = []
         begins = (keeps == 0).flatten(1).any(1).tolist()
         for t, step in enumerate(projected.unbind(0)):
             if begins[t]:
-                h, c = h * keeps[t], c * keeps[t]
-            h, c = self._core.cell.step(step, h, c)
-            hidden.append(h)
-            states.append(c)
-        return torch.stack(hidden), torch.stack(states)
+                state = [leaf * keeps[t] for leaf in state]
+            state = self._core.cell.step(step, state)
+            states.append(state)
+        return [torch.stack(leaf) for leaf in zip(*states, strict=True)]
 
     def _heads(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         output = self._core.heads(hidden)
         return output[..., : self._core.head_size], output[..., self._core.head_size]
 
-    def _final_value(self, batch: Batch, hidden: Tensor, states: Tensor) -> Tensor:
+    def _final_value(self, batch: Batch, states: list[Tensor]) -> Tensor:
         """A final observation is seen with the state after the step that led to it."""
         t, b = to_tensor(batch.final_index).long().unbind(1)
         features = self._policy.encoder([to_tensor(leaf) for leaf in batch.final_observation])
-        _, value, _ = self._core(features, [hidden[t, b], states[t, b]])
+        _, value, _ = self._core(features, [leaf[t, b] for leaf in states])
         final_value: Tensor = value
         return final_value

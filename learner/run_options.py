@@ -6,13 +6,15 @@ No torch here: ``--help`` and a supervisor start at once.
 import math
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 import tyro
 
 from learner.config import LearnerConfig
 from shared.errors import ConfigurationError
+
+ExtraProgram = Literal["aot", "importable"]
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -51,6 +53,9 @@ class RunOptions:
     """How many of the newest policy versions are kept."""
     keep_every: int | None = None
     """Keep every N-th version for good, beside the newest ones."""
+    programs: tuple[ExtraProgram, ...] = ()
+    """Programs to publish beside TorchScript and ONNX: aot (native code for --engine aot; compiled for half a minute
+    at the start) and importable (a class path for --engine compile and eager)."""
     checkpoint_every_updates: int = 100
     """A checkpoint is written after this many updates, or after --checkpoint-every-s, whichever comes first."""
     checkpoint_every_s: float | None = 30.0

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from loguru import logger
 
+from learner.acting_policy import CLASS_PATH
 from learner.checkpoint import CheckpointStore
 from learner.learner import Learner
 from learner.learner_loop import Cadence, LearnerLoop, StoppingRule
@@ -18,6 +19,7 @@ from learner.training_observer import TrainingObserver, summarise
 from shared.config import RunConfig
 from shared.environment_probe import EnvironmentDescription, describe_environment
 from shared.errors import ConfigurationError
+from shared.importable import ImportablePolicy
 from shared.policy_store import LocalPolicyStore
 from shared.retention import Retention
 from shared.rollout import RolloutLayout
@@ -118,7 +120,14 @@ def _publisher(
     options: RunOptions, run: RunDirectory, config: RunConfig, learner: Learner, *, synchronous: bool
 ) -> PolicyPublisher:
     return PolicyPublisher(
-        PolicyExporter(learner.policy, config.signature),
+        PolicyExporter(
+            learner.policy,
+            config.signature,
+            aot="aot" in options.programs,
+            importable=(
+                ImportablePolicy(CLASS_PATH, learner.policy.arguments) if "importable" in options.programs else None
+            ),
+        ),
         LocalPolicyStore(run.policies),
         run_id=config.run_id,
         env_id=options.env,

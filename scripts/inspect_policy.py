@@ -19,10 +19,11 @@ from rich.table import Table
 
 from actor.version_checks import ProbeExam, check_signature
 from shared.command_line import run_command
-from shared.engines.load import load_program
+from shared.engines.engine import Engine, EngineKind
+from shared.engines.load import Read, load_program
 from shared.errors import ConfigurationError, HotswapError, PolicyLoadError, VersionNotFound
 from shared.log import set_up_logging
-from shared.manifest import Manifest, ProgramEntry
+from shared.manifest import Manifest
 from shared.policy_store import VersionFiles, open_version_directory
 from shared.probe import compare, decode_probe
 from shared.weights import decode_weights
@@ -45,6 +46,10 @@ class InspectOptions:
 
     version_dir: Annotated[Path, tyro.conf.Positional]
     """Directory of one version, such as runs/…/policies/v000042."""
+    trust_native: bool = False
+    """Run native code (policy.pt2) too: only where you trust who published it."""
+    trust_module: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Import the policy's class from this module or those below it, and run it too. May be repeated."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,7 @@ def main(options: InspectOptions) -> int:
         return FAILS
     for table in _describe(files.manifest):
         console.print(table)
-    checks = list(verify(files))
+    checks = list(verify(files, trust_native=options.trust_native, trusted_modules=options.trust_module))
     console.print(_verdicts(checks))
     failed = [check for check in checks if check.error is not None]
     if failed:
@@ -82,15 +87,27 @@ def main(options: InspectOptions) -> int:
     return VERIFIES
 
 
-def verify(files: VersionFiles) -> Iterator[Check]:
-    """Everything that an actor would refuse the version for, each with what was found."""
+def verify(
+    files: VersionFiles, *, trust_native: bool = False, trusted_modules: tuple[str, ...] = ()
+) -> Iterator[Check]:
+    """Everything that an actor would refuse the version for, each with what was found.
+
+    Programs that need a permission are run only with it.
+    """
     manifest = files.manifest
     yield _check("signature", partial(_read_signature, manifest))
     for name in sorted(manifest.files):
         yield _check(name, partial(_read_file, files, name))
     yield _check("weights", partial(_read_weights, files))
     for program in manifest.programs:
-        yield _check(f"{program.kind} program", partial(_run_program, files, program))
+        kind: EngineKind = "eager" if program.kind == "importable" else program.kind
+        if kind == "aot" and not trust_native:
+            yield Check("aot program", "not run: it is native code, which --trust-native would allow")
+        elif kind == "eager" and not trusted_modules:
+            yield Check("importable program", "not run: it would import code, which --trust-module would allow")
+        else:
+            load = partial(load_program, kind, trust_native=trust_native, trusted_modules=trusted_modules)
+            yield _check(f"{program.kind} program", partial(_run_program, files, load))
 
 
 def _check(what: str, attempt: Callable[[], str]) -> Check:
@@ -115,12 +132,10 @@ def _read_weights(files: VersionFiles) -> str:
     return f"{len(weights)} tensors, {sum(array.size for array in weights.values()):,} finite numbers"
 
 
-def _run_program(files: VersionFiles, program: ProgramEntry) -> str:
-    if program.kind == "importable":
-        return "not run: it would import code that nobody allowed here"
+def _run_program(files: VersionFiles, load: Callable[[Read, Manifest], Engine]) -> str:
     manifest = files.manifest
     probe = decode_probe(files.read(manifest.probe.file), manifest.signature)
-    engine = load_program(program.kind, files.read, manifest)
+    engine = load(files.read, manifest)
     for batch_size in _BATCH_SIZES:
         ProbeExam(manifest, probe, batch_size).check(engine.run)
     tolerance = manifest.probe

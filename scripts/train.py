@@ -10,18 +10,20 @@ if __name__ == "__main__":  # started as a file, so the path begins with scripts
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from rich.console import Console
 
+from actor.engine_choice import check_trusted
 from learner.run import choose_run_directory
-from learner.run_options import LearnerRun, RunOptions, to_flags
+from learner.run_options import ExtraProgram, LearnerRun, RunOptions, to_flags
 from scripts.child_process import python_module
 from scripts.live_display import open_display
 from scripts.supervisor import Supervisor
 from shared.command_line import run_command
 from shared.engines.engine import EngineChoice
+from shared.engines.load import PROGRAM_OF
 from shared.environment_probe import describe_environment
 from shared.errors import ConfigurationError
 from shared.log import set_up_logging
@@ -31,6 +33,9 @@ COMMAND = "python scripts/train.py"
 
 # An actor that is there before the learner has imported torch waits for it; the learner's end ends the wait.
 _ACTOR_DEADLINE_S = 600
+
+# The class that trains here is one of this checkout's own.
+_OWN_MODULES = ("learner",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,10 +49,17 @@ class TrainOptions(RunOptions):
     actors: int = 1
     """Actor processes. 0: one process acts and learns by turns; the same seed gives the same weights, bit for bit."""
     engine: EngineChoice = "auto"
-    """What runs policies in the actors; auto measures which is fastest here."""
+    """What runs policies in the actors; auto measures which is fastest here. aot needs --programs aot --trust-native;
+    compile and eager need --programs importable."""
+    trust_native: bool = False
+    """Let the actors run the native code that --programs aot publishes."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_trusted(self.engine, trust_native=self.trust_native, trusted_modules=_OWN_MODULES)
+        needed = None if self.engine == "auto" else PROGRAM_OF[self.engine]
+        if needed in get_args(ExtraProgram) and needed not in self.programs:
+            raise ConfigurationError(f"--engine {self.engine} needs versions to have more: add --programs {needed}")
         if self.actors < 0:
             raise ConfigurationError(f"--actors is 0 or more; found {self.actors}")
 
@@ -120,6 +132,8 @@ def actor_command(options: TrainOptions, run: RunDirectory, index: int, starts: 
         f"--run-dir={run.path}",
         f"--envs={options.envs_per_actor}",
         f"--engine={options.engine}",
+        *(["--trust-native"] if options.trust_native else []),
+        *(f"--trust-module={module}" for module in _OWN_MODULES if "importable" in options.programs),
         f"--seed={seed}",
         f"--deadline-s={_ACTOR_DEADLINE_S}",
         f"--name=actor-{index}",

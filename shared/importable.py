@@ -1,5 +1,6 @@
 """A policy as a class path and constructor arguments: no pickle, and only what a person allowed by name is imported."""
 
+import hashlib
 import importlib
 import re
 from collections.abc import Mapping, Sequence
@@ -29,6 +30,11 @@ class ImportablePolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def encode_importable(importable: ImportablePolicy) -> bytes:
     """Indented JSON in a deterministic order."""
     return msgspec.json.format(msgspec.json.encode(importable, order="deterministic"), indent=1)
+
+
+def importable_digest(data: bytes) -> str:
+    """The program's digest: SHA-256 of the definition, which holds no weights."""
+    return hashlib.sha256(data).hexdigest()
 
 
 def load_importable(data: bytes, weights: Weights, trusted_prefixes: Sequence[str]) -> "nn.Module":

@@ -5,15 +5,17 @@ import re
 from typing import Literal
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from shared.errors import ManifestError
+from shared.module_signature import ModuleSignature
 from shared.policy_signature import PolicySignature
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 MAX_MANIFEST_BYTES = 4 * 2**20
 
-ProgramKind = Literal["torchscript", "onnx", "importable"]
+ProgramKind = Literal["torchscript", "onnx", "aot", "importable"]
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -43,12 +45,16 @@ class ProbeEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RungReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What one rung of the export ladder said: its ``largest_difference`` from eager, or its ``error``."""
+    """What one rung of the export ladder said: ``largest_difference`` from eager where it ran, ``error`` where not.
+
+    ``by_batch_size`` has that difference for each batch size that was tried.
+    """
 
     rung: str
     taken: bool
     error: str | None = None
     largest_difference: float | None = None
+    by_batch_size: dict[str, float] | UnsetType = UNSET
 
 
 class TrainingProgress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -61,7 +67,10 @@ class TrainingProgress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One policy version. ``files`` names everything in the directory but the manifest itself."""
+    """One policy version. ``files`` names everything in the directory but the manifest itself.
+
+    ``module`` is there for a module that was exported as it is: the nested values that it takes and returns.
+    """
 
     version: int
     run_id: str
@@ -75,6 +84,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     export: tuple[RungReport, ...] = ()
     training: TrainingProgress = TrainingProgress()
     format_version: int = FORMAT_VERSION
+    module: ModuleSignature | UnsetType = UNSET
 
     @property
     def digest(self) -> str:
@@ -84,6 +94,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """
         files = sorted(self.files.items())
         what_acts = (self.format_version, self.signature, self.programs, files, self.weights, self.probe)
+        if self.module is not UNSET:
+            what_acts = (*what_acts, self.module)  # type: ignore[assignment]
         return hashlib.sha256(msgspec.json.encode(what_acts, order="deterministic")).hexdigest()
 
     def program(self, kind: ProgramKind) -> ProgramEntry | None:

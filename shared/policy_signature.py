@@ -97,21 +97,30 @@ def acting_signature(
     *,
     state: Sequence[tuple[Path, tuple[int, ...]]] = (),
     masked: bool = False,
+    noise: bool = True,
+    log_prob: bool = True,
+    value: bool = True,
 ) -> PolicySignature:
-    """The signature of a full acting policy: all optional tensors present, ``state`` given as (path, shape) of float32.
+    """The signature of an acting policy, ``state`` given as (path, shape) of float32.
 
-    Raises ConfigurationError where two tensors would have one name.
+    A policy brought from elsewhere may have no use for ``noise`` (a deterministic one), and no ``log_prob`` or
+    ``value`` to give. Raises ConfigurationError where two tensors would have one name.
     """
     state_specs = tuple(TensorSpec("state", "float32", shape, path) for path, shape in state)
     inputs = [TensorSpec("observation", leaf.dtype, leaf.shape, leaf.path) for leaf in observation]
     inputs += state_specs
     if masked and action.mask_shape is not None:
         inputs.append(TensorSpec("action_mask", "bool", action.mask_shape))
-    inputs.append(TensorSpec("noise", "float32", action.noise_shape))
+    if noise:
+        inputs.append(TensorSpec("noise", "float32", action.noise_shape))
     outputs = [TensorSpec("action", action.sample_dtype, action.shape)]
     if action.has_env_action:
         outputs.append(TensorSpec("env_action", action.dtype, action.shape))
-    outputs += [TensorSpec("log_prob", "float32", ()), TensorSpec("value", "float32", ()), *state_specs]
+    if log_prob:
+        outputs.append(TensorSpec("log_prob", "float32", ()))
+    if value:
+        outputs.append(TensorSpec("value", "float32", ()))
+    outputs += state_specs
     _check_names(inputs)
     return PolicySignature(observation, action, tuple(inputs), tuple(outputs))
 

@@ -5,10 +5,10 @@ neither says a word: so each rung is put to the caller's ``check`` before it is 
 """
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,11 +16,14 @@ from torch import Tensor, nn
 from shared.errors import PolicyError, ScriptingError
 from shared.manifest import RungReport
 
-Rung = Literal["script", "trace"]
+Rung = Literal["script", "trace", "trace+script"]
 Check = Callable[[Callable[[list[Tensor]], list[Tensor]]], float]
 """Runs a program, compares it with eager, returns the largest difference, raises PolicyError where it is too large."""
 
-_POISONED = "Can't redefine method"
+ScriptModule = torch.jit.ScriptModule
+
+# A type that another failure left half made, or one whose pieces have been given new types since.
+_STALE_TYPES = ("Can't redefine method", "Could not cast attribute")
 
 
 @dataclass(frozen=True)
@@ -47,16 +50,25 @@ def script_or_trace(module: nn.Module, example: Sequence[Tensor], check: Check) 
     return scripted
 
 
-def climb(module: nn.Module, example: Sequence[Tensor], check: Check) -> tuple[Scripted | None, tuple[RungReport, ...]]:
-    """As ``script_or_trace``, with None where no rung is left; and a report of each rung that failed."""
+def climb(
+    module: nn.Module,
+    example: Sequence[Tensor],
+    check: Check,
+    mixed: Callable[[nn.Module], nn.Module] | None = None,
+) -> tuple[Scripted | None, tuple[RungReport, ...]]:
+    """As ``script_or_trace``, with None where no rung is left; and a report of each rung that failed.
+
+    ``mixed`` makes a copy whose pieces are scripted where they can be, with the very same tensors: the last resort.
+    """
     failures: list[RungReport] = []
     rungs: tuple[tuple[Rung, Callable[[], torch.jit.ScriptModule]], ...] = (
-        ("script", lambda: _script(module)),
-        ("trace", lambda: _trace(module, example)),
+        ("script", lambda: script(module)),
+        ("trace", lambda: trace(module, (list(example),))),
+        *((("trace+script", lambda: trace(mixed(module), (list(example),))),) if mixed is not None else ()),
     )
     for rung, make in rungs:
         try:
-            with _without_torch_warnings():
+            with without_torch_warnings():
                 made = make()
                 difference = check(made)
         except PolicyError as error:
@@ -73,12 +85,13 @@ def save_archive(module: torch.jit.ScriptModule) -> bytes:
     return bytes(module.save_to_buffer())
 
 
-def _script(module: nn.Module) -> torch.jit.ScriptModule:
+def script(module: nn.Module) -> torch.jit.ScriptModule:
+    """torch.jit.script, whose first error is the one that is raised, also where an earlier attempt hid it."""
     try:
         return torch.jit.script(module)
     except Exception as error:
         _forget_types(module)
-        if _POISONED not in str(error):
+        if not any(sign in str(error) for sign in _STALE_TYPES):
             raise
     # Someone's earlier attempt failed and left a half-made type behind, which hides the reason: the next try tells it.
     try:
@@ -88,13 +101,48 @@ def _script(module: nn.Module) -> torch.jit.ScriptModule:
         raise
 
 
-def _trace(module: nn.Module, example: Sequence[Tensor]) -> torch.jit.ScriptModule:
+def trace(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None) -> torch.jit.ScriptModule:
+    """torch.jit.trace of one call, which is positional or by keyword, not both."""
     # check_trace would call it again with the same inputs, which proves nothing that the caller's check does not.
     with torch.no_grad():
-        inputs = (list(example),)
-        traced = torch.jit.trace(module, inputs, check_trace=False, _store_inputs=False)  # type: ignore[no-untyped-call]
+        traced = torch.jit.trace(  # type: ignore[no-untyped-call]
+            module,
+            None if kwargs else args,
+            example_kwarg_inputs=dict(kwargs) if kwargs else None,
+            check_trace=False,
+            _store_inputs=False,
+        )
     assert isinstance(traced, torch.jit.ScriptModule)
     return traced
+
+
+def is_scripted(module: nn.Module) -> bool:
+    """Whether somebody has scripted or traced it already."""
+    return isinstance(module, torch.jit.ScriptModule)
+
+
+class _Holder(nn.Module):
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+
+def script_around(
+    module: torch.jit.ScriptModule, forward: str, names: Mapping[str, type[Any]]
+) -> torch.jit.ScriptModule:
+    """A scripted module that holds ``module`` under that name, with ``forward`` given as TorchScript's own source text.
+
+    ``names`` are the classes that the text refers to. No file is read for it.
+    """
+    torch.jit._recursive.concrete_type_store.type_store.pop(_Holder, None)  # every module has a type of its own
+    holder = torch.jit.script(_Holder(module))
+    holder._c._define(holder._concrete_type, forward, names.get)
+    return holder
+
+
+def operations(program: torch.jit.ScriptModule) -> list[str]:
+    """What a traced program does, one name an operation: another loop count or branch shows here."""
+    return [str(node.kind()) for node in program.inlined_graph.nodes()]
 
 
 def _forget_types(module: nn.Module) -> None:
@@ -105,7 +153,7 @@ def _forget_types(module: nn.Module) -> None:
 
 
 @contextmanager
-def _without_torch_warnings() -> Iterator[None]:
+def without_torch_warnings() -> Iterator[None]:
     """TorchScript's deprecation is known here, and what else it warns of while compiling is answered by the check."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -15,7 +15,7 @@ from shared.errors import ConfigurationError, SignatureMismatch
 
 Path = tuple[str | int, ...]
 LeafKind = Literal["box", "image", "discrete", "multi_discrete", "multi_binary"]
-ActionKind = Literal["discrete", "multi_discrete", "multi_binary", "box"]
+ActionKind = Literal["discrete", "multi_discrete", "multi_binary", "box", "none"]
 
 
 class ObservationLeaf(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -35,7 +35,10 @@ class ObservationLeaf(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ActionSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An action space as data. ``low`` and ``high`` are flat, None where unbounded, and empty where it is no box."""
+    """An action space as data. ``low`` and ``high`` are flat, None where unbounded, and empty where it is no box.
+
+    The kind ``none`` stands in the manifest of a module that is no policy.
+    """
 
     kind: ActionKind
     dtype: str

@@ -57,11 +57,16 @@ def encode_weights(weights: Mapping[str, np.ndarray]) -> bytes:
 
 def decode_weights(data: bytes) -> dict[str, np.ndarray]:
     """Read-only views into ``data``. Raises WeightsError unless the file is well formed and every float is finite."""
-    arrays = {name: _view(data, place) for name, place in tensor_places(data).items()}
+    arrays = decode_tensors(data)
     for name, array in arrays.items():
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise WeightsError(f"{name} holds values that are not finite")
     return arrays
+
+
+def decode_tensors(data: bytes) -> dict[str, np.ndarray]:
+    """Read-only views into ``data``, finite or not. Raises WeightsError unless the file is well formed."""
+    return {name: _view(data, place) for name, place in tensor_places(data).items()}
 
 
 def tensor_places(data: bytes) -> dict[str, TensorPlace]:

@@ -23,6 +23,15 @@ class TinyPolicy(nn.Module):
         return [action, logits.gather(-1, action.unsqueeze(-1)).squeeze(-1), logits.sum(-1)]
 
 
+class OneRowAtATime(TinyPolicy):
+    """Loops over its rows: right for every batch size, and another graph for each."""
+
+    def forward(self, inputs: list[Tensor]) -> list[Tensor]:
+        logits = torch.cat([self.head(torch.tanh(self.body(row.unsqueeze(0)))) for row in inputs[0]])
+        action = (logits + inputs[1]).argmax(-1)
+        return [action, logits.gather(-1, action.unsqueeze(-1)).squeeze(-1), logits.sum(-1)]
+
+
 TINY_SIGNATURE = acting_signature(
     (ObservationLeaf((), "box", "float32", (4,)),), ActionSpec("discrete", "int64", (), (3,), (0,))
 )

@@ -1,1 +1,1 @@
-"""Small programs to learn from."""
+"""Complete programs to copy from; each is run by CI."""

@@ -1,4 +1,4 @@
-"""Runs a torch module as it is: the last rung for a policy that can be neither scripted nor traced."""
+"""Runs a torch module as it is: what everything else is compared with, and the last rung of an importable policy."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -36,9 +36,12 @@ class EagerEngine:
 
     def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         """See Engine. Raises PolicyOutputError where the module raises."""
+        return self._run_tensors([to_tensor(array) for array in inputs])
+
+    def _run_tensors(self, tensors: list[Tensor]) -> list[np.ndarray]:
         try:
             with torch.inference_mode():
-                outputs: list[Tensor] = self._call([_tensor(array) for array in inputs])
+                outputs = self._call(tensors)
                 # Copied, since an output may be a view of an input, of a weight, or of another output.
                 return [output.numpy().copy() for output in outputs]
         except Exception as error:  # a policy's own code may raise anything
@@ -54,6 +57,7 @@ class EagerEngine:
             np.copyto(array, weights[name], casting="no")
 
 
-def _tensor(array: np.ndarray) -> Tensor:
+def to_tensor(array: np.ndarray) -> Tensor:
+    """A tensor on the memory of ``array``, or on a copy of it where that is read-only."""
     # torch warns of read-only memory, and a program could write to it.
     return torch.from_numpy(array if array.flags.writeable else array.copy())

@@ -1,39 +1,81 @@
 """From a verified version's files to an engine. Each engine's library is imported only where it is asked for."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
-from shared.engines.engine import Engine
+import numpy as np
+from msgspec import UNSET
+
+from shared.engines.engine import Engine, EngineKind
 from shared.errors import ProgramError
-from shared.manifest import Manifest, ProgramKind
+from shared.manifest import Manifest, ProgramEntry, ProgramKind
 from shared.weights import decode_weights
 
 Read = Callable[[str], bytes]
 """A file's verified bytes by its name."""
 
+PROGRAM_OF: Mapping[EngineKind, ProgramKind] = {
+    "torchscript": "torchscript",
+    "onnx": "onnx",
+    "aot": "aot",
+    "compile": "importable",
+    "eager": "importable",
+}
+"""Which program of a version each engine runs."""
 
-def load_program(kind: ProgramKind, read: Read, manifest: Manifest) -> Engine:
+
+def load_program(
+    kind: EngineKind,
+    read: Read,
+    manifest: Manifest,
+    *,
+    trust_native: bool = False,
+    trusted_modules: Sequence[str] = (),
+) -> Engine:
     """An engine with this version's weights. Raises PermanentLoadError's kinds; what ``read`` raises passes through.
 
-    The weights always come from the weights file, so that the slow path and the fast one give the same policy.
+    ``trust_native`` allows native code (aot), ``trusted_modules`` are the prefixes of modules that may be imported
+    (compile, eager); without them these raise NotTrusted. The weights always come from the weights file, so that the
+    slow path and the fast one give the same policy.
     """
-    program = manifest.program(kind)
+    program = manifest.program(PROGRAM_OF[kind])
     if program is None:
-        raise ProgramError(f"version {manifest.version} has no {kind} program")
+        raise ProgramError(f"version {manifest.version} has no {PROGRAM_OF[kind]} program")
     weights = decode_weights(read(manifest.weights))
     engine: Engine
     if kind == "onnx":
         from shared.engines.onnx import OnnxEngine
 
-        engine = OnnxEngine(read(program.file), weights)
+        # A module that is no policy may have its batch anywhere.
+        engine = OnnxEngine(read(program.file), weights, bind=manifest.module is UNSET)
     elif kind == "torchscript":
         from shared.engines.torchscript import TorchScriptEngine
 
         engine = TorchScriptEngine.from_bytes(read(program.file))
         engine.load_weights(weights)
+    elif kind == "aot":
+        from shared.engines.aot import AotEngine
+
+        engine = AotEngine(read(program.file), weights, trust_native=trust_native)
     else:
-        raise ProgramError("an importable policy is loaded with load_importable, which asks what may be imported")
+        engine = _import(kind, read, program, weights, trusted_modules)
     if engine.program_digest != program.program_digest:
         raise ProgramError(
             f"{program.file}: the manifest promises the program {program.program_digest}, found {engine.program_digest}"
         )
     return engine
+
+
+def _import(
+    kind: EngineKind,
+    read: Read,
+    program: ProgramEntry,
+    weights: Mapping[str, np.ndarray],
+    trusted_modules: Sequence[str],
+) -> Engine:
+    from shared.engines.compiled import CompiledEngine
+    from shared.engines.eager import EagerEngine
+    from shared.importable import importable_digest, load_importable
+
+    definition = read(program.file)
+    make = CompiledEngine if kind == "compile" else EagerEngine
+    return make(load_importable(definition, weights, trusted_modules), importable_digest(definition))

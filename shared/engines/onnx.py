@@ -23,11 +23,13 @@ class OnnxEngine:
 
     kind: EngineKind = "onnx"
 
-    def __init__(self, graph: bytes, weights: Mapping[str, np.ndarray], threads: int = 1) -> None:
+    def __init__(self, graph: bytes, weights: Mapping[str, np.ndarray], threads: int = 1, *, bind: bool = True) -> None:
         """Raises ProgramError for what is no graph of ours, WeightsError where ``weights`` lack an initializer.
 
-        ``weights`` are copied: the session goes on reading from them.
+        ``weights`` are copied: the session goes on reading from them. ``bind=False`` is for graphs whose first input's
+        first dimension does not say what shapes all others have.
         """
+        self._bind_buffers = bind
         self.program_digest = onnx_program_digest(graph)
         self._graph = graph
         self._initializers = external_initializers(graph)
@@ -53,6 +55,8 @@ class OnnxEngine:
 
     def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         """See Engine. Raises PolicyOutputError where ONNX Runtime does."""
+        if not self._bind_buffers:
+            return self._run_unbound(inputs)
         batch_size = inputs[0].shape[0]
         try:
             binding = self._bindings.get(batch_size)
@@ -64,6 +68,14 @@ class OnnxEngine:
         except Exception as error:  # ONNX Runtime's exceptions have no base of their own
             raise PolicyOutputError(f"ONNX Runtime: {error}") from error
         return [buffer.copy() for buffer in binding.outputs]
+
+    def _run_unbound(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        names = [argument.name for argument in self._session.get_inputs()]
+        try:
+            outputs: list[np.ndarray] = self._session.run(None, dict(zip(names, inputs, strict=True)))
+        except Exception as error:  # as above
+            raise PolicyOutputError(f"ONNX Runtime: {error}") from error
+        return outputs
 
     def _new_session(self, initializers: Mapping[str, np.ndarray]) -> onnxruntime.InferenceSession:
         options = onnxruntime.SessionOptions()

@@ -1,29 +1,48 @@
-"""What every engine promises, over every kind of policy. A new engine joins by one name in ENGINES."""
+"""What every engine promises, over every kind of policy. A new engine joins by one name in CHEAP_ENGINES.
+
+Engines that compile for many seconds are held to the same promises over REPRESENTATIVES.
+"""
 
 import functools
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
+from _pytest.mark import ParameterSet
 
+from learner.acting_policy import CLASS_PATH
 from learner.policy_export import PolicyExporter
-from shared.engines.engine import Engine
+from shared.engines.engine import Engine, EngineKind
 from shared.engines.load import load_program
-from shared.errors import WeightsError
+from shared.errors import NotTrusted, ProgramError, WeightsError
+from shared.importable import ImportablePolicy
 from shared.policy_signature import PolicySignature
 from shared.probe import compare, compute_probe, decode_probe, make_inputs
 from shared.weights import decode_weights
-from tests.policies import CASES, MadeVersion, make_policy, make_version, stirred
+from tests.policies import (
+    CASES,
+    COMBINATIONS,
+    REPRESENTATIVES,
+    WAYS,
+    MadeVersion,
+    make_policy,
+    make_version,
+    stirred,
+)
 
-ENGINES = ("torchscript", "onnx")
+CHEAP_ENGINES: tuple[EngineKind, ...] = ("torchscript", "onnx", "eager")
+COMPILING_ENGINES: tuple[EngineKind, ...] = ("aot", "compile")
+ENGINES = [*CHEAP_ENGINES, *(pytest.param(kind, marks=pytest.mark.slow) for kind in COMPILING_ENGINES)]
 
 
 class Exported:
     """A policy, and two versions of it with different weights."""
 
-    def __init__(self, case: str) -> None:
+    def __init__(self, case: str, *, aot: bool) -> None:
         self.policy = make_policy(case)
-        self.exporter = PolicyExporter(self.policy, self.policy.signature)
+        importable = ImportablePolicy(CLASS_PATH, self.policy.arguments)
+        self.exporter = PolicyExporter(self.policy, self.policy.signature, onnx=not aot, aot=aot, importable=importable)
         self.first = make_version(self.exporter, self.policy.state_dict(), 0)
         self.other_policy = stirred(make_policy(case), seed=1)
         self.second = make_version(self.exporter, self.other_policy.state_dict(), 1)
@@ -34,21 +53,48 @@ class Exported:
 
 
 @functools.cache
-def export(case: str) -> Exported:
-    return Exported(case)
+def export(case: str, *, aot: bool = False) -> Exported:
+    return Exported(case, aot=aot)
 
 
-@pytest.fixture(params=CASES)
-def exported(request: pytest.FixtureRequest) -> Exported:
-    return export(request.param)
+class Subject:
+    """What is tested: one engine on one policy."""
+
+    def __init__(self, kind: EngineKind, case: str) -> None:
+        self.kind = kind
+        self.exported = export(case, aot=kind == "aot")
+
+    def load(self, version: MadeVersion) -> Engine:
+        return load_program(self.kind, version.read, version.manifest, trust_native=True, trusted_modules=("learner",))
+
+
+def _subjects() -> Iterator[ParameterSet]:
+    for kind in CHEAP_ENGINES:
+        for case in CASES:
+            yield pytest.param((kind, case), id=f"{kind}: {case}")
+    for kind in COMPILING_ENGINES:
+        for case in REPRESENTATIVES:
+            yield pytest.param((kind, case), id=f"{kind}: {case}", marks=pytest.mark.slow)
+
+
+@pytest.fixture(params=_subjects())
+def subject(request: pytest.FixtureRequest) -> Subject:
+    return Subject(*request.param)
+
+
+@pytest.fixture
+def exported(subject: Subject) -> Exported:
+    return subject.exported
+
+
+@pytest.fixture
+def load(subject: Subject) -> Callable[[MadeVersion], Engine]:
+    return subject.load
 
 
 @pytest.fixture(params=ENGINES)
-def load(request: pytest.FixtureRequest) -> Callable[[MadeVersion], Engine]:
-    def loaded(version: MadeVersion) -> Engine:
-        return load_program(request.param, version.read, version.manifest)
-
-    return loaded
+def simple(request: pytest.FixtureRequest) -> Subject:
+    return Subject(request.param, "vector, discrete")
 
 
 Load = Callable[[MadeVersion], Engine]
@@ -127,9 +173,9 @@ def test_takes_read_only_inputs(exported: Exported, load: Load) -> None:
     ],
     ids=["missing", "surplus", "shape", "dtype", "NaN"],
 )
-def test_refuses_weights_that_do_not_fit_and_stays_as_it_was(load: Load, spoil: Callable, message: str) -> None:
-    exported = export("vector, discrete")
-    engine = load(exported.first)
+def test_refuses_weights_that_do_not_fit_and_stays_as_it_was(simple: Subject, spoil: Callable, message: str) -> None:
+    exported = simple.exported
+    engine = simple.load(exported.first)
     inputs = make_inputs(exported.signature, 3, seed=0)
     before = engine.run(inputs)
     weights = decode_weights(exported.second.read(exported.second.manifest.weights))
@@ -140,9 +186,9 @@ def test_refuses_weights_that_do_not_fit_and_stays_as_it_was(load: Load, spoil: 
         np.testing.assert_array_equal(output, expected)
 
 
-def test_weights_are_copied(load: Load) -> None:
-    exported = export("vector, discrete")
-    engine = load(exported.first)
+def test_weights_are_copied(simple: Subject) -> None:
+    exported = simple.exported
+    engine = simple.load(exported.first)
     weights = {k: v.copy() for k, v in decode_weights(exported.second.read("weights.safetensors")).items()}
     engine.load_weights(weights)
     inputs = make_inputs(exported.signature, 3, seed=0)
@@ -151,3 +197,61 @@ def test_weights_are_copied(load: Load) -> None:
         array[...] = 0
     for output, expected in zip(engine.run(inputs), before, strict=True):
         np.testing.assert_array_equal(output, expected)
+
+
+def test_the_combinations_are_pairwise() -> None:
+    found = COMBINATIONS.values()
+    for one, other in itertools.combinations(WAYS, 2):
+        for choices in itertools.product(WAYS[one], WAYS[other]):
+            if True in choices and choices[0] in ("multi-binary", "box") and other == "masked":
+                continue
+            assert any((getattr(c, one), getattr(c, other)) == choices for c in found), (one, other, choices)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", COMBINATIONS)
+@pytest.mark.parametrize("kind", CHEAP_ENGINES)
+def test_every_combination_equals_eager(kind: EngineKind, case: str) -> None:
+    subject = Subject(kind, case)
+    exported = subject.exported
+    engine = subject.load(exported.first)
+    for policy, version in ((exported.policy, exported.first), (exported.other_policy, exported.second)):
+        engine.load_weights(decode_weights(version.read("weights.safetensors")))
+        for batch_size in (1, 3, 64):
+            expected = compute_probe(policy.eval(), exported.signature, batch_size=batch_size, seed=5)
+            compare(expected.outputs, engine.run(expected.inputs), exported.signature, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_all_engines_agree_on_a_nested_policy_with_state() -> None:
+    """Over several steps: what comes out as state goes in again."""
+    case = "sensors, lstm, masked discrete"
+    signature = export(case).signature
+    subjects = [Subject(kind, case) for kind in (*CHEAP_ENGINES, *COMPILING_ENGINES)]
+    engines = {subject.kind: subject.load(subject.exported.first) for subject in subjects}
+    first = 1 + max(i for i, spec in enumerate(signature.inputs) if spec.role == "observation")
+    n_states = len(signature.state)
+    states = {kind: [np.zeros((3, *spec.shape), np.float32) for spec in signature.state] for kind in engines}
+    for step in range(8):
+        inputs = make_inputs(signature, 3, seed=step)
+        outputs = {}
+        for kind, engine in engines.items():
+            inputs[first : first + n_states] = states[kind]
+            outputs[kind] = engine.run(inputs)
+            states[kind] = outputs[kind][-n_states:]
+        for found in outputs.values():
+            compare(outputs["eager"], found, signature, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["compile", "eager"])
+@pytest.mark.parametrize("trusted", [(), ("learne", "shared")])
+def test_nothing_is_imported_that_was_not_allowed(kind: EngineKind, trusted: tuple[str, ...]) -> None:
+    version = export("vector, discrete").first
+    with pytest.raises(NotTrusted, match=r"--trust-module learner\.acting_policy"):
+        load_program(kind, version.read, version.manifest, trusted_modules=trusted, trust_native=True)
+
+
+def test_a_version_without_the_program_says_so() -> None:
+    version = export("vector, discrete").first
+    with pytest.raises(ProgramError, match="has no aot program"):
+        load_program("aot", version.read, version.manifest, trust_native=True)

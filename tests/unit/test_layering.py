@@ -68,6 +68,12 @@ def test_a_library_is_imported_in_its_own_place_only(library: str) -> None:
     assert _importers(library, texts) == _ONLY_IN[library]
 
 
+@pytest.mark.parametrize("library", ["stable_baselines3", "sb3_contrib"])
+def test_nothing_but_its_adapter_needs_stable_baselines3(library: str) -> None:
+    texts = {_name(path): path.read_text() for package in _MAY_IMPORT for path in _sources(package)}
+    assert all(name.startswith(("learner/sb3/", "scripts/sb3_")) for name in _importers(library, texts))
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -11,7 +11,7 @@ from torch import nn
 
 from learner.acting_policy import ActingPolicy
 from learner.config import NetworkConfig
-from learner.networks import LstmCell
+from learner.networks import GruCell, LstmCell
 from shared.importable import ImportablePolicy, encode_importable, load_importable
 from shared.probe import make_inputs
 from shared.scripting import script_or_trace
@@ -38,6 +38,7 @@ NETWORKS = [
     NetworkConfig(hidden_sizes=(16, 8), shared_trunk=False, activation="relu", normalize_observations=True),
     NetworkConfig(kind="lstm", hidden_sizes=(16,), lstm_size=8, scale_values=True),
     NetworkConfig(kind="lstm", hidden_sizes=(), lstm_size=8),
+    NetworkConfig(kind="gru", hidden_sizes=(16,), lstm_size=8, normalize_observations=True),
 ]
 
 
@@ -51,7 +52,7 @@ def tensors(policy: ActingPolicy, rows: int, seed: int = 0) -> list[torch.Tensor
     return [torch.from_numpy(array.copy()) for array in make_inputs(policy.signature, rows, seed)]
 
 
-@pytest.mark.parametrize("network", NETWORKS, ids=["shared", "separate", "lstm", "bare lstm"])
+@pytest.mark.parametrize("network", NETWORKS, ids=["shared", "separate", "lstm", "bare lstm", "gru"])
 @pytest.mark.parametrize("action", ACTIONS, ids=str)
 def test_outputs_fit_the_signature_and_scripting_changes_nothing(action: spaces.Space, network: NetworkConfig) -> None:
     policy = policy_for(action, network)
@@ -67,7 +68,7 @@ def test_outputs_fit_the_signature_and_scripting_changes_nothing(action: spaces.
                 torch.testing.assert_close(found, expected)
 
 
-@pytest.mark.parametrize("network", NETWORKS, ids=["shared", "separate", "lstm", "bare lstm"])
+@pytest.mark.parametrize("network", NETWORKS, ids=["shared", "separate", "lstm", "bare lstm", "gru"])
 def test_it_can_be_built_again_from_plain_data_and_weights(network: NetworkConfig) -> None:
     policy = policy_for(spaces.Box(-1, 1, (2,)), network)
     arguments = json.loads(json.dumps(policy.arguments))
@@ -134,8 +135,21 @@ def test_the_cell_is_an_lstm() -> None:
         theirs.bias_ih.copy_(ours.from_input.bias)
         theirs.bias_hh.zero_()
     x, h, c = torch.randn(4, 3), torch.randn(4, 5), torch.randn(4, 5)
-    for found, expected in zip(ours(x, h, c), theirs(x, (h, c)), strict=True):
+    for found, expected in zip(ours(x, [h, c]), theirs(x, (h, c)), strict=True):
         torch.testing.assert_close(found, expected)
+
+
+def test_the_other_cell_is_a_gru() -> None:
+    ours, theirs = GruCell(3, 5, None), nn.GRUCell(3, 5)
+    with torch.no_grad():
+        ours.from_input.bias.normal_()
+        theirs.weight_ih.copy_(ours.from_input.weight)
+        theirs.weight_hh.copy_(ours.from_hidden.weight)
+        theirs.bias_ih.copy_(ours.from_input.bias)
+        theirs.bias_hh.zero_()
+    x, h = torch.randn(4, 3), torch.randn(4, 5)
+    (found,) = ours(x, [h])
+    torch.testing.assert_close(found, theirs(x, h))
 
 
 @pytest.mark.parametrize(

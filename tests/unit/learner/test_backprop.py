@@ -6,8 +6,8 @@ import torch
 from learner.backprop import AutogradBackprop, SeparateCoreBackprop, SharedCoreBackprop
 from learner.config import NetworkConfig
 from learner.flat_parameters import FlatParameters
-from learner.lstm_backprop import LstmCoreBackprop
-from learner.networks import LstmCore, SeparateCore, SharedCore
+from learner.lstm_backprop import LstmBackprop
+from learner.networks import LstmCell, RecurrentCore, SeparateCore, SharedCore
 
 
 @pytest.mark.parametrize("activation", ["tanh", "relu"])
@@ -40,7 +40,8 @@ def test_gradients_equal_autograds(shared: bool, hidden_sizes: tuple[int, ...], 
 def test_gradients_through_time_equal_autograds(hidden_sizes: tuple[int, ...]) -> None:
     config = NetworkConfig(kind="lstm", hidden_sizes=hidden_sizes, lstm_size=6)
     generator = torch.Generator().manual_seed(0)
-    core = LstmCore(5, 3, config, generator)
+    core = RecurrentCore(5, 3, config, generator)
+    assert isinstance(core.cell, LstmCell)
     flat = FlatParameters(core)
     length, width = 9, 4
     h, c = torch.randn(2, width, 6, generator=generator)
@@ -61,7 +62,7 @@ def test_gradients_through_time_equal_autograds(hidden_sizes: tuple[int, ...]) -
     expected = flat.gradient.clone()
 
     flat.gradient.fill_(torch.nan)
-    written_out = LstmCoreBackprop(core)
+    written_out = LstmBackprop(core, core.cell)
     with torch.no_grad():
         outputs = written_out.forward([h, c, keeps, features])
         written_out.backward(*gradients)

@@ -32,6 +32,7 @@ CONFIGS = {
     "separate": dataclasses.replace(SMALL, shared_trunk=False, value_clip=0.2, activation="relu"),
     "normalizing": dataclasses.replace(SMALL, normalize_observations=True, normalize_rewards=True, target_kl=10.0),
     "lstm": dataclasses.replace(SMALL, network="lstm"),
+    "gru": dataclasses.replace(SMALL, network="gru"),
     "normalizing lstm": dataclasses.replace(SMALL, network="lstm", normalize_observations=True, normalize_rewards=True),
 }
 VECTOR = spaces.Box(-1, 1, (3,), np.float32)
@@ -80,9 +81,9 @@ def test_every_kind_of_policy_learns_something_finite(
     assert changed
 
 
-@pytest.mark.parametrize("config", [CONFIGS["shared"], CONFIGS["lstm"]], ids=["mlp", "lstm"])
+@pytest.mark.parametrize("config", [CONFIGS["shared"], CONFIGS["lstm"], CONFIGS["gru"]], ids=["mlp", "lstm", "gru"])
 def test_without_lag_the_learner_agrees_with_what_acted(config: LearnerConfig) -> None:
-    """For an LSTM that includes state that was recorded, carried, and cleared where an episode began."""
+    """For a recurrent network that includes state that was recorded, carried, and cleared where an episode began."""
     learner = make_learner(config)
     metrics = learner.update(
         [act_rollout(learner.policy, length=12, next_step=next_step) for next_step in (False, True)]

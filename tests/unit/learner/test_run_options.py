@@ -29,12 +29,13 @@ def test_flags_without_any_give_the_defaults() -> None:
         max_seconds=st.none() | st.floats(1e-9, 1e9),
         learner=st.builds(
             LearnerConfig,
-            network=st.sampled_from(["mlp", "lstm"]),
+            network=st.sampled_from(["mlp", "lstm", "gru"]),
             hidden_sizes=st.lists(st.integers(1, 512), max_size=3).map(tuple),
             initial_log_std=st.floats(-5, 5),
             learning_rate=st.floats(1e-9, 1.0),
             max_grad_norm=st.none() | st.just(0.5),
         ),
+        programs=st.sampled_from([(), ("aot",), ("importable", "aot")]),
         supervised=st.booleans(),
     )
 )

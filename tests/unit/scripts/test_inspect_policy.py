@@ -4,18 +4,32 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from learner.acting_policy import CLASS_PATH
+from learner.policy_export import PolicyExporter
 from scripts.inspect_policy import COMMAND, InspectOptions, main
 from shared.command_line import run_command
+from shared.importable import ImportablePolicy
 from shared.manifest import FileEntry, decode_manifest, encode_manifest
 from shared.probe import Probe, decode_probe, encode_probe
 from shared.run_directory import RunDirectory
 from shared.version_files import describe_files
+from tests.agent_policies import local_store, make_policy, publish
 from tests.published_run import publish_run
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
     return publish_run(tmp_path_factory.mktemp("run"), "CartPole-v1", versions=2)
+
+
+@pytest.fixture(scope="module")
+def importable(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A version that holds a class path, too."""
+    store = local_store(tmp_path_factory.mktemp("importable"))
+    policy = make_policy()
+    definition = ImportablePolicy(CLASS_PATH, policy.arguments)
+    publish(store, policy, PolicyExporter(policy, policy.signature, onnx=False, importable=definition))
+    return store.path / "v000000"
 
 
 @pytest.fixture
@@ -25,8 +39,8 @@ def version(run: RunDirectory, tmp_path: Path) -> Path:
     return copy
 
 
-def _inspect(path: Path) -> int:
-    return run_command(COMMAND, InspectOptions, main, [str(path)])
+def _inspect(path: Path, *flags: str) -> int:
+    return run_command(COMMAND, InspectOptions, main, [str(path), *flags])
 
 
 def _replace(version: Path, name: str, data: bytes) -> None:
@@ -45,6 +59,30 @@ def test_a_good_version_verifies(run: RunDirectory, capsys: pytest.CaptureFixtur
     assert said.out.endswith("verifies\n")
     assert "NO" not in said.out
     assert said.err == ""
+
+
+def test_a_class_path_is_imported_only_where_it_was_allowed(
+    importable: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _inspect(importable) == 0
+    assert "not run: it would import code, which --trust-module would allow" in capsys.readouterr().out
+    assert _inspect(importable, "--trust-module", "tests", "--trust-module", "learner") == 0
+    said = capsys.readouterr().out
+    assert said.count("equals the probe") == 2
+    assert "not run" not in said
+    assert _inspect(importable, "--trust-module", "tests") == 1
+    assert "importable program: NotTrusted" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_native_code_is_run_only_where_it_was_allowed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = local_store(tmp_path)
+    policy = make_policy()
+    publish(store, policy, PolicyExporter(policy, policy.signature, onnx=False, aot=True))
+    assert _inspect(tmp_path / "v000000") == 0
+    assert "not run: it is native code, which --trust-native would allow" in capsys.readouterr().out
+    assert _inspect(tmp_path / "v000000", "--trust-native") == 0
+    assert capsys.readouterr().out.count("equals the probe") == 2
 
 
 @pytest.mark.parametrize("name", ["policy.ts", "policy.onnx", "weights.safetensors", "probe.safetensors"])

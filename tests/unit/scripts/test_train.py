@@ -9,9 +9,10 @@ import tyro
 
 from actor.actor_settings import ActorSettings
 from learner.config import LearnerConfig
-from learner.run_options import LearnerRun, RunOptions
+from learner.run_options import LearnerRun, RunOptions, to_flags
 from scripts import train
 from scripts.train import TrainOptions, actor_command, conclusion, learner_command, main
+from shared.errors import ConfigurationError
 from shared.progress import Summary
 from shared.run_directory import RunDirectory
 from shared.transport.transport import RolloutAccounts
@@ -53,6 +54,35 @@ def test_the_learner_is_told_everything(tmp_path: Path) -> None:
     for name in RunOptions.__dataclass_fields__:
         if name != "run_dir":
             assert getattr(told, name) == getattr(_OPTIONS, name), name
+
+
+@pytest.mark.parametrize(
+    ("flags", "passed"),
+    [
+        ([], []),
+        (["--engine=aot", "--programs", "aot", "--trust-native"], ["--trust-native"]),
+        (["--engine=compile", "--programs", "aot", "importable"], ["--trust-module=learner"]),
+    ],
+)
+def test_actors_may_run_what_the_training_publishes(flags: list[str], passed: list[str], tmp_path: Path) -> None:
+    options = tyro.cli(TrainOptions, args=flags)
+    command = actor_command(options, RunDirectory(tmp_path), 0, 0)
+    assert [flag for flag in command if flag.startswith("--trust")] == passed
+    assert tyro.cli(ActorSettings, args=_flags(command, "actor.run")).engine == options.engine
+    assert tyro.cli(TrainOptions, args=to_flags(options)) == options
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--engine=aot", "--programs", "aot"], "--trust-native"),
+        (["--engine=aot", "--trust-native"], "add --programs aot"),
+        (["--engine=eager"], "add --programs importable"),
+    ],
+)
+def test_an_engine_that_could_never_act_is_a_mistake(flags: list[str], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        tyro.cli(TrainOptions, args=flags)
 
 
 def test_a_learner_that_is_started_again_goes_on_from_its_checkpoint(tmp_path: Path) -> None:

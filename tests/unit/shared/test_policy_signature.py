@@ -121,3 +121,15 @@ def test_leaves_whose_names_would_be_one_are_refused() -> None:
     space = spaces.Dict({"a.b": box, "a": spaces.Dict({"b": box})})
     with pytest.raises(ConfigurationError, match=r"observation\.a\.b"):
         example_signature(space)
+
+
+def test_a_deterministic_policy_may_leave_out_noise_and_both_estimates() -> None:
+    signature = acting_signature(
+        observation_leaves(spaces.Box(-1, 1, (2,))),
+        action_spec(spaces.Box(-1, 1, (1,))),
+        noise=False,
+        log_prob=False,
+        value=False,
+    )
+    assert signature.input_names == ("observation",)
+    assert signature.output_names == ("action", "env_action")

@@ -1,0 +1,128 @@
+#include "manifest.h"
+
+#include <cmath>
+#include <nlohmann/json.hpp>
+#include <regex>
+
+#include "compact_json.h"
+#include "errors.h"
+#include "sha256.h"
+
+namespace {
+
+using nlohmann::json;
+
+constexpr int kFormatVersion = 1;
+
+[[noreturn]] void refuse(const std::string& why) { throw DoesNotVerify("not a manifest: " + why); }
+
+std::int64_t size_of(const json& size) {
+  if (!size.is_number_unsigned()) refuse("expected the size of a dimension, found " + size.dump());
+  return size.get<std::int64_t>();
+}
+
+// A policy's tensor: its shape is written without the batch dimension, which comes first.
+TensorSpec policy_tensor(const json& item) {
+  TensorSpec spec{item.at("role"), item.at("dtype"), {kAnySize}};
+  for (const json& key : item.at("path")) {
+    spec.name += "." + (key.is_string() ? key.get<std::string>() : std::to_string(key.get<std::int64_t>()));
+  }
+  for (const json& size : item.at("shape")) spec.shape.push_back(size_of(size));
+  return spec;
+}
+
+// A tensor of a module that is no policy: null stands for a size that follows the batch.
+TensorSpec module_tensor(const json& item) {
+  TensorSpec spec{item.at("name"), item.at("dtype"), {}};
+  for (const json& size : item.at("shape")) {
+    spec.shape.push_back(size.is_null() ? kAnySize : size_of(size));
+  }
+  return spec;
+}
+
+std::vector<TensorSpec> tensor_specs(const json& root, const char* which) {
+  const bool is_module = root.contains("module");
+  std::vector<TensorSpec> specs;
+  for (const json& item : root.at(is_module ? "module" : "signature").at(which)) {
+    specs.push_back(is_module ? module_tensor(item) : policy_tensor(item));
+  }
+  return specs;
+}
+
+std::map<std::string, FileEntry> file_entries(const json& files) {
+  static const std::regex kPlainName("[A-Za-z0-9][A-Za-z0-9._-]{0,127}");
+  static const std::regex kSha256("[0-9a-f]{64}");
+  std::map<std::string, FileEntry> entries;
+  for (const auto& [name, item] : files.items()) {
+    if (!std::regex_match(name, kPlainName) || name == kManifestName) {
+      refuse("file names are plain names inside the version's directory; found " + json(name).dump());
+    }
+    const FileEntry entry{item.at("sha256"), item.at("size_bytes").get<std::uint64_t>()};
+    if (!std::regex_match(entry.sha256, kSha256) || !item.at("size_bytes").is_number_unsigned()) {
+      refuse(name + ": expected a SHA-256 in hexadecimal and a size in bytes");
+    }
+    entries.emplace(name, entry);
+  }
+  return entries;
+}
+
+std::optional<std::string> torchscript_file(const json& programs) {
+  for (const json& program : programs) {
+    if (program.at("kind") == "torchscript") return program.at("file").get<std::string>();
+  }
+  return std::nullopt;
+}
+
+void check_listed(const Manifest& manifest, const std::string& name) {
+  if (manifest.files.count(name) == 0)
+    refuse("it needs " + json(name).dump() + " but does not list it among its files");
+}
+
+// SHA-256 of the compact array of what acts, files as sorted pairs: Manifest.digest in shared/manifest.py.
+std::string digest_of(std::string_view bytes) {
+  const auto members = compact_members(bytes);
+  std::string files;
+  for (const auto& [name, entry] : compact_members(members.at("files"))) {
+    files += (files.empty() ? "" : ",") + ("[" + json(name).dump() + "," + entry + "]");
+  }
+  const auto module = members.find("module");
+  return sha256_hex("[" + members.at("format_version") + "," + members.at("signature") + "," + members.at("programs") +
+                    ",[" + files + "]," + members.at("weights") + "," + members.at("probe") +
+                    (module == members.end() ? "" : "," + module->second) + "]");
+}
+
+Manifest read(std::string_view bytes) {
+  const json root = json::parse(bytes.begin(), bytes.end());
+  if (root.at("format_version") != kFormatVersion) {
+    refuse("expected format " + std::to_string(kFormatVersion) + ", found " + root.at("format_version").dump() +
+           "; build the actor of the release that published it");
+  }
+  const json& probe = root.at("probe");
+  Manifest manifest{root.at("version"),
+                    root.at("run_id"),
+                    tensor_specs(root, "inputs"),
+                    tensor_specs(root, "outputs"),
+                    file_entries(root.at("files")),
+                    torchscript_file(root.at("programs")),
+                    probe.at("file"),
+                    probe.at("atol"),
+                    probe.at("rtol"),
+                    digest_of(bytes)};
+  check_listed(manifest, root.at("weights"));
+  check_listed(manifest, manifest.probe_file);
+  if (manifest.torchscript_file) check_listed(manifest, *manifest.torchscript_file);
+  if (manifest.version < 0) refuse("versions count from 0; found " + std::to_string(manifest.version));
+  if (!(std::isfinite(manifest.atol) && std::isfinite(manifest.rtol))) refuse("the probe's tolerance is not finite");
+  if (manifest.inputs.empty() || manifest.outputs.empty()) refuse("a policy needs an input and an output");
+  return manifest;
+}
+
+}  // namespace
+
+Manifest decode_manifest(std::string_view bytes) {
+  try {
+    return read(bytes);
+  } catch (const json::exception& error) {
+    refuse(error.what());
+  }
+}

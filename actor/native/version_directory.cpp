@@ -1,0 +1,95 @@
+#include "version_directory.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <filesystem>
+#include <regex>
+
+#include "errors.h"
+#include "sha256.h"
+
+namespace {
+
+int open_directory(const std::string& path) {
+  const int descriptor = ::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (descriptor < 0) {
+    throw BadInput("cannot open the directory " + path + ": " + std::strerror(errno) +
+                   "; expected that of a policy version");
+  }
+  return descriptor;
+}
+
+// At most `limit + 1` bytes: the one more tells that a file is too long.
+std::string read_bounded(int directory, const std::string& name, std::uint64_t limit) {
+  // Without O_NONBLOCK opening a pipe would wait for ever.
+  const FileDescriptor file(::openat(directory, name.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC));
+  if (file.get() < 0) {
+    throw DoesNotVerify(name + ": " +
+                        (errno == ELOOP ? "expected a regular file, found a link" : std::strerror(errno)));
+  }
+  struct stat status {};
+  if (::fstat(file.get(), &status) != 0 || !S_ISREG(status.st_mode)) {
+    throw DoesNotVerify(name + ": expected a regular file");
+  }
+  std::string bytes(std::min<std::uint64_t>(static_cast<std::uint64_t>(status.st_size), limit) + 1, '\0');
+  std::size_t filled = 0;
+  while (filled < bytes.size()) {
+    const ssize_t count = ::read(file.get(), bytes.data() + filled, bytes.size() - filled);
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0) throw DoesNotVerify(name + ": " + std::strerror(errno));
+    if (count == 0) break;
+    filled += static_cast<std::size_t>(count);
+  }
+  bytes.resize(filled);
+  return bytes;
+}
+
+Manifest read_manifest(int directory) {
+  const std::string bytes = read_bounded(directory, std::string(kManifestName), kMaxManifestBytes);
+  if (bytes.size() > kMaxManifestBytes) {
+    throw DoesNotVerify("a manifest has at most " + std::to_string(kMaxManifestBytes) + " bytes");
+  }
+  return decode_manifest(bytes);
+}
+
+// A directory that is named like a version of a store must hold that version.
+void check_name(const std::string& path, std::int64_t version) {
+  const std::string name = std::filesystem::canonical(path).filename().string();
+  std::array<char, 32> expected{};
+  std::snprintf(expected.data(), expected.size(), "v%06lld", static_cast<long long>(version));
+  if (std::regex_match(name, std::regex("v[0-9]{6,}")) && name != expected.data()) {
+    throw DoesNotVerify("the directory " + name + " holds version " + std::to_string(version));
+  }
+}
+
+}  // namespace
+
+FileDescriptor::~FileDescriptor() {
+  if (value_ >= 0) ::close(value_);
+}
+
+VersionDirectory::VersionDirectory(const std::string& path)
+    : directory_(open_directory(path)), manifest_(read_manifest(directory_.get())) {
+  check_name(path, manifest_.version);
+}
+
+std::string VersionDirectory::read(const std::string& name) const {
+  const FileEntry& entry = manifest_.files.at(name);
+  std::string bytes = read_bounded(directory_.get(), name, entry.size_bytes);
+  if (bytes.size() != entry.size_bytes) {
+    const std::string found = bytes.size() > entry.size_bytes ? "more" : std::to_string(bytes.size());
+    throw DoesNotVerify(name + ": expected " + std::to_string(entry.size_bytes) + " bytes, found " + found);
+  }
+  const std::string found = sha256_hex(bytes);
+  if (found != entry.sha256) {
+    throw DoesNotVerify(name + ": the manifest promises SHA-256 " + entry.sha256 + ", found " + found);
+  }
+  return bytes;
+}

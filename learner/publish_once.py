@@ -1,0 +1,43 @@
+"""A policy that is not in training, published as one version."""
+
+import time
+
+from torch import nn
+
+from learner.policy_export import WEIGHTS_FILE, PolicyExporter
+from shared.engines.eager import module_tensors
+from shared.manifest import Manifest
+from shared.policy_signature import PolicySignature
+from shared.policy_store import PolicyStore
+
+
+def publish_once(
+    module: nn.Module,
+    signature: PolicySignature,
+    store: PolicyStore,
+    *,
+    run_id: str = "export",
+    env_id: str | None = None,
+    onnx: bool = True,
+) -> Manifest:
+    """Export ``module``, publish it as the newest version of ``store``, and return what its manifest says.
+
+    Nothing is swept. Raises ExportError where no program equals the module, StoreError where the store fails.
+    """
+    exporter = PolicyExporter(module, signature, onnx=onnx)
+    files, programs, probe = exporter.files(module_tensors(module))
+    return store.publish(
+        files,
+        lambda version, entries: Manifest(
+            version=version,
+            run_id=run_id,
+            env_id=env_id,
+            created_unix_s=time.time(),
+            signature=signature,
+            programs=programs,
+            files=entries,
+            weights=WEIGHTS_FILE,
+            probe=probe,
+            export=exporter.reports,
+        ),
+    )

@@ -1,0 +1,220 @@
+"""The last step of each algorithm: from features and noise to action, what the environment is given, log-probability.
+
+A head is called with the policy's features and the inputs that follow the state (mask, noise), and returns ``action``,
+``env_action`` where the space has one, and ``log_prob`` where the algorithm has one. Noise of zeros gives what
+``predict(deterministic=True)`` gives.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from learner.distributions import DiagonalGaussian, make_distribution, mask_logits, torch_dtype
+from shared.errors import ConfigurationError
+from shared.spaces import ActionSpec
+
+
+class DistributionHead(nn.Module):
+    """PPO and A2C: a categorical, Bernoulli or diagonal Gaussian distribution around a linear layer."""
+
+    has_noise = True
+    has_log_prob = True
+
+    def __init__(self, layer: nn.Module, action: ActionSpec, log_std: nn.Parameter | None, masked: bool) -> None:
+        super().__init__()
+        self.layer = layer
+        self.distribution = make_distribution(action, 0.0)
+        if isinstance(self.distribution, DiagonalGaussian) and log_std is not None:
+            self.distribution.log_std = log_std  # the very parameter that is trained
+        self._masked = masked
+        self._has_env_action = action.has_env_action
+
+    def forward(self, features: Tensor, rest: list[Tensor]) -> list[Tensor]:
+        logits = self.layer(features)
+        if self._masked:
+            logits = mask_logits(logits, rest[0])
+        terms = self.distribution.terms(logits)
+        action = self.distribution.sample(terms, rest[-1])
+        outputs = [action]
+        if self._has_env_action:
+            outputs.append(self.distribution.env_action(action))
+        outputs.append(self.distribution.log_prob(terms, action))
+        return outputs
+
+
+class Unscale(nn.Module):
+    """From [-1, 1] to the bounds of the space, as ``unscale_action`` does it."""
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, action: ActionSpec) -> None:
+        """Raises ConfigurationError for a space without bounds."""
+        super().__init__()
+        if None in action.low or None in action.high:
+            raise ConfigurationError("an action squashed by tanh needs a space with bounds on every side")
+        self._dtype = torch_dtype(action.dtype)
+        self.register_buffer("low", torch.tensor(action.low, dtype=self._dtype).reshape(action.shape))
+        self.register_buffer("high", torch.tensor(action.high, dtype=self._dtype).reshape(action.shape))
+
+    def forward(self, action: Tensor) -> Tensor:
+        unscaled = self.low + 0.5 * (action.to(self._dtype) + 1.0) * (self.high - self.low)
+        # Rounding alone could take it beyond its bounds.
+        return unscaled.clamp(self.low, self.high)
+
+
+class Clip(nn.Module):
+    """To the bounds of the space, where there are any."""
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, action: ActionSpec) -> None:
+        super().__init__()
+        gaussian = DiagonalGaussian(action, 0.0)
+        self._dtype = torch_dtype(action.dtype)
+        self.register_buffer("low", gaussian.low)
+        self.register_buffer("high", gaussian.high)
+
+    def forward(self, action: Tensor) -> Tensor:
+        return action.to(self._dtype).clamp(self.low, self.high)
+
+
+class TanhHead(nn.Module):
+    """TD3: the action itself, squashed; no noise and no log-probability."""
+
+    has_noise = False
+    has_log_prob = False
+
+    def __init__(self, layer: nn.Module, action: ActionSpec) -> None:
+        super().__init__()
+        self.layer = layer
+        self.unscale = Unscale(action)
+        self._sizes = [-1, *action.shape]
+
+    def forward(self, features: Tensor, rest: list[Tensor]) -> list[Tensor]:  # noqa: ARG002
+        action = self.layer(features).reshape(self._sizes)
+        return [action, self.unscale(action)]
+
+
+class SquashedGaussianHead(nn.Module):
+    """SAC: a Gaussian whose sample goes through tanh. ``action`` is in [-1, 1], and ``log_prob`` is that of it."""
+
+    has_noise = True
+    has_log_prob = True
+
+    def __init__(self, mean: nn.Module, log_std: nn.Module, low: float, high: float, action: ActionSpec) -> None:
+        """``low`` and ``high`` bound the logarithm of the standard deviation."""
+        super().__init__()
+        self.mean = mean
+        self.log_std = log_std
+        self.unscale = Unscale(action)
+        self._low = low
+        self._high = high
+        self._sizes = [-1, *action.shape]
+
+    def forward(self, features: Tensor, rest: list[Tensor]) -> list[Tensor]:
+        log_std = self.log_std(features).clamp(self._low, self._high)
+        noise = rest[-1].flatten(1)
+        gaussian = self.mean(features) + noise * log_std.exp()
+        log_prob = _normal_log_prob(noise, log_std) - _log_tanh_derivative(gaussian)
+        action = torch.tanh(gaussian).reshape(self._sizes)
+        return [action, self.unscale(action), log_prob]
+
+
+class StateDependentHead(nn.Module):
+    """Exploration that depends on the state (Raffin et al. 2020, "Smooth Exploration for Robotic RL"), squashed or not.
+
+    Each action has Stable-Baselines3's distribution; but noise is new at every step, where Stable-Baselines3 keeps one
+    exploration matrix for many steps.
+    """
+
+    has_noise = True
+    has_log_prob = True
+
+    def __init__(
+        self,
+        mean: nn.Module,
+        log_std: nn.Parameter,
+        action: ActionSpec,
+        *,
+        squashes: bool,
+        uses_expln: bool,
+        epsilon: float,
+    ) -> None:
+        """``log_std`` is ``[features, D]``, or ``[features, 1]`` where all dimensions share it."""
+        super().__init__()
+        self.mean = mean
+        self.log_std = log_std
+        self.to_environment = Unscale(action) if squashes else Clip(action)
+        self._squashes = squashes
+        self._uses_expln = uses_expln
+        self._epsilon = epsilon
+        self._has_env_action = action.has_env_action
+        self._sizes = [-1, *action.shape]
+
+    def forward(self, features: Tensor, rest: list[Tensor]) -> list[Tensor]:
+        noise = rest[-1].flatten(1)
+        variance = torch.mm(features.square(), self._std().square()) + self._epsilon
+        gaussian = self.mean(features) + noise * variance.sqrt()
+        log_prob = _normal_log_prob(noise, 0.5 * variance.log().expand_as(noise))
+        action = gaussian
+        if self._squashes:
+            action = torch.tanh(gaussian)
+            log_prob = log_prob - _log_tanh_derivative(gaussian)
+        action = action.reshape(self._sizes)
+        outputs = [action]
+        if self._has_env_action:
+            outputs.append(self.to_environment(action))
+        outputs.append(log_prob)
+        return outputs
+
+    def _std(self) -> Tensor:
+        log_std = self.log_std
+        if not self._uses_expln:
+            return log_std.exp()
+        return torch.where(log_std > 0, torch.log1p(log_std.clamp(min=0) + self._epsilon) + 1, log_std.exp())
+
+
+class GreedyHead(nn.Module):
+    """DQN: the action of the highest Q-value, or with probability ``exploration_rate`` any.
+
+    Of Gumbel noise, the largest says which action, and how large it is says whether to explore: the two are
+    independent (Maddison et al. 2014, "A* sampling").
+    """
+
+    exploration_rate: Tensor
+    has_noise = True
+    has_log_prob = True
+
+    def __init__(self, layer: nn.Module, action: ActionSpec) -> None:
+        super().__init__()
+        self.layer = layer
+        self._n = action.cardinalities[0]
+        self.register_buffer("exploration_rate", torch.tensor(0.0))
+
+    def forward(self, features: Tensor, rest: list[Tensor]) -> list[Tensor]:
+        noise = rest[-1]
+        greedy = self.layer(features).argmax(-1)
+        # exp(-n exp(-x)) is the distribution function of the largest of n, and so uniform between 0 and 1.
+        uniform = torch.exp(-self._n * torch.exp(-noise.amax(-1)))
+        explores = (uniform > 1 - self.exploration_rate) & (noise != 0).any(-1)
+        action = torch.where(explores, noise.argmax(-1), greedy)
+        anything = self.exploration_rate / self._n
+        probability = torch.where(action == greedy, 1 - self.exploration_rate + anything, anything)
+        return [action, probability.log()]
+
+
+def _normal_log_prob(noise: Tensor, log_std: Tensor) -> Tensor:
+    """Of ``mean + noise * exp(log_std)``, summed over dimensions: float32 ``[B]``."""
+    half_log_two_pi = 0.9189385332046727
+    return (-0.5 * noise * noise - log_std - half_log_two_pi).sum(-1)
+
+
+def _log_tanh_derivative(gaussian: Tensor) -> Tensor:
+    """At an unsquashed ``[B, D]``, summed over dimensions: ``log(1 - tanh(x)**2)``.
+
+    Written so that rounding does not show where tanh is all but 1: there the engines would differ.
+    """
+    decay = torch.exp(-2 * gaussian.abs())
+    derivative = 4 * decay / (1 + decay).square()
+    return torch.log(derivative + 1e-6).sum(-1)  # Stable-Baselines3's own epsilon

@@ -1,0 +1,157 @@
+"""Reading what Stable-Baselines3 saved: with its pickles where a person trusts them, else the weights alone.
+
+``model.zip`` holds ``data`` (JSON, in which all that is not plain is a pickle) and ``policy.pth`` (a state dict).
+``VecNormalize.save`` writes a pickle.
+"""
+
+import io
+import json
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from gymnasium import spaces
+from sb3_contrib import MaskablePPO, RecurrentPPO
+from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
+from stable_baselines3.common.vec_env import VecNormalize, VecTransposeImage
+
+from shared.errors import ConfigurationError, NotTrusted, WeightsError
+
+_CLASSES: tuple[type[BaseAlgorithm], ...] = (PPO, A2C, DQN, SAC, TD3, DDPG, MaskablePPO, RecurrentPPO)
+ALGORITHMS: dict[str, type[BaseAlgorithm]] = {cls.__name__: cls for cls in _CLASSES}
+
+_BY_POLICY_MODULE = {
+    "stable_baselines3.dqn.policies": "DQN",
+    "stable_baselines3.sac.policies": "SAC",
+    "stable_baselines3.td3.policies": "TD3",
+    "sb3_contrib.common.maskable.policies": "MaskablePPO",
+    "sb3_contrib.common.recurrent.policies": "RecurrentPPO",
+}
+_PICKLED = ":serialized:"
+_NOT_SETTINGS = {":type:", _PICKLED, "optimizer_class", "optimizer_kwargs"}
+_MAX_DATA_BYTES = 64 * 2**20
+
+
+def load_model(path: Path, *, trust_pickle: bool, algorithm: str | None = None) -> BaseAlgorithm:
+    """The model as Stable-Baselines3 itself loads it, which runs the pickles in it.
+
+    ``algorithm`` is found in the file if None. Raises NotTrusted unless ``trust_pickle``, ConfigurationError for a file
+    that is none of Stable-Baselines3's, or that it cannot load.
+    """
+    name = algorithm or guess_algorithm(path)
+    _require_trust(path, trust_pickle, "a model of Stable-Baselines3 holds pickles")
+    cls = _algorithm(name)
+    try:
+        # The replay buffer is of no use here, and may be larger than the memory of this machine.
+        return cls.load(path, device="cpu", custom_objects={"buffer_size": 1})
+    except Exception as error:  # unpickling runs whatever is in the file
+        raise ConfigurationError(f"{path} cannot be loaded as {name}: {type(error).__name__}: {error}") from error
+
+
+def load_weights(
+    path: Path,
+    *,
+    observation_space: spaces.Space[Any],
+    action_space: spaces.Space[Any],
+    algorithm: str | None = None,
+    policy: str = "MlpPolicy",
+) -> BasePolicy:
+    """The policy alone, built anew for the environment's spaces and given the file's weights. Nothing is unpickled.
+
+    DQN's exploration rate is no weight: it acts greedily. Raises NotTrusted where the file's ``policy_kwargs`` are
+    pickled, WeightsError where the weights are not those of such a policy.
+    """
+    data = _read_data(path)
+    cls = _algorithm(algorithm or guess_algorithm(path))
+    policy_class = cls.policy_aliases.get(policy)
+    if policy_class is None:
+        raise ConfigurationError(f"{cls.__name__} has the policies {', '.join(cls.policy_aliases)}; found {policy!r}")
+    settings = _plain_settings(path, data)
+    make: Any = policy_class
+    built: BasePolicy = make(_model_space(observation_space), action_space, lambda _: 0.0, **settings)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            state = torch.load(io.BytesIO(archive.read("policy.pth")), map_location="cpu", weights_only=True)
+        built.load_state_dict(state)
+    except (KeyError, RuntimeError, pickle.UnpicklingError) as error:
+        raise WeightsError(f"{path}: not the weights of a {cls.__name__} {policy}: {error}") from error
+    return built
+
+
+def load_vec_normalize(path: Path, *, trust_pickle: bool) -> VecNormalize:
+    """Raises NotTrusted unless ``trust_pickle``, ConfigurationError where the file holds something else."""
+    _require_trust(path, trust_pickle, "VecNormalize.save writes pickles")
+    try:
+        found = pickle.loads(path.read_bytes())
+    except Exception as error:  # unpickling runs whatever is in the file
+        raise ConfigurationError(f"{path} cannot be loaded: {type(error).__name__}: {error}") from error
+    if not isinstance(found, VecNormalize):
+        raise ConfigurationError(f"{path}: expected a VecNormalize, found a {type(found).__name__}")
+    return found
+
+
+def guess_algorithm(path: Path) -> str:
+    """By the module of its policy, which stands in the file in plain text. Raises ConfigurationError."""
+    data = _read_data(path)
+    policy_class = data.get("policy_class")
+    module = policy_class.get("__module__", "") if isinstance(policy_class, dict) else ""
+    if module == "stable_baselines3.common.policies":
+        return "PPO" if "clip_range" in data else "A2C"
+    if module not in _BY_POLICY_MODULE:
+        raise ConfigurationError(
+            f"{path}: its policy class is of {module or 'no module'}; say which algorithm it is "
+            f"(--algorithm {'|'.join(ALGORITHMS)})"
+        )
+    return _BY_POLICY_MODULE[module]
+
+
+def _read_data(path: Path) -> dict[str, Any]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if archive.getinfo("data").file_size > _MAX_DATA_BYTES:
+                raise ConfigurationError(f"{path}: its data has more than {_MAX_DATA_BYTES} bytes")
+            data = json.loads(archive.read("data"))
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise ConfigurationError(f"{path} is no model that Stable-Baselines3 saved: {error}") from error
+    if not isinstance(data, dict):
+        raise ConfigurationError(f"{path} is no model that Stable-Baselines3 saved: its data is no JSON object")
+    return data
+
+
+def _plain_settings(path: Path, data: dict[str, Any]) -> dict[str, Any]:
+    """``policy_kwargs``, but for the optimizer's. Beside a pickle stand its plain items, and a text for each other."""
+    saved: dict[str, Any] = data.get("policy_kwargs") or {}
+    settings = {name: value for name, value in saved.items() if name not in _NOT_SETTINGS}
+    if _PICKLED in saved and any(isinstance(value, str) for value in settings.values()):
+        raise NotTrusted(
+            f"{path}: its policy_kwargs are pickled. Where you trust whoever saved it, say so (--trust-pickle)"
+        )
+    return {**settings, "use_sde": True} if data.get("use_sde") else settings
+
+
+def _algorithm(name: str) -> type[BaseAlgorithm]:
+    if name not in ALGORITHMS:
+        raise ConfigurationError(f"expected one of {', '.join(ALGORITHMS)}; found {name!r}")
+    return ALGORITHMS[name]
+
+
+def _require_trust(path: Path, trust_pickle: bool, why: str) -> None:
+    if not trust_pickle:
+        raise NotTrusted(
+            f"{path}: {why}, which run as code when they are read. Where you trust whoever saved it, say so "
+            "(--trust-pickle)"
+        )
+
+
+def _model_space(space: spaces.Space[Any]) -> spaces.Space[Any]:
+    """What Stable-Baselines3's wrappers make of an environment's space: images channels first."""
+    if isinstance(space, spaces.Dict):
+        return spaces.Dict({key: _model_space(child) for key, child in space.items()})
+    if isinstance(space, spaces.Box) and is_image_space(space) and not is_image_space_channels_first(space):
+        return VecTransposeImage.transpose_space(space)
+    return space

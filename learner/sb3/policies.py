@@ -1,0 +1,176 @@
+"""Stable-Baselines3's networks under the policy contract: one list of flat tensors in, one out, batch first.
+
+The layers are the model's own, not copies: what is trained next is what these compute next.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from learner.sb3.observation_input import ObservationInput
+from shared.policy_signature import PolicySignature
+
+
+class ArrayFeatures(nn.Module):
+    """A features extractor of an observation that is one array."""
+
+    def __init__(self, extractor: nn.Module) -> None:
+        super().__init__()
+        self.extractor = extractor
+
+    def forward(self, observation: list[Tensor]) -> Tensor:
+        features: Tensor = self.extractor(observation[0])
+        return features
+
+
+class DictFeatures(nn.Module):
+    """A features extractor of a Dict observation, whose leaves come in the order of ``keys``."""
+
+    def __init__(self, extractor: nn.Module, keys: Sequence[str]) -> None:
+        super().__init__()
+        self.extractor = extractor
+        self._keys = list(keys)
+
+    def forward(self, observation: list[Tensor]) -> Tensor:
+        named: dict[str, Tensor] = {}
+        for i, key in enumerate(self._keys):
+            named[key] = observation[i]
+        features: Tensor = self.extractor(named)
+        return features
+
+
+class FeedForwardPolicy(nn.Module):
+    """Observation, features, layers, head; and a value where there is one.
+
+    ``value_features`` is None where policy and value share their features, ``value`` where there is no value.
+    """
+
+    def __init__(
+        self,
+        signature: PolicySignature,
+        observation: ObservationInput,
+        *,
+        features: nn.Module,
+        layers: nn.Module,
+        head: nn.Module,
+        value_features: nn.Module | None = None,
+        value: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.signature = signature
+        self.observation = observation
+        self.features = features
+        self.layers = layers
+        self.head = head
+        self.value_features = value_features
+        self.value = value
+        self._n_observations = len(signature.observation)
+
+    def forward(self, inputs: list[Tensor]) -> list[Tensor]:
+        n = self._n_observations
+        observation = self.observation(inputs[:n])
+        features = self.features(observation)
+        outputs: list[Tensor] = self.head(self.layers(features), inputs[n:])
+        if self.value is not None:
+            if self.value_features is not None:
+                features = self.value_features(observation)
+            outputs.append(self.value(features).flatten())
+        return outputs
+
+
+class LstmLayer(nn.Module):
+    """One layer of an ``nn.LSTM``, whose parameters it shares, for one step.
+
+    The equations are written out: ``nn.LSTM`` itself is slow for one step, and traced it does not check its state.
+    """
+
+    weight_ih: Tensor
+    weight_hh: Tensor
+    bias_ih: Tensor | None
+    bias_hh: Tensor | None
+
+    def __init__(self, lstm: nn.LSTM, layer: int) -> None:
+        super().__init__()
+        for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
+            self.register_parameter(name, getattr(lstm, f"{name}_l{layer}", None))
+
+    def forward(self, features: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        gates = functional.linear(features, self.weight_ih, self.bias_ih)
+        gates = gates + functional.linear(h, self.weight_hh, self.bias_hh)
+        i, f, g, o = gates.chunk(4, -1)
+        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+        return torch.sigmoid(o) * torch.tanh(c), c
+
+
+class LstmStep(nn.Module):
+    """All layers of an ``nn.LSTM`` for one step: ``[B, features]`` with state ``[B, layers, hidden]``."""
+
+    def __init__(self, lstm: nn.LSTM) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(LstmLayer(lstm, layer) for layer in range(lstm.num_layers))
+
+    def forward(self, features: Tensor, h: Tensor, c: Tensor) -> list[Tensor]:
+        """The next ``h`` and ``c``; the last layer's ``h`` is what the LSTM puts out."""
+        next_h: list[Tensor] = []
+        next_c: list[Tensor] = []
+        for i, layer in enumerate(self.layers):
+            features, cell = layer(features, h[:, i], c[:, i])
+            next_h.append(features)
+            next_c.append(cell)
+        return [torch.stack(next_h, 1), torch.stack(next_c, 1)]
+
+
+class RecurrentPolicy(nn.Module):
+    """Observation, features, LSTM, layers, head and value; the critic has an LSTM of its own, the actor's, or none.
+
+    State: the actor's ``h`` and ``c``, then the critic's where it has them, each ``[B, layers, hidden]``.
+    ``value_features`` is None where policy and value share their features, ``critic`` where they share the LSTM.
+    """
+
+    def __init__(
+        self,
+        signature: PolicySignature,
+        observation: ObservationInput,
+        *,
+        features: nn.Module,
+        lstm: LstmStep,
+        layers: nn.Module,
+        head: nn.Module,
+        value_features: nn.Module | None,
+        critic: nn.Module | None,
+        value: nn.Module,
+    ) -> None:
+        super().__init__()
+        self.signature = signature
+        self.observation = observation
+        self.features = features
+        self.lstm = lstm
+        self.layers = layers
+        self.head = head
+        self.value_features = value_features
+        self.critic = critic
+        self.value = value
+        self._n_observations = len(signature.observation)
+        self._n_states = len(signature.state)
+
+    def forward(self, inputs: list[Tensor]) -> list[Tensor]:
+        n, n_states = self._n_observations, self._n_states
+        observation = self.observation(inputs[:n])
+        state = inputs[n : n + n_states]
+        features = self.features(observation)
+        next_state: list[Tensor] = self.lstm(features, state[0], state[1])
+        hidden = next_state[0][:, -1]
+        outputs: list[Tensor] = self.head(self.layers(hidden), inputs[n + n_states :])
+        if self.critic is not None:
+            if self.value_features is not None:
+                features = self.value_features(observation)
+            if n_states > 2:
+                critic_state: list[Tensor] = self.critic(features, state[2], state[3])
+                next_state += critic_state
+                hidden = critic_state[0][:, -1]
+            else:
+                hidden = self.critic(features)
+        outputs.append(self.value(hidden).flatten())
+        return outputs + next_state

@@ -1,0 +1,95 @@
+"""``PublishCallback``: while Stable-Baselines3 trains, actors act with what it has learned so far."""
+
+import time
+
+import numpy as np
+from stable_baselines3.common.callbacks import BaseCallback
+
+from learner.policy_export import PolicyExporter
+from learner.policy_publisher import PolicyPublisher
+from learner.sb3.adapter import from_sb3, refresh
+from learner.sb3.assembly import SB3Policy
+from shared.errors import ConfigurationError
+from shared.manifest import TrainingProgress
+from shared.policy_store import PolicyStore, Retention
+
+
+class PublishCallback(BaseCallback):
+    """Publishes the policy when training begins, then every ``every_steps`` environment steps, and when it ends.
+
+        model.learn(1_000_000, callback=PublishCallback(LocalPolicyStore("policies"), every_steps=10_000))
+
+    The programs are made once, when training begins, which takes seconds; a version is then its weights. What cannot be
+    published is logged, and training goes on.
+    """
+
+    def __init__(
+        self,
+        store: PolicyStore,
+        every_steps: int,
+        *,
+        run_id: str = "stable-baselines3",
+        env_id: str | None = None,
+        retention: Retention | None = None,
+        onnx: bool = True,
+        synchronous: bool = False,
+    ) -> None:
+        """``synchronous`` publishes before training goes on. Raises ConfigurationError unless ``every_steps`` > 0."""
+        super().__init__()
+        if every_steps <= 0:
+            raise ConfigurationError(f"every_steps counts environment steps; expected more than 0, found {every_steps}")
+        self.publisher: PolicyPublisher | None = None
+        self._store = store
+        self._every_steps = every_steps
+        self._run_id = run_id
+        self._env_id = env_id
+        self._retention = retention or Retention()
+        self._onnx = onnx
+        self._synchronous = synchronous
+        self._policy: SB3Policy | None = None
+        self._began_s = 0.0
+        self._next_at = 0
+
+    def _on_training_start(self) -> None:
+        self._policy = from_sb3(self.model)
+        self.publisher = PolicyPublisher(
+            PolicyExporter(self._policy, self._policy.signature, onnx=self._onnx),
+            self._store,
+            run_id=self._run_id,
+            env_id=self._env_id,
+            retention=self._retention,
+            synchronous=self._synchronous,
+        )
+        self._began_s = time.monotonic()
+        self._next_at = self.num_timesteps + self._every_steps
+        self._publish()
+
+    def _on_step(self) -> bool:
+        # Several environments make several steps at once, and may step over the mark.
+        if self.num_timesteps >= self._next_at:
+            self._next_at = self.num_timesteps + self._every_steps
+            self._publish()
+        return True
+
+    def _on_training_end(self) -> None:
+        self._publish()
+        if self.publisher is not None:
+            self.publisher.flush(timeout_s=60.0)
+            self.publisher.close()
+
+    def _publish(self) -> None:
+        if self._policy is None or self.publisher is None:
+            return
+        refresh(self._policy, self.model)
+        progress = TrainingProgress(
+            update=getattr(self.model, "_n_updates", 0),
+            env_steps=self.model.num_timesteps,
+            train_s=time.monotonic() - self._began_s,
+            mean_return=self._mean_return(),
+        )
+        self.publisher.publish(self._policy, progress)
+
+    def _mean_return(self) -> float | None:
+        """Over the last 100 episodes, where a Monitor counts them."""
+        episodes = self.model.ep_info_buffer
+        return float(np.mean([episode["r"] for episode in episodes])) if episodes else None

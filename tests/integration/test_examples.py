@@ -1,0 +1,18 @@
+"""The example programs run as they stand."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+_EXAMPLES = Path(__file__).parents[2] / "scripts" / "examples"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("program", sorted(path.name for path in _EXAMPLES.glob("[!_]*.py")))
+def test_an_example_runs(program: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(_EXAMPLES / program)], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,66 @@
+"""Packages of native code: refused before anything of them is loaded."""
+
+import io
+import zipfile
+from typing import Any
+
+import numpy as np
+import pytest
+
+from shared.engines import aot
+from shared.engines.aot import BUILD_KEY, LAYOUT_KEY, AotEngine, build_name
+from shared.errors import NotTrusted, PermanentLoadError, ProgramError
+
+
+def package(metadata: str) -> bytes:
+    """What a package looks like, without any code in it."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, text in (
+            ("archive_format", "pt2"),
+            ("archive_version", "0"),
+            (".data/version", "1"),
+            ("byteorder", "little"),
+        ):
+            archive.writestr(f"policy/{name}", text)
+        archive.writestr("policy/data/aotinductor/model/x.wrapper_metadata.json", metadata)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def never_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(path: object) -> Any:
+        raise AssertionError("its code was loaded")
+
+    monkeypatch.setattr(aot, "_load", load)
+
+
+@pytest.mark.usefixtures("never_loaded")
+@pytest.mark.parametrize(
+    ("data", "trust_native", "error", "message"),
+    [
+        (package("{}"), False, NotTrusted, "--trust-native"),
+        (b"", True, ProgramError, "not an AOTInductor package"),
+        (b"no archive", True, ProgramError, "not an AOTInductor package"),
+        (package("{"), True, ProgramError, "not an AOTInductor package"),
+        (package("{}"), True, ProgramError, "not an AOTInductor package of this project"),
+        (
+            package(f'{{"{BUILD_KEY}": "torch 1.0, SSE", "{LAYOUT_KEY}": "{{}}"}}'),
+            True,
+            ProgramError,
+            "made for torch 1.0, SSE, and this is torch",
+        ),
+    ],
+    ids=["not trusted", "empty", "no archive", "no metadata", "another maker", "another machine"],
+)
+def test_refused_before_its_code_is_loaded(
+    data: bytes, trust_native: bool, error: type[PermanentLoadError], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        AotEngine(data, {"weight": np.zeros(3, np.float32)}, trust_native=trust_native)
+
+
+def test_what_says_that_it_is_a_package_and_holds_no_code_is_refused() -> None:
+    data = package(f'{{"{BUILD_KEY}": "{build_name()}", "{LAYOUT_KEY}": "{{}}"}}')
+    with pytest.raises(ProgramError, match="AOTInductor"):
+        AotEngine(data, {}, trust_native=True)
