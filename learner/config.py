@@ -20,7 +20,6 @@ class NetworkConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     activation: Activation = "tanh"
     shared_trunk: bool = True
     normalize_observations: bool = False
-    scale_values: bool = False
     initial_log_std: float = 0.0
 
 
@@ -43,7 +42,7 @@ class LearnerConfig:
 
     rollout_length: int = 16
     """Steps of each environment in one rollout."""
-    batch_steps: int = 256
+    batch_steps: int = 512
     """Environment steps that one update learns from."""
     take_turns: bool = True
     """Actors act again once what was learned from their last rollouts is published; otherwise they act meanwhile, which
@@ -53,7 +52,7 @@ class LearnerConfig:
 
     epochs: int = 3
     """Passes over the batch in one update."""
-    minibatch_size: int = 128
+    minibatch_size: int = 64
     """Steps in one gradient step."""
     learning_rate: float = 3e-3
     """Adam's step size."""
@@ -111,7 +110,6 @@ class LearnerConfig:
             activation=self.activation,
             shared_trunk=self.shared_trunk,
             normalize_observations=self.normalize_observations,
-            scale_values=self.normalize_rewards,
             initial_log_std=self.initial_log_std,
         )
 
