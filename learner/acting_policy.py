@@ -23,7 +23,7 @@ class ActingPolicy(nn.Module):
     be built anywhere that this package is installed. Weights are drawn from ``generator``, or from torch's own.
     """
 
-    value_scale: Tensor | None
+    value_scale: Tensor
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class ActingPolicy(nn.Module):
         self.encoder = ObservationEncoder(leaves, network.normalize_observations, generator)
         self.distribution = make_distribution(action, network.initial_log_std)
         self.core = make_core(self.encoder.size, self.distribution.head_size, network, generator)
-        self.register_buffer("value_scale", torch.ones(()) if network.scale_values else None)
+        self.register_buffer("value_scale", torch.ones(()))  # the unit that values are learned in
         self._n_observations = len(leaves)
         self._n_states = len(self.signature.state)
         self._masked = self.signature.input_position("action_mask") is not None
@@ -61,9 +61,6 @@ class ActingPolicy(nn.Module):
         outputs = [action]
         if self._has_env_action:
             outputs.append(self.distribution.env_action(action))
-        scale = self.value_scale
-        if scale is not None:
-            value = value * scale
-        outputs += [self.distribution.log_prob(terms, action), value]
+        outputs += [self.distribution.log_prob(terms, action), value * self.value_scale]
         outputs += state
         return outputs

@@ -184,7 +184,6 @@ class Learner:
         scale.update(target)
         for rows in self.policy.core.value_parameters():
             rows.mul_(old_unit / scale.scale)
-        assert self.policy.value_scale is not None, "a policy whose values are scaled carries the scale"
         self.policy.value_scale.fill_(scale.scale)
         return np.float32(scale.scale)
 
