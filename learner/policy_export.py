@@ -17,15 +17,16 @@ from learner.export_copy import copy_for_export
 from learner.module_export import ExportReport, export_module
 from learner.onnx_export import export_onnx
 from shared.engines.eager import EagerEngine, module_tensors
+from shared.engines.torchscript import TorchScriptEngine
 from shared.errors import ConfigurationError, ExportError, PolicyError, ProbeMismatch, WeightsError
 from shared.importable import ImportablePolicy, encode_importable, importable_digest, load_importable
 from shared.manifest import Manifest, ProbeEntry, ProgramEntry, ProgramKind, RungReport
 from shared.mixed_scripting import with_scripted_pieces
 from shared.policy_signature import PolicySignature
 from shared.policy_store import PolicyStore, open_store
-from shared.probe import Policy, Probe, compare, compute_probe, encode_probe, make_inputs, run_policy
+from shared.probe import Probe, compare, compute_probe, encode_probe, make_inputs, run_policy
 from shared.program_digest import onnx_program_digest, torchscript_program_digest
-from shared.scripting import Scripted, climb, save_archive
+from shared.scripting import Scripted, ScriptModule, climb, save_archive
 from shared.spaces import action_spec, observation_leaves
 from shared.weights import check_layout, encode_weights, tensor_places
 
@@ -124,11 +125,10 @@ class PolicyExporter:
             raise ExportError(f"with these weights the program no longer equals the eager policy: {error}") from error
 
     def _export_torchscript(self) -> Scripted | None:
-        def check(program: Policy) -> float:
-            return self._checks.largest_difference(
-                lambda inputs: run_policy(program, self.signature, inputs),
-                lambda weights: write_weights(self._module, weights),  # a scripted module has its tensors from there
-            )
+        def check(program: ScriptModule) -> float:
+            # What an actor runs: a tensor that TorchScript does not keep as one could not be replaced there.
+            engine = TorchScriptEngine.from_bytes(save_archive(program))
+            return self._checks.largest_difference(engine.run, engine.load_weights)
 
         example = [torch.from_numpy(array) for array in make_inputs(self.signature, _EXAMPLE_ROWS, seed=0)]
         scripted, failures = climb(self._module, example, check, with_scripted_pieces)

@@ -12,15 +12,16 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.jit import ScriptModule
 
 from shared.errors import PolicyError, ScriptingError
 from shared.manifest import RungReport
 
-Rung = Literal["script", "trace", "trace+script"]
-Check = Callable[[Callable[[list[Tensor]], list[Tensor]]], float]
-"""Runs a program, compares it with eager, returns the largest difference, raises PolicyError where it is too large."""
+__all__ = ["Check", "Rung", "ScriptModule", "Scripted"]
 
-ScriptModule = torch.jit.ScriptModule
+Rung = Literal["script", "trace", "trace+script"]
+Check = Callable[[ScriptModule], float]
+"""Runs a program, compares it with eager, returns the largest difference, raises PolicyError where it is too large."""
 
 # A type that another failure left half made, or one whose pieces have been given new types since.
 _STALE_TYPES = ("Can't redefine method", "Could not cast attribute")

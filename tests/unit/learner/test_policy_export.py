@@ -164,6 +164,29 @@ class Tied(nn.Module):
         return [(logits + inputs[1]).argmax(-1), logits.sum(-1), logits.logsumexp(-1)]
 
 
+class OptionalScale(TinyPolicy):
+    """TorchScript keeps a tensor that may be None as an attribute: no program's weights, so it cannot be replaced."""
+
+    scale: Tensor | None
+
+    def forward(self, inputs: list[Tensor]) -> list[Tensor]:
+        scale = self.scale
+        logits = self.head(torch.tanh(self.body(inputs[0])))
+        if scale is not None:
+            logits = logits * scale
+        logits = torch.log_softmax(logits, -1)
+        action = (logits + inputs[1]).argmax(-1)
+        return [action, logits.gather(-1, action.unsqueeze(-1)).squeeze(-1), logits.sum(-1)]
+
+
+def test_a_program_whose_weights_an_actor_could_not_replace_is_refused() -> None:
+    exporter = PolicyExporter(OptionalScale(), TINY_SIGNATURE, onnx=False)
+    reports = {report.rung: report for report in exporter.reports}
+    assert not reports["script"].taken
+    assert "not expected ['scale']" in str(reports["script"].error)
+    assert reports["trace"].taken
+
+
 def test_tied_parameters_stay_tied() -> None:
     exporter = PolicyExporter(Tied(), TINY_SIGNATURE)
     assert {report.rung for report in exporter.reports if report.taken} == {"script", "onnx"}
