@@ -8,10 +8,13 @@ import gc
 import signal
 import sys
 import threading
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from loguru import logger
 
+from learner.outcome import Outcome
 from learner.run_options import LearnerRun
 from shared.command_line import run_command
 from shared.config import RunConfig
@@ -24,6 +27,11 @@ from shared.run_directory import RunDirectory, find_run, new_run_directory
 
 def main(options: LearnerRun) -> int:
     """Train until the target, a limit or a signal. Returns the outcome's exit code."""
+    return run_training(options, partial(_train_with_actors, options))
+
+
+def run_training(options: LearnerRun, train: Callable[[RunDirectory, Callable[[], bool]], Outcome]) -> int:
+    """What stands around a training in a process of its own: guard, signals, directory, log, one thread."""
     if options.supervised:
         die_with_parent()
     stop = stop_on_signals()
@@ -32,10 +40,16 @@ def main(options: LearnerRun) -> int:
 
     import torch
 
+    torch.set_num_threads(1)
+    outcome = train(run, stop.is_set)
+    # The exporter leaves so many modules behind that looking for garbage among them takes seconds at the end; see none.
+    gc.freeze()
+    return outcome.exit_code
+
+
+def _train_with_actors(options: LearnerRun, run: RunDirectory, stop_requested: Callable[[], bool]) -> Outcome:
     from learner.training import Acting, train
     from shared.transport.zmq_transport import ZmqReceiver
-
-    torch.set_num_threads(1)
 
     def connect(config: RunConfig, layout: RolloutLayout) -> Acting:
         receiver = ZmqReceiver(config.address, layout, config.run_id, heartbeat_s=config.heartbeat_s)
@@ -44,10 +58,7 @@ def main(options: LearnerRun) -> int:
             logger.info("start one with: python -m actor.run --env {} --run-dir {}", options.env, run.path)
         return Acting(receiver)
 
-    outcome = train(options, run, connect, stop.is_set)
-    # The exporter leaves so many modules behind that looking for garbage among them takes seconds at the end; see none.
-    gc.freeze()
-    return outcome.exit_code
+    return train(options, run, connect, stop_requested)
 
 
 def choose_run_directory(env_id: str, path: Path | None, *, resume: bool) -> RunDirectory:

@@ -8,22 +8,20 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import gc
 import sys
 from collections.abc import Callable
+from functools import partial
 
 from actor.agent import Agent
 from actor.environments import make_environments
 from actor.rollout_worker import RolloutWorker
 from learner.outcome import Outcome
-from learner.run import choose_run_directory, stop_on_signals
+from learner.run import run_training
 from learner.run_options import LearnerRun
 from learner.training import Acting, train
 from shared.command_line import run_command
 from shared.config import RunConfig
-from shared.log import set_up_logging
 from shared.policy_store import LocalPolicyStore
-from shared.process_guard import die_with_parent
 from shared.rollout import Rollout, RolloutLayout
 from shared.run_directory import RunDirectory
 from shared.transport.in_process import InProcessReceiver, InProcessSender
@@ -46,19 +44,7 @@ class WorkerDrivenReceiver(InProcessReceiver):
 
 def main(options: LearnerRun) -> int:
     """Train until the target, a limit or a signal. Returns the outcome's exit code."""
-    if options.supervised:
-        die_with_parent()
-    stop = stop_on_signals()
-    run = choose_run_directory(options.env, options.run_dir, resume=options.resume)
-    set_up_logging("learner", run.logs, supervised=options.supervised)
-
-    import torch
-
-    torch.set_num_threads(1)
-    outcome = train_in_one_process(options, run, stop.is_set)
-    # The exporter leaves so many modules behind that looking for garbage among them takes seconds at the end; see none.
-    gc.freeze()
-    return outcome.exit_code
+    return run_training(options, partial(train_in_one_process, options))
 
 
 def train_in_one_process(options: LearnerRun, run: RunDirectory, stop_requested: Callable[[], bool]) -> Outcome:
