@@ -96,7 +96,7 @@ def _train(directory: Path, *flags: str) -> "subprocess.CompletedProcess[str]":
 
 def test_a_training_from_its_first_step_to_its_summary(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path / "run")
-    done = _train(run.path, *_ENDLESS, "--total-steps=6000")
+    done = _train(run.path, *_ENDLESS, "--actors=2", "--total-steps=6000")
     assert (done.returncode, done.stderr) == (0, "")
     assert "not solved: mean return" in done.stdout
     assert "actor deaths 0" in done.stdout
