@@ -181,12 +181,21 @@ def _varied(tensors: Sequence[Tensor], generator: np.random.Generator, move: Any
     varied = []
     for tensor in tensors:
         array = tensor.numpy()
-        if array.dtype.kind == "f":
-            moved = np.asarray(move(array)).astype(array.dtype)
-        else:  # indices and masks: the same values elsewhere
-            moved = generator.permuted(array.ravel()).reshape(array.shape)
+        is_float = array.dtype.kind == "f"
+        moved = np.asarray(move(array)).astype(array.dtype) if is_float else _elsewhere(array, generator)
         varied.append(torch.from_numpy(np.array(moved, order="C")))
     return varied
+
+
+def _elsewhere(array: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Indices and masks: rows and columns change places, as wholes.
+
+    So indices that are distinct within a row or a plane stay so: where two of them collide, a scatter's result is
+    whichever comes last, and no program need agree with another on that.
+    """
+    if array.ndim == 0:
+        return array
+    return array[generator.permutation(len(array))][..., generator.permutation(array.shape[-1])]
 
 
 def _batch_dims(
