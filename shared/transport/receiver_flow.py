@@ -141,8 +141,8 @@ class ReceiverFlow:
     def gone(self, route: bytes) -> None:
         """Nobody is connected under ``route`` any more."""
         for sender in [key for key, known in self._routes.items() if known == route]:
+            logger.info("actor {} is gone", sender)  # said first: whoever then sees it gone finds it in the log
             del self._routes[sender]
-            logger.info("actor {} is gone", sender)
 
     def _refusal(self, message: FromActor) -> str | None:
         if message.sender.run_id != self._run_id:
