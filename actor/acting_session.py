@@ -12,7 +12,7 @@ from loguru import logger
 
 from actor.actor_settings import ActorSettings
 from actor.agent import Agent
-from actor.environments import make_environments
+from actor.environment_creation import make_environments
 from actor.policy_source import PolicySource, find_source
 from actor.rollout_worker import RolloutWorker
 from actor.session_report import SessionReport, say, say_nothing

@@ -16,7 +16,8 @@ from rich.console import Console
 from rich.table import Table
 
 from actor.agent import Agent
-from actor.environments import Environments, make_environments
+from actor.environment_creation import make_environments
+from actor.environments import Environments
 from actor.version_selection import Pinned
 from learner.run_options import parse_env_kwargs
 from scripts.one_version_store import OneVersionStore

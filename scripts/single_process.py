@@ -13,7 +13,7 @@ from collections.abc import Callable
 from functools import partial
 
 from actor.agent import Agent
-from actor.environments import make_environments
+from actor.environment_creation import make_environments
 from actor.rollout_worker import RolloutWorker
 from learner.outcome import Outcome
 from learner.run import run_training

@@ -8,7 +8,7 @@ import torch
 from gymnasium.vector import AutoresetMode
 
 from actor.agent import Agent
-from actor.environments import make_environments
+from actor.environment_creation import make_environments
 from actor.rollout_worker import RolloutWorker
 from learner.acting_policy import ActingPolicy
 from learner.config import NetworkConfig

@@ -8,7 +8,8 @@ import pytest
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
-from actor.environments import Environments, make_environments
+from actor.environment_creation import make_environments
+from actor.environments import Environments
 from shared.errors import ConfigurationError
 from shared.policy_signature import acting_signature
 from tests.unit.actor.counting_environment import LENGTHS

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode
 
-from actor.environments import Environments, make_environments
+from actor.environment_creation import make_environments
+from actor.environments import Environments
 from actor.loaded_policy import LoadedPolicy
 from actor.rollout_worker import RolloutWorker
 from shared.errors import ConfigurationError
