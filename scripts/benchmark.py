@@ -1,59 +1,106 @@
 """``python scripts/benchmark.py``: the figures in the README, measured on this machine."""
 
-import shlex
+import os
 import sys
 from pathlib import Path
 
 if __name__ == "__main__":  # started as a file, so the path begins with scripts/: it has to begin with the checkout
     sys.path[0] = str(Path(__file__).resolve().parents[1])
     sys.path.append(str(Path.cwd()))
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy and torch are imported: whatever is compared has one
 
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from typing import Literal
+from importlib import import_module
+from multiprocessing import get_context
+from typing import Literal, cast, get_args
 
 import tyro
+from loguru import logger
 from rich.console import Console
 
-from scripts.benchmarks.row import show, write_json
+from scripts.benchmarks.plot import can_plot
+from scripts.benchmarks.row import Row, show, write_json, write_markdown
+from scripts.benchmarks.settings import BenchmarkSettings
 from shared.command_line import run_command
-from shared.errors import ConfigurationError
 from shared.log import set_up_logging
 
 COMMAND = "python scripts/benchmark.py"
 
+# To add one: write scripts/benchmarks/NAME.py with measure_NAME(settings, console) -> list[Row], and put NAME here.
+Kind = Literal["solve"]
+
 
 @dataclass(frozen=True, kw_only=True)
-class BenchmarkOptions:
-    """Measure on this machine, and compare with what is to be reached."""
+class BenchmarkOptions(BenchmarkSettings):
+    """Measure on this machine, and compare with what is to be reached and with others.
 
-    what: tyro.conf.Positional[Literal["solve"]]
-    """solve: how soon CartPole-v1 is solved, by the last 100 returns and by the first version that is good enough."""
-    seeds: int = 5
-    """Trainings for each figure, with seeds 0, 1, 2, …"""
-    max_seconds: float = 120.0
-    """A training that has not reached its target after this long counts as never."""
-    flags: str = ""
-    """Further flags for scripts/train.py, as one word: --flags="--actors 1 --epochs 5"."""
+    Everything that is compared is measured in turn in the same run. Exit code 1: a row falls short.
+    """
+
+    what: tyro.conf.Positional[Literal[Kind, "all"]]
+    """solve: how soon CartPole-v1 is solved, by the last 100 returns and by the first version that is good enough.
+    all: each of these, in a process of its own."""
     json: Path | None = None
     """Write the rows there as well, as a list of objects."""
-
-    def __post_init__(self) -> None:
-        if self.seeds < 1:
-            raise ConfigurationError(f"--seeds is at least 1; found {self.seeds}")
+    markdown: Path | None = None
+    """Write the table there as well, as README shows it."""
 
 
 def main(options: BenchmarkOptions) -> int:
-    """Measure, print the table, and return 0 if every target was reached, else 1."""
-    from scripts.benchmarks.solving import measure_solving
-
-    set_up_logging("benchmark", None, terminal_level=None)
-    console = Console(soft_wrap=True)
-    flags = (f"--max-seconds={options.max_seconds}", *shlex.split(options.flags))
-    rows = measure_solving("CartPole-v1", 475.0, range(options.seeds), flags, console)
+    """Measure, print the table, and return 0 if every target was reached and nothing failed, else 1."""
+    console = _begin()
+    if options.plots is not None and not can_plot():
+        console.print('matplotlib is not installed (pip install -e ".[bench]"): nothing is plotted')
+    rows: list[Row] = []
+    failed = False
+    for kind in get_args(Kind) if options.what == "all" else (options.what,):
+        if options.what == "all":
+            found = measure_apart(kind, options, console)
+            failed |= found is None
+            rows += found or []
+        else:
+            rows += measure_of(kind)(options, console)
+        _write(rows, options)
     show(rows, console)
+    return 1 if failed or any(row.reached is False for row in rows) else 0
+
+
+def measure_of(kind: Kind) -> Callable[[BenchmarkSettings, Console], list[Row]]:
+    """What measures ``kind``. It is imported here: each needs libraries that the others do without."""
+    module = import_module(f"scripts.benchmarks.{kind}")
+    return cast(Callable[[BenchmarkSettings, Console], list[Row]], getattr(module, f"measure_{kind}"))
+
+
+def measure_apart(kind: Kind, options: BenchmarkOptions, console: Console) -> list[Row] | None:
+    """The rows of ``kind``, measured in a process of its own; None where it failed."""
+    console.rule(kind, align="left")
+    with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as pool:
+        try:
+            return pool.submit(_measure, kind, options).result()
+        except Exception as error:  # noqa: BLE001 - whatever one kind raises, the others can be measured
+            message = f"{kind} failed, going on with the others: {type(error).__name__}: {error}"
+            logger.opt(exception=error).error(message)
+            console.print(message, style="red", highlight=False)
+            return None
+
+
+def _measure(kind: Kind, options: BenchmarkOptions) -> list[Row]:
+    return measure_of(kind)(options, _begin())
+
+
+def _begin() -> Console:
+    set_up_logging("benchmark", None, terminal_level=None)
+    return Console(soft_wrap=True)
+
+
+def _write(rows: list[Row], options: BenchmarkOptions) -> None:
+    """After every kind, so that a run that is interrupted has not been for nothing."""
     if options.json is not None:
         write_json(rows, options.json)
-    return 0 if all(row.reached in (None, True) for row in rows) else 1
+    if options.markdown is not None:
+        write_markdown(rows, options.markdown)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,18 @@
-"""What a benchmark says: rows of a value beside its target, as a table and as JSON."""
+"""What a benchmark says: rows of a value beside its target, as a table, as JSON and as Markdown."""
 
 import os
 import platform
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 import msgspec
 import numpy as np
+from msgspec.structs import replace
 from rich.console import Console
 from rich.table import Table
+
+_IN_JSON = ("row", "value", "target", "reached", "min", "max", "unit", "how")
 
 
 class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -23,20 +26,57 @@ class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max: float
     unit: str
     how: str
+    bound: Literal["<=", ">="] = "<="
 
     @classmethod
-    def of(cls, row: str, values: Sequence[float], unit: str, how: str, *, at_most: float | None = None) -> Self:
-        """The row of several measurements of one thing, of which less is better."""
+    def of(
+        cls,
+        row: str,
+        values: Sequence[float],
+        unit: str,
+        how: str,
+        *,
+        at_most: float | None = None,
+        at_least: float | None = None,
+    ) -> Self:
+        """The row of several measurements of one thing. It has one target at most; without one it gives context."""
+        assert at_most is None or at_least is None
         value = float(np.median(values))
-        reached = None if at_most is None else value <= at_most
-        return cls(row, value, at_most, reached, float(np.min(values)), float(np.max(values)), unit, how)
+        found = cls(row, value, None, None, float(np.min(values)), float(np.max(values)), unit, how)
+        if at_most is not None:
+            return replace(found, target=at_most, bound="<=", reached=value <= at_most)
+        if at_least is not None:
+            return replace(found, target=at_least, bound=">=", reached=value >= at_least)
+        return found
+
+    @property
+    def measured(self) -> str:
+        """The median with its unit."""
+        return f"{number(self.value)} {self.unit}".strip()
+
+    @property
+    def spread(self) -> str:
+        """From the least to the most that was measured."""
+        return f"{number(self.min)} to {number(self.max)}"
+
+    @property
+    def to_reach(self) -> str:
+        """The target with its direction; empty where there is none."""
+        return "" if self.target is None else f"{self.bound} {number(self.target)}"
 
     @property
     def verdict(self) -> str:
         """ "reached", or by how much it falls short."""
         if self.target is None:
             return ""
-        return "reached" if self.reached else f"short by {abs(self.value - self.target):.3g} {self.unit}"
+        return "reached" if self.reached else f"short by {number(abs(self.value - self.target))} {self.unit}".strip()
+
+
+def number(value: float) -> str:
+    """Four digits that count, with thousands apart: 12,345, 1.234, 0.01234."""
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.4g}"
 
 
 def machine() -> str:
@@ -56,14 +96,30 @@ def _processor() -> str:
 def show(rows: Sequence[Row], console: Console) -> None:
     """Print the rows as a table."""
     table = Table(title=machine(), title_justify="left")
-    for name in ("row", "median", "min", "max", "unit", "to reach", ""):
-        table.add_column(name, justify="left" if name in ("row", "unit", "") else "right", no_wrap=True)
+    table.add_column("row")  # the only one that may need two lines
+    for name in ("median", "min to max", "to reach"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
     for row in rows:
-        target = "" if row.target is None else f"{row.target:,.4g}"
-        table.add_row(row.row, f"{row.value:,.4g}", f"{row.min:,.4g}", f"{row.max:,.4g}", row.unit, target, row.verdict)
+        table.add_row(row.row, row.measured, row.spread, row.to_reach, row.verdict)
     console.print(table)
 
 
 def write_json(rows: Sequence[Row], path: Path) -> None:
-    """A list of objects, one for each row."""
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(rows), indent=1))
+    """A list of objects, one for each row: what it says, and not how it is shown."""
+    objects = [{name: getattr(row, name) for name in _IN_JSON} for row in rows]
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(objects), indent=1))
+
+
+def write_markdown(rows: Sequence[Row], path: Path) -> None:
+    """The table as README shows it, under a line that names the machine."""
+    lines = [
+        f"Measured on {machine()}.",
+        "",
+        "| what | to reach | median (min to max) | |",
+        "| --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        cells = (row.row, row.to_reach, f"{row.measured} ({row.spread})", row.verdict)
+        lines.append("".join(f"| {cell} " for cell in (cell.replace("|", r"\|") for cell in cells)) + "|")
+    path.write_text("\n".join(lines) + "\n")

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from rich.console import Console
 
 from scripts.benchmarks.row import Row
+from scripts.benchmarks.settings import BenchmarkSettings
 from scripts.child_process import CHECKOUT, child_environment
 from scripts.evaluate import evaluate
 from shared.errors import HotswapError
@@ -21,6 +22,8 @@ from shared.manifest import TrainingProgress
 from shared.policy_store import LocalPolicyStore
 from shared.run_directory import RunDirectory
 
+_ENV_ID = "CartPole-v1"
+_TARGET_RETURN = 475.0
 _EPISODES = 20
 _EVALUATION_SEED = 10_000
 _KEEP_ALL = "1"
@@ -35,36 +38,35 @@ class Solved(NamedTuple):
     first_version: TrainingProgress | None
 
 
-def measure_solving(
-    env_id: str, target_return: float, seeds: Sequence[int], flags: Sequence[str], console: Console
-) -> list[Row]:
+def measure_solve(settings: BenchmarkSettings, console: Console) -> list[Row]:
     """Train once for each seed and give the rows. Raises HotswapError where a training fails."""
     solved = []
+    flags = settings.training_flags
     with tempfile.TemporaryDirectory(prefix="rl-hotswap-benchmark-") as directory:
-        for seed in seeds:
-            result = _train(env_id, target_return, seed, flags, RunDirectory(Path(directory) / f"seed-{seed}"))
+        for seed in range(settings.seeds):
+            result = _train(seed, flags, RunDirectory(Path(directory) / f"seed-{seed}"))
             solved.append(result)
             console.print(_line(seed, result), highlight=False)
-    how = f"scripts/train.py --env {env_id} {' '.join(flags)}, seeds {', '.join(map(str, seeds))}"
-    return _rows(env_id, solved, how.strip())
+    seeds = ", ".join(map(str, range(settings.seeds)))
+    return _rows(solved, f"scripts/train.py --env {_ENV_ID} {' '.join(flags)}, seeds {seeds}")
 
 
-def _train(env_id: str, target_return: float, seed: int, flags: Sequence[str], run: RunDirectory) -> Solved:
-    command = [sys.executable, str(CHECKOUT / "scripts" / "train.py"), f"--env={env_id}", f"--seed={seed}"]
-    command += [f"--target-return={target_return}", f"--run-dir={run.path}", f"--keep-every={_KEEP_ALL}", *flags]
+def _train(seed: int, flags: Sequence[str], run: RunDirectory) -> Solved:
+    command = [sys.executable, str(CHECKOUT / "scripts" / "train.py"), f"--env={_ENV_ID}", f"--seed={seed}"]
+    command += [f"--target-return={_TARGET_RETURN}", f"--run-dir={run.path}", f"--keep-every={_KEEP_ALL}", *flags]
     done = subprocess.run(command, env=child_environment(), capture_output=True, text=True, check=False)
     summary = run.summary()
     if summary is None:
         raise HotswapError(f"training with seed {seed} gave no summary: {done.stderr.strip() or done.stdout[-500:]}")
-    first = _first_good_version(env_id, target_return, LocalPolicyStore(run.policies))
+    first = _first_good_version(LocalPolicyStore(run.policies))
     return Solved(summary.time_to_target_s, summary.env_steps, summary.steps_per_s, first)
 
 
-def _first_good_version(env_id: str, target_return: float, store: LocalPolicyStore) -> TrainingProgress | None:
+def _first_good_version(store: LocalPolicyStore) -> TrainingProgress | None:
     for version in store.versions():
         files = store.open(version)
-        evaluation = evaluate(files, env_id, {}, episodes=_EPISODES, seed=_EVALUATION_SEED)
-        if evaluation.mean >= target_return:
+        evaluation = evaluate(files, _ENV_ID, {}, episodes=_EPISODES, seed=_EVALUATION_SEED)
+        if evaluation.mean >= _TARGET_RETURN:
             return files.manifest.training
     return None
 
@@ -76,15 +78,15 @@ def _line(seed: int, solved: Solved) -> str:
     return f"seed {seed}: {to_target} and {solved.env_steps:,} steps; first good one: {found}"
 
 
-def _rows(env_id: str, solved: Sequence[Solved], how: str) -> list[Row]:
+def _rows(solved: Sequence[Solved], how: str) -> list[Row]:
     never = float("inf")
     times = [never if one.time_to_target_s is None else one.time_to_target_s for one in solved]
     firsts = [one.first_version or TrainingProgress(train_s=never, env_steps=sys.maxsize) for one in solved]
     versions = f"{how}; {_EPISODES} deterministic episodes of each version in turn"
     return [
-        Row.of(f"{env_id}: last 100 episodes at the target", times, "s", how, at_most=6.0),
-        Row.of(f"{env_id}: environment steps until then", [one.env_steps for one in solved], "steps", how),
-        Row.of(f"{env_id}: steps per second", [one.steps_per_s for one in solved], "steps/s", how),
-        Row.of(f"{env_id}: first good version", [first.train_s for first in firsts], "s", versions, at_most=0.8),
-        Row.of(f"{env_id}: steps until it", [first.env_steps for first in firsts], "steps", versions, at_most=20_000),
+        Row.of(f"{_ENV_ID}: last 100 episodes at the target", times, "s", how, at_most=6.0),
+        Row.of(f"{_ENV_ID}: environment steps until then", [one.env_steps for one in solved], "steps", how),
+        Row.of(f"{_ENV_ID}: steps per second", [one.steps_per_s for one in solved], "steps/s", how),
+        Row.of(f"{_ENV_ID}: first good version", [first.train_s for first in firsts], "s", versions, at_most=0.8),
+        Row.of(f"{_ENV_ID}: steps until it", [first.env_steps for first in firsts], "steps", versions, at_most=20_000),
     ]

@@ -1,0 +1,135 @@
+"""What scripts/benchmark.py says of its measurements, and that one kind's failure costs only that kind."""
+
+import inspect
+import io
+import json
+from itertools import count
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from scripts.benchmark import BenchmarkOptions, Kind, measure_apart, measure_of
+from scripts.benchmarks.plot import Line, can_plot, save_plot
+from scripts.benchmarks.rounds import interleave, ratios
+from scripts.benchmarks.row import Row, number, show, write_json, write_markdown
+from scripts.benchmarks.settings import BenchmarkSettings
+from shared.errors import ConfigurationError
+
+_FASTER = Row.of("faster than others", [3.0, 2.0, 4.0], "x", "in turn", at_least=2.5)
+_LATE = Row.of("time to act", [12.0, 11.0, 30.0], "ms", "one actor", at_most=10.0)
+_CONTEXT = Row.of("context", [123456.0], "steps/s", "by the book")
+_ROWS = [_FASTER, _LATE, _CONTEXT]
+
+
+def _quiet_console() -> Console:
+    return Console(record=True, width=120, soft_wrap=True, file=io.StringIO())
+
+
+def test_a_row_is_the_median_between_the_extremes() -> None:
+    assert (_FASTER.value, _FASTER.min, _FASTER.max) == (3.0, 2.0, 4.0)
+
+
+def test_targets_have_a_direction() -> None:
+    assert (_FASTER.reached, _FASTER.to_reach, _FASTER.verdict) == (True, ">= 2.5", "reached")
+    assert (_LATE.reached, _LATE.to_reach, _LATE.verdict) == (False, "<= 10", "short by 2 ms")
+    assert (_CONTEXT.reached, _CONTEXT.to_reach, _CONTEXT.verdict) == (None, "", "")
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=9), st.floats(-1e6, 1e6))
+def test_exactly_one_direction_is_short_unless_the_target_is_met(values: list[float], target: float) -> None:
+    low = Row.of("row", values, "x", "", at_most=target)
+    high = Row.of("row", values, "x", "", at_least=target)
+    assert (low.reached and high.reached) == (low.value == target)
+    assert low.reached or high.reached
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(12345.6, "12,346"), (999.94, "999.9"), (1.2345, "1.234"), (0.0, "0"), (0.012345, "0.01235")]
+)
+def test_numbers_keep_four_digits(value: float, shown: str) -> None:
+    assert number(value) == shown
+
+
+def test_measurements_take_turns() -> None:
+    calls = []
+    clock = count()
+
+    def measure(name: str) -> float:
+        calls.append(name)
+        return float(next(clock))
+
+    values = interleave({name: lambda name=name: measure(name) for name in "ABC"}, 2, warm_up=1)
+    assert "".join(calls) == "ABCABCABC"
+    assert values == {"A": [3.0, 6.0], "B": [4.0, 7.0], "C": [5.0, 8.0]}
+
+
+def test_ratios_pair_what_was_measured_in_the_same_round() -> None:
+    assert ratios([10.0, 1.0], [5.0, 0.5]) == [2.0, 2.0]
+    with pytest.raises(ValueError, match="longer"):
+        ratios([1.0], [1.0, 2.0])
+
+
+def test_the_table_shows_every_row_with_its_verdict() -> None:
+    console = _quiet_console()
+    show(_ROWS, console)
+    text = console.export_text()
+    for row in _ROWS:
+        (line,) = [line for line in text.splitlines() if row.row in line]
+        assert row.to_reach in line
+        assert row.verdict in line
+
+
+def test_json_holds_exactly_what_a_reader_expects(tmp_path: Path) -> None:
+    write_json(_ROWS, tmp_path / "rows.json")
+    first, _, last = json.loads((tmp_path / "rows.json").read_text())
+    assert first == {
+        "row": "faster than others",
+        "value": 3.0,
+        "target": 2.5,
+        "reached": True,
+        "min": 2.0,
+        "max": 4.0,
+        "unit": "x",
+        "how": "in turn",
+    }
+    assert last["target"] is None
+    assert last["reached"] is None
+
+
+def test_markdown_is_one_table_of_all_rows(tmp_path: Path) -> None:
+    write_markdown(_ROWS, tmp_path / "rows.md")
+    machine, _, *table = (tmp_path / "rows.md").read_text().splitlines()
+    assert machine.startswith("Measured on ")
+    assert len(table) == 2 + len(_ROWS)
+    assert {line.count("|") for line in table} == {5}
+    assert table[3] == "| time to act | <= 10 | 12 ms (11 to 30) | short by 2 ms |"
+
+
+@pytest.mark.skipif(not can_plot(), reason="matplotlib is not installed")
+def test_a_plot_is_a_png(tmp_path: Path) -> None:
+    path = tmp_path / "plots" / "cost.png"
+    lines = [Line("ours", [1, 10, 100], [1, 2, 3], [1, 1, 2], [2, 3, 4]), Line("theirs", [1, 10], [2, 30])]
+    save_plot(path, lines, title="cost", x_label="actors", y_label="ms")
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("kind", get_args(Kind))
+def test_every_kind_is_measured_by_its_module(kind: Kind) -> None:
+    assert list(inspect.signature(measure_of(kind)).parameters) == ["settings", "console"]
+
+
+def test_a_kind_that_fails_is_told_in_a_line() -> None:
+    console = _quiet_console()
+    absent: Kind = "absent"  # type: ignore[assignment]
+    assert measure_apart(absent, BenchmarkOptions(what="all"), console) is None
+    assert "absent failed, going on with the others: ModuleNotFoundError" in console.export_text()
+
+
+@pytest.mark.parametrize("wrong", [{"rounds": 0}, {"seeds": 0}])
+def test_nothing_is_measured_less_than_once(wrong: dict[str, int]) -> None:
+    with pytest.raises(ConfigurationError, match="at least 1; found 0"):
+        BenchmarkSettings(**wrong)
