@@ -19,13 +19,14 @@ from learner.flat_module import FlatModule
 from learner.program_checks import ProgramChecks
 from shared.engines.eager import module_tensors
 from shared.errors import ConfigurationError, ExportError, SignatureMismatch, WeightsError
-from shared.manifest import MANIFEST_NAME, Manifest, ProbeEntry, ProgramEntry, RungReport
+from shared.manifest import Manifest, ProbeEntry, ProgramEntry, RungReport
 from shared.module_probe import encode_module_probe
 from shared.module_signature import NOT_A_POLICY
 from shared.pending_version import PendingVersion
 from shared.probe import Probe
+from shared.signing import SigningKey, signing_key_of
 from shared.structure import describe
-from shared.version_files import describe_files, describe_version, parse_version_name
+from shared.version_files import Sign, describe_files, describe_version, parse_version_name
 from shared.weights import encode_weights, tensor_places
 
 PROBE_FILE = "probe.safetensors"
@@ -78,6 +79,7 @@ def export_module(
     how: Rung | None = None,
     onnx: bool = True,
     aot: bool = False,
+    signing_key: SigningKey | str | Path | None = None,
 ) -> ExportReport:
     """Export ``module`` as it answers ``module(*example_args, **example_kwargs)`` in eval mode, into a new directory.
 
@@ -92,7 +94,8 @@ def export_module(
     The batch dimension of each tensor is found by trying; ``batch_dims`` names it for each tensor of the arguments, in
     order, None for one without. ``dynamic_batch=False`` exports for the example's own sizes only.
 
-    ``module`` is copied; only one with lazy layers is called itself, once, which initialises them.
+    ``module`` is copied; only one with lazy layers is called itself, once, which initialises them. ``signing_key`` (or
+    the file that it is in) signs the manifest.
 
     Raises ExportError (no rung, each with its reason; or the module itself is at fault), and ConfigurationError where
     ``directory`` is taken.
@@ -105,9 +108,10 @@ def export_module(
         raise ConfigurationError(
             f"{path} is there already, and what is published is never changed: name a new directory"
         )
+    key = signing_key_of(signing_key)
     cases = _eager_cases(module, example_args, example_kwargs, dynamic_batch, batch_dims)
     files, programs, reports = _climb(cases, rungs)
-    manifest = _write(path, files, programs, reports, cases)
+    manifest = _write(path, files, programs, reports, cases, sign=None if key is None else key.sign)
     return ExportReport(path, manifest)
 
 
@@ -211,6 +215,8 @@ def _write(
     programs: tuple[ProgramEntry, ...],
     reports: tuple[RungReport, ...],
     cases: EagerCases,
+    *,
+    sign: Sign | None,
 ) -> Manifest:
     try:
         probe = Probe(cases.cases[0].inputs, cases.cases[0].outputs)
@@ -219,7 +225,7 @@ def _write(
         raise ExportError(f"the probe: {error}") from error
     version = parse_version_name(path.name) or 0
     tolerance = max(PROBE_ATOL, 10 * max((report.largest_difference or 0.0 for report in reports), default=0.0))
-    manifest, manifest_bytes = describe_version(
+    manifest, stated = describe_version(
         version,
         describe_files(files),
         lambda number, entries: Manifest(
@@ -235,10 +241,11 @@ def _write(
             export=reports,
             module=cases.signature,
         ),
+        sign,
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     with PendingVersion(path.parent, fsync=True) as pending:
-        pending.write({**files, MANIFEST_NAME: manifest_bytes})
+        pending.write({**files, **stated})
         if not pending.commit(path.name):
             raise ConfigurationError(f"{path} is there already: somebody else made it meanwhile")
     return manifest

@@ -27,6 +27,7 @@ from shared.policy_store import PolicyStore, open_store
 from shared.probe import Probe, compare, compute_probe, encode_probe, make_inputs, run_policy
 from shared.program_digest import onnx_program_digest, torchscript_program_digest
 from shared.scripting import Scripted, ScriptModule, climb, save_archive
+from shared.signing import SigningKey, signing_key_of
 from shared.spaces import action_spec, observation_leaves
 from shared.weights import check_layout, encode_weights, tensor_places
 
@@ -202,16 +203,19 @@ def publish_policy(
     masked: bool = False,
     outputs: Sequence[str] | None = None,
     env_id: str | None = None,
+    signing_key: SigningKey | str | Path | None = None,
 ) -> Manifest:
     """Publish ``module`` as the newest policy of ``store``, for agents that act in these spaces.
 
     What it takes and returns, and what ``state``, ``masked`` and ``outputs`` are for: see ``learner.spaces_policy``. A
-    module that has a ``signature`` follows the policy contract already and is published as it is.
+    module that has a ``signature`` follows the policy contract already and is published as it is. ``signing_key`` (or
+    the file that it is in) signs the version, for agents that were given its public key.
     Raises ConfigurationError, ExportError (each rung with its reason) and StoreError.
     """
     from learner.publish_once import publish_once
     from learner.spaces_policy import SpacesPolicy
 
+    key = signing_key_of(signing_key)
     signature = getattr(module, "signature", None)
     if not isinstance(signature, PolicySignature):
         policy = SpacesPolicy(module, observation_space, action_space, state=state, masked=masked, outputs=outputs)
@@ -222,4 +226,4 @@ def publish_policy(
             f"the policy acts in {signature.observation}, {signature.action}; expected {spaces_given}"
         )
     opened = open_store(store) if isinstance(store, str | Path) else store
-    return publish_once(module, signature, opened, env_id=env_id)
+    return publish_once(module, signature, opened, env_id=env_id, signing_key=key)

@@ -13,6 +13,7 @@ from learner.store_keeper import StoreKeeper
 from shared.engines.eager import module_tensors
 from shared.manifest import FileEntry, Manifest, ProbeEntry, ProgramEntry, TrainingProgress
 from shared.policy_store import PolicyStore, Retention
+from shared.signing import SigningKey
 
 _KEEPER_PATIENCE_S = 2.0
 
@@ -39,6 +40,7 @@ class PolicyPublisher:
         env_id: str | None,
         retention: Retention,
         synchronous: bool,
+        signing_key: SigningKey | None = None,
     ) -> None:
         """``synchronous`` publishes on the caller's thread, before ``publish`` returns."""
         self.latest_version: int | None = None
@@ -48,6 +50,7 @@ class PolicyPublisher:
         self._store = store
         self._run_id = run_id
         self._env_id = env_id
+        self._sign = None if signing_key is None else signing_key.sign
         self._keeper = StoreKeeper(store, retention)
         self._changed = threading.Condition()
         self._waiting: _Request | None = None
@@ -112,6 +115,7 @@ class PolicyPublisher:
                 files,
                 lambda version, entries: self._describe(version, entries, programs, probe, request.progress),
                 durable=False,  # the keeper sees to that: an actor need not wait for the disk
+                sign=self._sign,
             )
         except Exception as error:  # noqa: BLE001 - training goes on whatever a store or a policy raises
             self.last_error = error

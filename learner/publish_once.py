@@ -9,6 +9,7 @@ from shared.engines.eager import module_tensors
 from shared.manifest import Manifest
 from shared.policy_signature import PolicySignature
 from shared.policy_store import PolicyStore
+from shared.signing import SigningKey
 
 
 def publish_once(
@@ -19,6 +20,7 @@ def publish_once(
     run_id: str = "export",
     env_id: str | None = None,
     onnx: bool = True,
+    signing_key: SigningKey | None = None,
 ) -> Manifest:
     """Export ``module``, publish it as the newest version of ``store``, and return what its manifest says.
 
@@ -40,4 +42,5 @@ def publish_once(
             probe=probe,
             export=exporter.reports,
         ),
+        sign=None if signing_key is None else signing_key.sign,
     )

@@ -16,6 +16,7 @@ import tyro
 from shared.command_line import run_command
 from shared.errors import ConfigurationError
 from shared.log import set_up_logging
+from shared.signing import signing_key_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -64,6 +65,8 @@ class ExportOptions:
     """The policy store to publish into."""
     env: str | None = None
     """The environment that the policy acts in, by its Gymnasium id: says what its observations and actions are."""
+    signing_key: Path | None = None
+    """Sign what is published with this private key (python scripts/keys.py make DIR makes one)."""
     trust_pickle: bool = False
     """Read pickles, which run as code: only for files whose origin you trust."""
 
@@ -94,6 +97,7 @@ def _publish_sb3(options: ExportOptions, file: Path) -> "Manifest":
     from learner.sb3.model_file import load_model, load_vec_normalize, load_weights
     from shared.policy_store import open_store
 
+    key = signing_key_of(options.signing_key)
     spaces = None if options.env is None else _spaces(options.env)
     normalization = None
     if options.vec_normalize is not None:
@@ -111,7 +115,7 @@ def _publish_sb3(options: ExportOptions, file: Path) -> "Manifest":
             policy=options.policy,
         )
     policy = from_sb3(model, observation_space=spaces[0] if spaces else None, vec_normalize=normalization)
-    return publish_once(policy, policy.signature, open_store(store), env_id=options.env)
+    return publish_once(policy, policy.signature, open_store(store), env_id=options.env, signing_key=key)
 
 
 def _publish_module(options: ExportOptions) -> "Manifest":
@@ -122,7 +126,7 @@ def _publish_module(options: ExportOptions) -> "Manifest":
 
     module = _module(options)
     observation, action = _spaces(env_id)
-    return publish_policy(module, observation, action, store, env_id=env_id)
+    return publish_policy(module, observation, action, store, env_id=env_id, signing_key=options.signing_key)
 
 
 def _export_module(options: ExportOptions) -> None:
@@ -135,7 +139,8 @@ def _export_module(options: ExportOptions) -> None:
     how = next((rung for rung in RUNGS if rung == options.how), None)
     if how is None and options.how is not None:
         raise ConfigurationError(f"--how: expected one of {', '.join(RUNGS)}; found {options.how!r}")
-    print(export_module(_module(options), example_arguments(options.example), directory, how=how))
+    example = example_arguments(options.example)
+    print(export_module(_module(options), example, directory, how=how, signing_key=options.signing_key))
 
 
 def _module(options: ExportOptions) -> "nn.Module":

@@ -6,7 +6,7 @@ from pathlib import Path
 from shared.errors import StoreError, VersionNotFound
 from shared.manifest import Manifest
 from shared.policy_store import Retention, VersionFiles
-from shared.version_files import DescribeVersion
+from shared.version_files import DescribeVersion, Sign
 
 
 class OneVersionStore:
@@ -34,7 +34,14 @@ class OneVersionStore:
             raise VersionNotFound(f"only version {self.version} is here, asked for {version}")
         return self._files
 
-    def publish(self, files: Mapping[str, bytes], describe: DescribeVersion, *, durable: bool = True) -> Manifest:  # noqa: ARG002
+    def publish(
+        self,
+        files: Mapping[str, bytes],  # noqa: ARG002
+        describe: DescribeVersion,  # noqa: ARG002
+        *,
+        durable: bool = True,  # noqa: ARG002
+        sign: Sign | None = None,  # noqa: ARG002
+    ) -> Manifest:
         raise StoreError(f"{self} is one version; publish into a store")
 
     def make_durable(self, version: int) -> None:

@@ -13,6 +13,7 @@
     │   ├── PolicyLoadError         a version could not be made ready to act
     │   │   ├── PermanentLoadError  trying again cannot help: quarantine
     │   │   │   ├── ManifestError   not a manifest, or not one that this release reads
+    │   │   │   ├── NotAuthentic    unsigned, signed with another key, or of another run
     │   │   │   ├── DigestMismatch  the bytes are not those that the manifest promises
     │   │   │   ├── ProgramError    no program of this version loads
     │   │   │   ├── WeightsError    missing, extra, misshapen or not finite
@@ -80,6 +81,13 @@ class PermanentLoadError(PolicyLoadError):
 
 class ManifestError(PermanentLoadError):
     """Not a manifest, or not one that this release can read."""
+
+
+class NotAuthentic(PermanentLoadError):
+    """Not signed, signed with a key that is not accepted, changed after it was signed, or of another run.
+
+    It says nothing of the version's content: who wrote this copy is what is in doubt.
+    """
 
 
 class DigestMismatch(PermanentLoadError):

@@ -21,7 +21,7 @@ from loguru import logger
 
 from shared.errors import VersionNotFound
 from shared.local_quarantine import LocalQuarantine
-from shared.manifest import MANIFEST_NAME, Manifest
+from shared.manifest import Manifest
 from shared.pending_version import TEMPORARY_PREFIX, PendingVersion, is_abandoned, sync
 from shared.quarantine_advice import QUARANTINE_DIRECTORY
 from shared.retention import Retention
@@ -29,6 +29,7 @@ from shared.storage_faults import storage
 from shared.version_directory import open_version
 from shared.version_files import (
     DescribeVersion,
+    Sign,
     VersionFiles,
     describe_files,
     describe_version,
@@ -76,16 +77,23 @@ class LocalPolicyStore:
     def open(self, version: int) -> VersionFiles:
         return open_version(self.path / version_name(version), version)
 
-    def publish(self, files: Mapping[str, bytes], describe: DescribeVersion, *, durable: bool = True) -> Manifest:
+    def publish(
+        self,
+        files: Mapping[str, bytes],
+        describe: DescribeVersion,
+        *,
+        durable: bool = True,
+        sign: Sign | None = None,
+    ) -> Manifest:
         entries = describe_files(files)
         version = self._next_version()
-        manifest, manifest_bytes = describe_version(version, entries, describe)
+        manifest, stated = describe_version(version, entries, describe, sign)
         with self._pending_version(fsync=durable and self._fsync) as pending:
-            pending.write({**files, MANIFEST_NAME: manifest_bytes})
+            pending.write({**files, **stated})
             while not (self._claim(version) and pending.commit(version_name(version))):
                 version = self._next_version()
-                manifest, manifest_bytes = describe_version(version, entries, describe)
-                pending.replace(MANIFEST_NAME, manifest_bytes)
+                manifest, stated = describe_version(version, entries, describe, sign)
+                pending.replace(stated)
         return manifest
 
     def make_durable(self, version: int) -> None:

@@ -13,6 +13,7 @@ from shared.policy_signature import PolicySignature
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
+SIGNATURE_NAME = "manifest.sig"
 MAX_MANIFEST_BYTES = 4 * 2**20
 
 ProgramKind = Literal["torchscript", "onnx", "aot", "importable"]
@@ -67,9 +68,10 @@ class TrainingProgress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One policy version. ``files`` names everything in the directory but the manifest itself.
+    """One policy version. ``files`` names everything in the directory but the manifest itself and its signature.
 
     ``module`` is there for a module that was exported as it is: the nested values that it takes and returns.
+    ``restores`` is there after a rollback: the older version that this one has its files from.
     """
 
     version: int
@@ -85,6 +87,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     training: TrainingProgress = TrainingProgress()
     format_version: int = FORMAT_VERSION
     module: ModuleSignature | UnsetType = UNSET
+    restores: int | UnsetType = UNSET
 
     @property
     def digest(self) -> str:
@@ -135,7 +138,7 @@ class _Head(msgspec.Struct):
 
 def _check_files(manifest: Manifest) -> None:
     for name, entry in manifest.files.items():
-        if not _PLAIN_NAME.fullmatch(name) or name == MANIFEST_NAME:
+        if not _PLAIN_NAME.fullmatch(name) or name in (MANIFEST_NAME, SIGNATURE_NAME):
             raise ManifestError(f"file names are plain names inside the version's directory; found {name!r}")
         if not _SHA256.fullmatch(entry.sha256) or entry.size_bytes < 0:
             raise ManifestError(f"{name}: expected a SHA-256 in hexadecimal and a size in bytes; found {entry}")

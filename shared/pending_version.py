@@ -68,11 +68,12 @@ class PendingVersion:
             for descriptor in descriptors:
                 os.close(descriptor)
 
-    def replace(self, name: str, data: bytes) -> None:
-        """Write a file anew."""
+    def replace(self, files: Mapping[str, bytes]) -> None:
+        """Write files anew that were written before."""
         with storage(f"write into {self._store}"):
-            os.unlink(name, dir_fd=self._directory)
-            self._write({name: data})
+            for name in files:
+                os.unlink(name, dir_fd=self._directory)
+            self._write(files)
 
     def commit(self, name: str) -> bool:
         """Give the directory its final name. False where that name is taken already."""

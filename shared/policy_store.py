@@ -10,7 +10,7 @@ from shared.local_policy_store import LocalPolicyStore
 from shared.manifest import Manifest
 from shared.retention import Retention
 from shared.version_directory import open_version_directory
-from shared.version_files import DescribeVersion, VersionFiles, parse_version_name, version_name
+from shared.version_files import DescribeVersion, Sign, VersionFiles, parse_version_name, version_name
 
 __all__ = [
     "LocalPolicyStore",
@@ -35,13 +35,21 @@ class PolicyStore(Protocol):
         """Where file events tell of new versions (perhaps not there yet), or None where only polling helps."""
         ...
 
-    def publish(self, files: Mapping[str, bytes], describe: DescribeVersion, *, durable: bool = True) -> Manifest:
+    def publish(
+        self,
+        files: Mapping[str, bytes],
+        describe: DescribeVersion,
+        *,
+        durable: bool = True,
+        sign: Sign | None = None,
+    ) -> Manifest:
         """Commit one version with these ``files`` under the next number, and return its manifest as readers see it.
 
         Readers see all of it or nothing, whoever is killed. ``durable`` promises the same for a power cut, and waits
         for the disk; without it, that holds only once ``make_durable`` has returned.
         ``describe`` makes the manifest for the number and the files' entries; it is called again with a higher number
-        where another publisher was faster. Raises ManifestError where it makes one that no reader would take.
+        where another publisher was faster. ``sign`` gives the signature of each manifest's bytes. Raises ManifestError
+        for a manifest that no reader would take.
         """
         ...
 

@@ -13,8 +13,15 @@ from pathlib import Path
 from loguru import logger
 
 from shared.bounded_read import NotRegularFileError
-from shared.errors import DigestMismatch, ManifestError, StoreUnavailable, TransientLoadError, VersionNotFound
-from shared.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, FileEntry, Manifest
+from shared.errors import (
+    DigestMismatch,
+    ManifestError,
+    NotAuthentic,
+    StoreUnavailable,
+    TransientLoadError,
+    VersionNotFound,
+)
+from shared.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, SIGNATURE_NAME, FileEntry, Manifest
 from shared.quarantine_advice import (
     MAX_ADVICE_BYTES,
     QUARANTINE_DIRECTORY,
@@ -25,8 +32,10 @@ from shared.quarantine_advice import (
 )
 from shared.remote_files import RemoteFiles
 from shared.retention import Retention
+from shared.signing import SIGNATURE_BYTES
 from shared.version_files import (
     DescribeVersion,
+    Sign,
     VersionFiles,
     checked_manifest,
     describe_files,
@@ -84,17 +93,24 @@ class RemotePolicyStore:
             self._files, directory, location, checked_manifest(manifest_bytes, version, location), manifest_bytes
         )
 
-    def publish(self, files: Mapping[str, bytes], describe: DescribeVersion, *, durable: bool = True) -> Manifest:  # noqa: ARG002
+    def publish(
+        self,
+        files: Mapping[str, bytes],
+        describe: DescribeVersion,
+        *,
+        durable: bool = True,  # noqa: ARG002  an object store answers when it holds what was uploaded
+        sign: Sign | None = None,
+    ) -> Manifest:
         entries = describe_files(files)
         version = self._highest() + 1
-        manifest, manifest_bytes = describe_version(version, entries, describe)
+        manifest, stated = describe_version(version, entries, describe, sign)
         self._files.make_directory("")
         while not self._claim(version):
             version = self._highest() + 1
-            manifest, manifest_bytes = describe_version(version, entries, describe)
+            manifest, stated = describe_version(version, entries, describe, sign)
         self._uploading.add(version)
         try:
-            self._upload(version_name(version), files, entries, manifest_bytes)
+            self._upload(version_name(version), files, entries, stated)
         finally:
             self._uploading.discard(version)
         return manifest
@@ -114,13 +130,18 @@ class RemotePolicyStore:
         return is_ours and highest == version and version not in directories
 
     def _upload(
-        self, directory: str, files: Mapping[str, bytes], entries: dict[str, FileEntry], manifest: bytes
+        self,
+        directory: str,
+        files: Mapping[str, bytes],
+        entries: dict[str, FileEntry],
+        stated: Mapping[str, bytes],
     ) -> None:
         self._files.make_directory(directory)
         for name, data in files.items():
             self._files.write(f"{directory}/{name}", data)
         self._check_uploaded(directory, entries)
-        self._files.write(f"{directory}/{MANIFEST_NAME}", manifest)
+        for name, data in stated.items():  # the manifest comes last
+            self._files.write(f"{directory}/{name}", data)
 
     def _check_uploaded(self, directory: str, entries: Mapping[str, FileEntry]) -> None:
         """A sweeper that took us for dead has removed what we wrote: then there must be no manifest."""
@@ -216,6 +237,18 @@ class _RemoteVersion:
     def read(self, name: str) -> bytes:
         return read_verified(self.manifest, name, self.location, lambda entry: self._read_once(name, entry))
 
+    def read_signature(self) -> bytes | None:
+        name = f"{self.directory}/{SIGNATURE_NAME}"
+        try:
+            return self.files.read(name, SIGNATURE_BYTES)
+        except NotRegularFileError as error:
+            raise NotAuthentic(f"{self.location}/{SIGNATURE_NAME}: expected a regular file, found {error}") from error
+        except FileNotFoundError as error:
+            self._require_manifest(error)
+            return None
+        except StoreUnavailable as error:
+            raise TransientLoadError(str(error)) from error
+
     def _read_once(self, name: str, entry: FileEntry) -> bytes:
         try:
             return self._read_regular(name, entry)
@@ -228,9 +261,13 @@ class _RemoteVersion:
         except NotRegularFileError as error:
             raise DigestMismatch(f"{self.location}/{name}: expected a regular file, found {error}") from error
         except FileNotFoundError as error:
-            if not self.files.exists(f"{self.directory}/{MANIFEST_NAME}"):
-                raise _not_found(self.location) from error
+            self._require_manifest(error)
             raise TransientLoadError(f"{self.location}/{name}: the manifest lists it, but it is not there") from error
+
+    def _require_manifest(self, error: FileNotFoundError) -> None:
+        """Raise VersionNotFound where the whole version is gone, and not one file of it."""
+        if not self.files.exists(f"{self.directory}/{MANIFEST_NAME}"):
+            raise _not_found(self.location) from error
 
 
 def _not_found(location: str) -> VersionNotFound:

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from shared.bounded_read import NotRegularFileError, read_regular_file
-from shared.errors import DigestMismatch, ManifestError, TransientLoadError, VersionNotFound
-from shared.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, FileEntry, Manifest
+from shared.errors import DigestMismatch, ManifestError, NotAuthentic, TransientLoadError, VersionNotFound
+from shared.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, SIGNATURE_NAME, FileEntry, Manifest
+from shared.signing import SIGNATURE_BYTES
 from shared.storage_faults import store_unavailable
 from shared.version_files import VersionFiles, checked_manifest, parse_version_name, read_verified
 
@@ -44,6 +45,20 @@ class VersionDirectory:
 
     def read(self, name: str) -> bytes:
         return read_verified(self.manifest, name, self.location, lambda entry: self._read_once(name, entry))
+
+    def read_signature(self) -> bytes | None:
+        name = self.path / SIGNATURE_NAME
+        try:
+            with _open_directory(self.path) as directory:
+                return read_regular_file(directory, SIGNATURE_NAME, SIGNATURE_BYTES)
+        except NotRegularFileError as error:
+            raise NotAuthentic(f"{name}: expected a regular file, found {error}") from error
+        except FileNotFoundError as error:
+            if not os.path.lexists(self.path):
+                raise _not_found(self.path) from error
+            return None
+        except OSError as error:
+            raise TransientLoadError(str(store_unavailable(error, f"read {name}"))) from error
 
     def _read_once(self, name: str, entry: FileEntry) -> bytes:
         try:

@@ -6,13 +6,15 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from shared.errors import DigestMismatch, ManifestError
-from shared.manifest import MANIFEST_NAME, FileEntry, Manifest, decode_manifest, encode_manifest
+from shared.manifest import MANIFEST_NAME, SIGNATURE_NAME, FileEntry, Manifest, decode_manifest, encode_manifest
 
 # One name a number. Eighteen digits at most: a 64-bit integer in any language that reads a manifest.
 _VERSION_NAME = re.compile(r"v([0-9]{6}|[1-9][0-9]{6,17})")
 _MARK_PREFIX = ".highest-"
 
 DescribeVersion = Callable[[int, dict[str, FileEntry]], Manifest]
+Sign = Callable[[bytes], bytes]
+"""Gives the signature of a manifest's bytes: ``SigningKey.sign``."""
 
 
 class VersionFiles(Protocol):
@@ -29,6 +31,14 @@ class VersionFiles(Protocol):
     @property
     def location(self) -> str:
         """Where the version lies, for messages and logs."""
+        ...
+
+    def read_signature(self) -> bytes | None:
+        """``manifest.sig`` as it lies there now, one byte too many at most; None where the version is not signed.
+
+        Raises NotAuthentic for a link, a pipe or a device, TransientLoadError or StoreUnavailable where it could not be
+        read, VersionNotFound where the whole version has been swept meanwhile.
+        """
         ...
 
     def read(self, name: str) -> bytes:
@@ -67,10 +77,13 @@ def describe_files(files: Mapping[str, bytes]) -> dict[str, FileEntry]:
     return {name: FileEntry(hashlib.sha256(data).hexdigest(), len(data)) for name, data in files.items()}
 
 
-def describe_version(version: int, entries: dict[str, FileEntry], describe: DescribeVersion) -> tuple[Manifest, bytes]:
-    """The manifest that ``describe`` gives for ``version``, as every reader will decode it, and its bytes.
+def describe_version(
+    version: int, entries: dict[str, FileEntry], describe: DescribeVersion, sign: Sign | None = None
+) -> tuple[Manifest, dict[str, bytes]]:
+    """The manifest that ``describe`` gives for ``version``, as every reader will decode it, and what states it.
 
-    Raises ManifestError where a reader would refuse it: before anything is written, so no file name leads elsewhere.
+    That is ``manifest.json``, and before it ``manifest.sig`` where there is somebody to ``sign`` those bytes. Raises
+    ManifestError where a reader would refuse it: before anything is written, so no file name leads elsewhere.
     """
     described = describe(version, dict(entries))
     if described.version != version or described.files != entries:
@@ -79,7 +92,8 @@ def describe_version(version: int, entries: dict[str, FileEntry], describe: Desc
             f"found one of version {described.version} with {sorted(described.files)}"
         )
     manifest_bytes = encode_manifest(described)
-    return decode_manifest(manifest_bytes), manifest_bytes
+    signature = {} if sign is None else {SIGNATURE_NAME: sign(manifest_bytes)}
+    return decode_manifest(manifest_bytes), {**signature, MANIFEST_NAME: manifest_bytes}
 
 
 def checked_manifest(manifest_bytes: bytes, version: int | None, location: str) -> Manifest:

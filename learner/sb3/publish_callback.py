@@ -1,6 +1,7 @@
 """``PublishCallback``: while Stable-Baselines3 trains, actors act with what it has learned so far."""
 
 import time
+from pathlib import Path
 
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
@@ -12,6 +13,7 @@ from learner.sb3.assembly import SB3Policy
 from shared.errors import ConfigurationError
 from shared.manifest import TrainingProgress
 from shared.policy_store import PolicyStore, Retention
+from shared.signing import SigningKey, signing_key_of
 
 
 class PublishCallback(BaseCallback):
@@ -33,8 +35,12 @@ class PublishCallback(BaseCallback):
         retention: Retention | None = None,
         onnx: bool = True,
         synchronous: bool = False,
+        signing_key: SigningKey | str | Path | None = None,
     ) -> None:
-        """``synchronous`` publishes before training goes on. Raises ConfigurationError unless ``every_steps`` > 0."""
+        """``synchronous`` publishes before training goes on; ``signing_key`` (or its file) signs every version.
+
+        Raises ConfigurationError unless ``every_steps`` > 0, and for a key that cannot be read.
+        """
         super().__init__()
         if every_steps <= 0:
             raise ConfigurationError(f"every_steps counts environment steps; expected more than 0, found {every_steps}")
@@ -46,6 +52,7 @@ class PublishCallback(BaseCallback):
         self._retention = retention or Retention()
         self._onnx = onnx
         self._synchronous = synchronous
+        self._signing_key = signing_key_of(signing_key)
         self._policy: SB3Policy | None = None
         self._began_s = 0.0
         self._next_at = 0
@@ -59,6 +66,7 @@ class PublishCallback(BaseCallback):
             env_id=self._env_id,
             retention=self._retention,
             synchronous=self._synchronous,
+            signing_key=self._signing_key,
         )
         self._began_s = time.monotonic()
         self._next_at = self.num_timesteps + self._every_steps

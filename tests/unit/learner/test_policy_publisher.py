@@ -10,6 +10,7 @@ from learner.policy_export import PolicyExporter
 from learner.policy_publisher import PolicyPublisher
 from shared.manifest import Manifest, TrainingProgress
 from shared.policy_store import LocalPolicyStore, PolicyStore, Retention
+from shared.version_files import Sign
 from shared.weights import decode_weights
 from tests.tiny_policy import TINY_SIGNATURE, TinyPolicy
 
@@ -67,11 +68,16 @@ class GatedStore(LocalPolicyStore):
         self.gate = threading.Semaphore(0)
 
     def publish(
-        self, files: Mapping[str, bytes], describe: Callable[..., Manifest], *, durable: bool = True
+        self,
+        files: Mapping[str, bytes],
+        describe: Callable[..., Manifest],
+        *,
+        durable: bool = True,
+        sign: Sign | None = None,
     ) -> Manifest:
         self.entered.release()
         assert self.gate.acquire(timeout=PATIENCE_S)
-        return super().publish(files, describe, durable=durable)
+        return super().publish(files, describe, durable=durable, sign=sign)
 
 
 @pytest.mark.parametrize("synchronous", [True, False])
