@@ -23,6 +23,7 @@ from shared.errors import ConfigurationError
 from shared.log import set_up_logging
 from shared.rollout import RolloutLayout
 from shared.run_directory import RunDirectory
+from shared.signing import public_keys_of
 from shared.transport.zmq_transport import ZmqSender
 
 # Short, so that an episode is told soon after its end; what a learner learns from has the length that the run decided.
@@ -38,6 +39,7 @@ def act(settings: ActorSettings) -> int:
     if isinstance(follow, History) and settings.envs > 1:
         raise ConfigurationError("history draws a version for each episode, so it needs --envs 1")
     find_environment(settings.env)  # before anything is waited for
+    keys = public_keys_of(settings.public_key)
     name = settings.name or f"{socket.gethostname()}-{os.getpid()}"
     tell = say_nothing if settings.supervised else say
     with ExitStack() as stack:
@@ -65,6 +67,9 @@ def act(settings: ActorSettings) -> int:
                 trusted_modules=settings.trust_module,
                 trust_native=settings.trust_native,
                 signature=None if source.config is None else source.config.signature,
+                public_keys=keys,
+                run_id=None if source.config is None else source.config.run_id,
+                stale_after_s=settings.stale_after_s,
                 name=name,
             )
         )

@@ -7,6 +7,7 @@ from typing import Annotated
 from tyro.conf import FlagCreatePairsOff, UseAppendAction, arg, configure
 
 from actor.engine_choice import check_trusted
+from actor.freshness import STALE_AFTER_S
 from shared.engines.engine import EngineChoice
 from shared.errors import ConfigurationError
 
@@ -43,6 +44,12 @@ class ActorSettings:
     """Run native code out of the store (policy.pt2), which nothing holds back: trust who published it."""
     trust_module: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="PREFIX", help_behavior_hint="")] = ()
     """Import policies' classes from this module and those below it, from what is installed here. May be repeated."""
+    public_key: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="KEY", help_behavior_hint="")] = ()
+    """Act only with what was signed with this key: the file that scripts/keys.py made, or ed25519:HEX. May be repeated,
+    while keys change. Versions that are not signed, or of another run than this one, are refused."""
+    stale_after_s: Annotated[float, arg(metavar="S")] = STALE_AFTER_S
+    """Say in the log how old the policy is once nothing newer has come for this long, and as often: whoever hides
+    versions can only freeze an actor. With --public-key it is a warning. inf: never."""
     follow: Annotated[str, arg(metavar="RULE")] = "newest"
     """newest, pinned:VERSION (no other ever acts), or history:P (with probability P an older version acts an episode).
     Only what follows the newest is learned from."""
@@ -71,5 +78,7 @@ class ActorSettings:
                 raise ConfigurationError(f"expected at least 1 for {flag}, found {value}")
         if not 0 <= self.deadline_s < float("inf"):
             raise ConfigurationError(f"expected seconds, 0 or more, for --deadline-s; found {self.deadline_s}")
+        if not self.stale_after_s > 0:
+            raise ConfigurationError(f"expected seconds, above 0, for --stale-after-s; found {self.stale_after_s}")
         if self.seed is not None and self.seed < 0:
             raise ConfigurationError(f"expected 0 or more for --seed, found {self.seed}")

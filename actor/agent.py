@@ -9,6 +9,7 @@ import numpy as np
 from loguru import logger
 
 from actor.engine_choice import check_trusted
+from actor.freshness import STALE_AFTER_S, Freshness
 from actor.loaded_policy import LoadedPolicy
 from actor.policy_call import Decision, PolicyCall
 from actor.policy_loader import PolicyLoader
@@ -16,11 +17,13 @@ from actor.policy_manager import PolicyManager
 from actor.program_ladder import ProgramLadder
 from actor.version_life import VersionTable
 from actor.version_selection import Follow, parse_follow
+from shared.authenticity import Authenticity
 from shared.engines.engine import EngineChoice
 from shared.errors import PolicyOutputError, PolicyUnavailable
 from shared.noise import NoiseStream
 from shared.policy_signature import PolicySignature
 from shared.policy_store import PolicyStore
+from shared.signing import PublicKey
 
 _SAY_AGAIN_S = 10.0
 
@@ -37,7 +40,8 @@ class Agent:
     ``deadline_s``: how long to wait where nothing can act. ``trusted_modules``: prefixes of module paths that
     importable policies may come from (engines ``compile`` and ``eager``); ``trust_native`` allows native code out of
     the store (engine ``aot``). ``signature``: that of the environment, where it is known: versions made for
-    another are refused.
+    another are refused. ``public_keys``: with them only versions that one of these keys signed may act, and of one run:
+    ``run_id``, or that of the first. Once the newest is older than ``stale_after_s`` the log says so, as often.
     """
 
     def __init__(
@@ -54,6 +58,9 @@ class Agent:
         trust_native: bool = False,
         synchronous: bool = False,
         signature: PolicySignature | None = None,
+        public_keys: Sequence[PublicKey] = (),
+        run_id: str | None = None,
+        stale_after_s: float = STALE_AFTER_S,
         name: str = "agent",
     ) -> None:
         """Raises ConfigurationError for a ``follow`` that cannot be read, or an ``engine`` without its permission."""
@@ -79,7 +86,17 @@ class Agent:
         self._follow = parse_follow(follow) if isinstance(follow, str) else follow
         versions = VersionTable()
         self._manager = PolicyManager(versions)
-        self._loader = PolicyLoader(store, self._manager, versions, ladder, self._follow, name=name, seed=seed)
+        self._loader = PolicyLoader(
+            store,
+            self._manager,
+            versions,
+            ladder,
+            self._follow,
+            name=name,
+            seed=seed,
+            authenticity=Authenticity(public_keys, run_id),
+            freshness=Freshness(stale_after_s, alarming=bool(public_keys)),
+        )
         self._policy: LoadedPolicy | None = None
         self._call: PolicyCall | None = None
         self._run: Callable[[Sequence[np.ndarray]], Sequence[np.ndarray]] = _nothing_to_run

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from shared.authenticity import Authenticity
 from shared.engines.engine import Engine, EngineChoice, EngineKind
 from shared.engines.load import PROGRAM_OF, load_program
 from shared.errors import PolicyLoadError, PolicyOutputError, ProgramError
@@ -16,6 +17,7 @@ from shared.module_signature import ArgumentSpec, ModuleSignature
 from shared.policy_store import VersionFiles, open_version_directory
 from shared.probe import decode_probe
 from shared.record_classes import trusted_classes
+from shared.signing import PublicKey, public_keys_of
 from shared.structure import DictNode, SequenceNode, TensorNode, flatten, unflatten
 
 _MOST_SHAPES = 64
@@ -69,6 +71,7 @@ def load_policy(
     *,
     trusted_modules: tuple[str, ...] = (),
     trust_native: bool = False,
+    public_key: PublicKey | str | Path | Sequence[PublicKey | str | Path] = (),
 ) -> LoadedModule:
     """Load one version by its directory: verified, held to its probe, warm.
 
@@ -76,10 +79,12 @@ def load_policy(
     list of tensors, ``inputs``, and returns one, ``outputs``, in the order of its signature. ``engine`` names one
     engine; ``auto`` takes the first that works of ONNX Runtime, TorchScript and, where they are allowed, a package of
     native code and an importable class. Named tuples and dataclasses are of their own class where its module is under
-    one of ``trusted_modules`` (which imports it), else of an equivalent class.
-    Raises VersionNotFound, StoreUnavailable, and PolicyLoadError's kinds.
+    one of ``trusted_modules`` (which imports it), else of an equivalent class. With a ``public_key`` (its file, or
+    ``ed25519:…``), or several, the version must be signed with one of them.
+    Raises VersionNotFound, StoreUnavailable, ConfigurationError for a key, and PolicyLoadError's kinds.
     """
     files = open_version_directory(Path(directory))
+    Authenticity(public_keys_of(public_key)).check(files)
     manifest = files.manifest
     signature = manifest.module if isinstance(manifest.module, ModuleSignature) else _as_module(manifest)
     classes = trusted_classes((signature.arguments, signature.result), trusted_modules)

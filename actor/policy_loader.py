@@ -8,12 +8,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from actor.freshness import Freshness
 from actor.module_call import LoadedModule, load_policy
 from actor.policy_manager import PolicyManager
 from actor.policy_watcher import PolicyWatcher
 from actor.program_ladder import LadderResult, ProgramLadder, TakeSpare, one_line
 from actor.version_life import VersionRecord, VersionState, VersionTable
 from actor.version_selection import Follow, History, Pinned, draw_older, select_version
+from shared.authenticity import Authenticity
 from shared.engines.engine import Engine, EngineKind
 from shared.errors import (
     DigestMismatch,
@@ -59,8 +61,12 @@ class PolicyLoader:
         seed: int = 0,
         retry: RetrySchedule | None = None,
         watcher: PolicyWatcher | None = None,
+        authenticity: Authenticity | None = None,
+        freshness: Freshness | None = None,
     ) -> None:
         self._store = store
+        self._authenticity = authenticity or Authenticity()
+        self._freshness = freshness or Freshness(float("inf"), alarming=False)
         self._manager = manager
         self._versions = versions
         self._ladder = ladder
@@ -167,6 +173,7 @@ class PolicyLoader:
                 self._prepare_draw()
             self._manager.trim_spares()
             self._give_advice()
+            self._remark_on_age()
         except Exception as error:  # noqa: BLE001 - what acts must go on, and later versions must be looked for
             self._report("ERROR", f"the loader stumbled: {type(error).__name__}: {error}")
 
@@ -236,7 +243,7 @@ class PolicyLoader:
         self._versions.move(version, VersionState.LOADING)
         digest = None
         try:
-            files = self._store.open(version)
+            files = self._authenticity.open(self._store, version)
             digest = files.manifest.digest
             if (reason := self._versions.quarantine_reason(digest)) is not None:
                 self._versions.fail(version, reason, digest=digest)
@@ -246,6 +253,7 @@ class PolicyLoader:
         except Exception as error:  # noqa: BLE001 - whatever a version does to us, we go on
             self._fail(version, digest, error)
             return None
+        self._authenticity.pin(files.manifest)
         if (line := result.describe()) is not None:
             self._report("WARNING", line)
         return result
@@ -254,10 +262,11 @@ class PolicyLoader:
         reason = one_line(f"{type(error).__name__}: {error}")
         is_transient = isinstance(error, TransientLoadError | StoreUnavailable | VersionNotFound | MemoryError)
         if not is_transient:
-            record = self._versions.fail(version, reason, digest=digest)
-            # A mismatch of bytes blames this copy of the version, not the version: no advice for others.
-            if digest is not None and isinstance(error, HotswapError) and not isinstance(error, DigestMismatch):
-                self._advice.append((digest, reason))
+            # A mismatch of bytes blames this copy of the version, not its content: another copy may be right.
+            blamed = None if isinstance(error, DigestMismatch) else digest
+            record = self._versions.fail(version, reason, digest=blamed)
+            if blamed is not None and isinstance(error, HotswapError):
+                self._advice.append((blamed, reason))
             self._report("ERROR", f"version {version} is quarantined: {reason}")
         else:
             record = self._fail_transiently(version, reason)
@@ -277,6 +286,14 @@ class PolicyLoader:
 
     def _spare(self, kind: EngineKind, program_digest: str) -> Engine | None:
         return self._manager.take_spare(kind, program_digest, withdraw_ready=False)
+
+    def _remark_on_age(self) -> None:
+        """A pinned version is meant to be old."""
+        newest = self._manager.newest
+        if not isinstance(self._follow, Pinned):
+            manifest = None if newest is None else newest.manifest
+            for remark in self._freshness.remarks(manifest, self.watcher.known, time.monotonic(), time.time()):
+                self._report(*remark)
 
     def _give_advice(self) -> None:
         """Share quarantines through the store; a store that cannot be written to is no reason to stop."""

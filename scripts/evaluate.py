@@ -8,10 +8,11 @@ if __name__ == "__main__":  # started as a file, so the path begins with scripts
     sys.path.append(str(Path.cwd()))
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
+import tyro
 from rich.console import Console
 from rich.table import Table
 
@@ -21,11 +22,13 @@ from actor.environments import Environments
 from actor.version_selection import Pinned
 from learner.run_options import parse_env_kwargs
 from scripts.one_version_store import OneVersionStore
+from shared.authenticity import Authenticity
 from shared.command_line import run_command
 from shared.errors import ConfigurationError, VersionNotFound
 from shared.log import set_up_logging
 from shared.policy_store import LocalPolicyStore, VersionFiles, open_version_directory
 from shared.run_directory import RunDirectory, find_run
+from shared.signing import public_keys_of
 
 COMMAND = "python scripts/evaluate.py"
 
@@ -52,6 +55,8 @@ class EvaluateOptions:
     """Seed of the first episode's environment."""
     env_kwargs: str | None = None
     """Keyword arguments for making the environment, as a JSON object; by default those that the run trains with."""
+    public_key: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="KEY")] = ()
+    """Evaluate only what was signed with this key (its file, or ed25519:HEX). May be repeated."""
     json: bool = False
     """Print one JSON object, with every episode's return and length, instead of a table."""
 
@@ -85,9 +90,11 @@ def main(options: EvaluateOptions) -> int:
     """Evaluate and print. Returns 0, or raises a HotswapError that says what was not possible."""
     set_up_logging("evaluate", None, terminal_level=None)  # the one error line says it all
     env_kwargs = None if options.env_kwargs is None else parse_env_kwargs(options.env_kwargs)
+    keys = public_keys_of(options.public_key)
     files, run = _find(options)
+    config = None if run is None else run.run_config()
+    Authenticity(keys, None if config is None else config.run_id).check(files)
     if env_kwargs is None:
-        config = None if run is None else run.run_config()
         env_kwargs = {} if config is None else config.env_kwargs
     evaluation = evaluate(files, options.env, env_kwargs, episodes=options.episodes, seed=options.seed)
     if options.json:

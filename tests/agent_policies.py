@@ -15,6 +15,7 @@ from learner.policy_export import WEIGHTS_FILE, PolicyExporter
 from shared.manifest import FileEntry, Manifest
 from shared.policy_store import LocalPolicyStore, PolicyStore
 from shared.spaces import ActionSpec, ObservationLeaf
+from shared.version_files import Sign
 
 VECTOR = (ObservationLeaf((), "box", "float32", (4,)),)
 NESTED = (
@@ -86,6 +87,7 @@ def publish(
     made_by: PolicyExporter,
     *,
     instead: Mapping[str, bytes] | None = None,
+    sign: Sign | None = None,
     **fields: object,
 ) -> Manifest:
     """Publish ``policy``; files ``instead`` of the right ones and other manifest ``fields`` make wrong versions."""
@@ -93,18 +95,17 @@ def publish(
     files.update(instead or {})
 
     def describe(version: int, entries: dict[str, FileEntry]) -> Manifest:
-        described = {"signature": policy.signature, "programs": programs, "probe": probe, **fields}
+        given = {"run_id": "run", "created_unix_s": time.time()}
+        described = given | {"signature": policy.signature, "programs": programs, "probe": probe, **fields}
         return Manifest(
             version=version,
-            run_id="run",
             env_id=None,
-            created_unix_s=time.time(),
             files=entries,
             weights=WEIGHTS_FILE,
             **described,  # type: ignore[arg-type]
         )
 
-    return store.publish(files, describe)
+    return store.publish(files, describe, sign=sign)
 
 
 def publish_seed(store: PolicyStore, seed: int, *, onnx: bool = False, **kind: object) -> Manifest:

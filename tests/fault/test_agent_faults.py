@@ -1,13 +1,11 @@
 """What an agent does with versions that are wrong, and with stores that fail. Background work is driven by hand."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from loguru import logger
 
 from actor.agent import Agent
 from learner.policy_export import PROBE_FILE, TORCHSCRIPT_FILE, WEIGHTS_FILE
@@ -32,36 +30,6 @@ OBSERVATIONS = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float3
 TOUCHING = OBSERVATIONS + np.array([1000, 0, 0, 0], np.float32)
 
 MakeAgent = Callable[..., Agent]
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> LocalPolicyStore:
-    return local_store(tmp_path / "policies")
-
-
-@pytest.fixture
-def make_agent(store: LocalPolicyStore) -> Iterator[MakeAgent]:
-    agents: list[Agent] = []
-
-    def make(**settings: Any) -> Agent:
-        given = {"store": store, "num_envs": 3, "synchronous": True, "deadline_s": 0.0, "deterministic": True}
-        agents.append(Agent(**(given | settings)))
-        return agents[-1]
-
-    yield make
-    for agent in agents:
-        agent.close()
-
-
-@pytest.fixture
-def lines() -> Iterator[list[str]]:
-    """The log as a person reads it: ``LEVEL | name:function - message``."""
-    lines: list[str] = []
-    sink = logger.add(
-        lambda message: lines.append(str(message).rstrip()), format="{level} | {name}:{function} - {message}"
-    )
-    yield lines
-    logger.remove(sink)
 
 
 def _flip_byte(store: LocalPolicyStore, version: int, name: str, at: int = -5) -> None:

@@ -1,0 +1,44 @@
+"""An agent, the store that it acts from, and its log: for tests in which something goes wrong, driven by hand."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from loguru import logger
+
+from actor.agent import Agent
+from shared.policy_store import LocalPolicyStore
+from tests.agent_policies import local_store
+
+MakeAgent = Callable[..., Agent]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> LocalPolicyStore:
+    return local_store(tmp_path / "policies")
+
+
+@pytest.fixture
+def make_agent(store: LocalPolicyStore) -> Iterator[MakeAgent]:
+    agents: list[Agent] = []
+
+    def make(**settings: Any) -> Agent:
+        given = {"store": store, "num_envs": 3, "synchronous": True, "deadline_s": 0.0, "deterministic": True}
+        agents.append(Agent(**(given | settings)))
+        return agents[-1]
+
+    yield make
+    for agent in agents:
+        agent.close()
+
+
+@pytest.fixture
+def lines() -> Iterator[list[str]]:
+    """The log as a person reads it: ``LEVEL | name:function - message``."""
+    lines: list[str] = []
+    sink = logger.add(
+        lambda message: lines.append(str(message).rstrip()), format="{level} | {name}:{function} - {message}"
+    )
+    yield lines
+    logger.remove(sink)
