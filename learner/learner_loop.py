@@ -12,12 +12,15 @@ from typing import Any, Protocol
 import msgspec
 from loguru import logger
 
+from learner.cadence import Cadence
 from learner.checkpoint import CheckpointStore
 from learner.learner import Learner, UpdateMetrics
+from learner.outage import Outage
 from learner.outcome import Outcome
 from learner.policy_publisher import PolicyPublisher
 from learner.training_clock import TrainingClock
 from learner.training_statistics import EpisodeWindow, LoopCounters
+from shared.errors import CheckpointError
 from shared.manifest import TrainingProgress
 from shared.rollout import Rollout
 from shared.transport.transport import RolloutReceiver
@@ -33,16 +36,6 @@ class StoppingRule:
     target_return: float | None
     total_steps: int | None
     max_seconds: float | None
-
-
-@dataclass(frozen=True)
-class Cadence:
-    """How often things happen besides learning; a period in seconds is None where only counts may decide."""
-
-    publish_every_updates: int
-    publish_every_s: float | None
-    checkpoint_every_updates: int
-    checkpoint_every_s: float | None
 
 
 class LoopObserver(Protocol):
@@ -65,7 +58,8 @@ class LearnerLoop:
         max_lag: int,
         take_turns: bool,
         stopping: StoppingRule,
-        cadence: Cadence,
+        publishing: Cadence,
+        checkpointing: Cadence,
         observer: LoopObserver,
         stop_requested: Callable[[], bool],
         begin_epoch: Callable[[int], None] | None = None,
@@ -88,14 +82,13 @@ class LearnerLoop:
         self._max_lag = max_lag
         self._take_turns = take_turns
         self._stopping = stopping
-        self._cadence = cadence
+        self._publishing = publishing
+        self._checkpointing = checkpointing
+        self._checkpoint_outage = Outage("writing checkpoints")
+        self._store_answers = True
         self._observer = observer
         self._stop_requested = stop_requested
         self._begin_epoch = begin_epoch
-        self._published_at_s = time.monotonic()
-        self._published_at_update = 0
-        self._checkpointed_at_s = time.monotonic()
-        self._checkpointed_at_update = 0
 
     def run(self) -> Outcome:
         """Train until a reason to stop. The newest weights are then published and a checkpoint holds them.
@@ -113,9 +106,9 @@ class LearnerLoop:
             if rollouts:
                 self._learn(rollouts)
         logger.info("{} after {} steps and {} updates", outcome.value, self.counters.env_steps, self.counters.updates)
-        if self._published_at_update != self.counters.updates:
+        if not self._publishing.is_current(self.counters.updates):
             self._publish()
-        if self._begin_epoch is None and self._checkpointed_at_update != self.counters.updates:
+        if self._begin_epoch is None and not self._checkpointing.is_current(self.counters.updates):
             self.checkpoint()
         return outcome
 
@@ -174,29 +167,22 @@ class LearnerLoop:
             self.receiver.count_learned(rollout)
         self.counters.updates += 1
         now_s = time.monotonic()
-        if self._due(self._published_at_update, self._published_at_s, "publish", now_s):
+        if self._publishing.is_due(self.counters.updates, now_s):
             self._publish()
         if self._take_turns:
-            # Nothing waits for this thread meanwhile, and actors had better act with what it learned.
-            self.publisher.flush(_PUBLISH_PATIENCE_S)
+            # Nothing waits for this thread meanwhile, and actors had better act with what it learned. A store that has
+            # let one update wait in vain lets no other wait until it answers.
+            self._store_answers = self.publisher.flush(_PUBLISH_PATIENCE_S if self._store_answers else 0.0)
             self.receiver.release(self.publisher.latest_version)
         self._observer.after_update(self, metrics)
-        if self._due(self._checkpointed_at_update, self._checkpointed_at_s, "checkpoint", now_s):
+        if self._checkpointing.is_due(self.counters.updates, now_s):
             self.checkpoint()
             if self._begin_epoch is not None:
                 self._begin_epoch(self.counters.checkpoints)
 
-    def _due(self, last_update: int, last_s: float, what: str, now_s: float) -> bool:
-        every_updates: int = getattr(self._cadence, f"{what}_every_updates")
-        every_s: float | None = getattr(self._cadence, f"{what}_every_s")
-        if self.counters.updates - last_update >= every_updates:
-            return True
-        return every_s is not None and self.counters.updates > last_update and now_s - last_s >= every_s
-
     def _publish(self) -> None:
         self.publisher.publish(self.learner.policy, self.training_progress())
-        self._published_at_s = time.monotonic()
-        self._published_at_update = self.counters.updates
+        self._publishing.happened(self.counters.updates, time.monotonic())
 
     def training_progress(self) -> TrainingProgress:
         """Where the training stands, as manifests tell it."""
@@ -205,17 +191,22 @@ class LearnerLoop:
         )
 
     def checkpoint(self) -> None:
-        """Write everything that training needs to go on. What acts in this process is then published as well."""
-        if (
-            self._begin_epoch is not None
-            and self.counters.checkpoints
-            and self._published_at_update != self.counters.updates
-        ):
+        """Write everything that training needs to go on. What acts in this process is then published as well.
+
+        One that can't be written is logged, and counts all the same: the next is tried when that is due, and a run that
+        goes on from an older one begins the same epochs.
+        """
+        updates = self.counters.updates
+        if self._begin_epoch is not None and self.counters.checkpoints and not self._publishing.is_current(updates):
             self._publish()
         self.counters.checkpoints += 1
-        self._checkpoints.save(self.counters.checkpoints, self._state())
-        self._checkpointed_at_s = time.monotonic()
-        self._checkpointed_at_update = self.counters.updates
+        try:
+            self._checkpoints.save(self.counters.checkpoints, self._state())
+        except CheckpointError as error:
+            self._checkpoint_outage.failed(error, "training goes on and tries again later")
+        else:
+            self._checkpoint_outage.worked()
+        self._checkpointing.happened(updates, time.monotonic())
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -234,5 +225,7 @@ class LearnerLoop:
         self.episodes = EpisodeWindow.from_state(state["episodes"])
         self.clock.restore(state["clock"])
         self.receiver.restore(state["accounts"])
-        self._checkpointed_at_update = self._published_at_update = self.counters.updates
+        now_s = time.monotonic()
+        self._publishing.happened(self.counters.updates, now_s)
+        self._checkpointing.happened(self.counters.updates, now_s)
         logger.info("resumed at update {} after {} steps", self.counters.updates, self.counters.env_steps)

@@ -190,6 +190,14 @@ class SeparateCore(nn.Module):
         return last.weight.data, last.bias.data
 
 
+def _gate_layers(n_in: int, size: int, gates: int, generator: torch.Generator | None) -> tuple[nn.Linear, nn.Linear]:
+    """What a recurrent cell adds up for its gates: from its input, with the biases, and from its hidden state."""
+    from_input, from_hidden = nn.Linear(n_in, gates * size), nn.Linear(size, gates * size, bias=False)
+    orthogonal(from_input, 1.0, generator)
+    orthogonal(from_hidden, 1.0, generator)
+    return from_input, from_hidden
+
+
 class LstmCell(nn.Module):
     """An LSTM's equations (Hochreiter & Schmidhuber 1997, with forget gates), written out.
 
@@ -200,10 +208,7 @@ class LstmCell(nn.Module):
     def __init__(self, n_in: int, size: int, generator: torch.Generator | None) -> None:
         super().__init__()
         self.size = size
-        self.from_input = nn.Linear(n_in, 4 * size)
-        self.from_hidden = nn.Linear(size, 4 * size, bias=False)
-        orthogonal(self.from_input, 1.0, generator)
-        orthogonal(self.from_hidden, 1.0, generator)
+        self.from_input, self.from_hidden = _gate_layers(n_in, size, 4, generator)
         with torch.no_grad():  # remember by default
             self.from_input.bias[size : 2 * size] = 1.0
 
@@ -226,10 +231,7 @@ class GruCell(nn.Module):
     def __init__(self, n_in: int, size: int, generator: torch.Generator | None) -> None:
         super().__init__()
         self.size = size
-        self.from_input = nn.Linear(n_in, 3 * size)
-        self.from_hidden = nn.Linear(size, 3 * size, bias=False)
-        orthogonal(self.from_input, 1.0, generator)
-        orthogonal(self.from_hidden, 1.0, generator)
+        self.from_input, self.from_hidden = _gate_layers(n_in, size, 3, generator)
 
     def step(self, projected: Tensor, state: list[Tensor]) -> list[Tensor]:
         """Next ``[h]`` of ``[N, size]``, from ``projected = from_input(x)`` of ``[N, 3 * size]``."""

@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from loguru import logger
 from torch import Tensor, nn
 
+from learner.outage import Outage
 from learner.policy_export import WEIGHTS_FILE, PolicyExporter
 from learner.store_keeper import StoreKeeper
 from shared.engines.eager import module_tensors
+from shared.errors import StoreError
 from shared.manifest import FileEntry, Manifest, ProbeEntry, ProgramEntry, TrainingProgress
 from shared.policy_store import PolicyStore, Retention
+from shared.retry import RetrySchedule
 from shared.signing import SigningKey
 
 _KEEPER_PATIENCE_S = 2.0
@@ -27,8 +30,10 @@ class _Request:
 class PolicyPublisher:
     """The newest request wins: one that has not been begun when the next arrives is dropped.
 
-    Nothing that goes wrong here is raised into the training: it is logged, kept in ``last_error``, and the next request
-    tries again. ``latest_version`` is the newest version that this publisher committed.
+    Nothing that goes wrong here is raised into the training: it is logged and kept in ``last_error``. What a store did
+    not take is tried again, less and less often, until something newer takes its place: actors without a policy send
+    nothing, so that without that there might never be another update. ``latest_version`` is the newest version that
+    this publisher committed.
     """
 
     def __init__(
@@ -42,7 +47,7 @@ class PolicyPublisher:
         synchronous: bool,
         signing_key: SigningKey | None = None,
     ) -> None:
-        """``synchronous`` publishes on the caller's thread, before ``publish`` returns."""
+        """``synchronous`` publishes on the caller's thread, before ``publish`` returns, and tries nothing again."""
         self.latest_version: int | None = None
         self.versions_published = 0
         self.last_error: Exception | None = None
@@ -54,6 +59,10 @@ class PolicyPublisher:
         self._keeper = StoreKeeper(store, retention)
         self._changed = threading.Condition()
         self._waiting: _Request | None = None
+        self._refused: _Request | None = None  # by the store, and worth another try
+        self._attempts = 0
+        self._retry = RetrySchedule()
+        self._outage = Outage("publishing")
         self._is_busy = False
         self._is_closed = False
         self._thread: threading.Thread | None = None
@@ -76,7 +85,7 @@ class PolicyPublisher:
             self._changed.notify_all()
 
     def flush(self, timeout_s: float) -> bool:
-        """Wait until nothing is under way. False where that took longer than ``timeout_s``."""
+        """Wait until nothing is under way; what waits to be tried again is not. False where ``timeout_s`` passed."""
         with self._changed:
             return self._changed.wait_for(self._is_idle, timeout_s)
 
@@ -97,16 +106,20 @@ class PolicyPublisher:
             logger.warning("the store is still being swept after {} s: leaving it", _KEEPER_PATIENCE_S)
 
     def _serve(self) -> None:
-        while True:
-            with self._changed:
-                self._is_busy = False
-                self._changed.notify_all()
-                self._changed.wait_for(lambda: self._waiting is not None or self._is_closed)
-                request, self._waiting = self._waiting, None
-                if request is None:
-                    return
-                self._is_busy = True
+        while (request := self._next_request()) is not None:
             self._publish(request)
+
+    def _next_request(self) -> _Request | None:
+        """The newest request, once there is one or the time has come to try again; None once closed and done."""
+        with self._changed:
+            self._is_busy = False
+            self._changed.notify_all()
+            delay_s = None if self._refused is None else self._retry.delay_s(self._attempts)
+            self._changed.wait_for(lambda: self._waiting is not None or self._is_closed, delay_s)
+            request = self._waiting or self._refused
+            self._waiting = self._refused = None
+            self._is_busy = request is not None
+            return request
 
     def _publish(self, request: _Request) -> None:
         try:
@@ -119,17 +132,17 @@ class PolicyPublisher:
             )
         except Exception as error:  # noqa: BLE001 - training goes on whatever a store or a policy raises
             self.last_error = error
-            logger.error(
-                "update {} is not published: {}: {}; the next publication tries again",
-                request.progress.update,
-                type(error).__name__,
-                error,
-            )
+            self._attempts += 1
+            if isinstance(error, StoreError) and not self._is_closed:
+                self._refused = request
+            self._outage.failed(error, f"update {request.progress.update} is not published, and training goes on")
             return
+        self._attempts = 0
         self.last_error = None
         self.latest_version = manifest.version
         self.versions_published += 1
         logger.debug("published version {} of update {}", manifest.version, request.progress.update)
+        self._outage.worked()
         self._keeper.published(manifest.version)
 
     def _describe(

@@ -4,6 +4,7 @@ import threading
 
 from loguru import logger
 
+from learner.outage import Outage
 from shared.errors import VersionNotFound
 from shared.policy_store import PolicyStore, Retention
 
@@ -13,7 +14,7 @@ _PERIOD_S = 0.5
 class StoreKeeper:
     """Works on a thread of its own, now and then: publishing waits neither for a disk to sync nor for files to vanish.
 
-    Whatever goes wrong is logged, and tried again at the next time.
+    Whatever goes wrong is logged, and tried again when there is a next version.
     """
 
     def __init__(self, store: PolicyStore, retention: Retention, *, period_s: float = _PERIOD_S) -> None:
@@ -23,6 +24,8 @@ class StoreKeeper:
         self._published = threading.Event()
         self._closing = threading.Event()
         self._version: int | None = None
+        self._syncing = Outage("making versions durable")
+        self._sweeping = Outage("sweeping old versions")
         # A daemon, so that a store that hangs cannot keep a learner from ending.
         self._thread = threading.Thread(target=self._keep, name="store-keeper", daemon=True)
         self._thread.start()
@@ -58,13 +61,16 @@ class StoreKeeper:
         except VersionNotFound:
             logger.debug("version {} was swept before it became durable", version)
         except Exception as error:  # noqa: BLE001 - it acts already, and the next one is tried as well
-            logger.warning("version {} may not outlive a power cut: {}: {}", version, type(error).__name__, error)
+            self._syncing.failed(error, f"version {version} may not outlive a power cut")
+        else:
+            self._syncing.worked()
 
     def _sweep(self) -> None:
         try:
             swept = self._store.sweep(self._retention)
         except Exception as error:  # noqa: BLE001 - a store that cannot be swept now can be later
-            logger.warning("old versions stay for now: {}: {}", type(error).__name__, error)
+            self._sweeping.failed(error, "old versions stay for now")
         else:
+            self._sweeping.worked()
             if swept:
                 logger.debug("swept versions {}", swept)

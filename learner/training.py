@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from loguru import logger
 
 from learner.acting_policy import CLASS_PATH
+from learner.cadence import Cadence
 from learner.checkpoint import CheckpointStore
 from learner.learner import Learner
-from learner.learner_loop import Cadence, LearnerLoop, StoppingRule
+from learner.learner_loop import LearnerLoop, StoppingRule
 from learner.outcome import Outcome
 from learner.policy_export import PolicyExporter
 from learner.policy_publisher import PolicyPublisher
@@ -73,7 +74,11 @@ def train(
             max_lag=options.learner.max_lag,
             take_turns=options.learner.take_turns,
             stopping=_stopping(options, environment),
-            cadence=_cadence(options, synchronous=acting.synchronous),
+            # A synchronous run has no clock: a period in seconds would make it another run every time.
+            publishing=Cadence(options.publish_every_updates, None if acting.synchronous else options.publish_every_s),
+            checkpointing=Cadence(
+                options.checkpoint_every_updates, None if acting.synchronous else options.checkpoint_every_s
+            ),
             observer=observer,
             stop_requested=stop_requested,
             begin_epoch=acting.begin_epoch,
@@ -89,7 +94,10 @@ def _run(loop: LearnerLoop, run: RunDirectory, observer: TrainingObserver, *, re
     observer.report(loop, "stopping")
     loop.receiver.stop_actors(_STOP_PATIENCE_S)
     loop.publisher.flush(_STOP_PATIENCE_S)
-    run.write_summary(summarise(loop))
+    try:
+        run.write_summary(summarise(loop))
+    except OSError as error:  # a training that has ended is no failed one
+        logger.error("summary.json could not be written: {}; what came of it: {}", error, summarise(loop))
     observer.report(loop, "ended")
     logger.info("{}; summary in {}", outcome.value, run.path / "summary.json")
     return outcome
@@ -139,13 +147,3 @@ def _publisher(
 def _stopping(options: RunOptions, environment: EnvironmentDescription) -> StoppingRule:
     target = options.target_return if options.target_return is not None else environment.reward_threshold
     return StoppingRule(target, options.total_steps, options.max_seconds)
-
-
-def _cadence(options: RunOptions, *, synchronous: bool) -> Cadence:
-    """A synchronous run has no clock: a period in seconds would make it another run every time."""
-    return Cadence(
-        options.publish_every_updates,
-        None if synchronous else options.publish_every_s,
-        options.checkpoint_every_updates,
-        None if synchronous else options.checkpoint_every_s,
-    )

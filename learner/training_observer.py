@@ -2,14 +2,16 @@
 
 import time
 from collections import deque
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from loguru import logger
 from torch.utils.tensorboard import SummaryWriter
 
 from learner.learner import UpdateMetrics
+from learner.outage import Outage
 from shared.progress import Phase, Progress, Summary
 from shared.run_directory import RunDirectory
 
@@ -24,7 +26,7 @@ _RATE_WINDOW_S = 3.0
 class TrainingObserver:
     """Told after every update; writes only as often as a person can look.
 
-    A disk that takes no more must not stop the training: a failed write is logged once, and tried again the next time.
+    A disk that takes no more must not stop the training: a failed write is logged, and tried again the next time.
     """
 
     def __init__(self, run: RunDirectory) -> None:
@@ -32,7 +34,7 @@ class TrainingObserver:
         self._scalars = _Scalars(run.tensorboard)
         self._rate: deque[tuple[float, int]] = deque()
         self._next_progress_s = 0.0
-        self._complained = False
+        self._outage = Outage("writing progress.json")
 
     def after_update(self, loop: "LearnerLoop", metrics: UpdateMetrics) -> None:
         now_s = time.monotonic()
@@ -61,11 +63,10 @@ class TrainingObserver:
         )
         try:
             self._run.write_progress(progress)
-            self._complained = False
         except OSError as error:
-            if not self._complained:
-                logger.warning("cannot write progress.json ({}: {}); training goes on", type(error).__name__, error)
-            self._complained = True
+            self._outage.failed(error, "training goes on")
+        else:
+            self._outage.worked()
 
     def _steps_per_s(self, now_s: float, env_steps: int) -> float:
         self._rate.append((now_s, env_steps))
@@ -99,8 +100,11 @@ class _Scalars:
     """TensorBoard. Opened before the training begins: its import takes longer than many an update."""
 
     def __init__(self, directory: Path) -> None:
-        self._writer = SummaryWriter(str(directory))
+        self._directory = directory
+        self._outage = Outage("writing to TensorBoard")
+        self._writer: SummaryWriter | None = None
         self._next_s = time.monotonic() + _SCALARS_PERIOD_S
+        self._write({}, 0)
 
     def after_update(self, loop: "LearnerLoop", metrics: UpdateMetrics, steps_per_s: float) -> None:
         now_s = time.monotonic()
@@ -118,8 +122,24 @@ class _Scalars:
             scalars["charts/mean_return"] = loop.episodes.mean_return
         accounts = loop.receiver.accounts
         scalars |= {f"rollouts/{name}": getattr(accounts, name) for name in accounts.__struct_fields__}
-        for name, value in scalars.items():
-            self._writer.add_scalar(name, value, loop.counters.env_steps)
+        self._write(scalars, loop.counters.env_steps)
+
+    def _write(self, scalars: Mapping[str, float], env_steps: int) -> None:
+        """Write now. A writer that failed once fails for ever, so the next time has a new one, and a new file."""
+        try:
+            if self._writer is None:
+                self._writer = SummaryWriter(str(self._directory))
+            for name, value in scalars.items():
+                self._writer.add_scalar(name, value, env_steps)
+            self._writer.flush()  # its thread meets a full disk now, and not when nobody asks any more
+        except OSError as error:
+            self._outage.failed(error, "training goes on")
+            self.close()
+        else:
+            self._outage.worked()
 
     def close(self) -> None:
-        self._writer.close()
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            with suppress(OSError):  # said already, or about what is lost anyway
+                writer.close()

@@ -13,8 +13,7 @@ from shared.policy_store import LocalPolicyStore, PolicyStore, Retention
 from shared.version_files import Sign
 from shared.weights import decode_weights
 from tests.tiny_policy import TINY_SIGNATURE, TinyPolicy
-
-PATIENCE_S = 20.0
+from tests.waiting import PATIENCE_S, until
 
 
 @pytest.fixture(scope="module")
@@ -141,18 +140,42 @@ def test_a_failure_is_logged_and_the_next_request_tries_again(
     store.path.write_text("a file where the store should be")
     publisher = publisher_of(exporter, store, synchronous=synchronous)
     publisher.publish(filled(1), update(1))
+    until(lambda: publisher.last_error is not None)
     assert publisher.flush(PATIENCE_S)
     assert publisher.latest_version is None
-    assert publisher.last_error is not None
-    (line,) = [line for line in records if line.startswith("ERROR")]
-    assert "update 1 is not published: StoreUnavailable: " in line
-    assert line.endswith("the next publication tries again")
+    (line, *_) = [line for line in records if line.startswith("ERROR")]
+    assert "publishing fails: StoreUnavailable: " in line
+    assert line.endswith("update 1 is not published, and training goes on")
     store.path.unlink()
     publisher.publish(filled(2), update(2))
-    assert publisher.flush(PATIENCE_S)
-    assert (publisher.latest_version, publisher.last_error) == (0, None)
-    assert value_in(store, 0) == 2
+    until(lambda: publisher.last_error is None)
     publisher.close()
+    assert value_in(store, publisher.latest_version or 0) == 2
+    assert any("publishing works again" in line for line in records)
+
+
+def test_what_the_store_refused_is_tried_again_without_another_request(
+    exporter: PolicyExporter, store: LocalPolicyStore, records: list[str]
+) -> None:
+    store.path.write_text("a file where the store should be")
+    publisher = publisher_of(exporter, store, synchronous=False)
+    publisher.publish(filled(1), update(1))
+    until(lambda: publisher.last_error is not None)
+    store.path.unlink()
+    until(lambda: publisher.latest_version == 0)
+    assert value_in(store, 0) == 1
+    publisher.close()
+
+
+def test_what_the_store_goes_on_refusing_ends_with_the_publisher(
+    exporter: PolicyExporter, store: LocalPolicyStore, records: list[str]
+) -> None:
+    store.path.write_text("a file where the store should be")
+    publisher = publisher_of(exporter, store, synchronous=False)
+    publisher.publish(filled(1), update(1))
+    publisher.close(PATIENCE_S)
+    assert publisher.latest_version is None
+    assert not any("still under way" in line for line in records)
 
 
 def test_diverged_weights_are_not_published_and_training_is_not_disturbed(

@@ -74,11 +74,14 @@ def test_a_version_that_was_swept_meanwhile_is_nobodys_loss(tmp_path: Path, warn
 @pytest.mark.parametrize(
     ("refused", "said"),
     [
-        ("sweep", "old versions stay for now: OSError: no space left on device"),
-        ("make_durable", "version 0 may not outlive a power cut: OSError: input/output error"),
+        ("sweep", "sweeping old versions fails: OSError: no space left on device; old versions stay for now"),
+        (
+            "make_durable",
+            "making versions durable fails: OSError: input/output error; version 0 may not outlive a power cut",
+        ),
     ],
 )
-def test_what_the_store_refuses_is_a_warning(tmp_path: Path, warnings: list[str], refused: str, said: str) -> None:
+def test_what_the_store_refuses_is_told(tmp_path: Path, warnings: list[str], refused: str, said: str) -> None:
     store = WatchedStore(tmp_path, refused)
     store.publish(sample_files(), sample_manifest)
     keeper = StoreKeeper(store, Retention())

@@ -1,0 +1,157 @@
+"""Disks and stores that fail under a learner: it goes on training, says so, and recovers by itself."""
+
+import resource
+import shutil
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from loguru import logger
+
+from learner.outcome import Outcome
+from shared.manifest import Manifest
+from shared.policy_store import LocalPolicyStore
+from tests.learner_loops import STEPS, LoopRun
+from tests.waiting import PATIENCE_S
+
+FAILS_FROM, WORKS_FROM, UPDATES = 3, 6, 9
+
+
+@pytest.fixture
+def lines() -> Iterator[list[str]]:
+    records: list[str] = []
+    sink = logger.add(lambda message: records.append(str(message).strip()), format="{message}", level="WARNING")
+    yield records
+    logger.remove(sink)
+
+
+def train_through(run: LoopRun, break_it: Callable[[], None], repair_it: Callable[[], None]) -> None:
+    """Nine updates, of which the fourth to sixth find something broken."""
+    actions = {FAILS_FROM: break_it, WORKS_FROM: repair_it}
+    run.after_update_do = lambda update: actions.get(update, lambda: None)()
+    run.send_many(UPDATES)
+    assert run.loop.run() is Outcome.STEP_LIMIT
+    assert run.loop.counters.updates == UPDATES
+    run.publisher.close()
+
+
+def said(lines: list[str], beginning: str) -> int:
+    return sum(line.startswith(beginning) for line in lines)
+
+
+def replace_by_file(path: Path) -> None:
+    shutil.rmtree(path)
+    path.write_text("in the way")
+
+
+def test_checkpoints_that_cannot_be_written_end_no_training(tmp_path: Path, lines: list[str]) -> None:
+    run = LoopRun(tmp_path, total_steps=UPDATES * STEPS)
+    where = tmp_path / "checkpoints"
+    train_through(run, lambda: replace_by_file(where), where.unlink)
+    # The observer runs before the checkpoint of its update: those of 3, 4 and 5 failed.
+    assert said(lines, "writing checkpoints fails: CheckpointError: ") == 1
+    assert said(lines, "writing checkpoints fails (2 times in a row)") == 1
+    assert said(lines, "writing checkpoints works again: it failed 3 times") == 1
+    assert run.checkpoints.steps() == [8, 9, 10]  # the first was written before any update
+    assert run.checkpoints.load_newest()[1]["counters"]["updates"] == UPDATES
+
+
+def test_a_store_that_is_no_directory_any_more_ends_no_training(tmp_path: Path, lines: list[str]) -> None:
+    run = LoopRun(tmp_path, total_steps=UPDATES * STEPS)
+    train_through(run, lambda: replace_by_file(run.store.path), run.store.path.unlink)
+    assert said(lines, "publishing fails: StoreUnavailable: ") == 1
+    assert said(lines, "publishing works again: it failed 3 times") == 1
+    # Updates 4, 5 and 6 had no version; the numbers go on, though nothing in the store tells of them any more.
+    assert run.published_updates() == [7, 8, 9]
+    assert run.store.versions() == [4, 5, 6]
+
+
+def test_a_store_that_is_removed_comes_back(tmp_path: Path, lines: list[str]) -> None:
+    run = LoopRun(tmp_path, total_steps=UPDATES * STEPS)
+    train_through(run, lambda: shutil.rmtree(run.store.path), lambda: None)
+    assert run.store.versions() == [4, 5, 6, 7, 8, 9]
+    assert said(lines, "publishing fails") == 0
+
+
+@contextmanager
+def small_file_system(path: Path) -> Iterator[Path]:
+    """A file system of 300 kB. Skips where nobody may mount one."""
+    path.mkdir()
+    mount = shutil.which("mount")
+    options = ["-t", "tmpfs", "-o", "size=300k", "tmpfs", str(path)]
+    if mount is None or subprocess.run([mount, *options], capture_output=True, check=False).returncode:
+        pytest.skip("mounting takes more rights than these")
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", "-l", str(path)], check=True)
+
+
+def test_a_full_disk_ends_no_training(tmp_path: Path, lines: list[str]) -> None:
+    with small_file_system(tmp_path / "small") as disk:
+        ballast = disk / "ballast"
+
+        def fill() -> None:
+            with suppress(OSError), ballast.open("wb", buffering=0) as file:  # until there is no room for more
+                while True:
+                    file.write(bytes(4096))
+
+        run = LoopRun(disk, total_steps=UPDATES * STEPS)
+        train_through(run, fill, ballast.unlink)
+        assert run.published_updates() == [0, 1, 2, 3, 7, 8, 9]
+        assert run.checkpoints.load_newest()[1]["counters"]["updates"] == UPDATES
+    for what in ("publishing", "writing checkpoints"):
+        assert said(lines, f"{what} fails: ") == 1
+        assert said(lines, f"{what} works again: it failed 3 times") == 1
+    assert any("No space left on device; free some space there" in line for line in lines)
+
+
+def test_files_that_may_not_grow_end_no_training(tmp_path: Path, lines: list[str]) -> None:
+    """A limit on file sizes: another full disk, which needs no rights to make."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    run = LoopRun(tmp_path, total_steps=UPDATES * STEPS)
+    try:
+        train_through(
+            run,
+            lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1])),
+            lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limits),
+        )
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
+    assert run.published_updates() == [0, 1, 2, 3, 7, 8, 9]
+    assert said(lines, "publishing works again") == said(lines, "writing checkpoints works again") == 1
+    assert not [path for path in tmp_path.rglob(".tmp-*") if path.is_file()]
+
+
+class HangingStore(LocalPolicyStore):
+    """Publishes nothing more once it hangs, as a network mount whose server is gone."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, fsync=False)
+        self.answers = threading.Event()
+        self.answers.set()
+
+    def publish(self, *arguments: Any, **settings: Any) -> Manifest:
+        assert self.answers.wait(PATIENCE_S)
+        return super().publish(*arguments, **settings)
+
+
+def test_a_store_that_hangs_holds_up_no_training(tmp_path: Path) -> None:
+    store = HangingStore(tmp_path / "policies")
+    run = LoopRun(tmp_path, total_steps=UPDATES * STEPS, store=store, synchronous=False, take_turns=True)
+    actions = {2: store.answers.clear}
+    run.after_update_do = lambda update: actions.get(update, lambda: None)()
+    run.send_many(UPDATES)
+    assert run.loop.run() is Outcome.STEP_LIMIT
+    assert run.publisher.latest_version == 2
+    store.answers.set()
+    assert run.publisher.flush(PATIENCE_S)
+    assert run.published_updates()[-1] == UPDATES  # what came meanwhile gave way to the newest
+    run.publisher.close()

@@ -1,0 +1,106 @@
+"""Learner loops of real parts, as small as they get: one policy, an in-process transport, a store in a directory."""
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+from learner.cadence import Cadence
+from learner.checkpoint import CheckpointStore
+from learner.config import LearnerConfig
+from learner.learner import Learner, UpdateMetrics
+from learner.learner_loop import LearnerLoop, StoppingRule
+from learner.policy_export import PolicyExporter
+from learner.policy_publisher import PolicyPublisher
+from shared.policy_store import LocalPolicyStore, Retention
+from shared.rollout import Rollout
+from shared.transport.in_process import InProcessTransport
+from tests.rollout_examples import RUN_ID, example_rollout, plain_layout
+from tests.waiting import PATIENCE_S
+
+LAYOUT = plain_layout(4)
+STEPS = 8  # of one rollout: 4 of each of two environments
+
+_CONFIG = LearnerConfig(hidden_sizes=(8,), epochs=1, minibatch_size=8)
+
+
+def small_learner() -> Learner:
+    return Learner(LAYOUT.signature.observation, LAYOUT.signature.action, _CONFIG)
+
+
+@cache
+def _exporter() -> PolicyExporter:
+    learner = small_learner()
+    return PolicyExporter(learner.policy, learner.signature, onnx=False)
+
+
+def rollout(version: int = 0, seed: int = 0) -> Rollout:
+    """Of two environments, none of whose steps is a reset."""
+    one = example_rollout(LAYOUT, 2, version=version, seed=seed)
+    one.valid[:] = True
+    return one
+
+
+class LoopRun:
+    """One loop and all that it works with. ``after_update`` is called with the number of each update."""
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        batch_steps: int = STEPS,
+        max_lag: int = 100,
+        take_turns: bool = False,
+        total_steps: int | None = None,
+        target_return: float | None = None,
+        max_seconds: float = PATIENCE_S,
+        publish_every: int = 1,
+        checkpoint_every: int = 1,
+        begin_epoch: Callable[[int], None] | None = None,
+        store: LocalPolicyStore | None = None,
+        synchronous: bool = True,
+    ) -> None:
+        self.store = store or LocalPolicyStore(directory / "policies", fsync=False)
+        self.checkpoints = CheckpointStore(directory / "checkpoints")
+        self.transport = InProcessTransport(LAYOUT, RUN_ID)
+        self.publisher = PolicyPublisher(
+            _exporter(),
+            self.store,
+            run_id=RUN_ID,
+            env_id=None,
+            retention=Retention(keep_newest=1000),
+            synchronous=synchronous,
+        )
+        self.after_update_do: Callable[[int], None] = lambda _update: None
+        self.stop_requested = False
+        self.loop = LearnerLoop(
+            small_learner(),
+            self.transport.receiver,
+            self.publisher,
+            self.checkpoints,
+            batch_steps=batch_steps,
+            max_lag=max_lag,
+            take_turns=take_turns,
+            stopping=StoppingRule(target_return, total_steps, max_seconds),
+            publishing=Cadence(publish_every, None),
+            checkpointing=Cadence(checkpoint_every, None),
+            observer=self,
+            stop_requested=lambda: self.stop_requested,
+            begin_epoch=begin_epoch,
+        )
+
+    def after_update(self, loop: LearnerLoop, metrics: UpdateMetrics) -> None:
+        self.after_update_do(loop.counters.updates)
+
+    def send(self, *rollouts: Rollout) -> None:
+        """Put rollouts into the learner's queue, from one more actor."""
+        sender = self.transport.sender(f"actor-{self.transport.receiver.live_senders}", window=len(rollouts))
+        for one in rollouts:
+            assert sender.send(one)
+
+    def send_many(self, count: int) -> None:
+        self.send(*(rollout(seed=seed) for seed in range(count)))
+
+    def published_updates(self) -> list[int]:
+        """After which updates a version was published."""
+        progress = [self.store.open(version).manifest.training for version in self.store.versions()]
+        return [one.update for one in progress if one is not None]
