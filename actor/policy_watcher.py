@@ -1,7 +1,9 @@
 """Notices new versions in a policy store: file events, a slow rescan for what they miss, polling elsewhere."""
 
+import math
 import os
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,22 +13,24 @@ from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver, ObservedWatch
 
 from shared.errors import StoreUnavailable
-from shared.policy_store import PolicyStore
+from shared.policy_store import PolicyStore, parse_version_name
 
 # A listing is skipped only where the directory was last changed this long before the last listing: coarser clocks than
 # these seconds are not in use, and a change within one tick of the clock leaves the same time behind.
 _SETTLED_S = 2.0
 _LIST_ANYWAY_S = 30.0
 _OBSERVE_AGAIN_S = 30.0
+# Listing a store of many versions takes long: where events tell of what comes, it takes this part of the time at most.
+_LISTING_SHARE = 1 / 500
 
 
 class PolicyWatcher:
     """Knows which versions there are.
 
-    Events do no work of their own: they call ``on_change``, from a thread of the watcher's, and whoever hears of it
-    calls ``check`` from the thread where store I/O belongs. That thread also calls it every ``interval_s``, since
-    events get lost, never come on network file systems, and are not to be had for object stores or when the system
-    has no watches left.
+    Events do no work of their own: they note the version that they name and call ``on_change``, from a thread of the
+    watcher's, and whoever hears of it calls ``check`` from the thread where store I/O belongs. That thread also calls
+    it every ``interval_s``, since events get lost, never come on network file systems, and are not to be had for object
+    stores or when the system has no watches left.
     """
 
     def __init__(
@@ -43,7 +47,9 @@ class PolicyWatcher:
         self._watch: ObservedWatch | None = None
         self._watched_inode: tuple[int, int] | None = None
         self._observe_again_at_s = 0.0
+        self._announced: deque[int] = deque()
         self._listed_at_s = float("-inf")
+        self._listing_took_s = 0.0
         self._listed_change_ns: int | None = None
 
     @property
@@ -68,23 +74,44 @@ class PolicyWatcher:
         self._keep_observing()
 
     def check(self, *, force: bool = False) -> bool:
-        """List the store again where it may have changed; True where ``known`` did. Raises StoreUnavailable.
+        """Learn of new versions; True where ``known`` changed. Raises StoreUnavailable.
 
-        Costs one ``stat`` where the directory has not been touched since the last listing. ``force`` lists in any case.
+        A version that an event named is taken as it is; else the store is listed again where it may have changed, which
+        costs one ``stat`` where its directory has not been touched since the last listing. ``force`` lists in any case.
         """
-        self._keep_observing()
+        is_same_directory = self._keep_observing()
+        if self._take_announced() and is_same_directory and not force:
+            return True
         change_ns = _changed_ns(self._path) if self._path is not None else None
-        now_s = time.monotonic()
-        unchanged = change_ns is not None and change_ns == self._listed_change_ns
-        if unchanged and not force and now_s - self._listed_at_s < _LIST_ANYWAY_S:
+        if not force and not self._is_listing_due(change_ns):
             return False
         settled = change_ns is not None and change_ns + _SETTLED_S * 1e9 < time.time_ns()
+        began_s = time.monotonic()
         known = tuple(self._store.versions())
         self._listed_change_ns = change_ns if settled else None
-        self._listed_at_s = now_s
+        self._listed_at_s = time.monotonic()
+        self._listing_took_s = self._listed_at_s - began_s
         changed = known != self.known
         self.known = known
         return changed
+
+    def _take_announced(self) -> bool:
+        """Whether events named versions that were not known yet. Only a listing tells that others were removed."""
+        announced = set()
+        while self._announced:
+            announced.add(self._announced.popleft())
+        newest = self.known[-1] if self.known else -1
+        new = sorted(version for version in announced if version > newest)
+        if math.isinf(self._listed_at_s):
+            return False  # what was there before the events is not known
+        self.known = (*self.known, *new)
+        return bool(new)
+
+    def _is_listing_due(self, change_ns: int | None) -> bool:
+        since_s = time.monotonic() - self._listed_at_s
+        if change_ns is not None and change_ns == self._listed_change_ns:
+            return since_s >= _LIST_ANYWAY_S
+        return not self.has_events or since_s * _LISTING_SHARE >= self._listing_took_s
 
     def stop(self) -> None:
         """Stop receiving events. Idempotent."""
@@ -98,18 +125,21 @@ class PolicyWatcher:
             if observer.is_alive():
                 observer.join(timeout=2.0)
 
-    def _keep_observing(self) -> None:
-        """Watch the directory that is there now: it may have been removed, and come back as another one."""
+    def _keep_observing(self) -> bool:
+        """Watch the directory that is there now: it may have been removed, and come back as another one.
+
+        Whether it is the one that was watched before.
+        """
         if self._path is None or not self._wants_events:
-            return
+            return False
         inode = _inode(self._path)
         if self._watch is not None and inode == self._watched_inode and self._is_emitting():
-            return
+            return True
         if self._watch is not None:
             self._unwatch()
             self._observe_again_at_s = 0.0
         if inode is None or time.monotonic() < self._observe_again_at_s:
-            return
+            return False
         try:
             self._begin_watch(self._path)
             self._watched_inode = inode
@@ -117,12 +147,13 @@ class PolicyWatcher:
             self._end_watch()
             self._observe_again_at_s = time.monotonic() + _OBSERVE_AGAIN_S
             logger.warning("no file events for {} ({}): polling every {} s", self._path, error, self._poll_s)
+        return False
 
     def _begin_watch(self, path: Path) -> None:
         if self._observer is None:
             self._observer = Observer()
             self._observer.start()
-        handler = _Wake(self._on_change)
+        handler = _Wake(self._announced, self._on_change)
         # Not more than these events: reading a version opens and closes files, and must not wake whoever reads it.
         self._watch = self._observer.schedule(handler, str(path), event_filter=[DirCreatedEvent, DirMovedEvent])
 
@@ -136,13 +167,18 @@ class PolicyWatcher:
 
 
 class _Wake(FileSystemEventHandler):
-    def __init__(self, on_change: Callable[[], None]) -> None:
+    def __init__(self, announced: deque[int], on_change: Callable[[], None]) -> None:
+        self._announced = announced
         self._on_change = on_change
 
     def on_any_event(self, event: FileSystemEvent) -> None:
         appeared = event.dest_path or event.src_path
-        if not os.path.basename(os.fsdecode(appeared)).startswith("."):  # noqa: PTH119 - bytes or str, once an event
-            self._on_change()
+        name = os.path.basename(os.fsdecode(appeared))  # noqa: PTH119 - bytes or str, once an event
+        if name.startswith("."):
+            return
+        if (version := parse_version_name(name)) is not None:
+            self._announced.append(version)
+        self._on_change()
 
 
 def _changed_ns(path: Path) -> int | None:

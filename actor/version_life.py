@@ -62,6 +62,9 @@ class VersionTable:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._records: dict[int, VersionRecord] = {}
+        self._failed: dict[int, VersionRecord] = {}  # few, while there may be records of thousands of versions
+        self._waiting: set[int] = set()
+        self._listed: frozenset[int] = frozenset()
         self._bad_digests: dict[str, str] = {}
         self._newest_seen = -1
 
@@ -99,18 +102,20 @@ class VersionTable:
         Records of versions that the store no longer has are dropped, but for those ``held`` in memory and the last
         failures.
         """
-        listed = tuple(known)
+        listed = frozenset(known)
         with self._lock:
-            new = [version for version in listed if version > self._newest_seen]
+            new = sorted(version for version in listed - self._listed if version > self._newest_seen)
             if self._newest_seen < 0:
                 new = new[-1:]  # what was there before this actor began was never of interest to it
             for version in new:
-                self._records.setdefault(version, VersionRecord(version))
-            for version, record in self._records.items():
-                if record.state is _S.SEEN and new and version < new[-1]:
-                    record.state = _S.SKIPPED
+                if self._records.setdefault(version, VersionRecord(version)).state is _S.SEEN:
+                    self._waiting.add(version)
+            for version in [v for v in self._waiting if new and v < new[-1]]:
+                self._waiting.discard(version)
+                self._records[version].state = _S.SKIPPED
             self._newest_seen = max((self._newest_seen, *new))
-            self._forget(frozenset(listed), held)
+            self._listed = listed
+            self._forget(listed, held)
 
     def attempts(self, version: int) -> int:
         """How often ``version`` has failed so far."""
@@ -122,20 +127,20 @@ class VersionTable:
         with self._lock:
             return frozenset(
                 version
-                for version, record in self._records.items()
-                if record.state is _S.FAILED and (record.retry_at_s is None or record.retry_at_s > now_s)
+                for version, record in self._failed.items()
+                if record.retry_at_s is None or record.retry_at_s > now_s
             )
 
     def next_retry_s(self, now_s: float) -> float | None:
         """Seconds from ``now_s`` to the next retry that is not due yet, or None where there is none."""
         with self._lock:
-            waits = [record.retry_at_s - now_s for record in self._records.values() if record.retry_at_s is not None]
+            waits = [record.retry_at_s - now_s for record in self._failed.values() if record.retry_at_s is not None]
         return min((wait for wait in waits if wait > 0), default=None)
 
     def failures(self) -> list[VersionRecord]:
         """The versions that stand at FAILED, newest first."""
         with self._lock:
-            failed = [record for record in self._records.values() if record.state is _S.FAILED]
+            failed = list(self._failed.values())
         return sorted(failed, key=lambda record: -record.version)
 
     def _move(self, version: int, to: VersionState) -> VersionRecord:
@@ -143,14 +148,21 @@ class VersionTable:
         if to not in TRANSITIONS[record.state]:
             raise RuntimeError(f"version {version} cannot go from {record.state.name} to {to.name}")
         record.state = to
+        self._waiting.discard(version)
+        if to is _S.FAILED:
+            self._failed[version] = record
+        else:
+            self._failed.pop(version, None)
         if to is _S.LOADING:
             record.retry_at_s = None
         return record
 
     def _forget(self, listed: frozenset[int], held: Container[int]) -> None:
-        gone = [v for v, r in self._records.items() if v not in listed and v not in held and r.state is not _S.LOADING]
-        failures = [v for v in gone if self._records[v].state is _S.FAILED]
-        kept = frozenset(sorted(failures)[-_FAILURES_REMEMBERED:])
+        unlisted = self._records.keys() - listed
+        gone = [v for v in unlisted if v not in held and self._records[v].state is not _S.LOADING]
+        kept = frozenset(sorted(v for v in gone if v in self._failed)[-_FAILURES_REMEMBERED:])
         for version in gone:
             if version not in kept:
                 del self._records[version]
+                self._failed.pop(version, None)
+                self._waiting.discard(version)

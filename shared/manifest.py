@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from functools import cached_property
 from typing import Literal
 
 import msgspec
@@ -67,7 +68,7 @@ class TrainingProgress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     mean_return: float | None = None
 
 
-class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True):
     """One policy version. ``files`` names everything in the directory but the manifest itself and its signature.
 
     ``module`` is there for a module that was exported as it is: the nested values that it takes and returns.
@@ -89,7 +90,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     module: ModuleSignature | UnsetType = UNSET
     restores: int | UnsetType = UNSET
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """SHA-256 of what acts: signature, programs, files and probe tolerances; not number, time or progress.
 

@@ -4,8 +4,11 @@ Reading is our own few lines, strict about what they accept: ``safetensors.numpy
 holds the GIL, which an acting thread would feel, and the ONNX export needs each tensor's place in the file anyway.
 """
 
-from collections.abc import Mapping
-from typing import Any
+import functools
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -30,6 +33,12 @@ _DTYPES = {
     "F64": "float64",
 }
 _NAMES = {np.dtype(numpy_name): name for name, numpy_name in _DTYPES.items()}
+
+# From version to version only the data change, so the last headers' meaning is kept; a large header is read again.
+_LAYOUTS_KEPT = 8
+_KEPT_HEADER_BYTES = 2**18
+# What is looked at in one go stays in the cache, flags included.
+_FINITE_AT_ONCE = 2**18
 
 
 class TensorPlace(msgspec.Struct, frozen=True):
@@ -57,25 +66,52 @@ def encode_weights(weights: Mapping[str, np.ndarray]) -> bytes:
 
 def decode_weights(data: bytes) -> dict[str, np.ndarray]:
     """Read-only views into ``data``. Raises WeightsError unless the file is well formed and every float is finite."""
-    arrays = decode_tensors(data)
-    for name, array in arrays.items():
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise WeightsError(f"{name} holds values that are not finite")
+    layout = _layout(data)
+    arrays = _views(data, layout)
+    if not all(_is_finite(np.frombuffer(data, span.dtype, span.length, span.offset)) for span in layout.floats):
+        for name, array in arrays.items():
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise WeightsError(f"{name} holds values that are not finite")
     return arrays
 
 
 def decode_tensors(data: bytes) -> dict[str, np.ndarray]:
     """Read-only views into ``data``, finite or not. Raises WeightsError unless the file is well formed."""
-    return {name: _view(data, place) for name, place in tensor_places(data).items()}
+    return _views(data, _layout(data))
 
 
-def tensor_places(data: bytes) -> dict[str, TensorPlace]:
+def tensor_places(data: bytes) -> Mapping[str, TensorPlace]:
     """Where each tensor stands. Raises WeightsError unless the tensors fill the file without gap or overlap."""
-    entries = _header(data)
-    start = data_start(data)
+    return _layout(data).places
+
+
+class _Span(NamedTuple):
+    """Floats of one type that stand side by side, whichever tensors they belong to; ``length`` counts them."""
+
+    dtype: np.dtype[Any]
+    offset: int
+    length: int
+
+
+class _Layout(NamedTuple):
+    """What a header says, made ready for files that have the same."""
+
+    places: Mapping[str, TensorPlace]
+    views: Sequence[tuple[str, np.dtype[Any], int, int, tuple[int, ...]]]
+    floats: Sequence[_Span]
+
+
+def _layout(data: bytes) -> _Layout:
+    header = bytes(data[: data_start(data)])
+    return (_read_layout if len(header) <= _KEPT_HEADER_BYTES else _read_layout.__wrapped__)(header, len(data))
+
+
+@functools.lru_cache(maxsize=_LAYOUTS_KEPT)
+def _read_layout(header: bytes, file_bytes: int) -> _Layout:
+    start = len(header)
     places = {}
     end = 0
-    for name, entry in sorted(entries.items(), key=lambda item: item[1].data_offsets):
+    for name, entry in sorted(_entries(header).items(), key=lambda item: item[1].data_offsets):
         begin, finish = entry.data_offsets
         if entry.dtype not in _DTYPES or any(n < 0 for n in entry.shape):
             raise WeightsError(f"{name}: expected a shape and one of {', '.join(_DTYPES)}; found {entry}")
@@ -87,9 +123,27 @@ def tensor_places(data: bytes) -> dict[str, TensorPlace]:
             raise WeightsError(f"{name}: expected bytes {end} to {end + length}, found {begin} to {finish}")
         end = finish
         places[name] = TensorPlace(str(dtype), entry.shape, start + begin, length)
-    if start + end != len(data):
-        raise WeightsError(f"expected {start + end} bytes of weights, found {len(data)}")
-    return places
+    if start + end != file_bytes:
+        raise WeightsError(f"expected {start + end} bytes of weights, found {file_bytes}")
+    views = [
+        (name, dtype := np.dtype(place.dtype), place.length // dtype.itemsize, place.offset, place.shape)
+        for name, place in places.items()
+    ]
+    return _Layout(MappingProxyType(places), views, tuple(_float_spans(places.values())))
+
+
+def _float_spans(places: Iterable[TensorPlace]) -> Iterator[_Span]:
+    """The floats of ``places``, which stand in the order of their offsets without gaps."""
+    for dtype_name, group in itertools.groupby(places, key=lambda place: place.dtype):
+        dtype = np.dtype(dtype_name)
+        if dtype.kind == "f":
+            members = list(group)
+            yield _Span(dtype, members[0].offset, sum(place.length for place in members) // dtype.itemsize)
+
+
+def _is_finite(floats: np.ndarray) -> bool:
+    pieces = (floats[i : i + _FINITE_AT_ONCE] for i in range(0, len(floats), _FINITE_AT_ONCE))
+    return all(np.isfinite(piece).all() for piece in pieces)
 
 
 def data_start(data: bytes) -> int:
@@ -116,15 +170,17 @@ def check_layout(expected: Mapping[str, np.ndarray], found: Mapping[str, np.ndar
             )
 
 
-def _header(data: bytes) -> dict[str, _Entry]:
+def _entries(header: bytes) -> dict[str, _Entry]:
     try:
-        raw: dict[str, Any] = msgspec.json.decode(data[_LENGTH_BYTES : data_start(data)], type=dict[str, Any])
+        raw: dict[str, Any] = msgspec.json.decode(header[_LENGTH_BYTES:], type=dict[str, Any])
         raw.pop("__metadata__", None)
         return msgspec.convert(raw, dict[str, _Entry])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise WeightsError(f"not a safetensors header: {error}") from error
 
 
-def _view(data: bytes, place: TensorPlace) -> np.ndarray:
-    count = place.length // np.dtype(place.dtype).itemsize
-    return np.frombuffer(data, place.dtype, count, place.offset).reshape(place.shape)
+def _views(data: bytes, layout: _Layout) -> dict[str, np.ndarray]:
+    return {
+        name: np.frombuffer(data, dtype, count, offset).reshape(shape)
+        for name, dtype, count, offset, shape in layout.views
+    }

@@ -64,6 +64,39 @@ def test_an_event_wakes_and_a_check_finds_the_version(
     assert watcher.known == (0,)
 
 
+def test_a_version_that_an_event_names_is_known_without_a_listing(
+    store: _CountingStore, watcher: PolicyWatcher, woken: threading.Event
+) -> None:
+    watcher.start()
+    watcher.check()
+    for version in range(3):
+        woken.clear()
+        _publish(store)
+        assert woken.wait(20)
+        listings = store.listings
+        assert watcher.check()
+        assert watcher.known == tuple(range(version + 1))
+        assert store.listings == listings
+
+
+def test_a_store_whose_listing_takes_long_is_listed_seldom_while_events_come(
+    store: _CountingStore, watcher: PolicyWatcher, woken: threading.Event
+) -> None:
+    watcher.start()
+    watcher.check()
+    watcher._listing_took_s = 1e6
+    (store.path / ".something").mkdir()
+    listings = store.listings
+    assert not watcher.check()
+    assert store.listings == listings
+    watcher.check(force=True)
+    assert store.listings == listings + 1
+    watcher._listing_took_s = 1e6
+    watcher.stop()
+    watcher.check()
+    assert store.listings == listings + 2, "nothing else tells of new versions"
+
+
 def test_watching_makes_the_directory_and_nothing_before_that(store: _CountingStore, watcher: PolicyWatcher) -> None:
     assert not watcher.check()
     assert watcher.known == ()
