@@ -24,6 +24,7 @@ from shared.log import set_up_logging
 from shared.rollout import RolloutLayout
 from shared.run_directory import RunDirectory
 from shared.signing import public_keys_of
+from shared.transport.transport_keys import choose_actor_keys
 from shared.transport.zmq_transport import ZmqSender
 
 # Short, so that an episode is told soon after its end; what a learner learns from has the length that the run decided.
@@ -128,7 +129,12 @@ def _join(settings: ActorSettings, source: PolicySource, name: str, tell: Callab
             return None
         tell(f"joined the training in {run.path} as {name}: its learner learns from what is acted here")
     return ZmqSender(
-        config.address, config.run_id, name, window=config.window, learner_timeout_s=config.learner_timeout_s
+        config.address,
+        config.run_id,
+        name,
+        window=config.window,
+        learner_timeout_s=config.learner_timeout_s,
+        keys=choose_actor_keys(settings.transport_key, run.path, config.learner_public_key),
     )
 
 

@@ -64,6 +64,9 @@ class ActorSettings:
     What was in the file is overwritten."""
     send: _Switch = True
     """Keep what is acted here from the run's learner."""
+    transport_key: _File = None
+    """The key for sending rollouts to a learner on another machine: a copy of actor.key in its run's directory. Left
+    out, the one in the run's directory is used, where it can be read."""
     name: _Text = None
     """What the learner and the logs call this actor; made up if left out. No two at a time may have the same."""
     supervised: _Switch = False

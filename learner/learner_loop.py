@@ -141,8 +141,9 @@ class LearnerLoop:
             rollout = self.receiver.receive(_RECEIVE_TIMEOUT_S, hold_credit=self._take_turns)
             if rollout is None:
                 continue
-            self._count(rollout)
-            if self.lag > self._max_lag:
+            if (fault := self.publisher.disowns(rollout.header.version, rollout.header.digest)) is not None:
+                self.receiver.count_invalid(rollout, fault)
+            elif self._count(rollout) > self._max_lag:
                 self.receiver.count_stale(rollout)
             else:
                 rollouts.append(rollout)
@@ -151,7 +152,8 @@ class LearnerLoop:
                 self.receiver.release(self.publisher.latest_version)
         return rollouts
 
-    def _count(self, rollout: Rollout) -> None:
+    def _count(self, rollout: Rollout) -> int:
+        """Take note of what was acted; its lag, in versions."""
         self.clock.first_step_at(rollout.header.began_unix_s)
         self.counters.env_steps += rollout.env_steps
         self.episodes.add(rollout.header.episodes)
@@ -160,6 +162,7 @@ class LearnerLoop:
             self.counters.reloads += 1
         self._acting_versions[rollout.header.actor_id] = rollout.header.version
         self.lag = max(0, (self.publisher.latest_version or 0) - rollout.header.version)
+        return self.lag
 
     def _learn(self, rollouts: list[Rollout]) -> None:
         metrics = self.learner.update(rollouts, should_stop=self._stop_requested)

@@ -19,6 +19,7 @@ from shared.retry import RetrySchedule
 from shared.signing import SigningKey
 
 _KEEPER_PATIENCE_S = 2.0
+_DIGESTS_KEPT = 100
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class PolicyPublisher:
         self.latest_version: int | None = None
         self.versions_published = 0
         self.last_error: Exception | None = None
+        self._digests: dict[int, str] = {}
         self._exporter = exporter
         self._store = store
         self._run_id = run_id
@@ -70,6 +72,20 @@ class PolicyPublisher:
             # A daemon, so that a store that hangs cannot keep a learner from ending.
             self._thread = threading.Thread(target=self._serve, name="policy-publisher", daemon=True)
             self._thread.start()
+
+    def disowns(self, version: int, digest: str) -> str | None:
+        """Why nobody can have acted with that version of that digest, or None where that cannot be told."""
+        known = self._digests.get(version)
+        if known is not None:
+            return None if known == digest else f"version {version} has digest {known}, found {digest}"
+        if self.latest_version is not None and version <= self.latest_version:
+            return None  # from before this process, or too old to be remembered
+        try:
+            newest = self._store.newest()  # committed, and not counted here yet; or by the learner before
+        except StoreError as error:
+            logger.warning("cannot tell whether version {} exists: {}", version, error)
+            return None
+        return None if newest is None or version <= newest else f"version {version} was never published"
 
     def publish(self, module: nn.Module, progress: TrainingProgress) -> None:
         """Publish the weights as they are now: they are copied before this returns. Does nothing once closed."""
@@ -139,11 +155,17 @@ class PolicyPublisher:
             return
         self._attempts = 0
         self.last_error = None
+        self._remember(manifest)
         self.latest_version = manifest.version
         self.versions_published += 1
         logger.debug("published version {} of update {}", manifest.version, request.progress.update)
         self._outage.worked()
         self._keeper.published(manifest.version)
+
+    def _remember(self, manifest: Manifest) -> None:
+        # Replaced and not changed, as another thread looks things up in it.
+        newest = dict(list(self._digests.items())[1 - _DIGESTS_KEPT :])
+        self._digests = newest | {manifest.version: manifest.digest}
 
     def _describe(
         self,

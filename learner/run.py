@@ -49,13 +49,23 @@ def run_training(options: LearnerRun, train: Callable[[RunDirectory, Callable[[]
 
 def _train_with_actors(options: LearnerRun, run: RunDirectory, stop_requested: Callable[[], bool]) -> Outcome:
     from learner.training import Acting, train
+    from shared.transport.transport_keys import ACTOR_KEY_NAME, keep_learner_keys
     from shared.transport.zmq_transport import ZmqReceiver
 
     def connect(config: RunConfig, layout: RolloutLayout) -> Acting:
-        receiver = ZmqReceiver(config.address, layout, config.run_id, heartbeat_s=config.heartbeat_s)
+        receiver = ZmqReceiver(
+            options.listen or config.address,
+            layout,
+            config.run_id,
+            heartbeat_s=config.heartbeat_s,
+            window=config.window,
+            keys=None if config.learner_public_key is None else keep_learner_keys(run.path),
+        )
         logger.info("waiting for actors of run {} at {}", config.run_id, config.address)
         if not options.supervised:
             logger.info("start one with: python -m actor.run --env {} --run-dir {}", options.env, run.path)
+        if config.learner_public_key is not None:
+            logger.info("on another machine, give it a copy of {} by --transport-key", run.path / ACTOR_KEY_NAME)
         return Acting(receiver)
 
     return train(options, run, connect, stop_requested)

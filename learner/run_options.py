@@ -13,6 +13,7 @@ import tyro
 
 from learner.config import LearnerConfig
 from shared.errors import ConfigurationError
+from shared.transport.addresses import check_listen_address
 
 ExtraProgram = Literal["aot", "importable"]
 
@@ -37,6 +38,9 @@ class RunOptions:
 
     envs_per_actor: int = 32
     """Environments that each actor steps together, as one batch."""
+    listen: str | None = None
+    """Receive rollouts from other machines too: tcp://HOST:PORT, such as tcp://0.0.0.0:5555. They come encrypted, from
+    actors that were given the run's actor.key (python -m actor.run --transport-key). Without it, from this machine."""
 
     total_steps: int | None = None
     """End after this many environment steps, if the target was not reached before."""
@@ -73,6 +77,8 @@ class RunOptions:
                 _require_positive(name, getattr(self, name))
         if self.target_return is not None and math.isnan(self.target_return):
             raise ConfigurationError("--target-return is a number; found nan")
+        if self.listen is not None:
+            check_listen_address(self.listen)
         if self.seed < 0:
             raise ConfigurationError(f"--seed is 0 or more; found {self.seed}")
 

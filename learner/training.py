@@ -25,8 +25,9 @@ from shared.policy_store import LocalPolicyStore
 from shared.retention import Retention
 from shared.rollout import RolloutLayout
 from shared.run_directory import RunDirectory
-from shared.transport.addresses import local_address
+from shared.transport.addresses import advertised_address, local_address, needs_keys
 from shared.transport.transport import RolloutReceiver
+from shared.transport.transport_keys import keep_learner_keys
 
 _STOP_PATIENCE_S = 1.0  # a stopped training has three seconds in all
 
@@ -113,6 +114,7 @@ def _run_config(options: RunOptions, run: RunDirectory, learner: Learner) -> Run
             "these flags; start a new run, or leave out the flags that changed the network"
         )
     run_id = before.run_id if before is not None else secrets.token_hex(8)
+    keys = None if options.listen is None or not needs_keys(options.listen) else keep_learner_keys(run.path)
     return RunConfig(
         run_id=run_id,
         env_id=options.env,
@@ -120,7 +122,8 @@ def _run_config(options: RunOptions, run: RunDirectory, learner: Learner) -> Run
         seed=options.seed,
         rollout_length=options.learner.rollout_length,
         signature=signature,
-        address=local_address(run_id),
+        address=local_address(run_id) if options.listen is None else advertised_address(options.listen),
+        learner_public_key=None if keys is None else keys.public_key,
     )
 
 

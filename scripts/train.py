@@ -62,6 +62,8 @@ class TrainOptions(RunOptions):
             raise ConfigurationError(f"--engine {self.engine} needs versions to have more: add --programs {needed}")
         if self.actors < 0:
             raise ConfigurationError(f"--actors is 0 or more; found {self.actors}")
+        if self.actors == 0 and self.listen is not None:
+            raise ConfigurationError("--listen is for actors that are processes of their own; with --actors 0 none is")
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -12,7 +12,8 @@ class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One training, as actors need to see it. Written once by the learner, before version 0 is published.
 
     ``address`` is where the learner receives rollouts; ``window`` is how many a sender may have under way;
-    ``learner_timeout_s`` is how long a silence makes a sender believe that the learner is away.
+    ``learner_timeout_s`` is how long a silence makes a sender believe that the learner is away. With a
+    ``learner_public_key`` (hexadecimal) the learner takes encrypted rollouts only, from actors that have the run's key.
     """
 
     run_id: str
@@ -25,6 +26,7 @@ class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     window: int = 1
     heartbeat_s: float = 0.5
     learner_timeout_s: float = 5.0
+    learner_public_key: str | None = None
 
 
 def encode_run_config(config: RunConfig) -> bytes:

@@ -13,6 +13,7 @@ the true final observation. Where that observation stands depends on how the env
 """
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -24,6 +25,10 @@ import numpy.typing as npt
 
 from shared.errors import RolloutInvalid
 from shared.policy_signature import PolicySignature
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_LARGEST_REWARD = float(np.finfo(np.float32).max)
+_COUNTLESS = 2**53
 
 
 class EpisodeEnd(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -190,7 +195,8 @@ class RolloutLayout:
         """Raise RolloutInvalid unless all that a learner relies on is so.
 
         Every array has the shape and dtype that it must; floats are finite, flags are 0 or 1, actions and discrete
-        observations are among those that exist (an index beyond them would end the training), finals point inside.
+        observations are among those that exist (an index beyond them would end the training), finals point inside, and
+        what the header says can be so.
         """
         if rollout.reward.ndim != 2 or rollout.length != self.length or rollout.batch_size < 1:
             raise RolloutInvalid(
@@ -213,13 +219,32 @@ class RolloutLayout:
             _check_values(spec.name, array)
         self._check_choices(rollout)
         self._check_ends(rollout)
+        self._check_header(rollout)
 
     def _check_ends(self, rollout: Rollout) -> None:
         index = rollout.final_index
         if index.size and (index.min() < 0 or (index >= (rollout.length, rollout.batch_size)).any()):
             raise RolloutInvalid("final_index points outside the rollout")
-        if not all(math.isfinite(episode.episode_return) for episode in rollout.header.episodes):
-            raise RolloutInvalid("an episode's return is not finite")
+
+    def _check_header(self, rollout: Rollout) -> None:
+        header = rollout.header
+        if header.sequence < 0 or header.version < 0 or not _SHA256.fullmatch(header.digest):
+            raise RolloutInvalid(
+                "expected numbers from 0 and a SHA-256, found "
+                f"sequence {header.sequence}, version {header.version}, digest {header.digest[:80]!r}"
+            )
+        if not math.isfinite(header.began_unix_s):
+            raise RolloutInvalid(f"expected a time, found {header.began_unix_s}")
+        if len(header.episodes) > rollout.length * rollout.batch_size:
+            raise RolloutInvalid(
+                f"expected at most an episode's end for each of {rollout.length} * {rollout.batch_size} steps, "
+                f"found {len(header.episodes)}"
+            )
+        for episode in header.episodes:
+            # Rewards are float32, so no return is further from 0; NaN is no nearer.
+            possible = abs(episode.episode_return) <= _LARGEST_REWARD * max(episode.length, 0)
+            if not possible or not 0 < episode.length < _COUNTLESS or episode.version < 0:
+                raise RolloutInvalid(f"an episode cannot have ended like this: {episode}")
 
     def _check_choices(self, rollout: Rollout) -> None:
         action = self.signature.action

@@ -13,10 +13,15 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from shared.errors import RolloutInvalid
+from shared.errors import ConfigurationError, RolloutInvalid
 from shared.rollout import ArraySpec, Rollout, RolloutHeader, RolloutLayout
 
+# No frame is longer, and no socket reads one that claims to be: what one connection can fill is bounded.
+MAX_FRAME_BYTES = 512 * 2**20
+
 _SMALL_BYTES = 64 * 1024  # below this a copy is cheaper than a frame of its own
+_HEADER_BYTES = 4096
+_HEADER_FACTOR = 8  # an episode's end takes at most 70 bytes, and a step at least 14
 _ALIGNMENT = 8  # the largest dtype's, and what ZeroMQ gives a large message
 
 
@@ -27,11 +32,19 @@ class _Wire(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def encode_rollout(rollout: Rollout) -> list[Any]:
-    """Frames: bytes, and buffers of the rollout's own large arrays: do not write to those until they are sent."""
+    """Frames: bytes, and buffers of the rollout's own large arrays: do not write to those until they are sent.
+
+    Raises ConfigurationError where an array is larger than any receiver takes.
+    """
     small: list[Any] = []
     large: list[Any] = []
     for array in rollout.arrays():
         buffer = np.ascontiguousarray(array).data
+        if array.nbytes > MAX_FRAME_BYTES:
+            raise ConfigurationError(
+                f"a rollout's arrays have at most {MAX_FRAME_BYTES} bytes each, found {array.nbytes}; step fewer "
+                "environments in one actor, or shorten the rollouts"
+            )
         if array.nbytes < _SMALL_BYTES:
             small += (buffer, bytes(_padding(array.nbytes)))
         else:
@@ -44,6 +57,10 @@ def decode_rollout(frames: Sequence[Any], layout: RolloutLayout) -> Rollout:
     """Views of ``frames`` (bytes or buffers), checked against ``layout``. Raises RolloutInvalid."""
     if len(frames) < 2:
         raise RolloutInvalid(f"a rollout has at least 2 frames, found {len(frames)}")
+    # What ended in a rollout is told in its header, at most once a step: a header that dwarfs the steps is a trap.
+    header_bytes, *sizes = (memoryview(frame).nbytes for frame in frames)
+    if header_bytes > _HEADER_BYTES + _HEADER_FACTOR * sum(sizes):
+        raise RolloutInvalid(f"a header of {header_bytes} bytes does not belong to {sum(sizes)} bytes of steps")
     wire = _decode_wire(frames[0])
     steps = layout.length * wire.batch_size
     if wire.batch_size < 1 or not 0 <= wire.finals <= steps:

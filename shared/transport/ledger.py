@@ -7,6 +7,7 @@ import threading
 from typing import Literal, NamedTuple
 
 import msgspec
+from loguru import logger
 
 from shared.errors import CheckpointError
 from shared.rollout import Rollout
@@ -169,6 +170,12 @@ class AccountedReceiver:
     def count_stale(self, rollout: Rollout) -> None:
         """The rollout was too old to learn from. Raises ValueError where it was counted before."""
         self._ledger.settle(*_whose(rollout), "stale")
+
+    def count_invalid(self, rollout: Rollout, why: str) -> None:
+        """The rollout cannot be what it says. Logs its sender. Raises ValueError where it was counted before."""
+        sender, sequence = _whose(rollout)
+        self._ledger.settle(sender, sequence, "invalid")
+        logger.warning("actor {} sent an invalid rollout {}: {}", sender, sequence, why)
 
     def state(self) -> bytes:
         """The books as a checkpoint keeps them."""

@@ -19,6 +19,7 @@ from shared.errors import RolloutInvalid, TransportError
 from shared.transport.ledger import SenderKey
 
 PROTOCOL = 1
+MAX_MESSAGE_BYTES = 4096
 
 # Far above what any run sends, and small enough that sums stay integers everywhere.
 Count = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
@@ -71,7 +72,7 @@ class Welcome(msgspec.Struct, frozen=True, tag="welcome"):
 class Refused(msgspec.Struct, frozen=True, tag="refused"):
     """The learner does not take this sender's rollouts."""
 
-    reason: str
+    reason: Annotated[str, msgspec.Meta(max_length=1000)]
 
 
 class Credit(msgspec.Struct, frozen=True, tag="credit"):
@@ -98,6 +99,10 @@ _from_learner: msgspec.msgpack.Decoder[FromLearner] = msgspec.msgpack.Decoder(Fr
 
 def decode_from_actor(frame: Any) -> FromActor:
     """Raises RolloutInvalid where ``frame`` is no message of an actor."""
+    if len(frame) > MAX_MESSAGE_BYTES:
+        raise RolloutInvalid(
+            f"not a message from an actor: expected {MAX_MESSAGE_BYTES} bytes at most, found {len(frame)}"
+        )
     try:
         return _from_actor.decode(frame)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -106,6 +111,10 @@ def decode_from_actor(frame: Any) -> FromActor:
 
 def decode_from_learner(frame: Any) -> FromLearner:
     """Raises TransportError where ``frame`` is no message of a learner."""
+    if len(frame) > MAX_MESSAGE_BYTES:
+        raise TransportError(
+            f"not a message from a learner: expected {MAX_MESSAGE_BYTES} bytes at most, found {len(frame)}"
+        )
     try:
         return _from_learner.decode(frame)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:

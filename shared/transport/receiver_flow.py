@@ -1,6 +1,9 @@
 """What a receiver answers to what it hears: greetings, credit, refusals, and who is still there. No socket in here.
 
 A *route* is what the socket calls a connection. A sender that reconnects has a new one; every message says whose it is.
+
+Whoever sends more than its window, in spite of its credit, has what is too much refused as it comes; and senders are
+taken up in turn, one rollout of each. So a flood costs the receiver no memory, and the honest only their turn.
 """
 
 from collections import defaultdict, deque
@@ -28,6 +31,10 @@ from shared.transport.messages import (
     decode_from_actor,
 )
 
+# More than any actor can act between two of its messages: such a count is a mistake, or a lie about everybody's sum.
+_MOST_UNHEARD = 2**32
+_COMPLAINTS_KEPT = 1000
+
 
 class Reply(NamedTuple):
     """A message to one sender."""
@@ -46,25 +53,28 @@ class Arrival:
 
 
 class ReceiverFlow:
-    """Everybody that a receiver knows, and the rollouts that wait to be taken up."""
+    """Everybody that a receiver knows, and the rollouts that wait to be taken up: at most ``window`` of each sender."""
 
-    def __init__(self, layout: RolloutLayout, run_id: str, ledger: Ledger, heartbeat_s: float) -> None:
+    def __init__(
+        self, layout: RolloutLayout, run_id: str, ledger: Ledger, heartbeat_s: float, window: int = 16
+    ) -> None:
+        self._window = window
         self._layout = layout
         self._run_id = run_id
         self._ledger = ledger
         self._heartbeat_s = heartbeat_s
         self._stopping = False
-        self._queue: deque[Arrival] = deque()
-        self._queued: defaultdict[SenderKey, deque[int]] = defaultdict(deque)
+        self._queues: dict[SenderKey, deque[Arrival]] = {}  # in the order of their turns; none is empty
         self._held: dict[SenderKey, int] = {}
         self._version: int | None = None
         self._routes: dict[SenderKey, bytes] = {}
-        self._complaints: defaultdict[str, int] = defaultdict(int)
+        self._names: dict[bytes, SenderKey] = {}
+        self._complaints: defaultdict[bytes, int] = defaultdict(int)
 
     @property
     def waiting(self) -> int:
         """How many rollouts wait to be taken up."""
-        return len(self._queue)
+        return sum(map(len, self._queues.values()))
 
     @property
     def present(self) -> tuple[SenderKey, ...]:
@@ -76,14 +86,15 @@ class ReceiverFlow:
         try:
             message = decode_from_actor(frames[0] if frames else b"")
         except RolloutInvalid as error:
-            sender = next((str(key) for key, known in self._routes.items() if known == route), "of unknown name")
-            self._complain(sender, f"sent something else than a message: {error}")
+            name = str(self._names.get(route, "of unknown name"))
+            self._complain(route, name, f"sent something else than a message: {error}")
             return None
-        if reason := self._refusal(message):
+        if reason := self._refusal(message, route):
             if isinstance(message, Sending):
                 self._ledger.count_foreign()
-            self._complain(str(message.sender.key), f"is refused: {reason}")
+            self._complain(route, message.sender.key, f"is refused: {reason}")
             return Reply(route, Refused(reason))
+        self._names[route] = message.sender.key
         match message:
             case Hello():
                 return self._greet(message, route)
@@ -97,7 +108,7 @@ class ReceiverFlow:
         return None
 
     def take_up(self, *, hold_credit: bool) -> tuple[Arrival, Reply | None]:
-        """What has waited longest, and its sender's credit for it, which is best sent before the rollout is decoded.
+        """The next sender's oldest, and that sender's credit for it, which is best sent before the rollout is decoded.
 
         With ``hold_credit`` the sender has to wait for ``release``.
         """
@@ -120,18 +131,17 @@ class ReceiverFlow:
             return self._decode(arrival)
         except RolloutInvalid as error:
             self._ledger.settle(arrival.sender, arrival.sequence, "invalid")
-            self._complain(str(arrival.sender), f"sent an invalid rollout {arrival.sequence}: {error}")
+            self._complain_of(arrival.sender, f"sent an invalid rollout {arrival.sequence}: {error}")
             return None
 
     def heartbeats(self) -> list[Reply]:
-        """A sign of life for everyone."""
-        return [Reply(route, self._credit(sender)) for sender, route in self._routes.items()]
+        """A sign of life for everyone; sent also to those who said goodbye, to learn that they are ``gone``."""
+        return [Reply(route, self._credit(sender)) for route, sender in self._names.items()]
 
     def stop(self) -> None:
         """From now on nothing is taken up: what waits and what arrives is lost."""
         self._stopping = True
-        self._queue.clear()
-        self._queued.clear()
+        self._queues.clear()
         self._ledger.lose_under_way()
 
     def stop_requests(self) -> list[Reply]:
@@ -140,15 +150,22 @@ class ReceiverFlow:
 
     def gone(self, route: bytes) -> None:
         """Nobody is connected under ``route`` any more."""
+        self._names.pop(route, None)
         for sender in [key for key, known in self._routes.items() if known == route]:
             logger.info("actor {} is gone", sender)  # said first: whoever then sees it gone finds it in the log
             del self._routes[sender]
 
-    def _refusal(self, message: FromActor) -> str | None:
+    def _refusal(self, message: FromActor, route: bytes) -> str | None:
+        sender = message.sender.key
         if message.sender.run_id != self._run_id:
             return f"expected rollouts of run {self._run_id!r}, found run {message.sender.run_id!r}"
         if isinstance(message, Hello) and message.protocol != PROTOCOL:
             return f"expected transport protocol {PROTOCOL}, found {message.protocol}; run one release on both sides"
+        if (known := self._names.get(route, sender)) != sender:
+            return f"one connection has one name: expected {known}, found {sender}"
+        count = message.sequence if isinstance(message, Sending) else message.sent
+        if count - self._ledger.expected(sender) > _MOST_UNHEARD:
+            return f"expected a count of rollouts near {self._ledger.expected(sender)}, found {count}"
         return None
 
     def _greet(self, hello: Hello, route: bytes) -> Reply:
@@ -162,20 +179,24 @@ class ReceiverFlow:
         return Reply(route, Welcome(hello.sent, self._taken(sender), self._heartbeat_s))
 
     def _note(self, arrival: Arrival) -> None:
-        if not self._ledger.arrived(arrival.sender, arrival.sequence):
-            self._complain(str(arrival.sender), f"sent rollout {arrival.sequence} twice")
+        sender, sequence = arrival.sender, arrival.sequence
+        too_many = sequence - self._taken(sender) >= self._window
+        if not self._ledger.arrived(sender, sequence):
+            self._complain_of(sender, f"sent rollout {sequence} twice")
         elif self._stopping:
-            self._ledger.settle(arrival.sender, arrival.sequence, "lost")
+            self._ledger.settle(sender, sequence, "lost")
+        elif too_many:
+            self._ledger.settle(sender, sequence, "invalid")
+            self._complain_of(sender, f"ignores its credit: rollout {sequence} is beyond its window of {self._window}")
         else:
-            self._queue.append(arrival)
-            self._queued[arrival.sender].append(arrival.sequence)
+            self._queues.setdefault(sender, deque()).append(arrival)
 
     def _pop(self) -> Arrival:
-        arrival = self._queue.popleft()
-        queued = self._queued[arrival.sender]
-        queued.popleft()
-        if not queued:
-            del self._queued[arrival.sender]
+        sender = next(iter(self._queues))
+        queue = self._queues.pop(sender)
+        arrival = queue.popleft()
+        if queue:
+            self._queues[sender] = queue  # behind all others
         return arrival
 
     def _decode(self, arrival: Arrival) -> Rollout:
@@ -193,12 +214,17 @@ class ReceiverFlow:
     def _taken(self, sender: SenderKey) -> int:
         if sender in self._held:
             return self._held[sender]
-        queued = self._queued.get(sender)
-        return queued[0] if queued else self._ledger.expected(sender)
+        queue = self._queues.get(sender)
+        return queue[0].sequence if queue else self._ledger.expected(sender)
 
-    def _complain(self, sender: str, what: str) -> None:
-        """Log, but a flood only at every power of two."""
-        self._complaints[sender] += 1
-        times = self._complaints[sender]
+    def _complain_of(self, sender: SenderKey, what: str) -> None:
+        self._complain(self._routes.get(sender, b""), sender, what)
+
+    def _complain(self, route: bytes, sender: SenderKey | str, what: str) -> None:
+        """Log, but a flood, under whatever names it comes, only at every power of two."""
+        if len(self._complaints) > _COMPLAINTS_KEPT:
+            self._complaints.clear()
+        self._complaints[route] += 1
+        times = self._complaints[route]
         if times & (times - 1) == 0:
             logger.warning("actor {} {} (complaint {})", sender, what, times)

@@ -103,6 +103,10 @@ class RolloutReceiver(Protocol):
         """The rollout was too old to learn from."""
         ...
 
+    def count_invalid(self, rollout: Rollout, why: str) -> None:
+        """The rollout cannot be what it says: it is logged with its sender's name."""
+        ...
+
     def stop_actors(self, timeout_s: float) -> None:
         """Ask every sender to stop; collect final counts for at most ``timeout_s``; what is under way is lost."""
         ...

@@ -1,5 +1,7 @@
 """Rollouts over ZeroMQ: a ROUTER at the learner, a DEALER at each actor; ipc on one machine, tcp between machines.
 
+What leaves the machine is encrypted, and only who has the run's keys is heard (``zmq_curve``).
+
 Neither end has a thread between the socket and its caller: ``receive`` and ``wait_for_room`` wait in the socket itself,
 so a rollout or a credit costs no hand-over and no wait for the interpreter lock. The learner's other thread only does,
 now and then, what must go on while an update runs: heartbeats, greetings, reading what has arrived.
@@ -18,15 +20,18 @@ from loguru import logger
 
 from shared.errors import ConfigurationError, TransportClosed, TransportError
 from shared.rollout import Rollout, RolloutLayout
-from shared.rollout_codec import encode_rollout
+from shared.rollout_codec import MAX_FRAME_BYTES, encode_rollout
 from shared.transport import messages
 from shared.transport.ledger import AccountedReceiver
 from shared.transport.messages import Bye, FromActor, Hello, Refused, Sending
 from shared.transport.receiver_flow import ReceiverFlow, Reply
 from shared.transport.sender_flow import SenderFlow
+from shared.transport.transport_keys import ActorKeys, LearnerKeys
+from shared.transport.zmq_curve import ActorDoor, LearnerDoor, check_keys
 
 _FLUSH_MS = 500
-_READ_AT_MOST = 1024  # messages in one go, so that a flood cannot keep the lock
+_READ_AT_MOST = 256  # messages in one go, so that a flood cannot keep the lock
+_RECEIVE_QUEUE = 4  # messages of one connection that wait in the socket; the rest waits at the sender
 _STOP_REPEAT_S = 0.1
 _RECONNECT_MS = (20, 500)
 
@@ -38,9 +43,17 @@ class ZmqSender:
     """
 
     def __init__(
-        self, address: str, run_id: str, actor_id: str, *, window: int = 1, learner_timeout_s: float = 5.0
+        self,
+        address: str,
+        run_id: str,
+        actor_id: str,
+        *,
+        window: int = 1,
+        learner_timeout_s: float = 5.0,
+        keys: ActorKeys | None = None,
     ) -> None:
-        """Begin to connect; returns at once. Raises ConfigurationError where ``address`` is none."""
+        """Begin to connect; returns at once. Raises ConfigurationError where ``address`` is none, or needs ``keys``."""
+        check_keys(address, keys)
         self._address = address
         self._name = messages.Sender(run_id, actor_id, secrets.token_hex(8))
         self._flow = SenderFlow(window, learner_timeout_s, time.monotonic())
@@ -53,6 +66,8 @@ class ZmqSender:
         self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, _RECONNECT_MS[1])
         if address.startswith("tcp:"):
             _notice_vanished_hosts(self._socket, learner_timeout_s)
+        self._socket.setsockopt(zmq.IPV6, "[" in address)
+        self._door = None if keys is None else ActorDoor(self._socket, keys)
         try:
             self._socket.connect(address)
         except zmq.ZMQError as error:
@@ -104,7 +119,8 @@ class ZmqSender:
     def send(self, rollout: Rollout) -> bool:
         """Number the rollout and hand it over; its buffers must not be written to again. False where it is lost.
 
-        Blocks while the window is full and the learner alive. Raises TransportClosed after ``close``.
+        Blocks while the window is full and the learner alive. Raises TransportClosed after ``close``, and
+        ConfigurationError where the rollout is larger than any learner takes.
         """
         self._check_open()
         self._pump()
@@ -171,9 +187,10 @@ class ZmqSender:
         away = self._flow.refusal is None and not self._flow.learner_alive(now_s)
         if away and not self._believed_away:
             logger.warning(
-                "no word from the learner at {} for {:.1f} s; acting goes on, and rollouts are lost until it is back",
+                "no word from the learner at {} for {:.1f} s{}; acting goes on, and rollouts are lost until it is back",
                 self._address,
                 self._flow.silence_s(now_s),
+                "" if self._door is None else self._door.refusal(),
             )
         elif self._believed_away and not away and self._flow.refusal is None:
             logger.info("the learner at {} is back; {} rollouts were lost so far", self._address, self._flow.lost)
@@ -200,14 +217,24 @@ class ZmqReceiver(AccountedReceiver):
     """
 
     def __init__(
-        self, address: str, layout: RolloutLayout, run_id: str, *, heartbeat_s: float = 0.5, capacity: int = 256
+        self,
+        address: str,
+        layout: RolloutLayout,
+        run_id: str,
+        *,
+        heartbeat_s: float = 0.5,
+        capacity: int = 256,
+        window: int = 16,
+        keys: LearnerKeys | None = None,
     ) -> None:
-        """Bind and begin to answer. Raises ConfigurationError where ``address`` cannot be had.
+        """Bind and begin to answer. Raises ConfigurationError where ``address`` cannot be had, or needs ``keys``.
 
-        ``self.address`` is where actors can connect: ``address``, with the port that a wildcard became.
+        ``self.address`` is where actors can connect: ``address``, with the port that a wildcard became. No sender may
+        have more than ``window`` rollouts waiting.
         """
+        check_keys(address, keys)
         super().__init__()
-        self._flow = ReceiverFlow(layout, run_id, self._ledger, heartbeat_s)
+        self._flow = ReceiverFlow(layout, run_id, self._ledger, heartbeat_s, window)
         self._heartbeat_s = heartbeat_s
         self._capacity = capacity
         self._next_beat_s = 0.0
@@ -217,13 +244,16 @@ class ZmqReceiver(AccountedReceiver):
         self._socket: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
         # Without MANDATORY a message for an actor that is gone would vanish without a word.
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        self._socket.setsockopt(zmq.RCVHWM, max(1, min(16, capacity)))
+        self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
+        self._socket.setsockopt(zmq.RCVHWM, max(1, min(_RECEIVE_QUEUE, capacity)))
         if address.startswith("tcp:"):
             _notice_vanished_hosts(self._socket, 10 * heartbeat_s)
+        self._socket.setsockopt(zmq.IPV6, "[" in address)
+        self._door = None if keys is None else LearnerDoor(self._context, self._socket, keys)
         try:
             self._socket.bind(address)
         except zmq.ZMQError as error:
-            self._context.destroy(linger=0)
+            self._end_context(linger_ms=0)
             raise ConfigurationError(f"cannot receive rollouts at {address!r}: {error}") from error
         self.address = str(self._socket.getsockopt_string(zmq.LAST_ENDPOINT))
         self._beat = threading.Thread(target=self._keep_beating, name="rollout-heartbeat", daemon=True)
@@ -283,7 +313,13 @@ class ZmqReceiver(AccountedReceiver):
         self._closing.set()
         self._beat.join()
         with self._lock:
-            self._context.destroy(linger=_FLUSH_MS)
+            if not self._socket.closed:
+                self._end_context(linger_ms=_FLUSH_MS)
+
+    def _end_context(self, *, linger_ms: int) -> None:
+        if self._door is not None:
+            self._door.close()
+        self._context.destroy(linger=linger_ms)
 
     def _check_open(self) -> None:
         if self._closing.is_set():

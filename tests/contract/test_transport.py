@@ -189,6 +189,15 @@ def test_a_rollout_is_counted_once(transport: TransportCase) -> None:
         transport.receiver.count_stale(rollout)
 
 
+def test_what_the_learner_finds_invalid_is_counted_and_its_sender_named(
+    transport: TransportCase, messages: list[str]
+) -> None:
+    transport.sender("actor-7").send(plain(actor_id="actor-7"))
+    transport.receiver.count_invalid(take(transport), "from the future")
+    assert transport.receiver.accounts == RolloutAccounts(sent=1, invalid=1)
+    assert any("'actor-7'" in line and "from the future" in line for line in messages), messages
+
+
 @pytest.mark.parametrize(
     ("fault", "complaint"),
     [

@@ -9,6 +9,7 @@ from shared.rollout import RolloutLayout
 from shared.transport.addresses import local_address
 from shared.transport.in_process import InProcessTransport
 from shared.transport.transport import RolloutReceiver, RolloutSender
+from shared.transport.transport_keys import make_keys
 from shared.transport.zmq_transport import ZmqReceiver, ZmqSender
 from tests.rollout_examples import RUN_ID
 
@@ -29,12 +30,20 @@ class TransportCase(Protocol):
 
 
 class ZmqCase:
-    def __init__(self, layout: RolloutLayout, address: str) -> None:
-        self.receiver = ZmqReceiver(address, layout, RUN_ID, heartbeat_s=HEARTBEAT_S)
+    def __init__(self, layout: RolloutLayout, address: str, *, encrypted: bool = False) -> None:
+        learner_keys, self._actor_keys = make_keys() if encrypted else (None, None)
+        self.receiver = ZmqReceiver(address, layout, RUN_ID, heartbeat_s=HEARTBEAT_S, keys=learner_keys)
         self._senders: list[ZmqSender] = []
 
     def sender(self, actor_id: str = "actor-0", window: int = 1) -> ZmqSender:
-        sender = ZmqSender(self.receiver.address, RUN_ID, actor_id, window=window, learner_timeout_s=LEARNER_TIMEOUT_S)
+        sender = ZmqSender(
+            self.receiver.address,
+            RUN_ID,
+            actor_id,
+            window=window,
+            learner_timeout_s=LEARNER_TIMEOUT_S,
+            keys=self._actor_keys,
+        )
         self._senders.append(sender)
         return sender
 
@@ -69,5 +78,6 @@ def fresh_address() -> str:
 TRANSPORTS: dict[str, Callable[[RolloutLayout], Any]] = {
     "zmq-ipc": lambda layout: ZmqCase(layout, fresh_address()),
     "zmq-tcp": lambda layout: ZmqCase(layout, "tcp://127.0.0.1:0"),
+    "zmq-curve": lambda layout: ZmqCase(layout, "tcp://127.0.0.1:0", encrypted=True),
     "in-process": InProcessCase,
 }

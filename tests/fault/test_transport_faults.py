@@ -2,12 +2,16 @@
 
 import contextlib
 import signal
+import socket
 import subprocess
 import sys
+import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
+import psutil
 import pytest
 import zmq
 from loguru import logger
@@ -80,16 +84,26 @@ class Program:
                 stream.close()
 
 
-def open_receiver(stack: contextlib.ExitStack, address: str | None = None, capacity: int = 256) -> ZmqReceiver:
-    receiver = ZmqReceiver(address or fresh_address(), plain_layout(), RUN_ID, heartbeat_s=0.02, capacity=capacity)
+def open_receiver(
+    stack: contextlib.ExitStack, address: str | None = None, capacity: int = 256, window: int = 16
+) -> ZmqReceiver:
+    receiver = ZmqReceiver(
+        address or fresh_address(), plain_layout(), RUN_ID, heartbeat_s=0.02, capacity=capacity, window=window
+    )
     stack.callback(receiver.close)
     return receiver
 
 
 def open_sender(
-    stack: contextlib.ExitStack, address: str, actor_id: str = "actor-0", window: int = 1, run_id: str = RUN_ID
+    stack: contextlib.ExitStack,
+    address: str,
+    actor_id: str = "actor-0",
+    *,
+    window: int = 1,
+    run_id: str = RUN_ID,
+    timeout_s: float = TIMEOUT_S,
 ) -> ZmqSender:
-    sender = ZmqSender(address, run_id, actor_id, window=window, learner_timeout_s=TIMEOUT_S)
+    sender = ZmqSender(address, run_id, actor_id, window=window, learner_timeout_s=timeout_s)
     stack.callback(sender.close)
     return sender
 
@@ -410,24 +424,117 @@ def test_another_protocol_is_refused(stack: contextlib.ExitStack, meet: Callable
     assert "protocol" in answer.reason
 
 
-def test_a_flood_neither_fills_memory_nor_shuts_out_the_honest(
-    stack: contextlib.ExitStack, meet: Callable[[ZmqReceiver], Stranger]
-) -> None:
-    receiver = open_receiver(stack, capacity=4)
-    stranger = meet(receiver)
-    flooding = [messages.encode(Sending(NAME, 0)), b"no rollout", bytes(100_000)]
+def flood(address: str, frames: Callable[[int], list[bytes]], ended: threading.Event) -> int:
+    """Send as fast as the socket takes it, whatever the learner says. How many."""
+    stranger = Stranger(address)
     stranger.socket.set(zmq.SNDTIMEO, 100)
     sent = 0
-    with contextlib.suppress(zmq.Again):  # until neither end's queues take any more
-        while sent < 5000:
-            flooding[0] = messages.encode(Sending(NAME, sent))
-            stranger.socket.send_multipart(flooding)
+    while not ended.is_set():
+        with contextlib.suppress(zmq.Again):
+            stranger.socket.send_multipart(frames(sent))
             sent += 1
-    assert sent < 5000
+    stranger.close()
+    return sent
+
+
+@pytest.mark.parametrize("kind", ["rollouts", "empty rollouts", "greetings", "nonsense"])
+def test_a_flood_neither_fills_memory_nor_starves_the_honest(
+    stack: contextlib.ExitStack, log: list[str], kind: str
+) -> None:
+    receiver = open_receiver(stack, capacity=8, window=2)
+    valid = encode_rollout(
+        plain_layout().assemble(
+            msgspec.structs.replace(ROLLOUT.header, actor_id="stranger", incarnation="life-1"), ROLLOUT.arrays()
+        )
+    )
+    kinds: dict[str, Callable[[int], list[bytes]]] = {
+        "rollouts": lambda i: [messages.encode(Sending(NAME, i)), *valid],
+        "empty rollouts": lambda i: [messages.encode(Sending(NAME, i)), b"no rollout", bytes(100_000)],
+        "greetings": lambda i: [messages.encode(Hello(msgspec.structs.replace(NAME, incarnation=str(i)), 0))],
+        "nonsense": lambda i: [bytes(100_000)],
+    }
+    ended = threading.Event()
+    before = psutil.Process().memory_info().rss
+    flooding = Running(flood, receiver.address, kinds[kind], ended)
+    stack.callback(ended.set)
+    until(lambda: any("'stranger'" in line or "of unknown name" in line for line in log))
+
+    def act(actor_id: str) -> int:
+        sender = open_sender(stack, receiver.address, actor_id, timeout_s=PATIENCE_S)
+        for _ in range(50):
+            assert sender.send(example_rollout(plain_layout(), actor_id=actor_id))
+        return sender.lost
+
+    actors = [Running(act, f"honest-{i}") for i in range(2)]
+    learned: Counter[str] = Counter()
+    while learned["honest-0"] < 50 or learned["honest-1"] < 50:
+        rollout = receiver.receive(PATIENCE_S)
+        assert rollout is not None
+        receiver.count_learned(rollout)
+        learned[rollout.header.actor_id] += 1
+    assert [actor.join() for actor in actors] == [0, 0]
+    assert psutil.Process().memory_info().rss - before < 100 * 2**20  # flooded with many times that
+    ended.set()
+    flooding.join()
+    receiver.stop_actors(0.0)
+    accounts = receiver.accounts
+    assert accounts.learned == sum(learned.values())
+    assert accounts.sent == accounts.learned + accounts.stale + accounts.invalid + accounts.lost
+    if kind == "rollouts":
+        assert any("'stranger'" in line and "ignores its credit" in line for line in log)
+
+
+def test_senders_are_taken_up_in_turn(stack: contextlib.ExitStack) -> None:
+    receiver = open_receiver(stack)
+    for actor_id, window in (("many", 4), ("one", 1)):
+        sender = open_sender(stack, receiver.address, actor_id, window=window)
+        for _ in range(window):
+            sender.send(example_rollout(plain_layout(), actor_id=actor_id))
+        until(lambda: receiver.accounts.sent == receiver.live_senders + 3)  # read, and not taken up yet
+    taken = [receiver.receive(PATIENCE_S) for _ in range(5)]
+    assert [rollout.header.actor_id for rollout in taken if rollout] == ["many", "one", "many", "many", "many"]
+
+
+def test_a_message_that_claims_to_be_enormous_ends_its_connection_only(stack: contextlib.ExitStack) -> None:
+    """Bytes as ZeroMQ's peers exchange them: a greeting, no security, then a frame of 10 GB, of which little comes."""
+    receiver = open_receiver(stack, "tcp://127.0.0.1:0")
+    peer = stack.enter_context(
+        socket.create_connection(("127.0.0.1", int(receiver.address.rpartition(":")[2])), PATIENCE_S)
+    )
+    peer.sendall(b"\xff" + bytes(8) + b"\x7f\x03\x00NULL" + bytes(16) + b"\x00" + bytes(31))
+    ready = b"\x05READY\x0bSocket-Type\x00\x00\x00\x06DEALER"
+    peer.sendall(b"\x04" + bytes([len(ready)]) + ready)
+    before = psutil.Process().memory_info().vms
+    peer.sendall(b"\x02" + (10 * 2**30).to_bytes(8, "big") + b"little")
+    while peer.recv(2**16):  # until it is hung up on
+        pass
+    assert psutil.Process().memory_info().vms - before < 2**30
     sender = open_sender(stack, receiver.address)
-    sending = Running(lambda: until(lambda: sender.send(ROLLOUT)))
-    until(lambda: receiver.receive(0.0))
-    sending.join()
+    assert sender.send(ROLLOUT)
+    learn(receiver)
+
+
+def test_one_connection_has_one_name(
+    stack: contextlib.ExitStack, meet: Callable[[ZmqReceiver], Stranger], log: list[str]
+) -> None:
+    receiver = open_receiver(stack)
+    stranger = meet(receiver)
+    stranger.socket.send_multipart([messages.encode(Hello(NAME, 0))])
+    other = msgspec.structs.replace(NAME, actor_id="somebody else")
+    stranger.socket.send_multipart([messages.encode(Sending(other, 0)), *encode_rollout(ROLLOUT)])
+    until(lambda: receiver.accounts.invalid == 1)
+    assert receiver.live_senders == 1
+    assert any("'somebody else'" in line and "one connection has one name" in line for line in log)
+
+
+@pytest.mark.parametrize("message", [Hello(NAME, 2**50), Sending(NAME, 2**50), Bye(NAME, 2**50)])
+def test_a_count_that_nobody_can_have_reached_does_not_spoil_the_books(
+    stack: contextlib.ExitStack, meet: Callable[[ZmqReceiver], Stranger], log: list[str], message: object
+) -> None:
+    receiver = open_receiver(stack)
+    meet(receiver).socket.send_multipart([messages.encode(message)])
+    until(lambda: any("'stranger'" in line and "expected a count" in line for line in log))
+    assert receiver.accounts.sent <= 1
 
 
 @pytest.mark.parametrize("address", ["", "nowhere", "ftp://x", "tcp://127.0.0.1:port", "ipc://"])

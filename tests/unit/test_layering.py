@@ -16,7 +16,7 @@ _MAY_IMPORT = {
     "scripts": {"scripts", "actor", "learner", "shared"},
 }
 _ONLY_IN = {
-    "zmq": {"shared/transport/zmq_transport.py"},
+    "zmq": {"shared/transport/zmq_transport.py", "shared/transport/zmq_curve.py"},
     "watchdog": {"actor/policy_watcher.py"},
     # TorchScript is deprecated upstream: its successor must be able to take its place by one engine and one rung.
     "torch.jit": {"shared/scripting.py", "shared/engines/torchscript.py"},

@@ -96,6 +96,23 @@ def test_a_version_says_where_it_comes_from(
     assert value_in(store, 0) == 0.5
 
 
+def test_what_was_never_published_is_disowned(exporter: PolicyExporter, store: LocalPolicyStore) -> None:
+    before = publisher_of(exporter, store, synchronous=True)
+    before.publish(filled(0.0), update(0))
+    before.close()
+    publisher = publisher_of(exporter, store, synchronous=True)
+    old = store.open(0).manifest.digest
+    assert publisher.disowns(0, old) is None  # a learner before this one published it
+    assert "never published" in (publisher.disowns(1, old) or "")
+    publisher.publish(filled(1.0), update(1))
+    new = store.open(1).manifest.digest
+    assert publisher.disowns(0, old) is None
+    assert publisher.disowns(1, new) is None
+    assert "has digest" in (publisher.disowns(1, old) or "")
+    assert "never published" in (publisher.disowns(2, new) or "")
+    publisher.close()
+
+
 def test_synchronously_every_request_is_a_version_at_once(exporter: PolicyExporter, store: LocalPolicyStore) -> None:
     publisher = publisher_of(exporter, store, synchronous=True)
     for number in range(3):

@@ -10,7 +10,7 @@ from gymnasium import spaces
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.errors import RolloutInvalid
+from shared.errors import ConfigurationError, RolloutInvalid
 from shared.policy_signature import acting_signature
 from shared.rollout import EpisodeEnd, Rollout, RolloutLayout
 from shared.rollout_codec import decode_rollout, encode_rollout
@@ -190,12 +190,44 @@ def test_a_layout_refuses_what_a_learner_could_not_use(fault: str) -> None:
         layout.check(rollout)
 
 
-def test_a_return_that_is_no_number_is_invalid() -> None:
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"sequence": -1},
+        {"version": -1},
+        {"digest": ""},
+        {"digest": "AB" * 32},
+        {"began_unix_s": float("inf")},
+        {"episodes": (EpisodeEnd(float("nan"), 3, 0),)},
+        {"episodes": (EpisodeEnd(1e300, 3, 0),)},
+        {"episodes": (EpisodeEnd(1.0, 0, 0),)},
+        {"episodes": (EpisodeEnd(1.0, -3, 0),)},
+        {"episodes": (EpisodeEnd(1.0, 2**60, 0),)},
+        {"episodes": (EpisodeEnd(1.0, 3, -1),)},
+        {"episodes": (EpisodeEnd(1.0, 3, 0),) * 9},
+    ],
+    ids=str,
+)
+def test_a_header_that_cannot_be_true_is_invalid(changes: dict[str, object]) -> None:
     layout = plain_layout()
     rollout = example_rollout(layout)
-    rollout.header = msgspec.structs.replace(rollout.header, episodes=(EpisodeEnd(float("nan"), 3, 0),))
-    with pytest.raises(RolloutInvalid, match="return"):
-        layout.check(rollout)
+    rollout.header = msgspec.structs.replace(rollout.header, **changes)
+    for check in (layout.check, lambda rollout: decode_rollout(received(rollout), layout)):
+        with pytest.raises(RolloutInvalid, match=r"episode|SHA-256|a time"):
+            check(rollout)
+
+
+def test_a_header_that_dwarfs_its_steps_is_not_even_read() -> None:
+    rollout = example_rollout(plain_layout())
+    rollout.header = msgspec.structs.replace(rollout.header, episodes=(EpisodeEnd(1.0, 3, 0),) * 100_000)
+    with pytest.raises(RolloutInvalid, match="a header of"):
+        decode_rollout(received(rollout), plain_layout())
+
+
+def test_a_rollout_that_no_receiver_takes_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shared.rollout_codec.MAX_FRAME_BYTES", 100)
+    with pytest.raises(ConfigurationError, match="step fewer environments"):
+        encode_rollout(example_rollout(plain_layout(), batch_size=8))
 
 
 def test_a_rollout_of_another_layout_is_invalid() -> None:
