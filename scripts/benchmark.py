@@ -29,7 +29,7 @@ from shared.log import set_up_logging
 COMMAND = "python scripts/benchmark.py"
 
 # To add one: write scripts/benchmarks/NAME.py with measure_NAME(settings, console) -> list[Row], and put NAME here.
-Kind = Literal["solve"]
+Kind = Literal["solve", "reload", "publish", "scale"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +41,9 @@ class BenchmarkOptions(BenchmarkSettings):
 
     what: tyro.conf.Positional[Literal[Kind, "all"]]
     """solve: how soon CartPole-v1 is solved, by the last 100 returns and by the first version that is good enough.
+    reload: what replacing the policy costs the environment loop, and whether any action is torn by it.
+    publish: how long it takes until a new version acts, and what publishing costs who publishes.
+    scale: how these grow with model size, actors and versions; a plot each.
     all: each of these, in a process of its own."""
     json: Path | None = None
     """Write the rows there as well, as a list of objects."""

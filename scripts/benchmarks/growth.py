@@ -1,0 +1,48 @@
+"""Times in milliseconds, several for each size of something: as rows and as the lines of a plot."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from scripts.benchmarks.plot import Line
+from scripts.benchmarks.row import Row
+
+
+@dataclass
+class Growth:
+    """What was measured, by the name of each line and then by the size on the horizontal axis, in order."""
+
+    title: str
+    x_label: str
+    how: str
+    times_ms: dict[str, dict[float, list[float]]] = field(default_factory=dict)
+
+    def add(self, line: str, size: float, times_ms: Sequence[float]) -> None:
+        """Several measurements of one point."""
+        self.times_ms.setdefault(line, {})[size] = list(times_ms)
+
+    def rows(self) -> list[Row]:
+        """One for each point."""
+        return [
+            Row.of(f"{line}, {_short(size)} {self.x_label}", times_ms, "ms", self.how)
+            for line, points in self.times_ms.items()
+            for size, times_ms in points.items()
+        ]
+
+    def lines(self) -> list[Line]:
+        """Medians, with a band from the least to the most."""
+        return [
+            Line(
+                line,
+                list(points),
+                [float(np.median(times_ms)) for times_ms in points.values()],
+                [min(times_ms) for times_ms in points.values()],
+                [max(times_ms) for times_ms in points.values()],
+            )
+            for line, points in self.times_ms.items()
+        ]
+
+
+def _short(size: float) -> str:
+    return f"{size:,.3g}" if size < 100 else f"{size:,.0f}"

@@ -1,0 +1,46 @@
+"""Publish-to-acting against the number of actors: from the rename to the first action of the last of them."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import psutil  # type: ignore[import-untyped]
+from rich.console import Console
+
+from scripts.benchmarks.growth import Growth
+from scripts.benchmarks.publish_to_acting import ActorFleet
+from scripts.benchmarks.publishing_process import start_publisher
+from scripts.benchmarks.shelf import make_shelf
+
+STEP_S = 1e-2  # 64 actors then take half of a core for acting
+_TIMES = 20
+_ACTOR_MB = 150
+
+
+def grow_actors(counts: Sequence[int], console: Console) -> Growth:
+    """Counts ascend; those for which there is no memory are left out, with a line."""
+    random = np.random.default_rng(0)
+    growth = Growth("From rename to first action", "actors", f"MLP 64x64, ONNX, steps of {1e3 * STEP_S:g} ms")
+    with TemporaryDirectory(prefix="rl-hotswap-benchmark-") as directory:
+        shelf, store, logs = (Path(directory) / name for name in ("shelf", "store", "logs"))
+        make_shelf(shelf, versions=8, change=0.1)
+        with start_publisher(shelf, store) as publisher, ActorFleet(store, logs, pace_s=STEP_S) as fleet:
+            before = 0
+            for count in counts:
+                if psutil.virtual_memory().available / 1e6 < _ACTOR_MB * (count - before):
+                    console.print(f"{count} actors are left out: there is no memory for them", highlight=False)
+                    break
+                fleet.grow(count, publisher.call("publish").version)
+                before = count
+                first_ms, last_ms = [], []
+                for _ in range(_TIMES):
+                    time.sleep(random.uniform(0.05, 0.1))
+                    published = publisher.call("publish")
+                    firsts = [first.acted_s - published.renaming_s for first in fleet.first_actions(published.version)]
+                    first_ms.append(1e3 * float(np.median(firsts)))
+                    last_ms.append(1e3 * max(firsts))
+                growth.add("the last actor", count, last_ms)
+                growth.add("the actor in the middle", count, first_ms)
+    return growth

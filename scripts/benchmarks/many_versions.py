@@ -1,0 +1,37 @@
+"""Stores with very many versions, made in a moment: each is a directory with its own manifest and linked files."""
+
+from collections.abc import Iterable
+from contextlib import suppress
+
+import msgspec
+
+from shared.manifest import MANIFEST_NAME, encode_manifest
+from shared.policy_store import LocalPolicyStore, version_name
+from shared.version_files import mark_name
+
+_LINKS = 10_000  # of one file; file systems take some 65,000 at most
+_PLACEHOLDER = 987_654_321_987_654_321
+
+
+def add_versions(store: LocalPolicyStore, numbers: Iterable[int]) -> None:
+    """Add versions under ``numbers``, ascending, with the content of the newest that is there, and raise its mark."""
+    source = store.newest()
+    assert source is not None
+    manifest = store.open(source).manifest
+    template = encode_manifest(msgspec.structs.replace(manifest, version=_PLACEHOLDER))
+    originals = store.path / version_name(source)
+    number = source
+    for i, number in enumerate(numbers):
+        directory = store.path / version_name(number)
+        directory.mkdir()
+        for name in manifest.files:
+            if i % _LINKS == 0:
+                (directory / name).write_bytes((originals / name).read_bytes())
+            else:
+                (directory / name).hardlink_to(originals / name)
+        (directory / MANIFEST_NAME).write_bytes(template.replace(str(_PLACEHOLDER).encode(), str(number).encode()))
+        if i % _LINKS == 0:
+            originals = directory
+    (store.path / mark_name(number)).touch()
+    with suppress(FileNotFoundError):
+        (store.path / mark_name(source)).unlink()

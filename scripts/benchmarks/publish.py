@@ -1,0 +1,112 @@
+"""``benchmark.py publish``: how long it takes until a new version acts, and what publishing costs who publishes."""
+
+import time
+from hashlib import sha256
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from rich.console import Console
+
+from scripts.benchmarks.publish_to_acting import ActorFleet, publish_and_wait
+from scripts.benchmarks.publishing_process import start_publisher
+from scripts.benchmarks.publishing_side import measure_publishing_side
+from scripts.benchmarks.row import Row
+from scripts.benchmarks.settings import BenchmarkSettings
+from scripts.benchmarks.shelf import LARGE, make_shelf
+from shared.policy_store import LocalPolicyStore
+
+ACTORS = 4
+STEP_S = 1e-3
+_VERSIONS = 16
+_LARGE_VERSIONS = 2
+_PUBLICATIONS = 40  # in a round
+_LARGE_PUBLICATIONS = 2
+
+
+def measure_publish(settings: BenchmarkSettings, console: Console) -> list[Row]:
+    """All rows of this kind."""
+    rows = []
+    console.print("until four actors act with a new version …")
+    rows += measure_small(settings.rounds, _PUBLICATIONS, pace_s=STEP_S)
+    rows += measure_small(2, _PUBLICATIONS, pace_s=0.0)
+    console.print("the same with 100 MB of weights …")
+    rows += measure_large(settings.rounds * _LARGE_PUBLICATIONS, LARGE)
+    console.print("what publishing costs the learner …")
+    return rows + measure_publishing_side(settings.rounds)
+
+
+def measure_small(rounds: int, publications: int, *, pace_s: float, actors: int = ACTORS) -> list[Row]:
+    """From rename to the first action in the last of four actors; a target only where they pace their steps."""
+    random = np.random.default_rng(0)
+    with TemporaryDirectory(prefix="rl-hotswap-benchmark-") as directory:
+        shelf, store, logs = (Path(directory) / name for name in ("shelf", "store", "logs"))
+        make_shelf(shelf, versions=_VERSIONS, change=0.1)
+        with start_publisher(shelf, store) as publisher, ActorFleet(store, logs, pace_s=pace_s) as fleet:
+            fleet.grow(actors, publisher.call("publish").version)
+            latencies_ms = np.zeros((rounds, publications))
+            for place in np.ndindex(latencies_ms.shape):
+                time.sleep(random.uniform(0.02, 0.06))  # at any moment of what the actors do every so often
+                latencies_ms[place] = 1e3 * publish_and_wait(publisher, fleet)
+    steps = f"steps of {1e3 * pace_s:g} ms" if pace_s else "steps without pause"
+    what = f"rename to first action by every one of {actors} actors, {steps}"
+    how = f"MLP 64x64, {latencies_ms.size} publications; min and max are those of {rounds} parts of the run"
+    rows = []
+    for percentile, target in ((50.0, 15.0), (99.0, 50.0)):
+        value = float(np.percentile(latencies_ms, percentile))
+        parts = np.percentile(latencies_ms, percentile, axis=1)
+        reached = value <= target if pace_s else None
+        rows.append(
+            Row(
+                row=f"{what}, p{percentile:g}",
+                value=value,
+                target=target if pace_s else None,
+                reached=reached,
+                min=float(parts.min()),
+                max=float(parts.max()),
+                unit="ms",
+                how=how,
+            )
+        )
+    return rows
+
+
+def measure_large(publications: int, hidden_sizes: tuple[int, ...] = LARGE) -> list[Row]:
+    """From rename to the first action of one actor, over what nobody can do without for a file of that size."""
+    with TemporaryDirectory(prefix="rl-hotswap-benchmark-") as directory:
+        shelf, store, logs = (Path(directory) / name for name in ("shelf", "store", "logs"))
+        manifest = make_shelf(shelf, versions=_LARGE_VERSIONS, change=0.1, hidden_sizes=hidden_sizes)
+        weights_mb = manifest.files[manifest.weights].size_bytes / 1e6
+        with (
+            start_publisher(shelf, store, keep_newest=2) as publisher,
+            ActorFleet(store, logs, pace_s=STEP_S) as fleet,
+        ):
+            fleet.grow(1, publisher.call("publish").version)
+            latencies_s, floors_s = [], []
+            for _ in range(publications):
+                latencies_s.append(publish_and_wait(publisher, fleet))
+                floors_s.append(read_hash_and_copy_s(LocalPolicyStore(store)))
+    name = f"{weights_mb:.0f} MB" if weights_mb >= 1 else f"{1e3 * weights_mb:.0f} kB"
+    how = f"MLP of {name}, one actor, {publications} publications, each followed by one read, SHA-256 and copy"
+    ratios = [latency / floor for latency, floor in zip(latencies_s, floors_s, strict=True)]
+    return [
+        Row.of(f"rename to first action, {name}, over read + SHA-256 + copy", ratios, "", how, at_most=1.5),
+        Row.of(f"rename to first action, {name}", [1e3 * s for s in latencies_s], "ms", how),
+        Row.of(f"one read, one SHA-256 and one copy of {name}", [1e3 * s for s in floors_s], "ms", how),
+    ]
+
+
+def read_hash_and_copy_s(store: LocalPolicyStore) -> float:
+    """Seconds for one read, one SHA-256 and one copy of the newest version's weights, into fresh memory."""
+    newest = store.newest()
+    assert newest is not None
+    files = store.open(newest)
+    path = Path(files.location) / files.manifest.weights
+    began_s = time.perf_counter()
+    data = path.read_bytes()
+    digest = sha256(data).hexdigest()
+    copy = np.frombuffer(data, np.uint8).copy()
+    took_s = time.perf_counter() - began_s
+    assert digest == files.manifest.files[files.manifest.weights].sha256
+    assert copy.nbytes == len(data)
+    return took_s

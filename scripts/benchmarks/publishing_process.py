@@ -1,0 +1,89 @@
+"""The publisher of a benchmark: a process that publishes from a shelf, one version at a call or many a second."""
+
+import os
+import sys
+import threading
+import time
+from itertools import cycle
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import NamedTuple
+
+from learner.store_keeper import StoreKeeper
+from scripts.benchmarks.helper_process import HelperProcess, serve
+from scripts.benchmarks.shelf import read_shelf
+from shared.log import set_up_logging
+from shared.policy_store import LocalPolicyStore, Retention, parse_version_name
+
+
+class Published(NamedTuple):
+    """One publication. ``renaming_s`` is on the machine's monotonic clock, as the rename that commits was called."""
+
+    version: int
+    renaming_s: float
+    duration_s: float
+
+
+def start_publisher(shelf: Path, store: Path, *, keep_newest: int = 20) -> HelperProcess:
+    """A process that serves a ``Publisher``, which has read its shelf."""
+    process = HelperProcess(run_publisher, shelf, store, keep_newest)
+    process.receive()
+    return process
+
+
+def run_publisher(connection: Connection, shelf: Path, store: Path, keep_newest: int) -> None:
+    """What the process does."""
+    set_up_logging("publisher", None, terminal_level="ERROR")
+    publisher = Publisher(shelf, store, keep_newest)
+    connection.send("ready")
+    serve(connection, publisher)
+
+
+class Publisher:
+    """Publishes what lies on a shelf, over and over, under ever new numbers; old versions are swept meanwhile."""
+
+    def __init__(self, shelf: Path, store: Path, keep_newest: int) -> None:
+        self._following = cycle(read_shelf(shelf))
+        self._store = LocalPolicyStore(store)
+        self._keeper = StoreKeeper(self._store, Retention(keep_newest))
+        self._renaming_s = 0.0
+        self._ending = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._published = 0
+        sys.addaudithook(self._hear)
+
+    def publish(self) -> Published:
+        """Publish the next one now."""
+        began_s = time.monotonic()
+        version = next(self._following).publish(self._store).version
+        duration_s = time.monotonic() - began_s
+        self._keeper.published(version)
+        self._published += 1
+        return Published(version, self._renaming_s, duration_s)
+
+    def begin(self, per_second: float) -> None:
+        """Publish ``per_second`` times a second from now on."""
+        self._ending.clear()
+        self._published = 0
+        self._thread = threading.Thread(target=self._publish_regularly, args=(1 / per_second,), daemon=True)
+        self._thread.start()
+
+    def end(self) -> int:
+        """Stop publishing; returns how many versions it were since ``begin``."""
+        assert self._thread is not None
+        self._ending.set()
+        self._thread.join()
+        return self._published
+
+    def _publish_regularly(self, period_s: float) -> None:
+        next_s = time.monotonic()
+        while not self._ending.wait(max(0.0, next_s - time.monotonic())):
+            self.publish()
+            next_s = max(next_s + period_s, time.monotonic() - period_s)  # what was missed is not made up for
+
+    def _hear(self, event: str, arguments: tuple[object, ...]) -> None:
+        """Python tells of every rename as it is called: the moment before which nobody can see the version."""
+        if event == "os.rename":
+            name = os.path.basename(os.fspath(arguments[1]))  # type: ignore[call-overload]  # noqa: PTH119
+            if parse_version_name(name) is not None:
+                self._renaming_s = time.monotonic()

@@ -1,0 +1,28 @@
+"""``benchmark.py reload``: what replacing the policy costs the environment loop, and that nothing is torn by it."""
+
+from rich.console import Console
+
+from scripts.benchmarks.memory import measure_memory
+from scripts.benchmarks.row import Row
+from scripts.benchmarks.settings import BenchmarkSettings
+from scripts.benchmarks.step_times import measure_step_times
+from scripts.benchmarks.torn import measure_torn
+from scripts.benchmarks.watching import measure_watching
+
+_BLOCK_S = 2.0
+_TRANSITIONS = 10_000_000
+_ADOPTIONS = 10_000
+_IDLE_S = 8.0
+_VERSIONS = 1_000
+
+
+def measure_reload(settings: BenchmarkSettings, console: Console) -> list[Row]:
+    """All rows of this kind. Each acts in processes of its own, beside a process that publishes."""
+    console.print("step times with adoptions and without …")
+    rows = measure_step_times(settings.rounds, _BLOCK_S)
+    console.print(f"{_TRANSITIONS:,} transitions, each derived again …")
+    rows += measure_torn(_TRANSITIONS)
+    console.print(f"memory after {_ADOPTIONS:,} adoptions …")
+    rows += measure_memory(_ADOPTIONS)
+    console.print(f"watching a store of {_VERSIONS:,} versions …")
+    return rows + measure_watching(_VERSIONS, _IDLE_S)

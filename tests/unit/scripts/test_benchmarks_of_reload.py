@@ -1,0 +1,123 @@
+"""What ``scripts/benchmark.py reload``, ``publish`` and ``scale`` measure, in small: figures are there, and finite."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from actor.agent import Agent
+from actor.environment_creation import make_environments
+from actor.rollout_worker import RolloutWorker
+from scripts.benchmarks.growth import Growth
+from scripts.benchmarks.helper_process import HelperProcess
+from scripts.benchmarks.many_versions import add_versions
+from scripts.benchmarks.row import Row
+from scripts.benchmarks.shelf import make_shelf, read_shelf
+from scripts.benchmarks.torn import derive, weights_of
+from shared.errors import HotswapError
+from shared.noise import NoiseStream
+from shared.policy_store import LocalPolicyStore
+from shared.rollout import RolloutLayout
+
+
+def check(rows: Sequence[Row]) -> None:
+    assert rows
+    assert all(math.isfinite(value) for row in rows for value in (row.value, row.min, row.max))
+    assert len({row.row for row in rows}) == len(rows)
+    assert all(row.how for row in rows)
+
+
+def test_every_made_up_action_is_found_out(tmp_path: Path) -> None:
+    """Derived again from their digest, actions are right; under another digest they are not, nor is a changed one."""
+    make_shelf(tmp_path, versions=2, change=0.5, onnx_alone=True)
+    versions = read_shelf(tmp_path)
+    signature = versions[0].manifest.signature
+    weights = {version.manifest.digest: weights_of(version) for version in versions}
+    first, second = (version.manifest.digest for version in versions)
+    with Agent(LocalPolicyStore(tmp_path), num_envs=4, synchronous=True) as agent:
+        noise = {agent.noise_seed: NoiseStream(signature.action, 4, agent.noise_seed)}
+        worker = RolloutWorker(
+            agent, make_environments("CartPole-v1", 4), RolloutLayout(signature, 32), run_id="r", actor_id="a", seed=0
+        )
+        rollout = worker.collect()
+    assert rollout is not None
+    assert rollout.header.digest == second
+    assert derive([rollout], weights, noise)[:2] == (128, 0)
+
+    assert derive([rollout], {second: weights[first]}, noise).wrong > 100
+    assert derive([rollout], {first: weights[first]}, noise).wrong == 128
+    rollout.action[3, 2] ^= 1
+    assert derive([rollout], weights, noise).wrong == 1
+
+
+def test_many_versions_are_versions(tmp_path: Path) -> None:
+    store = LocalPolicyStore(tmp_path, fsync=False)
+    make_shelf(tmp_path, versions=1, change=0.0, onnx_alone=True)
+    add_versions(store, range(1, 30))
+    assert store.versions() == list(range(30))
+    files = store.open(17)
+    assert files.manifest.version == 17
+    assert files.manifest.digest == store.open(0).manifest.digest
+    assert all(files.read(name) for name in files.manifest.files)
+    assert read_shelf(tmp_path)[3].publish(store).version == 30
+
+
+def test_growth_is_rows_and_lines() -> None:
+    growth = Growth("Title", "actors", "how")
+    growth.add("last", 1, [3.0, 1.0, 2.0])
+    growth.add("last", 64, [4.0])
+    assert [(row.row, row.value) for row in growth.rows()] == [("last, 1 actors", 2.0), ("last, 64 actors", 4.0)]
+    (line,) = growth.lines()
+    assert (line.x, line.y, line.low, line.high) == ([1, 64], [2.0, 4.0], [1.0, 4.0], [3.0, 4.0])
+
+
+def fail(_connection: object) -> None:
+    raise SystemExit(3)
+
+
+def test_a_helper_that_ends_is_an_error_of_ours() -> None:
+    with HelperProcess(fail) as helper, pytest.raises(HotswapError, match="has ended"):
+        helper.receive()
+
+
+@pytest.mark.slow
+def test_reload_in_small() -> None:
+    from scripts.benchmarks.memory import measure_memory
+    from scripts.benchmarks.step_times import measure_step_times
+    from scripts.benchmarks.torn import measure_torn
+    from scripts.benchmarks.watching import measure_watching
+
+    check(measure_step_times(rounds=1, block_s=0.3))
+    torn = measure_torn(transitions=1_000)
+    check(torn)
+    assert torn[0].value == 0
+    check(measure_memory(adoptions=200))
+    check(measure_watching(versions=30, seconds=0.2))
+
+
+@pytest.mark.slow
+def test_publish_in_small() -> None:
+    from scripts.benchmarks.publish import measure_large, measure_small
+    from scripts.benchmarks.publishing_side import measure_publishing_side
+
+    check(measure_small(2, 2, pace_s=1e-3, actors=2))
+    check(measure_large(2, hidden_sizes=(256,)))
+    check(measure_publishing_side(1, block_s=0.2, publications=2))
+
+
+@pytest.mark.slow
+def test_scale_in_small(capsys: pytest.CaptureFixture[str]) -> None:
+    from rich.console import Console
+
+    from scripts.benchmarks.growth_by_actors import grow_actors
+    from scripts.benchmarks.growth_by_model_size import grow_models
+    from scripts.benchmarks.growth_by_versions import grow_versions
+
+    console = Console()
+    check(grow_actors((1, 2), console).rows())
+    models = grow_models(((8,), (16, 16), (10**6, 10**6)), console).rows()
+    check(models)
+    assert len(models) == 4
+    assert "left out" in capsys.readouterr().out
+    check(grow_versions((2, 5), console).rows())
