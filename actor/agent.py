@@ -40,7 +40,8 @@ class Agent:
     ``deadline_s``: how long to wait where nothing can act. ``trusted_modules``: prefixes of module paths that
     importable policies may come from (engines ``compile`` and ``eager``); ``trust_native`` allows native code out of
     the store (engine ``aot``). ``signature``: that of the environment, where it is known: versions made for
-    another are refused. ``public_keys``: with them only versions that one of these keys signed may act, and of one run:
+    another are refused. ``values``: have ``decide`` give the policy's value too, which takes many networks as long as
+    the action. ``public_keys``: with them only versions that one of these keys signed may act, and of one run:
     ``run_id``, or that of the first. Once the newest is older than ``stale_after_s`` the log says so, as often.
     """
 
@@ -57,6 +58,7 @@ class Agent:
         trusted_modules: tuple[str, ...] = (),
         trust_native: bool = False,
         synchronous: bool = False,
+        values: bool = False,
         signature: PolicySignature | None = None,
         public_keys: Sequence[PublicKey] = (),
         run_id: str | None = None,
@@ -73,6 +75,7 @@ class Agent:
         self._deterministic = deterministic
         self._deadline_s = deadline_s
         self._synchronous = synchronous
+        self._values = values
         self._store = store
         self._name = name
         ladder = ProgramLadder(
@@ -81,6 +84,7 @@ class Agent:
             trusted_modules=trusted_modules,
             trust_native=trust_native,
             measure=not synchronous,
+            values=values,
             expected=signature,
         )
         self._follow = parse_follow(follow) if isinstance(follow, str) else follow
@@ -225,7 +229,8 @@ class Agent:
 
     def _act_with(self, policy: LoadedPolicy) -> None:
         """From the next step on ``policy`` acts. Recurrent state is kept where its tensors are the same."""
-        signature = policy.manifest.signature
+        promised = policy.manifest.signature
+        signature = promised if self._values else promised.without_value
         before = self._call
         if before is None or before.signature != signature:
             self._call = PolicyCall(signature, self._batch_size)

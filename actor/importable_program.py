@@ -45,12 +45,13 @@ def import_program(
     def check(candidate: Callable[[list["Tensor"]], list["Tensor"]]) -> float:
         def run(inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
             with torch.no_grad():
-                return [output.numpy().copy() for output in candidate([torch.from_numpy(a.copy()) for a in inputs])]
+                found = candidate([torch.from_numpy(array.copy()) for array in inputs])
+                return [found[position].numpy().copy() for position in exam.outputs]
 
         return exam.check(run)
 
     scripted, failures = climb(module, example, check)
     refusals = tuple((report.rung, report.error or "") for report in failures)
     if scripted is None:
-        return ImportedProgram(EagerEngine(module, program_digest), "eager", refusals)
-    return ImportedProgram(EagerEngine(scripted.module, program_digest), scripted.rung, refusals)
+        return ImportedProgram(EagerEngine(module, program_digest, exam.outputs), "eager", refusals)
+    return ImportedProgram(EagerEngine(scripted.module, program_digest, exam.outputs), scripted.rung, refusals)

@@ -15,7 +15,8 @@ class Decision(NamedTuple):
     """What a policy decided for a batch, each array batch first.
 
     ``action`` is the raw sample, which is recorded; ``env_action`` what the environment is given (the same array
-    where the two do not differ). ``log_prob`` and ``value`` [B] are None where the policy gives none.
+    where the two do not differ). ``log_prob`` and ``value`` [B] are None where the policy gives none; so is a value
+    that the agent was not asked for.
     """
 
     action: np.ndarray

@@ -77,7 +77,8 @@ class ProgramLadder:
     """Makes opened versions into policies that may act. Belongs to one thread: the loader's.
 
     Engines are compared at ``batch_size`` for the choice ``auto``, unless ``measure`` is off: then the order is
-    fixed, so that the same inputs give the same bits on every run. ``expected`` is a signature of the environment in
+    fixed, so that the same inputs give the same bits on every run. ``values``: whether the engines are to compute the
+    policy's value as well. ``expected`` is a signature of the environment in
     use, where it is known.
     """
 
@@ -89,6 +90,7 @@ class ProgramLadder:
         trusted_modules: tuple[str, ...] = (),
         trust_native: bool = False,
         measure: bool = True,
+        values: bool = False,
         expected: PolicySignature | None = None,
     ) -> None:
         self._choice = choice
@@ -96,6 +98,7 @@ class ProgramLadder:
         self._trusted_modules = trusted_modules
         self._trust_native = trust_native
         self._measure = measure and choice == "auto"
+        self._values = values
         self._expected = expected
         self._faster: dict[tuple[str, ...], EngineKind] = {}
         self._rungs: dict[_Step, str] = {}
@@ -114,7 +117,7 @@ class ProgramLadder:
             check_same_spaces(self._expected, manifest.signature)
         weights = files.read(manifest.weights)
         probe = decode_probe(files.read(manifest.probe.file), manifest.signature)
-        exam = ProbeExam(manifest, probe, self._batch_size)
+        exam = ProbeExam(manifest, probe, self._batch_size, values=self._values)
         material = _Material(files, manifest, weights, decode_weights(weights), probe, exam, take_spare)
         for kind, entry in self._steps(manifest, material):
             loaded = self._try_rung(kind, entry, material)
@@ -195,6 +198,7 @@ class ProgramLadder:
             material.manifest,
             trust_native=self._trust_native,
             trusted_modules=self._trusted_modules,
+            outputs=material.exam.outputs,
         )
 
     def _import(self, entry: ProgramEntry, material: _Material) -> tuple[Engine, str]:

@@ -68,18 +68,24 @@ def check_same_spaces(expected: PolicySignature, found: PolicySignature) -> None
 
 
 class ProbeExam:
-    """Holds engines to the probe: at its own batch size and at the one in use, where its rows are repeated or cut."""
+    """Holds engines to the probe: at its own batch size and at the one in use, where its rows are repeated or cut.
 
-    def __init__(self, manifest: Manifest, probe: Probe, batch_size: int) -> None:
-        """Raises ManifestError where the probe has no rows."""
+    ``outputs`` are the positions in the version's signature of what the engines are to return.
+    """
+
+    def __init__(self, manifest: Manifest, probe: Probe, batch_size: int, *, values: bool = True) -> None:
+        """``values``: whether the engines compute them. Raises ManifestError where the probe has no rows."""
         rows = probe.inputs[0].shape[0]
         if rows < 1:
             raise ManifestError("the probe has no rows, so nothing can be proved with it")
-        self._signature = manifest.signature
+        promised = manifest.signature
+        self._signature = promised if values else promised.without_value
+        self.outputs = tuple(promised.outputs.index(spec) for spec in self._signature.outputs)
         self._tolerance = manifest.probe
         row = np.arange(batch_size) % rows
-        self._as_made = (probe.inputs, probe.outputs)
-        self._in_use = (_rows(probe.inputs, row), _rows(probe.outputs, row))
+        outputs = tuple(probe.outputs[position] for position in self.outputs)
+        self._as_made = (probe.inputs, outputs)
+        self._in_use = (_rows(probe.inputs, row), _rows(outputs, row))
 
     @property
     def probe_inputs(self) -> Sequence[np.ndarray]:

@@ -59,6 +59,11 @@ class PolicySignature(msgspec.Struct, frozen=True, forbid_unknown_fields=True, d
         """The recurrent state's tensors, in the order in which they stand among inputs and outputs."""
         return tuple(spec for spec in self.inputs if spec.role == "state")
 
+    @cached_property
+    def without_value(self) -> "PolicySignature":
+        """That of programs which leave the value out: who only acts has no use for it."""
+        return msgspec.structs.replace(self, outputs=tuple(spec for spec in self.outputs if spec.role != "value"))
+
     def input_position(self, role: Role) -> int | None:
         """Where the first input of ``role`` stands, or None."""
         return next((i for i, spec in enumerate(self.inputs) if spec.role == role), None)

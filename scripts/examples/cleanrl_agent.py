@@ -62,7 +62,7 @@ def main() -> None:
     agent = Agent(envs)  # … and here CleanRL trains it
     with tempfile.TemporaryDirectory() as directory:
         publish_policy(Published(agent), envs.single_observation_space, envs.single_action_space, directory)
-        with actor.agent.Agent(LocalPolicyStore(Path(directory)), num_envs=4) as acting:
+        with actor.agent.Agent(LocalPolicyStore(Path(directory)), num_envs=4, values=True) as acting:
             acting.reset()
             observation, _ = envs.reset(seed=0)
             for _ in range(100):

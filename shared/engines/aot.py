@@ -37,10 +37,18 @@ class AotEngine:
 
     kind: EngineKind = "aot"
 
-    def __init__(self, package: bytes, weights: Mapping[str, np.ndarray], *, trust_native: bool) -> None:
+    def __init__(
+        self,
+        package: bytes,
+        weights: Mapping[str, np.ndarray],
+        *,
+        trust_native: bool,
+        outputs: Sequence[int] | None = None,
+    ) -> None:
         """Raises NotTrusted unless ``trust_native``, ProgramError for what is no package or not one for this machine.
 
         ``package`` was compared with the manifest's SHA-256 by the caller; ``weights`` are copied. Raises WeightsError.
+        ``outputs`` are the positions of those that ``run`` returns.
         """
         if not trust_native:
             raise NotTrusted(
@@ -48,6 +56,7 @@ class AotEngine:
                 "Where you trust who published it, allow it by name (--trust-native)."
             )
         self.program_digest = aot_program_digest(package)
+        self._outputs = outputs
         # torch loads packages from files only: this one is nobody else's, and holds the bytes that were verified.
         with tempfile.TemporaryDirectory(prefix="rl-hotswap-") as directory:
             path = Path(directory) / "policy.pt2"
@@ -61,8 +70,9 @@ class AotEngine:
         """See Engine. Raises PolicyOutputError where the package reports an error."""
         try:
             outputs = self._loader.run([to_tensor(array) for array in inputs])
+            kept = outputs if self._outputs is None else [outputs[position] for position in self._outputs]
             # Copied, since an output may be a view of an input, of a weight, or of another output.
-            return [output.numpy().copy() for output in outputs]
+            return [output.numpy().copy() for output in kept]
         except Exception as error:  # a RuntimeError, but there is no promise of that
             raise PolicyOutputError(f"AOTInductor: {type(error).__name__}: {error}") from error
 

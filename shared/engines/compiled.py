@@ -22,8 +22,8 @@ class CompiledEngine(EagerEngine):
 
     kind: EngineKind = "compile"
 
-    def __init__(self, module: nn.Module, program_digest: str) -> None:
-        super().__init__(module, program_digest)
+    def __init__(self, module: nn.Module, program_digest: str, outputs: Sequence[int] | None = None) -> None:
+        super().__init__(module, program_digest, outputs)
         # All networks of one class count together; beyond the limit, eight by default, torch stops compiling unsaid.
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MOST_COMPILATIONS)
         self._call = torch.compile(module)

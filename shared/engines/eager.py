@@ -20,14 +20,15 @@ def module_tensors(module: nn.Module) -> dict[str, Tensor]:
 class EagerEngine:
     """Runs a module, eager, scripted or traced, whose ``forward`` takes and returns one list of tensors.
 
-    The module belongs to the engine from then on.
+    The module belongs to the engine from then on. ``outputs`` are the positions of those that ``run`` returns.
     """
 
     kind: EngineKind = "eager"
 
-    def __init__(self, module: nn.Module, program_digest: str) -> None:
+    def __init__(self, module: nn.Module, program_digest: str, outputs: Sequence[int] | None = None) -> None:
         self.program_digest = program_digest
         self._module = module.eval()
+        self._outputs = outputs
         for parameter in module.parameters():
             parameter.requires_grad_(False)
         self._call: Callable[[list[Tensor]], list[Tensor]] = module
@@ -42,8 +43,9 @@ class EagerEngine:
         try:
             with torch.inference_mode():
                 outputs = self._call(tensors)
+                kept = outputs if self._outputs is None else [outputs[position] for position in self._outputs]
                 # Copied, since an output may be a view of an input, of a weight, or of another output.
-                return [output.numpy().copy() for output in outputs]
+                return [output.numpy().copy() for output in kept]
         except Exception as error:  # a policy's own code may raise anything
             raise PolicyOutputError(f"the policy raised {type(error).__name__}: {error}") from error
 

@@ -12,6 +12,7 @@ EngineChoice = Literal["auto", "torchscript", "onnx", "aot", "compile", "eager"]
 class Engine(Protocol):
     """A loaded program with its weights.
 
+    It was made for all outputs of the signature, or for those at some positions, which are then all that there are.
     ``run`` is called by one thread at a time, and never while ``load_weights`` runs: what acts is never written to.
     """
 
@@ -19,7 +20,7 @@ class Engine(Protocol):
     program_digest: str
 
     def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Compute the outputs, in the signature's order, each batch first. ``inputs`` were checked by the caller.
+        """Compute the outputs, in their order, each batch first. ``inputs`` were checked by the caller.
 
         Inputs are C-contiguous. The outputs are fresh arrays that later calls do not touch.
         """

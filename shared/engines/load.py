@@ -7,7 +7,7 @@ from msgspec import UNSET
 
 from shared.engines.engine import Engine, EngineKind
 from shared.errors import ProgramError
-from shared.manifest import Manifest, ProgramEntry, ProgramKind
+from shared.manifest import Manifest, ProgramKind
 from shared.weights import decode_weights
 
 Read = Callable[[str], bytes]
@@ -30,12 +30,14 @@ def load_program(
     *,
     trust_native: bool = False,
     trusted_modules: Sequence[str] = (),
+    outputs: Sequence[int] | None = None,
 ) -> Engine:
     """An engine with this version's weights. Raises PermanentLoadError's kinds; what ``read`` raises passes through.
 
     ``trust_native`` allows native code (aot), ``trusted_modules`` are the prefixes of modules that may be imported
     (compile, eager); without them these raise NotTrusted. The weights always come from the weights file, so that the
-    slow path and the fast one give the same policy.
+    slow path and the fast one give the same policy. ``outputs`` are the positions of those that the engine returns; all
+    of them by default.
     """
     program = manifest.program(PROGRAM_OF[kind])
     if program is None:
@@ -46,18 +48,18 @@ def load_program(
         from shared.engines.onnx import OnnxEngine
 
         # A module that is no policy may have its batch anywhere.
-        engine = OnnxEngine(read(program.file), weights, bind=manifest.module is UNSET)
+        engine = OnnxEngine(read(program.file), weights, bind=manifest.module is UNSET, outputs=outputs)
     elif kind == "torchscript":
         from shared.engines.torchscript import TorchScriptEngine
 
-        engine = TorchScriptEngine.from_bytes(read(program.file))
+        engine = TorchScriptEngine.from_bytes(read(program.file), outputs)
         engine.load_weights(weights)
     elif kind == "aot":
         from shared.engines.aot import AotEngine
 
-        engine = AotEngine(read(program.file), weights, trust_native=trust_native)
+        engine = AotEngine(read(program.file), weights, trust_native=trust_native, outputs=outputs)
     else:
-        engine = _import(kind, read, program, weights, trusted_modules)
+        engine = _import(kind, read(program.file), weights, trusted_modules, outputs)
     if engine.program_digest != program.program_digest:
         raise ProgramError(
             f"{program.file}: the manifest promises the program {program.program_digest}, found {engine.program_digest}"
@@ -67,15 +69,14 @@ def load_program(
 
 def _import(
     kind: EngineKind,
-    read: Read,
-    program: ProgramEntry,
+    definition: bytes,
     weights: Mapping[str, np.ndarray],
     trusted_modules: Sequence[str],
+    outputs: Sequence[int] | None,
 ) -> Engine:
     from shared.engines.compiled import CompiledEngine
     from shared.engines.eager import EagerEngine
     from shared.importable import importable_digest, load_importable
 
-    definition = read(program.file)
     make = CompiledEngine if kind == "compile" else EagerEngine
-    return make(load_importable(definition, weights, trusted_modules), importable_digest(definition))
+    return make(load_importable(definition, weights, trusted_modules), importable_digest(definition), outputs)

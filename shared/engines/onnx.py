@@ -1,6 +1,5 @@
 """Runs an ONNX graph whose weights are handed over in memory. Imports no torch: an actor on ONNX Runtime never does."""
 
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,6 +7,7 @@ import numpy as np
 import onnxruntime  # type: ignore[import-untyped]
 
 from shared.engines.engine import EngineKind
+from shared.engines.onnx_graph import external_initializers, keep_outputs
 from shared.errors import PolicyOutputError, ProgramError, WeightsError
 from shared.program_digest import onnx_program_digest
 from shared.weights import check_layout
@@ -23,22 +23,30 @@ class OnnxEngine:
 
     kind: EngineKind = "onnx"
 
-    def __init__(self, graph: bytes, weights: Mapping[str, np.ndarray], threads: int = 1, *, bind: bool = True) -> None:
+    def __init__(
+        self,
+        graph: bytes,
+        weights: Mapping[str, np.ndarray],
+        threads: int = 1,
+        *,
+        bind: bool = True,
+        outputs: Sequence[int] | None = None,
+    ) -> None:
         """Raises ProgramError for what is no graph of ours, WeightsError where ``weights`` lack an initializer.
 
         ``weights`` are copied: the session goes on reading from them. ``bind=False`` is for graphs whose first input's
-        first dimension does not say what shapes all others have.
+        first dimension does not say what shapes all others have. What ``outputs`` do not need is not computed.
         """
         self._bind_buffers = bind
         self.program_digest = onnx_program_digest(graph)
-        self._graph = graph
-        self._initializers = external_initializers(graph)
         self._threads = threads
         self._output_specs: dict[int, list[tuple[tuple[int, ...], np.dtype[Any]]]] = {}
         self._layout = weights
-        missing = sorted(set(self._initializers) - weights.keys())
+        missing = sorted(set(external_initializers(graph)) - weights.keys())
         if missing:
             raise WeightsError(f"weights do not fit the program: missing {missing}")
+        self._graph = graph if outputs is None else keep_outputs(graph, tuple(outputs))
+        self._initializers = external_initializers(self._graph)
         self.load_weights(weights)
 
     def load_weights(self, weights: Mapping[str, np.ndarray]) -> None:
@@ -118,23 +126,3 @@ class _Binding:
             self.binding.bind_ortvalue_input(argument.name, onnxruntime.OrtValue.ortvalue_from_numpy(buffer))
         for argument, buffer in zip(session.get_outputs(), self.outputs, strict=True):
             self.binding.bind_ortvalue_output(argument.name, onnxruntime.OrtValue.ortvalue_from_numpy(buffer))
-
-
-@functools.lru_cache(maxsize=4)
-def external_initializers(graph: bytes) -> tuple[str, ...]:
-    """Names of the initializers whose values stand outside the graph. Raises ProgramError.
-
-    Refuses a graph with any other reference to a file: what runs is what was verified.
-    """
-    import onnx
-    from onnx.external_data_helper import _get_all_tensors, uses_external_data
-
-    try:
-        model = onnx.load_model_from_string(graph)
-        outside = [tensor for tensor in _get_all_tensors(model) if uses_external_data(tensor)]
-    except Exception as error:  # protobuf's DecodeError is one of several
-        raise ProgramError(f"not an ONNX graph: {error}") from error
-    names = [tensor.name for tensor in model.graph.initializer if uses_external_data(tensor)]
-    if len(outside) != len(names) or len(set(names)) != len(names):
-        raise ProgramError("the ONNX graph refers to files beyond its initializers")
-    return tuple(names)

@@ -3,7 +3,7 @@
 import functools
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -19,13 +19,15 @@ class TorchScriptEngine(EagerEngine):
 
     kind: EngineKind = "torchscript"
 
-    def __init__(self, module: torch.jit.ScriptModule, program_digest: str) -> None:
+    def __init__(
+        self, module: torch.jit.ScriptModule, program_digest: str, outputs: Sequence[int] | None = None
+    ) -> None:
         _specialise_nothing()
-        super().__init__(module, program_digest)
+        super().__init__(module, program_digest, outputs)
         self._call = module.forward  # spares four microseconds of nn.Module.__call__
 
     @classmethod
-    def from_bytes(cls, program: bytes) -> "TorchScriptEngine":
+    def from_bytes(cls, program: bytes, outputs: Sequence[int] | None = None) -> "TorchScriptEngine":
         """Load an archive of ``torch.jit.save``, with its weights. Raises ProgramError.
 
         ``torch.jit.load`` checks no checksums: the caller has compared the bytes with the manifest's SHA-256.
@@ -36,7 +38,7 @@ class TorchScriptEngine(EagerEngine):
                 module = torch.jit.load(io.BytesIO(program), map_location="cpu")  # type: ignore[no-untyped-call]
         except Exception as error:  # RuntimeError, UnicodeDecodeError, MemoryError, … were seen
             raise ProgramError(f"torch.jit.load: {type(error).__name__}: {error}") from error
-        return cls(module, digest)
+        return cls(module, digest, outputs)
 
 
 @functools.cache

@@ -5,7 +5,7 @@ Engines that compile for many seconds are held to the same promises over REPRESE
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pytest
@@ -64,8 +64,15 @@ class Subject:
         self.kind = kind
         self.exported = export(case, aot=kind == "aot")
 
-    def load(self, version: MadeVersion) -> Engine:
-        return load_program(self.kind, version.read, version.manifest, trust_native=True, trusted_modules=("learner",))
+    def load(self, version: MadeVersion, outputs: Sequence[int] | None = None) -> Engine:
+        return load_program(
+            self.kind,
+            version.read,
+            version.manifest,
+            trust_native=True,
+            trusted_modules=("learner",),
+            outputs=outputs,
+        )
 
 
 def _subjects() -> Iterator[ParameterSet]:
@@ -160,6 +167,20 @@ def test_takes_read_only_inputs(exported: Exported, load: Load) -> None:
     for array in inputs:
         array.flags.writeable = False
     exported.signature.check_outputs(load(exported.first).run(inputs), 3)
+
+
+def test_without_the_value_all_else_is_as_it_was(subject: Subject) -> None:
+    exported, signature = subject.exported, subject.exported.signature
+    kept = [i for i, spec in enumerate(signature.outputs) if spec.role != "value"]
+    engine = subject.load(exported.first, kept)
+    inputs = make_inputs(signature, 3, seed=0)
+    for version in (exported.first, exported.second):
+        engine.load_weights(decode_weights(version.read("weights.safetensors")))
+        found, whole = engine.run(inputs), subject.load(version).run(inputs)
+        signature.without_value.check_outputs(found, 3)
+        for output, i in zip(found, kept, strict=True):
+            np.testing.assert_array_equal(output, whole[i])
+    assert engine.program_digest == subject.load(exported.first).program_digest
 
 
 @pytest.mark.parametrize(

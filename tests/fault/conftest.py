@@ -25,6 +25,7 @@ def make_agent(store: LocalPolicyStore) -> Iterator[MakeAgent]:
 
     def make(**settings: Any) -> Agent:
         given = {"store": store, "num_envs": 3, "synchronous": True, "deadline_s": 0.0, "deterministic": True}
+        given |= {"values": True}
         agents.append(Agent(**(given | settings)))
         return agents[-1]
 

@@ -129,6 +129,7 @@ def _agent(store: LocalPolicyStore, *trusted: str, synchronous: bool = True) -> 
         trusted_modules=trusted,
         synchronous=synchronous,
         deadline_s=deadline_s,
+        values=True,
     )
 
 

@@ -22,7 +22,7 @@ def test_every_action_comes_from_the_version_that_it_is_stamped_with(tmp_path: P
     n_versions = 30
     store = local_store(tmp_path / "policies")
     manifests = {0: publish_seed(store, 0, onnx=True)}
-    with Agent(store, num_envs=ROWS, engine=engine, seed=5) as agent:
+    with Agent(store, num_envs=ROWS, engine=engine, seed=5, values=True) as agent:
         agent.reset()
         publishing = Running(
             lambda: manifests.update({v: publish_seed(store, v, onnx=True) for v in range(1, n_versions)})

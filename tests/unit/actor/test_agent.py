@@ -10,10 +10,12 @@ import pytest
 
 from actor.agent import Agent
 from actor.version_selection import History
+from learner.policy_export import WEIGHTS_FILE
 from shared.errors import ConfigurationError, PolicyUnavailable, SignatureMismatch
 from shared.noise import NoiseStream
 from shared.policy_store import LocalPolicyStore, VersionFiles
-from tests.agent_policies import ACTIONS, eager, local_store, make_policy, publish_seed, quiet_noise
+from shared.weights import decode_weights, encode_weights
+from tests.agent_policies import ACTIONS, eager, exporter, local_store, make_policy, publish, publish_seed, quiet_noise
 from tests.waiting import until
 
 OBSERVATIONS = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
@@ -31,7 +33,7 @@ def make_agent(store: LocalPolicyStore) -> Iterator[MakeAgent]:
     agents: list[Agent] = []
 
     def make(num_envs: int | None = 3, **settings: Any) -> Agent:
-        settings = {"synchronous": True, "deadline_s": 0.0, **settings}
+        settings = {"synchronous": True, "deadline_s": 0.0, "values": True, **settings}
         agents.append(Agent(store, num_envs=num_envs, **settings))
         return agents[-1]
 
@@ -52,6 +54,33 @@ def test_acts_as_the_policy_does(store: LocalPolicyStore, make_agent: MakeAgent,
     np.testing.assert_allclose(decision.log_prob, expected[-2], rtol=1e-5)
     np.testing.assert_allclose(decision.value, expected[-1], rtol=1e-5)
     np.testing.assert_array_equal(agent.act(OBSERVATIONS), decision.env_action)
+
+
+@pytest.mark.parametrize("engine", ["onnx", "torchscript"])
+def test_a_value_is_given_to_whoever_asked_for_it(store: LocalPolicyStore, make_agent: MakeAgent, engine: str) -> None:
+    publish_seed(store, 1, onnx=True)
+    asked, plain = make_agent(engine=engine), make_agent(engine=engine, values=False)
+    decision = plain.decide([OBSERVATIONS])
+    assert decision.value is None
+    whole = asked.decide([OBSERVATIONS])
+    assert whole.value is not None
+    assert plain.policy.rung == engine
+    for mine, theirs in zip(decision[:3], whole[:3], strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+def test_weights_of_a_value_that_nobody_asks_for_must_be_finite_too(
+    store: LocalPolicyStore, make_agent: MakeAgent
+) -> None:
+    publish_seed(store, 0, onnx=True)
+    policy = make_policy(seed=1)
+    files, _, _ = exporter(onnx=True).files(policy.state_dict())
+    arrays = {name: array.copy() for name, array in decode_weights(files[WEIGHTS_FILE]).items()}
+    arrays["core.network.2.bias"][-1] = np.nan  # the value's row of the last layer
+    publish(store, policy, exporter(onnx=True), instead={WEIGHTS_FILE: encode_weights(arrays)})
+    agent = make_agent(engine="onnx", values=False)
+    agent.reset()
+    assert agent.policy.version == 0
 
 
 def test_one_environment_is_a_batch_of_one(store: LocalPolicyStore, make_agent: MakeAgent) -> None:

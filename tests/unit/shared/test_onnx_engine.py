@@ -106,6 +106,42 @@ def test_a_graph_that_reads_files_elsewhere_is_refused(tmp_path: Path, monkeypat
         OnnxEngine(graph(external("weight", (2,)), nodes=reading), weights())
 
 
+def test_what_nobody_asked_for_is_not_computed() -> None:
+    """The second output fails whenever it is computed; a branch of what is left reads what nothing else does."""
+    branch = helper.make_graph([helper.make_node("Identity", ["m"], ["chosen"])], "b", [], [_info("chosen")])
+    either = helper.make_node("If", ["yes"], ["y"], then_branch=branch, else_branch=branch)
+    yes = helper.make_node("Constant", [], ["yes"], value=helper.make_tensor("", TensorProto.BOOL, [], [True]))
+    five = helper.make_node("Constant", [], ["five"], value=helper.make_tensor("", TensorProto.INT64, [1], [5]))
+    nodes = [yes, five, helper.make_node("Mul", ["x", "weight"], ["m"]), either]
+    model = onnx.load_model_from_string(
+        graph(
+            nodes=[
+                *nodes,
+                helper.make_node("Add", ["x", "bias"], ["s"]),
+                helper.make_node("Gather", ["s", "five"], ["z"]),
+            ]
+        )
+    )
+    model.graph.output.append(_info("z"))
+    whole = model.SerializeToString()
+    with pytest.raises(PolicyOutputError):
+        OnnxEngine(whole, weights()).run([X])
+    engine = OnnxEngine(whole, weights(), outputs=[0])
+    (y,) = engine.run([X])
+    np.testing.assert_array_equal(y, X * 2)
+    engine.load_weights(weights(3.0))
+    np.testing.assert_array_equal(engine.run([X])[0], X * 3)
+    for wrong in ({"weight": np.zeros(2, np.float32)}, {**weights(), "bias": np.full(2, np.nan, np.float32)}):
+        with pytest.raises(WeightsError):  # of the whole graph, all the same
+            OnnxEngine(whole, wrong, outputs=[0])
+    with pytest.raises(ProgramError, match="has 2 outputs"):
+        OnnxEngine(whole, weights(), outputs=[2])
+
+
+def _info(name: str) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 2])
+
+
 def test_needs_no_torch() -> None:
     code = (
         "import sys, shared.engines.load, shared.engines.onnx, numpy as np\n"

@@ -1,0 +1,64 @@
+"""ONNX graphs as an actor reads them: which weights they ask for, and what is left of one where fewer outputs do."""
+
+import functools
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from shared.errors import ProgramError
+
+if TYPE_CHECKING:
+    import onnx
+
+
+@functools.lru_cache(maxsize=4)
+def external_initializers(graph: bytes) -> tuple[str, ...]:
+    """Names of the initializers whose values stand outside the graph. Raises ProgramError.
+
+    Refuses a graph with any other reference to a file: what runs is what was verified.
+    """
+    import onnx
+    from onnx.external_data_helper import _get_all_tensors, uses_external_data
+
+    try:
+        model = onnx.load_model_from_string(graph)
+        outside = [tensor for tensor in _get_all_tensors(model) if uses_external_data(tensor)]
+    except Exception as error:  # protobuf's DecodeError is one of several
+        raise ProgramError(f"not an ONNX graph: {error}") from error
+    names = [tensor.name for tensor in model.graph.initializer if uses_external_data(tensor)]
+    if len(outside) != len(names) or len(set(names)) != len(names):
+        raise ProgramError("the ONNX graph refers to files beyond its initializers")
+    return tuple(names)
+
+
+@functools.lru_cache(maxsize=4)
+def keep_outputs(graph: bytes, positions: tuple[int, ...]) -> bytes:
+    """The graph with only the outputs at ``positions``, and nothing that computes others. Raises ProgramError."""
+    import onnx
+
+    model = onnx.load_model_from_string(graph)
+    if not all(0 <= position < len(model.graph.output) for position in positions):
+        raise ProgramError(f"the ONNX graph has {len(model.graph.output)} outputs; expected some at {positions}")
+    outputs = [model.graph.output[position] for position in positions]
+    needed = {output.name for output in outputs}
+    nodes = []
+    for node in reversed(model.graph.node):  # in topological order, so that whoever needs an output was seen before
+        if not needed.isdisjoint(node.output):
+            nodes.append(node)
+            needed.update(_names_read([node]))
+    initializers = [tensor for tensor in model.graph.initializer if tensor.name in needed]
+    for field, kept in (("output", outputs), ("node", nodes[::-1]), ("initializer", initializers)):
+        copies = [type(part).FromString(part.SerializeToString()) for part in kept]
+        model.graph.ClearField(field)
+        getattr(model.graph, field).extend(copies)
+    kept_graph: bytes = model.SerializeToString(deterministic=True)
+    return kept_graph
+
+
+def _names_read(nodes: "Iterable[onnx.NodeProto]") -> Iterator[str]:
+    """What these nodes read, those within their branches and loops included."""
+    for node in nodes:
+        yield from node.input
+        for attribute in node.attribute:
+            for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+                yield from _names_read(graph.node)
+                yield from (output.name for output in graph.output)
