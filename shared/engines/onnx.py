@@ -8,6 +8,7 @@ import onnxruntime  # type: ignore[import-untyped]
 
 from shared.engines.engine import EngineKind
 from shared.engines.onnx_graph import external_initializers, keep_outputs
+from shared.engines.onnx_sessions import session_maker
 from shared.errors import PolicyOutputError, ProgramError, WeightsError
 from shared.program_digest import onnx_program_digest
 from shared.weights import check_layout
@@ -34,8 +35,9 @@ class OnnxEngine:
     ) -> None:
         """Raises ProgramError for what is no graph of ours, WeightsError where ``weights`` lack an initializer.
 
-        ``weights`` are copied: the session goes on reading from them. ``bind=False`` is for graphs whose first input's
-        first dimension does not say what shapes all others have. What ``outputs`` do not need is not computed.
+        The session goes on reading from ``weights``, so all but views of bytes are copied. ``bind=False`` is for graphs
+        whose first input's first dimension does not say what shapes all others have. What ``outputs`` do not need is not
+        computed.
         """
         self._bind_buffers = bind
         self.program_digest = onnx_program_digest(graph)
@@ -52,12 +54,12 @@ class OnnxEngine:
     def load_weights(self, weights: Mapping[str, np.ndarray]) -> None:
         """See Engine. Makes a new session, which costs a millisecond or two and does not hold the GIL."""
         check_layout(self._layout, weights)
-        copies = {name: np.array(array, order="C") for name, array in weights.items()}
-        for name, array in copies.items():
+        lasting = {name: _lasting(array) for name, array in weights.items()}
+        for name, array in lasting.items():
             if array.dtype.kind == "f" and not np.isfinite(array).all():
                 raise WeightsError(f"{name} holds values that are not finite")
-        session = self._new_session({name: copies[name] for name in self._initializers})
-        self._layout = copies  # kept alive as long as the session
+        session = session_maker(self._graph, self._initializers, self._threads).make(lasting)
+        self._layout = lasting  # kept alive as long as the session
         self._session = session
         self._bindings: dict[int, _Binding] = {}
 
@@ -84,19 +86,6 @@ class OnnxEngine:
         except Exception as error:  # as above
             raise PolicyOutputError(f"ONNX Runtime: {error}") from error
         return outputs
-
-    def _new_session(self, initializers: Mapping[str, np.ndarray]) -> onnxruntime.InferenceSession:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = self._threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 4  # what fails is raised; anything else is noise on a terminal
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        try:
-            values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in initializers.values()]
-            options.add_external_initializers(list(initializers), values)
-            return onnxruntime.InferenceSession(self._graph, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # as above
-            raise ProgramError(f"ONNX Runtime: {error}") from error
 
     def _bind(self, batch_size: int, inputs: Sequence[np.ndarray]) -> "_Binding":
         """Buffers for one batch size. What the outputs look like is learned from a plain call."""
@@ -126,3 +115,12 @@ class _Binding:
             self.binding.bind_ortvalue_input(argument.name, onnxruntime.OrtValue.ortvalue_from_numpy(buffer))
         for argument, buffer in zip(session.get_outputs(), self.outputs, strict=True):
             self.binding.bind_ortvalue_output(argument.name, onnxruntime.OrtValue.ortvalue_from_numpy(buffer))
+
+
+def _lasting(array: np.ndarray) -> np.ndarray:
+    """The array itself where nobody can ever change it, being a view of bytes; else a copy."""
+    memory: Any = array
+    while isinstance(memory, np.ndarray):
+        memory = memory.base
+    is_fit = array.flags.c_contiguous and array.flags.aligned
+    return array if isinstance(memory, bytes) and is_fit else np.array(array, order="C")

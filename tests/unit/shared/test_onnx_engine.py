@@ -8,7 +8,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from shared.engines.onnx import OnnxEngine
+from shared.engines.onnx_sessions import session_maker
 from shared.errors import PolicyOutputError, ProgramError, WeightsError
+from shared.weights import decode_weights, encode_weights
 
 
 def external(name: str, shape: tuple[int, ...], location: str = "weights.safetensors") -> TensorProto:
@@ -150,3 +152,43 @@ def test_needs_no_torch() -> None:
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_sessions_of_known_graphs_are_made_of_the_optimised_one_and_answer_alike() -> None:
+    nodes = [
+        helper.make_node("Identity", ["x"], ["same"]),
+        helper.make_node("Mul", ["same", "weight"], ["y"]),
+    ]
+    known = graph(external("weight", (2,)), nodes=nodes)
+    maker = session_maker(known, ("weight",), 1)
+    engine = OnnxEngine(known, weights())
+    assert len(onnx.load_model_from_string(maker._graph).graph.node) == 1
+    for factor in (3.0, 4.0):
+        engine.load_weights(weights(factor))
+        np.testing.assert_array_equal(engine.run([X])[0], X * weights(factor)["weight"])
+    assert session_maker(known, ("weight",), 1) is maker
+
+
+def test_a_constant_that_is_computed_from_a_weight_is_computed_again_from_the_next() -> None:
+    nodes = [
+        helper.make_node("Exp", ["weight"], ["scale"]),
+        helper.make_node("Mul", ["x", "scale"], ["y"]),
+    ]
+    known = graph(external("weight", (2,)), nodes=nodes)
+    engine = OnnxEngine(known, weights())
+    assert session_maker(known, ("weight",), 1)._graph is known, "ONNX Runtime folds what it knows"
+    for factor in (0.5, 2.0):
+        engine.load_weights(weights(factor))
+        np.testing.assert_allclose(engine.run([X])[0], X * np.exp(weights(factor)["weight"]), rtol=1e-6)
+
+
+def test_weights_that_may_change_are_copied_and_views_of_bytes_are_not() -> None:
+    engine = OnnxEngine(graph(), weights())
+    mine = weights(3.0)
+    engine.load_weights(mine)
+    mine["weight"][:] = 0
+    np.testing.assert_array_equal(engine.run([X])[0], X * 3 + 1)
+    theirs = decode_weights(encode_weights(weights(5.0)))
+    engine.load_weights(theirs)
+    assert engine._layout["weight"] is theirs["weight"]
+    np.testing.assert_array_equal(engine.run([X])[0], X * 5 + 1)

@@ -1,0 +1,121 @@
+"""Sessions of one ONNX graph, one for each set of weights: what does not depend on the weights is worked out once.
+
+Most of what a session takes to make goes into optimising the graph, which comes to the same each time. So the graph is
+optimised once with its weights unknown, and sessions are made of what that gives. Where knowing the weights lets ONNX
+Runtime do more (a blocked layout for convolutions, a constant that is computed from a weight), they are made of the
+graph as it is.
+"""
+
+import functools
+import tempfile
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime  # type: ignore[import-untyped]
+from loguru import logger
+
+from shared.errors import ProgramError
+
+_Level = onnxruntime.GraphOptimizationLevel
+_PROVIDERS = ["CPUExecutionProvider"]
+# Finding out what the weights change writes them to a file; with more of them, other things take longer anyway.
+_MOST_WEIGHT_BYTES = 16 * 2**20
+
+
+class SessionMaker:
+    """Makes sessions of ``graph``, whose weights are its initializers of the names ``initializers``."""
+
+    def __init__(self, graph: bytes, initializers: tuple[str, ...], threads: int) -> None:
+        self._graph = graph
+        self._initializers = initializers
+        self._threads = threads
+        self._level = _Level.ORT_ENABLE_ALL
+        self._is_prepared = False
+
+    def make(self, weights: Mapping[str, np.ndarray]) -> onnxruntime.InferenceSession:
+        """A session that reads from ``weights`` for as long as it lives. Does not hold the GIL. Raises ProgramError."""
+        try:
+            if not self._is_prepared:
+                self._prepare(weights)
+            return self._session(self._graph, self._level, weights)
+        except Exception as error:  # ONNX Runtime's exceptions have no base of their own
+            raise ProgramError(f"ONNX Runtime: {error}") from error
+
+    def _prepare(self, weights: Mapping[str, np.ndarray]) -> None:
+        self._is_prepared = True
+        if sum(weights[name].nbytes for name in self._initializers) > _MOST_WEIGHT_BYTES:
+            return
+        self._session(self._graph, _Level.ORT_DISABLE_ALL, weights)  # raises what is wrong with the graph itself
+        try:
+            prepared = self._optimised_without_weights()
+            if _operators(self._optimised(prepared, weights)) == _operators(prepared):
+                self._graph, self._level = prepared, _Level.ORT_DISABLE_ALL
+        except Exception as error:  # noqa: BLE001 - as above; what cannot be prepared is only slower to load
+            logger.debug("ONNX sessions are made of the graph as it is: {}: {}", type(error).__name__, error)
+
+    def _optimised_without_weights(self) -> bytes:
+        """The optimised graph, its weights outside as before."""
+        import onnx
+
+        model = onnx.load_model_from_string(self._graph)
+        outside = [tensor for tensor in model.graph.initializer if tensor.name in self._initializers]
+        inside = [tensor for tensor in model.graph.initializer if tensor.name not in self._initializers]
+        weights = [onnx.helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)) for t in outside]
+        inputs = list(model.graph.input)
+        open_model = onnx.ModelProto()
+        open_model.CopyFrom(model)
+        _replace(open_model.graph, inputs=[*inputs, *weights], initializers=inside)
+        optimised = onnx.load_model_from_string(self._optimised(open_model.SerializeToString(), {}))
+        _replace(optimised.graph, inputs=inputs, initializers=[*optimised.graph.initializer, *outside])
+        graph: bytes = optimised.SerializeToString()
+        return graph
+
+    def _optimised(self, graph: bytes, weights: Mapping[str, np.ndarray]) -> bytes:
+        """``graph`` as ONNX Runtime would run it, for this processor; without ``weights``, for any."""
+        level = _Level.ORT_ENABLE_ALL if weights else _Level.ORT_ENABLE_EXTENDED
+        with tempfile.TemporaryDirectory(prefix="rl-hotswap-") as directory:
+            path = Path(directory) / "optimised.onnx"
+            self._session(graph, level, weights, written_to=path)
+            return path.read_bytes()
+
+    def _session(
+        self, graph: bytes, level: Any, weights: Mapping[str, np.ndarray], written_to: Path | None = None
+    ) -> onnxruntime.InferenceSession:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self._threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 4  # what fails is raised; anything else is noise on a terminal
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.graph_optimization_level = level
+        if written_to is not None:
+            options.optimized_model_filepath = str(written_to)
+        if weights:
+            values = [onnxruntime.OrtValue.ortvalue_from_numpy(weights[name]) for name in self._initializers]
+            options.add_external_initializers(list(self._initializers), values)
+        return onnxruntime.InferenceSession(graph, options, providers=_PROVIDERS)
+
+
+@functools.lru_cache(maxsize=4)
+def session_maker(graph: bytes, initializers: tuple[str, ...], threads: int) -> SessionMaker:
+    """The one that serves all engines of ``graph``. Its engines are loaded by one thread at a time."""
+    return SessionMaker(graph, initializers, threads)
+
+
+def _replace(graph: Any, *, inputs: list[Any], initializers: list[Any]) -> None:
+    for field, parts in (("input", inputs), ("initializer", initializers)):
+        copies = [type(part).FromString(part.SerializeToString()) for part in parts]
+        graph.ClearField(field)
+        getattr(graph, field).extend(copies)
+
+
+def _operators(graph: bytes) -> Counter[tuple[str, str, tuple[bytes, ...]]]:
+    """How often each operator stands in ``graph``, with its attributes."""
+    import onnx
+
+    return Counter(
+        (node.domain, node.op_type, tuple(sorted(a.SerializeToString(deterministic=True) for a in node.attribute)))
+        for node in onnx.load_model_from_string(graph).graph.node
+    )
