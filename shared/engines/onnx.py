@@ -9,7 +9,7 @@ import onnxruntime  # type: ignore[import-untyped]
 from shared.engines.engine import EngineKind
 from shared.engines.onnx_graph import external_initializers, keep_outputs
 from shared.engines.onnx_sessions import session_maker
-from shared.errors import PolicyOutputError, ProgramError, WeightsError
+from shared.errors import PolicyOutputError, WeightsError
 from shared.program_digest import onnx_program_digest
 from shared.weights import check_layout
 
@@ -36,8 +36,8 @@ class OnnxEngine:
         """Raises ProgramError for what is no graph of ours, WeightsError where ``weights`` lack an initializer.
 
         The session goes on reading from ``weights``, so all but views of bytes are copied. ``bind=False`` is for graphs
-        whose first input's first dimension does not say what shapes all others have. What ``outputs`` do not need is not
-        computed.
+        whose first input's first dimension does not say what shapes all others have. What ``outputs`` do not need is
+        not computed.
         """
         self._bind_buffers = bind
         self.program_digest = onnx_program_digest(graph)
