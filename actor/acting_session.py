@@ -49,7 +49,9 @@ def act(settings: ActorSettings) -> int:
         source = find_source(settings.env, settings.run_dir, settings.store, deadline_s=settings.deadline_s, say=tell)
         _log(settings, name, source.run)
         kwargs = source.config.env_kwargs if source.config and source.config.env_id == settings.env else {}
-        environments = stack.enter_context(make_environments(settings.env, settings.envs, env_kwargs=kwargs))
+        environments = stack.enter_context(
+            make_environments(settings.env, settings.envs, vector=settings.vector, env_kwargs=kwargs, measure=True)
+        )
         if source.config is not None:
             environments.check_signature(source.config.signature)
         report = stack.enter_context(SessionReport(tell, settings.episodes, settings.episode_log))

@@ -8,6 +8,7 @@ from tyro.conf import FlagCreatePairsOff, UseAppendAction, arg, configure
 
 from actor.engine_choice import check_trusted
 from actor.freshness import STALE_AFTER_S
+from actor.vector_choice import VectorChoice
 from shared.engines.engine import EngineChoice
 from shared.errors import ConfigurationError
 
@@ -37,6 +38,10 @@ class ActorSettings:
     """Stop after so many episodes. Left out: go on until stopped (Ctrl-C)."""
     envs: Annotated[int, arg(metavar="B")] = 1
     """How many environments to step together. Their episodes count, and are printed, in the order in which they end."""
+    vector: VectorChoice = "auto"
+    """How to step several: entry_point (the environment's own vector form), sync (one after another), async (in a
+    process each: pays where a step takes about a millisecond or more), envpool (extra envpool; other programs under the
+    same names, so only where asked for). auto: entry_point where there is one, else sync or async, by measuring."""
     engine: EngineChoice = "auto"
     """What runs the policy; auto measures which is fastest here. aot needs --trust-native; compile and eager need
     --trust-module. Where a version has no program for it, the others are tried."""

@@ -2,6 +2,7 @@
 
     HotswapError
     ├── ConfigurationError          a flag, an environment or a space that cannot work: exit code 2
+    ├── EnvironmentFailed           an environment in a process of its own raised, or that process is gone
     ├── StoreError
     │   ├── StoreUnavailable        the storage did not answer as it should (transient)
     │   ├── VersionNotFound         no such version: never published, or swept meanwhile
@@ -37,6 +38,10 @@ class HotswapError(Exception):
 
 class ConfigurationError(HotswapError):
     """A flag, an environment or a space that cannot work. Commands print it as one line and exit with 2."""
+
+
+class EnvironmentFailed(HotswapError):
+    """An environment in a process of its own raised while it was reset or stepped, or that process is gone."""
 
 
 class StoreError(HotswapError):

@@ -51,7 +51,17 @@ def die_with_parent() -> None:
     It notices too when the parent had gone before this call. Without a ``Lifeline``'s environment it guards against
     the end of whoever is its parent now.
     """
-    parent = int(os.environ.get(_PARENT_VARIABLE, os.getppid()))
+    die_with(int(os.environ.get(_PARENT_VARIABLE, os.getppid())))
+    lifeline = os.environ.get(_LIFELINE_VARIABLE)
+    if lifeline is not None:
+        threading.Thread(target=_watch, args=(int(lifeline),), name="lifeline", daemon=True).start()
+
+
+def die_with(parent: int) -> None:
+    """The kernel's half of the guard, for a child that process ``parent`` started otherwise than with a ``Lifeline``.
+
+    Called by the child. Does nothing but look, once, where the kernel is not Linux.
+    """
     if sys.platform == "linux":
         libc = ctypes.CDLL(None, use_errno=True)
         if libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0) != 0:
@@ -59,9 +69,6 @@ def die_with_parent() -> None:
             raise OSError(code, f"prctl(PR_SET_PDEATHSIG) failed: {os.strerror(code)}")
     if os.getppid() != parent:
         _end()
-    lifeline = os.environ.get(_LIFELINE_VARIABLE)
-    if lifeline is not None:
-        threading.Thread(target=_watch, args=(int(lifeline),), name="lifeline", daemon=True).start()
 
 
 def _watch(read_fd: int) -> None:

@@ -21,6 +21,7 @@ _ONLY_IN = {
     # TorchScript is deprecated upstream: its successor must be able to take its place by one engine and one rung.
     "torch.jit": {"shared/scripting.py", "shared/engines/torchscript.py"},
     "ray": set(),
+    "envpool": {"actor/envpool_environments.py"},
 }
 
 

@@ -10,12 +10,11 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
 from actor.environment_creation import make_environments
 from actor.environments import Environments
+from actor.vector_choice import VectorChoice
 from shared.errors import ConfigurationError
 from shared.policy_signature import acting_signature
-from tests.unit.actor.counting_environment import LENGTHS
 
 COUNTING = "tests.unit.actor.counting_environment:Counting-v0"
-MODES = list(AutoresetMode)
 
 
 def _act(environments: Environments) -> np.ndarray:
@@ -39,67 +38,6 @@ def test_a_mode_that_the_entry_point_lacks_is_had_from_single_environments() -> 
 def test_keyword_arguments_that_only_the_single_form_takes() -> None:
     with make_environments("CartPole-v1", 2, env_kwargs={"disable_env_checker": True}) as environments:
         assert isinstance(environments.vector, SyncVectorEnv)
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_every_mode_gives_the_true_final_observation(mode: AutoresetMode) -> None:
-    with make_environments(COUNTING, 3, autoreset=mode) as environments:
-        (before,) = environments.reset(seed=4)  # the rows begin with episodes 4, 5 and 6: lengths 3, 1, 4
-        np.testing.assert_array_equal(before, [[4, 0], [5, 0], [6, 0]])
-        for step in range(1, 30):
-            was = np.array(before)
-            (now,), reward, terminated, truncated, finals = environments.step(_act(environments))
-            ended = terminated | truncated
-            lengths = np.take(LENGTHS, was[:, 0].astype(int), mode="wrap")
-            if mode is AutoresetMode.NEXT_STEP:
-                assert finals is None
-                resets = was[:, 1] == lengths
-                np.testing.assert_array_equal(ended, ~resets & (was[:, 1] + 1 == lengths))
-                np.testing.assert_array_equal(now[resets], was[resets] * [1, 0] + [1, 0])
-                np.testing.assert_array_equal(reward, np.where(resets, 0, was[:, 1] + 1))
-            else:
-                np.testing.assert_array_equal(reward, was[:, 1] + 1, err_msg=str(step))
-                np.testing.assert_array_equal(ended, reward == lengths)
-                np.testing.assert_array_equal(now[ended], was[ended] * [1, 0] + [1, 0])
-                assert (finals is not None) == ended.any()
-                if finals is not None:
-                    np.testing.assert_array_equal(finals.rows, np.flatnonzero(ended))
-                    np.testing.assert_array_equal(finals.observation[0], was[ended] + [0, 1])
-            np.testing.assert_array_equal(truncated, ended & (was[:, 0] % 2 == 0))
-            before = now
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_nested_observations_are_flat_leaves(mode: AutoresetMode) -> None:
-    with make_environments(COUNTING, 2, env_kwargs={"nested": True}, autoreset=mode) as environments:
-        assert [leaf.path for leaf in environments.leaves] == [("clock", 0), ("clock", 1), ("parity",)]
-        environments.reset(seed=0)
-        for _ in range(9):
-            (steps, clock, parity), _, terminated, truncated, finals = environments.step(_act(environments))
-            assert (steps.dtype, clock.dtype, parity.dtype) == (np.int64, np.float32, np.int64)
-            np.testing.assert_array_equal(clock[:, 1], steps)
-            np.testing.assert_array_equal(parity, steps % 2)
-            if finals is not None:
-                ended = terminated | truncated
-                assert [leaf.shape[0] for leaf in finals.observation] == [ended.sum()] * 3
-                np.testing.assert_array_equal(finals.observation[1][:, 1], finals.observation[0])
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_masks_are_those_of_the_observation_to_act_on(mode: AutoresetMode) -> None:
-    with make_environments(COUNTING, 3, env_kwargs={"masked": True}, autoreset=mode) as environments:
-        (now,) = environments.reset(seed=0)
-        assert environments.supports_masks
-        ended = np.zeros(3, np.bool_)
-        for _ in range(20):
-            mask = environments.action_mask
-            assert mask is not None
-            expected = np.stack([np.ones(3), now[:, 1] % 2, np.zeros(3)], axis=1).astype(np.bool_)
-            if mode is AutoresetMode.NEXT_STEP:
-                expected |= ended[:, None]  # whatever is chosen there is ignored
-            np.testing.assert_array_equal(mask, expected)
-            (now,), _, terminated, truncated, _ = environments.step(_act(environments))
-            ended = terminated | truncated
 
 
 def test_taxi_is_never_asked_for_a_masked_action() -> None:
@@ -173,16 +111,8 @@ def vector_only() -> Iterator[str]:
 def test_an_environment_that_is_only_a_vector(vector_only: str) -> None:
     with make_environments(vector_only, 1) as environments:
         assert environments.autoreset_mode is AutoresetMode.SAME_STEP
-    with pytest.raises(ConfigurationError, match="exists only as a vector"):
+    with pytest.raises(ConfigurationError, match="resets itself by"):
         make_environments(vector_only, 2, autoreset=AutoresetMode.DISABLED)
-
-
-def test_one_seed_stands_for_the_whole_batch() -> None:
-    with make_environments("CartPole-v1", 4) as environments:
-        first = [np.array(leaf) for leaf in environments.reset(seed=7)]
-        environments.step(_act(environments))
-        np.testing.assert_array_equal(environments.reset(seed=7)[0], first[0])
-        assert not np.array_equal(environments.reset(seed=8)[0], first[0])
 
 
 @pytest.mark.parametrize(
@@ -191,6 +121,22 @@ def test_one_seed_stands_for_the_whole_batch() -> None:
 def test_what_cannot_be_made_is_a_configuration_error(env_id: str, num_envs: int, said: str) -> None:
     with pytest.raises(ConfigurationError, match=said):
         make_environments(env_id, num_envs)
+
+
+@pytest.mark.parametrize(
+    ("env_id", "vector", "kwargs", "said"),
+    [
+        ("Acrobot-v1", "entry_point", {}, "has no vector entry point"),
+        ("CartPole-v1", "entry_point", {"disable_env_checker": True}, "cannot make CartPole-v1"),
+        (COUNTING, "async", {"frobnicate": 1}, "cannot make .*Counting-v0: TypeError"),
+        ("VectorOnly-v0", "async", {}, "exists only as a vector environment: --vector entry_point"),
+    ],
+)
+def test_a_way_that_does_not_suit_is_a_configuration_error(
+    vector_only: str, env_id: str, vector: VectorChoice, kwargs: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=said):
+        make_environments(env_id, 2, vector=vector, env_kwargs=kwargs)
 
 
 def test_a_policy_for_other_spaces_is_refused() -> None:

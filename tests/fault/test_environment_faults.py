@@ -1,0 +1,84 @@
+"""Environments in processes of their own: none outlives its actor, and what goes wrong in one is one clear error."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from actor.environment_creation import make_environments
+from actor.environments import Environments
+from actor.process_environments import ProcessEnvironments
+from shared.errors import ConfigurationError, EnvironmentFailed
+from tests.waiting import until
+
+FAULTY = "tests.fault.environments_in_processes:Faulty-v0"
+ACTIONS = np.zeros(3, np.int64)
+
+
+def _make(fault: str | None = None) -> tuple[Environments, ProcessEnvironments]:
+    environments = make_environments(FAULTY, 3, vector="async", env_kwargs={"fault": fault})
+    assert isinstance(environments.vector, ProcessEnvironments)
+    environments.reset(seed=0)
+    return environments, environments.vector
+
+
+def _are_gone(pids: list[int]) -> bool:
+    return not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in pids)
+
+
+def _shared_memory() -> set[str]:
+    return {entry.name for entry in Path("/dev/shm").glob("*mp-*")}
+
+
+@pytest.mark.parametrize("fault", ["none", "hang"])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_no_environment_outlives_an_actor_that_is_killed(fault: str, number: signal.Signals) -> None:
+    before = _shared_memory()
+    command = [sys.executable, "-m", "tests.fault.environments_in_processes", fault]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as actor:
+        assert actor.stdout is not None
+        pids = [int(word) for word in actor.stdout.readline().split()]
+        assert len(pids) == 3
+        actor.send_signal(number)
+    until(lambda: _are_gone(pids), 60)
+    assert _shared_memory() <= before
+
+
+def test_an_environment_that_raises_is_one_error_that_names_it() -> None:
+    environments, _ = _make("raise")
+    with environments:
+        environments.step(ACTIONS)
+        with pytest.raises(EnvironmentFailed, match=r"environment [02] of .* raised Unsendable: the motor is hot"):
+            environments.step(ACTIONS)
+
+
+@pytest.mark.parametrize("what", ["step", "reset"])
+def test_an_environment_whose_process_is_killed_is_one_error_that_names_it(what: str) -> None:
+    environments, vector = _make()
+    with environments:
+        pid = vector.processes[1].pid
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        with pytest.raises(EnvironmentFailed, match=r"process of environment 1 of .* was killed by SIGKILL"):
+            environments.step(ACTIONS) if what == "step" else environments.reset()
+
+
+def test_an_environment_that_hangs_keeps_nobody_from_closing() -> None:
+    environments, vector = _make("hang")
+    environments.step(ACTIONS)
+    vector.step_async(ACTIONS)
+    pids = [process.pid for process in vector.processes if process.pid is not None]
+    environments.close()
+    assert _are_gone(pids)
+
+
+def test_what_cannot_be_made_leaves_no_process() -> None:
+    before = set(psutil.Process().children())
+    with pytest.raises(ConfigurationError, match="cannot make"):
+        make_environments(FAULTY, 3, vector="async", env_kwargs={"unknown": 1})
+    assert set(psutil.Process().children()) <= before
