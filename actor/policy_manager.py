@@ -88,23 +88,22 @@ class PolicyManager:
             return held is not None
 
     def take_spare(self, kind: EngineKind, program_digest: str, *, withdraw_ready: bool) -> Engine | None:
-        """An engine of this program that may be written to, or None.
+        """An engine of this program that may be written to, or None where the program is not here.
 
         Where no other is left and ``withdraw_ready``, the standby gives up its own: its successor is about to take
-        its place.
+        its place. Else it is a twin of one that has to stay as it is.
         """
         with self._lock:
             for i, engine in enumerate(self._spares):
                 if engine.kind == kind and engine.program_digest == program_digest:
                     return self._spares.pop(i)
-            ready = self._ready
-            if not withdraw_ready or ready is None:
-                return None
-            if ready.engine.kind != kind or ready.engine.program_digest != program_digest:
-                return None
-            self._ready = None
-            self._versions.move(ready.version, VersionState.RETIRED)
-            return ready.engine
+            held = [policy for policy in self._roles() if policy is not None]
+            fit = [p for p in held if p.engine.kind == kind and p.engine.program_digest == program_digest]
+            if withdraw_ready and self._ready in fit:
+                ready, self._ready = self._ready, None
+                self._versions.move(ready.version, VersionState.RETIRED)
+                return ready.engine
+        return fit[0].engine.twin() if fit else None  # outside of the lock: this can take a while
 
     def trim_spares(self) -> None:
         """Free all engines that no longer act but the one that retired last."""

@@ -27,6 +27,7 @@ from shared.probe import Probe, decode_probe
 from shared.weights import decode_weights
 
 TakeSpare = Callable[[EngineKind, str], Engine | None]
+"""An engine of the program with this digest that may be written to, or None."""
 _Step = tuple[EngineKind, str]
 """An engine, and the digest of the program that it runs."""
 
@@ -100,6 +101,7 @@ class ProgramLadder:
         self._measure = measure and choice == "auto"
         self._values = values
         self._expected = expected
+        self._checked: PolicySignature | None = None
         self._faster: dict[tuple[str, ...], EngineKind] = {}
         self._rungs: dict[_Step, str] = {}
         self._unloadable: dict[_Step, str] = {}
@@ -112,9 +114,7 @@ class ProgramLadder:
         StoreUnavailable.
         """
         manifest = files.manifest
-        check_signature(manifest.signature)
-        if self._expected is not None:
-            check_same_spaces(self._expected, manifest.signature)
+        self._check_signature(manifest.signature)
         weights = files.read(manifest.weights)
         probe = decode_probe(files.read(manifest.probe.file), manifest.signature)
         exam = ProbeExam(manifest, probe, self._batch_size, values=self._values)
@@ -127,6 +127,15 @@ class ProgramLadder:
                 policy = LoadedPolicy(manifest.version, manifest.digest, manifest, engine, rung)
                 return LadderResult(policy, material.refusals)
         raise _failure(material)
+
+    def _check_signature(self, signature: PolicySignature) -> None:
+        """Raise ManifestError unless it makes sense and is of the environment in use; most are the one before."""
+        if signature == self._checked:
+            return
+        check_signature(signature)
+        if self._expected is not None:
+            check_same_spaces(self._expected, signature)
+            self._checked = signature
 
     def _steps(self, manifest: Manifest, material: _Material) -> Iterator[tuple[EngineKind, ProgramEntry]]:
         """The engines to try, each with its program."""
@@ -165,7 +174,11 @@ class ProgramLadder:
         return None
 
     def _reload(self, kind: EngineKind, entry: ProgramEntry, material: _Material) -> tuple[Engine, str] | None:
-        """The fast path: the program is warm already, and only weights are new. None where there is no spare."""
+        """The fast path: the program is here already, and only weights are new. None where it is not.
+
+        The program's file is not read again. That is sound: what will run was verified when it came, as the program of
+        this very digest; the weights were verified just now; and together they have to reproduce this version's probe.
+        """
         engine = material.take_spare(kind, entry.program_digest)
         if engine is None:
             return None
@@ -177,6 +190,7 @@ class ProgramLadder:
         return engine, self._rungs.get((kind, entry.program_digest), kind)
 
     def _load(self, kind: EngineKind, entry: ProgramEntry, material: _Material) -> tuple[Engine, str]:
+        """A program that is not here yet: read, verified, made, held to the probe and warmed up."""
         if kind == "eager" and self._choice != "eager":
             engine, rung = self._import(entry, material)
         else:

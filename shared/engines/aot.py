@@ -89,6 +89,10 @@ class AotEngine:
         except Exception as error:  # as above
             raise WeightsError(f"AOTInductor: {type(error).__name__}: {error}") from error
 
+    def twin(self) -> None:
+        """See Engine. A package is loaded from its file."""
+        return
+
 
 def _expected_layout(path: Path) -> dict[str, np.ndarray]:
     """Empty arrays as the package wants its weights. Raises ProgramError for a package that is not for this machine.

@@ -58,6 +58,10 @@ class EagerEngine:
         for name, array in self._weights.items():
             np.copyto(array, weights[name], casting="no")
 
+    def twin(self) -> "EagerEngine | None":
+        """See Engine. A module of somebody's own making may not bear being copied."""
+        return None
+
 
 def to_tensor(array: np.ndarray) -> Tensor:
     """A tensor on the memory of ``array``, or on a copy of it where that is read-only."""

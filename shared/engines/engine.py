@@ -32,3 +32,10 @@ class Engine(Protocol):
         Raises WeightsError unless names, shapes and dtypes fit.
         """
         ...
+
+    def twin(self) -> "Engine | None":
+        """Another engine of the same program, to be given weights before it runs; None where none is to be had so.
+
+        This one may be running meanwhile, and does not change.
+        """
+        ...

@@ -1,5 +1,6 @@
 """Runs an ONNX graph whose weights are handed over in memory. Imports no torch: an actor on ONNX Runtime never does."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -62,6 +63,10 @@ class OnnxEngine:
         self._layout = lasting  # kept alive as long as the session
         self._session = session
         self._bindings: dict[int, _Binding] = {}
+
+    def twin(self) -> "OnnxEngine":
+        """See Engine. Whatever depends on weights, ``load_weights`` makes anew."""
+        return copy.copy(self)
 
     def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         """See Engine. Raises PolicyOutputError where ONNX Runtime does."""

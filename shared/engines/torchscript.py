@@ -1,5 +1,6 @@
 """Runs TorchScript: needs neither the policy's source nor its class."""
 
+import copy
 import functools
 import io
 import warnings
@@ -24,6 +25,7 @@ class TorchScriptEngine(EagerEngine):
     ) -> None:
         _specialise_nothing()
         super().__init__(module, program_digest, outputs)
+        self._scripted = module
         self._call = module.forward  # spares four microseconds of nn.Module.__call__
 
     @classmethod
@@ -39,6 +41,10 @@ class TorchScriptEngine(EagerEngine):
         except Exception as error:  # RuntimeError, UnicodeDecodeError, MemoryError, … were seen
             raise ProgramError(f"torch.jit.load: {type(error).__name__}: {error}") from error
         return cls(module, digest, outputs)
+
+    def twin(self) -> "TorchScriptEngine":
+        """See Engine. Takes a tenth of the time that loading takes, in which other threads stand still."""
+        return TorchScriptEngine(copy.deepcopy(self._scripted), self.program_digest, self._outputs)
 
 
 @functools.cache

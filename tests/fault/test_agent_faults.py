@@ -9,9 +9,11 @@ import pytest
 
 from actor.agent import Agent
 from learner.policy_export import PROBE_FILE, TORCHSCRIPT_FILE, WEIGHTS_FILE
+from shared.engines.engine import EngineChoice
 from shared.errors import PolicyOutputError, PolicyUnavailable, StoreUnavailable, VersionNotFound
 from shared.manifest import ProgramEntry
 from shared.policy_store import LocalPolicyStore, Retention, VersionFiles, version_name
+from shared.version_directory import VersionDirectory
 from shared.weights import decode_weights, encode_weights
 from tests.agent_policies import (
     TouchyPolicy,
@@ -30,6 +32,7 @@ OBSERVATIONS = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float3
 TOUCHING = OBSERVATIONS + np.array([1000, 0, 0, 0], np.float32)
 
 MakeAgent = Callable[..., Agent]
+_READ = VersionDirectory.read
 
 
 def _flip_byte(store: LocalPolicyStore, version: int, name: str, at: int = -5) -> None:
@@ -82,6 +85,46 @@ class TestVersionsThatAreWrong:
         seasoned.reset()
         fresh.reset()
         assert (seasoned.policy.version, fresh.policy.version) == (3, 2)
+
+    @pytest.mark.parametrize(("engine", "program"), [("torchscript", "policy.ts"), ("onnx", "policy.onnx")])
+    def test_a_program_is_read_once_and_again_only_where_it_changed(
+        self,
+        store: LocalPolicyStore,
+        make_agent: MakeAgent,
+        monkeypatch: pytest.MonkeyPatch,
+        engine: EngineChoice,
+        program: str,
+    ) -> None:
+        read: list[str] = []
+        monkeypatch.setattr(VersionDirectory, "read", lambda self, name: read.append(name) or _READ(self, name))
+        agent = make_agent(engine=engine)
+        for seed in range(4):
+            publish_seed(store, seed, onnx=True)
+            agent.reset()
+            assert agent.policy.version == seed
+            assert agent.policy.rung == engine
+            expected = eager(make_policy(seed=seed), OBSERVATIONS, quiet_noise(make_policy(), 3))
+            np.testing.assert_array_equal(agent.act(OBSERVATIONS), expected[0])
+        assert read.count(program) == 1
+        publish_seed(store, 4, network="lstm")
+        agent.reset()
+        assert agent.policy.rung == "torchscript"
+        assert read[-1] == TORCHSCRIPT_FILE
+
+    def test_a_program_that_was_altered_under_its_digest_is_refused_by_whoever_reads_it(
+        self, store: LocalPolicyStore, make_agent: MakeAgent, lines: list[str]
+    ) -> None:
+        seasoned, fresh = make_agent(engine="onnx"), make_agent(engine="onnx")
+        publish_seed(store, 0, onnx=True)
+        seasoned.reset()
+        publish_seed(store, 1, onnx=True)
+        for name in ("policy.onnx", TORCHSCRIPT_FILE):
+            _flip_byte(store, 1, name, at=200)
+        seasoned.reset()
+        assert (seasoned.policy.version, seasoned.policy.rung) == (1, "onnx"), "what runs is what came with version 0"
+        fresh.reset()
+        assert fresh.policy.version == 0
+        assert "policy.onnx: expected SHA-256" in _quarantine_lines(lines)[0]
 
     def test_weights_that_are_not_finite(
         self, store: LocalPolicyStore, make_agent: MakeAgent, lines: list[str]

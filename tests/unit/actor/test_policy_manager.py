@@ -27,6 +27,9 @@ class _Engine:
     def load_weights(self, weights: Mapping[str, np.ndarray]) -> None:
         raise AssertionError("the manager loads nothing")
 
+    def twin(self) -> "_Engine":
+        return _Engine(self.program_digest)
+
 
 @pytest.fixture
 def versions() -> VersionTable:
@@ -82,12 +85,14 @@ def test_an_offer_that_nobody_adopted_makes_way(manager: PolicyManager, versions
 def test_the_engine_of_the_version_before_the_last_good_one_is_used_again(
     manager: PolicyManager, versions: VersionTable
 ) -> None:
-    one, _, _ = _acting(manager, versions, 1, 2, 3)
+    one, two, three = _acting(manager, versions, 1, 2, 3)
     assert manager.engines_alive() == 3
     assert manager.take_spare("onnx", "other program", withdraw_ready=True) is None
     assert manager.take_spare("torchscript", "p", withdraw_ready=True) is None
     assert manager.take_spare("onnx", "p", withdraw_ready=True) is one.engine
-    assert manager.take_spare("onnx", "p", withdraw_ready=True) is None
+    twin = manager.take_spare("onnx", "p", withdraw_ready=True)
+    assert twin is not None
+    assert all(twin is not engine for engine in (one.engine, two.engine, three.engine)), "what acts is not written to"
 
 
 def test_the_acting_and_the_last_good_engine_are_never_given_away(

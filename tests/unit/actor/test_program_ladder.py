@@ -85,6 +85,9 @@ def test_a_measurement_is_of_whole_calls() -> None:
         def load_weights(self, weights: object) -> None:
             raise AssertionError
 
+        def twin(self) -> None:
+            raise AssertionError
+
     fast_s, slow_s = median_call_s([Counting("fast", 1), Counting("slow", 300)], [np.zeros(1000)])
     assert is_clearly_faster(fast_s, slow_s)
     assert not is_clearly_faster(slow_s, fast_s)
