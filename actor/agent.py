@@ -206,10 +206,13 @@ class Agent:
         assert self._call is not None
         return self._call
 
-    def _draw_noise(self, call: PolicyCall) -> np.ndarray | None:
-        if not call.takes_noise:
-            return None
-        return self._zero_noise if self._noise is None else self._noise.at(self.noise_offset)
+    def _inputs(
+        self, call: PolicyCall, observation: Sequence[np.ndarray], action_mask: np.ndarray | None
+    ) -> Sequence[np.ndarray]:
+        noise = None
+        if call.takes_noise:
+            noise = self._zero_noise if self._noise is None else self._noise.at(self.noise_offset)
+        return call.inputs(observation, self._state, action_mask, noise)
 
     def _adopt(self, *, begins_episodes: bool) -> LoadedPolicy:
         """What ``reset`` and ``adopt`` have in common; their names stand in the log."""
@@ -290,7 +293,7 @@ class Agent:
     ) -> tuple[PolicyCall, Sequence[np.ndarray], str | None]:
         """One call of what acts: its outputs, and what is wrong with them."""
         call = self._call or self._first_call()
-        inputs = call.inputs(observation, self._state, action_mask, self._draw_noise(call))
+        inputs = self._inputs(call, observation, action_mask)
         try:
             outputs = self._run(inputs)
         except PolicyOutputError as error:
@@ -300,7 +303,7 @@ class Agent:
     def _blame_environment(self, observation: Sequence[np.ndarray], action_mask: np.ndarray | None) -> None:
         """Raise PolicyOutputError where the inputs allow no answer: no version must be quarantined for that."""
         call = self._call or self._first_call()
-        inputs = call.inputs(observation, self._state, action_mask, self._draw_noise(call))
+        inputs = self._inputs(call, observation, action_mask)
         if (blame := call.blame_inputs(inputs)) is not None:
             raise PolicyOutputError(f"{blame}: no policy can act on that; it is the environment's to put right")
 

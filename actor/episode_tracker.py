@@ -3,8 +3,7 @@
 All of it is computed once for a whole rollout, from its arrays, so that the acting loop does nothing for it.
 """
 
-from typing import NamedTuple
-
+import msgspec
 import numpy as np
 
 from shared.rollout import Rollout
@@ -12,7 +11,7 @@ from shared.rollout import Rollout
 _NOBODY = -1  # the episode's first action is still to come: the next rollout's version will have begun it
 
 
-class FinishedEpisode(NamedTuple):
+class FinishedEpisode(msgspec.Struct, frozen=True, gc=False):
     """One episode. ``version`` and ``digest`` are those that began it; ``versions`` acted in it, in their order."""
 
     episode_return: float
@@ -50,30 +49,35 @@ class EpisodeTracker:
         ``steps_to_next`` is how many steps after its last one an episode's successor takes its first action: 2 under
         next-step autoreset, else 1.
         """
-        returns = np.cumsum(np.where(rollout.valid, rollout.reward, 0), axis=0, dtype=np.float64)
-        lengths = np.cumsum(rollout.valid, axis=0, dtype=np.int64)
-        ended = (rollout.terminated | rollout.truncated) & rollout.valid
-        rows, times = np.nonzero(ended.T)  # row by row, in time's order within each
+        ended = _by_row((rollout.terminated | rollout.truncated) & rollout.valid)
+        rows, times = np.nonzero(ended)  # row by row, in time's order within each
         first = np.concatenate(([True], rows[1:] != rows[:-1]))[: rows.size]
         last = np.concatenate((first[1:], [True]))[: rows.size]
+        # The stretches of each row: one up to and with each end, and what is left after the last.
+        begins = np.ones_like(ended)
+        begins[:, 1:] = ended[:, :-1]
+        starts = np.flatnonzero(begins)
+        is_over = ended.ravel()[np.append(starts[1:], ended.size) - 1]
 
-        def since_last_end(running: np.ndarray, carried: np.ndarray) -> np.ndarray:
-            """What ``running`` [T, B] grew by in each episode; ``carried`` [B] is brought up to the rollout's end."""
-            at_end = running[times, rows]
-            before = np.where(first, -carried[rows], np.concatenate(([0], at_end))[:-1])
-            carried += running[-1]
-            carried[rows[last]] = running[-1, rows[last]] - at_end[last]
-            return np.asarray(at_end - before)
+        def sums(steps: np.ndarray, carried: np.ndarray) -> np.ndarray:
+            """The sum of ``steps`` [T, B] over each episode; ``carried`` [B] is brought up to the rollout's end."""
+            stretches = np.add.reduceat(_by_row(steps).ravel(), starts, dtype=carried.dtype)
+            episodes = stretches[is_over]
+            episodes[first] += carried[rows[first]]
+            carried[rows] = 0
+            carried[starts[~is_over] // rollout.length] += stretches[~is_over]
+            return episodes
 
-        episode_returns = since_last_end(returns, self._return)
-        episode_lengths = since_last_end(lengths, self._length)
+        episode_returns = sums(np.where(rollout.valid, rollout.reward, 0), self._return)
+        episode_lengths = sums(rollout.valid, self._length)
         now = len(self._acted) - 1
         began = np.where(first, self._began[rows], now)
         self._began[rows[last]] = np.where(times[last] + steps_to_next < rollout.length, now, _NOBODY)
-        acted = {index: self._acted_since(index) for index in set(began.tolist())}
-        order = np.lexsort((rows, times))
-        ends = zip(episode_returns[order].tolist(), episode_lengths[order].tolist(), began[order].tolist(), strict=True)
-        return [FinishedEpisode(total, length, *acted[index]) for total, length, index in ends]
+        order = np.argsort(times.astype(np.min_scalar_type(rollout.length)), kind="stable")  # few bits: a radix sort
+        indices = began[order].tolist()
+        acted = {index: self._acted_since(index) for index in set(indices)}
+        versions = ([acted[index][part] for index in indices] for part in range(3))
+        return list(map(FinishedEpisode, episode_returns[order].tolist(), episode_lengths[order].tolist(), *versions))
 
     def _acted_since(self, began: int) -> tuple[int, tuple[int, ...], str]:
         version, digest = self._acted[began]
@@ -83,3 +87,9 @@ class EpisodeTracker:
         needed_from = int(np.min(self._began, initial=len(self._acted), where=self._began != _NOBODY))
         del self._acted[:needed_from]
         self._began[self._began != _NOBODY] -= needed_from
+
+
+def _by_row(array: np.ndarray) -> np.ndarray:
+    """[T, B] as [B, T], in memory as well."""
+    rows: np.ndarray = np.ascontiguousarray(array.T)
+    return rows

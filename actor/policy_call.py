@@ -1,8 +1,9 @@
 """How to call programs of one signature at one batch size: all that does not change from step to step."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
+import msgspec
 import numpy as np
 
 from actor.action_check import action_check
@@ -11,7 +12,7 @@ from shared.policy_signature import PolicySignature
 from shared.spaces import flatten_observation
 
 
-class Decision(NamedTuple):
+class Decision(msgspec.Struct, frozen=True):
     """What a policy decided for a batch, each array batch first.
 
     ``action`` is the raw sample, which is recorded; ``env_action`` what the environment is given (the same array

@@ -207,22 +207,22 @@ class RolloutWorker:
     def _act(self, rollout: Rollout, finals: list[tuple[int, Finals]]) -> int:
         """Act, step, record: returns how many steps were taken."""
         decide, step, environments = self._agent.decide, self._environments.step, self._environments
-        observations, masks, actions = rollout.observation, rollout.action_mask, rollout.action
+        masks, actions, log_probs = rollout.action_mask, rollout.action, rollout.behaviour_log_prob
         rewards, terminated, truncated = rollout.reward, rollout.terminated, rollout.truncated
-        log_probs = rollout.behaviour_log_prob
+        observations = list(zip(*rollout.observation, strict=True))  # a tuple of leaves [B, …] for each step
         watches_ends = bool(rollout.state) or self._cut
         mask = None
-        for t in range(rollout.length):
+        for t, following in enumerate(observations[1:]):
             if masks is not None:
                 mask = masks[t]
                 mask[...] = environments.action_mask
-            decision = decide([leaf[t] for leaf in observations], mask)
+            decision = decide(observations[t], mask)
             observation, rewards[t], terminated[t], truncated[t], ended = step(decision.env_action)
             actions[t] = decision.action
             if decision.log_prob is not None:
                 log_probs[t] = decision.log_prob
-            for buffer, leaf in zip(observations, observation, strict=True):
-                buffer[t + 1] = leaf
+            for buffer, leaf in zip(following, observation, strict=True):
+                buffer[...] = leaf
             if ended is not None:
                 finals.append((t, ended))
             if self.interrupted or (watches_ends and self._watch_ends(rollout, t)):

@@ -22,16 +22,15 @@ class NoiseStream:
         self._kind = action.kind
         self._shape = (_BLOCK_STEPS, batch_size, *action.noise_shape)
         self._block_index = -1
-        self._block: npt.NDArray[np.float32] = np.zeros((0,), np.float32)
+        self._block: list[npt.NDArray[np.float32]] = []  # views, each made once: one step after the other is asked for
 
     def at(self, offset: int) -> npt.NDArray[np.float32]:
         """Noise ``[B, *noise_shape]`` of step ``offset``; a view that stays valid."""
         block_index, row = divmod(offset, _BLOCK_STEPS)
         if block_index != self._block_index:
-            self._block = self._draw(block_index)
+            self._block = list(self._draw(block_index))
             self._block_index = block_index
-        noise: npt.NDArray[np.float32] = self._block[row]
-        return noise
+        return self._block[row]
 
     def _draw(self, block_index: int) -> npt.NDArray[np.float32]:
         # The counter's high word selects the block; no block draws 2**128 numbers from the low words.
@@ -43,8 +42,12 @@ class NoiseStream:
 
 
 def gumbel(uniform: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Standard Gumbel noise of numbers in [0, 1): finite at both ends."""
-    return -np.log(-np.log(np.maximum(uniform, _SMALLEST)))
+    """Standard Gumbel noise of numbers in [0, 1): finite at both ends. Takes no more memory than it returns."""
+    noise = np.maximum(uniform, _SMALLEST)
+    for _ in range(2):
+        np.log(noise, noise)
+        np.negative(noise, noise)
+    return noise
 
 
 def logistic(uniform: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
