@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from loguru import logger
-from watchdog.events import DirCreatedEvent, DirMovedEvent, FileSystemEvent, FileSystemEventHandler
+from watchdog.events import DirMovedEvent, FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver, ObservedWatch
 
@@ -83,7 +83,7 @@ class PolicyWatcher:
         if self._take_announced() and is_same_directory and not force:
             return True
         change_ns = _changed_ns(self._path) if self._path is not None else None
-        if not force and not self._is_listing_due(change_ns):
+        if not force and not self._is_listing_due(change_ns, was_watched=is_same_directory):
             return False
         settled = change_ns is not None and change_ns + _SETTLED_S * 1e9 < time.time_ns()
         began_s = time.monotonic()
@@ -107,11 +107,11 @@ class PolicyWatcher:
         self.known = (*self.known, *new)
         return bool(new)
 
-    def _is_listing_due(self, change_ns: int | None) -> bool:
+    def _is_listing_due(self, change_ns: int | None, *, was_watched: bool) -> bool:
         since_s = time.monotonic() - self._listed_at_s
         if change_ns is not None and change_ns == self._listed_change_ns:
             return since_s >= _LIST_ANYWAY_S
-        return not self.has_events or since_s * _LISTING_SHARE >= self._listing_took_s
+        return not was_watched or since_s >= max(self._rescan_s, self._listing_took_s / _LISTING_SHARE)
 
     def stop(self) -> None:
         """Stop receiving events. Idempotent."""
@@ -154,8 +154,8 @@ class PolicyWatcher:
             self._observer = Observer()
             self._observer.start()
         handler = _Wake(self._announced, self._on_change)
-        # Not more than these events: reading a version opens and closes files, and must not wake whoever reads it.
-        self._watch = self._observer.schedule(handler, str(path), event_filter=[DirCreatedEvent, DirMovedEvent])
+        # A version comes by a rename. Anything else (what is being written, or read by whoever woke) must wake nobody.
+        self._watch = self._observer.schedule(handler, str(path), event_filter=[DirMovedEvent])
 
     def _unwatch(self) -> None:
         watch, self._watch = self._watch, None
@@ -172,8 +172,7 @@ class _Wake(FileSystemEventHandler):
         self._on_change = on_change
 
     def on_any_event(self, event: FileSystemEvent) -> None:
-        appeared = event.dest_path or event.src_path
-        name = os.path.basename(os.fsdecode(appeared))  # noqa: PTH119 - bytes or str, once an event
+        name = os.path.basename(os.fsdecode(event.dest_path))  # noqa: PTH119 - bytes or str, once an event
         if name.startswith("."):
             return
         if (version := parse_version_name(name)) is not None:
