@@ -14,6 +14,7 @@ from actor.actor_settings import ActorSettings
 from actor.agent import Agent
 from actor.environment_creation import make_environments
 from actor.policy_source import PolicySource, find_source
+from actor.program_trial import DEFAULT_LIMITS
 from actor.rollout_worker import RolloutWorker
 from actor.session_report import SessionReport, say, say_nothing
 from actor.stop_signal import StopSignal
@@ -73,6 +74,7 @@ def act(settings: ActorSettings) -> int:
                 public_keys=keys,
                 run_id=None if source.config is None else source.config.run_id,
                 stale_after_s=settings.stale_after_s,
+                trial=DEFAULT_LIMITS if settings.try_first else None,
                 name=name,
             )
         )

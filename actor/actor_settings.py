@@ -55,6 +55,9 @@ class ActorSettings:
     stale_after_s: Annotated[float, arg(metavar="S")] = STALE_AFTER_S
     """Say in the log how old the policy is once nothing newer has come for this long, and as often: whoever hides
     versions can only freeze an actor. With --public-key it is a warning. inf: never."""
+    try_first: _Switch = True
+    """Load programs never seen before straight away, instead of trying each in a process of its own first, which it may
+    hang, crash or fill. Spares that process where whoever publishes is trusted."""
     follow: Annotated[str, arg(metavar="RULE")] = "newest"
     """newest, pinned:VERSION (no other ever acts), or history:P (with probability P an older version acts an episode).
     Only what follows the newest is learned from."""

@@ -15,6 +15,7 @@ from actor.policy_call import Decision, PolicyCall
 from actor.policy_loader import PolicyLoader
 from actor.policy_manager import PolicyManager
 from actor.program_ladder import ProgramLadder
+from actor.program_trial import ProgramTrial, TrialLimits
 from actor.version_life import VersionTable
 from actor.version_selection import Follow, parse_follow
 from shared.authenticity import Authenticity
@@ -43,6 +44,8 @@ class Agent:
     another are refused. ``values``: have ``decide`` give the policy's value too, which takes many networks as long as
     the action. ``public_keys``: with them only versions that one of these keys signed may act, and of one run:
     ``run_id``, or that of the first. Once the newest is older than ``stale_after_s`` the log says so, as often.
+    ``trial``: within what limits a program that was never seen before is tried, in a process of its own, which it may
+    hang or crash; None tries nothing first.
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class Agent:
         public_keys: Sequence[PublicKey] = (),
         run_id: str | None = None,
         stale_after_s: float = STALE_AFTER_S,
+        trial: TrialLimits | None = None,
         name: str = "agent",
     ) -> None:
         """Raises ConfigurationError for a ``follow`` that cannot be read, or an ``engine`` without its permission."""
@@ -86,6 +90,7 @@ class Agent:
             measure=not synchronous,
             values=values,
             expected=signature,
+            trial=None if trial is None else ProgramTrial(trial, batch_size=self._batch_size),
         )
         self._follow = parse_follow(follow) if isinstance(follow, str) else follow
         versions = VersionTable()

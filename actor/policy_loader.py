@@ -97,9 +97,11 @@ class PolicyLoader:
         """Stop the thread and the watcher. Idempotent; waits a few seconds at most for a load that is under way."""
         self._closing = True
         self._wake.set()
+        self._ladder.cancel()
         if self._thread is not None:
             self._thread.join(timeout=5.0)
             self._thread = None
+        self._ladder.close()
         self.watcher.stop()
 
     @property
@@ -178,6 +180,7 @@ class PolicyLoader:
             self._report("ERROR", f"the loader stumbled: {type(error).__name__}: {error}")
 
     def _work(self) -> None:
+        self._ladder.prepare()
         self.watcher.start()
         while not self._closing:
             self._wake.clear()

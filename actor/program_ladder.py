@@ -8,7 +8,8 @@ import numpy as np
 from actor.engine_choice import is_clearly_faster, is_worth_measuring_torchscript, median_call_s, order_of
 from actor.importable_program import import_program
 from actor.loaded_policy import LoadedPolicy
-from actor.version_checks import ProbeExam, check_same_spaces, check_signature
+from actor.program_trial import ProgramTrial
+from actor.version_checks import ProbeExam, check_memory, check_same_spaces, check_signature
 from shared.engines.engine import Engine, EngineChoice, EngineKind
 from shared.engines.load import PROGRAM_OF, load_program
 from shared.errors import (
@@ -79,8 +80,8 @@ class ProgramLadder:
 
     Engines are compared at ``batch_size`` for the choice ``auto``, unless ``measure`` is off: then the order is
     fixed, so that the same inputs give the same bits on every run. ``values``: whether the engines are to compute the
-    policy's value as well. ``expected`` is a signature of the environment in
-    use, where it is known.
+    policy's value as well. ``expected`` is a signature of the environment in use, where it is known. Programs never
+    seen before go through ``trial`` first, where there is one.
     """
 
     def __init__(
@@ -93,7 +94,9 @@ class ProgramLadder:
         measure: bool = True,
         values: bool = False,
         expected: PolicySignature | None = None,
+        trial: ProgramTrial | None = None,
     ) -> None:
+        self._trial = trial
         self._choice = choice
         self._batch_size = batch_size
         self._trusted_modules = trusted_modules
@@ -107,6 +110,21 @@ class ProgramLadder:
         self._unloadable: dict[_Step, str] = {}
         self._has_told_of_missing = False
 
+    def prepare(self) -> None:
+        """Start what takes a while to start, before there is anything to load."""
+        if self._trial is not None:
+            self._trial.start(order_of(self._choice)[0])
+
+    def cancel(self) -> None:
+        """Have a trial that is under way end at once. Any thread may call this."""
+        if self._trial is not None:
+            self._trial.cancel()
+
+    def close(self) -> None:
+        """End what ``prepare`` started. Idempotent."""
+        if self._trial is not None:
+            self._trial.close()
+
     def load(self, files: VersionFiles, take_spare: TakeSpare) -> LadderResult:
         """Verify and load. Engines to be written to anew come from ``take_spare``.
 
@@ -115,6 +133,7 @@ class ProgramLadder:
         """
         manifest = files.manifest
         self._check_signature(manifest.signature)
+        check_memory(manifest)
         weights = files.read(manifest.weights)
         probe = decode_probe(files.read(manifest.probe.file), manifest.signature)
         exam = ProbeExam(manifest, probe, self._batch_size, values=self._values)
@@ -194,6 +213,7 @@ class ProgramLadder:
         if kind == "eager" and self._choice != "eager":
             engine, rung = self._import(entry, material)
         else:
+            self._try_first(kind, entry, material)
             engine, rung = self._load_program(kind, material), kind
         if engine.program_digest != entry.program_digest:
             raise ProgramError(
@@ -204,6 +224,16 @@ class ProgramLadder:
             engine.run(material.exam.inputs)
         self._rungs[kind, entry.program_digest] = rung
         return engine, rung
+
+    def _try_first(self, kind: EngineKind, entry: ProgramEntry, material: _Material) -> None:
+        """What could take this process with it does so in another."""
+        if self._trial is None or self._trial.has_passed(kind, entry.program_digest):
+            return
+        if kind == "aot" and not self._trust_native:
+            return  # it is refused in a moment
+        names = (entry.file, material.manifest.weights, material.manifest.probe.file)
+        files = {name: material.read(name) for name in names}
+        self._trial.require(kind, entry.program_digest, material.files.manifest_bytes, files)
 
     def _load_program(self, kind: EngineKind, material: _Material) -> Engine:
         return load_program(

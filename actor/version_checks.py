@@ -3,11 +3,16 @@
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import psutil
 
-from shared.errors import ManifestError
+from shared.errors import ManifestError, TransientLoadError
 from shared.manifest import Manifest
 from shared.policy_signature import PolicySignature, Role
 from shared.probe import Probe, compare
+
+# The bytes, the engine's copy of them, and a standby's.
+_COPIES = 3
+_SMALL_BYTES = 2**28
 
 _INPUT_ORDER: tuple[Role, ...] = ("observation", "state", "action_mask", "noise")
 _AT_MOST_ONCE: tuple[Role, ...] = ("action_mask", "noise", "env_action", "log_prob", "value")
@@ -48,6 +53,15 @@ def _require(
     if shape != expected_shape or dtype != expected_dtype:
         raise ManifestError(
             f"{name}: this action space needs {expected_dtype} {expected_shape}; the signature says {dtype} {shape}"
+        )
+
+
+def check_memory(manifest: Manifest) -> None:
+    """Raise TransientLoadError where this machine has not the memory to load the version now."""
+    needed = _COPIES * sum(entry.size_bytes for entry in manifest.files.values())
+    if needed > _SMALL_BYTES and needed > (available := psutil.virtual_memory().available):
+        raise TransientLoadError(
+            f"loading it takes about {needed / 2**30:.1f} GiB of memory, and {available / 2**30:.1f} GiB are left"
         )
 
 

@@ -16,6 +16,7 @@ FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 SIGNATURE_NAME = "manifest.sig"
 MAX_MANIFEST_BYTES = 4 * 2**20
+MAX_VERSION_BYTES = 8 * 2**30
 
 ProgramKind = Literal["torchscript", "onnx", "aot", "importable"]
 
@@ -143,6 +144,8 @@ def _check_files(manifest: Manifest) -> None:
             raise ManifestError(f"file names are plain names inside the version's directory; found {name!r}")
         if not _SHA256.fullmatch(entry.sha256) or entry.size_bytes < 0:
             raise ManifestError(f"{name}: expected a SHA-256 in hexadecimal and a size in bytes; found {entry}")
+    if (total := sum(entry.size_bytes for entry in manifest.files.values())) > MAX_VERSION_BYTES:
+        raise ManifestError(f"a version has at most {MAX_VERSION_BYTES:,} bytes; its manifest promises {total:,}")
     if manifest.version < 0:
         raise ManifestError(f"versions count from 0; found {manifest.version}")
     if not manifest.programs:

@@ -10,6 +10,7 @@ import zipfile
 import zlib
 
 from shared.errors import ProgramError
+from shared.manifest import ProgramKind
 
 MAX_ENTRIES = 100_000
 MAX_PROGRAM_BYTES = 64 * 2**20
@@ -18,6 +19,11 @@ _WEIGHTS = re.compile(r"data/\d+")
 _CONSTANTS = re.compile(rb"(?:^  \w+ : Final\[.*\n)+", re.MULTILINE)
 # Neither what was computed while tracing nor where the source stood changes what the program computes.
 _NOT_PROGRAM = re.compile(r"\.data/serialization_id|traced_inputs(/\d+|\.pkl)|.*\.debug_pkl")
+
+
+def program_digest(kind: ProgramKind, program: bytes) -> str:
+    """The digest of any kind of program. Raises ProgramError as the others do."""
+    return torchscript_program_digest(program) if kind == "torchscript" else hashlib.sha256(program).hexdigest()
 
 
 def onnx_program_digest(graph: bytes) -> str:

@@ -7,7 +7,8 @@ from msgspec import UNSET
 
 from shared.engines.engine import Engine, EngineKind
 from shared.errors import ProgramError
-from shared.manifest import Manifest, ProgramKind
+from shared.manifest import Manifest, ProgramEntry, ProgramKind
+from shared.program_digest import program_digest
 from shared.weights import decode_weights
 
 Read = Callable[[str], bytes]
@@ -42,29 +43,38 @@ def load_program(
     program = manifest.program(PROGRAM_OF[kind])
     if program is None:
         raise ProgramError(f"version {manifest.version} has no {PROGRAM_OF[kind]} program")
+    data = _promised(program, read)
     weights = decode_weights(read(manifest.weights))
     engine: Engine
     if kind == "onnx":
         from shared.engines.onnx import OnnxEngine
 
         # A module that is no policy may have its batch anywhere.
-        engine = OnnxEngine(read(program.file), weights, bind=manifest.module is UNSET, outputs=outputs)
+        engine = OnnxEngine(data, weights, bind=manifest.module is UNSET, outputs=outputs)
     elif kind == "torchscript":
         from shared.engines.torchscript import TorchScriptEngine
 
-        engine = TorchScriptEngine.from_bytes(read(program.file), outputs)
+        engine = TorchScriptEngine.from_bytes(data, outputs)
         engine.load_weights(weights)
     elif kind == "aot":
         from shared.engines.aot import AotEngine
 
-        engine = AotEngine(read(program.file), weights, trust_native=trust_native, outputs=outputs)
+        engine = AotEngine(data, weights, trust_native=trust_native, outputs=outputs)
     else:
-        engine = _import(kind, read(program.file), weights, trusted_modules, outputs)
-    if engine.program_digest != program.program_digest:
-        raise ProgramError(
-            f"{program.file}: the manifest promises the program {program.program_digest}, found {engine.program_digest}"
-        )
+        engine = _import(kind, data, weights, trusted_modules, outputs)
     return engine
+
+
+def _promised(program: ProgramEntry, read: Read) -> bytes:
+    """The program's bytes, which must be of the digest that the manifest gives them, before anything runs them.
+
+    What is known of a digest, such as that it was tried and did no harm, holds only then. Raises ProgramError.
+    """
+    data = read(program.file)
+    found = program_digest(program.kind, data)
+    if found != program.program_digest:
+        raise ProgramError(f"{program.file}: the manifest promises the program {program.program_digest}, found {found}")
+    return data
 
 
 def _import(

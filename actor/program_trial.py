@@ -1,0 +1,212 @@
+"""Tries programs that this actor has never seen before in a process of their own, which they may hang, crash or fill.
+
+What has passed there once is known by its digest, and loaded straight away from then on. Importable policies are not
+tried: their code was installed here, and allowed by name.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import msgspec
+
+import shared.errors
+from actor.trial_process import BEGUN, TrialReply, TrialRequest, send_request
+from shared.engines.engine import EngineKind
+from shared.errors import PermanentLoadError, ProgramError, TransientLoadError
+from shared.process_guard import Lifeline
+
+_TRIED_KINDS: tuple[EngineKind, ...] = ("onnx", "torchscript", "aot")
+_START_S = 300.0  # what the interpreter and an engine's imports may take on a machine that is busy with much else
+_BYTES_PER_S = 20 * 2**20
+_OUT_OF_MEMORY = ("bad_alloc", "bad allocation", "allocate memory", "Cannot allocate")
+_FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialLimits:
+    """What a program may need while it is tried: seconds (more for a large one), and bytes of memory beside its own.
+
+    ``times_slower``: how much longer than the fastest program seen so far a call may take, once it takes more than
+    ``call_s``.
+    """
+
+    timeout_s: float = 20.0
+    memory_bytes: int = 2 * 2**30
+    times_slower: float = 50.0
+    call_s: float = 5e-4
+
+
+DEFAULT_LIMITS = TrialLimits()
+
+
+class ProgramTrial:
+    """One process that stays, started when it is first needed or by ``start``. Belongs to one thread: the loader's."""
+
+    def __init__(self, limits: TrialLimits, *, batch_size: int) -> None:
+        self._limits = limits
+        self._batch_size = batch_size
+        self._passed: dict[tuple[EngineKind, str], float] = {}
+        self._silent: set[tuple[EngineKind, str]] = set()
+        self._process: _TrialProcess | None = None
+
+    def start(self, first: EngineKind) -> None:
+        """Start the process, with what ``first`` needs imported, before anything is asked of it."""
+        if self._process is None and first in _TRIED_KINDS:
+            self._process = _TrialProcess(first)
+
+    def has_passed(self, kind: EngineKind, program_digest: str) -> bool:
+        """Whether there is nothing to try: it was tried before, or is of a kind that never is."""
+        return kind not in _TRIED_KINDS or (kind, program_digest) in self._passed
+
+    def require(self, kind: EngineKind, program_digest: str, manifest_bytes: bytes, files: Mapping[str, bytes]) -> None:
+        """Try a program, whose bytes have ``program_digest``, with all of its ``files``.
+
+        Raises ProgramError for one that hangs, crashes, needs too much memory or is far too slow, the error that the
+        program itself raised, and TransientLoadError where the process went without the program being to blame, or
+        perhaps not.
+        """
+        if self.has_passed(kind, program_digest):
+            return
+        memory_bytes = self._limits.memory_bytes + 16 * sum(map(len, files.values()))
+        request = TrialRequest(kind, manifest_bytes, dict(files), self._batch_size, memory_bytes)
+        reply = self._ask(kind, program_digest, request)
+        if reply.error is not None:
+            raise _as_raised(reply, memory_bytes)
+        self._check_speed(reply.call_s)
+        self._passed[kind, program_digest] = reply.call_s
+
+    def cancel(self) -> None:
+        """Have a trial that is under way end at once. Any thread may call this."""
+        if (process := self._process) is not None:
+            process.kill()
+
+    def close(self) -> None:
+        """End the process. Idempotent."""
+        if self._process is not None:
+            self._process.end()
+            self._process = None
+
+    def _ask(self, kind: EngineKind, program_digest: str, request: TrialRequest) -> TrialReply:
+        self.start(kind)
+        assert self._process is not None
+        data = msgspec.msgpack.encode(request)
+        timeout_s = self._limits.timeout_s + len(data) / _BYTES_PER_S
+        try:
+            return self._process.ask(data, timeout_s)
+        except _TrialEnded as ended:
+            self.close()
+            is_sure = ended.is_crash or (kind, program_digest) in self._silent
+            self._silent.add((kind, program_digest))
+            raise (ProgramError if is_sure else TransientLoadError)(str(ended)) from ended
+
+    def _check_speed(self, call_s: float) -> None:
+        """Speeds of other programs at the same batch size are all that there is to compare with."""
+        fastest_s = min(self._passed.values(), default=call_s)
+        times = call_s / fastest_s
+        if times > self._limits.times_slower and call_s > self._limits.call_s:
+            raise ProgramError(
+                f"a call takes {call_s * 1e3:.3g} ms at batch size {self._batch_size}, {times:.0f} times as long as "
+                f"with a program seen before; expected at most {self._limits.times_slower:g} times. An actor that is "
+                "started anew takes it all the same"
+            )
+
+
+class _TrialEnded(Exception):
+    """The process ended, or had to be ended. ``is_crash``: by a fault of its own that would come again."""
+
+    def __init__(self, message: str, *, is_crash: bool) -> None:
+        super().__init__(message)
+        self.is_crash = is_crash
+
+
+class _TrialProcess:
+    """The process and the socket to it."""
+
+    def __init__(self, first: EngineKind) -> None:
+        self._lifeline = Lifeline()
+        self._channel, theirs = socket.socketpair()
+        command = [sys.executable, "-m", "actor.trial_process", str(theirs.fileno()), first]
+        try:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(), *self._lifeline.pass_fds),
+                env=_environment() | self._lifeline.environment,
+            )
+        except OSError as error:
+            self._channel.close()
+            self._lifeline.close()
+            raise TransientLoadError(f"the process that tries programs could not be started: {error}") from error
+        finally:
+            theirs.close()
+
+    def ask(self, data: bytes, timeout_s: float) -> TrialReply:
+        """Raises _TrialEnded where there is no answer."""
+        try:
+            with tempfile.TemporaryFile(prefix="rl-hotswap-") as file:
+                file.write(data)
+                file.seek(0)
+                self._channel.settimeout(_START_S)
+                send_request(self._channel, file.fileno())
+                self._receive(len(BEGUN), _START_S)
+            size = int.from_bytes(self._receive(4, timeout_s), "little")
+            return msgspec.msgpack.decode(self._receive(size, timeout_s), type=TrialReply)
+        except TimeoutError as error:
+            message = f"no answer within {timeout_s:.0f} s from the process that tried it"
+            raise _TrialEnded(message, is_crash=False) from error
+        except OSError as error:
+            raise self._ended() from error
+
+    def kill(self) -> None:
+        """It holds nothing that anybody needs. Whoever waits for its answer is told."""
+        self._process.kill()
+
+    def end(self) -> None:
+        """Kill it, and let go of everything."""
+        self._channel.close()
+        self.kill()
+        self._process.wait()
+        self._lifeline.close()
+
+    def _receive(self, size: int, timeout_s: float) -> bytes:
+        received = b""
+        deadline_s = time.monotonic() + timeout_s
+        while len(received) < size:
+            self._channel.settimeout(max(deadline_s - time.monotonic(), 1e-3))
+            part = self._channel.recv(size - len(received))
+            if not part:
+                raise ConnectionResetError("the other side has closed")
+            received += part
+        return received
+
+    def _ended(self) -> _TrialEnded:
+        code = self._process.wait()
+        if code >= 0:
+            return _TrialEnded(f"the process that tried it ended with exit code {code}", is_crash=False)
+        name = signal.Signals(-code).name
+        return _TrialEnded(f"it killed the process that tried it ({name})", is_crash=-code not in _FROM_OUTSIDE)
+
+
+def _environment() -> dict[str, str]:
+    """This process's own, with the same path to import from, and one thread for every library."""
+    path = os.pathsep.join(entry for entry in sys.path if entry)
+    return os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+
+
+def _as_raised(reply: TrialReply, memory_bytes: int) -> Exception:
+    """The error as it would have been raised here."""
+    if reply.error == "MemoryError" or any(words in reply.message for words in _OUT_OF_MEMORY):
+        return ProgramError(f"needs more than the {memory_bytes / 2**30:.1f} GiB of memory that it may have")
+    kind = getattr(shared.errors, reply.error or "", None)
+    if isinstance(kind, type) and issubclass(kind, PermanentLoadError):
+        return kind(reply.message)
+    return ProgramError(f"{reply.error}: {reply.message}")

@@ -1,0 +1,129 @@
+"""The process in which a program that nobody has seen before is tried: it may hang, crash or eat all memory here.
+
+``actor.program_trial`` starts it, and talks to it over a socket: a request is one byte and a descriptor of a file with
+a TrialRequest in it; it is answered by one byte once the engine's library is there, and by a TrialReply at the end.
+"""
+
+import gc
+import os
+import resource
+import socket
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+
+from actor.version_checks import ProbeExam
+from shared.engines.engine import Engine, EngineKind
+from shared.engines.load import load_program
+from shared.manifest import decode_manifest
+from shared.probe import decode_probe
+from shared.process_guard import die_with_parent
+
+BEGUN = b"b"
+"""From here on the time that the program takes counts."""
+_MESSAGE = b"t"
+_CALLS = 5
+_PAGE_BYTES = resource.getpagesize()
+
+
+class TrialRequest(msgspec.Struct, frozen=True):
+    """One program, whose files were verified, and what it is to be held to. ``memory_bytes`` is beside what is there.
+
+    ``files`` are those that the program needs, the weights and the probe, by their names in the manifest.
+    """
+
+    kind: EngineKind
+    manifest_bytes: bytes
+    files: dict[str, bytes]
+    batch_size: int
+    memory_bytes: int
+
+
+class TrialReply(msgspec.Struct, frozen=True):
+    """``call_s`` is the least time of a call at the batch size in use. ``error`` names the class of what it raised."""
+
+    call_s: float = 0.0
+    error: str | None = None
+    message: str = ""
+
+
+def main() -> None:
+    """Try what is asked for, one program after another, until the other side is gone."""
+    die_with_parent()
+    channel = socket.socket(fileno=int(sys.argv[1]))
+    _warm_up(sys.argv[2:])
+    while True:
+        message, descriptors, _, _ = socket.recv_fds(channel, 1, 1)
+        if not message or not descriptors:
+            return
+        with os.fdopen(descriptors[0], "rb") as file:
+            request = msgspec.msgpack.decode(file.read(), type=TrialRequest)
+        _import_engine(request.kind)
+        channel.sendall(BEGUN)
+        reply = msgspec.msgpack.encode(_try_program(request))
+        channel.sendall(len(reply).to_bytes(4, "little") + reply)
+        del request
+        gc.collect()
+
+
+def send_request(channel: socket.socket, descriptor: int) -> None:
+    """Hand an open file with a TrialRequest to the other side."""
+    socket.send_fds(channel, [_MESSAGE], [descriptor])
+
+
+def _try_program(request: TrialRequest) -> TrialReply:
+    resource.setrlimit(resource.RLIMIT_DATA, (_data_bytes() + request.memory_bytes, resource.RLIM_INFINITY))
+    try:
+        return TrialReply(call_s=_call_s(*_load(request)))
+    except Exception as error:  # noqa: BLE001 - the other side decides: it is told the type and the message
+        return TrialReply(error=type(error).__name__, message=str(error))
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+
+def _load(request: TrialRequest) -> tuple[Engine, ProbeExam]:
+    """The engine that the actor would act with, and the probe that it has answered rightly."""
+    manifest = decode_manifest(request.manifest_bytes)
+    probe = decode_probe(request.files[manifest.probe.file], manifest.signature)
+    exam = ProbeExam(manifest, probe, request.batch_size)
+    # Native code gets here only where a person allowed it: the actor asks for nothing else.
+    engine = load_program(request.kind, request.files.__getitem__, manifest, trust_native=True)
+    exam.check(engine.run)
+    return engine, exam
+
+
+def _call_s(engine: Engine, exam: ProbeExam) -> float:
+    least_s = float("inf")
+    for _ in range(_CALLS):
+        began_s = time.perf_counter()
+        engine.run(exam.inputs)
+        least_s = min(least_s, time.perf_counter() - began_s)
+    return least_s
+
+
+def _warm_up(kinds: list[str]) -> None:
+    """Import what will be needed first, while nobody waits for it."""
+    if "onnx" in kinds[:1]:
+        _import_engine("onnx")
+
+
+def _import_engine(kind: EngineKind) -> None:
+    """An import may take seconds and hundreds of megabytes, of which no program is to be blamed."""
+    if kind == "onnx":
+        import shared.engines.onnx
+    elif kind == "torchscript":
+        import shared.engines.torchscript
+    elif kind == "aot":
+        import shared.engines.aot  # noqa: F401
+
+
+def _data_bytes() -> int:
+    """What this process has of data now. Without /proc (which RLIMIT_DATA's meaning is Linux's anyhow): nothing."""
+    status = Path("/proc/self/statm")
+    return int(status.read_text().split()[5]) * _PAGE_BYTES if status.exists() else 0
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""Every kind of bad version: it is refused or caught, said why in a line, and costs no step."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from loguru import logger
+
+from actor.agent import Agent
+from actor.program_trial import TrialLimits
+from shared.policy_store import LocalPolicyStore
+from tests.agent_policies import (
+    TouchyPolicy,
+    eager,
+    local_store,
+    make_policy,
+    publish,
+    publish_seed,
+    quiet_noise,
+    touchy_exporter,
+)
+from tests.bad_versions import BAD_KINDS, SLOW_KINDS, BadKind, publish_bad
+from tests.waiting import until
+
+OBSERVATIONS = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
+FAR = OBSERVATIONS + np.array([1000, 0, 0, 0], np.float32)
+LIMITS = TrialLimits(timeout_s=5.0, memory_bytes=2**29)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> LocalPolicyStore:
+    return local_store(tmp_path_factory.mktemp("bad") / "policies")
+
+
+@pytest.fixture(scope="module")
+def agent(store: LocalPolicyStore) -> Iterator[Agent]:
+    """Driven by hand. One for all of them: the process that tries programs takes seconds to start."""
+    with Agent(store, num_envs=3, synchronous=True, deadline_s=0.0, deterministic=True, trial=LIMITS) as agent:
+        yield agent
+
+
+@pytest.fixture
+def lines() -> Iterator[list[str]]:
+    lines: list[str] = []
+    sink = logger.add(lambda message: lines.append(str(message).rstrip()), format="{level} {message}")
+    yield lines
+    logger.remove(sink)
+
+
+def _kinds(slow: bool) -> list[object]:
+    return [pytest.param(kind, id=kind.name) for kind in BAD_KINDS if (kind.name in SLOW_KINDS) is slow]
+
+
+def _acts_as(agent: Agent, seed: int) -> None:
+    policy = make_policy(seed=seed)
+    (expected, *_) = eager(policy, OBSERVATIONS, quiet_noise(policy, 3))
+    np.testing.assert_array_equal(agent.act(OBSERVATIONS), expected)
+
+
+def _never_acts(store: LocalPolicyStore, agent: Agent, lines: list[str], kind: BadKind) -> None:
+    first = publish_seed(store, 0)
+    agent.reset()
+    bad = publish_bad(store, kind)
+    for _ in range(3):
+        agent.reset()
+        _acts_as(agent, seed=0)
+        assert agent.policy.version == first.version
+    if kind.name == "a program that hangs":  # what did not answer once may have been held up: it is asked twice
+        until(lambda: (agent.reset(), any("is quarantined" in line for line in lines))[1])
+    said = [line for line in lines if f"version {bad} " in line]
+    if kind.outcome == "not seen":
+        assert not said
+    else:
+        word = "is quarantined" if kind.outcome == "quarantined" else "will be tried again"
+        assert [line for line in said if word in line and kind.reason in line], lines
+        assert len(said) <= 2, "one line a reason"
+    good = publish_seed(store, 2)
+    agent.reset()
+    assert agent.policy.version == good.version
+    _acts_as(agent, seed=2)
+
+
+@pytest.mark.parametrize("kind", [k for k in _kinds(slow=False) if "acting" not in k.values[0].outcome])  # type: ignore[attr-defined]
+def test_it_never_acts(store: LocalPolicyStore, agent: Agent, lines: list[str], kind: BadKind) -> None:
+    _never_acts(store, agent, lines, kind)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", _kinds(slow=True))
+def test_it_never_acts_though_it_takes_seconds_to_know(
+    store: LocalPolicyStore, agent: Agent, lines: list[str], kind: BadKind
+) -> None:
+    _never_acts(store, agent, lines, kind)
+
+
+@pytest.mark.parametrize("kind", [k for k in _kinds(slow=False) if "acting" in k.values[0].outcome])  # type: ignore[attr-defined]
+def test_the_last_good_one_answers_where_only_some_inputs_tell(
+    store: LocalPolicyStore, agent: Agent, lines: list[str], kind: BadKind
+) -> None:
+    good = TouchyPolicy(seed=0)
+    first = publish(store, good, touchy_exporter())
+    agent.reset()
+    bad = publish_bad(store, kind)
+    agent.reset()
+    agent.act(OBSERVATIONS)
+    assert agent.policy.version == bad
+    (expected, *_) = eager(good, FAR, quiet_noise(good.policy, 3))
+    np.testing.assert_array_equal(agent.act(FAR), expected)
+    assert agent.policy.version == first.version
+    assert [line for line in lines if f"version {bad} is quarantined" in line and kind.reason in line]
