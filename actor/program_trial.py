@@ -58,6 +58,8 @@ class ProgramTrial:
 
     def start(self, first: EngineKind) -> None:
         """Start the process, with what ``first`` needs imported, before anything is asked of it."""
+        if self._process is not None and self._process.is_gone:
+            self.close()  # by no fault of anything that is being tried
         if self._process is None and first in _TRIED_KINDS:
             self._process = _TrialProcess(first)
 
@@ -148,6 +150,10 @@ class _TrialProcess:
             raise TransientLoadError(f"the process that tries programs could not be started: {error}") from error
         finally:
             theirs.close()
+
+    @property
+    def is_gone(self) -> bool:
+        return self._process.poll() is not None
 
     def ask(self, data: bytes, timeout_s: float) -> TrialReply:
         """Raises _TrialEnded where there is no answer."""

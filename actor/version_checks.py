@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import psutil
+import psutil  # type: ignore[import-untyped]
 
 from shared.errors import ManifestError, TransientLoadError
 from shared.manifest import Manifest

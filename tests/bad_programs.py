@@ -121,11 +121,11 @@ def publish_program(store: PolicyStore, module: _Around) -> Manifest:
 
 
 def zip_bomb() -> tuple[bytes, ProgramEntry]:
-    """An archive of TorchScript that unpacks to a gigabyte, and what a manifest says of it."""
+    """An archive of TorchScript that unpacks to twice what one may, and what a manifest says of it."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("policy/data.pkl", b"")
         with archive.open("policy/code/bomb.py", "w") as entry:
-            for _ in range(64):
+            for _ in range(8):
                 entry.write(bytes(2**24))
     return buffer.getvalue(), ProgramEntry("torchscript", TORCHSCRIPT_FILE, "0" * 64)

@@ -1,0 +1,101 @@
+"""Programs tried in a process of their own: what is learned there, and what becomes of that process."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import psutil  # type: ignore[import-untyped]
+import pytest
+
+from actor.program_trial import ProgramTrial, TrialLimits
+from shared.errors import ProbeMismatch, ProgramError, TransientLoadError
+from shared.manifest import Manifest
+from shared.policy_store import LocalPolicyStore
+from tests import bad_programs
+from tests.agent_policies import local_store, publish_seed
+from tests.waiting import until
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> LocalPolicyStore:
+    return local_store(tmp_path_factory.mktemp("trial") / "policies")
+
+
+@pytest.fixture
+def trial() -> Iterator[ProgramTrial]:
+    trial = ProgramTrial(TrialLimits(timeout_s=60.0), batch_size=3)
+    yield trial
+    trial.close()
+
+
+def _require(trial: ProgramTrial, store: LocalPolicyStore, manifest: Manifest) -> None:
+    files = store.open(manifest.version)
+    program = manifest.programs[0]
+    content = {name: files.read(name) for name in manifest.files}
+    trial.require(program.kind, program.program_digest, files.manifest_bytes, content)
+
+
+def _children() -> list[psutil.Process]:
+    return [p for p in psutil.Process().children() if "actor.trial_process" in p.cmdline()]
+
+
+def test_a_right_program_passes_and_is_known_by_its_digest_from_then_on(
+    trial: ProgramTrial, store: LocalPolicyStore
+) -> None:
+    manifest = publish_seed(store, 0)
+    program = manifest.programs[0]
+    assert not trial.has_passed(program.kind, program.program_digest)
+    _require(trial, store, manifest)
+    assert trial.has_passed(program.kind, program.program_digest)
+    trial.close()
+    _require(trial, store, publish_seed(store, 1))
+    assert not _children(), "nobody was asked again"
+
+
+def test_what_a_program_raises_is_raised_here(trial: ProgramTrial, store: LocalPolicyStore) -> None:
+    with pytest.raises(ProbeMismatch, match="differ by more than"):
+        _require(trial, store, bad_programs.publish_program(store, bad_programs.SwappedOutputs()))
+
+
+def test_a_crash_is_the_programs_fault_and_the_next_one_is_tried_in_a_new_process(
+    trial: ProgramTrial, store: LocalPolicyStore
+) -> None:
+    with pytest.raises(ProgramError, match=r"it killed the process that tried it \(SIG"):
+        _require(trial, store, bad_programs.publish_program(store, bad_programs.Crashes()))
+    assert not _children()
+    with pytest.raises(ProbeMismatch):
+        _require(trial, store, bad_programs.publish_program(store, bad_programs.SwappedOutputs()))
+
+
+def test_a_process_that_is_killed_from_outside_blames_nobody_at_first(
+    trial: ProgramTrial, store: LocalPolicyStore
+) -> None:
+    manifest = bad_programs.publish_program(store, bad_programs.Hangs())
+    for error in (TransientLoadError, ProgramError):
+        with ThreadPoolExecutor(1) as pool:
+            trying = pool.submit(_require, trial, store, manifest)
+            until(lambda: (trial.cancel(), trying.done())[1])
+            with pytest.raises(error, match="SIGKILL"):
+                trying.result()
+        assert not _children()
+
+
+def test_a_process_that_has_gone_meanwhile_is_replaced(trial: ProgramTrial, store: LocalPolicyStore) -> None:
+    trial.start("torchscript")
+    (process,) = _children()
+    process.kill()
+    until(lambda: process.status() == psutil.STATUS_ZOMBIE)
+    _require(trial, store, publish_seed(store, 2))
+
+
+def test_importable_programs_are_not_tried_their_code_was_allowed_by_name(trial: ProgramTrial) -> None:
+    assert trial.has_passed("eager", "0" * 64)
+    assert trial.has_passed("compile", "0" * 64)
+
+
+def test_closing_leaves_no_process_and_may_be_done_twice() -> None:
+    trial = ProgramTrial(TrialLimits(), batch_size=1)
+    trial.start("onnx")
+    (process,) = [p for p in _children() if "onnx" in p.cmdline()]
+    trial.close()
+    trial.close()
+    assert not process.is_running()
