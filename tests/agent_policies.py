@@ -45,7 +45,7 @@ def make_policy(
 
 
 class TouchyPolicy(nn.Module):
-    """Acts well until an observation's first number passes a limit; then its value is NaN, or its action illegal.
+    """Acts well until an observation's first number passes a limit; then what it says of its action is NaN, or the action illegal.
 
     Nothing can tell that beforehand. The limits are weights, so that good and bad versions have the same program.
     """
@@ -61,6 +61,7 @@ class TouchyPolicy(nn.Module):
         action, log_prob, value = self.policy(inputs)
         first = inputs[0][:, 0]
         action = torch.where(first > self.illegal_above, action + 1000, action)
+        log_prob = torch.where(first > self.nan_above, torch.full_like(log_prob, float("nan")), log_prob)
         value = torch.where(first > self.nan_above, torch.full_like(value, float("nan")), value)
         return [action, log_prob, value]
 

@@ -1,7 +1,8 @@
 """Programs tried in a process of their own: what is learned there, and what becomes of that process."""
 
+import functools
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import psutil  # type: ignore[import-untyped]
 import pytest
@@ -73,10 +74,15 @@ def test_a_process_that_is_killed_from_outside_blames_nobody_at_first(
     for error in (TransientLoadError, ProgramError):
         with ThreadPoolExecutor(1) as pool:
             trying = pool.submit(_require, trial, store, manifest)
-            until(lambda: (trial.cancel(), trying.done())[1])
+            until(functools.partial(_is_over, trial, trying))
             with pytest.raises(error, match="SIGKILL"):
                 trying.result()
         assert not _children()
+
+
+def _is_over(trial: ProgramTrial, trying: "Future[None]") -> bool:
+    trial.cancel()
+    return trying.done()
 
 
 def test_a_process_that_has_gone_meanwhile_is_replaced(trial: ProgramTrial, store: LocalPolicyStore) -> None:
