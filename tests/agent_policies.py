@@ -45,7 +45,7 @@ def make_policy(
 
 
 class TouchyPolicy(nn.Module):
-    """Acts well until an observation's first number passes a limit; then what it says of its action is NaN, or the action illegal.
+    """Acts well until an observation's first number passes a limit; then it says NaN, or its action is illegal.
 
     Nothing can tell that beforehand. The limits are weights, so that good and bad versions have the same program.
     """

@@ -460,7 +460,7 @@ class TestFailuresWhileActing:
         publish(store, TouchyPolicy(seed=2, nan_above=500.0), touchy_exporter())
         agent.reset()
         for observation in (TOUCHING, OBSERVATIONS):  # what was quarantined does not act again, whatever it would say
-            with pytest.raises(PolicyUnavailable, match=r"version 1 \(quarantined\): PolicyOutputError: value"):
+            with pytest.raises(PolicyUnavailable, match=r"version 1 \(quarantined\): PolicyOutputError: log_prob nan"):
                 agent.act(observation)
 
     def test_an_environment_that_observes_nan_is_blamed_itself(
