@@ -29,7 +29,7 @@ from shared.log import set_up_logging
 COMMAND = "python scripts/benchmark.py"
 
 # To add one: write scripts/benchmarks/NAME.py with measure_NAME(settings, console) -> list[Row], and put NAME here.
-Kind = Literal["solve", "reload", "publish", "scale"]
+Kind = Literal["solve", "acting", "reload", "publish", "scale"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +41,7 @@ class BenchmarkOptions(BenchmarkSettings):
 
     what: tyro.conf.Positional[Literal[Kind, "all"]]
     """solve: how soon CartPole-v1 is solved, by the last 100 returns and by the first version that is good enough.
+    acting: environment steps per second of an agent, and of rollouts, over the environment alone and over others.
     reload: what replacing the policy costs the environment loop, and whether any action is torn by it.
     publish: how long it takes until a new version acts, and what publishing costs who publishes.
     scale: how these grow with model size, actors and versions; a plot each.
@@ -55,7 +56,8 @@ def main(options: BenchmarkOptions) -> int:
     """Measure, print the table, and return 0 if every target was reached and nothing failed, else 1."""
     console = _begin()
     if options.plots is not None and not can_plot():
-        console.print('matplotlib is not installed (pip install -e ".[bench]"): nothing is plotted')
+        missing = 'nothing is plotted: matplotlib is not installed (pip install -e ".[bench]")'
+        console.print(missing, highlight=False, markup=False)
     rows: list[Row] = []
     failed = False
     for kind in get_args(Kind) if options.what == "all" else (options.what,):
@@ -85,7 +87,7 @@ def measure_apart(kind: Kind, options: BenchmarkOptions, console: Console) -> li
         except Exception as error:  # noqa: BLE001 - whatever one kind raises, the others can be measured
             message = f"{kind} failed, going on with the others: {type(error).__name__}: {error}"
             logger.opt(exception=error).error(message)
-            console.print(message, style="red", highlight=False)
+            console.print(message, style="red", highlight=False, markup=False)
             return None
 
 

@@ -5,10 +5,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from scripts.benchmarks.row import number
+
 Scale = Literal["linear", "log"]
 
 _SIZE_INCHES = (7.0, 4.2)
 _DOTS_PER_INCH = 150
+_MOST_MARKS = 8  # so few quantities are marked one by one
 
 
 class Line(NamedTuple):
@@ -49,6 +52,10 @@ def save_plot(
         (drawn,) = axes.plot(line.x, line.y, marker="o", markersize=4, label=line.name)
         if line.low is not None and line.high is not None:
             axes.fill_between(line.x, line.low, line.high, color=drawn.get_color(), alpha=0.15, linewidth=0)
+    marks = sorted({x for line in lines for x in line.x})
+    if len(marks) <= _MOST_MARKS:
+        axes.set_xticks(marks, [number(mark) for mark in marks], minor=False)
+        axes.set_xticks([], minor=True)
     axes.grid(which="major", alpha=0.3)
     axes.legend(frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,16 +1,18 @@
 """Measurements in turn, so that a machine whose clock drifts, or that is shared, treats all of them alike."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import TypeVar
 
+Name = TypeVar("Name", bound=Hashable)
 Measurement = Callable[[], float]
 
 
-def interleave(measurements: Mapping[str, Measurement], rounds: int, *, warm_up: int = 0) -> dict[str, list[float]]:
+def interleave(measurements: Mapping[Name, Measurement], rounds: int, *, warm_up: int = 0) -> dict[Name, list[float]]:
     """Call all measurements in their order, ``rounds`` times over: A B C A B C …
 
     Gives each name's values, one for each round. ``warm_up`` rounds come before these and are not kept.
     """
-    values: dict[str, list[float]] = {name: [] for name in measurements}
+    values: dict[Name, list[float]] = {name: [] for name in measurements}
     for number in range(warm_up + rounds):
         for name, measure in measurements.items():
             value = measure()

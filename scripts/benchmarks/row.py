@@ -9,6 +9,7 @@ from typing import Literal, Self
 import msgspec
 import numpy as np
 from msgspec.structs import replace
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -69,14 +70,17 @@ class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """ "reached", or by how much it falls short."""
         if self.target is None:
             return ""
-        return "reached" if self.reached else f"short by {number(abs(self.value - self.target))} {self.unit}".strip()
+        return "reached" if self.reached else f"short by {number(abs(self.value - self.target))}"
 
 
 def number(value: float) -> str:
-    """Four digits that count, with thousands apart: 12,345, 1.234, 0.01234."""
-    if abs(value) >= 1000:
-        return f"{value:,.0f}"
-    return f"{value:.4g}"
+    """Short, with the digits that count: 1.23, 123, 1,234, 12.3k, 1.23M."""
+    size = abs(value)
+    if size >= 1e6 and size != float("inf"):
+        return f"{value / 1e6:.3g}M"
+    if 1e4 <= size < 1e6:
+        return f"{value / 1e3:.3g}k"
+    return f"{value:,.0f}" if 100 <= size < 1e4 else f"{value:.3g}"
 
 
 def machine() -> str:
@@ -95,7 +99,7 @@ def _processor() -> str:
 
 def show(rows: Sequence[Row], console: Console) -> None:
     """Print the rows as a table."""
-    table = Table(title=machine(), title_justify="left")
+    table = Table(title=machine(), title_justify="left", box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
     table.add_column("row")  # the only one that may need two lines
     for name in ("median", "min to max", "to reach"):
         table.add_column(name, justify="right", no_wrap=True)

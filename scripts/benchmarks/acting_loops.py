@@ -1,0 +1,125 @@
+"""The loops that acting is measured by: an agent's, a rollout worker's, and what bounds them, the environment alone."""
+
+from contextlib import ExitStack
+from itertools import cycle, islice
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import torch
+
+from actor.agent import Agent
+from actor.environment_creation import make_environments
+from actor.rollout_worker import RolloutWorker
+from learner.acting_policy import ActingPolicy
+from learner.config import NetworkConfig
+from learner.publish_once import publish_once
+from scripts.benchmarks.speed import Piece
+from shared.environment_probe import describe_environment
+from shared.policy_store import LocalPolicyStore
+from shared.rollout import RolloutLayout
+
+ENV_ID = "CartPole-v1"
+HIDDEN_SIZES = (64, 64)
+
+_PIECE_STEPS = 500
+_WARM_UP_STEPS = 200
+
+
+def make_environment() -> gymnasium.Env[np.ndarray, int]:
+    """One environment as every loop here gets it."""
+    return gymnasium.make(ENV_ID, disable_env_checker=True)
+
+
+def publish_policy(directory: Path, *, onnx: bool = True) -> LocalPolicyStore:
+    """A store of one untrained version: two networks of ``HIDDEN_SIZES`` (policy and value), as PPO has them."""
+    description = describe_environment(ENV_ID)
+    network = NetworkConfig(hidden_sizes=HIDDEN_SIZES, shared_trunk=False)
+    generator = torch.Generator().manual_seed(0)
+    policy = ActingPolicy(description.leaves, description.action, network, generator=generator).eval()
+    store = LocalPolicyStore(directory)
+    publish_once(policy, policy.signature, store, env_id=ENV_ID, onnx=onnx)
+    return store
+
+
+def environment_alone() -> Piece:
+    """One environment with random actions that were drawn beforehand: nothing acts faster."""
+    environment = make_environment()
+    environment.reset(seed=0)
+    actions = cycle(np.random.default_rng(0).integers(2, size=10_007).tolist())
+
+    def piece() -> int:
+        for action in islice(actions, _PIECE_STEPS):
+            _, _, terminated, truncated, _ = environment.step(action)
+            if terminated or truncated:
+                environment.reset()
+        return _PIECE_STEPS
+
+    return piece
+
+
+def agent_loop(store: LocalPolicyStore, resources: ExitStack) -> Piece:
+    """One environment and an ``Agent``, as README shows it."""
+    environment = make_environment()
+    agent = resources.enter_context(Agent(store, num_envs=None))
+    observation, _ = environment.reset(seed=0)
+    agent.reset()
+    for _ in range(_WARM_UP_STEPS):
+        agent.act(observation)
+
+    def piece() -> int:
+        nonlocal observation
+        for _ in range(_PIECE_STEPS):
+            observation, _, terminated, truncated, _ = environment.step(agent.act(observation))
+            if terminated or truncated:
+                observation, _ = environment.reset()
+                agent.reset()
+        return _PIECE_STEPS
+
+    return piece
+
+
+def environments_alone(num_envs: int) -> Piece:
+    """The vector entry point with constant actions: half of the environments go left, half go right.
+
+    Counted are all environments in all steps, those that only reset as well.
+    """
+    vector = gymnasium.make_vec(ENV_ID, num_envs, "vector_entry_point")
+    vector.reset(seed=0)
+    actions = np.arange(num_envs) % 2
+    calls = max(1, 32_000 // num_envs)
+
+    def piece() -> int:
+        for _ in range(calls):
+            vector.step(actions)
+        return calls * num_envs
+
+    return piece
+
+
+class RecordedRollouts:
+    """A ``RolloutWorker`` that sends nothing. Called, it records one rollout and counts as ``environments_alone`` does.
+
+    ``real_share`` of these steps were real ones: the rest only reset an environment.
+    """
+
+    def __init__(self, store: LocalPolicyStore, num_envs: int, length: int, resources: ExitStack) -> None:
+        agent = resources.enter_context(Agent(store, num_envs=num_envs))
+        environments = resources.enter_context(make_environments(ENV_ID, num_envs))
+        layout = RolloutLayout(store.open(0).manifest.signature, length)
+        self._worker = RolloutWorker(agent, environments, layout, run_id="benchmark", actor_id="actor-0", seed=0)
+        self._worker.begin_epoch(0)
+        self._real = self._all = 0
+        self()
+
+    @property
+    def real_share(self) -> float:
+        return self._real / self._all
+
+    def __call__(self) -> int:
+        rollout = self._worker.collect()
+        assert rollout is not None
+        steps = rollout.length * rollout.batch_size
+        self._real += rollout.env_steps
+        self._all += steps
+        return steps
