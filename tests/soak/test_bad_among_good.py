@@ -1,0 +1,122 @@
+"""Bad versions of all kinds among good ones, loaded in the background while an agent acts.
+
+Nothing bad acts, nothing good is refused, and every step is answered.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from loguru import logger
+from torch import nn
+
+from actor.agent import Agent
+from actor.program_trial import TrialLimits
+from shared.policy_store import LocalPolicyStore, Retention
+from tests.agent_policies import TouchyPolicy, eager, local_store, make_policy, publish_seed, quiet_noise
+from tests.bad_versions import BAD_KINDS, BadKind, publish_bad
+
+ROWS = 3
+NEAR = np.random.default_rng(0).standard_normal((ROWS, 4)).astype(np.float32)
+FAR = NEAR + np.array([1000, 0, 0, 0], np.float32)
+NOISE = quiet_noise(make_policy(), ROWS)
+LIMITS = TrialLimits(timeout_s=2.0, memory_bytes=2**29)
+PATIENCE = 2_000_000  # steps: minutes of them
+
+
+class Acting:
+    """An agent that is stepped on and on; each action is derived again from the version that it is stamped with."""
+
+    def __init__(self, agent: Agent) -> None:
+        self.agent = agent
+        self.policies: dict[int, nn.Module] = {}
+        self.steps = 0
+        self._expected: dict[tuple[int, bool], np.ndarray] = {}
+
+    def step(self, *, far: bool = False) -> int:
+        """Take one; returns the version that answered."""
+        self.agent.adopt()
+        action = self.agent.act(FAR if far else NEAR)
+        version = self.agent.policy.version
+        assert version in self.policies, f"version {version} must never act"
+        if (version, far) not in self._expected:
+            self._expected[version, far] = eager(self.policies[version], FAR if far else NEAR, NOISE)[0]
+        np.testing.assert_array_equal(action, self._expected[version, far])
+        self.steps += 1
+        return version
+
+    def step_until(self, is_so: Callable[[], bool], what: str) -> None:
+        for _ in range(PATIENCE):
+            if is_so():
+                return
+            self.step()
+        raise AssertionError(f"{what}: not after {PATIENCE} steps")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> LocalPolicyStore:
+    return local_store(tmp_path / "policies")
+
+
+@pytest.fixture
+def settled() -> Iterator[set[int]]:
+    """The versions of which the log has said that they are refused, now or for good."""
+    versions: set[int] = set()
+
+    def take(message: object) -> None:
+        words = str(message).split()
+        if words[0] == "version" and ("quarantined:" in words or "again:" in words):
+            versions.add(int(words[1]))
+
+    sink = logger.add(take, format="{message}")
+    yield versions
+    logger.remove(sink)
+
+
+def _bad_one(store: LocalPolicyStore, acting: Acting, settled: set[int], kind: BadKind, seed: int) -> None:
+    before = acting.agent.policy.version
+    touchy = TouchyPolicy(seed=seed)
+    if kind.outcome == "quarantined while acting":
+        acting.policies[before + 1] = touchy  # it acts well until it is touched
+    bad = publish_bad(store, kind, seed)
+    assert bad == before + 1
+    if kind.outcome == "not seen":
+        for _ in range(100):
+            assert acting.step() == before
+    elif kind.outcome == "quarantined while acting":
+        acting.step_until(lambda: acting.agent.policy.version == bad, f"version {bad} ({kind.name}) acts")
+        assert acting.step(far=True) == before, "the last good version answers that same step"
+        del acting.policies[bad]
+    else:
+        acting.step_until(lambda: bad in settled, f"version {bad} ({kind.name}) is refused")
+        assert acting.step() == before
+
+
+@pytest.mark.parametrize(
+    "pairs", [pytest.param(60, marks=pytest.mark.slow), pytest.param(1000, marks=pytest.mark.soak)]
+)
+@pytest.mark.timeout(3600)
+def test_nothing_bad_acts_nothing_good_is_refused_no_step_is_lost(
+    store: LocalPolicyStore, settled: set[int], pairs: int
+) -> None:
+    generator = np.random.default_rng(0)
+    kinds = [BAD_KINDS[int(i)] for i in generator.permutation(np.arange(pairs) % len(BAD_KINDS))]
+    publish_seed(store, 0)
+    with Agent(store, num_envs=ROWS, deterministic=True, trial=LIMITS, deadline_s=60.0) as agent:
+        acting = Acting(agent)
+        acting.policies[0] = make_policy(seed=0)
+        agent.reset()
+        for i, kind in enumerate(kinds):
+            seed = i + 1
+            _bad_one(store, acting, settled, kind, seed)
+            version = store.newest()
+            assert version is not None
+            good = publish_seed(store, seed)
+            acting.policies[good.version] = make_policy(seed=seed)
+            acting.step_until(
+                lambda wanted=good.version: agent.policy.version == wanted,  # type: ignore[misc]
+                f"version {good.version}, a good one after {kind.name}, acts",
+            )
+            store.sweep(Retention(keep_newest=20))
+    assert acting.steps > 2 * pairs
