@@ -6,6 +6,9 @@
       run.json        what actors must know (shared.config.RunConfig)
       progress.json   several times a second while it trains
       summary.json    when it has ended
+      arrivals.jsonl  which rollouts the learner has heard of (shared.transport.arrival_journal)
+      learner.key     with --listen: the learner's keys, and
+      actor.key       the one file that an actor elsewhere needs (shared.transport.transport_keys)
       learner.lock    locked (flock) while a learner lives: the kernel lets go of it however the learner ends
       supervisor.lock the same for scripts/train.py, which holds it while it restarts a learner that died
 

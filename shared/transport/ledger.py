@@ -11,6 +11,7 @@ from loguru import logger
 
 from shared.errors import CheckpointError
 from shared.rollout import Rollout
+from shared.transport.arrival_journal import ArrivalJournal
 from shared.transport.transport import RolloutAccounts
 
 Place = Literal["learned", "stale", "invalid", "lost"]
@@ -41,10 +42,18 @@ class _Saved(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Ledger:
     """Where each rollout of each sender went."""
 
-    def __init__(self) -> None:
+    def __init__(self, journal: ArrivalJournal | None = None) -> None:
+        """What a learner before this one noted in ``journal`` was learned from by nobody who is left, and is lost.
+
+        Where a checkpoint is restored, its books say better; what was heard after it is lost then.
+        """
         self._lock = threading.RLock()
         self._accounts = RolloutAccounts()
         self._books: dict[SenderKey, _Book] = {}
+        self._journal: ArrivalJournal | None = None
+        for sender, heard in {} if journal is None else journal.heard.items():
+            self.announced(SenderKey(*sender), heard)
+        self._journal = journal
 
     @property
     def accounts(self) -> RolloutAccounts:
@@ -76,12 +85,16 @@ class Ledger:
             book.expected = sequence + 1
             book.under_way.add(sequence)
             self._accounts.sent += 1
+            self._note(sender, book)
             return True
 
     def announced(self, sender: SenderKey, sent: int) -> None:
         """The sender says that it has sent ``sent`` so far, and that those not heard of will never come."""
         with self._lock:
-            self._close_gap(self._books.setdefault(sender, _Book()), sent)
+            book = self._books.setdefault(sender, _Book())
+            if sent > book.expected:
+                self._close_gap(book, sent)
+                self._note(sender, book)
 
     def settle(self, sender: SenderKey, sequence: int, place: Place) -> None:
         """Put a rollout that is under way in its place. Raises ValueError where it is not under way."""
@@ -136,6 +149,15 @@ class Ledger:
                     self.arrived(sender, sequence)
                 self.announced(sender, book.expected)
 
+    def close(self) -> None:
+        """Let go of the journal. Idempotent."""
+        if self._journal is not None:
+            self._journal.close()
+
+    def _note(self, sender: SenderKey, book: _Book) -> None:
+        if self._journal is not None:
+            self._journal.note(*sender, book.expected)
+
     def _close_gap(self, book: _Book, up_to: int) -> None:
         missing = up_to - book.expected
         if missing > 0:
@@ -150,8 +172,8 @@ class Ledger:
 class AccountedReceiver:
     """The half of a receiver that is bookkeeping, the same for every transport."""
 
-    def __init__(self) -> None:
-        self._ledger = Ledger()
+    def __init__(self, journal: ArrivalJournal | None = None) -> None:
+        self._ledger = Ledger(journal)
 
     @property
     def accounts(self) -> RolloutAccounts:

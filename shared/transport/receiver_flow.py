@@ -65,6 +65,7 @@ class ReceiverFlow:
         self._heartbeat_s = heartbeat_s
         self._stopping = False
         self._queues: dict[SenderKey, deque[Arrival]] = {}  # in the order of their turns; none is empty
+        self._waiting = 0
         self._held: dict[SenderKey, int] = {}
         self._version: int | None = None
         self._routes: dict[SenderKey, bytes] = {}
@@ -74,7 +75,7 @@ class ReceiverFlow:
     @property
     def waiting(self) -> int:
         """How many rollouts wait to be taken up."""
-        return sum(map(len, self._queues.values()))
+        return self._waiting
 
     @property
     def present(self) -> tuple[SenderKey, ...]:
@@ -142,6 +143,7 @@ class ReceiverFlow:
         """From now on nothing is taken up: what waits and what arrives is lost."""
         self._stopping = True
         self._queues.clear()
+        self._waiting = 0
         self._ledger.lose_under_way()
 
     def stop_requests(self) -> list[Reply]:
@@ -190,11 +192,13 @@ class ReceiverFlow:
             self._complain_of(sender, f"ignores its credit: rollout {sequence} is beyond its window of {self._window}")
         else:
             self._queues.setdefault(sender, deque()).append(arrival)
+            self._waiting += 1
 
     def _pop(self) -> Arrival:
         sender = next(iter(self._queues))
         queue = self._queues.pop(sender)
         arrival = queue.popleft()
+        self._waiting -= 1
         if queue:
             self._queues[sender] = queue  # behind all others
         return arrival

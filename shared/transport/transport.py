@@ -8,8 +8,8 @@ goes on acting.
 
 Accounting: each sender numbers its rollouts from 0 as it sends them. It writes ``RolloutHeader.sequence`` and
 ``incarnation`` (which tells this life of the actor from its others), whatever stood there. Every number ends in exactly
-one of four places: learned, stale, invalid, lost. ``lost`` is counted from gaps in the numbers and from each sender's
-own count of what it sent, never computed as the rest.
+one of four places: learned, stale, invalid, lost. ``lost`` is counted from gaps in the numbers, from each sender's own
+count of what it sent, and from the journal of a learner that was killed; never computed as the rest.
 """
 
 from typing import Protocol

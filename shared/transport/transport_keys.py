@@ -8,6 +8,7 @@ the key says that they may send, their names say who they are.
 """
 
 import os
+import secrets
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -104,7 +105,7 @@ def _pair() -> tuple[str, str]:
 
 
 def _write_private(path: Path, keys: LearnerKeys | ActorKeys) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:

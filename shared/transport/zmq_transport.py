@@ -22,6 +22,7 @@ from shared.errors import ConfigurationError, TransportClosed, TransportError
 from shared.rollout import Rollout, RolloutLayout
 from shared.rollout_codec import MAX_FRAME_BYTES, encode_rollout
 from shared.transport import messages
+from shared.transport.arrival_journal import ArrivalJournal
 from shared.transport.ledger import AccountedReceiver
 from shared.transport.messages import Bye, FromActor, Hello, Refused, Sending
 from shared.transport.receiver_flow import ReceiverFlow, Reply
@@ -62,6 +63,7 @@ class ZmqSender:
         self._socket: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
         # Without IMMEDIATE a message for a learner that is not there would be accepted, and sent stale when one comes.
         self._socket.setsockopt(zmq.IMMEDIATE, 1)
+        self._socket.setsockopt(zmq.MAXMSGSIZE, messages.MAX_MESSAGE_BYTES)
         self._socket.setsockopt(zmq.RECONNECT_IVL, _RECONNECT_MS[0])
         self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, _RECONNECT_MS[1])
         if address.startswith("tcp:"):
@@ -226,14 +228,15 @@ class ZmqReceiver(AccountedReceiver):
         capacity: int = 256,
         window: int = 16,
         keys: LearnerKeys | None = None,
+        journal: ArrivalJournal | None = None,
     ) -> None:
         """Bind and begin to answer. Raises ConfigurationError where ``address`` cannot be had, or needs ``keys``.
 
         ``self.address`` is where actors can connect: ``address``, with the port that a wildcard became. No sender may
-        have more than ``window`` rollouts waiting.
+        have more than ``window`` rollouts waiting. With a ``journal``, what it hears is counted even if it is killed.
         """
         check_keys(address, keys)
-        super().__init__()
+        super().__init__(journal)
         self._flow = ReceiverFlow(layout, run_id, self._ledger, heartbeat_s, window)
         self._heartbeat_s = heartbeat_s
         self._capacity = capacity
@@ -320,6 +323,7 @@ class ZmqReceiver(AccountedReceiver):
         if self._door is not None:
             self._door.close()
         self._context.destroy(linger=linger_ms)
+        self._ledger.close()
 
     def _check_open(self) -> None:
         if self._closing.is_set():

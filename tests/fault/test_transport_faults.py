@@ -23,6 +23,7 @@ from shared.transport.messages import Bye, Hello, Sender, Sending
 from shared.transport.transport import RolloutAccounts
 from shared.transport.zmq_transport import ZmqReceiver, ZmqSender
 from tests.contract.transport_cases import fresh_address
+from tests.fault.transport_programs import HEAVY_LAYOUT
 from tests.rollout_examples import RUN_ID, example_rollout, plain_layout
 from tests.waiting import PATIENCE_S, Running, until
 
@@ -49,9 +50,9 @@ def log() -> Iterator[list[str]]:
 class Program:
     """One of ``transport_programs``, as a process."""
 
-    def __init__(self, name: str, address: str) -> None:
+    def __init__(self, name: str, *arguments: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.fault.transport_programs", name, address],
+            [sys.executable, "-m", "tests.fault.transport_programs", name, *arguments],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -67,6 +68,13 @@ class Program:
         while what not in (line := self.line()):
             assert line, f"ended before it printed {what!r}"
         return line
+
+    def keep_books(self) -> None:
+        """Have a learner write down its books, as a checkpoint does."""
+        assert self.process.stdin is not None
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        self.line_with("kept")
 
     def finish(self) -> RolloutAccounts:
         """End a learner in order; its books."""
@@ -108,8 +116,8 @@ def open_sender(
     return sender
 
 
-def open_program(stack: contextlib.ExitStack, name: str, address: str) -> Program:
-    program = Program(name, address)
+def open_program(stack: contextlib.ExitStack, name: str, *arguments: str) -> Program:
+    program = Program(name, *arguments)
     stack.callback(program.kill)
     return program
 
@@ -183,6 +191,100 @@ def test_a_learner_may_be_killed_again_and_again(stack: contextlib.ExitStack, re
     sender.close()
     accounts = learner.finish()
     assert accounts == RolloutAccounts(sent=sender.sent, learned=1, lost=sender.sent - 1)
+
+
+def test_the_books_of_a_killed_learner_are_exact_over_the_whole_run(
+    stack: contextlib.ExitStack, tmp_path: Path
+) -> None:
+    """Also for an actor that dies with it, and cannot tell the next learner what it had sent."""
+    address = fresh_address()
+    learner = open_program(stack, "learner", address, str(tmp_path))
+    learner.line_with("bound")
+    sender = open_sender(stack, address)
+    for number in range(3):
+        assert sender.send(ROLLOUT)
+        learner.line_with(f"learned {number}")
+    learner.keep_books()
+    for number in range(3, 5):
+        assert sender.send(ROLLOUT)
+        learner.line_with(f"learned {number}")
+    doomed = open_program(stack, "actor-of-five", address)
+    learner.line_with("learned 4")
+    for program in (learner, doomed):
+        program.process.kill()
+        program.process.wait()
+    until(lambda: not sender.learner_alive)
+    assert not sender.send(ROLLOUT)
+
+    learner = open_program(stack, "learner", address, str(tmp_path))
+    until(lambda: sender.send(ROLLOUT))
+    learner.line_with("learned")
+    lost_here = sender.lost
+    sender.close()
+    # Learned before the checkpoint: 3. After it, by the learner that was killed: 2 and the 5 of an actor that is gone.
+    assert learner.finish() == RolloutAccounts(sent=sender.sent + 5, learned=4, lost=7 + lost_here)
+
+
+@pytest.mark.parametrize("lives", [3])
+def test_an_actor_killed_while_it_sends_leaves_nothing_half_sent(stack: contextlib.ExitStack, lives: int) -> None:
+    receiver = ZmqReceiver(fresh_address(), HEAVY_LAYOUT, RUN_ID, heartbeat_s=0.02)
+    stack.callback(receiver.close)
+    for life in range(lives):
+        actor = open_program(stack, "heavy-actor", receiver.address)
+        learn(receiver, 2 + life)
+        actor.process.kill()
+        actor.process.wait()
+        while receiver.live_senders:
+            if (rollout := receiver.receive(0.0)) is not None:
+                receiver.count_stale(rollout)
+    receiver.stop_actors(0.0)
+    accounts = receiver.accounts
+    assert accounts.invalid == 0
+    assert accounts.sent == accounts.learned + accounts.stale + accounts.lost
+    assert receiver.actor_restarts == lives - 1
+
+
+@pytest.mark.parametrize("scheme", ["ipc", "tcp"])
+def test_an_actor_that_is_stopped_longer_than_anybody_waits_goes_on_when_continued(
+    stack: contextlib.ExitStack, log: list[str], scheme: str
+) -> None:
+    """Over tcp the learner gives it up meanwhile, as if its host had lost power."""
+    receiver = open_receiver(stack, fresh_address() if scheme == "ipc" else "tcp://127.0.0.1:0")
+    actor = open_program(stack, "actor", receiver.address)
+    honest = open_sender(stack, receiver.address, "honest", timeout_s=PATIENCE_S)
+    learn(receiver, 5)
+    actor.process.send_signal(signal.SIGSTOP)
+    until(lambda: (rollout := receiver.receive(0.0)) is None or receiver.count_learned(rollout))
+    for _ in range(20):  # nobody else is kept waiting
+        assert honest.send(example_rollout(plain_layout(), actor_id="honest"))
+        learn(receiver)
+    silent = Running(receiver.receive, 3 * TIMEOUT_S)
+    assert silent.join() is None
+    if scheme == "tcp":
+        until(lambda: any("'actor-0'" in line and "is gone" in line for line in log))
+    learned = receiver.accounts.learned
+    actor.process.send_signal(signal.SIGCONT)
+    learn(receiver, 5)
+    assert receiver.actor_restarts == 0
+    honest.close()
+    receiver.stop_actors(PATIENCE_S)
+    assert actor.process.wait(PATIENCE_S) == 0
+    accounts = receiver.accounts
+    assert accounts.learned == learned + 5
+    assert accounts.sent == accounts.learned + accounts.lost
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere addresses are files")
+def test_a_killed_learner_leaves_no_address_behind(stack: contextlib.ExitStack) -> None:
+    address = fresh_address()
+    learner = open_program(stack, "learner", address)
+    learner.line_with("bound")
+    name = address.removeprefix("ipc://")
+    assert name.startswith("@")  # in no directory
+    assert name in Path("/proc/net/unix").read_text()
+    learner.process.kill()
+    learner.process.wait()
+    assert name not in Path("/proc/net/unix").read_text()
 
 
 def test_a_learner_that_is_stopped_loses_rollouts_and_goes_on_when_continued(stack: contextlib.ExitStack) -> None:

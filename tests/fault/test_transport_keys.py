@@ -173,6 +173,15 @@ def test_what_is_no_key_is_a_mistake_of_configuration_that_tells_nothing(tmp_pat
     assert content not in str(caught.value) or not content
 
 
+def test_a_learner_does_not_go_on_with_other_keys_where_its_own_are_broken(tmp_path: Path) -> None:
+    keep_learner_keys(tmp_path)
+    (tmp_path / LEARNER_KEY_NAME).write_text("{}")
+    with pytest.raises(ConfigurationError, match="is not a key"):
+        keep_learner_keys(tmp_path)
+    with pytest.raises(ConfigurationError, match="cannot keep the keys"):
+        keep_learner_keys(tmp_path / "missing")
+
+
 def test_secrets_are_not_printed() -> None:
     for keys in make_keys():
         assert keys.secret_key not in repr(keys)

@@ -4,8 +4,10 @@ import contextlib
 import json
 import re
 import signal
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +17,7 @@ import pytest
 from shared.policy_store import LocalPolicyStore
 from shared.progress import Summary
 from shared.run_directory import RunDirectory
+from shared.transport.transport_keys import ACTOR_KEY_NAME, read_actor_keys
 from tests.waiting import until
 
 _REPOSITORY = Path(__file__).parents[2]
@@ -53,6 +56,11 @@ def _training(directory: Path, *flags: str) -> Iterator[tuple["subprocess.Popen[
 def _steps(run: RunDirectory) -> int:
     progress = run.progress()
     return progress.env_steps if progress is not None and progress.phase == "training" else 0
+
+
+def _trains_since(run: RunDirectory, unix_s: float) -> bool:
+    progress = run.progress()
+    return progress is not None and progress.updated_unix_s > unix_s and _steps(run) > 0
 
 
 def _children(process: "subprocess.Popen[str]") -> dict[str, psutil.Process]:
@@ -170,6 +178,44 @@ def test_who_is_killed_comes_back_and_nobody_outlives_the_supervisor(tmp_path: P
         process.wait()
         until(lambda: all(_gone(child) for child in last), _PATIENCE_S)
         until(lambda: not run.live(), _PATIENCE_S)  # the kernel lets go of locks a moment later
+
+
+@pytest.mark.slow
+def test_accounts_are_exact_whoever_was_killed(tmp_path: Path) -> None:
+    """A learner and an actor at once: whatever the killed had sent and learned is somewhere in the sum."""
+    with _training(tmp_path / "run", *_ENDLESS, "--actors=2", "--checkpoint-every-updates=20") as (process, run):
+        until(lambda: _steps(run) > 3000, _PATIENCE_S)
+        children = _children(process)
+        for name in ("learner", "actor-1"):
+            children[name].kill()
+        killed_unix_s = time.time()
+        before = run.progress()
+        assert before is not None
+        until(lambda: _successor(process, "actor-1", children["actor-1"]), _PATIENCE_S)
+        until(lambda: _trains_since(run, killed_unix_s), _PATIENCE_S)
+        process.send_signal(signal.SIGINT)
+        process.communicate()
+    summary = _summary(run)
+    assert summary.rollouts.sent >= before.rollouts.sent
+    assert summary.rollouts.lost > 0
+
+
+@pytest.mark.slow
+def test_rollouts_that_leave_the_machine_are_encrypted_and_learned_from(tmp_path: Path) -> None:
+    try:
+        socket.gethostbyname(socket.gethostname())
+    except OSError:
+        pytest.skip("this host's name leads nowhere")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    run = RunDirectory(tmp_path / "run")
+    done = _train(run.path, *_ENDLESS, "--actors=1", "--total-steps=2000", f"--listen=tcp://0.0.0.0:{port}")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert _summary(run).rollouts.learned > 0
+    config = run.run_config()
+    assert config is not None
+    assert config.address == f"tcp://{socket.gethostname()}:{port}"
+    assert config.learner_public_key == read_actor_keys(run.path / ACTOR_KEY_NAME).learner_public_key
 
 
 @pytest.mark.slow
