@@ -235,11 +235,6 @@ class RolloutLayout:
             )
         if not math.isfinite(header.began_unix_s):
             raise RolloutInvalid(f"expected a time, found {header.began_unix_s}")
-        if len(header.episodes) > rollout.length * rollout.batch_size:
-            raise RolloutInvalid(
-                f"expected at most an episode's end for each of {rollout.length} * {rollout.batch_size} steps, "
-                f"found {len(header.episodes)}"
-            )
         for episode in header.episodes:
             # Rewards are float32, so no return is further from 0; NaN is no nearer.
             possible = abs(episode.episode_return) <= _LARGEST_REWARD * max(episode.length, 0)

@@ -7,11 +7,11 @@ import threading
 from typing import Literal, NamedTuple
 
 import msgspec
-from loguru import logger
 
 from shared.errors import CheckpointError
 from shared.rollout import Rollout
 from shared.transport.arrival_journal import ArrivalJournal
+from shared.transport.complaints import Complaints
 from shared.transport.transport import RolloutAccounts
 
 Place = Literal["learned", "stale", "invalid", "lost"]
@@ -174,6 +174,7 @@ class AccountedReceiver:
 
     def __init__(self, journal: ArrivalJournal | None = None) -> None:
         self._ledger = Ledger(journal)
+        self._complaints = Complaints()
 
     @property
     def accounts(self) -> RolloutAccounts:
@@ -197,7 +198,7 @@ class AccountedReceiver:
         """The rollout cannot be what it says. Logs its sender. Raises ValueError where it was counted before."""
         sender, sequence = _whose(rollout)
         self._ledger.settle(sender, sequence, "invalid")
-        logger.warning("actor {} sent an invalid rollout {}: {}", sender, sequence, why)
+        self._complaints.add(sender, f"actor {sender} sent an invalid rollout {sequence}: {why}")
 
     def state(self) -> bytes:
         """The books as a checkpoint keeps them."""

@@ -6,7 +6,7 @@ Whoever sends more than its window, in spite of its credit, has what is too much
 taken up in turn, one rollout of each. So a flood costs the receiver no memory, and the honest only their turn.
 """
 
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -16,6 +16,7 @@ from loguru import logger
 from shared.errors import RolloutInvalid
 from shared.rollout import Rollout, RolloutLayout
 from shared.rollout_codec import decode_rollout
+from shared.transport.complaints import Complaints
 from shared.transport.ledger import Ledger, SenderKey
 from shared.transport.messages import (
     PROTOCOL,
@@ -33,7 +34,6 @@ from shared.transport.messages import (
 
 # More than any actor can act between two of its messages: such a count is a mistake, or a lie about everybody's sum.
 _MOST_UNHEARD = 2**32
-_COMPLAINTS_KEPT = 1000
 
 
 class Reply(NamedTuple):
@@ -70,7 +70,7 @@ class ReceiverFlow:
         self._version: int | None = None
         self._routes: dict[SenderKey, bytes] = {}
         self._names: dict[bytes, SenderKey] = {}
-        self._complaints: defaultdict[bytes, int] = defaultdict(int)
+        self._complaints = Complaints()
 
     @property
     def waiting(self) -> int:
@@ -225,10 +225,5 @@ class ReceiverFlow:
         self._complain(self._routes.get(sender, b""), sender, what)
 
     def _complain(self, route: bytes, sender: SenderKey | str, what: str) -> None:
-        """Log, but a flood, under whatever names it comes, only at every power of two."""
-        if len(self._complaints) > _COMPLAINTS_KEPT:
-            self._complaints.clear()
-        self._complaints[route] += 1
-        times = self._complaints[route]
-        if times & (times - 1) == 0:
-            logger.warning("actor {} {} (complaint {})", sender, what, times)
+        """Counted by connection: one of them can have any number of names."""
+        self._complaints.add(route, f"actor {sender} {what}")

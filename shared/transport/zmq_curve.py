@@ -4,20 +4,18 @@ import contextlib
 import os
 import socket as sockets
 import threading
-from collections import Counter
 from typing import Any
 
 import zmq
-from loguru import logger
 from zmq.utils.monitor import parse_monitor_message
 
 from shared.errors import ConfigurationError
 from shared.transport.addresses import needs_keys
+from shared.transport.complaints import Complaints
 from shared.transport.transport_keys import ACTOR_KEY_NAME, ActorKeys, LearnerKeys
 
 _ZAP_ADDRESS = "inproc://zeromq.zap.01"
 _ZAP_DOMAIN = b"rollouts"
-_CAUSES_KEPT = 1000
 _FAILURES = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 
 
@@ -59,7 +57,7 @@ class LearnerDoor:
         """Call before ``socket`` binds."""
         self._socket = socket
         self._actor_key = bytes.fromhex(keys.actor_public_key)
-        self._causes: Counter[tuple[str, str]] = Counter()
+        self._complaints = Complaints()
         self._last_peer = "an unknown host"
         self._zap = context.socket(zmq.REP)
         self._zap.linger = 0
@@ -110,13 +108,7 @@ class LearnerDoor:
         return bool(event != zmq.EVENT_MONITOR_STOPPED)
 
     def _complain(self, peer: str, what: str) -> None:
-        """Log, but who knocks again and again only at every power of two."""
-        if len(self._causes) > _CAUSES_KEPT:
-            self._causes.clear()
-        self._causes[peer, what] += 1
-        times = self._causes[peer, what]
-        if times & (times - 1) == 0:
-            logger.warning("refused a connection from {}: {} (complaint {})", peer, what, times)
+        self._complaints.add((peer, what), f"refused a connection from {peer}: {what}")
 
 
 def _peer(descriptor: int) -> str:
