@@ -60,6 +60,9 @@ class RunOptions:
     programs: tuple[ExtraProgram, ...] = ()
     """Programs to publish beside TorchScript and ONNX: aot (native code for --engine aot; compiled for half a minute
     at the start) and importable (a class path for --engine compile and eager)."""
+    signing_key: Path | None = None
+    """Sign every version with this private key (python scripts/keys.py make DIR makes one). Actors that are given its
+    public key refuse all others. Neither the key nor this path is kept: --resume needs the flag again."""
     checkpoint_every_updates: int = 100
     """A checkpoint is written after this many updates, or after --checkpoint-every-s, whichever comes first."""
     checkpoint_every_s: float | None = 30.0

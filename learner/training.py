@@ -16,6 +16,7 @@ from learner.outcome import Outcome
 from learner.policy_export import PolicyExporter
 from learner.policy_publisher import PolicyPublisher
 from learner.run_options import RunOptions
+from learner.run_signing import signing_key_for
 from learner.training_observer import TrainingObserver, summarise
 from shared.config import RunConfig
 from shared.environment_probe import EnvironmentDescription, describe_environment
@@ -25,6 +26,7 @@ from shared.policy_store import LocalPolicyStore
 from shared.retention import Retention
 from shared.rollout import RolloutLayout
 from shared.run_directory import RunDirectory
+from shared.signing import SigningKey
 from shared.transport.addresses import advertised_address, local_address, needs_keys
 from shared.transport.transport import RolloutReceiver
 from shared.transport.transport_keys import keep_learner_keys
@@ -54,15 +56,16 @@ def train(
     """
     with run.create().lock_learner(), contextlib.ExitStack() as parts:
         run.forget_summary()
+        key = signing_key_for(run, options.signing_key)
         environment = describe_environment(options.env, options.environment_kwargs())
         learner = Learner(
             environment.leaves, environment.action, options.learner, masked=environment.masked, seed=options.seed
         )
-        config = _run_config(options, run, learner)
+        config = _run_config(options, run, learner, key)
         run.write_run_config(config)
         acting = connect(config, RolloutLayout(config.signature, config.rollout_length))
         parts.callback(acting.receiver.close)
-        publisher = _publisher(options, run, config, learner, synchronous=acting.synchronous)
+        publisher = _publisher(options, run, config, learner, key, synchronous=acting.synchronous)
         parts.callback(publisher.close)
         observer = TrainingObserver(run)
         parts.callback(observer.close)
@@ -104,7 +107,7 @@ def _run(loop: LearnerLoop, run: RunDirectory, observer: TrainingObserver, *, re
     return outcome
 
 
-def _run_config(options: RunOptions, run: RunDirectory, learner: Learner) -> RunConfig:
+def _run_config(options: RunOptions, run: RunDirectory, learner: Learner, key: SigningKey | None) -> RunConfig:
     """What actors need to know; a run that goes on keeps its id, by which its actors find it again."""
     before = run.run_config()
     signature = learner.policy.signature
@@ -124,11 +127,18 @@ def _run_config(options: RunOptions, run: RunDirectory, learner: Learner) -> Run
         signature=signature,
         address=local_address(run_id) if options.listen is None else advertised_address(options.listen),
         learner_public_key=None if keys is None else keys.public_key,
+        policy_public_key=None if key is None else str(key.public),
     )
 
 
 def _publisher(
-    options: RunOptions, run: RunDirectory, config: RunConfig, learner: Learner, *, synchronous: bool
+    options: RunOptions,
+    run: RunDirectory,
+    config: RunConfig,
+    learner: Learner,
+    key: SigningKey | None,
+    *,
+    synchronous: bool,
 ) -> PolicyPublisher:
     return PolicyPublisher(
         PolicyExporter(
@@ -144,6 +154,7 @@ def _publisher(
         env_id=options.env,
         retention=Retention(keep_newest=options.keep_versions, keep_every=options.keep_every),
         synchronous=synchronous,
+        signing_key=key,
     )
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 if __name__ == "__main__":  # started as a file, so the path begins with scripts/: it has to begin with the checkout
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,7 +18,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from actor.freshness import describe_age
 from actor.version_checks import ProbeExam, check_signature
+from shared.authenticity import Authenticity
 from shared.command_line import run_command
 from shared.engines.engine import Engine, EngineKind
 from shared.engines.load import Read, load_program
@@ -26,6 +29,7 @@ from shared.log import set_up_logging
 from shared.manifest import Manifest
 from shared.policy_store import VersionFiles, open_version_directory
 from shared.probe import compare, decode_probe
+from shared.signing import PublicKey, public_keys_of
 from shared.weights import decode_weights
 
 COMMAND = "python scripts/inspect_policy.py"
@@ -46,6 +50,8 @@ class InspectOptions:
 
     version_dir: Annotated[Path, tyro.conf.Positional]
     """Directory of one version, such as runs/…/policies/v000042."""
+    public_key: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="KEY")] = ()
+    """Verify, too, that it was signed with this key: its file, or ed25519:HEX. May be repeated."""
     trust_native: bool = False
     """Run native code (policy.pt2) too: only where you trust who published it."""
     trust_module: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
@@ -67,6 +73,7 @@ def main(options: InspectOptions) -> int:
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=_FILE_WIDTH)
+    keys = public_keys_of(options.public_key)
     if not options.version_dir.is_dir():
         raise ConfigurationError(f"there is no directory {options.version_dir}; expected that of a policy version")
     try:
@@ -76,7 +83,8 @@ def main(options: InspectOptions) -> int:
         return FAILS
     for table in _describe(files.manifest):
         console.print(table)
-    checks = list(verify(files, trust_native=options.trust_native, trusted_modules=options.trust_module))
+    checks = [_check("signed", partial(_read_signer, files, keys))]
+    checks += verify(files, trust_native=options.trust_native, trusted_modules=options.trust_module)
     console.print(_verdicts(checks))
     failed = [check for check in checks if check.error is not None]
     if failed:
@@ -117,6 +125,12 @@ def _check(what: str, attempt: Callable[[], str]) -> Check:
         return Check(what, "", f"{type(error).__name__}: {error}")
 
 
+def _read_signer(files: VersionFiles, keys: Sequence[PublicKey]) -> str:
+    if keys:
+        return f"by {Authenticity(keys).signer(files)}"
+    return "no" if files.read_signature() is None else "by a key that --public-key would check"
+
+
 def _read_signature(manifest: Manifest) -> str:
     check_signature(manifest.signature)
     return f"{len(manifest.signature.inputs)} inputs, {len(manifest.signature.outputs)} outputs"
@@ -154,7 +168,8 @@ def _describe(manifest: Manifest) -> Iterator[Table]:
             ("version", str(manifest.version)),
             ("environment", manifest.env_id or "not said"),
             ("run", manifest.run_id),
-            ("created", created),
+            ("created", f"{created}, {describe_age(time.time() - manifest.created_unix_s)} ago"),
+            *([("content", f"that of version {manifest.restores}")] if isinstance(manifest.restores, int) else []),
             ("digest", manifest.digest),
             ("update", f"{training.update:,}"),
             ("environment steps", f"{training.env_steps:,}"),

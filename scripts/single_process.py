@@ -24,6 +24,7 @@ from shared.config import RunConfig
 from shared.policy_store import LocalPolicyStore
 from shared.rollout import Rollout, RolloutLayout
 from shared.run_directory import RunDirectory
+from shared.signing import public_keys_of
 from shared.transport.in_process import InProcessReceiver, InProcessSender
 
 _ACTOR_ID = "actor-0"
@@ -52,8 +53,16 @@ def train_in_one_process(options: LearnerRun, run: RunDirectory, stop_requested:
 
     def connect(config: RunConfig, layout: RolloutLayout) -> Acting:
         receiver = WorkerDrivenReceiver(layout, config.run_id)
+        agent = Agent(
+            LocalPolicyStore(run.policies),
+            num_envs=options.envs_per_actor,
+            seed=options.seed,
+            synchronous=True,
+            public_keys=public_keys_of(config.policy_public_key),
+            run_id=config.run_id,
+        )
         receiver.worker = RolloutWorker(
-            Agent(LocalPolicyStore(run.policies), num_envs=options.envs_per_actor, seed=options.seed, synchronous=True),
+            agent,
             make_environments(options.env, options.envs_per_actor, env_kwargs=options.environment_kwargs()),
             layout,
             run_id=config.run_id,

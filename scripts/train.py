@@ -18,6 +18,7 @@ from rich.console import Console
 from actor.engine_choice import check_trusted
 from learner.run import choose_run_directory
 from learner.run_options import ExtraProgram, LearnerRun, RunOptions, to_flags
+from learner.run_signing import signing_key_for
 from scripts.child_process import python_module
 from scripts.live_display import open_display
 from scripts.supervisor import Supervisor
@@ -28,6 +29,7 @@ from shared.environment_probe import describe_environment
 from shared.errors import ConfigurationError
 from shared.log import set_up_logging
 from shared.run_directory import RunDirectory
+from shared.signing import PublicKey
 
 COMMAND = "python scripts/train.py"
 
@@ -101,14 +103,16 @@ def _stored_flags(run: RunDirectory) -> list[str]:
 def train(options: TrainOptions, run: RunDirectory) -> int:
     """Supervise a whole training in ``run``. Raises ConfigurationError in a child's words where it cannot be done."""
     set_up_logging("supervisor", run.logs, terminal_level=None)
+    key = signing_key_for(run, options.signing_key)
     console = Console()
     with run.lock_supervisor():
-        run.write_options({"env": options.env, "flags": to_flags(replace(options, run_dir=None, resume=False))})
+        kept = replace(options, run_dir=None, resume=False, signing_key=None)
+        run.write_options({"env": options.env, "flags": to_flags(kept)})
         with open_display(console, f"{options.env} in {run.path}") as display:
             code = Supervisor(
                 run,
                 partial(learner_command, options, run),
-                partial(actor_command, options, run),
+                partial(actor_command, options, run, public_key=None if key is None else key.public),
                 options.actors,
                 display.show,
             ).supervise()
@@ -125,7 +129,9 @@ def learner_command(options: TrainOptions, run: RunDirectory, starts: int) -> li
     return python_module(module, to_flags(LearnerRun(**shared, supervised=True)))
 
 
-def actor_command(options: TrainOptions, run: RunDirectory, index: int, starts: int) -> list[str]:
+def actor_command(
+    options: TrainOptions, run: RunDirectory, index: int, starts: int, *, public_key: PublicKey | None = None
+) -> list[str]:
     """What starts actor ``index``, which was started ``starts`` times before."""
     # A seed for each actor, and a new one after a restart: the same would act the same episodes again.
     (seed,) = np.random.SeedSequence([options.seed, index, starts]).generate_state(1)
@@ -136,6 +142,7 @@ def actor_command(options: TrainOptions, run: RunDirectory, index: int, starts: 
         f"--engine={options.engine}",
         *(["--trust-native"] if options.trust_native else []),
         *(f"--trust-module={module}" for module in _OWN_MODULES if "importable" in options.programs),
+        *([] if public_key is None else [f"--public-key={public_key}"]),
         f"--seed={seed}",
         f"--deadline-s={_ACTOR_DEADLINE_S}",
         f"--name=actor-{index}",

@@ -14,6 +14,8 @@ class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ``address`` is where the learner receives rollouts; ``window`` is how many a sender may have under way;
     ``learner_timeout_s`` is how long a silence makes a sender believe that the learner is away. With a
     ``learner_public_key`` (hexadecimal) the learner takes encrypted rollouts only, from actors that have the run's key.
+    ``policy_public_key`` tells with which key the run's versions are signed, for people and for a learner that goes on;
+    an actor believes only the keys that whoever starts it names.
     """
 
     run_id: str
@@ -27,6 +29,7 @@ class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     heartbeat_s: float = 0.5
     learner_timeout_s: float = 5.0
     learner_public_key: str | None = None
+    policy_public_key: str | None = None
 
 
 def encode_run_config(config: RunConfig) -> bytes:

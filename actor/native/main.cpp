@@ -6,6 +6,7 @@
 #include <iostream>
 #include <nlohmann/json.hpp>
 
+#include "ed25519.h"
 #include "errors.h"
 #include "latency.h"
 #include "options.h"
@@ -43,7 +44,8 @@ void print_json(const Manifest& manifest, std::int64_t rows, double difference, 
 }
 
 void run(const Options& options) {
-  const VersionDirectory directory(options.directory);
+  const std::vector<PublicKey> keys(options.public_keys.begin(), options.public_keys.end());
+  const VersionDirectory directory(options.directory, keys);
   const Manifest& manifest = directory.manifest();
   if (!options.digest.empty() && options.digest != manifest.digest) {
     throw DoesNotVerify("expected the version with digest " + options.digest + ", found " + manifest.digest);

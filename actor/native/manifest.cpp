@@ -54,7 +54,7 @@ std::map<std::string, FileEntry> file_entries(const json& files) {
   static const std::regex kSha256("[0-9a-f]{64}");
   std::map<std::string, FileEntry> entries;
   for (const auto& [name, item] : files.items()) {
-    if (!std::regex_match(name, kPlainName) || name == kManifestName) {
+    if (!std::regex_match(name, kPlainName) || name == kManifestName || name == kSignatureName) {
       refuse("file names are plain names inside the version's directory; found " + json(name).dump());
     }
     const FileEntry entry{item.at("sha256"), item.at("size_bytes").get<std::uint64_t>()};

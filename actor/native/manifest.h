@@ -9,6 +9,7 @@
 #include <vector>
 
 constexpr std::string_view kManifestName = "manifest.json";
+constexpr std::string_view kSignatureName = "manifest.sig";
 constexpr std::uint64_t kMaxManifestBytes = 4U << 20U;
 
 struct FileEntry {

@@ -5,7 +5,7 @@
 #include "errors.h"
 
 const char* const kHelp =
-    R"(usage: native_actor [--json] [--calls N] [--digest SHA256] VERSION_DIR
+    R"(usage: native_actor [--json] [--calls N] [--digest SHA256] [--public-key KEY]... VERSION_DIR
 
 Opens a policy version, checks every file against the manifest's SHA-256, loads policy.ts from the verified bytes,
 reproduces the probe within its tolerance, and measures the latency of single calls at batch 1.
@@ -13,6 +13,7 @@ reproduces the probe within its tolerance, and measures the latency of single ca
   --json           print one JSON object instead of two lines
   --calls N        how many calls are measured, 1 to 10000000 (default 1000)
   --digest SHA256  refuse any version but the one with this digest
+  --public-key KEY refuse what was not signed with this key: a file in PEM, or ed25519:HEX; may be repeated
 
 Exit code 0: it verifies. 1: it does not. 2: it could not be tried (bad flags, no such directory, no policy.ts).
 )";
@@ -51,6 +52,8 @@ Options parse_options(const std::vector<std::string>& arguments) {
       options.calls = call_count(value());
     } else if (argument == "--digest") {
       options.digest = digest(value());
+    } else if (argument == "--public-key") {
+      options.public_keys.push_back(value());
     } else if (argument.rfind("-", 0) == 0) {
       throw BadInput("there is no flag " + argument + " (--help lists every flag)");
     } else if (options.directory.empty()) {

@@ -7,6 +7,7 @@
 struct Options {
   std::string directory;
   std::string digest;  // empty: any
+  std::vector<std::string> public_keys;  // none: signatures are not looked at
   std::size_t calls = 1000;
   bool json = false;
   bool help = false;

@@ -51,11 +51,21 @@ std::string read_bounded(int directory, const std::string& name, std::uint64_t l
   return bytes;
 }
 
-Manifest read_manifest(int directory) {
+std::string read_signature(int directory) {
+  const std::string name(kSignatureName);
+  struct stat status {};
+  if (::fstatat(directory, name.c_str(), &status, AT_SYMLINK_NOFOLLOW) != 0 && errno == ENOENT) {
+    throw DoesNotVerify(name + ": not there, so the version is not signed");
+  }
+  return read_bounded(directory, name, kSignatureBytes);
+}
+
+Manifest read_manifest(int directory, const std::vector<PublicKey>& keys) {
   const std::string bytes = read_bounded(directory, std::string(kManifestName), kMaxManifestBytes);
   if (bytes.size() > kMaxManifestBytes) {
     throw DoesNotVerify("a manifest has at most " + std::to_string(kMaxManifestBytes) + " bytes");
   }
+  if (!keys.empty()) check_signature(keys, read_signature(directory), bytes);
   return decode_manifest(bytes);
 }
 
@@ -75,8 +85,8 @@ FileDescriptor::~FileDescriptor() {
   if (value_ >= 0) ::close(value_);
 }
 
-VersionDirectory::VersionDirectory(const std::string& path)
-    : directory_(open_directory(path)), manifest_(read_manifest(directory_.get())) {
+VersionDirectory::VersionDirectory(const std::string& path, const std::vector<PublicKey>& keys)
+    : directory_(open_directory(path)), manifest_(read_manifest(directory_.get(), keys)) {
   check_name(path, manifest_.version);
 }
 

@@ -2,7 +2,9 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
+#include "ed25519.h"
 #include "manifest.h"
 
 // Closes what it was given.
@@ -20,8 +22,9 @@ class FileDescriptor {
 
 class VersionDirectory {
  public:
-  // Throws BadInput where `path` is no directory, DoesNotVerify where it holds no valid version.
-  explicit VersionDirectory(const std::string& path);
+  // Throws BadInput where `path` is no directory, DoesNotVerify where it holds no valid version, or, where there are
+  // `keys`, one that none of them signed: the signature is checked before anything of the manifest is read.
+  VersionDirectory(const std::string& path, const std::vector<PublicKey>& keys);
 
   const Manifest& manifest() const { return manifest_; }
 

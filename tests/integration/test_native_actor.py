@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from learner.policy_export import export_module
 from shared.manifest import Manifest, ProgramEntry, encode_manifest
 from shared.policy_store import version_name
+from shared.signing import SigningKey
 from tests.agent_policies import local_store, publish_seed
 from tests.fault.documented_modules import NotebookNet, seeded
 
@@ -164,6 +165,68 @@ def test_another_version_than_the_directory_or_the_digest_says_is_refused(tmp_pa
     assert "expected the version with digest 00" in refused(act("--digest", "0" * 64, directory), 1)
     moved = directory.rename(tmp_path / "v000007")
     assert "the directory v000007 holds version 0" in refused(act(moved), 1)
+
+
+def sign(directory: Path, key: SigningKey) -> None:
+    (directory / "manifest.sig").write_bytes(key.sign((directory / "manifest.json").read_bytes()))
+
+
+def test_what_was_signed_with_the_key_is_accepted(tmp_path: Path, act: Act) -> None:
+    directory, manifest = publish(tmp_path)
+    key, other = SigningKey.generate(), SigningKey.generate()
+    sign(directory, key)
+    (tmp_path / "public_key.pem").write_bytes(key.public.pem())
+    for accepted in ([str(key.public)], [tmp_path / "public_key.pem"], [other.public, key.public], []):
+        flags = [word for given in accepted for word in ("--public-key", given)]
+        done = act("--calls", 50, *flags, directory)
+        assert done.returncode == 0, done.stderr
+        assert f"digest {manifest.digest}" in done.stdout
+
+
+def test_what_was_not_signed_as_it_is_is_refused(tmp_path: Path, act: Act) -> None:
+    directory, manifest = publish(tmp_path)
+    key, other = SigningKey.generate(), SigningKey.generate()
+    check = ("--public-key", key.public, directory)
+    manifest_file, signature_file = directory / "manifest.json", directory / "manifest.sig"
+    assert "manifest.sig: not there, so the version is not signed" in refused(act(*check), 1)
+    sign(directory, other)
+    assert "it was made with another key" in refused(act(*check), 1)
+    sign(directory, key)
+    good = signature_file.read_bytes()
+    for size, found in ((0, "0"), (63, "63"), (65, "more"), (2**20, "more")):
+        signature_file.write_bytes((good * 2**14)[:size])
+        assert f"expected a signature of 64 bytes, found {found}" in refused(act(*check), 1)
+    elsewhere = signature_file.rename(tmp_path / "elsewhere")
+    elsewhere.write_bytes(good)
+    signature_file.symlink_to(elsewhere)
+    assert "manifest.sig: expected a regular file, found a link" in refused(act(*check), 1)
+    signature_file.unlink()
+    signature_file.write_bytes(good)
+    for changed in (replace(manifest, version=7), replace(manifest, run_id="other"), replace(manifest, env_id="x")):
+        manifest_file.write_bytes(encode_manifest(changed))
+        assert "manifest.json was changed since" in refused(act(*check), 1)
+    manifest_file.write_bytes(b"[" * 100_000)
+    assert "manifest.json was changed since" in refused(act(*check), 1)  # before any of it is parsed
+    manifest_file.write_bytes(encode_manifest(manifest))
+    replayed = directory.rename(tmp_path / "v000009")
+    assert "the directory v000009 holds version 0" in refused(act(*check[:2], replayed), 1)
+    directory = replayed.rename(tmp_path / "v000000")
+    (directory / "policy.ts").write_bytes((directory / "weights.safetensors").read_bytes())
+    assert "policy.ts: expected " in refused(act(*check), 1)
+
+
+def test_a_key_that_is_none_is_one_line_and_exit_code_2(tmp_path: Path, act: Act) -> None:
+    directory, _ = publish(tmp_path)
+    key = SigningKey.generate()
+    (tmp_path / "private.pem").write_bytes(key.pem())
+    for given, said in (
+        ("ed25519:00", "64 lower-case hexadecimal digits"),
+        (tmp_path / "nowhere", "cannot read"),
+        (tmp_path, "is no Ed25519 public key"),
+        (tmp_path / "private.pem", "is no Ed25519 public key"),
+        (directory / "weights.safetensors", "is no Ed25519 public key"),
+    ):
+        assert said in refused(act("--public-key", given, directory), 2)
 
 
 def test_bad_input_is_one_line_and_exit_code_2(tmp_path: Path, act: Act) -> None:

@@ -11,8 +11,11 @@ from learner.config import LearnerConfig
 from learner.outcome import Outcome
 from learner.run_options import LearnerRun
 from scripts.single_process import train_in_one_process
+from shared.authenticity import Authenticity
+from shared.errors import ConfigurationError
 from shared.policy_store import LocalPolicyStore
 from shared.run_directory import RunDirectory
+from shared.signing import SigningKey
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -76,3 +79,17 @@ def test_a_stop_before_the_first_update_leaves_a_checkpoint_and_a_version(tmp_pa
     assert run.has_checkpoint()
     assert run.has_version()
     assert run.summary() is not None
+
+
+def test_what_is_signed_is_acted_with_and_a_run_that_signs_goes_on_signing(tmp_path: Path) -> None:
+    key, path = SigningKey.generate(), tmp_path / "key.pem"
+    path.write_bytes(key.pem())
+    path.chmod(0o600)
+    run = _train(tmp_path / "run", 700, signing_key=path)
+    with pytest.raises(ConfigurationError, match="name the private key again by --signing-key FILE"):
+        _train(tmp_path / "run", 1300, resume=True)
+    _train(tmp_path / "run", 1300, resume=True, signing_key=path)
+    store, strict = LocalPolicyStore(run.policies), Authenticity([key.public])
+    assert len(store.versions()) > 3
+    for version in store.versions():
+        strict.open(store, version)

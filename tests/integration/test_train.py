@@ -14,9 +14,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from shared.authenticity import Authenticity
 from shared.policy_store import LocalPolicyStore
 from shared.progress import Summary
 from shared.run_directory import RunDirectory
+from shared.signing import SigningKey
 from shared.transport.transport_keys import ACTOR_KEY_NAME, read_actor_keys
 from tests.waiting import until
 
@@ -271,3 +273,41 @@ def test_an_actor_started_by_hand_joins_and_its_rollouts_are_learned(tmp_path: P
     assert len(episodes) == 60
     assert len({episode["version"] for episode in episodes}) >= 2
     _summary(run)
+
+
+@pytest.mark.slow
+def test_a_training_that_signs(tmp_path: Path) -> None:
+    key, key_file = SigningKey.generate(), tmp_path / "key.pem"
+    key_file.write_bytes(key.pem())
+    key_file.chmod(0o600)
+    run = RunDirectory(tmp_path / "run")
+    signing = f"--signing-key={key_file}"
+    done = _train(run.path, *_ENDLESS, "--actors=1", "--total-steps=3000", signing)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert _summary(run).reloads > 0
+    store, strict = LocalPolicyStore(run.policies), Authenticity([key.public])
+    for version in store.versions():
+        strict.open(store, version)
+    secret = key.pem().splitlines()[1]
+    for path in run.path.rglob("*"):
+        assert path.is_dir() or secret not in path.read_bytes(), path
+    for kept in ("options.json", "run.json"):
+        assert str(key_file) not in (run.path / kept).read_text()
+
+    without = _train(run.path, "--env=CartPole-v1", "--resume", "--total-steps=6000")
+    assert (without.returncode, without.stdout) == (2, "")
+    assert "name the private key again by --signing-key FILE" in without.stderr
+    again = _train(run.path, "--env=CartPole-v1", "--resume", "--total-steps=6000", signing)
+    assert again.returncode == 0, again.stderr
+
+    act = [sys.executable, "-m", "actor.run", "--env=CartPole-v1", f"--run-dir={run.path}", "--episodes=1"]
+    for public, code in ((key.public, 0), (SigningKey.generate().public, 2)):
+        acted = subprocess.run(
+            [*act, f"--public-key={public}", f"--deadline-s={30 if code == 0 else 2}"],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=_REPOSITORY,
+        )
+        assert acted.returncode == code, acted.stderr
+    assert "NotAuthentic: " in acted.stderr

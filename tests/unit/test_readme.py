@@ -16,6 +16,8 @@ from scripts.benchmark import BenchmarkOptions
 from scripts.evaluate import EvaluateOptions
 from scripts.export_policy import ExportOptions
 from scripts.inspect_policy import InspectOptions
+from scripts.keys import KeysOptions
+from scripts.rollback import RollbackOptions
 from scripts.train import TrainOptions
 from shared.environment_probe import find_environment
 from shared.progress import Summary
@@ -28,6 +30,8 @@ _SETTINGS = {
     "python scripts/evaluate.py": EvaluateOptions,
     "python scripts/inspect_policy.py": InspectOptions,
     "python scripts/export_policy.py": ExportOptions,
+    "python scripts/keys.py": KeysOptions,
+    "python scripts/rollback.py": RollbackOptions,
     "python scripts/benchmark.py": BenchmarkOptions,
     "python -m actor.run": ActorSettings,
     "python -m learner.run": LearnerRun,

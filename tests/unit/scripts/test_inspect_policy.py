@@ -1,3 +1,4 @@
+import re
 import shutil
 from pathlib import Path
 
@@ -7,13 +8,16 @@ import pytest
 from learner.acting_policy import CLASS_PATH
 from learner.policy_export import PolicyExporter
 from scripts.inspect_policy import COMMAND, InspectOptions, main
+from scripts.rollback import roll_back
+from shared.authenticity import Authenticity
 from shared.command_line import run_command
 from shared.importable import ImportablePolicy
 from shared.manifest import FileEntry, decode_manifest, encode_manifest
 from shared.probe import Probe, decode_probe, encode_probe
 from shared.run_directory import RunDirectory
+from shared.signing import SigningKey
 from shared.version_files import describe_files
-from tests.agent_policies import local_store, make_policy, publish
+from tests.agent_policies import local_store, make_policy, publish, publish_seed
 from tests.published_run import publish_run
 
 
@@ -136,3 +140,28 @@ def test_no_directory_is_a_mistake(tmp_path: Path, capsys: pytest.CaptureFixture
     assert capsys.readouterr().err == (
         f"{COMMAND}: there is no directory {tmp_path / 'v000009'}; expected that of a policy version\n"
     )
+
+
+def test_it_says_who_signed_and_how_old_it_is(version: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    key, other = SigningKey.generate(), SigningKey.generate()
+    assert _inspect(version) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"created .* \d+ (s|min) ago", said)
+    assert re.search(r"signed +│ yes +│ no", said)
+    assert _inspect(version, f"--public-key={key.public}") == 1
+    assert "does not verify: signed: NotAuthentic" in capsys.readouterr().out
+    (version / "manifest.sig").write_bytes(key.sign((version / "manifest.json").read_bytes()))
+    assert _inspect(version, f"--public-key={other.public}", f"--public-key={key.public}") == 0
+    assert f"by {key.public}" in capsys.readouterr().out
+    assert _inspect(version, f"--public-key={other.public}") == 1
+    assert _inspect(version) == 0
+    assert "by a key that --public-key would check" in capsys.readouterr().out
+
+
+def test_it_says_that_a_version_is_a_rollback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = local_store(tmp_path)
+    for seed in range(2):
+        publish_seed(store, seed)
+    roll_back(store, 0, Authenticity(), None)
+    assert _inspect(tmp_path / "v000002") == 0
+    assert re.search(r"content +│? *that of version 0", capsys.readouterr().out)

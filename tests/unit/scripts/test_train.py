@@ -15,6 +15,7 @@ from scripts.train import TrainOptions, actor_command, conclusion, learner_comma
 from shared.errors import ConfigurationError
 from shared.progress import Summary
 from shared.run_directory import RunDirectory
+from shared.signing import SigningKey
 from shared.transport.transport import RolloutAccounts
 
 _OPTIONS = TrainOptions(
@@ -103,6 +104,16 @@ def test_an_actor_is_told_what_it_needs(tmp_path: Path) -> None:
     told = tyro.cli(ActorSettings, args=_flags(command, "actor.run"))
     assert (told.env, told.run_dir, told.envs, told.engine) == ("Acrobot-v1", tmp_path, 4, "onnx")
     assert (told.name, told.supervised, told.send, told.follow) == ("actor-2", True, True, "newest")
+
+
+def test_actors_are_told_the_public_key_of_what_the_learner_signs_with(tmp_path: Path) -> None:
+    run, key = RunDirectory(tmp_path), SigningKey.generate()
+    signed = replace(_OPTIONS, signing_key=tmp_path / "key.pem")
+    assert f"--signing-key={tmp_path / 'key.pem'}" in learner_command(signed, run, 0)
+    command = actor_command(signed, run, 0, 0, public_key=key.public)
+    assert tyro.cli(ActorSettings, args=_flags(command, "actor.run")).public_key == (str(key.public),)
+    assert not any("key.pem" in word for word in command)
+    assert tyro.cli(ActorSettings, args=_flags(actor_command(_OPTIONS, run, 0, 0), "actor.run")).public_key == ()
 
 
 def test_no_two_actors_share_a_seed_nor_does_one_with_itself_before(tmp_path: Path) -> None:
