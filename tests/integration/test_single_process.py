@@ -85,11 +85,11 @@ def test_what_is_signed_is_acted_with_and_a_run_that_signs_goes_on_signing(tmp_p
     key, path = SigningKey.generate(), tmp_path / "key.pem"
     path.write_bytes(key.pem())
     path.chmod(0o600)
-    run = _train(tmp_path / "run", 700, signing_key=path)
+    run = _train(tmp_path / "run", 200, signing_key=path)
     with pytest.raises(ConfigurationError, match="name the private key again by --signing-key FILE"):
-        _train(tmp_path / "run", 1300, resume=True)
-    _train(tmp_path / "run", 1300, resume=True, signing_key=path)
+        _train(tmp_path / "run", 400, resume=True)
+    _train(tmp_path / "run", 400, resume=True, signing_key=path)
     store, strict = LocalPolicyStore(run.policies), Authenticity([key.public])
-    assert len(store.versions()) > 3
+    assert len(store.versions()) >= 3
     for version in store.versions():
         strict.open(store, version)
