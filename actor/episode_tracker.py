@@ -62,7 +62,7 @@ class EpisodeTracker:
         def sums(steps: np.ndarray, carried: np.ndarray) -> np.ndarray:
             """The sum of ``steps`` [T, B] over each episode; ``carried`` [B] is brought up to the rollout's end."""
             stretches = np.add.reduceat(_by_row(steps).ravel(), starts, dtype=carried.dtype)
-            episodes = stretches[is_over]
+            episodes: np.ndarray = stretches[is_over]
             episodes[first] += carried[rows[first]]
             carried[rows] = 0
             carried[starts[~is_over] // rollout.length] += stretches[~is_over]

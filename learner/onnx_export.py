@@ -75,6 +75,7 @@ def export_model(
     found = [[value.name for value in values] for values in (model.graph.input, model.graph.output)]
     if found != [list(input_names), list(output_names)]:
         raise ExportError(f"expected the graph's inputs and outputs {input_names}, {output_names}; found {found}")
+    _drop_casts_of_constants(model.graph)
     return model
 
 
@@ -92,6 +93,30 @@ def with_weights_outside(
     _strip(model)
     graph: bytes = model.SerializeToString(deterministic=True)
     return graph
+
+
+def _drop_casts_of_constants(graph: onnx.GraphProto) -> None:
+    """Take out CastLike nodes that cast a constant to the type that it has: ONNX Runtime runs each at every call."""
+    if any(attribute.HasField("g") or attribute.graphs for node in graph.node for attribute in node.attribute):
+        return  # a branch may read what stands outside of it
+    types = {value.name: value.type.tensor_type.elem_type for value in (*graph.input, *graph.value_info)}
+    types |= {tensor.name: tensor.data_type for tensor in graph.initializer}
+    constants: dict[str, int] = {}
+    instead: dict[str, str] = {}
+    kept = []
+    for node in graph.node:
+        for i, name in enumerate(node.input):
+            node.input[i] = instead.get(name, name)
+        if node.op_type == "Constant" and node.attribute[0].name == "value":
+            constants[node.output[0]] = node.attribute[0].t.data_type
+        if node.op_type == "CastLike" and constants.get(node.input[0]) == types.get(node.input[1], -1):
+            instead[node.output[0]] = node.input[0]
+        else:
+            kept.append(onnx.NodeProto.FromString(node.SerializeToString()))
+    outputs = {output.name for output in graph.output}
+    if instead and outputs.isdisjoint(instead):
+        graph.ClearField("node")
+        graph.node.extend(kept)
 
 
 def _root(error: BaseException) -> str:

@@ -11,6 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from learner.acting_policy import ActingPolicy
+from learner.config import NetworkConfig
 from learner.onnx_export import export_onnx
 from learner.policy_export import PolicyExporter
 from shared.engines.eager import module_tensors
@@ -19,6 +21,7 @@ from shared.errors import ExportError
 from shared.policy_signature import PolicySignature, acting_signature
 from shared.probe import compare, compute_probe, decode_probe
 from shared.weights import encode_weights, tensor_places
+from tests.agent_policies import ACTIONS, VECTOR
 from tests.policies import make_version
 from tests.tiny_policy import TINY_SIGNATURE, TinyPolicy
 
@@ -79,6 +82,15 @@ def test_the_graph_is_small_and_says_nothing_of_this_machine(tmp_path: Path) -> 
     (tmp_path / "policy.onnx").write_bytes(graph)
     (tmp_path / "weights.safetensors").write_bytes(encode_weights(arrays(TinyPolicy())))
     onnx.checker.check_model(tmp_path / "policy.onnx", full_check=True)
+
+
+def test_no_constant_is_cast_at_every_call() -> None:
+    """Clamping exports as bounds that are cast to the type that they have."""
+    policy = ActingPolicy(VECTOR, ACTIONS["discrete"], NetworkConfig(hidden_sizes=(8,), normalize_observations=True))
+    model = onnx.load_model_from_string(export(policy, policy.signature))
+    kinds = [node.op_type for node in model.graph.node]
+    assert "Clip" in kinds
+    assert "CastLike" not in kinds
 
 
 def test_the_graph_is_the_same_whatever_the_weights_and_in_every_process() -> None:
