@@ -48,4 +48,6 @@ def _read_up_to(descriptor: int, limit: int, chunk_bytes: int) -> bytes:
             break
         chunks.append(chunk)
         remaining -= len(chunk)
+        if remaining == 1 and len(chunk) < chunk_bytes:
+            break  # asked for the one byte more as well, and it is not there
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
