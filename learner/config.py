@@ -16,7 +16,7 @@ class NetworkConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     kind: NetworkKind = "mlp"
     hidden_sizes: tuple[int, ...] = (64, 64)
-    lstm_size: int = 64
+    recurrent_size: int = 64
     activation: Activation = "tanh"
     shared_trunk: bool = True
     normalize_observations: bool = False
@@ -31,7 +31,7 @@ class LearnerConfig:
     """Kind of policy network: a feed-forward one, or an LSTM or GRU for environments that hide part of their state."""
     hidden_sizes: tuple[int, ...] = (64, 64)
     """Units of each hidden layer (before the LSTM or GRU, where there is one)."""
-    lstm_size: int = 64
+    recurrent_size: int = 64
     """Units of the LSTM or GRU (only with --network lstm or gru)."""
     activation: Activation = "tanh"
     """Activation between layers."""
@@ -89,7 +89,7 @@ class LearnerConfig:
     """Learn values in units of the returns' running root mean square."""
 
     def __post_init__(self) -> None:
-        for name in ("rollout_length", "batch_steps", "epochs", "minibatch_size", "lstm_size"):
+        for name in ("rollout_length", "batch_steps", "epochs", "minibatch_size", "recurrent_size"):
             _require(getattr(self, name) >= 1, f"{name} is at least 1", getattr(self, name))
         _require(all(size >= 1 for size in self.hidden_sizes), "hidden_sizes are at least 1", self.hidden_sizes)
         _require(self.max_lag >= 0, "max_lag is at least 0", self.max_lag)
@@ -106,7 +106,7 @@ class LearnerConfig:
         return NetworkConfig(
             kind=self.network,
             hidden_sizes=self.hidden_sizes,
-            lstm_size=self.lstm_size,
+            recurrent_size=self.recurrent_size,
             activation=self.activation,
             shared_trunk=self.shared_trunk,
             normalize_observations=self.normalize_observations,

@@ -255,8 +255,8 @@ class RecurrentCore(nn.Module):
         hidden = [mlp(sizes, config.activation, generator), _activation(config.activation)]
         self.hidden = nn.Sequential(*(hidden if config.hidden_sizes else ()))
         make_cell = LstmCell if config.kind == "lstm" else GruCell
-        self.cell: LstmCell | GruCell = make_cell(sizes[-1], config.lstm_size, generator)
-        self.heads = nn.Linear(config.lstm_size, head_size + 1)
+        self.cell: LstmCell | GruCell = make_cell(sizes[-1], config.recurrent_size, generator)
+        self.heads = nn.Linear(config.recurrent_size, head_size + 1)
         _init_head(self.heads, head_size, generator)
 
     def forward(self, features: Tensor, state: list[Tensor]) -> tuple[Tensor, Tensor, list[Tensor]]:
@@ -283,7 +283,7 @@ def make_core(n_in: int, head_size: int, config: NetworkConfig, generator: torch
 def state_shapes(config: NetworkConfig) -> tuple[tuple[Path, tuple[int, ...]], ...]:
     """Path and shape (without the batch dimension) of each tensor of recurrent state; all float32."""
     names = {"mlp": (), "lstm": ("h", "c"), "gru": ("h",)}[config.kind]
-    return tuple(((config.kind, name), (config.lstm_size,)) for name in names)
+    return tuple(((config.kind, name), (config.recurrent_size,)) for name in names)
 
 
 def _last_linear(network: nn.Sequential) -> nn.Linear:

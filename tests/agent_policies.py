@@ -35,7 +35,7 @@ def make_policy(
     *, action: str = "discrete", nested: bool = False, network: str = "mlp", masked: bool = False, seed: int = 0
 ) -> ActingPolicy:
     """A small untrained policy; policies that differ in ``seed`` alone have the same program."""
-    config = NetworkConfig(kind=network, hidden_sizes=(8,), lstm_size=4)
+    config = NetworkConfig(kind=network, hidden_sizes=(8,), recurrent_size=4)
     generator = torch.Generator().manual_seed(seed)
     policy = ActingPolicy(NESTED if nested else VECTOR, ACTIONS[action], config, masked, generator)
     with torch.no_grad():  # fresh heads are nearly uniform: then every version would act alike

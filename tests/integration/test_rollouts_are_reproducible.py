@@ -48,7 +48,7 @@ def test_every_action_follows_from_the_rollout(tmp_path: Path, mode: AutoresetMo
     kwargs = {"nested": nested, "masked": nested}
     store = LocalPolicyStore(tmp_path, fsync=False)
     with make_environments(COUNTING, ENVS, env_kwargs=kwargs, autoreset=mode) as environments:
-        config = NetworkConfig(kind=network, hidden_sizes=(8,), lstm_size=4)  # type: ignore[arg-type]
+        config = NetworkConfig(kind=network, hidden_sizes=(8,), recurrent_size=4)  # type: ignore[arg-type]
         policies = [
             ActingPolicy(
                 environments.leaves, environments.action, config, nested, torch.Generator().manual_seed(i)

@@ -36,9 +36,9 @@ ACTIONS = [
 NETWORKS = [
     NetworkConfig(hidden_sizes=(16,)),
     NetworkConfig(hidden_sizes=(16, 8), shared_trunk=False, activation="relu", normalize_observations=True),
-    NetworkConfig(kind="lstm", hidden_sizes=(16,), lstm_size=8),
-    NetworkConfig(kind="lstm", hidden_sizes=(), lstm_size=8),
-    NetworkConfig(kind="gru", hidden_sizes=(16,), lstm_size=8, normalize_observations=True),
+    NetworkConfig(kind="lstm", hidden_sizes=(16,), recurrent_size=8),
+    NetworkConfig(kind="lstm", hidden_sizes=(), recurrent_size=8),
+    NetworkConfig(kind="gru", hidden_sizes=(16,), recurrent_size=8, normalize_observations=True),
 ]
 
 

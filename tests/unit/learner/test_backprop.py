@@ -38,7 +38,7 @@ def test_gradients_equal_autograds(shared: bool, hidden_sizes: tuple[int, ...], 
 
 @pytest.mark.parametrize("hidden_sizes", [(), (7,)])
 def test_gradients_through_time_equal_autograds(hidden_sizes: tuple[int, ...]) -> None:
-    config = NetworkConfig(kind="lstm", hidden_sizes=hidden_sizes, lstm_size=6)
+    config = NetworkConfig(kind="lstm", hidden_sizes=hidden_sizes, recurrent_size=6)
     generator = torch.Generator().manual_seed(0)
     core = RecurrentCore(5, 3, config, generator)
     assert isinstance(core.cell, LstmCell)
