@@ -33,7 +33,7 @@ class ActorSettings:
     run_dir: _Directory = None
     """A training's directory. Left out: the run of this environment under runs/ that is live, else the newest."""
     store: Annotated[str | None, arg(metavar="DIR|URL", help_behavior_hint="")] = None
-    """A policy store instead of a run: a directory or a URL. What is acted from it is sent to nobody."""
+    """A policy store instead of a run: a directory that is there, or a URL. What is acted from it is sent to nobody."""
     episodes: _Count = None
     """Stop after so many episodes. Left out: go on until stopped (Ctrl-C)."""
     envs: Annotated[int, arg(metavar="B")] = 1

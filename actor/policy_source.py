@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shared.config import RunConfig
-from shared.errors import PolicyUnavailable
+from shared.errors import ConfigurationError, PolicyUnavailable
 from shared.policy_store import PolicyStore, open_store
 from shared.run_directory import DEFAULT_ROOT, RunDirectory, find_run
 
@@ -32,7 +32,7 @@ def find_source(
     for, and where. Raises PolicyUnavailable after ``deadline_s``, StoreError and ConfigurationError.
     """
     if store is not None:
-        return PolicySource(open_store(store), store)
+        return PolicySource(_open_existing(store), store)
     until_s = time.monotonic() + deadline_s
     waits_for = (
         f"a learner in {run_dir}" if run_dir else f"a run of {env_id} under {DEFAULT_ROOT}{'/'}, none is there yet"
@@ -49,3 +49,14 @@ def find_source(
         if time.monotonic() > until_s:
             raise PolicyUnavailable(f"nothing to act with after {deadline_s:g} s: waited for {waits_for}")
         time.sleep(_LOOK_AGAIN_S)
+
+
+def _open_existing(where: str) -> PolicyStore:
+    """A directory that is not there is a slip of the pen; one that is empty may be waited for, and so may a URL."""
+    store = open_store(where)
+    if store.watch_path is not None and not store.watch_path.is_dir():
+        raise ConfigurationError(
+            f"there is no policy store {where}; --store names one that exists (make an empty directory to wait for its "
+            "first version)"
+        )
+    return store

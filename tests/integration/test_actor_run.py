@@ -134,6 +134,7 @@ def test_the_same_seed_gives_the_same_episodes(tmp_path: Path, store: PolicyStor
         (["--deadline-s=-1"], "--deadline-s"),
         (["--run-dir=elsewhere"], "--run-dir and --store"),
         (["--store={file}"], "file"),
+        (["--store={file}-typo"], "there is no policy store"),
         (["--store={empty}"], "no version has been published"),
         (["--store=nonsense://x"], "nonsense"),
         (["--episode-log={empty}"], "cannot write the episode log"),
@@ -150,6 +151,7 @@ def test_what_cannot_be_done_is_one_line_and_code_2(
     assert err[-1].startswith("python -m actor.run: ")
     assert said in err[-1]
     assert not any("Traceback" in line for line in err)
+    assert not (tmp_path / "file-typo").exists()
 
 
 def test_without_a_run_it_says_what_it_waits_for_and_where(
