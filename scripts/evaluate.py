@@ -57,6 +57,10 @@ class EvaluateOptions:
     """Keyword arguments for making the environment, as a JSON object; by default those that the run trains with."""
     public_key: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="KEY")] = ()
     """Evaluate only what was signed with this key (its file, or ed25519:HEX). May be repeated."""
+    trust_native: bool = False
+    """Run native code out of the store (policy.pt2) too, where nothing else of the version verifies."""
+    trust_module: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Import the policy's class from this module or those below it too. May be repeated."""
     json: bool = False
     """Print one JSON object, with every episode's return and length, instead of a table."""
 
@@ -96,7 +100,15 @@ def main(options: EvaluateOptions) -> int:
     Authenticity(keys, None if config is None else config.run_id).check(files)
     if env_kwargs is None:
         env_kwargs = {} if config is None else config.env_kwargs
-    evaluation = evaluate(files, options.env, env_kwargs, episodes=options.episodes, seed=options.seed)
+    evaluation = evaluate(
+        files,
+        options.env,
+        env_kwargs,
+        episodes=options.episodes,
+        seed=options.seed,
+        trust_native=options.trust_native,
+        trusted_modules=options.trust_module,
+    )
     if options.json:
         print(msgspec.json.encode(evaluation).decode())
     else:
@@ -119,7 +131,16 @@ def _find(options: EvaluateOptions) -> tuple[VersionFiles, RunDirectory | None]:
     return store.open(newest), run
 
 
-def evaluate(files: VersionFiles, env_id: str, env_kwargs: dict[str, Any], *, episodes: int, seed: int) -> Evaluation:
+def evaluate(
+    files: VersionFiles,
+    env_id: str,
+    env_kwargs: dict[str, Any],
+    *,
+    episodes: int,
+    seed: int,
+    trust_native: bool = False,
+    trusted_modules: tuple[str, ...] = (),
+) -> Evaluation:
     """Act ``episodes`` episodes, one after another; the i-th in an environment that was reset with ``seed + i``.
 
     Raises ConfigurationError for an unknown environment, or one that the version was not made for, and
@@ -135,6 +156,8 @@ def evaluate(files: VersionFiles, env_id: str, env_kwargs: dict[str, Any], *, ep
             follow=Pinned(store.version),
             deterministic=True,
             synchronous=True,
+            trust_native=trust_native,
+            trusted_modules=trusted_modules,
             deadline_s=_DEADLINE_S,
             name="evaluate",
         ) as agent:

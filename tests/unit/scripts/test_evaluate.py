@@ -89,7 +89,7 @@ def test_a_table_for_people(run: RunDirectory, capsys: pytest.CaptureFixture[str
 
 def test_an_episode_does_not_depend_on_those_before_it(tmp_path: Path) -> None:
     """Recurrent state is cleared between episodes."""
-    network = NetworkConfig("lstm", (8,), lstm_size=8)
+    network = NetworkConfig("lstm", (8,), recurrent_size=8)
     run = publish_run(tmp_path / "run", ENV, network=network, onnx=False)
     files = LocalPolicyStore(run.policies).open(0)
     together = evaluate(files, ENV, {}, episodes=3, seed=5)
