@@ -90,7 +90,7 @@ def load_policy(
     classes = trusted_classes((signature.arguments, signature.result), trusted_modules)
     refusals: list[tuple[str, str]] = []
     errors: list[Exception] = []
-    exam = _Exam(files, signature)
+    exam = ModuleExam(files, signature)
     for kind in _order(engine, manifest, trust_native, trusted_modules):
         try:
             loaded = load_program(
@@ -121,7 +121,7 @@ def _order(
     ]
 
 
-class _Exam:
+class ModuleExam:
     """The probe, which every engine answers before it is used."""
 
     def __init__(self, files: VersionFiles, signature: ModuleSignature) -> None:

@@ -19,16 +19,20 @@ from rich.markup import escape
 from rich.table import Table
 
 from actor.freshness import describe_age
+from actor.module_call import ModuleExam
 from actor.version_checks import ProbeExam, check_signature
 from shared.authenticity import Authenticity
 from shared.command_line import run_command
 from shared.engines.engine import Engine, EngineKind
 from shared.engines.load import Read, load_program
 from shared.errors import ConfigurationError, HotswapError, PolicyLoadError, VersionNotFound
+from shared.local_quarantine import LocalQuarantine
 from shared.log import set_up_logging
 from shared.manifest import Manifest
+from shared.module_signature import ModuleSignature
 from shared.policy_store import VersionFiles, open_version_directory
 from shared.probe import compare, decode_probe
+from shared.quarantine_advice import QUARANTINE_DIRECTORY, QuarantineAdvice
 from shared.signing import PublicKey, public_keys_of
 from shared.weights import decode_weights
 
@@ -85,6 +89,9 @@ def main(options: InspectOptions) -> int:
         console.print(table)
     checks = [_check("signed", partial(_read_signer, files, keys))]
     checks += verify(files, trust_native=options.trust_native, trusted_modules=options.trust_module)
+    advice = quarantine_advice(options.version_dir, files.manifest.digest)
+    if advice is not None:
+        console.print(_advice(advice))
     console.print(_verdicts(checks))
     failed = [check for check in checks if check.error is not None]
     if failed:
@@ -132,6 +139,8 @@ def _read_signer(files: VersionFiles, keys: Sequence[PublicKey]) -> str:
 
 
 def _read_signature(manifest: Manifest) -> str:
+    if isinstance(manifest.module, ModuleSignature):
+        return f"a module and no policy: {len(manifest.module.inputs)} inputs, {len(manifest.module.outputs)} outputs"
     check_signature(manifest.signature)
     return f"{len(manifest.signature.inputs)} inputs, {len(manifest.signature.outputs)} outputs"
 
@@ -148,6 +157,9 @@ def _read_weights(files: VersionFiles) -> str:
 
 def _run_program(files: VersionFiles, load: Callable[[Read, Manifest], Engine]) -> str:
     manifest = files.manifest
+    if isinstance(manifest.module, ModuleSignature):
+        ModuleExam(files, manifest.module).hold(load(files.read, manifest))
+        return "equals the probe"
     probe = decode_probe(files.read(manifest.probe.file), manifest.signature)
     engine = load(files.read, manifest)
     for batch_size in _BATCH_SIZES:
@@ -177,10 +189,11 @@ def _describe(manifest: Manifest) -> Iterator[Table]:
             ("mean return", mean_return),
         ],
     )
-    signature = manifest.signature
+    signature = manifest.module if isinstance(manifest.module, ModuleSignature) else manifest.signature
+    without = "None is the batch" if signature is manifest.module else "without the batch dimension, which comes first"
     rows = [("input", spec) for spec in signature.inputs] + [("output", spec) for spec in signature.outputs]
     yield _table(
-        "Signature (shapes without the batch dimension, which comes first)",
+        f"Signature (shapes: {without})",
         ("", "name", "dtype", "shape"),
         [(way, spec.name, spec.dtype, str(spec.shape)) for way, spec in rows],
     )
@@ -203,6 +216,17 @@ def _describe(manifest: Manifest) -> Iterator[Table]:
                 for report in manifest.export
             ],
         )
+
+
+def quarantine_advice(version_dir: Path, digest: str) -> QuarantineAdvice | None:
+    """What an actor reported of this digest in the store that ``version_dir`` lies in. Raises StoreUnavailable."""
+    return LocalQuarantine(version_dir.resolve().parent / QUARANTINE_DIRECTORY).advice(digest)
+
+
+def _advice(advice: QuarantineAdvice) -> Table:
+    when = datetime.fromtimestamp(advice.created_unix_s, UTC).isoformat(sep=" ", timespec="seconds")
+    rows = [("who", advice.by), ("when", when), ("why", advice.reason)]
+    return _table("Quarantine advice in the store: an actor refused these bytes", ("", ""), rows)
 
 
 def _verdicts(checks: list[Check]) -> Table:

@@ -8,7 +8,14 @@ from pathlib import Path
 
 from shared.bounded_read import NotRegularFileError, read_regular_file
 from shared.pending_version import TEMPORARY_PREFIX
-from shared.quarantine_advice import MAX_ADVICE_BYTES, advice_name, advised_digest, decode_advice, encode_advice
+from shared.quarantine_advice import (
+    MAX_ADVICE_BYTES,
+    QuarantineAdvice,
+    advice_name,
+    advised_digest,
+    decode_advice,
+    encode_advice,
+)
 from shared.storage_faults import storage
 
 
@@ -52,6 +59,18 @@ class LocalQuarantine:
                 os.close(directory)
         return {digest: reason for digest, reason in self._reasons.items() if reason is not None}
 
+    def advice(self, digest: str) -> QuarantineAdvice | None:
+        """The whole report about ``digest``: who, when and why. Raises ValueError for what is no digest."""
+        with storage(f"read quarantine advice in {self._directory}"):
+            try:
+                directory = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                return None
+            try:
+                return _read_advice(directory, digest)
+            finally:
+                os.close(directory)
+
     def sweep(self, abandon_after_s: float) -> None:
         """Remove what was left by processes that were killed while they wrote advice."""
         with storage(f"sweep {self._directory}"):
@@ -62,9 +81,13 @@ class LocalQuarantine:
 
 
 def _read_reason(directory: int, digest: str) -> str | None:
+    advice = _read_advice(directory, digest)
+    return advice.reason if advice else None
+
+
+def _read_advice(directory: int, digest: str) -> QuarantineAdvice | None:
     try:
         data = read_regular_file(directory, advice_name(digest), MAX_ADVICE_BYTES)
     except (OSError, NotRegularFileError):
         return None
-    advice = decode_advice(data, digest)
-    return advice.reason if advice else None
+    return decode_advice(data, digest)

@@ -4,8 +4,11 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import torch
+from torch import nn
 
 from learner.acting_policy import CLASS_PATH
+from learner.module_export import export_module
 from learner.policy_export import PolicyExporter
 from scripts.inspect_policy import COMMAND, InspectOptions, main
 from scripts.rollback import roll_back
@@ -13,10 +16,12 @@ from shared.authenticity import Authenticity
 from shared.command_line import run_command
 from shared.importable import ImportablePolicy
 from shared.manifest import FileEntry, decode_manifest, encode_manifest
+from shared.policy_store import LocalPolicyStore
 from shared.probe import Probe, decode_probe, encode_probe
 from shared.run_directory import RunDirectory
 from shared.signing import SigningKey
 from shared.version_files import describe_files
+from shared.weights import decode_tensors, encode_weights
 from tests.agent_policies import local_store, make_policy, publish, publish_seed
 from tests.published_run import publish_run
 
@@ -165,3 +170,25 @@ def test_it_says_that_a_version_is_a_rollback(tmp_path: Path, capsys: pytest.Cap
     roll_back(store, 0, Authenticity(), None)
     assert _inspect(tmp_path / "v000002") == 0
     assert re.search(r"content +│? *that of version 0", capsys.readouterr().out)
+
+
+def test_what_an_actor_reported_is_shown(version: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    digest = decode_manifest((version / "manifest.json").read_bytes()).digest
+    LocalPolicyStore(version.parent).quarantine(digest, "its probe differs", "actor-7")
+    assert _inspect(version) == 0
+    said = capsys.readouterr().out
+    for part in ("Quarantine advice", "actor-7", "its probe differs"):
+        assert part in said
+
+
+def test_a_module_that_is_no_policy_is_known_and_verified(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    export_module(nn.Linear(3, 2), tmp_path / "v000000", (torch.ones(4, 3),), how="trace")
+    assert _inspect(tmp_path / "v000000") == 0
+    said = capsys.readouterr().out
+    for part in ("a module and no policy: 1 inputs, 1 outputs", "None is the batch", "equals the probe"):
+        assert part in said
+    damaged = tmp_path / "v000000" / "probe.safetensors"
+    arrays = {name: array + 1 for name, array in decode_tensors(damaged.read_bytes()).items()}
+    _replace(tmp_path / "v000000", damaged.name, encode_weights(arrays))
+    assert _inspect(tmp_path / "v000000") == 1
+    assert "ProbeMismatch" in capsys.readouterr().out
