@@ -37,6 +37,7 @@ class _Book(msgspec.Struct):
 class _Saved(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     accounts: RolloutAccounts
     expected: list[tuple[str, str, int]]
+    restarts: int = 0
 
 
 class Ledger:
@@ -50,10 +51,13 @@ class Ledger:
         self._lock = threading.RLock()
         self._accounts = RolloutAccounts()
         self._books: dict[SenderKey, _Book] = {}
+        self._restarts_before = 0
         self._journal: ArrivalJournal | None = None
-        for sender, heard in {} if journal is None else journal.heard.items():
-            self.announced(SenderKey(*sender), heard)
+        before = {} if journal is None else {SenderKey(*sender): heard for sender, heard in journal.heard.items()}
+        for sender, heard in before.items():
+            self.announced(sender, heard)
         self._journal = journal
+        self._restored: dict[SenderKey, int] = before  # what learners before this one had heard of each
 
     @property
     def accounts(self) -> RolloutAccounts:
@@ -63,9 +67,13 @@ class Ledger:
 
     @property
     def restarts(self) -> int:
-        """How many incarnations were not the first of their ``actor_id``."""
+        """How many incarnations were not the first of their ``actor_id``.
+
+        That an actor is another one than before a checkpoint is no restart: the whole run may have been resumed.
+        """
         with self._lock:
-            return len(self._books) - len({key.actor_id for key in self._books})
+            heard = [key for key, book in self._books.items() if book.expected > self._restored.get(key, -1)]
+            return self._restarts_before + len(heard) - len({key.actor_id for key in heard})
 
     def expected(self, sender: SenderKey) -> int:
         """The lowest number that was not heard of yet."""
@@ -126,7 +134,7 @@ class Ledger:
             under_way = sum(len(book.under_way) for book in self._books.values())
             accounts = msgspec.structs.replace(self._accounts, lost=self._accounts.lost + under_way)
             return msgspec.msgpack.encode(
-                _Saved(accounts, [(*key, book.expected) for key, book in self._books.items()])
+                _Saved(accounts, [(*key, book.expected) for key, book in self._books.items()], self.restarts)
             )
 
     def restore(self, state: bytes) -> None:
@@ -144,6 +152,9 @@ class Ledger:
             self._accounts = saved.accounts
             for actor_id, incarnation, expected in saved.expected:
                 self._books[SenderKey(actor_id, incarnation)] = _Book(expected)
+                key = SenderKey(actor_id, incarnation)
+                self._restored[key] = max(expected, self._restored.get(key, 0))
+            self._restarts_before = saved.restarts
             for sender, book in heard.items():
                 for sequence in sorted(book.under_way):
                     self.arrived(sender, sequence)

@@ -138,3 +138,23 @@ def test_random_bytes_are_no_books(data: bytes) -> None:
     with pytest.raises(CheckpointError):
         ledger.restore(data)
     assert ledger.accounts == RolloutAccounts(sent=1, lost=1)
+
+
+def test_an_actor_that_a_resumed_run_starts_anew_is_no_restart() -> None:
+    first = Ledger()
+    first.announced(A1, 3)
+    first.announced(A2, 1)
+    assert first.restarts == 1
+    resumed = Ledger()
+    resumed.restore(first.state())
+    assert resumed.restarts == 1
+    resumed.announced(SenderKey("a", "3"), 2)
+    assert resumed.restarts == 1
+    resumed.announced(SenderKey("a", "4"), 2)
+    assert resumed.restarts == 2
+    again = Ledger()
+    again.restore(resumed.state())
+    again.announced(SenderKey("a", "5"), 2)
+    assert again.restarts == 2
+    again.announced(SenderKey("a", "5"), 3)  # the same process goes on
+    assert again.restarts == 2
