@@ -315,3 +315,13 @@ def test_an_agent_refuses_a_module_that_is_no_policy(tmp_path: Path) -> None:
     with pytest.raises(Exception, match="load_policy runs it"):
         agent.reset()
     agent.close()
+
+
+def test_inputs_that_begin_with_different_sizes_are_told_to_name_their_batch(tmp_path: Path) -> None:
+    class Rowwise(nn.Module):
+        def forward(self, rows: Tensor, columns: Tensor) -> Tensor:
+            return rows + columns.reshape(2, -1).T
+
+    example = (torch.randn(3, 2), torch.randn(6))
+    with pytest.raises(ExportError, match=r"begin with different sizes \[3, 6\], .*: name each .* batch_dims"):
+        export_module(Rowwise(), example, tmp_path / "m")
