@@ -98,6 +98,9 @@ class LearnerRun(RunOptions):
     again when they come and go. scripts/train.py starts both.
     """
 
+    resume: bool = False
+    """Go on from the last checkpoint of --run-dir, else of the environment's newest run. Give the flags that it was
+    started with again: only scripts/train.py --resume remembers its own."""
     supervised: bool = False
     """Set by a supervisor: end when it ends, and leave the terminal to it."""
 
