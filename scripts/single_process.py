@@ -17,8 +17,8 @@ from actor.environment_creation import make_environments
 from actor.rollout_worker import RolloutWorker
 from learner.outcome import Outcome
 from learner.run import run_training
-from learner.run_options import LearnerRun
 from learner.training import Acting, train
+from scripts.single_process_options import SingleProcessRun
 from shared.command_line import run_command
 from shared.config import RunConfig
 from shared.policy_store import LocalPolicyStore
@@ -43,12 +43,12 @@ class WorkerDrivenReceiver(InProcessReceiver):
         return super().receive(0.0, hold_credit=hold_credit)
 
 
-def main(options: LearnerRun) -> int:
+def main(options: SingleProcessRun) -> int:
     """Train until the target, a limit or a signal. Returns the outcome's exit code."""
     return run_training(options, partial(train_in_one_process, options))
 
 
-def train_in_one_process(options: LearnerRun, run: RunDirectory, stop_requested: Callable[[], bool]) -> Outcome:
+def train_in_one_process(options: SingleProcessRun, run: RunDirectory, stop_requested: Callable[[], bool]) -> Outcome:
     """Run a whole training here. Raises what ``learner.training.train`` raises."""
 
     def connect(config: RunConfig, layout: RolloutLayout) -> Acting:
@@ -56,6 +56,9 @@ def train_in_one_process(options: LearnerRun, run: RunDirectory, stop_requested:
         agent = Agent(
             LocalPolicyStore(run.policies),
             num_envs=options.envs_per_actor,
+            engine=options.engine,
+            trusted_modules=options.trusted_modules,
+            trust_native=options.trust_native,
             seed=options.seed,
             synchronous=True,
             public_keys=public_keys_of(config.policy_public_key),
@@ -63,7 +66,12 @@ def train_in_one_process(options: LearnerRun, run: RunDirectory, stop_requested:
         )
         receiver.worker = RolloutWorker(
             agent,
-            make_environments(options.env, options.envs_per_actor, env_kwargs=options.environment_kwargs()),
+            make_environments(
+                options.env,
+                options.envs_per_actor,
+                vector=options.vector,
+                env_kwargs=options.environment_kwargs(),
+            ),
             layout,
             run_id=config.run_id,
             actor_id=_ACTOR_ID,
@@ -76,4 +84,4 @@ def train_in_one_process(options: LearnerRun, run: RunDirectory, stop_requested:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command("python -m scripts.single_process", LearnerRun, main))
+    sys.exit(run_command("python -m scripts.single_process", SingleProcessRun, main))

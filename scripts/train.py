@@ -10,21 +10,20 @@ if __name__ == "__main__":  # started as a file, so the path begins with scripts
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 from rich.console import Console
 
-from actor.engine_choice import check_trusted
 from learner.run import choose_run_directory
-from learner.run_options import ExtraProgram, LearnerRun, RunOptions, to_flags
+from learner.run_options import LearnerRun, to_flags
 from learner.run_signing import signing_key_for
+from scripts.acting_options import ActingOptions
 from scripts.child_process import python_module
 from scripts.live_display import open_display
+from scripts.single_process_options import SingleProcessRun
 from scripts.supervisor import Supervisor
 from shared.command_line import run_command
-from shared.engines.engine import EngineChoice
-from shared.engines.load import PROGRAM_OF
 from shared.environment_probe import describe_environment
 from shared.errors import ConfigurationError
 from shared.log import set_up_logging
@@ -36,12 +35,9 @@ COMMAND = "python scripts/train.py"
 # An actor that is there before the learner has imported torch waits for it; the learner's end ends the wait.
 _ACTOR_DEADLINE_S = 600
 
-# The class that trains here is one of this checkout's own.
-_OWN_MODULES = ("learner",)
-
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions(RunOptions):
+class TrainOptions(ActingOptions):
     """Train a policy on this machine, with actor processes that adopt each new version while they run.
 
     Exit code 0: the target or the step limit was reached. 1: --max-seconds came first. 2: it could not do what was
@@ -50,18 +46,9 @@ class TrainOptions(RunOptions):
 
     actors: int = 1
     """Actor processes. 0: one process acts and learns by turns; the same seed gives the same weights, bit for bit."""
-    engine: EngineChoice = "auto"
-    """What runs policies in the actors; auto measures which is fastest here. aot needs --programs aot --trust-native;
-    compile and eager need --programs importable."""
-    trust_native: bool = False
-    """Let the actors run the native code that --programs aot publishes."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_trusted(self.engine, trust_native=self.trust_native, trusted_modules=_OWN_MODULES)
-        needed = None if self.engine == "auto" else PROGRAM_OF[self.engine]
-        if needed in get_args(ExtraProgram) and needed not in self.programs:
-            raise ConfigurationError(f"--engine {self.engine} needs versions to have more: add --programs {needed}")
         if self.actors < 0:
             raise ConfigurationError(f"--actors is 0 or more; found {self.actors}")
         if self.actors == 0 and self.listen is not None:
@@ -122,11 +109,11 @@ def train(options: TrainOptions, run: RunDirectory) -> int:
 
 def learner_command(options: TrainOptions, run: RunDirectory, starts: int) -> list[str]:
     """What starts the learner, which was started ``starts`` times before: then it goes on from its last checkpoint."""
-    shared: dict[str, Any] = {entry.name: getattr(options, entry.name) for entry in fields(RunOptions)}
-    shared["run_dir"] = run.path
-    shared["resume"] = options.resume if starts == 0 else run.has_checkpoint()
-    module = "learner.run" if options.actors else "scripts.single_process"
-    return python_module(module, to_flags(LearnerRun(**shared, supervised=True)))
+    kind, module = (LearnerRun, "learner.run") if options.actors else (SingleProcessRun, "scripts.single_process")
+    own: dict[str, Any] = {"supervised": True, "run_dir": run.path}
+    own["resume"] = options.resume if starts == 0 else run.has_checkpoint()
+    given = {entry.name: getattr(options, entry.name) for entry in fields(kind) if hasattr(options, entry.name)}
+    return python_module(module, to_flags(kind(**{**given, **own})))
 
 
 def actor_command(
@@ -139,9 +126,10 @@ def actor_command(
         f"--env={options.env}",
         f"--run-dir={run.path}",
         f"--envs={options.envs_per_actor}",
+        f"--vector={options.vector}",
         f"--engine={options.engine}",
         *(["--trust-native"] if options.trust_native else []),
-        *(f"--trust-module={module}" for module in _OWN_MODULES if "importable" in options.programs),
+        *(f"--trust-module={module}" for module in options.trusted_modules),
         *([] if public_key is None else [f"--public-key={public_key}"]),
         f"--seed={seed}",
         f"--deadline-s={_ACTOR_DEADLINE_S}",
@@ -155,7 +143,8 @@ def conclusion(options: TrainOptions, run: RunDirectory) -> str:
     """One line that says what came of it, and where it is."""
     summary = run.summary()
     if summary is None:
-        return f"no summary: the learner could not end by itself. The run is in {run.path}"
+        what = "--resume goes on from its last checkpoint" if run.has_checkpoint() else "nothing was learned yet"
+        return f"no summary: the learner ended before it could write one; {what}. The run is in {run.path}"
     mean = "no episode ended" if summary.mean_return is None else f"mean return {summary.mean_return:.1f}"
     if summary.time_to_target_s is None:
         verdict = "not solved" if options.target_return is not None else "ended"

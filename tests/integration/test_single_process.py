@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from loguru import logger
 
 from learner.config import LearnerConfig
 from learner.outcome import Outcome
-from learner.run_options import LearnerRun
 from scripts.single_process import train_in_one_process
+from scripts.single_process_options import SingleProcessRun
 from shared.authenticity import Authenticity
 from shared.errors import ConfigurationError
 from shared.policy_store import LocalPolicyStore
@@ -20,7 +21,7 @@ from shared.signing import SigningKey
 pytestmark = pytest.mark.timeout(240)
 
 _SMALL = LearnerConfig(hidden_sizes=(16,), rollout_length=16, batch_steps=64, minibatch_size=32, epochs=2)
-_OPTIONS = LearnerRun(
+_OPTIONS = SingleProcessRun(
     env="CartPole-v1",
     envs_per_actor=4,
     target_return=float("inf"),
@@ -67,7 +68,7 @@ def test_a_seed_stands_for_the_weights_and_a_resumed_run_changes_nothing(tmp_pat
 
 
 def test_a_recurrent_policy_repeats_too(tmp_path: Path) -> None:
-    recurrent = replace(_SMALL, network="lstm", lstm_size=8)
+    recurrent = replace(_SMALL, network="lstm", recurrent_size=8)
     first = _train(tmp_path / "first", 400, learner=recurrent)
     second = _train(tmp_path / "second", 400, learner=recurrent)
     assert _newest_weights(first) == _newest_weights(second)
@@ -93,3 +94,16 @@ def test_what_is_signed_is_acted_with_and_a_run_that_signs_goes_on_signing(tmp_p
     assert len(store.versions()) >= 3
     for version in store.versions():
         strict.open(store, version)
+
+
+def test_the_engine_and_the_way_to_step_are_those_asked_for(tmp_path: Path) -> None:
+    said: list[str] = []
+    sink = logger.add(lambda message: said.append(message.record["message"]), level="INFO")
+    try:
+        chosen = _train(tmp_path / "chosen", 100, engine="torchscript", vector="async")
+        again = _train(tmp_path / "again", 100, engine="torchscript", vector="async")
+    finally:
+        logger.remove(sink)
+    assert _newest_weights(chosen) == _newest_weights(again)
+    assert "4 of CartPole-v1 in a process each (AsyncVectorEnv): --vector async" in said
+    assert any("acts with version 0 (torchscript" in line for line in said)
