@@ -222,8 +222,8 @@ def _batch_dims(
     differ = f", and its tensors begin with different sizes {sizes}, so which is the batch is not plain"
     raise ExportError(
         f"the module itself takes no other batch size than the example's ({_first_line(failure)})"
-        f"{differ if given is None and len(sizes) > 1 else ''}: name each tensor's batch dimension with batch_dims "
-        "(one entry a tensor, None for one without), or export for this size alone with dynamic_batch=False"
+        f"{differ if given is None and len(sizes) > 1 else ''}: name each tensor's batch dimension with "
+        "batch_dims, or export for this size alone with dynamic_batch=False"
     ) from failure
 
 

@@ -182,7 +182,7 @@ def test_what_an_actor_reported_is_shown(version: Path, capsys: pytest.CaptureFi
 
 
 def test_a_module_that_is_no_policy_is_known_and_verified(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    export_module(nn.Linear(3, 2), tmp_path / "v000000", (torch.ones(4, 3),), how="trace")
+    export_module(nn.Linear(3, 2), (torch.ones(4, 3),), tmp_path / "v000000", how="trace")
     assert _inspect(tmp_path / "v000000") == 0
     said = capsys.readouterr().out
     for part in ("a module and no policy: 1 inputs, 1 outputs", "None is the batch", "equals the probe"):
