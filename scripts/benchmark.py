@@ -1,6 +1,7 @@
 """``python scripts/benchmark.py``: the figures in the README, measured on this machine."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from importlib import import_module
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from typing import Literal, cast, get_args
 
 import tyro
@@ -84,6 +85,10 @@ def measure_apart(kind: Kind, options: BenchmarkOptions, console: Console) -> li
     with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as pool:
         try:
             return pool.submit(_measure, kind, options).result()
+        except KeyboardInterrupt:
+            for process in active_children():  # it cleans up as well, and is waited for
+                process.terminate()
+            raise
         except Exception as error:  # noqa: BLE001 - whatever one kind raises, the others can be measured
             message = f"{kind} failed, going on with the others: {type(error).__name__}: {error}"
             logger.opt(exception=error).error(message)
@@ -96,6 +101,7 @@ def _measure(kind: Kind, options: BenchmarkOptions) -> list[Row]:
 
 
 def _begin() -> Console:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends what was started, and removes what was written
     set_up_logging("benchmark", None, terminal_level=None)
     return Console(soft_wrap=True)
 

@@ -1,9 +1,13 @@
 """What ``scripts/benchmark.py reload``, ``publish`` and ``scale`` measure, in small: figures are there, and finite."""
 
 import math
+import signal
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import psutil
 import pytest
 
 from actor.agent import Agent
@@ -15,10 +19,13 @@ from scripts.benchmarks.many_versions import add_versions
 from scripts.benchmarks.row import Row
 from scripts.benchmarks.shelf import make_shelf, read_shelf
 from scripts.benchmarks.torn import derive, weights_of
+from scripts.child_process import CHECKOUT, child_environment
+from shared.command_line import INTERRUPTED
 from shared.errors import HotswapError
 from shared.noise import NoiseStream
 from shared.policy_store import LocalPolicyStore
 from shared.rollout import RolloutLayout
+from tests.waiting import until
 
 
 def check(rows: Sequence[Row]) -> None:
@@ -121,3 +128,20 @@ def test_scale_in_small(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(models) == 4
     assert "left out" in capsys.readouterr().out
     check(grow_versions((2, 5), console).rows())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_is_stopped_leaves_nothing_behind(tmp_path: Path, number: signal.Signals) -> None:
+    """Neither processes nor directories, whether Ctrl-C or ``kill`` stops it."""
+    command = [sys.executable, str(CHECKOUT / "scripts" / "benchmark.py"), "reload"]
+    environment = child_environment() | {"TMPDIR": str(tmp_path)}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as process:
+        benchmark = psutil.Process(process.pid)
+        until(lambda: process.poll() is not None or len(benchmark.children()) >= 2, 60.0)
+        helpers = benchmark.children()
+        process.send_signal(number)
+        assert process.wait(60.0) == INTERRUPTED
+    assert len(helpers) >= 2
+    assert not psutil.wait_procs(helpers, timeout=10.0)[1]
+    assert not list(tmp_path.glob("rl-hotswap-*"))  # torch leaves a cache there
