@@ -130,6 +130,8 @@ def _rows(rounds: Sequence[_Round], block_s: float) -> list[Row]:
     rates = [one.adopting.steps_per_s * 2 / (one.before.steps_per_s + one.after.steps_per_s) for one in rounds]
     lost = [100 * (1 - rate) for rate in rates]
     rows.append(Row.of("steps lost to 10 adoptions a second", lost, "%", how, at_most=1.0))
+    lost_to_none = [100 * (1 - one.after.steps_per_s / one.before.steps_per_s) for one in rounds]
+    rows.append(Row.of("steps lost to none", lost_to_none, "%", how))
     rows.append(Row.of("step time with none, p50", [one.before.step_us["p50"] for one in rounds], "us", how))
     rates = [one.adopting.adoptions / block_s for one in rounds]
     rows.append(Row.of("adoptions in a second of these", rates, "1/s", how))
