@@ -9,12 +9,15 @@ from shared.manifest import MANIFEST_NAME, encode_manifest
 from shared.policy_store import LocalPolicyStore, version_name
 from shared.version_files import mark_name
 
-_LINKS = 10_000  # of one file; file systems take some 65,000 at most
+_WHOLE = 1_000  # of each call, the oldest first: those that a sweep removes. More would take minutes to remove.
 _PLACEHOLDER = 987_654_321_987_654_321
 
 
 def add_versions(store: LocalPolicyStore, numbers: Iterable[int]) -> None:
-    """Add versions under ``numbers``, ascending, with the content of the newest that is there, and raise its mark."""
+    """Add versions under ``numbers``, ascending, with the content of the newest that is there, and raise its mark.
+
+    Beyond the first thousand they have their manifest alone: listing looks no further.
+    """
     source = store.newest()
     assert source is not None
     manifest = store.open(source).manifest
@@ -24,14 +27,10 @@ def add_versions(store: LocalPolicyStore, numbers: Iterable[int]) -> None:
     for i, number in enumerate(numbers):
         directory = store.path / version_name(number)
         directory.mkdir()
-        for name in manifest.files:
-            if i % _LINKS == 0:
-                (directory / name).write_bytes((originals / name).read_bytes())
-            else:
+        if i < _WHOLE:
+            for name in manifest.files:
                 (directory / name).hardlink_to(originals / name)
         (directory / MANIFEST_NAME).write_bytes(template.replace(str(_PLACEHOLDER).encode(), str(number).encode()))
-        if i % _LINKS == 0:
-            originals = directory
     (store.path / mark_name(number)).touch()
     with suppress(FileNotFoundError):
         (store.path / mark_name(source)).unlink()
