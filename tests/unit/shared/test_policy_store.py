@@ -20,7 +20,7 @@ from shared.errors import (
     TransientLoadError,
     VersionNotFound,
 )
-from shared.manifest import FileEntry, encode_manifest
+from shared.manifest import MAX_VERSION_BYTES, FileEntry, encode_manifest
 from shared.pending_version import PendingVersion, is_abandoned
 from shared.policy_store import (
     LocalPolicyStore,
@@ -287,10 +287,20 @@ def test_a_promise_of_gigabytes_allocates_nothing(store: LocalPolicyStore) -> No
     publish_many(store, 1)
     path = store.path / version_name(0)
     opened = store.open(0).manifest
-    huge = {**opened.files, "policy.ts": FileEntry("0" * 64, 2**50)}
+    huge = {**opened.files, "policy.ts": FileEntry("0" * 64, 7 * 2**30)}
     (path / "manifest.json").write_bytes(encode_manifest(msgspec.structs.replace(opened, files=huge)))
     with pytest.raises(DigestMismatch, match="found 512"):
         store.open(0).read("policy.ts")
+
+
+def test_a_promise_of_more_than_a_version_may_have_is_refused_unread(store: LocalPolicyStore) -> None:
+    publish_many(store, 1)
+    opened = store.open(0).manifest
+    huge = {**opened.files, "policy.ts": FileEntry("0" * 64, MAX_VERSION_BYTES)}
+    path = store.path / version_name(0) / "manifest.json"
+    path.write_bytes(encode_manifest(msgspec.structs.replace(opened, files=huge)))
+    with pytest.raises(ManifestError, match="a version has at most"):
+        store.open(0)
 
 
 def test_a_huge_file_is_not_read_to_its_end(store: LocalPolicyStore) -> None:
