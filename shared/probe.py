@@ -3,6 +3,8 @@
 A rounding difference between two processors, or two engines, must never turn a discrete choice, so rows in which it
 could are replaced. The margin is found from outside, through the policy's purity: noise is added to logits before the
 best is chosen, so taking ``margin`` from the chosen one's noise changes the choice exactly where its lead was smaller.
+A policy that compares what no noise is added to (Q-values) says itself how far its choice leads, relative to the size
+of what is compared: ``choice_lead(inputs)``, float [B].
 """
 
 from collections.abc import Callable, Sequence
@@ -173,7 +175,18 @@ def _undecided(
                 sign = signs.choice(np.array([-1, 1], array.dtype), array.shape)
                 moved[i] = array + sign * np.maximum(np.abs(array), 1) * array.dtype.type(margin * 1e-2)
     changed = np.not_equal(run_policy(policy, signature, moved)[position], action).reshape(len(action), -1)
-    return np.asarray(changed.any(axis=1))
+    return np.asarray(changed.any(axis=1) | (_own_lead(policy, inputs) < margin))
+
+
+def _own_lead(policy: Policy, inputs: Sequence[np.ndarray]) -> np.ndarray:
+    """What the policy itself says of its lead [B]; infinite where it says nothing."""
+    tell = getattr(policy, "choice_lead", None)
+    if tell is None:
+        return np.full(inputs[0].shape[0], np.inf)
+    import torch
+
+    with torch.no_grad():
+        return np.asarray(tell([torch.from_numpy(array.copy()) for array in inputs]))
 
 
 def _towards_choice(spec: ActionSpec, action: np.ndarray) -> np.ndarray:

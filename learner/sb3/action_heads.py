@@ -192,6 +192,15 @@ class GreedyHead(nn.Module):
         self._n = action.cardinalities[0]
         self.register_buffer("exploration_rate", torch.tensor(0.0))
 
+    def lead(self, features: Tensor) -> Tensor:
+        """How far the highest Q-value is above the next, relative to its size where that is above 1: [B]."""
+        values = self.layer(features)
+        if self._n == 1:
+            return torch.full(values.shape[:1], torch.inf)
+        best, second = values.topk(2, -1).values.unbind(-1)
+        relative: Tensor = (best - second) / best.abs().clamp(min=1)
+        return relative
+
     def forward(self, features: Tensor, rest: list[Tensor]) -> list[Tensor]:
         noise = rest[-1]
         greedy = self.layer(features).argmax(-1)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from learner.sb3.action_heads import GreedyHead
 from learner.sb3.observation_input import ObservationInput
 from shared.policy_signature import PolicySignature
 
@@ -78,6 +79,13 @@ class FeedForwardPolicy(nn.Module):
                 features = self.value_features(observation)
             outputs.append(self.value(features).flatten())
         return outputs
+
+    def choice_lead(self, inputs: list[Tensor]) -> Tensor:
+        """How clear the choice between Q-values is [B]; infinite where there are none (``shared/probe.py``)."""
+        if not isinstance(self.head, GreedyHead):
+            return torch.full((inputs[0].shape[0],), torch.inf)
+        observation = self.observation(inputs[: self._n_observations])
+        return self.head.lead(self.layers(self.features(observation)))
 
 
 class LstmLayer(nn.Module):

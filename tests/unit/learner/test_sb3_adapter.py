@@ -273,3 +273,16 @@ def test_statistics_of_single_frames_are_refused() -> None:
     env = VecFrameStack(VecNormalize(DummyVecEnv([lambda: AnySpaces(VECTOR, DISCRETE)])), n_stack=3)
     with pytest.raises(ConfigurationError, match="make VecNormalize the last wrapper"):
         from_sb3(PPO("MlpPolicy", env, device="cpu"))
+
+
+def test_dqn_says_how_clear_its_choice_is() -> None:
+    model = ModelCase(DQN, "MlpPolicy", VECTOR, DISCRETE, SMALL).make()
+    adapted = from_sb3(model)
+    inputs = [torch.from_numpy(array) for array in make_inputs(adapted.signature, 50, seed=1)]
+    with torch.no_grad():
+        values = model.q_net(inputs[0])
+        best = values.sort(descending=True).values
+        expected = (best[:, 0] - best[:, 1]) / best[:, 0].abs().clamp(min=1)
+        torch.testing.assert_close(adapted.choice_lead(inputs), expected)
+    ppo = from_sb3(ModelCase(PPO, "MlpPolicy", VECTOR, DISCRETE, SMALL).make())
+    assert ppo.choice_lead(inputs).isinf().all()  # its noise can be moved

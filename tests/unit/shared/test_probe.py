@@ -97,6 +97,28 @@ def test_a_policy_without_noise_is_probed_away_from_its_boundaries() -> None:
     assert (np.abs(probe.inputs[0] - 0.5) > 1e-6).all()
 
 
+class _Greedy:
+    """Chooses by values that no noise is added to, which for half of all observations all but tie."""
+
+    def values(self, inputs: list[Tensor]) -> Tensor:
+        return torch.stack([inputs[0][:, 0].relu(), torch.full((len(inputs[0]),), 1e-9)], -1)
+
+    def choice_lead(self, inputs: list[Tensor]) -> Tensor:
+        best, second = self.values(inputs).topk(2, -1).values.unbind(-1)
+        return best - second
+
+    def __call__(self, inputs: list[Tensor]) -> list[Tensor]:
+        return [self.values(inputs).argmax(-1), inputs[0][:, 0]]
+
+
+def test_values_that_all_but_tie_are_in_no_probe() -> None:
+    signature = acting_signature(observation_leaves(spaces.Box(-1, 1, (1,))), action_spec(spaces.Discrete(2)))
+    signature = PolicySignature(signature.observation, signature.action, signature.inputs, signature.outputs[:2])
+    assert (make_inputs(signature, 64, seed=0)[0] < 0).any(), "the test means nothing unless some rows are replaced"
+    probe = compute_probe(_Greedy(), signature, batch_size=64)
+    assert (probe.inputs[0] > 1e-7).all()
+
+
 def test_a_policy_whose_choice_hangs_on_rounding_cannot_be_probed() -> None:
     def random(inputs: list[Tensor]) -> list[Tensor]:
         value = inputs[0].sum(-1)
