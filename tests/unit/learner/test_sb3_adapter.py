@@ -284,5 +284,5 @@ def test_dqn_says_how_clear_its_choice_is() -> None:
         best = values.sort(descending=True).values
         expected = (best[:, 0] - best[:, 1]) / best[:, 0].abs().clamp(min=1)
         torch.testing.assert_close(adapted.choice_lead(inputs), expected)
-    ppo = from_sb3(ModelCase(PPO, "MlpPolicy", VECTOR, DISCRETE, SMALL).make())
+    ppo = from_sb3(ModelCase(PPO, "MlpPolicy", VECTOR, DISCRETE).make())
     assert ppo.choice_lead(inputs).isinf().all()  # its noise can be moved
