@@ -6,6 +6,7 @@ import socket
 import zlib
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 
 import numpy as np
 from loguru import logger
@@ -19,13 +20,15 @@ from actor.rollout_worker import RolloutWorker
 from actor.session_report import SessionReport, say, say_nothing
 from actor.stop_signal import StopSignal
 from actor.version_selection import History, Newest, parse_follow
+from shared.config import RunConfig
 from shared.environment_probe import find_environment
 from shared.errors import ConfigurationError
 from shared.log import set_up_logging
 from shared.rollout import RolloutLayout
 from shared.run_directory import RunDirectory
 from shared.signing import public_keys_of
-from shared.transport.transport_keys import choose_actor_keys
+from shared.transport.transport_keys import ActorKeys, choose_actor_keys
+from shared.transport.zmq_curve import check_keys
 from shared.transport.zmq_transport import ZmqSender
 
 # Short, so that an episode is told soon after its end; what a learner learns from has the length that the run decided.
@@ -55,6 +58,7 @@ def act(settings: ActorSettings) -> int:
         )
         if source.config is not None:
             environments.check_signature(source.config.signature)
+        learner = _find_learner(settings, source, tell) if isinstance(follow, Newest) else None
         report = stack.enter_context(SessionReport(tell, settings.episodes, settings.episode_log))
         if source.store.newest() is None:
             tell(f"waiting for a first policy version in {source.where}, for {settings.deadline_s:g} s at most")
@@ -79,7 +83,7 @@ def act(settings: ActorSettings) -> int:
             )
         )
         agent.reset()
-        sender = _join(settings, source, name, tell) if isinstance(follow, Newest) else None
+        sender = None if learner is None else learner.join(name, tell)
         if sender is not None:
             stack.callback(sender.close)
         worker = RolloutWorker(
@@ -120,26 +124,42 @@ def _work(
         worker.run(lambda: report.done, tell_of_rollout)
 
 
-def _join(settings: ActorSettings, source: PolicySource, name: str, tell: Callable[[str], None]) -> ZmqSender | None:
-    """The way to the learner, where it is to learn from what is acted here."""
+@dataclass(frozen=True)
+class _Learner:
+    """Where the rollouts go, with what it takes to be heard there."""
+
+    run: RunDirectory
+    config: RunConfig
+    keys: ActorKeys | None
+
+    def join(self, name: str, tell: Callable[[str], None]) -> ZmqSender:
+        tell(f"joined the training in {self.run.path} as {name}: its learner learns from what is acted here")
+        return ZmqSender(
+            self.config.address,
+            self.config.run_id,
+            name,
+            window=self.config.window,
+            learner_timeout_s=self.config.learner_timeout_s,
+            keys=self.keys,
+        )
+
+
+def _find_learner(settings: ActorSettings, source: PolicySource, tell: Callable[[str], None]) -> _Learner | None:
+    """The learner that is to learn from what is acted here, if any.
+
+    Found before a policy is waited for, so that a missing key is told at once.
+    """
     run, config = source.run, source.config
     if run is None or config is None or settings.deterministic or not settings.send:
         return None
     if config.env_id != settings.env:
         tell(f"{source.where} is for {config.env_id}: its learner gets nothing of what is acted in {settings.env}")
         return None
-    if not settings.supervised:  # a supervisor's learner may still be starting
-        if not run.live():
-            return None
-        tell(f"joined the training in {run.path} as {name}: its learner learns from what is acted here")
-    return ZmqSender(
-        config.address,
-        config.run_id,
-        name,
-        window=config.window,
-        learner_timeout_s=config.learner_timeout_s,
-        keys=choose_actor_keys(settings.transport_key, run.path, config.learner_public_key),
-    )
+    if not settings.supervised and not run.live():  # a supervisor's learner may still be starting
+        return None
+    keys = choose_actor_keys(settings.transport_key, run.path, config.learner_public_key)
+    check_keys(config.address, keys)
+    return _Learner(run, config, keys)
 
 
 def _layout(agent: Agent, source: PolicySource, *, joined: bool) -> RolloutLayout:

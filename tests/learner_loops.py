@@ -1,8 +1,11 @@
 """Learner loops of real parts, as small as they get: one policy, an in-process transport, a store in a directory."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
+
+import msgspec
 
 from learner.cadence import Cadence
 from learner.checkpoint import CheckpointStore
@@ -11,12 +14,11 @@ from learner.learner import Learner, UpdateMetrics
 from learner.learner_loop import LearnerLoop, StoppingRule
 from learner.policy_export import PolicyExporter
 from learner.policy_publisher import PolicyPublisher
-from shared.manifest import Manifest
 from shared.policy_store import LocalPolicyStore, Retention
 from shared.rollout import Rollout
-from shared.transport.in_process import InProcessTransport
-from tests.rollout_examples import RUN_ID, example_rollout, plain_layout
-from tests.waiting import PATIENCE_S
+from shared.transport.in_process import InProcessReceiver, InProcessTransport
+from tests.rollout_examples import RUN_ID, example_rollout, header, plain_layout
+from tests.waiting import PATIENCE_S, until
 
 LAYOUT = plain_layout(4)
 STEPS = 8  # of one rollout: 4 of each of two environments
@@ -41,11 +43,26 @@ def rollout(version: int = 0, seed: int = 0) -> Rollout:
     return one
 
 
-class ForgetfulPublisher(PolicyPublisher):
-    """It does not hold rollouts to the digests of its versions: those of the rollouts here are made up."""
+class LateActor(InProcessReceiver):
+    """Hands rollouts out as if each had been acted when it is asked for: with the digest of its version as published.
 
-    def _remember(self, manifest: Manifest) -> None:
-        pass
+    Those that say another digest than the examples do keep it.
+    """
+
+    def __init__(self, store: LocalPolicyStore) -> None:
+        super().__init__(LAYOUT, RUN_ID)
+        self._store = store
+        self._digests: dict[int, str] = {}
+
+    def receive(self, timeout_s: float, *, hold_credit: bool = False) -> Rollout | None:
+        one = super().receive(timeout_s, hold_credit=hold_credit)
+        if one is None or one.header.digest != header().digest:
+            return one
+        version = one.header.version
+        if version not in self._digests:
+            until(lambda: version in self._store.versions())
+            self._digests[version] = self._store.open(version).manifest.digest
+        return replace(one, header=msgspec.structs.replace(one.header, digest=self._digests[version]))
 
 
 class LoopRun:
@@ -70,7 +87,8 @@ class LoopRun:
         self.store = store or LocalPolicyStore(directory / "policies", fsync=False)
         self.checkpoints = CheckpointStore(directory / "checkpoints")
         self.transport = InProcessTransport(LAYOUT, RUN_ID)
-        self.publisher = ForgetfulPublisher(
+        self.transport.receiver = LateActor(self.store)
+        self.publisher = PolicyPublisher(
             _exporter(),
             self.store,
             run_id=RUN_ID,

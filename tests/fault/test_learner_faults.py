@@ -17,7 +17,7 @@ from learner.outcome import Outcome
 from shared.manifest import Manifest
 from shared.policy_store import LocalPolicyStore
 from tests.learner_loops import STEPS, LoopRun
-from tests.waiting import PATIENCE_S
+from tests.waiting import PATIENCE_S, until
 
 FAILS_FROM, WORKS_FROM, UPDATES = 3, 6, 9
 
@@ -146,11 +146,16 @@ class HangingStore(LocalPolicyStore):
 def test_a_store_that_hangs_holds_up_no_training(tmp_path: Path) -> None:
     store = HangingStore(tmp_path / "policies")
     run = LoopRun(tmp_path, total_steps=UPDATES * STEPS, store=store, synchronous=False, take_turns=True)
-    actions = {2: store.answers.clear}
+
+    def hang() -> None:
+        until(lambda: run.publisher.latest_version == 2)  # on a busy machine the loop has given up waiting for it
+        store.answers.clear()
+
+    actions = {2: hang}
     run.after_update_do = lambda update: actions.get(update, lambda: None)()
     run.send_many(UPDATES)
     assert run.loop.run() is Outcome.STEP_LIMIT
-    assert run.published_updates()[-1] == 2
+    assert run.publisher.latest_version == run.published_updates()[-1] == 2
     store.answers.set()
     assert run.publisher.flush(PATIENCE_S)
     assert run.published_updates()[-1] == UPDATES  # what came meanwhile gave way to the newest

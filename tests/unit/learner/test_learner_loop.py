@@ -64,6 +64,18 @@ def test_what_is_older_than_the_largest_lag_is_dropped_and_counted(tmp_path: Pat
     run.publisher.close()
 
 
+def test_what_says_another_digest_than_its_version_has_is_invalid(tmp_path: Path) -> None:
+    run = LoopRun(tmp_path, total_steps=2 * STEPS)
+    forged = [rollout(version) for version in (0, 7)]  # version 7 is nowhere
+    for one in forged:
+        one.header = msgspec.structs.replace(one.header, digest="cd" * 32)
+    run.send(rollout(), *forged, rollout())
+    assert run.loop.run() is Outcome.STEP_LIMIT
+    accounts = run.transport.receiver.accounts
+    assert (accounts.learned, accounts.invalid) == (2, 2)
+    run.publisher.close()
+
+
 def test_a_batch_is_as_many_rollouts_as_its_steps_need(tmp_path: Path) -> None:
     run = LoopRun(tmp_path, batch_steps=2 * STEPS + 1, total_steps=6 * STEPS)
     run.send_many(6)
