@@ -160,7 +160,7 @@ class PolicyPublisher:
         self.versions_published += 1
         logger.debug("published version {} of update {}", manifest.version, request.progress.update)
         self._outage.worked()
-        self._keeper.published(manifest.version)
+        self._keeper.published(manifest)
 
     def _remember(self, manifest: Manifest) -> None:
         # Replaced and not changed, as another thread looks things up in it.

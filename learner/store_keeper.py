@@ -1,14 +1,20 @@
-"""Housekeeping of a store that is published into many times a second: old versions go, the newest become durable."""
+"""Housekeeping of a store that is published into many times a second: old versions go, the newest become durable.
+
+It also listens to what actors advise about the versions.
+"""
 
 import threading
 
 from loguru import logger
 
+from learner.advice_watch import AdviceWatch
 from learner.outage import Outage
 from shared.errors import VersionNotFound
+from shared.manifest import Manifest
 from shared.policy_store import PolicyStore, Retention
 
 _PERIOD_S = 0.5
+_ADVICE_PERIOD_S = 1.0
 
 
 class StoreKeeper:
@@ -26,13 +32,15 @@ class StoreKeeper:
         self._version: int | None = None
         self._syncing = Outage("making versions durable")
         self._sweeping = Outage("sweeping old versions")
+        self._advice = AdviceWatch(store)
         # A daemon, so that a store that hangs cannot keep a learner from ending.
         self._thread = threading.Thread(target=self._keep, name="store-keeper", daemon=True)
         self._thread.start()
 
-    def published(self, version: int) -> None:
+    def published(self, manifest: Manifest) -> None:
         """There is something new to be made durable, and maybe something old to be swept."""
-        self._version = version
+        self._advice.published(manifest)
+        self._version = manifest.version
         self._published.set()
 
     def close(self, timeout_s: float) -> bool:
@@ -45,11 +53,13 @@ class StoreKeeper:
     def _keep(self) -> None:
         is_last = False
         while not is_last:
-            self._published.wait()
+            is_new = self._published.wait(_ADVICE_PERIOD_S)
             is_last = self._closing.is_set()
-            self._published.clear()
-            self._make_durable()
-            self._sweep()
+            if is_new:
+                self._published.clear()
+                self._make_durable()
+                self._sweep()
+            self._advice.check()
             self._closing.wait(self._period_s)
 
     def _make_durable(self) -> None:

@@ -44,9 +44,8 @@ def warnings() -> Any:
 def test_old_versions_go_while_publishing_goes_on(tmp_path: Path) -> None:
     store = WatchedStore(tmp_path)
     keeper = StoreKeeper(store, Retention(keep_newest=2), period_s=0.0)
-    for version in range(5):
-        store.publish(sample_files(), sample_manifest)
-        keeper.published(version)
+    for _ in range(5):
+        keeper.published(store.publish(sample_files(), sample_manifest))
     until(lambda: store.versions() == [3, 4] and store.durable[-1:] == [4])
     assert keeper.close(PATIENCE_S)
 
@@ -54,9 +53,8 @@ def test_old_versions_go_while_publishing_goes_on(tmp_path: Path) -> None:
 def test_the_last_version_is_durable_when_the_keeper_has_gone(tmp_path: Path) -> None:
     store = WatchedStore(tmp_path)
     keeper = StoreKeeper(store, Retention(keep_newest=1), period_s=3600.0)
-    for version in range(3):
-        store.publish(sample_files(), sample_manifest)
-        keeper.published(version)
+    for _ in range(3):
+        keeper.published(store.publish(sample_files(), sample_manifest))
     assert keeper.close(PATIENCE_S)
     assert keeper.close(PATIENCE_S)
     assert store.durable[-1] == 2
@@ -66,7 +64,7 @@ def test_the_last_version_is_durable_when_the_keeper_has_gone(tmp_path: Path) ->
 def test_a_version_that_was_swept_meanwhile_is_nobodys_loss(tmp_path: Path, warnings: list[str]) -> None:
     store = WatchedStore(tmp_path)
     keeper = StoreKeeper(store, Retention())
-    keeper.published(7)
+    keeper.published(sample_manifest(7, {}))
     assert keeper.close(PATIENCE_S)
     assert warnings == []
 
@@ -83,9 +81,8 @@ def test_a_version_that_was_swept_meanwhile_is_nobodys_loss(tmp_path: Path, warn
 )
 def test_what_the_store_refuses_is_told(tmp_path: Path, warnings: list[str], refused: str, said: str) -> None:
     store = WatchedStore(tmp_path, refused)
-    store.publish(sample_files(), sample_manifest)
     keeper = StoreKeeper(store, Retention())
-    keeper.published(0)
+    keeper.published(store.publish(sample_files(), sample_manifest))
     assert keeper.close(PATIENCE_S)
     assert said in "".join(warnings)
 
@@ -98,7 +95,19 @@ def test_a_store_that_hangs_does_not_keep_anybody(tmp_path: Path) -> None:
             gate.wait(PATIENCE_S)
 
     keeper = StoreKeeper(Hanging(tmp_path), Retention())
-    keeper.published(0)
+    keeper.published(sample_manifest(0, {}))
     assert not keeper.close(0.05)
     gate.set()
+    assert keeper.close(PATIENCE_S)
+
+
+def test_what_actors_advise_is_heard_without_anything_new_being_published(tmp_path: Path, warnings: list[str]) -> None:
+    store = WatchedStore(tmp_path)
+    keeper = StoreKeeper(store, Retention())
+    manifest = store.publish(sample_files(), sample_manifest)
+    keeper.published(manifest)
+    until(lambda: store.durable == [0])
+    LocalPolicyStore(tmp_path).quarantine(manifest.digest, "its value is NaN", by="actor-0")
+    until(lambda: len(warnings) == 1)
+    assert warnings == ["version 0 was published here, and an actor has quarantined it: its value is NaN\n"]
     assert keeper.close(PATIENCE_S)
