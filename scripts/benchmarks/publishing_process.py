@@ -55,11 +55,11 @@ class Publisher:
     def publish(self) -> Published:
         """Publish the next one now."""
         began_s = time.monotonic()
-        version = next(self._following).publish(self._store).version
+        manifest = next(self._following).publish(self._store)
         duration_s = time.monotonic() - began_s
-        self._keeper.published(version)
+        self._keeper.published(manifest)
         self._published += 1
-        return Published(version, self._renaming_s, duration_s)
+        return Published(manifest.version, self._renaming_s, duration_s)
 
     def begin(self, per_second: float) -> None:
         """Publish ``per_second`` times a second from now on."""
