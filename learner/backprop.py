@@ -95,14 +95,14 @@ class AutogradBackprop:
     """The passes of any differentiable ``function`` of ``inputs``."""
 
     def __init__(self, function: Callable[[list[Tensor]], tuple[Tensor, Tensor]], parameters: FlatParameters) -> None:
-        self._function = function
+        self.function = function
         self._parameters = parameters
         self._outputs: tuple[Tensor, Tensor] | None = None
 
     def forward(self, inputs: list[Tensor]) -> tuple[Tensor, Tensor]:
         self._parameters.gradient.zero_()
         with torch.enable_grad():
-            self._outputs = self._function(inputs)
+            self._outputs = self.function(inputs)
         head, value = self._outputs
         return head.detach(), value.detach()
 

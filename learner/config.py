@@ -64,6 +64,10 @@ class LearnerConfig:
     max_grad_norm: float | None = 0.5
     """Gradients longer than this are scaled down to it."""
 
+    compile: bool = False
+    """Compile the update with torch.compile, where autograd computes its gradients: for networks that see images. Takes
+    half a minute at the start and a C++ compiler; where it can't be done, the log says why, and training goes on."""
+
     gamma: float = 0.99
     """Discount of the reward one step later."""
     trace_lambda: float = 0.95

@@ -97,6 +97,8 @@ class Learner:
             self._training = RecurrentTraining(self.policy, self._parameters)
         else:
             self._training = FeedForwardTraining(self.policy, self._parameters)
+        if config.compile:
+            self._training.compile()
         self._moments = {i: RunningMoments(encoder.size) for i, encoder in self.policy.encoder.normalized()}
         self._return_scale = ReturnScale() if config.normalize_rewards else None
         self.env_steps = 0

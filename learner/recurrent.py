@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import torch
+from loguru import logger
 from torch import Tensor
 
 from learner.acting_policy import ActingPolicy
@@ -37,6 +38,10 @@ class RecurrentTraining:
         self._inputs: list[Tensor] = []
         self._columns: list[Tensor] = []
         self._mask: Tensor | None = None
+
+    def compile(self) -> None:
+        """See PolicyTraining."""
+        logger.warning("the update is not compiled: sequences are cut where episodes end, so no two are one program")
 
     def estimate(self, batch: Batch) -> Estimate:
         observation = self._once([to_tensor(leaf) for leaf in batch.observation])

@@ -30,7 +30,7 @@ from shared.log import set_up_logging
 COMMAND = "python scripts/benchmark.py"
 
 # To add one: write scripts/benchmarks/NAME.py with measure_NAME(settings, console) -> list[Row], and put NAME here.
-Kind = Literal["solve", "acting", "reload", "publish", "scale"]
+Kind = Literal["solve", "training", "acting", "reload", "publish", "scale"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +42,7 @@ class BenchmarkOptions(BenchmarkSettings):
 
     what: tyro.conf.Positional[Literal[Kind, "all"]]
     """solve: how soon CartPole-v1 is solved, by the last 100 returns and by the first version that is good enough.
+    training: steps per second learned from until CartPole-v1 is solved, beside Stable-Baselines3's.
     acting: environment steps per second of an agent, and of rollouts, over the environment alone and over others.
     reload: what replacing the policy costs the environment loop, and whether any action is torn by it.
     publish: how long it takes until a new version acts, and what publishing costs who publishes.
