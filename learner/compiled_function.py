@@ -1,7 +1,6 @@
 """The autograd path of the update, compiled: one kernel where eager calls many, for as long as it gives the same.
 
-Compiled code is kept in torch's own cache, whose files are locked while they are written and found again by their
-content, so several learners on one machine neither disturb each other nor compile the same twice.
+Compiled code is kept in torch's own cache on disk: the next learner finds it there.
 """
 
 import warnings
@@ -24,7 +23,7 @@ def compile_function(function: Function, parameters: Sequence[Tensor], example: 
     """
     for tensor in example:
         torch._dynamo.mark_dynamic(tensor, 0)  # minibatches are of nearly equal size: one program serves them all
-    compiled = torch.compile(function)
+    compiled = torch.compile(function, fullgraph=True)  # in pieces it would be no faster than eager
     try:
         with warnings.catch_warnings():  # of torch's own deprecations, while it compiles
             warnings.simplefilter("ignore")

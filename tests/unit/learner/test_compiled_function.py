@@ -87,6 +87,6 @@ def test_what_compiles_to_something_else_is_used_as_it_is(lines: list[str], monk
     def wrong(inputs: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         return inputs[0] * weight * 1.01, inputs[0].sum(-1)
 
-    monkeypatch.setattr(torch, "compile", lambda _function: wrong)
+    monkeypatch.setattr(torch, "compile", lambda _function, *, fullgraph: wrong)
     assert compile_function(function, [weight], [torch.ones(4, 2)]) is function
     assert "does not give the same" in lines[0]
