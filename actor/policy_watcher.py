@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from loguru import logger
-from watchdog.events import DirMovedEvent, FileSystemEvent, FileSystemEventHandler
+from watchdog.events import DirCreatedEvent, DirMovedEvent, FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver, ObservedWatch
 
@@ -154,8 +154,9 @@ class PolicyWatcher:
             self._observer = Observer()
             self._observer.start()
         handler = _Wake(self._announced, self._on_change)
-        # A version comes by a rename. Anything else (what is being written, or read by whoever woke) must wake nobody.
-        self._watch = self._observer.schedule(handler, str(path), event_filter=[DirMovedEvent])
+        # A version comes by a rename out of a directory that nobody watches: as if it were made. Anything else (what
+        # is read by whoever woke, what is swept) must wake nobody.
+        self._watch = self._observer.schedule(handler, str(path), event_filter=[DirCreatedEvent, DirMovedEvent])
 
     def _unwatch(self) -> None:
         watch, self._watch = self._watch, None
@@ -172,7 +173,7 @@ class _Wake(FileSystemEventHandler):
         self._on_change = on_change
 
     def on_any_event(self, event: FileSystemEvent) -> None:
-        name = os.path.basename(os.fsdecode(event.dest_path))  # noqa: PTH119 - bytes or str, once an event
+        name = Path(os.fsdecode(event.dest_path or event.src_path)).name
         if name.startswith("."):
             return
         if (version := parse_version_name(name)) is not None:

@@ -2,11 +2,13 @@
 
 The directory holds, beside its versions (``v000042``) and ``quarantine``:
 
-- ``.tmp-…`` a version that is being written. A rename makes it a version: readers see all of it or nothing.
+- ``.pending/.tmp-…`` a version that is being written. A rename makes it a version: readers see all of it or nothing.
 - ``.highest-000042`` the high-water mark, an empty file made before version 42 is committed. It is what keeps a number
   from being used twice when the newest directory was deleted, or when its publisher was killed. Making it is also the
   claim to the number: of two publishers one fails, and takes the next.
-- ``.trash-…`` what is being deleted. A reader that has lost the race finds nothing under the old name.
+
+A version is swept where it lies, its manifest first: without one there is no version. A reader that has lost the race
+finds none; a sweeper that is killed leaves a directory without a manifest, which the next one removes.
 """
 
 import os
@@ -21,8 +23,8 @@ from loguru import logger
 
 from shared.errors import VersionNotFound
 from shared.local_quarantine import LocalQuarantine
-from shared.manifest import Manifest
-from shared.pending_version import TEMPORARY_PREFIX, PendingVersion, is_abandoned, sync
+from shared.manifest import MANIFEST_NAME, Manifest
+from shared.pending_version import PENDING_DIRECTORY, TEMPORARY_PREFIX, PendingVersion, is_abandoned, sync
 from shared.quarantine_advice import QUARANTINE_DIRECTORY
 from shared.retention import Retention
 from shared.storage_faults import storage
@@ -54,7 +56,7 @@ class LocalPolicyStore:
         self._fsync = fsync
         self._abandon_after_s = abandon_after_s
         self._highest: int | None = None
-        self._stuck_trash: set[str] = set()
+        self._stuck: set[str] = set()
         self._quarantine = LocalQuarantine(self.path / QUARANTINE_DIRECTORY)
 
     def __repr__(self) -> str:
@@ -143,30 +145,40 @@ class LocalPolicyStore:
 
     def sweep(self, retention: Retention) -> list[int]:
         with storage(f"sweep {self.path}"):
-            listing = self._list()
-            swept = [v for v in retention.expendable(listing.versions) if self._move_to_trash(version_name(v))]
-            for name in listing.temporaries:
-                if is_abandoned(self.path / name, self._abandon_after_s):
-                    logger.info("{}: sweeping the abandoned write {}", self.path, name)
-                    self._move_to_trash(name)
-            self._empty_trash()
+            swept = [v for v in retention.expendable(self._list().versions) if self._remove(version_name(v))]
+            self._sweep_pending()
             self._quarantine.sweep(self._abandon_after_s)
         return swept
 
-    def _move_to_trash(self, name: str) -> bool:
-        """Rename inside the store: atomic, and no watcher's next event is delayed. False where it is gone already."""
+    def _remove(self, name: str) -> bool:
+        """Delete a version where it lies. False where another sweeper had begun to."""
+        directory = self.path / name
         try:
-            (self.path / name).rename(self.path / f"{_TRASH_PREFIX}{name.lstrip('.')}-{secrets.token_hex(4)}")
-        except FileNotFoundError:
-            return False
-        return True
+            (directory / MANIFEST_NAME).unlink()
+            was_there = True
+        except OSError:  # gone already, or no file: what is left of the directory goes in any case
+            was_there = False
+        self._delete(directory)
+        return was_there
 
-    def _empty_trash(self) -> None:
-        for name in self._list().trash:
-            shutil.rmtree(self.path / name, ignore_errors=True)  # another sweeper may be at it
-            if os.path.lexists(self.path / name) and name not in self._stuck_trash:
-                self._stuck_trash.add(name)
-                logger.warning("{}: could not remove {} yet; every sweep tries again", self.path, name)
+    def _sweep_pending(self) -> None:
+        """What killed writers have left; moved first, so that one that was only slow cannot commit half of it."""
+        pending = self.path / PENDING_DIRECTORY
+        for path in list(pending.iterdir()) if pending.is_dir() else []:
+            if path.name.startswith(TEMPORARY_PREFIX) and is_abandoned(path, self._abandon_after_s):
+                logger.info("{}: sweeping the abandoned write {}", self.path, path.name)
+                trash = pending / f"{_TRASH_PREFIX}{secrets.token_hex(8)}"
+                with suppress(FileNotFoundError):  # committed, or another sweeper was faster
+                    path.rename(trash)
+                    self._delete(trash)
+            elif path.name.startswith(_TRASH_PREFIX):
+                self._delete(path)
+
+    def _delete(self, directory: Path) -> None:
+        shutil.rmtree(directory, ignore_errors=True)  # another sweeper may be at it
+        if os.path.lexists(directory) and directory.name not in self._stuck:
+            self._stuck.add(directory.name)
+            logger.warning("{}: could not remove {} yet; every sweep tries again", self.path, directory.name)
 
     def quarantine(self, digest: str, reason: str, by: str) -> None:
         self._quarantine.add(digest, reason, by)
@@ -193,8 +205,6 @@ class _Listing:
 
     versions: list[int] = field(default_factory=list)
     marks: list[int] = field(default_factory=list)
-    temporaries: list[str] = field(default_factory=list)
-    trash: list[str] = field(default_factory=list)
     highest: int = -1
 
     def add(self, entry: os.DirEntry[str]) -> None:
@@ -206,7 +216,3 @@ class _Listing:
         elif (mark := parse_mark_name(name)) is not None:
             self.marks.append(mark)
             self.highest = max(self.highest, mark)
-        elif name.startswith(TEMPORARY_PREFIX):
-            self.temporaries.append(name)
-        elif name.startswith(_TRASH_PREFIX):
-            self.trash.append(name)

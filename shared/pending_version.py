@@ -1,5 +1,8 @@
 """A version on its way into a local store: a temporary directory that a rename makes a version, whole or not at all.
 
+It lies one level below the store: a watcher of the store sees the version come, and nothing move away, which watchdog
+would wait half a second for the other end of.
+
 The writer holds a lock on its temporary directory for as long as it lives, so that a sweeper can tell a slow writer
 (or a stopped one, or one whose clock has jumped) from a dead one. The kernel drops the lock of a killed process.
 """
@@ -17,6 +20,7 @@ from types import TracebackType
 
 from shared.storage_faults import storage
 
+PENDING_DIRECTORY = ".pending"
 TEMPORARY_PREFIX = ".tmp-"
 _NOT_SUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno.ENOLCK)
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -32,8 +36,9 @@ class PendingVersion:
     def __init__(self, store: Path, *, fsync: bool) -> None:
         self._store = store
         self._fsync = fsync
-        self._path = store / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
+        self._path = store / PENDING_DIRECTORY / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
         with storage(f"write into {store}", expecting=FileNotFoundError):
+            self._path.parent.mkdir(exist_ok=True)
             self._path.mkdir()
             self._directory = os.open(self._path, _DIRECTORY)
         with suppress(OSError):  # some network file systems have no locks: there, age alone tells

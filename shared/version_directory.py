@@ -54,7 +54,7 @@ class VersionDirectory:
         except NotRegularFileError as error:
             raise NotAuthentic(f"{name}: expected a regular file, found {error}") from error
         except FileNotFoundError as error:
-            if not os.path.lexists(self.path):
+            if not os.path.lexists(self.path / MANIFEST_NAME):
                 raise _not_found(self.path) from error
             return None
         except OSError as error:
@@ -67,7 +67,7 @@ class VersionDirectory:
         except NotRegularFileError as error:
             raise DigestMismatch(f"{self.path / name}: expected a regular file, found {error}") from error
         except FileNotFoundError as error:
-            if not os.path.lexists(self.path):  # the sweeper took it between the two opens
+            if not os.path.lexists(self.path / MANIFEST_NAME):  # a sweeper takes that first
                 raise _not_found(self.path) from error
             raise TransientLoadError(f"{self.path / name}: the manifest lists it, but it is not there") from error
         except OSError as error:

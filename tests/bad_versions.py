@@ -51,7 +51,10 @@ def publish_bad(store: LocalPolicyStore, kind: BadKind, seed: int = 1) -> int:
     kind.stage(staged, seed)
     (store.path / mark_name(version)).touch()
     for path in staged.path.iterdir():
-        if not path.name.startswith(".highest"):
+        if path.name == ".pending":
+            for write in path.iterdir():
+                write.rename(store.path / ".pending" / write.name)
+        elif not path.name.startswith(".highest"):
             path.rename(store.path / path.name)
     return version
 
@@ -174,7 +177,7 @@ def _other_actions(store: LocalPolicyStore, seed: int) -> None:
 
 
 def _abandoned(directory: Path) -> None:
-    directory.rename(directory.parent / f".tmp-{secrets.token_hex(8)}")
+    directory.rename(directory.parent / ".pending" / f".tmp-{secrets.token_hex(8)}")
 
 
 BAD_KINDS = (

@@ -43,7 +43,7 @@ class StoreCase:
 
     def begin_a_write(self) -> str:
         """What a publisher leaves that was killed before its commit; returns the name of a file of it."""
-        directory = f".tmp-{secrets.token_hex(4)}" if self.kind == "local" else version_name(9)
+        directory = f".pending/.tmp-{secrets.token_hex(4)}" if self.kind == "local" else version_name(9)
         self.put(f"{directory}/policy.ts", b"half a pro")
         return f"{directory}/policy.ts"
 

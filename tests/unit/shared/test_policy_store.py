@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import stat
 import time
 from collections.abc import Callable
@@ -48,7 +49,7 @@ def publish_many(store: LocalPolicyStore, count: int) -> None:
 
 
 def names(store: LocalPolicyStore) -> set[str]:
-    return {path.name for path in store.path.iterdir()}
+    return {path.name for path in store.path.iterdir() if path.name != ".pending" or any(path.iterdir())}
 
 
 @pytest.mark.parametrize(("version", "name"), [(0, "v000000"), (42, "v000042"), (1_234_567, "v1234567")])
@@ -178,12 +179,22 @@ def test_versions_is_one_listing(store: LocalPolicyStore, monkeypatch: pytest.Mo
     assert listed == [store.path]
 
 
-def test_trash_of_a_sweeper_that_died_is_emptied(store: LocalPolicyStore) -> None:
+def test_what_a_sweeper_that_died_has_left_is_removed(store: LocalPolicyStore) -> None:
+    publish_many(store, 3)
+    (store.path / version_name(0) / "manifest.json").unlink()
+    (store.path / ".pending" / ".trash-0123456789abcdef").mkdir()
+    assert store.sweep(Retention(keep_newest=1)) == [1]
+    assert names(store) == {"v000002", ".highest-000002"}
+
+
+def test_a_version_that_is_being_swept_is_none_from_its_first_moment(
+    store: LocalPolicyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     publish_many(store, 2)
-    (store.path / version_name(0)).rename(store.path / ".trash-v000000-dead")
-    assert store.versions() == [1]
-    assert store.sweep(Retention()) == []
-    assert names(store) == {"v000001", ".highest-000001"}
+    monkeypatch.setattr(shutil, "rmtree", lambda path, **_: None)  # as if it were killed here
+    assert store.sweep(Retention(keep_newest=1)) == [0]
+    with pytest.raises(VersionNotFound):
+        store.open(0)
 
 
 def test_what_is_being_written_is_never_swept_however_old_it_looks(store: LocalPolicyStore) -> None:
@@ -199,7 +210,7 @@ def test_what_is_being_written_is_never_swept_however_old_it_looks(store: LocalP
 
 @pytest.mark.parametrize("age_s", [3600.0, -3600.0], ids=["old", "from the future, by a clock since set back"])
 def test_an_abandoned_write_is_told_by_its_last_write(store: LocalPolicyStore, age_s: float) -> None:
-    write = store.path / ".tmp-0123456789abcdef"
+    write = store.path / ".pending" / ".tmp-0123456789abcdef"
     write.mkdir(parents=True)
     (write / "policy.ts").write_bytes(b"half")
     then_unix_s = time.time() - age_s
