@@ -12,6 +12,7 @@ from watchdog.events import DirCreatedEvent, DirMovedEvent, FileSystemEvent, Fil
 from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver, ObservedWatch
 
+from actor.file_systems import shared_file_system
 from shared.errors import StoreUnavailable
 from shared.policy_store import PolicyStore, parse_version_name
 
@@ -29,8 +30,9 @@ class PolicyWatcher:
 
     Events do no work of their own: they note the version that they name and call ``on_change``, from a thread of the
     watcher's, and whoever hears of it calls ``check`` from the thread where store I/O belongs. That thread also calls
-    it every ``interval_s``, since events get lost, never come on network file systems, and are not to be had for object
-    stores or when the system has no watches left.
+    it every ``interval_s``, since events get lost, and are not to be had on network file systems, for object stores or
+    when the system has no watches left. Where a file system is not known to be without, ``rescan_s`` finds what it
+    does not tell.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class PolicyWatcher:
         self._watch: ObservedWatch | None = None
         self._watched_inode: tuple[int, int] | None = None
         self._observe_again_at_s = 0.0
+        self._said: str | None = None
         self._announced: deque[int] = deque()
         self._listed_at_s = float("-inf")
         self._listing_took_s = 0.0
@@ -143,13 +146,23 @@ class PolicyWatcher:
         try:
             self._begin_watch(self._path)
             self._watched_inode = inode
+            self._said = None
         except OSError as error:
             self._end_watch()
             self._observe_again_at_s = time.monotonic() + _OBSERVE_AGAIN_S
-            logger.warning("no file events for {} ({}): polling every {} s", self._path, error, self._poll_s)
+            self._say_once(f"no file events for {self._path} ({error}): polling every {self._poll_s} s")
         return False
 
+    def _say_once(self, message: str) -> None:
+        """It is tried again and again, and mostly fails for the same reason."""
+        if message != self._said:
+            logger.warning(message)
+            self._said = message
+
     def _begin_watch(self, path: Path) -> None:
+        """Raises OSError where there are no events to be had, or none for what others do."""
+        if (kind := shared_file_system(path)) is not None:
+            raise OSError(f"{kind} tells nobody of what other machines change")
         if self._observer is None:
             self._observer = Observer()
             self._observer.start()

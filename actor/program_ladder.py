@@ -9,7 +9,7 @@ from actor.engine_choice import is_clearly_faster, is_worth_measuring_torchscrip
 from actor.importable_program import import_program
 from actor.loaded_policy import LoadedPolicy
 from actor.program_trial import ProgramTrial
-from actor.version_checks import ProbeExam, check_memory, check_same_spaces, check_signature
+from actor.version_checks import ProbeExam, check_memory, check_same_spaces, check_signature, is_out_of_memory
 from shared.engines.engine import Engine, EngineChoice, EngineKind
 from shared.engines.load import PROGRAM_OF, load_program
 from shared.errors import (
@@ -181,16 +181,21 @@ class ProgramLadder:
             return self._reload(kind, entry, material) or self._load(kind, entry, material)
         except (VersionNotFound, StoreUnavailable):
             raise
-        except ProgramError as error:
-            self._unloadable[step] = str(error)  # whatever its weights
-            material.refuse(kind, error)
-        except MemoryError:
-            material.refuse(kind, TransientLoadError("not enough memory"))
         except Exception as error:  # noqa: BLE001 - whatever one rung raises, the next may do
-            if kind == "compile" and isinstance(error, PolicyOutputError):
-                self._unloadable[step] = str(error)  # the compiler would say it again, seconds later
-            material.refuse(kind, error)
+            self._note_failure(step, error, material)
         return None
+
+    def _note_failure(self, step: _Step, error: Exception, material: _Material) -> None:
+        """What a rung said of a version; of a program, for good."""
+        kind = step[0]
+        if is_out_of_memory(error):
+            material.refuse(kind, TransientLoadError(f"not enough memory: {error}"))
+            return
+        if isinstance(error, ProgramError):
+            self._unloadable[step] = str(error)  # whatever its weights
+        elif kind == "compile" and isinstance(error, PolicyOutputError):
+            self._unloadable[step] = str(error)  # the compiler would say it again, seconds later
+        material.refuse(kind, error)
 
     def _reload(self, kind: EngineKind, entry: ProgramEntry, material: _Material) -> tuple[Engine, str] | None:
         """The fast path: the program is here already, and only weights are new. None where it is not.

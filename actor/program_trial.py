@@ -13,11 +13,13 @@ import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import BinaryIO
 
 import msgspec
 
 import shared.errors
 from actor.trial_process import BEGUN, TrialReply, TrialRequest, send_request
+from actor.version_checks import is_out_of_memory
 from shared.engines.engine import EngineKind
 from shared.errors import PermanentLoadError, ProgramError, TransientLoadError
 from shared.process_guard import Lifeline
@@ -25,7 +27,6 @@ from shared.process_guard import Lifeline
 _TRIED_KINDS: tuple[EngineKind, ...] = ("onnx", "torchscript", "aot")
 _START_S = 300.0  # what the interpreter and an engine's imports may take on a machine that is busy with much else
 _BYTES_PER_S = 20 * 2**20
-_OUT_OF_MEMORY = ("bad_alloc", "bad allocation", "allocate memory", "Cannot allocate")
 _FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -156,11 +157,9 @@ class _TrialProcess:
         return self._process.poll() is not None
 
     def ask(self, data: bytes, timeout_s: float) -> TrialReply:
-        """Raises _TrialEnded where there is no answer."""
+        """Raises _TrialEnded where there is no answer, and TransientLoadError where it could not be asked."""
         try:
-            with tempfile.TemporaryFile(prefix="rl-hotswap-") as file:
-                file.write(data)
-                file.seek(0)
+            with _file_of(data) as file:
                 self._channel.settimeout(_START_S)
                 send_request(self._channel, file.fileno())
                 self._receive(len(BEGUN), _START_S)
@@ -202,6 +201,20 @@ class _TrialProcess:
         return _TrialEnded(f"it killed the process that tried it ({name})", is_crash=-code not in _FROM_OUTSIDE)
 
 
+def _file_of(data: bytes) -> BinaryIO:
+    """An open file without a name that holds ``data``: in memory, where the system has such files."""
+    try:
+        if hasattr(os, "memfd_create"):  # a full disk, or none that may be written to, need not matter
+            file: BinaryIO = os.fdopen(os.memfd_create("rl-hotswap"), "wb+")
+        else:
+            file = tempfile.TemporaryFile(prefix="rl-hotswap-")  # noqa: SIM115
+        file.write(data)
+        file.seek(0)
+    except OSError as error:
+        raise TransientLoadError(f"no room for a program that is to be tried: {error}") from error
+    return file
+
+
 def _environment() -> dict[str, str]:
     """This process's own, with the same path to import from, and one thread for every library."""
     path = os.pathsep.join(entry for entry in sys.path if entry)
@@ -210,7 +223,7 @@ def _environment() -> dict[str, str]:
 
 def _as_raised(reply: TrialReply, memory_bytes: int) -> Exception:
     """The error as it would have been raised here."""
-    if reply.error == "MemoryError" or any(words in reply.message for words in _OUT_OF_MEMORY):
+    if reply.error == "MemoryError" or is_out_of_memory(Exception(reply.message)):
         return ProgramError(f"needs more than the {memory_bytes / 2**30:.1f} GiB of memory that it may have")
     kind = getattr(shared.errors, reply.error or "", None)
     if isinstance(kind, type) and issubclass(kind, PermanentLoadError):

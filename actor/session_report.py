@@ -5,6 +5,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
+from loguru import logger
+
 from actor.episode_log import EpisodeLog
 from actor.episode_tracker import FinishedEpisode
 from actor.loaded_policy import LoadedPolicy
@@ -15,8 +17,13 @@ class Say(Protocol):
 
 
 def say(line: str) -> None:
-    """Print now, also where the output is a file or a pipe."""
-    print(line, flush=True)  # noqa: T201
+    """Print now, also where the output is a file or a pipe. A disk that takes no more stops no acting."""
+    try:
+        print(line, flush=True)  # noqa: T201
+    except BrokenPipeError:
+        raise  # nobody reads any more: that ends the command
+    except OSError as error:
+        logger.debug("could not print: {}", error)
 
 
 def say_nothing(line: str) -> None:

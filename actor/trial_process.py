@@ -74,13 +74,15 @@ def send_request(channel: socket.socket, descriptor: int) -> None:
 
 
 def _try_program(request: TrialRequest) -> TrialReply:
-    resource.setrlimit(resource.RLIMIT_DATA, (_data_bytes() + request.memory_bytes, resource.RLIM_INFINITY))
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    limit = _data_bytes() + request.memory_bytes
+    resource.setrlimit(resource.RLIMIT_DATA, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
     try:
         return TrialReply(call_s=_call_s(*_load(request)))
     except Exception as error:  # noqa: BLE001 - the other side decides: it is told the type and the message
         return TrialReply(error=type(error).__name__, message=str(error))
     finally:
-        resource.setrlimit(resource.RLIMIT_DATA, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
 def _load(request: TrialRequest) -> tuple[Engine, ProbeExam]:

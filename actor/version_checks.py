@@ -13,6 +13,7 @@ from shared.probe import Probe, compare
 # The bytes, the engine's copy of them, and a standby's.
 _COPIES = 3
 _SMALL_BYTES = 2**28
+_OUT_OF_MEMORY = ("bad_alloc", "bad allocation", "allocate memory", "Cannot allocate")
 
 _INPUT_ORDER: tuple[Role, ...] = ("observation", "state", "action_mask", "noise")
 _AT_MOST_ONCE: tuple[Role, ...] = ("action_mask", "noise", "env_action", "log_prob", "value")
@@ -63,6 +64,15 @@ def check_memory(manifest: Manifest) -> None:
         raise TransientLoadError(
             f"loading it takes about {needed / 2**30:.1f} GiB of memory, and {available / 2**30:.1f} GiB are left"
         )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether it says that memory was not to be had, by its type or, as native code does, by its words."""
+    return (
+        isinstance(error, MemoryError)
+        or any(words in str(error) for words in _OUT_OF_MEMORY)
+        or (error.__cause__ is not None and is_out_of_memory(error.__cause__))
+    )
 
 
 def check_same_spaces(expected: PolicySignature, found: PolicySignature) -> None:

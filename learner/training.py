@@ -62,7 +62,8 @@ def train(
             environment.leaves, environment.action, options.learner, masked=environment.masked, seed=options.seed
         )
         config = _run_config(options, run, learner, key)
-        run.write_run_config(config)
+        if config != run.run_config():  # who goes on has nothing to say anew, and perhaps a disk that is full
+            run.write_run_config(config)
         acting = connect(config, RolloutLayout(config.signature, config.rollout_length))
         parts.callback(acting.receiver.close)
         publisher = _publisher(options, run, config, learner, key, synchronous=acting.synchronous)

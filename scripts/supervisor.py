@@ -32,6 +32,7 @@ _LEARNER_DEATHS_IN_A_ROW = 5
 _ACTOR_MISTAKES_IN_A_ROW = 3
 _IMPATIENT = 2  # signals, after which nothing is waited for
 _HEALTHY_AFTER_S = 30.0
+_LOOK_AGAIN_S = 5.0
 # Of the 3 s in which everything is gone: the learner's checkpoint and the actors' last accounts, then the actors alone.
 _LEARNER_GRACE_S = 2.1
 _ACTOR_GRACE_S = 0.4
@@ -92,7 +93,7 @@ class Supervisor:
         self._selector = selectors.DefaultSelector()
         self._signals: list[int] = []
         self._messages: list[str] = []
-        self._learner_began_unix_s = 0.0
+        self._progress_before: Progress | None = None
 
     def supervise(self) -> int:
         """Run until the training ends or a signal comes; return the exit code. Every child is gone on return.
@@ -122,23 +123,33 @@ class Supervisor:
             self._replace_dead_actors()
 
     def _fill(self, lifeline: Lifeline) -> None:
-        if self._learner.process is None:
-            self._run.forget_summary()  # the one that is there from now on is this learner's own
         ending = self._learner.process is not None and self._is_ending()
         for slot in (self._learner,) if ending else (self._learner, *self._actors):
-            if slot.process is None and time.monotonic() >= slot.start_at_s:
-                if slot is self._learner:
-                    self._learner_began_unix_s = time.time()
+            if self._is_due(slot):
                 command = slot.command(slot.starts)
                 slot.starts += 1
                 slot.process = ChildProcess(slot.name, command, lifeline)
                 self._selector.register(slot.process.output, selectors.EVENT_READ, slot.process)
                 logger.info("started {} (process {}): {}", slot.name, slot.process.pid, " ".join(command))
 
+    def _is_due(self, slot: Slot) -> bool:
+        if slot.process is not None or time.monotonic() < slot.start_at_s:
+            return False
+        if slot is not self._learner:
+            return True
+        try:  # what is there from now on is this learner's own
+            self._run.forget_summary()
+        except OSError as error:
+            slot.start_at_s = time.monotonic() + _LOOK_AGAIN_S
+            self._say(f"{self._run.path} cannot be written to ({error}); the learner waits until it can")
+            return False
+        self._progress_before = self._run.progress()
+        return True
+
     def _is_ending(self) -> bool:
         """Whether the learner has sent its actors away, and will end by itself."""
         progress = self._run.progress()
-        if progress is None or progress.updated_unix_s < self._learner_began_unix_s:  # or another learner, before it
+        if progress is None or progress == self._progress_before:  # clocks jump: the time in it tells nothing
             return False
         return progress.phase in ("stopping", "ended")
 
@@ -261,7 +272,10 @@ class Supervisor:
         summary = self._run.summary()
         restarts = sum(max(0, slot.starts - 1) for slot in self._actors)
         if summary is not None and restarts > summary.actor_restarts:
-            self._run.write_summary(msgspec.structs.replace(summary, actor_restarts=restarts))
+            try:
+                self._run.write_summary(msgspec.structs.replace(summary, actor_restarts=restarts))
+            except OSError as error:
+                self._say(f"summary.json keeps {summary.actor_restarts} actor restarts, it were {restarts}: {error}")
 
 
 def _last_words(process: ChildProcess) -> str:

@@ -7,6 +7,7 @@ one that a kill cut short says nothing.
 
 import contextlib
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 from loguru import logger
@@ -27,49 +28,76 @@ class ArrivalJournal:
     """
 
     def __init__(self, path: Path) -> None:
-        """Read what is there, and go on with it. Raises ConfigurationError where the file cannot be had."""
+        """Read what is there, and go on with it. Raises ConfigurationError where it cannot be read or made.
+
+        One that is there and cannot be written to is like a disk that fills up later: no reason not to train.
+        """
         self._path = path
         self._failed = False
+        self._is_closed = False
         self.heard: dict[tuple[str, str], int] = {}
+        self._file: BinaryIO | None = None
+        self._lines = 0
         try:
-            self._read()
+            is_there = self._read()
+        except OSError as error:
+            raise ConfigurationError(f"cannot read the journal {path}: {error.strerror or error}") from error
+        try:
             self._compact()
         except OSError as error:
-            raise ConfigurationError(f"cannot keep the journal {path}: {error.strerror or error}") from error
+            if not is_there:
+                raise ConfigurationError(f"cannot keep the journal {path}: {error.strerror or error}") from error
+            self._warn(error)
 
     def note(self, actor_id: str, incarnation: str, heard: int) -> None:
         """``heard`` rollouts of that life were heard of by now. A full disk is logged, and stops nothing."""
         self.heard[actor_id, incarnation] = heard
+        if self._is_closed:
+            return
         try:
+            if self._file is None or self._lines > _COMPACT_AFTER_LINES + len(self.heard):
+                self._compact()
+                return
             self._file.write(_encode((actor_id, incarnation, heard)) + b"\n")
             self._lines += 1
-            if self._lines > _COMPACT_AFTER_LINES + len(self.heard):
-                self._file.close()
-                self._compact()
-        except (OSError, ValueError) as error:  # ValueError: closed, as it could not be opened again
-            if not self._failed:
-                logger.warning(
-                    "cannot write {} ({}: {}); should this learner be killed, what it heard may go uncounted",
-                    self._path,
-                    type(error).__name__,
-                    error,
-                )
-            self._failed = True
+        except OSError as error:
+            self._let_go()  # what was cut short is written again, with all the rest
+            self._warn(error)
 
     def close(self) -> None:
-        """Let go of the file. Idempotent."""
-        self._file.close()
+        """Note nothing more. Idempotent."""
+        self._is_closed = True
+        self._let_go()
 
-    def _read(self) -> None:
-        lines = self._path.read_bytes().splitlines() if self._path.exists() else []
-        for line in lines:
+    def _let_go(self) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
+
+    def _warn(self, error: OSError) -> None:
+        if not self._failed:
+            logger.warning(
+                "cannot write {} ({}: {}); should this learner be killed, what it heard may go uncounted",
+                self._path,
+                type(error).__name__,
+                error,
+            )
+        self._failed = True
+
+    def _read(self) -> bool:
+        """Whether there was anything to read."""
+        is_there = self._path.exists()
+        for line in self._path.read_bytes().splitlines() if is_there else []:
             with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):  # cut short
                 actor_id, incarnation, heard = _line.decode(line)
                 self.heard[actor_id, incarnation] = max(heard, self.heard.get((actor_id, incarnation), 0))
+        return is_there
 
     def _compact(self) -> None:
         """One line a sender. The old file stands until the new one is whole."""
         lines = [_encode((*sender, heard)) + b"\n" for sender, heard in self.heard.items()]
+        self._let_go()
         replace_file(self._path, b"".join(lines))
         self._file = self._path.open("ab", buffering=0)
         self._lines = len(lines)
+        self._failed = False

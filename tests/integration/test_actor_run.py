@@ -166,6 +166,7 @@ def test_without_a_run_it_says_what_it_waits_for_and_where(
 
 def test_it_waits_for_the_first_version_and_follows_the_next(tmp_path: Path, exporter: PolicyExporter) -> None:
     where = tmp_path / "policies"
+    where.mkdir()
     with _process(f"--store={where}") as process:
         assert str(where) in _read_until(process, "waiting for a first policy version")
         store = open_store(where)
@@ -190,7 +191,7 @@ def test_a_signal_ends_it_cleanly(tmp_path: Path, store: PolicyStore, number: in
 
 
 def test_a_signal_ends_the_wait_for_a_policy_too(tmp_path: Path) -> None:
-    with _process(f"--store={tmp_path / 'policies'}") as process:
+    with _process(f"--store={tmp_path}") as process:
         _read_until(process, "waiting for a first policy version")
         process.send_signal(signal.SIGTERM)
         _, err = process.communicate(timeout=20)

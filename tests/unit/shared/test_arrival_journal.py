@@ -1,5 +1,8 @@
 """What was heard is there again after a kill, however the last line ended."""
 
+import contextlib
+import resource
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -72,15 +75,47 @@ def test_a_journal_that_cannot_be_had_is_a_mistake_of_configuration(tmp_path: Pa
         ArrivalJournal(tmp_path / "missing" / "arrivals.jsonl")
 
 
-def test_a_disk_that_takes_no_more_stops_nothing(tmp_path: Path) -> None:
+@contextlib.contextmanager
+def no_more_than(file_bytes: int) -> Iterator[None]:
+    """A limit on file sizes: a full disk that needs no rights to make."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_disk_that_takes_no_more_stops_nothing_and_nothing_is_missing_afterwards(tmp_path: Path) -> None:
     lines: list[str] = []
     handle = logger.add(lines.append, format="{message}", level="WARNING")
-    journal = ArrivalJournal(tmp_path / "arrivals.jsonl")
-    journal.close()
-    for heard in range(3):
-        journal.note(*A1, heard)
-    logger.remove(handle)
+    path = tmp_path / "arrivals.jsonl"
+    journal = ArrivalJournal(path)
+    journal.note(*A1, 1)
+    journal.note(*B1, 1)
+    with no_more_than(25):  # cuts a line short
+        for heard in range(2, 5):
+            journal.note(*A1, heard)
+    journal.note(*B1, 2)
     assert len([line for line in lines if "cannot write" in line]) == 1
+    logger.remove(handle)
+    assert read(path) == {A1: 4, B1: 2}
+    journal.close()
+    journal.note(*A1, 5)
+    assert read(path) == {A1: 4, B1: 2}, "who has closed it writes no more"
+
+
+def test_a_learner_comes_back_though_the_disk_is_full(tmp_path: Path) -> None:
+    path = tmp_path / "arrivals.jsonl"
+    journal = ArrivalJournal(path)
+    journal.note(*A1, 3)
+    journal.close()
+    with no_more_than(1):
+        again = ArrivalJournal(path)
+        again.note(*B1, 1)
+    again.note(*B1, 2)
+    again.close()
+    assert read(path) == {A1: 3, B1: 2}
 
 
 @given(

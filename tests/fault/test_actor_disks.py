@@ -1,0 +1,235 @@
+"""Disks that fail under an actor: it acts on, and finds by itself what there is again. Real mounts, real limits."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+from loguru import logger
+
+from actor.agent import Agent
+from actor.episode_log import EpisodeLog
+from actor.episode_tracker import FinishedEpisode
+from actor.file_systems import file_system_type, shared_file_system
+from actor.policy_watcher import PolicyWatcher
+from shared.policy_store import LocalPolicyStore
+from tests.agent_policies import local_store, publish_seed
+from tests.fault.mounts import mounted
+from tests.sample_versions import sample_files, sample_manifest
+from tests.waiting import until
+
+OBSERVATIONS = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
+ROOT = Path(__file__).resolve().parents[2]
+
+MakeAgent = Callable[..., Agent]
+
+
+def act_until(agent: Agent, version: int) -> None:
+    """Act, an episode a step, until ``version`` does."""
+
+    def acts() -> bool:
+        agent.act(OBSERVATIONS)
+        agent.reset()
+        return agent.policy.version == version
+
+    until(acts, 60.0)
+
+
+@pytest.fixture
+def agent(store: LocalPolicyStore, make_agent: MakeAgent) -> Agent:
+    """Acts with version 0; its loader and its watcher have threads of their own."""
+    publish_seed(store, 0)
+    agent = make_agent(synchronous=False, deadline_s=60.0)
+    agent.reset()
+    assert agent.policy.version == 0
+    return agent
+
+
+def test_a_store_that_is_moved_away_and_comes_back(agent: Agent, store: LocalPolicyStore, tmp_path: Path) -> None:
+    store.path.rename(tmp_path / "away")
+    for _ in range(3):
+        agent.act(OBSERVATIONS)
+        agent.reset()
+    assert agent.policy.version == 0
+    (tmp_path / "away").rename(store.path)
+    publish_seed(store, 1)
+    act_until(agent, 1)
+
+
+def test_a_store_that_is_deleted_and_made_anew(agent: Agent, store: LocalPolicyStore) -> None:
+    """As by a learner whose store was removed: it goes on with the numbers."""
+    shutil.rmtree(store.path)
+    agent.act(OBSERVATIONS)
+    agent.reset()
+    publish_seed(store, 1)  # the store's object remembers its numbers
+    act_until(agent, 1)
+
+
+def test_a_store_that_cannot_be_written_to(store: LocalPolicyStore, tmp_path: Path, lines: list[str]) -> None:
+    """A version comes that must not act, and the actor cannot tell others of it."""
+    publish_seed(store, 0)
+    with (
+        mounted(tmp_path / "read-only", "-o", "bind,ro", str(store.path)) as path,
+        Agent(local_store(path), num_envs=3, deadline_s=60.0) as agent,
+    ):
+        agent.reset()
+        publish_seed(store, 1, action="box")
+        until(lambda: agent.adopt() and any("could not share the quarantine" in line for line in lines))
+        agent.act(OBSERVATIONS)
+        assert agent.policy.version == 0
+        publish_seed(store, 2)
+        act_until(agent, 2)
+    assert any("ead-only file system" in line for line in lines)
+    assert store.quarantined() == {}
+
+
+# In a user namespace of its own, whose limits are nobody else's.
+_WITHOUT_WATCHES = """
+import pathlib, sys
+from loguru import logger
+logger.remove()
+logger.add(sys.stdout, format="{message}")
+from actor.policy_watcher import PolicyWatcher
+from shared.policy_store import LocalPolicyStore
+from tests.sample_versions import sample_files, sample_manifest
+from tests.waiting import until
+
+limit = pathlib.Path("/proc/sys/user", sys.argv[2])
+limit.write_text("0")
+store = LocalPolicyStore(pathlib.Path(sys.argv[1]), fsync=False)
+watcher = PolicyWatcher(store, lambda: None, rescan_s=60.0, poll_s=0.1)
+watcher.start()
+for version in range(2):
+    store.publish(sample_files(), sample_manifest)
+    assert watcher.check() and watcher.known[-1] == version
+    watcher._observe_again_at_s = 0.0  # it is time to ask for events again
+    watcher.check()
+    assert not watcher.has_events and watcher.interval_s == 0.1
+limit.write_text("1000")
+watcher._observe_again_at_s = 0.0
+watcher.check()
+assert watcher.has_events
+store.publish(sample_files(), sample_manifest)
+until(watcher.check)
+assert watcher.known == (0, 1, 2)
+watcher.stop()
+"""
+
+
+@pytest.mark.parametrize(
+    ("limit", "message"), [("max_inotify_watches", "watch limit"), ("max_inotify_instances", "instance limit")]
+)
+def test_where_the_system_has_no_watches_left_it_polls_until_there_are_some(
+    tmp_path: Path, limit: str, message: str
+) -> None:
+    alone = ["unshare", "--user", "--map-root-user"]
+    if shutil.which("unshare") is None or subprocess.run([*alone, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("a namespace takes more rights than these")
+    done = subprocess.run(
+        [*alone, sys.executable, "-c", _WITHOUT_WATCHES, str(tmp_path / "policies"), limit],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    (line,) = [line for line in done.stdout.splitlines() if "no file events" in line]  # once, however often it is tried
+    assert message in line
+    assert line.endswith("polling every 0.1 s")
+
+
+def test_what_a_file_system_does_not_tell_is_found_all_the_same(tmp_path: Path) -> None:
+    """An overlay tells nothing of what is done to the directories below it, as a network tells nothing of others."""
+    for name in ("lower", "upper", "work"):
+        (tmp_path / name).mkdir()
+    layers = f"lowerdir={tmp_path / 'lower'},upperdir={tmp_path / 'upper'},workdir={tmp_path / 'work'}"
+    below = LocalPolicyStore(tmp_path / "upper" / "policies", fsync=False)
+    below.publish(sample_files(), sample_manifest)
+    with mounted(tmp_path / "merged", "-t", "overlay", "-o", layers, "overlay") as merged:
+        events: list[str] = []
+        store = LocalPolicyStore(merged / "policies")
+        watcher = PolicyWatcher(store, lambda: events.append(""), rescan_s=0.1)
+        watcher.start()
+        assert watcher.has_events, "it cannot know"
+        watcher.check()
+        assert watcher.known == (0,)
+        for version in range(1, 3):
+            below.publish(sample_files(), sample_manifest)
+            until(watcher.check)
+            assert watcher.known[-1] == version
+        watcher.stop()
+        assert not events
+
+
+class TestFileSystemsThatOthersChange:
+    def test_they_are_polled(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("actor.policy_watcher.shared_file_system", lambda _: "nfs4")
+        lines: list[str] = []
+        sink = logger.add(lines.append, format="{message}", level="WARNING")
+        store = LocalPolicyStore(tmp_path / "policies", fsync=False)
+        watcher = PolicyWatcher(store, lambda: None, poll_s=0.2)
+        watcher.start()
+        store.publish(sample_files(), sample_manifest)
+        assert watcher.check()
+        watcher.stop()
+        logger.remove(sink)
+        assert not watcher.has_events
+        assert watcher.interval_s == 0.2
+        assert "(nfs4 tells nobody of what other machines change): polling every 0.2 s" in lines[0]
+
+    def test_the_innermost_mount_says_what_a_path_is_on(self) -> None:
+        mounts = [("/", "ext4"), ("/mnt", "nfs4"), ("/mnt/scratch", "xfs"), ("/mnt/scratch", "fuse.sshfs")]
+        where = [(Path(path), kind) for path, kind in mounts]
+        for path, kind in {"/mntx/a": "ext4", "/mnt/a": "nfs4", "/mnt/scratch/a": "fuse.sshfs", "relative": ""}.items():
+            assert file_system_type(Path(path), where) == kind
+
+    def test_one_of_this_machines_own_is_none_of_them(self, tmp_path: Path) -> None:
+        assert shared_file_system(tmp_path) is None
+        with mounted(tmp_path / "memory", "-t", "tmpfs", "tmpfs") as memory:
+            assert shared_file_system(memory / "not there yet") is None
+
+
+def test_an_episode_log_on_a_full_disk_stops_nothing_and_goes_on(tmp_path: Path) -> None:
+    lines: list[str] = []
+    sink = logger.add(lines.append, format="{message}", level="WARNING")
+    with small_disk(tmp_path / "small") as disk:
+        log = EpisodeLog(disk / "episodes.jsonl")
+        ballast = fill(disk)
+        for number in range(300):
+            log.write(number + 1, FinishedEpisode(1.0, 10, 0, (0,), "ab" * 32))
+        ballast.unlink()
+        log.write(301, FinishedEpisode(1.0, 10, 0, (0,), "ab" * 32))
+        log.close()
+        written = (disk / "episodes.jsonl").read_text().splitlines()
+    logger.remove(sink)
+    assert [line.split(",")[0] for line in written] == [f'{{"episode":{number}' for number in range(1, 302)]
+    assert len(lines) == 1
+    assert "No space left on device" in lines[0]
+
+
+def test_what_is_printed_to_a_full_disk_stops_nothing(tmp_path: Path) -> None:
+    store = local_store(tmp_path / "policies")
+    publish_seed(store, 0)
+    program = "from actor.session_report import say\nfor _ in range(3): say('x' * 9000)\nimport os; os._exit(7)"
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, stdout=full, check=False)
+    assert done.returncode == 7
+
+
+@contextmanager
+def small_disk(path: Path) -> Iterator[Path]:
+    with mounted(path, "-t", "tmpfs", "-o", "size=300k", "tmpfs") as disk:
+        yield disk
+
+
+def fill(disk: Path) -> Path:
+    """A file that takes all the room there is."""
+    ballast = disk / "ballast"
+    with suppress(OSError), ballast.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    return ballast
