@@ -1,0 +1,283 @@
+"""What chaos does to a training and its actors: each deed is drawn at random, and undone after a while if it can be."""
+
+import os
+import secrets
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import psutil  # type: ignore[import-untyped]
+
+from scripts.faults.cast import signal_now
+from scripts.faults.published import highest_number
+from scripts.faults.rogue import flood
+from scripts.faults.scene import ACTORS, PURE_ACTORS, Scene
+from scripts.faults.spoilt_versions import SPOILS, edit_manifest, flip, truncate
+from scripts.faults.workplace import bind_read_only, unmount
+from shared.manifest import MANIFEST_NAME
+from shared.policy_store import version_name
+
+_KILLS_WITHOUT_PROGRESS = 3
+_ABANDONED_AGE_S = 3600.0
+_CLAIMS = 20
+
+
+@dataclass
+class _Undo:
+    at_s: float
+    what: str
+    action: Callable[[], None]
+    storage: bool
+
+
+class Deeds:
+    """``do_one`` does one of those that are possible now; ``undo`` those whose time has come."""
+
+    def __init__(self, scene: Scene, generator: np.random.Generator) -> None:
+        self._scene = scene
+        self._generator = generator
+        self._undo: list[_Undo] = []
+        self._learner_kills = 0
+        self._updates_at_kill = -1
+        self._kinds: dict[Callable[[], bool], float] = {
+            self._kill_learner: 6,
+            self._kill_training_actor: 7,
+            self._kill_pure_actor: 8,
+            self._kill_supervisor: 3,
+            self._stop_one: 7,
+            self._publish_spoilt: 7,
+            self._break_checkpoint: 2,
+            self._move_store_away: 1.5,
+            self._fill_disk: 1.5,
+            self._make_store_read_only: 1.5,
+            self._flood: 2,
+            self._abandon_write: 1.5,
+        }
+
+    def do_one(self) -> None:
+        """One that is possible, by its weight."""
+        kinds, weights = list(self._kinds), np.array(list(self._kinds.values()))
+        for kind in self._generator.choice(np.array(kinds), len(kinds), replace=False, p=weights / weights.sum()):
+            if kind():
+                return
+
+    def undo(self, *, all_of_them: bool = False) -> None:
+        """Undo what was done long enough."""
+        now_s = time.monotonic()
+        due = [undo for undo in self._undo if all_of_them or now_s >= undo.at_s]
+        self._undo = [undo for undo in self._undo if undo not in due]
+        for undo in due:
+            undo.action()
+            self._scene.verdict.say(undo.what)
+
+    def _later(self, seconds: float, what: str, action: Callable[[], None], *, storage: bool = False) -> None:
+        self._undo.append(_Undo(time.monotonic() + seconds, what, action, storage))
+
+    def _storage_is_well(self) -> bool:
+        return not any(undo.storage for undo in self._undo)
+
+    def _one_of(self, names: tuple[str, ...]) -> str:
+        return str(self._generator.choice(np.array(names)))
+
+    def _between(self, low_s: float, high_s: float) -> float:
+        return float(self._generator.uniform(low_s, high_s))
+
+    def _kill(self, name: str) -> bool:
+        process = self._scene.find(name)
+        if process is None or not signal_now(process, signal.SIGKILL):
+            return False
+        self._scene.verdict.did(f"kill -9 {name}", f"(process {process.pid})")
+        return True
+
+    def _kill_training_actor(self) -> bool:
+        return self._kill(self._one_of(ACTORS))
+
+    def _kill_pure_actor(self) -> bool:
+        actor = self._scene.pure[self._one_of(PURE_ACTORS)]
+        if not self._kill(actor.name):
+            return False
+        actor.process.wait()
+        self._scene.restart(actor, measured=self._storage_is_well())
+        return True
+
+    def _kill_learner(self) -> bool:
+        """Not over and over without letting it learn anything in between: that is a death loop, and rightly ended."""
+        process = self._scene.find("learner")
+        if process is None or not self._may_kill_learner() or not self._kill("learner"):
+            return False
+        _wait_for_end(process)
+        self._scene.expect_resume()
+        return True
+
+    def _may_kill_learner(self) -> bool:
+        updates = self._scene.whole_updates()
+        if updates > self._updates_at_kill:
+            self._learner_kills = 0
+        if self._learner_kills >= _KILLS_WITHOUT_PROGRESS:
+            return False
+        self._updates_at_kill = updates
+        self._learner_kills += 1
+        return True
+
+    def _kill_supervisor(self) -> bool:
+        """Everything of its must be gone soon. Whoever goes on with a training needs a disk to do that."""
+        if not self._storage_is_well() or not self._may_kill_learner():
+            return False
+        descendants = self._scene.training.descendants()
+        if not self._kill("supervisor"):
+            return False
+        self._scene.training.process.wait()
+        self._scene.all_gone(descendants)
+        self._scene.expect_resume()
+        self._scene.training.resume()
+        self._scene.verdict.say("train.py --resume")
+        return True
+
+    def _stop_one(self) -> bool:
+        name = self._one_of(("supervisor", "learner", *ACTORS, *PURE_ACTORS))
+        process = self._scene.find(name)
+        if process is None or not signal_now(process, signal.SIGSTOP):
+            return False
+        seconds = self._between(0.2, 6.0)
+        self._scene.stopped[process.pid] = name
+        if name in PURE_ACTORS:
+            self._scene.pure[name].disturbed = True
+
+        def go_on() -> None:
+            signal_now(process, signal.SIGCONT)
+            self._scene.stopped.pop(process.pid, None)
+            if name in PURE_ACTORS:
+                self._scene.pure[name].grown_s = time.monotonic()
+
+        self._later(seconds, f"SIGCONT {name}", go_on)
+        self._scene.verdict.did(f"SIGSTOP {name}", f"for {seconds:.1f} s")
+        return True
+
+    def _publish_spoilt(self) -> bool:
+        store = self._scene.run.policies
+        if not self._storage_is_well():
+            return False
+        kind = self._one_of(tuple(SPOILS))
+        staged = self._scene.run.path / f"staged-{secrets.token_hex(4)}"
+        try:
+            for _ in range(_CLAIMS):
+                number = highest_number(store) + 1
+                real = max(
+                    number for number in self._scene.published.digests if (store / version_name(number)).is_dir()
+                )
+                shutil.copytree(store / version_name(real), staged)
+                edit_manifest(staged, lambda manifest, number=number: manifest.update(version=number))  # type: ignore[misc]
+                SPOILS[kind](staged)
+                if self._scene.published.commit_spoilt(store, staged, number, kind):
+                    self._scene.verdict.did("a spoilt version", f"{number}: {kind}")
+                    return True
+                shutil.rmtree(staged)
+        except (OSError, ValueError):  # swept while it was copied, or nothing is left to be copied
+            pass
+        finally:
+            shutil.rmtree(staged, ignore_errors=True)
+        return False
+
+    def _break_checkpoint(self) -> bool:
+        """The newest one, behind the back of a learner that was killed: its successor has to take the one before."""
+        process = self._scene.find("learner")
+        if process is None or len(self._scene.checkpoints()) < 2 or not self._may_kill_learner():
+            return False
+        if not self._kill("learner"):
+            return False
+        _wait_for_end(process)
+        *_, before, newest = self._scene.checkpoints()
+        how = truncate if self._generator.random() < 0.5 else lambda path: flip(path, self._between(0.0, 0.99))
+        with suppress(OSError):
+            how(newest)
+            self._scene.verdict.did("a broken checkpoint", f"{newest.name}; {before.name} is whole")
+        self._scene.expect_resume()
+        return True
+
+    def _move_store_away(self) -> bool:
+        if not self._storage_is_well():
+            return False
+        store, away = self._scene.run.policies, self._scene.away
+        store.rename(away)
+
+        def move_back() -> None:
+            if store.is_dir():  # it was made anew meanwhile: what was published there belongs to the rest
+                for path in store.iterdir():
+                    if not (away / path.name).exists():
+                        path.rename(away / path.name)
+                shutil.rmtree(store)
+            away.rename(store)
+
+        return self._storage("the store is moved away", "the store is back", move_back)
+
+    def _fill_disk(self) -> bool:
+        if not self._scene.workplace.mounts or not self._storage_is_well():
+            return False
+        filler = self._scene.workplace.disk / "filler"
+        with suppress(OSError), filler.open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(2**20))
+        with suppress(OSError), filler.open("ab", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+        return self._storage("the disk is full", "the disk has room", filler.unlink)
+
+    def _make_store_read_only(self) -> bool:
+        store = self._scene.run.policies
+        if not self._scene.workplace.mounts or not self._storage_is_well() or not bind_read_only(store):
+            return False
+
+        def make_writable() -> None:
+            unmount(store)
+
+        return self._storage("the store is read-only", "the store is writable", make_writable)
+
+    def _storage(self, what: str, after: str, undo: Callable[[], None]) -> bool:
+        seconds = self._between(0.5, 4.0)
+        for actor in self._scene.pure.values():
+            actor.disturbed = True
+        self._later(seconds, after, undo, storage=True)
+        self._scene.verdict.did(what, f"for {seconds:.1f} s")
+        return True
+
+    def _flood(self) -> bool:
+        address = self._scene.address()
+        if address is None:
+            return False
+        sent = flood(address, self._generator)
+        if not sent:
+            return False
+        self._scene.verdict.did("a flood of garbage", f"of {sent:,} bytes into the learner's socket")
+        return True
+
+    def _abandon_write(self) -> bool:
+        directory = self._scene.run.policies / f".tmp-{secrets.token_hex(8)}"
+        try:
+            directory.mkdir()
+            (directory / MANIFEST_NAME).write_bytes(self._generator.bytes(1000))
+            then = time.time() - _ABANDONED_AGE_S
+            for path in (directory / MANIFEST_NAME, directory):
+                os.utime(path, (then, then))
+        except OSError:
+            return False
+        self._scene.abandoned.append(directory.name)
+        self._scene.verdict.did("an abandoned write", directory.name)
+        return True
+
+
+def _wait_for_end(process: psutil.Process) -> None:
+    """Until the kernel has ended it; whose child it is may reap it later."""
+    with suppress(psutil.NoSuchProcess, psutil.TimeoutExpired):
+        deadline_s = time.monotonic() + 10.0
+        while process.status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline_s:
+            time.sleep(0.002)
+
+
+def staged_directories(run: Path) -> list[Path]:
+    """What chaos itself left half made."""
+    return list(run.glob("staged-*"))

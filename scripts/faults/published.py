@@ -1,0 +1,86 @@
+"""Every version that a store has shown: which number was which content, and which ones are spoilt."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from scripts.faults.verdict import Verdict
+from shared.errors import ManifestError
+from shared.manifest import MANIFEST_NAME, decode_manifest
+from shared.policy_store import parse_version_name
+from shared.version_files import mark_name, parse_mark_name, version_name
+
+
+class Published:
+    """Looks into the store's directory again and again; ``places`` says where that is at the moment."""
+
+    def __init__(self, places: Callable[[], list[Path]], verdict: Verdict) -> None:
+        self.digests: dict[int, str] = {}
+        self.spoilt: dict[int, str] = {}
+        self._places = places
+        self._verdict = verdict
+        self._inodes: dict[int, int] = {}
+
+    def look(self) -> None:
+        """Take note of the versions that are new."""
+        for place in self._places():
+            try:
+                entries = list(os.scandir(place))
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            for entry in entries:
+                number = parse_version_name(entry.name)
+                if number is not None and self._inodes.get(number) != (inode := entry.inode()):
+                    self._note(number, inode, Path(entry.path))
+
+    def _note(self, number: int, inode: int, path: Path) -> None:
+        if number in self.spoilt:
+            self._verdict.broken("no number used twice", f"version {number} was a spoilt one, and is another now")
+            return
+        try:
+            digest = decode_manifest((path / MANIFEST_NAME).read_bytes()).digest
+        except FileNotFoundError:  # swept or moved meanwhile
+            return
+        except ManifestError as error:
+            self._verdict.broken("no number used twice", f"version {number} has no manifest that can be read: {error}")
+            return
+        known = self.digests.setdefault(number, digest)
+        self._verdict.hold(
+            "no number used twice", known == digest, f"version {number} had digest {known}, now it has {digest}"
+        )
+        self._inodes[number] = inode
+
+    def commit_spoilt(self, store: Path, directory: Path, number: int, kind: str) -> bool:
+        """Make ``directory`` version ``number`` of ``store`` as any publisher would. False where that is taken."""
+        mark = store / mark_name(number)
+        try:
+            mark.touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        if highest_number(store) > number:  # lower marks are removed: making one proves nothing by itself
+            mark.unlink(missing_ok=True)
+            return False
+        self.spoilt[number] = kind
+        self._inodes[number] = directory.stat().st_ino
+        directory.rename(store / version_name(number))
+        return True
+
+    def who_acted(self, number: int, digest: str | None) -> str | None:
+        """What is wrong with having acted with that version, None where it is one that the learner published."""
+        if number in self.spoilt:
+            return f"acted with version {number}, which is spoilt: {self.spoilt[number]}"
+        if number not in self.digests:
+            self.look()
+        known = self.digests.get(number)
+        if known is None:
+            return f"acted with version {number}, which nobody has published"
+        if digest is not None and not known.startswith(digest):
+            return f"acted with version {number} of digest {digest}; it was published with {known}"
+        return None
+
+
+def highest_number(store: Path) -> int:
+    """The highest number that was ever used in ``store``, -1 where none was."""
+    names = [entry.name for entry in os.scandir(store)]
+    numbers = [number for name in names for number in (parse_version_name(name), parse_mark_name(name))]
+    return max((number for number in numbers if number is not None), default=-1)

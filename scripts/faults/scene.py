@@ -1,0 +1,266 @@
+"""A chaos run as it stands: its processes, what is known of its store and checkpoints, and what must always hold."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import psutil  # type: ignore[import-untyped]
+
+from learner.checkpoint import CheckpointStore
+from scripts.faults.cast import Logs, PureActor, Training, signal_now, start
+from scripts.faults.published import Published
+from scripts.faults.verdict import Verdict
+from scripts.faults.workplace import TOKEN_VARIABLE, Workplace
+from shared.errors import CheckpointError, ConfigurationError
+from shared.run_directory import RunDirectory
+from shared.transport.addresses import local_address
+
+ACTORS = ("actor-0", "actor-1")
+PURE_ACTORS = ("pure-0", "pure-1")
+
+_GONE_WITHIN_S = 10.0
+_SILENT_AT_MOST_S = 20.0
+_STARTED_WITHIN_S = 90.0
+_ORPHANED_AT_MOST_S = 10.0
+_PROCESSES_PERIOD_S = 1.0
+
+
+class Scene:
+    """``look`` checks everything that can be seen from outside; the deeds tell it what they did."""
+
+    def __init__(
+        self,
+        workplace: Workplace,
+        run: RunDirectory,
+        verdict: Verdict,
+        *,
+        flags: list[str],
+        training: list[str],
+        pure: list[str],
+    ) -> None:
+        """``flags`` begin the training, ``training`` are what each start needs; ``pure`` go to the pure actors."""
+        self.workplace = workplace
+        self.run = run
+        self.verdict = verdict
+        self.away = run.path / "policies-away"
+        self.published = Published(lambda: [run.policies, self.away], verdict)
+        self.logs = Logs(run)
+        self.stopped: dict[int, str] = {}
+        self.abandoned: list[str] = []
+        self.import_times_s: list[float] = []
+        self.longest_silence_s = 0.0
+        self.training = Training(workplace, run, flags, training)
+        self.pure = {name: PureActor(name, workplace, run, pure) for name in PURE_ACTORS}
+        self._checkpoints = CheckpointStore(run.checkpoints)
+        self._expected_update: int | None = None
+        self._resumes_seen = 0
+        self._measured: set[str] = set()
+        self._import: tuple[subprocess.Popen[bytes], float] | None = None
+        self._processes_at_s = 0.0
+        self._adopted: dict[int, float] = {}
+        self._zombies: dict[int, float] = {}
+
+    def look(self) -> None:
+        """Check what must hold at any time."""
+        self.published.look()
+        self.logs.look(self.published, self.verdict)
+        self._check_resumes()
+        self._check_supervisor()
+        for actor in self.pure.values():
+            actor.look(self.published, self.verdict)
+            self._check_pure(actor)
+        self._measure_import()
+        if time.monotonic() >= self._processes_at_s:
+            self._check_processes()
+            self._processes_at_s = time.monotonic() + _PROCESSES_PERIOD_S
+
+    def find(self, name: str) -> psutil.Process | None:
+        """The process of that name, None where there is none now."""
+        if name not in self.pure:
+            return self.training.find(name)
+        with suppress(psutil.NoSuchProcess):
+            return psutil.Process(self.pure[name].process.pid)
+        return None
+
+    def address(self) -> str | None:
+        """Where the learner listens."""
+        with suppress(ConfigurationError):
+            config = self.run.run_config()
+            return None if config is None else local_address(config.run_id)
+        return None
+
+    def restart(self, actor: PureActor, *, measured: bool) -> None:
+        """Start a pure actor that was killed; where nothing else disturbs it, how long it takes is ``measured``."""
+        actor.look(self.published, self.verdict)
+        self.stopped.pop(actor.process.pid, None)
+        actor.close()
+        actor.start()
+        if measured:
+            self._measured.add(actor.name)
+        else:
+            self._measured.discard(actor.name)
+
+    def checkpoints(self) -> list[Path]:
+        """The files of the checkpoints, the newest last."""
+        return sorted(self.run.checkpoints.glob("checkpoint-*.pt"))
+
+    def whole_updates(self) -> int:
+        """The updates in the newest checkpoint that is whole, -1 where none is."""
+        try:
+            _, state = self._checkpoints.load_newest()
+        except CheckpointError:
+            return -1
+        return int(state["counters"]["updates"])
+
+    def expect_resume(self) -> None:
+        """The learner is dead: its successor must begin no earlier than the newest whole checkpoint that lies there."""
+        self.logs.look(self.published, self.verdict)
+        self._resumes_seen = len(self.logs.resumed)
+        self._expected_update = self.whole_updates()
+
+    def all_gone(self, processes: list[psutil.Process]) -> None:
+        """Wait until what a killed supervisor had started is gone."""
+        began_s = time.monotonic()
+        while (left := [process for process in processes if _lives(process)]) and (
+            time.monotonic() < began_s + _GONE_WITHIN_S
+        ):
+            self._reap()
+            time.sleep(0.005)
+        for process in processes:
+            self.stopped.pop(process.pid, None)
+        if left:
+            self.verdict.broken("nothing outlives the supervisor", f"after {_GONE_WITHIN_S:g} s there is {left}")
+        else:
+            self.verdict.measured("nothing outlives the supervisor", time.monotonic() - began_s)
+
+    def marked(self) -> list[psutil.Process]:
+        """Every process that was started in this run, by whomever, and lives."""
+        mark = f"{TOKEN_VARIABLE}={self.workplace.path.name}".encode()
+        found = []
+        for process in psutil.process_iter():
+            with suppress(OSError):
+                if (
+                    mark in Path(f"/proc/{process.pid}/environ").read_bytes().split(b"\0")
+                    and process.pid != os.getpid()
+                ):
+                    found.append(process)
+        return found
+
+    def _check_resumes(self) -> None:
+        for update in self.logs.resumed[self._resumes_seen :]:
+            if self._expected_update is not None:
+                self.verdict.hold(
+                    "resumes from the newest whole checkpoint",
+                    update >= self._expected_update,
+                    f"resumed at update {update}; the newest whole checkpoint held {self._expected_update}",
+                )
+            self._expected_update = None
+        self._resumes_seen = len(self.logs.resumed)
+
+    def _check_supervisor(self) -> None:
+        code = self.training.process.poll()
+        if code is not None:
+            said = self.training.output.read_text(errors="replace").splitlines()[-3:]
+            self.verdict.broken("the supervisor goes on", f"it ended with exit code {code}: {' / '.join(said)}")
+            self.training.resume()
+
+    def _check_pure(self, actor: PureActor) -> None:
+        now_s = time.monotonic()
+        code = actor.process.poll()
+        if code is not None:
+            said = actor.output.read_text(errors="replace").splitlines()[-3:]
+            self.verdict.broken("pure actors go on acting", f"{actor.name} ended with code {code}: {' / '.join(said)}")
+            self.restart(actor, measured=False)
+            return
+        if actor.process.pid in self.stopped:
+            return
+        if actor.name in self._measured and actor.first_acts_s is not None:
+            self._measured.remove(actor.name)
+            if not actor.disturbed:
+                self.verdict.measured("a killed actor acts again", actor.first_acts_s - actor.started_s)
+                self._import = self._import or self._start_import(actor.imports())
+        acts = actor.first_acts_s is not None
+        silent_s = now_s - actor.grown_s
+        if acts:
+            self.longest_silence_s = max(self.longest_silence_s, silent_s)
+        if silent_s > (_SILENT_AT_MOST_S if acts else _STARTED_WITHIN_S):
+            self.verdict.broken(
+                "pure actors go on acting",
+                f"{actor.name} ended no episode for {silent_s:.1f} s{'' if acts else ' (start)'}",
+            )
+            actor.grown_s = now_s
+        else:
+            self.verdict.looked("pure actors go on acting")
+
+    def _start_import(self, program: str) -> "tuple[subprocess.Popen[bytes], float]":
+        began_s = time.monotonic()
+        command = [sys.executable, "-P", "-c", program]
+        return start(command, self.workplace, self.workplace.outputs / "imports.txt"), began_s
+
+    def _measure_import(self) -> None:
+        if self._import is not None and self._import[0].poll() is not None:
+            self.import_times_s.append(time.monotonic() - self._import[1])
+            self._import = None
+
+    def _check_processes(self) -> None:
+        """Nobody who lost its parent lives on, and nobody leaves its dead children lying about."""
+        self._reap()
+        now_s = time.monotonic()
+        mine = self._own_children()
+        adopted, zombies = {}, {}
+        for process in psutil.Process().children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                parent = process.ppid()
+                if parent == os.getpid() and process.pid not in mine:
+                    adopted[process.pid] = self._adopted.get(process.pid, now_s)
+                elif process.status() == psutil.STATUS_ZOMBIE and parent not in self.stopped:
+                    zombies[process.pid] = self._zombies.get(process.pid, now_s)
+        for what, seen in (("lives without its parent", adopted), ("is a zombie", zombies)):
+            for pid, since_s in seen.items():
+                if now_s - since_s > _ORPHANED_AT_MOST_S:
+                    self.verdict.broken("no orphan, no zombie", f"process {pid} {what}: {_command(pid)}")
+                    seen[pid] = float("inf")
+        self._adopted, self._zombies = adopted, zombies
+        self.verdict.looked("no orphan, no zombie")
+
+    def _own_children(self) -> set[int]:
+        own = {self.training.process.pid, *(actor.process.pid for actor in self.pure.values())}
+        return own | ({self._import[0].pid} if self._import is not None else set())
+
+    def _reap(self) -> None:
+        """Bury those whose parents are gone, as the system's first process does."""
+        mine = self._own_children()
+        for process in psutil.Process().children():
+            if process.pid not in mine:
+                with suppress(ChildProcessError):
+                    os.waitpid(process.pid, os.WNOHANG)
+
+    def close(self) -> None:
+        """End whatever lives, at once."""
+        for process in self.marked():
+            signal_now(process, signal.SIGKILL)
+        for child in (self.training.process, *(actor.process for actor in self.pure.values())):
+            child.kill()
+            child.wait()
+        for actor in self.pure.values():
+            actor.close()
+        self.logs.close()
+        self._reap()
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _command(pid: int) -> str:
+    try:
+        return " ".join(psutil.Process(pid).cmdline()) or "?"
+    except psutil.NoSuchProcess:
+        return "gone now"

@@ -1,0 +1,18 @@
+"""``python scripts/chaos.py`` for a little while: everything bad at random, to a real training."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+_CHAOS = Path(__file__).parents[2] / "scripts" / "chaos.py"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_little_chaos_breaks_no_promise() -> None:
+    done = subprocess.run(
+        [sys.executable, str(_CHAOS), "--minutes=0.4", "--seed=1"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
