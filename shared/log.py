@@ -1,6 +1,7 @@
 """Logging as every process here does it: to the terminal, and to a rotating file of its own in the run directory."""
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -21,6 +22,10 @@ TERMINAL_FORMAT = (
 
 # A supervisor reads its children's terminal output line by line and knows these by their level.
 SUPERVISED_FORMAT = "{level} | {name}:{function}:{line} - {message}"
+
+
+_ROTATE_AFTER_BYTES = 10 * 2**20
+_FILES_KEPT = 5
 
 
 def set_up_logging(
@@ -49,11 +54,56 @@ def set_up_logging(
 def _add_file(path: Path, level: Level) -> None:
     try:
         # diagnose=False: values of variables in tracebacks can hold keys, and whole arrays.
-        logger.add(
-            path, level=level, format=FILE_FORMAT, rotation="10 MB", retention=5, encoding="utf-8", diagnose=False
-        )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        logger.add(_LogFile(path), level=level, format=FILE_FORMAT, diagnose=False)
     except OSError as error:
         raise ConfigurationError(f"cannot write the log file {path}: {error.strerror or error}") from error
+
+
+class _LogFile:
+    """A sink of loguru: a file that is rotated. A disk that takes no more costs lines, which is said, and nothing else.
+
+    Loguru's own files print a traceback for every line that is lost.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
+        self._file = path.open("ab", buffering=0)
+        self._lost_lines = 0
+
+    def write(self, message: str) -> None:
+        try:
+            if self._file.tell() > _ROTATE_AFTER_BYTES:
+                self._rotate()
+            if self._lost_lines:
+                self._append(f"\n{self._lost_lines} lines are missing here: they could not be written\n")
+                self._lost_lines = 0
+            self._append(message)
+        except (OSError, ValueError) as error:  # ValueError: closed, as it could not be opened again
+            self._lost_lines += 1
+            if self._lost_lines == 1:
+                print(f"WARNING | {__name__}:write - cannot write {self._path}: {error}", file=sys.stderr)  # noqa: T201
+
+    def stop(self) -> None:
+        self._file.close()
+
+    def _append(self, text: str) -> None:
+        data = text.encode(errors="backslashreplace")
+        written = self._file.write(data)
+        if written < len(data):  # the next attempt says why
+            self._file.write(data[written:])
+
+    def _rotate(self) -> None:
+        self._file.close()
+        for number in range(_FILES_KEPT - 1, 0, -1):
+            with suppress(FileNotFoundError):
+                self._older(number).replace(self._older(number + 1))
+        self._path.replace(self._older(1))
+        self._file = self._path.open("ab", buffering=0)
+
+    def _older(self, number: int) -> Path:
+        return self._path.with_suffix(f".{number}.log")
 
 
 def _name_main_module(record: "Record") -> None:

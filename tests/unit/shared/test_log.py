@@ -1,3 +1,4 @@
+import errno
 import re
 import subprocess
 import sys
@@ -85,3 +86,42 @@ def test_the_main_module_is_called_by_its_name(tmp_path: Path) -> None:
         check=True,
     )
     assert done.stderr == "WARNING | a_package.run:<module>:4 - here\n"
+
+
+def test_a_full_disk_costs_lines_and_says_so_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    full, path = Path("/dev/full"), tmp_path / "learner.log"
+    if not full.exists():
+        pytest.skip("this system has no disk that is always full")
+    path.symlink_to(full)
+    set_up_logging("learner", tmp_path, terminal_level=None)
+    for _ in range(3):
+        logger.info("lost")
+    assert re.fullmatch(
+        r"WARNING \| shared.log:write - cannot write .*learner.log: .*No space left.*\n", capsys.readouterr().err
+    )
+
+
+def test_lines_go_on_where_a_disk_has_room_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_up_logging("learner", tmp_path, terminal_level=None)
+    logger.info("before")
+    with monkeypatch.context() as full:
+        full.setattr("shared.log._LogFile._append", _no_room)
+        for _ in range(3):
+            logger.info("lost")
+    logger.info("after")
+    text = (tmp_path / "learner.log").read_text()
+    assert re.search(r"before\n\n3 lines are missing here: they could not be written\n.* after\n$", text)
+
+
+def _no_room(_file: object, _text: str) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_files_are_rotated_and_the_oldest_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shared.log._ROTATE_AFTER_BYTES", 1)
+    set_up_logging("learner", tmp_path, terminal_level=None)
+    for number in range(10):
+        logger.info("line {}", number)
+    assert "line 9" in (tmp_path / "learner.log").read_text()
+    assert "line 8" in (tmp_path / "learner.1.log").read_text()
+    assert {path.name for path in tmp_path.iterdir()} == {"learner.log", *(f"learner.{n}.log" for n in range(1, 6))}
