@@ -7,9 +7,12 @@ graph as it is.
 """
 
 import functools
+import os
+import sys
 import tempfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +79,7 @@ class SessionMaker:
     def _optimised(self, graph: bytes, weights: Mapping[str, np.ndarray]) -> bytes:
         """``graph`` as ONNX Runtime would run it, for this processor; without ``weights``, for any."""
         level = _Level.ORT_ENABLE_ALL if weights else _Level.ORT_ENABLE_EXTENDED
-        with tempfile.TemporaryDirectory(prefix="rl-hotswap-") as directory:
-            path = Path(directory) / "optimised.onnx"
+        with _file_to_write_to() as path:
             self._session(graph, level, weights, written_to=path)
             return path.read_bytes()
 
@@ -96,6 +98,20 @@ class SessionMaker:
             values = [onnxruntime.OrtValue.ortvalue_from_numpy(weights[name]) for name in self._initializers]
             options.add_external_initializers(list(self._initializers), values)
         return onnxruntime.InferenceSession(graph, options, providers=_PROVIDERS)
+
+
+@contextmanager
+def _file_to_write_to() -> Iterator[Path]:
+    """A path that lives in memory alone, where the system can do that: so no process that is killed leaves a file."""
+    if sys.platform == "linux":
+        descriptor = os.memfd_create("rl-hotswap-optimised.onnx")
+        try:
+            yield Path(f"/proc/self/fd/{descriptor}")
+        finally:
+            os.close(descriptor)
+        return
+    with tempfile.TemporaryDirectory(prefix="rl-hotswap-") as directory:
+        yield Path(directory) / "optimised.onnx"
 
 
 @functools.lru_cache(maxsize=4)

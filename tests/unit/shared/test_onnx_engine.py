@@ -169,6 +169,19 @@ def test_sessions_of_known_graphs_are_made_of_the_optimised_one_and_answer_alike
     assert session_maker(known, ("weight",), 1) is maker
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it takes a file")
+def test_optimising_leaves_no_file_to_be_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
+    nodes = [
+        helper.make_node("Identity", ["x"], ["same"]),
+        helper.make_node("Neg", ["same"], ["negative"]),
+        helper.make_node("Mul", ["negative", "weight"], ["y"]),
+    ]
+    known = graph(external("weight", (2,)), nodes=nodes)
+    OnnxEngine(known, weights())
+    assert session_maker(known, ("weight",), 1)._graph is not known, "it was optimised"
+
+
 def test_a_constant_that_is_computed_from_a_weight_is_computed_again_from_the_next() -> None:
     nodes = [
         helper.make_node("Exp", ["weight"], ["scale"]),
