@@ -14,6 +14,7 @@ from loguru import logger
 from shared.errors import CheckpointError
 
 _NAME = re.compile(r"checkpoint-(\d{9})\.pt")
+_TEMPORARY_PREFIX = ".tmp-"
 _MAGIC = b"rl-hotswap checkpoint 1\n"
 _DIGEST_BYTES = 32
 
@@ -30,6 +31,14 @@ class CheckpointStore:
             raise ValueError(f"expected to keep at least one checkpoint; found {keep}")
         self._directory = directory
         self._keep = keep
+
+    def sweep(self) -> None:
+        """Remove what a learner that was killed had half written. Only for whoever alone writes here."""
+        try:
+            for unfinished in self._directory.glob(f"{_TEMPORARY_PREFIX}*"):
+                unfinished.unlink(missing_ok=True)
+        except OSError as error:
+            logger.warning("{}: could not remove half-written checkpoints: {}", self._directory, error)
 
     def save(self, step: int, payload: dict[str, Any]) -> Path:
         """Write the checkpoint of ``step`` and remove all but the newest few. Raises CheckpointError."""
@@ -74,7 +83,7 @@ class CheckpointStore:
 
 
 def _write_atomically(path: Path, data: memoryview) -> None:
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".tmp-", delete=False) as file:
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=_TEMPORARY_PREFIX, delete=False) as file:
         try:
             file.write(data)
             file.flush()

@@ -56,6 +56,9 @@ def train(
     """
     with run.create().lock_learner(), contextlib.ExitStack() as parts:
         run.forget_summary()
+        run.sweep()
+        checkpoints = CheckpointStore(run.checkpoints)
+        checkpoints.sweep()
         key = signing_key_for(run, options.signing_key)
         environment = describe_environment(options.env, options.environment_kwargs())
         learner = Learner(
@@ -74,7 +77,7 @@ def train(
             learner,
             acting.receiver,
             publisher,
-            CheckpointStore(run.checkpoints),
+            checkpoints,
             batch_steps=options.learner.batch_steps,
             max_lag=options.learner.max_lag,
             take_turns=options.learner.take_turns,

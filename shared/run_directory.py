@@ -34,6 +34,8 @@ from shared.progress import Progress, Summary, decode_progress, decode_summary, 
 DEFAULT_ROOT = Path("runs")
 
 _LOCK_PATIENCE_S = 1.0
+_UNFINISHED = re.compile(r"\..+\.(\d+)\.[0-9a-f]{6}")
+_CHECKPOINT = re.compile(r"checkpoint-(\d{9})\.pt")
 
 
 class RunDirectory:
@@ -115,7 +117,20 @@ class RunDirectory:
 
     def has_checkpoint(self) -> bool:
         """Whether there is something to resume from."""
-        return self.checkpoints.is_dir() and any(self.checkpoints.iterdir())
+        return self.newest_checkpoint() is not None
+
+    def newest_checkpoint(self) -> int | None:
+        """The number of the newest checkpoint, whole or not; None where there is none."""
+        numbers = (_CHECKPOINT.fullmatch(path.name) for path in self.checkpoints.glob("checkpoint-*.pt"))
+        return max((int(found[1]) for found in numbers if found), default=None)
+
+    def sweep(self) -> None:
+        """Remove what processes that were killed had half written, of the files that are replaced whole."""
+        for path in self.path.glob(".*"):
+            unfinished = _UNFINISHED.fullmatch(path.name)
+            if unfinished is not None and not _lives(int(unfinished[1])):
+                with contextlib.suppress(OSError):  # a disk that refuses now is swept by whoever goes on later
+                    path.unlink()
 
     @contextlib.contextmanager
     def lock_learner(self) -> Iterator[None]:
@@ -185,6 +200,16 @@ def _read(path: Path) -> bytes | None:
         return None
     except OSError as error:
         raise ConfigurationError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        pass
+    return True
 
 
 def replace_file(path: Path, data: bytes) -> None:

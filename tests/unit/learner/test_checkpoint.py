@@ -9,6 +9,7 @@ from loguru import logger
 
 from learner.checkpoint import CheckpointStore
 from shared.errors import CheckpointError
+from shared.run_directory import RunDirectory
 
 PAYLOAD = {"weights": {"w": torch.arange(5.0)}, "count": 7, "name": "x", "none": None, "list": [1.5, b"bytes"]}
 
@@ -37,6 +38,17 @@ def test_the_newest_few_are_kept_and_nothing_else_lies_about(tmp_path: Path) -> 
     assert store.steps() == [2, 10]
     assert len(list(tmp_path.iterdir())) == 2
     assert store.load_newest() == (10, {"step": 10})
+
+
+def test_what_a_killed_learner_had_half_written_is_swept_and_is_no_checkpoint(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path).create()
+    (run.checkpoints / ".tmp-abc").write_bytes(b"half")
+    assert not run.has_checkpoint()
+    store = CheckpointStore(run.checkpoints)
+    store.save(7, {"step": 7})
+    assert run.newest_checkpoint() == 7
+    store.sweep()
+    assert [path.name for path in run.checkpoints.iterdir()] == ["checkpoint-000000007.pt"]
 
 
 @pytest.mark.parametrize("damage", ["flip a bit", "truncate", "empty", "something else"])

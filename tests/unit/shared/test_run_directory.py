@@ -77,6 +77,17 @@ def test_nothing_there_is_none_and_not_an_error(tmp_path: Path) -> None:
     assert not run.path.exists()
 
 
+def test_what_a_killed_process_had_half_written_is_swept_and_what_a_living_one_writes_is_not(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    run.write_summary(_summary())
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    for pid in (dead.pid, os.getpid()):
+        (tmp_path / f".progress.json.{pid}.abcdef").write_bytes(b"{")
+    run.sweep()
+    assert {path.name for path in tmp_path.iterdir()} == {"summary.json", f".progress.json.{os.getpid()}.abcdef"}
+
+
 _JSON_FILES = ["run.json", "progress.json", "summary.json", "options.json"]
 _NEVER_RIGHT = [b"", b"{", b"[]", b'"\xff"']
 _FOREIGN = [(name, content) for name in _JSON_FILES for content in _NEVER_RIGHT]
