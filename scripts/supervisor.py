@@ -41,6 +41,11 @@ _WARNING = re.compile(r"(WARNING|ERROR|CRITICAL) \| ")
 _COMMAND_NAME = re.compile(r"^python -m [\w.]+: ")
 
 
+def count_deaths_in_a_row(before: int, lived_s: float, *, got_further: bool) -> int:
+    """How many deaths in a row one more makes, after ``before``: 1 for who lived well, or got further than ever."""
+    return 1 if got_further or lived_s >= _HEALTHY_AFTER_S else before + 1
+
+
 def restart_delay_s(deaths_in_a_row: int) -> float:
     """Half a second after the first death, twice as long after each further one, ten seconds at most."""
     return min(10.0, 0.5 * 2.0 ** min(deaths_in_a_row - 1, 10))
@@ -94,6 +99,8 @@ class Supervisor:
         self._signals: list[int] = []
         self._messages: list[str] = []
         self._progress_before: Progress | None = None
+        self._most_updates = 0
+        self._newest_checkpoint = run.newest_checkpoint()
 
     def supervise(self) -> int:
         """Run until the training ends or a signal comes; return the exit code. Every child is gone on return.
@@ -194,7 +201,7 @@ class Supervisor:
             return code
         if code == CANNOT:
             raise ConfigurationError(_last_words(process))
-        self._note_death(self._learner, process, code)
+        self._note_death(self._learner, process, code, got_further=self._learner_got_further())
         if self._learner.deaths_in_a_row >= _LEARNER_DEATHS_IN_A_ROW:
             self._say(f"the learner died {self._learner.deaths_in_a_row} times in a row; giving up")
             return GAVE_UP
@@ -213,10 +220,22 @@ class Supervisor:
             if code == CANNOT and slot.deaths_in_a_row >= _ACTOR_MISTAKES_IN_A_ROW:
                 raise ConfigurationError(_last_words(process))
 
-    def _note_death(self, slot: Slot, process: ChildProcess, code: int) -> None:
+    def _learner_got_further(self) -> bool:
+        """Whether there is another newest checkpoint than at the death before, or an update that none came to before.
+
+        Who dies at the same update again and again got no further: that is a death loop.
+        """
+        progress, newest = self._run.progress(), self._run.newest_checkpoint()
+        updates = 0 if progress is None else progress.updates
+        got_further = updates > self._most_updates or newest != self._newest_checkpoint
+        self._most_updates = max(updates, self._most_updates)
+        self._newest_checkpoint = newest
+        return got_further
+
+    def _note_death(self, slot: Slot, process: ChildProcess, code: int, *, got_further: bool = False) -> None:
         lived_s = time.monotonic() - process.started_s
         slot.deaths += 1
-        slot.deaths_in_a_row = 1 if lived_s >= _HEALTHY_AFTER_S else slot.deaths_in_a_row + 1
+        slot.deaths_in_a_row = count_deaths_in_a_row(slot.deaths_in_a_row, lived_s, got_further=got_further)
         delay_s = restart_delay_s(slot.deaths_in_a_row)
         slot.start_at_s = time.monotonic() + delay_s
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"

@@ -22,7 +22,7 @@ _REPOSITORY = Path(__file__).parents[3]
 _PRELUDE = """
 import os, pathlib, signal, sys, time
 from shared.process_guard import die_with_parent
-from shared.progress import Summary
+from shared.progress import Progress, Summary
 from shared.run_directory import RunDirectory
 from shared.transport.transport import RolloutAccounts
 run = RunDirectory(pathlib.Path(sys.argv[1]))
@@ -134,6 +134,26 @@ def test_a_learner_that_always_dies_is_given_up(run: RunDirectory, monkeypatch: 
     watcher = _Watcher(run)
     assert _supervise(run, ["sys.exit(70)"], watcher=watcher) == GAVE_UP
     assert watcher.messages[-1] == "the learner died 5 times in a row; giving up"
+
+
+def test_a_learner_that_gets_further_between_its_deaths_is_not_given_up(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scripts.supervisor.restart_delay_s", lambda _: 0.0)
+    checkpoint = "(run.checkpoints / f'checkpoint-{len(list(run.checkpoints.iterdir())):09d}.pt').touch(); sys.exit(70)"
+    update = "run.write_progress(Progress(updates=(run.progress() or Progress()).updates + 1)); sys.exit(70)"
+    watcher = _Watcher(run)
+    assert _supervise(run, [checkpoint] * 4 + [update] * 4 + ["summarise()"], watcher=watcher) == 0
+    assert watcher.last.learner_deaths == 8
+
+
+def test_a_learner_that_dies_at_the_same_update_each_time_is_given_up(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scripts.supervisor.restart_delay_s", lambda _: 0.0)
+    watcher = _Watcher(run)
+    assert _supervise(run, ["run.write_progress(Progress(updates=7)); sys.exit(70)"], watcher=watcher) == GAVE_UP
+    assert watcher.last.learner_deaths == 5
 
 
 def test_an_actor_that_dies_is_started_again_and_counted(run: RunDirectory) -> None:
