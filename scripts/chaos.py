@@ -7,6 +7,7 @@ if __name__ == "__main__":  # started as a file, so the path begins with scripts
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 
+import shutil
 import signal
 import subprocess
 import time
@@ -72,6 +73,8 @@ class ChaosOptions:
     """What is done, and when."""
     json: Path | None = None
     """Write what was done and what held to this file."""
+    logs: Path | None = None
+    """Copy the logs of all processes into this directory, to see how a promise came to be broken."""
 
     def __post_init__(self) -> None:
         if not 0 < self.minutes < float("inf"):
@@ -91,6 +94,9 @@ def main(options: ChaosOptions) -> int:
             verdict.say("nothing can be mounted here: no full disk, no read-only store")
         interrupted = _run(options, workplace, verdict)
     finally:
+        if options.logs is not None:
+            for directory in (workplace.outputs, workplace.disk / "run" / "logs"):
+                shutil.copytree(directory, options.logs, dirs_exist_ok=True)
         workplace.close()
     verdict.show(Console())
     if options.json is not None:
