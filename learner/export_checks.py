@@ -1,5 +1,6 @@
 """When a program counts as the policy: it equals eager at several batch sizes, and once more with other weights."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -48,15 +49,25 @@ class ExportChecks:
 
 
 def perturbed(weights: Mapping[str, np.ndarray], generator: np.random.Generator) -> dict[str, np.ndarray]:
-    """Every float moved, none across zero from above (a variance stays one) and none towards infinity."""
+    """Every float moved, none across zero (a variance stays one), from zero upwards, and none towards infinity.
+
+    Matrices move with their signs, and by the less the more inputs they sum over: sums stay of the size that they
+    were, and so does their rounding, however wide a layer is.
+    """
     moved = {}
     for name, array in weights.items():
         if array.dtype.kind != "f":
             moved[name] = array
             continue
         step = generator.uniform(0.05, 0.15, array.shape)
-        moved[name] = np.asarray(array * (1 - step) + step / 2).astype(array.dtype)
+        added = step / 2 / _inputs_summed(array) ** 0.5
+        moved[name] = np.asarray(array * (1 - step) + np.where(array < 0, -added, added)).astype(array.dtype)
     return moved
+
+
+def _inputs_summed(array: np.ndarray) -> int:
+    """As torch lays out its layers: outputs first."""
+    return max(1, math.prod(array.shape[1:]))
 
 
 def write_weights(module: nn.Module, weights: Mapping[str, np.ndarray]) -> None:

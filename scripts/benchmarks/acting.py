@@ -23,7 +23,7 @@ from scripts.benchmarks.acting_loops import (
     publish_policy,
 )
 from scripts.benchmarks.bare_torchscript import DOES as BARE_DOES
-from scripts.benchmarks.bare_torchscript import bare_torchscript
+from scripts.benchmarks.bare_torchscript import SAME_PROGRAM_DOES, bare_same_program, bare_torchscript
 from scripts.benchmarks.plot import Line, save_plot
 from scripts.benchmarks.rivals import (
     cleanrl_rollouts,
@@ -46,6 +46,7 @@ _OURS = "rl-hotswap"
 _BARE = "bare TorchScript loop"
 _MULTINOMIAL = "bare TorchScript loop, softmax and multinomial"
 _BY_HAND = "bare TorchScript loop, layers written out by hand"
+_SAME = "bare loop around the same program"
 _SB3 = "Stable-Baselines3"
 _CLEANRL = "CleanRL's loop"
 _TORCHRL = "TorchRL's collector"
@@ -81,6 +82,7 @@ def _in_one(store: LocalPolicyStore, resources: ExitStack) -> Makers:
         (_BARE, 1): bare_torchscript,
         (_MULTINOMIAL, 1): partial(bare_torchscript, "multinomial"),
         (_BY_HAND, 1): partial(bare_torchscript, "by hand"),
+        (_SAME, 1): partial(bare_same_program, store),
         (_SB3, 1): sb3_predict_and_step,
         (_CLEANRL, 1): partial(cleanrl_rollouts, 1, _LENGTH),
         (_TORCHRL, 1): partial(torchrl_collector, 1, _LENGTH),
@@ -114,7 +116,10 @@ def _rows_of_one(speeds: Speeds, how: str) -> list[Row]:
         return ratios(speeds[_OURS, 1], speeds[name, 1])
 
     what = f"{_poles(1)}, Agent over"
-    rows = [Row.of(f"{what} a {_BARE}", over(_BARE), "x", f"{how}; {BARE_DOES}", at_least=2.5)]
+    rows = [
+        Row.of(f"{what} a {_BARE}", over(_BARE), "x", f"{how}; {BARE_DOES}", at_least=2.5),
+        Row.of(f"{what} a {_SAME}", over(_SAME), "x", f"{how}; {SAME_PROGRAM_DOES}"),
+    ]
     if (_SB3, 1) in speeds:
         sb3 = f"{how}; PPO.predict and env.step, no vector around it"
         rows.append(Row.of(f"{what} {_SB3}'s predict and step", over(_SB3), "x", sb3, at_least=12))

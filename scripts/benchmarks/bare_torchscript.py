@@ -1,22 +1,34 @@
 """The rival that needs no library: a scripted network and a loop, written by hand, with nothing around it.
 
 It does what acting needs and no more: no value, no log-probability, no noise that could be drawn again, no check.
+Another such loop runs the agent's own program, for what the agent's program costs and what the agent.
 """
 
+import io
 import warnings
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from scripts.benchmarks.acting_loops import HIDDEN_SIZES, make_environment
 from scripts.benchmarks.speed import Piece
+from shared.noise import NoiseStream
+from shared.policy_store import LocalPolicyStore
 
 _PIECE_STEPS = 500
 
 
 Variant = Literal["layers", "multinomial", "by hand"]
-DOES = "scripted and frozen module of linear layers that draws its action inside, by Gumbel's trick; inference_mode"
+DOES = (
+    "the loop: a scripted and frozen module of linear layers that draws its action inside, by Gumbel's trick, in "
+    "inference_mode; no value, no log-probability, no noise that could be drawn again, no check"
+)
+SAME_PROGRAM_DOES = (
+    "the loop: the version's own policy.ts by torch.jit.load, in inference_mode, with from_numpy; action, "
+    "log-probability and value out of the observation and of noise, drawn in blocks as the agent draws it; no check"
+)
 
 
 class _Layers(nn.Module):
@@ -93,6 +105,35 @@ def bare_torchscript(variant: Variant = "layers") -> Piece:
         with torch.inference_mode():
             for _ in range(_PIECE_STEPS):
                 observation, _, terminated, truncated, _ = environment.step(act(from_numpy(observation)))
+                if terminated or truncated:
+                    observation, _ = environment.reset()
+        return _PIECE_STEPS
+
+    piece()
+    return piece
+
+
+def bare_same_program(store: LocalPolicyStore) -> Piece:
+    """One environment and the TorchScript program of the newest version in ``store``, called with nothing around it."""
+    newest = store.newest()
+    assert newest is not None
+    files = store.open(newest)
+    (program,) = (program for program in files.manifest.programs if program.kind == "torchscript")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        act = torch.jit.load(io.BytesIO(files.read(program.file)))  # type: ignore[no-untyped-call]
+    noise = NoiseStream(files.manifest.signature.action, 1, seed=0)
+    environment = make_environment()
+    observation, _ = environment.reset(seed=0)
+    from_numpy, offset = torch.from_numpy, 0
+
+    def piece() -> int:
+        nonlocal observation, offset
+        with torch.inference_mode():
+            for _ in range(_PIECE_STEPS):
+                outputs = act([from_numpy(observation[np.newaxis]), from_numpy(noise.at(offset))])
+                offset += 1
+                observation, _, terminated, truncated, _ = environment.step(int(outputs[0]))
                 if terminated or truncated:
                     observation, _ = environment.reset()
         return _PIECE_STEPS

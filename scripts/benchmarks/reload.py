@@ -13,6 +13,7 @@ _BLOCK_S = 0.8
 _ROUNDS = 3  # of step times for each round of --rounds: many short ones, since what else a machine does comes and goes
 _TRANSITIONS = 10_000_000
 _ADOPTIONS = 10_000
+_BUDGET_S = 100.0  # for each of these two: on a machine that is too slow for it, the row says how many there were
 _IDLE_S = 8.0
 _VERSIONS = 1_000
 
@@ -22,8 +23,8 @@ def measure_reload(settings: BenchmarkSettings, console: Console) -> list[Row]:
     console.print("step times with adoptions and without …")
     rows = measure_step_times(_ROUNDS * settings.rounds, _BLOCK_S)
     console.print(f"{_TRANSITIONS:,} transitions, each derived again …")
-    rows += measure_torn(_TRANSITIONS)
+    rows += measure_torn(_TRANSITIONS, console, budget_s=_BUDGET_S)
     console.print(f"memory after {_ADOPTIONS:,} adoptions …")
-    rows += measure_memory(_ADOPTIONS)
+    rows += measure_memory(_ADOPTIONS, console, budget_s=_BUDGET_S)
     console.print(f"watching a store of {_VERSIONS:,} versions …")
     return rows + measure_watching(_VERSIONS, _IDLE_S)

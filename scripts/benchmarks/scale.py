@@ -14,8 +14,8 @@ from scripts.benchmarks.settings import BenchmarkSettings
 
 ACTORS = (1, 2, 4, 8, 16, 32, 64)
 VERSIONS = (10, 100, 1_000, 10_000, 100_000)
-HIDDEN_SIZES = ((32, 32), (120, 120), (420, 420), (1600,), (1600,) * 11)
-"""Of networks with 10 kB of weights to 103 MB. A hundred such layers (1 GB) differ by more than a probe allows."""
+HIDDEN_SIZES = ((45, 45), (155, 155), (497, 497), (1577, 1577), (1600,) * 11, (2048,) * 60)
+"""Of networks with 10 kB, 100 kB, 1 MB, 10 MB, 103 MB and 990 MB of weights."""
 
 
 def measure_scale(settings: BenchmarkSettings, console: Console) -> list[Row]:

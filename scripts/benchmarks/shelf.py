@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 ENV_ID = "CartPole-v1"
 SMALL = (64, 64)
 LARGE = (1600,) * 11
-"""Hidden sizes of a network of 103 MB that every engine computes alike: wider layers differ by rounding."""
+"""Hidden sizes of a network of 103 MB."""
 
 _MadeFiles = tuple[dict[str, bytes], tuple[ProgramEntry, ...], ProbeEntry]
 _MakeFiles = Callable[[Mapping[str, "Tensor"]], _MadeFiles]
@@ -63,14 +63,16 @@ def make_shelf(
     import torch
 
     from learner.acting_policy import ActingPolicy
-    from learner.config import NetworkConfig
+    from learner.config import Activation, NetworkConfig
     from learner.policy_export import WEIGHTS_FILE, PolicyExporter
     from shared.engines.eager import module_tensors
     from shared.environment_probe import describe_environment
 
     assert versions > 0
     environment = describe_environment(ENV_ID)
-    network = NetworkConfig(hidden_sizes=hidden_sizes, shared_trunk=hidden_sizes != SMALL)
+    is_small = hidden_sizes == SMALL
+    activation: Activation = "tanh" if is_small else "relu"  # tanh of untrained layers lets rounding grow with depth
+    network = NetworkConfig(hidden_sizes=hidden_sizes, shared_trunk=not is_small, activation=activation)
     generator = torch.Generator().manual_seed(0)
     policy = ActingPolicy(environment.leaves, environment.action, network, environment.masked, generator).eval()
     make_files = _onnx_files(policy) if onnx_alone else PolicyExporter(policy, policy.signature).files

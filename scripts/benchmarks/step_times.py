@@ -27,6 +27,7 @@ _VERSIONS = 16
 _SMALL_CHANGE = 1e-3  # all of them act alike, so that episodes are as long with adoptions as without
 _SETTLE_S = 0.2
 _MOST_STEPS = 2_000_000
+_PARTS = 5  # of the run, each with its own median of none over none
 _PERCENTILES = {"p50": (50.0, 1.02), "p99": (99.0, 1.05), "p99.9": (99.9, 1.10)}
 
 
@@ -120,12 +121,12 @@ def _rows(rounds: Sequence[_Round], block_s: float) -> list[Row]:
     )
     rows = []
     for name, (_, target) in _PERCENTILES.items():
-        nones = [one.after.step_us[name] / one.before.step_us[name] for one in rounds]
+        nones = _none_over_none(rounds, name)
         with_adoptions = [
             one.adopting.step_us[name] * 2 / (one.before.step_us[name] + one.after.step_us[name]) for one in rounds
         ]
         row = Row.of(f"step time with 10 adoptions a second over none, {name}", with_adoptions, "", how, at_most=target)
-        rows.append(_within_spread(row, nones))
+        rows.append(within_spread(row, nones))
         rows.append(Row.of(f"step time with none over none, {name}", nones, "", how))
     rates = [one.adopting.steps_per_s * 2 / (one.before.steps_per_s + one.after.steps_per_s) for one in rounds]
     lost = [100 * (1 - rate) for rate in rates]
@@ -138,9 +139,21 @@ def _rows(rounds: Sequence[_Round], block_s: float) -> list[Row]:
     return rows
 
 
-def _within_spread(row: Row, nones: Sequence[float]) -> Row:
-    """What lies no further from 1 than half of the ratios of none over none do cannot be told from none."""
-    spread = float(np.median([max(ratio, 1 / ratio) for ratio in nones]))
-    if row.reached or row.value > spread:
-        return row
-    return msgspec.structs.replace(row, reached=True, how=f"{row.how}; none over none differs by {spread:.3f}")
+def _none_over_none(rounds: Sequence[_Round], name: str) -> list[float]:
+    """Each block of none over the mean of the blocks of none around it, as blocks with adoptions are compared."""
+    blocks = [block.step_us[name] for one in rounds for block in (one.before, one.after)]
+    if len(blocks) == 2:
+        return [blocks[1] / blocks[0]]
+    return [2 * here / (before + after) for before, here, after in zip(blocks, blocks[1:], blocks[2:], strict=False)]
+
+
+def within_spread(row: Row, nones: Sequence[float]) -> Row:
+    """``row`` counts as reached where its median lies between the least and the most median of none over none.
+
+    Medians of parts of the run are compared with: single ratios lie further apart than a median of many ever does.
+    """
+    medians = [float(np.median(part)) for part in np.array_split(nones, min(_PARTS, len(nones)))]
+    low, high = min(medians), max(medians)
+    told = f"median {row.value:.3f}; none over none in {len(medians)} parts of the run: medians {low:.3f} to {high:.3f}"
+    reached = row.reached or low <= row.value <= high
+    return msgspec.structs.replace(row, reached=reached, how=f"{row.how}; {told}")

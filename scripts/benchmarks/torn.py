@@ -5,6 +5,7 @@ recorded observations the actions and log-probabilities are computed again, in n
 program takes part in it.
 """
 
+import time
 from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -12,6 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import numpy as np
+from rich.console import Console
 
 from actor.agent import Agent
 from actor.environment_creation import make_environments
@@ -146,8 +148,8 @@ def run_checked_actor(connection: Connection, store: Path, shelf: Path, logs: Pa
     serve(connection, CheckedActor(store, shelf))
 
 
-def measure_torn(transitions: int) -> list[Row]:
-    """Count the actions that are not those of their stamped digest, in at least that many transitions."""
+def measure_torn(transitions: int, console: Console, *, budget_s: float) -> list[Row]:
+    """Count the actions that are not those of their stamped digest, in that many transitions or for ``budget_s``."""
     with TemporaryDirectory(prefix="rl-hotswap-benchmark-") as directory:
         shelf, store, logs = (Path(directory) / name for name in ("shelf", "store", "logs"))
         make_shelf(shelf, versions=_VERSIONS, change=_CHANGE)
@@ -156,10 +158,16 @@ def measure_torn(transitions: int) -> list[Row]:
             HelperProcess(run_checked_actor, store, shelf, logs) as actor,
         ):
             publisher.call("begin", ADOPTIONS_PER_S)
-            found, adoptions = Derivation(0, 0, 0, 0.0), 0
-            while found.transitions < transitions:
+            found, adoptions, said = Derivation(0, 0, 0, 0.0), 0, 0
+            deadline_s = time.monotonic() + budget_s
+            while found.transitions < transitions and time.monotonic() < deadline_s:
                 more, adopted = actor.call("act_and_derive")
                 found, adoptions = found.plus(more), adoptions + adopted
+                if (tenths := 10 * found.transitions // transitions) > said:
+                    said = tenths
+                    console.print(
+                        f"  {found.transitions:,}, {found.wrong} wrong, {adoptions:,} adoptions", highlight=False
+                    )
             publisher.call("end")
     how = (
         f"{found.transitions:,} transitions of {_NUM_ENVS} CartPoles under {adoptions:,} adoptions, "
@@ -169,6 +177,6 @@ def measure_torn(transitions: int) -> list[Row]:
     )
     return [
         Row.of("torn or mis-stamped actions", [found.wrong], "actions", how, at_most=0.0),
-        Row.of("transitions derived again", [found.transitions], "transitions", how),
+        Row.of("transitions derived again", [found.transitions], "transitions", how, at_least=transitions),
         Row.of("adoptions meanwhile", [adoptions], "adoptions", how),
     ]

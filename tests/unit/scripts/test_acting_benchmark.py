@@ -14,7 +14,7 @@ from scripts.benchmarks.acting_loops import (
     environments_alone,
     publish_policy,
 )
-from scripts.benchmarks.bare_torchscript import Variant, bare_torchscript
+from scripts.benchmarks.bare_torchscript import Variant, bare_same_program, bare_torchscript
 from scripts.benchmarks.rivals import (
     cleanrl_rollouts,
     is_installed,
@@ -51,6 +51,10 @@ def test_environments_alone_count_every_step() -> None:
 @pytest.mark.parametrize("variant", ["layers", "multinomial", "by hand"])
 def test_the_bare_loop_acts(variant: Variant) -> None:
     assert bare_torchscript(variant)() > 0
+
+
+def test_a_bare_loop_acts_with_the_agents_program(store: LocalPolicyStore) -> None:
+    assert bare_same_program(store)() > 0
 
 
 @pytest.mark.parametrize("num_envs", [1, 3])

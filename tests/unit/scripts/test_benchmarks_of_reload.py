@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from rich.console import Console
 
 from actor.agent import Agent
 from actor.environment_creation import make_environments
@@ -96,10 +97,10 @@ def test_reload_in_small() -> None:
     from scripts.benchmarks.watching import measure_watching
 
     check(measure_step_times(rounds=1, block_s=0.3))
-    torn = measure_torn(transitions=1_000)
+    torn = measure_torn(1_000, Console(), budget_s=60.0)
     check(torn)
     assert torn[0].value == 0
-    check(measure_memory(adoptions=200))
+    check(measure_memory(200, Console(), budget_s=60.0))
     check(measure_watching(versions=30, seconds=0.2))
 
 
@@ -115,8 +116,6 @@ def test_publish_in_small() -> None:
 
 @pytest.mark.slow
 def test_scale_in_small(capsys: pytest.CaptureFixture[str]) -> None:
-    from rich.console import Console
-
     from scripts.benchmarks.growth_by_actors import grow_actors
     from scripts.benchmarks.growth_by_model_size import grow_models
     from scripts.benchmarks.growth_by_versions import grow_versions
