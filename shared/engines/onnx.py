@@ -12,7 +12,7 @@ from shared.engines.onnx_graph import external_initializers, keep_outputs
 from shared.engines.onnx_sessions import session_maker
 from shared.errors import PolicyOutputError, WeightsError
 from shared.program_digest import onnx_program_digest
-from shared.weights import check_layout
+from shared.weights import check_finite, check_layout
 
 _MOST_BINDINGS = 8  # batch sizes in use at once: an actor has one, a pool of them a few
 
@@ -56,9 +56,7 @@ class OnnxEngine:
         """See Engine. Makes a new session, which costs a millisecond or two and does not hold the GIL."""
         check_layout(self._layout, weights)
         lasting = {name: _lasting(array) for name, array in weights.items()}
-        for name, array in lasting.items():
-            if array.dtype.kind == "f" and not np.isfinite(array).all():
-                raise WeightsError(f"{name} holds values that are not finite")
+        check_finite(lasting)
         session = session_maker(self._graph, self._initializers, self._threads).make(lasting)
         self._layout = lasting  # kept alive as long as the session
         self._session = session
