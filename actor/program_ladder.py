@@ -189,7 +189,7 @@ class ProgramLadder:
         """What a rung said of a version; of a program, for good."""
         kind = step[0]
         if is_out_of_memory(error):
-            material.refuse(kind, TransientLoadError(f"not enough memory: {error}"))
+            material.refuse(kind, TransientLoadError(f"not enough memory: {type(error).__name__}: {error}"))
             return
         if isinstance(error, ProgramError):
             self._unloadable[step] = str(error)  # whatever its weights

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from learner.checkpoint import CheckpointStore
 from shared.errors import StoreUnavailable, VersionNotFound
 from shared.policy_store import LocalPolicyStore, Retention, version_name
 from tests.fault import store_processes
@@ -77,6 +78,24 @@ def test_a_publisher_killed_at_any_step_leaves_all_of_a_version_or_nothing(tmp_p
         assert successor > max(found)
         assert read_all(store) == {**found, successor: b"next"}
     assert 0 < committed < len(stores) - 15  # some were killed after the rename, most before
+
+
+def test_a_learner_killed_at_any_step_of_a_checkpoint_leaves_that_or_the_one_before(tmp_path: Path) -> None:
+    template = CheckpointStore(tmp_path / "template")
+    for step in (1, 2):
+        template.save(step, {"step": step})
+    newest = []
+    for store in killed_at_every_step("checkpoint", tmp_path / "template", tmp_path):
+        checkpoints = CheckpointStore(store.path)
+        step, payload = checkpoints.load_newest()
+        assert payload == {"step": step}
+        newest.append(step)
+        checkpoints.sweep()
+        checkpoints.save(4, {"step": 4})
+        assert leftovers(store) == set()
+        assert checkpoints.load_newest() == (4, {"step": 4})
+    assert newest == sorted(newest)
+    assert set(newest) == {2, 3}
 
 
 def test_a_number_whose_publisher_was_killed_is_not_used_again_when_its_directory_is_deleted(tmp_path: Path) -> None:
