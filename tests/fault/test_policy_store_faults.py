@@ -19,6 +19,7 @@ import pytest
 from learner.checkpoint import CheckpointStore
 from shared.errors import StoreUnavailable, VersionNotFound
 from shared.policy_store import LocalPolicyStore, Retention, version_name
+from shared.used_numbers import UsedNumbers
 from tests.fault import store_processes
 from tests.sample_versions import sample_files, sample_manifest
 
@@ -33,6 +34,29 @@ def command(*arguments: object) -> list[str]:
 def publish_many(store: LocalPolicyStore, count: int) -> None:
     for i in range(count):
         store.publish(sample_files(b"weights %d" % i), sample_manifest)
+
+
+@pytest.mark.parametrize("comes_back", [False, True])
+def test_no_number_comes_twice_though_the_store_is_taken_away_while_nobody_publishes(
+    tmp_path: Path, comes_back: bool
+) -> None:
+    """A learner is killed, its store goes, and the next learner makes a new one; later the old one may be put back."""
+
+    def next_publisher() -> LocalPolicyStore:
+        return LocalPolicyStore(tmp_path / "policies", used_numbers=UsedNumbers(tmp_path / "numbers"))
+
+    publish_many(next_publisher(), 3)
+    (tmp_path / "policies").rename(tmp_path / "away")
+    anew = next_publisher()
+    publish_many(anew, 2)
+    assert anew.versions() == [3, 4]
+    if comes_back:
+        shutil.rmtree(tmp_path / "policies")
+        (tmp_path / "away").rename(tmp_path / "policies")
+    last = next_publisher()
+    publish_many(last, 1)
+    assert last.newest() == 5
+    assert [path.name for path in (tmp_path / "numbers").iterdir()] == [".highest-000005"]
 
 
 def read_all(store: LocalPolicyStore) -> dict[int, bytes]:
