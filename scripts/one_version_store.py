@@ -23,6 +23,10 @@ class OneVersionStore:
     def watch_path(self) -> Path | None:
         return None
 
+    @property
+    def notes(self) -> None:
+        return None
+
     def versions(self) -> list[int]:
         return [self.version]
 

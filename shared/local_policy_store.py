@@ -1,6 +1,6 @@
 """A policy store in a directory, which commits by renaming.
 
-The directory holds, beside its versions (``v000042``) and ``quarantine``:
+The directory holds, beside its versions (``v000042``), ``quarantine`` and ``notes``:
 
 - ``.pending/.tmp-…`` a version that is being written. A rename makes it a version: readers see all of it or nothing.
 - ``.highest-000042`` the high-water mark, an empty file made before version 42 is committed. It is what keeps a number
@@ -27,8 +27,9 @@ from shared.manifest import MANIFEST_NAME, Manifest
 from shared.pending_version import PENDING_DIRECTORY, TEMPORARY_PREFIX, PendingVersion, is_abandoned, sync
 from shared.quarantine_advice import QUARANTINE_DIRECTORY
 from shared.retention import Retention
+from shared.small_files import sweep_unfinished
 from shared.storage_faults import storage
-from shared.used_numbers import UsedNumbers
+from shared.store_notes import NOTES_DIRECTORY, LocalNotes
 from shared.version_directory import open_version
 from shared.version_files import (
     DescribeVersion,
@@ -50,24 +51,16 @@ class LocalPolicyStore:
 
     Any number of processes may read and publish. ``fsync=False`` trusts the operating system not to crash; a process
     may be killed at any point in either case. An abandoned write is swept ``abandon_after_s`` after its last write.
-    With ``used_numbers`` no number that was used comes again, though the whole directory is taken away.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        *,
-        fsync: bool = True,
-        abandon_after_s: float = 600.0,
-        used_numbers: UsedNumbers | None = None,
-    ) -> None:
+    def __init__(self, path: Path, *, fsync: bool = True, abandon_after_s: float = 600.0) -> None:
         self.path = Path(path).absolute()  # a process that changes its directory goes on in the same store
         self._fsync = fsync
         self._abandon_after_s = abandon_after_s
-        self._used_numbers = used_numbers
         self._highest: int | None = None
         self._stuck: set[str] = set()
         self._quarantine = LocalQuarantine(self.path / QUARANTINE_DIRECTORY)
+        self.notes = LocalNotes(self.path / NOTES_DIRECTORY)
 
     def __repr__(self) -> str:
         return f"LocalPolicyStore({str(self.path)!r})"
@@ -121,8 +114,7 @@ class LocalPolicyStore:
 
     def _next_version(self) -> int:
         if self._highest is None:
-            outside = -1 if self._used_numbers is None else self._used_numbers.highest()
-            self._highest = max(self._list().highest, outside)
+            self._highest = self._list().highest
         return self._highest + 1
 
     def _pending_version(self, *, fsync: bool) -> PendingVersion:
@@ -139,8 +131,6 @@ class LocalPolicyStore:
         The listing afterwards matters: a mark is removed once there is a higher one, so that making it proves nothing
         if others have gone beyond it since we last looked.
         """
-        if self._used_numbers is not None:
-            self._used_numbers.use(version)
         mark = self.path / mark_name(version)
         is_ours = True
         with storage(f"make {mark}"):
@@ -160,7 +150,8 @@ class LocalPolicyStore:
         with storage(f"sweep {self.path}"):
             swept = [v for v in retention.expendable(self._list().versions) if self._remove(version_name(v))]
             self._sweep_pending()
-            self._quarantine.sweep(self._abandon_after_s)
+            for directory in (QUARANTINE_DIRECTORY, NOTES_DIRECTORY):
+                sweep_unfinished(self.path / directory, self._abandon_after_s)
         return swept
 
     def _remove(self, name: str) -> bool:

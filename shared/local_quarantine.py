@@ -1,13 +1,9 @@
 """Quarantine advice in a directory beside the versions of a local store."""
 
 import os
-import secrets
-import time
-from contextlib import suppress
 from pathlib import Path
 
 from shared.bounded_read import NotRegularFileError, read_regular_file
-from shared.pending_version import TEMPORARY_PREFIX
 from shared.quarantine_advice import (
     MAX_ADVICE_BYTES,
     QuarantineAdvice,
@@ -16,6 +12,7 @@ from shared.quarantine_advice import (
     decode_advice,
     encode_advice,
 )
+from shared.small_files import write_whole
 from shared.storage_faults import storage
 
 
@@ -35,13 +32,7 @@ class LocalQuarantine:
         with storage(f"write quarantine advice into {self._directory}"):
             if advice.exists():
                 return
-            self._directory.mkdir(exist_ok=True)
-            temporary = self._directory / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
-            try:
-                temporary.write_bytes(encode_advice(digest, reason, by))
-                temporary.rename(advice)
-            finally:
-                temporary.unlink(missing_ok=True)
+            write_whole(self._directory, advice.name, encode_advice(digest, reason, by))
 
     def reasons(self) -> dict[str, str]:
         """Digest -> reason. Advice never changes, so that each file is read once; what cannot be read is no advice."""
@@ -70,14 +61,6 @@ class LocalQuarantine:
                 return _read_advice(directory, digest)
             finally:
                 os.close(directory)
-
-    def sweep(self, abandon_after_s: float) -> None:
-        """Remove what was left by processes that were killed while they wrote advice."""
-        with storage(f"sweep {self._directory}"):
-            for temporary in self._directory.glob(f"{TEMPORARY_PREFIX}*"):
-                with suppress(FileNotFoundError):  # its writer has just finished
-                    if abs(time.time() - temporary.lstat().st_mtime) >= abandon_after_s:
-                        temporary.unlink()
 
 
 def _read_reason(directory: int, digest: str) -> str | None:

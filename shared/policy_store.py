@@ -9,6 +9,7 @@ from shared.errors import ConfigurationError
 from shared.local_policy_store import LocalPolicyStore
 from shared.manifest import Manifest
 from shared.retention import Retention
+from shared.store_notes import StoreNotes
 from shared.version_directory import open_version_directory
 from shared.version_files import DescribeVersion, Sign, VersionFiles, parse_version_name, version_name
 
@@ -33,6 +34,11 @@ class PolicyStore(Protocol):
     @property
     def watch_path(self) -> Path | None:
         """Where file events tell of new versions (perhaps not there yet), or None where only polling helps."""
+        ...
+
+    @property
+    def notes(self) -> StoreNotes | None:
+        """What actors tell each other of trials, or None where this store takes no notes."""
         ...
 
     def publish(

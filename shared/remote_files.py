@@ -71,22 +71,22 @@ class RemoteFiles:
         with remote_storage(f"write {path}"):
             self._fs.pipe_file(path, data)
 
-    def create(self, name: str) -> bool:
+    def create(self, name: str, data: bytes = b"1") -> bool:
         """Create a small file that must not exist yet; False where it does."""
         path = self._path(name)
         try:
             with remote_storage(f"create {path}", expecting=FileExistsError):
-                self._create(path)
+                self._create(path, data)
         except FileExistsError:
             return False
         return True
 
-    def _create(self, path: str) -> None:
+    def _create(self, path: str, data: bytes) -> None:
         try:
             with self._fs.open(path, "xb") as file:
-                file.write(b"1")
+                file.write(data)
         except (NotImplementedError, ValueError):  # a backend that knows no exclusive creation
-            self._fs.pipe_file(path, b"1", mode="create")
+            self._fs.pipe_file(path, data, mode="create")
 
     def remove(self, name: str) -> None:
         """Remove a file, which may be gone already."""

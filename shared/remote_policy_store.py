@@ -33,6 +33,7 @@ from shared.quarantine_advice import (
 from shared.remote_files import RemoteFiles
 from shared.retention import Retention
 from shared.signing import SIGNATURE_BYTES
+from shared.store_notes import RemoteNotes
 from shared.version_files import (
     DescribeVersion,
     Sign,
@@ -60,6 +61,7 @@ class RemotePolicyStore:
     def __init__(self, url: str, *, abandon_after_s: float = 600.0) -> None:
         self._url = url.rstrip("/")
         self._files = RemoteFiles(url)
+        self.notes = RemoteNotes(self._files)
         self._abandon_after_s = abandon_after_s
         self._committed: set[int] = set()
         self._uploading: set[int] = set()

@@ -1,0 +1,83 @@
+"""What every store promises of the notes that actors leave in it."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from shared.policy_store import Retention
+from shared.store_notes import MAX_NOTE_BYTES, StoreNotes
+from tests.contract.store_cases import CASES, StoreCase, store_case
+from tests.sample_versions import sample_files, sample_manifest
+
+
+@pytest.fixture(params=CASES)
+def case(request: pytest.FixtureRequest) -> Iterator[StoreCase]:
+    with store_case(request.param) as made:
+        made.open().publish(sample_files(), sample_manifest)
+        yield made
+
+
+def _notes(case: StoreCase) -> StoreNotes:
+    notes = case.open().notes
+    assert notes is not None
+    return notes
+
+
+def test_a_note_is_read_by_others_replaced_and_removed(case: StoreCase) -> None:
+    ours, theirs = _notes(case), _notes(case)
+    assert theirs.names() == []
+    assert theirs.read("returns-1") is None
+    theirs.remove("returns-1")
+    for data in (b"one", b"two, and longer", b""):
+        ours.write("returns-1", data)
+        assert theirs.read("returns-1") == data
+    ours.write("a", b"x" * MAX_NOTE_BYTES)
+    assert theirs.read("a") == b"x" * MAX_NOTE_BYTES
+    assert theirs.names() == ["a", "returns-1"]
+    theirs.remove("a")
+    assert ours.names() == ["returns-1"]
+    assert case.open().versions() == [0]
+
+
+def test_what_is_created_stays_the_first_ones(case: StoreCase) -> None:
+    assert _notes(case).create("verdict-1", b"ours")
+    assert not _notes(case).create("verdict-1", b"theirs")
+    assert _notes(case).read("verdict-1") == b"ours"
+
+
+def test_of_several_who_create_one_is_first(case: StoreCase) -> None:
+    for round_number in range(5):
+        name = f"trial-{round_number}"
+        with ThreadPoolExecutor(4) as pool:
+            mine = [b"from %d" % i for i in range(4)]
+            first = list(pool.map(lambda data: _notes(case).create(name, data), mine))  # noqa: B023
+        assert first.count(True) == 1
+        assert _notes(case).read(name) == mine[first.index(True)]
+
+
+@pytest.mark.parametrize("name", ["", "../outside", "a/b", "A", ".hidden", "x" * 101, "a.json"])
+def test_names_stay_inside(case: StoreCase, name: str) -> None:
+    notes = _notes(case)
+    for act in (lambda: notes.write(name, b""), lambda: notes.create(name, b""), lambda: notes.read(name)):
+        with pytest.raises(ValueError, match="as a note's name"):
+            act()
+    with pytest.raises(ValueError, match="as a note's name"):
+        notes.remove(name)
+
+
+def test_what_others_put_there_is_no_note(case: StoreCase) -> None:
+    case.put("notes/huge.json", b"x" * (MAX_NOTE_BYTES + 1))
+    case.put("notes/directory.json/file", b"")
+    case.put("notes/readme", b"")
+    case.put("notes/UPPER.json", b"")
+    notes = _notes(case)
+    assert set(notes.names()) <= {"huge", "directory"}
+    assert notes.read("huge") is None
+    assert notes.read("directory") is None
+
+
+def test_sweeping_leaves_notes_alone(case: StoreCase) -> None:
+    _notes(case).write("returns-1", b"data")
+    case.open(abandon_after_s=0.0).sweep(Retention())
+    assert _notes(case).read("returns-1") == b"data"
