@@ -19,7 +19,7 @@ from actor.program_trial import DEFAULT_LIMITS
 from actor.rollout_worker import RolloutWorker
 from actor.session_report import SessionReport, say, say_nothing
 from actor.stop_signal import StopSignal
-from actor.version_selection import History, Newest, parse_follow
+from actor.version_selection import History, Newest, check_canary, parse_follow
 from shared.config import RunConfig
 from shared.environment_probe import find_environment
 from shared.errors import ConfigurationError
@@ -43,6 +43,7 @@ def act(settings: ActorSettings) -> int:
     follow = parse_follow(settings.follow)
     if isinstance(follow, History) and settings.envs > 1:
         raise ConfigurationError("history draws a version for each episode, so it needs --envs 1")
+    check_canary(settings.canary, follow)
     find_environment(settings.env)  # before anything is waited for
     keys = public_keys_of(settings.public_key)
     name = settings.name or f"{socket.gethostname()}-{os.getpid()}"
@@ -79,6 +80,7 @@ def act(settings: ActorSettings) -> int:
                 run_id=None if source.config is None else source.config.run_id,
                 stale_after_s=settings.stale_after_s,
                 trial=DEFAULT_LIMITS if settings.try_first else None,
+                canary=settings.canary,
                 name=name,
             )
         )
@@ -97,7 +99,12 @@ def act(settings: ActorSettings) -> int:
             cut_at_episode_end=sender is None and settings.envs == 1,
         )
         stop.gently(worker.interrupt)
-        _work(settings, worker, sender, report, lambda: report.tell(agent.policy, worker.finished))
+
+        def tell_of_rollout() -> None:
+            report.tell(agent.policy, worker.finished)
+            agent.episodes_ended(worker.finished)
+
+        _work(settings, worker, sender, report, tell_of_rollout)
     return stop.exit_code or 0
 
 

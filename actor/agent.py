@@ -8,7 +8,10 @@ from typing import Any, Self
 import numpy as np
 from loguru import logger
 
+from actor.canary_gate import LOOK_EVERY_S, CanaryGate
+from actor.canary_turns import CanaryTurns
 from actor.engine_choice import check_trusted
+from actor.episode_tracker import FinishedEpisode
 from actor.freshness import STALE_AFTER_S, Freshness
 from actor.loaded_policy import LoadedPolicy
 from actor.policy_call import Decision, PolicyCall
@@ -16,8 +19,9 @@ from actor.policy_loader import PolicyLoader
 from actor.policy_manager import PolicyManager
 from actor.program_ladder import ProgramLadder
 from actor.program_trial import ProgramTrial, TrialLimits
+from actor.trial_board import TrialBoard
 from actor.version_life import VersionTable
-from actor.version_selection import Follow, parse_follow
+from actor.version_selection import Follow, check_canary, parse_follow
 from shared.authenticity import Authenticity
 from shared.engines.engine import EngineChoice
 from shared.errors import PolicyOutputError, PolicyUnavailable
@@ -46,6 +50,8 @@ class Agent:
     ``run_id``, or that of the first. Once the newest is older than ``stale_after_s`` the log says so, as often.
     ``trial``: within what limits a program that was never seen before is tried, in a process of its own, which it may
     hang or crash; None tries nothing first.
+    ``canary``: a new version acts in this share of the episodes first, and is adopted unless its returns are worse than
+    those of the version that acts (``actor/canary_gate.py``). It needs to be told of every episode: ``episodes_ended``.
     """
 
     def __init__(
@@ -67,9 +73,12 @@ class Agent:
         run_id: str | None = None,
         stale_after_s: float = STALE_AFTER_S,
         trial: TrialLimits | None = None,
+        canary: float | None = None,
         name: str = "agent",
     ) -> None:
-        """Raises ConfigurationError for a ``follow`` that cannot be read, or an ``engine`` without its permission."""
+        """Raises ConfigurationError for a ``follow`` that cannot be read, an ``engine`` without its permission, or a
+        ``canary`` that is no share or goes with anything but ``newest``.
+        """
         check_trusted(engine, trust_native=trust_native, trusted_modules=trusted_modules)
         self.noise_seed = seed
         self.noise_offset = 0
@@ -93,8 +102,10 @@ class Agent:
             trial=None if trial is None else ProgramTrial(trial, batch_size=self._batch_size),
         )
         self._follow = parse_follow(follow) if isinstance(follow, str) else follow
+        check_canary(canary, self._follow)
         versions = VersionTable()
-        self._manager = PolicyManager(versions)
+        self._turns = None if canary is None else CanaryTurns(canary, self._batch_size, seed)
+        self._manager = PolicyManager(versions, self._turns)
         self._loader = PolicyLoader(
             store,
             self._manager,
@@ -105,6 +116,7 @@ class Agent:
             seed=seed,
             authenticity=Authenticity(public_keys, run_id),
             freshness=Freshness(stale_after_s, alarming=bool(public_keys)),
+            canary=None if self._turns is None else self._gate(versions, self._turns),
         )
         self._policy: LoadedPolicy | None = None
         self._call: PolicyCall | None = None
@@ -193,6 +205,11 @@ class Agent:
         decision, self._state = call.read(outputs)
         return decision
 
+    def episodes_ended(self, finished: Sequence[FinishedEpisode]) -> None:
+        """These ended since the last ``reset`` or ``adopt``, in this order. Only with ``canary`` does it matter."""
+        if self._turns is not None:
+            self._turns.ended(finished)
+
     def close(self) -> None:
         """Stop the loader's thread. Idempotent."""
         self._loader.close()
@@ -205,6 +222,11 @@ class Agent:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _gate(self, versions: VersionTable, turns: CanaryTurns) -> CanaryGate:
+        board = TrialBoard(self._store.notes, self._name)
+        look_every_s = 0.0 if self._synchronous else LOOK_EVERY_S
+        return CanaryGate(board, self._manager, versions, turns, look_every_s=look_every_s)
 
     def _first_call(self) -> PolicyCall:
         self._adopt(begins_episodes=True)

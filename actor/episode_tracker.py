@@ -12,13 +12,17 @@ _NOBODY = -1  # the episode's first action is still to come: the next rollout's 
 
 
 class FinishedEpisode(msgspec.Struct, frozen=True, gc=False):
-    """One episode. ``version`` and ``digest`` are those that began it; ``versions`` acted in it, in their order."""
+    """One episode. ``version`` and ``digest`` are those that began it; ``versions`` acted in it, in their order.
+
+    ``row`` is which of the batch's environments it was.
+    """
 
     episode_return: float
     length: int
     version: int
     versions: tuple[int, ...]
     digest: str
+    row: int = 0
 
 
 class EpisodeTracker:
@@ -77,7 +81,8 @@ class EpisodeTracker:
         indices = began[order].tolist()
         acted = {index: self._acted_since(index) for index in set(indices)}
         versions = ([acted[index][part] for index in indices] for part in range(3))
-        return list(map(FinishedEpisode, episode_returns[order].tolist(), episode_lengths[order].tolist(), *versions))
+        returns, lengths, row = (each[order].tolist() for each in (episode_returns, episode_lengths, rows))
+        return list(map(FinishedEpisode, returns, lengths, *versions, row))
 
     def _acted_since(self, began: int) -> tuple[int, tuple[int, ...], str]:
         version, digest = self._acted[began]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from actor.canary_gate import CanaryGate
 from actor.freshness import Freshness
 from actor.module_call import LoadedModule, load_policy
 from actor.policy_manager import PolicyManager
@@ -63,11 +64,13 @@ class PolicyLoader:
         watcher: PolicyWatcher | None = None,
         authenticity: Authenticity | None = None,
         freshness: Freshness | None = None,
+        canary: CanaryGate | None = None,
     ) -> None:
         self._store = store
         self._authenticity = authenticity or Authenticity()
         self._freshness = freshness or Freshness(float("inf"), alarming=False)
         self._manager = manager
+        self._canary = canary
         self._versions = versions
         self._ladder = ladder
         self._follow = follow
@@ -120,7 +123,12 @@ class PolicyLoader:
         self._news.clear()
 
     def holds(self, version: int) -> bool:
-        """Whether ``version`` or a newer one acts or is ready to; where not, the store is looked at again."""
+        """Whether ``version`` or a newer one acts or is ready to; where not, the store is looked at again.
+
+        Nobody waits for a version that has to be tried first.
+        """
+        if self._canary is not None:
+            return True
         held = self._manager.held_version
         if held is not None and held >= version:
             return True
@@ -168,6 +176,8 @@ class PolicyLoader:
     def load_pending(self) -> None:
         """Look at the store, and make ready what should act next. Never sleeps, never raises."""
         try:
+            if self._canary is not None:
+                self._see_trials(self._canary)
             if self._look():
                 while not self._closing and (version := self._select()) is not None:
                     self._load(version)
@@ -210,7 +220,14 @@ class PolicyLoader:
             self._report("WARNING", f"{error}; trying again until it answers")
         self._store_fault = str(error)
 
+    def _see_trials(self, canary: CanaryGate) -> None:
+        for remark in canary.look():
+            self._report(*remark)
+        self._advice.extend(canary.take_advice())
+
     def _select(self) -> int | None:
+        if self._canary is not None:
+            return self._canary.select(self.watcher.known, self._versions.unusable(time.monotonic()))
         return select_version(
             self._follow,
             self.watcher.known,
@@ -220,10 +237,14 @@ class PolicyLoader:
         )
 
     def _load(self, version: int) -> None:
-        result = self._climb(version, self._spare_or_standby)
-        if result is not None:
+        result = self._climb(version, self._spare_or_standby if self._canary is None else self._spare)
+        if result is None:
+            return
+        if self._canary is None:
             self._manager.offer(result.policy)
-            self._news.set()
+        else:
+            self._canary.place(result.policy)
+        self._news.set()
 
     def _prepare_draw(self) -> None:
         """Draw, once an episode, whether an older version acts the next one, and make it ready."""
@@ -302,6 +323,8 @@ class PolicyLoader:
         """Share quarantines through the store; a store that cannot be written to is no reason to stop."""
         while self._advice:
             digest, reason = self._advice.popleft()
+            if self._canary is not None:
+                self._canary.failed(digest, reason)
             try:
                 self._store.quarantine(digest, reason, self._name)
             except StoreError as error:

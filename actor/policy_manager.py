@@ -7,19 +7,27 @@ engine on the acting thread.
 
 import threading
 
+from actor.canary_turns import CanaryTurns
 from actor.loaded_policy import LoadedPolicy
 from actor.version_life import VersionState, VersionTable
 from shared.engines.engine import Engine, EngineKind
 
+_IN_USE = (VersionState.READY, VersionState.ACTING)
+
 
 class PolicyManager:
-    """At rest three engines at most: acting, last good, and a spare or the standby; draws from history add theirs."""
+    """At rest three engines at most: acting, last good, and a spare or the standby.
 
-    def __init__(self, versions: VersionTable) -> None:
+    Draws from history add theirs, and a version on trial, which ``turns`` let act now and then, its own.
+    """
+
+    def __init__(self, versions: VersionTable, turns: CanaryTurns | None = None) -> None:
         self._versions = versions
+        self._turns = turns
         self._lock = threading.Lock()
         self._current: LoadedPolicy | None = None  # the newest adopted
-        self._episode: LoadedPolicy | None = None  # an older one, drawn for this episode
+        self._episode: LoadedPolicy | None = None  # an older one, drawn for this episode, or the one on trial
+        self._candidate: LoadedPolicy | None = None  # on trial
         self._ready: LoadedPolicy | None = None
         self._drawn: LoadedPolicy | None = None
         self._last_good: LoadedPolicy | None = None
@@ -49,6 +57,17 @@ class PolicyManager:
             return None if held is None else held.version
 
     @property
+    def candidate(self) -> LoadedPolicy | None:
+        """The policy on trial, whether it acts now or not."""
+        return self._candidate
+
+    @property
+    def standing(self) -> LoadedPolicy | None:
+        """The newest policy that acts as of right, or is about to: neither on trial nor drawn from history."""
+        with self._lock:
+            return self._ready or self._current
+
+    @property
     def highest_acted(self) -> int | None:
         """The highest version ever acted with."""
         return self._highest_acted
@@ -73,6 +92,34 @@ class PolicyManager:
             if superseded is not None:
                 self._versions.move(superseded.version, VersionState.RETIRED)
                 self._release(superseded)
+
+    def offer_candidate(self, policy: LoadedPolicy) -> None:
+        """A verified policy is on trial from now on."""
+        with self._lock:
+            self._versions.move(policy.version, VersionState.READY)
+            self._candidate = policy
+
+    def promote_candidate(self, policy: LoadedPolicy) -> None:
+        """The trial is over: ``policy``, where it is still the one on trial, becomes the standby."""
+        with self._lock:
+            if self._candidate is policy:
+                superseded, self._ready, self._candidate = self._ready, policy, None
+                if superseded is not None:
+                    self._retire(superseded)
+
+    def withdraw_candidate(self, policy: LoadedPolicy) -> None:
+        """The trial is over: ``policy``, where it is still the one on trial, acts no longer than this turn."""
+        with self._lock:
+            if self._candidate is policy:
+                self._candidate = None
+                if self._episode is not policy:
+                    self._retire(policy)
+
+    def discard(self, policy: LoadedPolicy) -> None:
+        """A verified policy came too late for any role."""
+        with self._lock:
+            self._versions.move(policy.version, VersionState.SKIPPED)
+            self._release(policy)
 
     def offer_draw(self, policy: LoadedPolicy) -> None:
         """A verified older policy waits for the next whole reset."""
@@ -118,10 +165,12 @@ class PolicyManager:
 
         A draw from history begins and ends with whole episodes only; meanwhile what is ready waits.
         """
-        if self._ready is None and self._drawn is None and self._episode is None:
+        if self._ready is None and self._drawn is None and self._episode is None and self._candidate is None:
             return self._current
         with self._lock:
             before = self._episode or self._current
+            if self._turns is not None:
+                return self._take_turn(self._turns, before, begins_episodes=begins_episodes)
             if self._episode is not None and not begins_episodes:
                 return before
             ended, self._episode = self._episode, None
@@ -145,6 +194,19 @@ class PolicyManager:
             self._drop(failed.digest, reason)
             return self._now_acts(None)
 
+    def _take_turn(
+        self, turns: CanaryTurns, before: LoadedPolicy | None, *, begins_episodes: bool
+    ) -> LoadedPolicy | None:
+        ended, self._episode = self._episode, None
+        self._adopt_ready()
+        current, candidate = self._current, self._candidate
+        if current is not None and turns.candidate_acts(current, candidate, begins_episodes=begins_episodes):
+            self._episode = candidate
+        now = self._now_acts(before)
+        if ended is not None:
+            self._retire(ended)
+        return now
+
     def _adopt_ready(self) -> None:
         if self._ready is None:
             return
@@ -156,24 +218,32 @@ class PolicyManager:
             self._release(displaced)
 
     def _drop(self, digest: str, reason: str) -> None:
-        for policy in (self._ready, self._drawn):
+        for policy in (self._ready, self._drawn, self._candidate):
             if policy is not None and policy.digest == digest:
                 self._versions.fail(policy.version, reason, digest=digest)
         keep = [None if p is None or p.digest == digest else p for p in self._roles()]
-        self._current, self._episode, self._ready, self._drawn, self._last_good = keep
+        self._current, self._episode, self._ready, self._drawn, self._last_good, self._candidate = keep
         if self._current is None:
             self._current, self._last_good = self._last_good, None
+        if self._current is None:
+            self._current, self._candidate = self._candidate, None  # better one on trial than nothing
 
     def _now_acts(self, before: LoadedPolicy | None) -> LoadedPolicy | None:
         acting = self._episode or self._current
         if acting is None or acting is before:
             return acting
-        if before is not None:
-            self._versions.move(before.version, VersionState.RETIRED)
+        if before is not None and self._versions.state(before.version) is VersionState.ACTING:
+            self._versions.move(before.version, VersionState.RETIRED)  # else its trial has failed meanwhile
         if self._versions.state(acting.version) is not VersionState.ACTING:
             self._versions.move(acting.version, VersionState.ACTING)
         self._highest_acted = max(acting.version, -1 if self._highest_acted is None else self._highest_acted)
         return acting
+
+    def _retire(self, policy: LoadedPolicy) -> None:
+        """It has this role no more: where it has no other either, its engine is a spare."""
+        if all(other is not policy for other in self._roles()) and self._versions.state(policy.version) in _IN_USE:
+            self._versions.move(policy.version, VersionState.RETIRED)
+        self._release(policy)
 
     def _release(self, policy: LoadedPolicy) -> None:
         """Keep the engine of a policy that has no role any more as a spare."""
@@ -181,4 +251,4 @@ class PolicyManager:
             self._spares.append(policy.engine)
 
     def _roles(self) -> tuple[LoadedPolicy | None, ...]:
-        return (self._current, self._episode, self._ready, self._drawn, self._last_good)
+        return (self._current, self._episode, self._ready, self._drawn, self._last_good, self._candidate)

@@ -53,6 +53,16 @@ def parse_follow(text: str) -> Follow:
     )
 
 
+def check_canary(share: float | None, follow: Follow) -> None:
+    """Raise ConfigurationError where new versions cannot be given that ``share`` of the episodes first."""
+    if share is None:
+        return
+    if not 0 < share < 1:
+        raise ConfigurationError(f"expected a share above 0 and below 1 for a canary, found {share:g}")
+    if not isinstance(follow, Newest):
+        raise ConfigurationError(f"a canary decides which new versions act, so it needs to follow newest, not {follow}")
+
+
 def select_version(
     follow: Follow, known: Sequence[int], unusable: Container[int], held: int | None, highest_acted: int | None
 ) -> int | None:

@@ -10,10 +10,11 @@ if __name__ == "__main__":  # started as a file, so the path begins with scripts
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from rich.console import Console
+from tyro.conf import arg
 
 from learner.run import choose_run_directory
 from learner.run_options import LearnerRun, to_flags
@@ -46,11 +47,17 @@ class TrainOptions(ActingOptions):
 
     actors: int = 1
     """Actor processes. 0: one process acts and learns by turns; the same seed gives the same weights, bit for bit."""
+    canary: Annotated[float | None, arg(metavar="P", help_behavior_hint="")] = None
+    """Let a new version act only a share P of the episodes until the actors know that its returns are not worse (the
+    help of actor.run says how). Older ones act meanwhile: publish seldom, with a large --max-lag. Left out: it acts at
+    once."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.actors < 0:
             raise ConfigurationError(f"--actors is 0 or more; found {self.actors}")
+        if self.canary is not None and (self.actors == 0 or not 0 < self.canary < 1):
+            raise ConfigurationError("--canary is a share above 0 and below 1, for one actor process or more")
         if self.actors == 0 and self.listen is not None:
             raise ConfigurationError("--listen is for actors that are processes of their own; with --actors 0 none is")
 
@@ -129,6 +136,7 @@ def actor_command(
         f"--vector={options.vector}",
         f"--engine={options.engine}",
         *(["--trust-native"] if options.trust_native else []),
+        *([] if options.canary is None else [f"--canary={options.canary!r}"]),
         *(f"--trust-module={module}" for module in options.trusted_modules),
         *([] if public_key is None else [f"--public-key={public_key}"]),
         f"--seed={seed}",

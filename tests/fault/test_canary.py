@@ -1,0 +1,262 @@
+"""The gate on returns, driven by hand: what is worse acts in its share only, what is not is adopted by all."""
+
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from actor import trial_board
+from actor.agent import Agent
+from actor.episode_tracker import FinishedEpisode
+from actor.return_test import EPISODES
+from shared.errors import ConfigurationError, StoreUnavailable
+from shared.policy_store import LocalPolicyStore, version_name
+from shared.store_notes import MAX_NOTE_BYTES, LocalNotes
+from tests.agent_policies import TouchyPolicy, publish, publish_seed, touchy_exporter
+
+MakeAgent = Callable[..., Agent]
+SHARE = 0.25
+ENOUGH = 400
+OBSERVATION = np.zeros(4, np.float32)
+
+
+@pytest.fixture
+def make_canary(make_agent: MakeAgent) -> MakeAgent:
+    def make(name: str = "actor-0", **settings: object) -> Agent:
+        return make_agent(**({"num_envs": None, "canary": SHARE, "name": name, "seed": len(name)} | settings))
+
+    return make
+
+
+def act(agent: Agent, returns: dict[int, float], episodes: int = 1) -> list[int]:
+    """Whole episodes with these mean returns by version; the versions that acted."""
+    acted = []
+    for _ in range(episodes):
+        agent.reset()
+        policy = agent.policy
+        value = returns[policy.version] + len(acted) % 3
+        agent.episodes_ended([FinishedEpisode(value, 1, policy.version, (policy.version,), policy.digest)])
+        acted.append(policy.version)
+    return acted
+
+
+def act_by_turns(agents: Iterable[Agent], returns: dict[int, float], episodes: int = ENOUGH) -> list[list[int]]:
+    acted = [(agent, list[int]()) for agent in agents]
+    for _ in range(episodes):
+        for agent, versions in acted:
+            versions.extend(act(agent, returns))
+    return [versions for _, versions in acted]
+
+
+def said(lines: list[str], what: str) -> list[str]:
+    return [line for line in lines if what in line]
+
+
+def test_a_worse_version_acts_in_its_share_only_and_is_quarantined(
+    store: LocalPolicyStore, make_canary: MakeAgent, lines: list[str]
+) -> None:
+    agent = make_canary()
+    publish_seed(store, 0)
+    act(agent, {0: 100})
+    digest = publish_seed(store, 1).digest
+    acted = act(agent, {0: 100, 1: 10}, ENOUGH)
+    last = max(i for i, version in enumerate(acted) if version == 1)
+    assert acted.count(1) == EPISODES
+    assert 0.1 < EPISODES / (last + 1) < 0.5
+    assert agent.policy.version == 0
+    (began,) = said(lines, "on trial")
+    assert "version 1 is on trial: it acts a share 0.25 of the episodes, version 0 the others" in began
+    (verdict,) = said(lines, "is quarantined")
+    assert verdict.startswith("ERROR | actor.agent:reset - version 1 is quarantined: worse returns: mean return 1")
+    assert "in 20 episodes, beside 10" in verdict
+    assert "one-sided rank-sum test at 0.01" in verdict
+    assert store.quarantined()[digest].startswith("worse returns: mean return")
+    publish_seed(store, 2)
+    assert 2 in act(agent, {0: 100, 1: 10, 2: 10}, 20)
+
+
+def test_a_version_that_is_no_worse_is_adopted(
+    store: LocalPolicyStore, make_canary: MakeAgent, lines: list[str]
+) -> None:
+    agent = make_canary()
+    publish_seed(store, 0)
+    act(agent, {0: 100})
+    publish_seed(store, 1)
+    acted = act(agent, {0: 100, 1: 100}, ENOUGH)
+    assert set(acted[-100:]) == {1}
+    assert set(acted[: acted.index(1) + 1]) == {0, 1}
+    (line,) = said(lines, "is adopted")
+    assert "INFO | actor.agent:reset - version 1 is adopted: mean return 10" in line
+    assert store.quarantined() == {}
+    assert agent._manager.engines_alive() <= 3
+
+
+def test_newer_versions_wait_and_then_the_newest_is_next(
+    store: LocalPolicyStore, make_canary: MakeAgent, lines: list[str]
+) -> None:
+    agent = make_canary()
+    returns = dict.fromkeys(range(100), 100.0)
+    for seed in range(2):
+        publish_seed(store, seed)
+        act(agent, returns)
+    for seed in range(2, 6):
+        publish_seed(store, seed)
+        assert set(act(agent, returns, 4)) <= {0, 1}
+    assert set(act(agent, returns, ENOUGH)) == {0, 1, 5}
+    assert agent.policy.version == 5
+    assert len(said(lines, "is adopted")) == 2
+
+
+@pytest.mark.parametrize("is_worse", [True, False])
+def test_actors_judge_together(
+    store: LocalPolicyStore, make_canary: MakeAgent, lines: list[str], is_worse: bool
+) -> None:
+    agents = [make_canary(f"actor-{'i' * n}") for n in range(3)]
+    publish_seed(store, 0)
+    act_by_turns(agents, {0: 100}, 1)
+    publish_seed(store, 1)
+    acted = act_by_turns(agents, {0: 100, 1: 10 if is_worse else 100})
+    expected = 0 if is_worse else 1
+    assert {version for versions in acted for version in versions[-50:]} == {expected}
+    if is_worse:
+        assert all(0 < versions.count(1) < EPISODES for versions in acted)
+        assert EPISODES <= sum(versions.count(1) for versions in acted) < EPISODES + 2 * len(agents)
+    assert len(said(lines, "is quarantined" if is_worse else "is adopted")) == len(agents)
+    reasons = {line.partition("mean return")[2] for line in said(lines, "version 1 is") if "trial" not in line}
+    assert len(reasons) == 1, "one look, one verdict"
+
+
+def test_a_dead_actors_notes_count_and_block_nobody(store: LocalPolicyStore, make_canary: MakeAgent) -> None:
+    dies, lives = make_canary("dies"), make_canary("lives")
+    publish_seed(store, 0)
+    act_by_turns([dies, lives], {0: 100}, 1)
+    publish_seed(store, 1)
+    seen = act(dies, {0: 100, 1: 10}, 40).count(1)
+    assert 0 < seen < EPISODES
+    dies.close()
+    acted = act(lives, {0: 100, 1: 10}, ENOUGH)
+    assert acted.count(1) == EPISODES - seen
+    assert lives.policy.version == 0
+
+
+def test_a_trial_of_what_is_gone_is_given_up_for_the_next(
+    store: LocalPolicyStore, make_canary: MakeAgent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dies, lives = make_canary("dies"), make_canary("lives")
+    publish_seed(store, 0)
+    act_by_turns([dies, lives], {0: 100}, 1)
+    publish_seed(store, 1)
+    act(dies, {0: 100, 1: 100}, 2)
+    dies.close()
+    shutil.rmtree(store.path / version_name(1))
+    publish_seed(store, 2)
+    returns = dict.fromkeys(range(3), 100.0)
+    assert set(act(lives, returns, 50)) == {0}
+    monkeypatch.setattr(trial_board, "ABANDONED_AFTER_S", 0.0)
+    assert set(act(lives, returns, ENOUGH)) == {0, 2}
+    assert lives.policy.version == 2
+
+
+def test_whoever_comes_later_begins_with_what_was_adopted(store: LocalPolicyStore, make_canary: MakeAgent) -> None:
+    first = make_canary("first")
+    publish_seed(store, 0)
+    act(first, {0: 100})
+    publish_seed(store, 1)
+    act(first, {0: 100, 1: 10}, 4)
+    later = make_canary("later")
+    assert 0 in act(later, {0: 100, 1: 10}, 12)
+    assert later._manager.newest is not None
+    assert later._manager.newest.version == 0, "not what is on trial"
+    act_by_turns([first, later], {0: 100, 1: 10})
+    last = make_canary("last")
+    assert set(act(last, {0: 100}, 50)) == {0}, "not what was found to be worse, though it is the newest"
+
+
+def test_of_actors_that_begin_together_all_begin_with_the_same(store: LocalPolicyStore, make_canary: MakeAgent) -> None:
+    publish_seed(store, 0)
+    first, second = make_canary("first"), make_canary("second")
+    act(first, {0: 100})
+    publish_seed(store, 1)
+    second.reset()
+    assert second._manager.newest is not None
+    assert second._manager.newest.version == 0
+
+
+def test_what_fails_on_trial_is_judged_by_that(
+    store: LocalPolicyStore, make_canary: MakeAgent, lines: list[str]
+) -> None:
+    touched, other = make_canary("touched", canary=0.9), make_canary("other")
+    publish(store, TouchyPolicy(), touchy_exporter())
+    act_by_turns([touched, other], {0: 100}, 1)
+    digest = publish(store, TouchyPolicy(nan_above=100.0, seed=1), touchy_exporter()).digest
+    act_by_turns([touched, other], {0: 100, 1: 100}, 2)
+    while touched.policy.version == 0:
+        act(touched, {0: 100, 1: 100})
+    touched.act(OBSERVATION + 1000)
+    assert touched.policy.version == 0
+    assert set(act(touched, {0: 100}, 30)) == {0}
+    assert set(act(other, {0: 100, 1: 100}, 31)[1:]) == {0}
+    assert len(said(lines, "version 1 is quarantined")) == 2
+    assert "log_prob nan" in store.quarantined()[digest]
+
+
+def test_where_nothing_else_is_left_what_is_on_trial_acts(store: LocalPolicyStore, make_canary: MakeAgent) -> None:
+    agent = make_canary()
+    publish(store, TouchyPolicy(nan_above=100.0), touchy_exporter())
+    act(agent, {0: 100})
+    publish(store, TouchyPolicy(seed=1), touchy_exporter())
+    act(agent, {0: 100, 1: 100})
+    while agent.policy.version == 1:
+        act(agent, {0: 100, 1: 100})
+    agent.act(OBSERVATION + 1000)
+    assert agent.policy.version == 1
+    assert set(act(agent, {1: 10}, 60)) == {1}
+
+
+@pytest.mark.parametrize("returned", [b"", b"{", b'{"candidate": [1e999]}', b"[" * 10**5, b"x" * (MAX_NOTE_BYTES + 1)])
+def test_notes_that_are_none_are_no_matter(store: LocalPolicyStore, make_canary: MakeAgent, returned: bytes) -> None:
+    agent = make_canary()
+    publish_seed(store, 0)
+    notes = store.path / "notes"
+    notes.mkdir()
+    for name in ("trial-000000000", "trial-000000001", "trial-7", "returns-000000002-" + "0" * 14, "readme"):
+        (notes / f"{name}.json").write_bytes(returned)
+    (notes / "verdict-000000003.json").write_bytes(returned)
+    act(agent, {0: 100})
+    publish_seed(store, 1)
+    returns = dict.fromkeys(range(3), 100.0)
+    act(agent, returns, ENOUGH)
+    assert agent.policy.version == 1
+    publish_seed(store, 2)
+    act(agent, returns | {2: 10}, ENOUGH)
+    assert agent.policy.version == 1
+
+
+def test_a_store_that_takes_no_notes_leaves_each_actor_to_itself(
+    store: LocalPolicyStore, make_canary: MakeAgent, lines: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> bool:
+        raise StoreUnavailable("read-only file system")
+
+    monkeypatch.setattr(LocalNotes, "write", refuse)
+    monkeypatch.setattr(LocalNotes, "create", refuse)
+    agents = [make_canary("alone"), make_canary("alone, too")]
+    publish_seed(store, 0)
+    act_by_turns(agents, {0: 100}, 1)
+    publish_seed(store, 1)
+    acted = act_by_turns(agents, {0: 100, 1: 10})
+    assert [versions.count(1) for versions in acted] == [EPISODES, EPISODES]
+    assert {versions[-1] for versions in acted} == {0}
+    warned = said(lines, "trials are not shared")
+    assert len(warned) == 2
+    assert "read-only file system" in warned[0]
+
+
+@pytest.mark.parametrize(
+    ("share", "follow"), [(0.0, "newest"), (1.0, "newest"), (float("nan"), "newest"), (0.5, "pinned:0")]
+)
+def test_what_cannot_be_a_canary(tmp_path: Path, share: float, follow: str) -> None:
+    with pytest.raises(ConfigurationError, match="canary"):
+        Agent(LocalPolicyStore(tmp_path), num_envs=None, canary=share, follow=follow)
