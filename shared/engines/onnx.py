@@ -10,7 +10,7 @@ import onnxruntime  # type: ignore[import-untyped]
 from shared.engines.engine import EngineKind
 from shared.engines.onnx_graph import external_initializers, keep_outputs
 from shared.engines.onnx_sessions import session_maker
-from shared.errors import PolicyOutputError, WeightsError
+from shared.errors import PolicyOutputError
 from shared.program_digest import onnx_program_digest
 from shared.weights import check_layout
 
