@@ -17,6 +17,7 @@ from shared.errors import (
     PolicyLoadError,
     PolicyOutputError,
     ProgramError,
+    StoreError,
     StoreUnavailable,
     TransientLoadError,
     VersionNotFound,
@@ -25,6 +26,7 @@ from shared.manifest import Manifest, ProgramEntry
 from shared.policy_signature import PolicySignature
 from shared.policy_store import VersionFiles
 from shared.probe import Probe, decode_probe
+from shared.program_digest import program_digest
 from shared.weights import decode_weights
 
 TakeSpare = Callable[[EngineKind, str], Engine | None]
@@ -182,16 +184,16 @@ class ProgramLadder:
         except (VersionNotFound, StoreUnavailable):
             raise
         except Exception as error:  # noqa: BLE001 - whatever one rung raises, the next may do
-            self._note_failure(step, error, material)
+            self._note_failure(step, entry, error, material)
         return None
 
-    def _note_failure(self, step: _Step, error: Exception, material: _Material) -> None:
+    def _note_failure(self, step: _Step, entry: ProgramEntry, error: Exception, material: _Material) -> None:
         """What a rung said of a version; of a program, for good."""
         kind = step[0]
         if is_out_of_memory(error):
-            material.refuse(kind, TransientLoadError(f"not enough memory: {error}"))
+            material.refuse(kind, TransientLoadError(f"not enough memory: {type(error).__name__}: {error}"))
             return
-        if isinstance(error, ProgramError):
+        if isinstance(error, ProgramError) and _is_what_it_says(entry, material):
             self._unloadable[step] = str(error)  # whatever its weights
         elif kind == "compile" and isinstance(error, PolicyOutputError):
             self._unloadable[step] = str(error)  # the compiler would say it again, seconds later
@@ -279,6 +281,14 @@ class ProgramLadder:
             return loaded
         self._faster[key] = "torchscript"
         return other
+
+
+def _is_what_it_says(entry: ProgramEntry, material: _Material) -> bool:
+    """Whether the file holds the program of that digest. If not, nothing was learned about that program."""
+    try:
+        return program_digest(entry.kind, material.read(entry.file)) == entry.program_digest
+    except (PolicyLoadError, StoreError):
+        return False
 
 
 def one_line(message: str) -> str:

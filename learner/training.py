@@ -30,6 +30,7 @@ from shared.signing import SigningKey
 from shared.transport.addresses import advertised_address, local_address, needs_keys
 from shared.transport.transport import RolloutReceiver
 from shared.transport.transport_keys import keep_learner_keys
+from shared.used_numbers import UsedNumbers
 
 _STOP_PATIENCE_S = 1.0  # a stopped training has three seconds in all
 
@@ -153,7 +154,7 @@ def _publisher(
                 ImportablePolicy(CLASS_PATH, learner.policy.arguments) if "importable" in options.programs else None
             ),
         ),
-        LocalPolicyStore(run.policies),
+        LocalPolicyStore(run.policies, used_numbers=UsedNumbers(run.numbers)),
         run_id=config.run_id,
         env_id=options.env,
         retention=Retention(keep_newest=options.keep_versions, keep_every=options.keep_every),

@@ -248,7 +248,7 @@ def _hidden_files(scene: Scene) -> list[Path]:
     """What a process that was killed was writing, and nobody took away."""
     run = scene.run
     found = [*run.path.glob(".*"), *run.checkpoints.glob(".*")]
-    return found + [run.policies / name for name in scene.abandoned if (run.policies / name).exists()]
+    return found + [path for path in scene.abandoned if path.exists()]
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from shared.retention import Retention
 from shared.small_files import sweep_unfinished
 from shared.storage_faults import storage
 from shared.store_notes import NOTES_DIRECTORY, LocalNotes
+from shared.used_numbers import UsedNumbers
 from shared.version_directory import open_version
 from shared.version_files import (
     DescribeVersion,
@@ -51,12 +52,21 @@ class LocalPolicyStore:
 
     Any number of processes may read and publish. ``fsync=False`` trusts the operating system not to crash; a process
     may be killed at any point in either case. An abandoned write is swept ``abandon_after_s`` after its last write.
+    With ``used_numbers`` no number that was used comes again, though the whole directory is taken away.
     """
 
-    def __init__(self, path: Path, *, fsync: bool = True, abandon_after_s: float = 600.0) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        fsync: bool = True,
+        abandon_after_s: float = 600.0,
+        used_numbers: UsedNumbers | None = None,
+    ) -> None:
         self.path = Path(path).absolute()  # a process that changes its directory goes on in the same store
         self._fsync = fsync
         self._abandon_after_s = abandon_after_s
+        self._used_numbers = used_numbers
         self._highest: int | None = None
         self._stuck: set[str] = set()
         self._quarantine = LocalQuarantine(self.path / QUARANTINE_DIRECTORY)
@@ -114,7 +124,8 @@ class LocalPolicyStore:
 
     def _next_version(self) -> int:
         if self._highest is None:
-            self._highest = self._list().highest
+            outside = -1 if self._used_numbers is None else self._used_numbers.highest()
+            self._highest = max(self._list().highest, outside)
         return self._highest + 1
 
     def _pending_version(self, *, fsync: bool) -> PendingVersion:
@@ -131,6 +142,8 @@ class LocalPolicyStore:
         The listing afterwards matters: a mark is removed once there is a higher one, so that making it proves nothing
         if others have gone beyond it since we last looked.
         """
+        if self._used_numbers is not None:
+            self._used_numbers.use(version)
         mark = self.path / mark_name(version)
         is_ours = True
         with storage(f"make {mark}"):

@@ -2,6 +2,7 @@
 
     runs/CartPole-v1-20250131-140501-a1b2c3/
       policies/  checkpoints/  logs/  tensorboard/
+      numbers/        the highest version number that was used (shared.used_numbers)
       options.json    the flags that it was started with; what --resume goes on with
       run.json        what actors must know (shared.config.RunConfig)
       progress.json   several times a second while it trains
@@ -45,6 +46,7 @@ class RunDirectory:
         self.path = path
         self.policies = path / "policies"
         self.checkpoints = path / "checkpoints"
+        self.numbers = path / "numbers"
         self.logs = path / "logs"
         self.tensorboard = path / "tensorboard"
 

@@ -69,10 +69,15 @@ def decode_weights(data: bytes) -> dict[str, np.ndarray]:
     layout = _layout(data)
     arrays = _views(data, layout)
     if not all(_is_finite(np.frombuffer(data, span.dtype, span.length, span.offset)) for span in layout.floats):
-        for name, array in arrays.items():
-            if array.dtype.kind == "f" and not np.isfinite(array).all():
-                raise WeightsError(f"{name} holds values that are not finite")
+        check_finite(arrays)
     return arrays
+
+
+def check_finite(weights: Mapping[str, np.ndarray]) -> None:
+    """Raise WeightsError where a float is infinite or no number."""
+    for name, array in weights.items():
+        if array.dtype.kind == "f" and not _is_finite(array.reshape(-1)):
+            raise WeightsError(f"{name} holds values that are not finite")
 
 
 def decode_tensors(data: bytes) -> dict[str, np.ndarray]:
@@ -142,6 +147,8 @@ def _float_spans(places: Iterable[TensorPlace]) -> Iterator[_Span]:
 
 
 def _is_finite(floats: np.ndarray) -> bool:
+    if len(floats) <= _FINITE_AT_ONCE:
+        return bool(np.isfinite(floats).all())
     pieces = (floats[i : i + _FINITE_AT_ONCE] for i in range(0, len(floats), _FINITE_AT_ONCE))
     return all(np.isfinite(piece).all() for piece in pieces)
 

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import psutil  # type: ignore[import-untyped]
@@ -20,11 +19,13 @@ from scripts.faults.scene import ACTORS, PURE_ACTORS, Scene
 from scripts.faults.spoilt_versions import SPOILS, edit_manifest, flip, truncate
 from scripts.faults.workplace import bind_read_only, unmount
 from shared.manifest import MANIFEST_NAME
+from shared.pending_version import PENDING_DIRECTORY, TEMPORARY_PREFIX
 from shared.policy_store import version_name
 
 _KILLS_WITHOUT_PROGRESS = 3
 _ABANDONED_AGE_S = 3600.0
 _CLAIMS = 20
+_KILL_BEFORE_IT_ACTS = 0.2
 
 
 @dataclass
@@ -48,7 +49,7 @@ class Deeds:
             self._kill_learner: 6,
             self._kill_training_actor: 7,
             self._kill_pure_actor: 8,
-            self._kill_supervisor: 3,
+            self._kill_supervisor: 4,
             self._stop_one: 7,
             self._publish_spoilt: 7,
             self._break_checkpoint: 2,
@@ -98,7 +99,10 @@ class Deeds:
         return self._kill(self._one_of(ACTORS))
 
     def _kill_pure_actor(self) -> bool:
-        actor = self._scene.pure[self._one_of(PURE_ACTORS)]
+        """Mostly one that acts already: how soon it does is measured."""
+        acting = tuple(name for name in PURE_ACTORS if self._scene.pure[name].first_acts_s is not None)
+        any_of_them = not acting or self._generator.random() < _KILL_BEFORE_IT_ACTS
+        actor = self._scene.pure[self._one_of(PURE_ACTORS if any_of_them else acting)]
         if not self._kill(actor.name):
             return False
         actor.process.wait()
@@ -206,12 +210,15 @@ class Deeds:
         store.rename(away)
 
         def move_back() -> None:
-            if store.is_dir():  # it was made anew meanwhile: what was published there belongs to the rest
-                for path in store.iterdir():
-                    if not (away / path.name).exists():
-                        path.rename(away / path.name)
-                shutil.rmtree(store)
-            away.rename(store)
+            between = self._scene.between
+            while away.exists():  # it was perhaps made anew meanwhile, and again while this looks
+                with suppress(FileNotFoundError):
+                    store.rename(between)
+                with suppress(OSError):
+                    away.rename(store)
+                for path in between.glob("v*"):  # what was published there belongs to the rest
+                    path.rename((away if away.exists() else store) / path.name)
+                shutil.rmtree(between, ignore_errors=True)
 
         return self._storage("the store is moved away", "the store is back", move_back)
 
@@ -256,7 +263,7 @@ class Deeds:
         return True
 
     def _abandon_write(self) -> bool:
-        directory = self._scene.run.policies / f".tmp-{secrets.token_hex(8)}"
+        directory = self._scene.run.policies / PENDING_DIRECTORY / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
         try:
             directory.mkdir()
             (directory / MANIFEST_NAME).write_bytes(self._generator.bytes(1000))
@@ -265,7 +272,7 @@ class Deeds:
                 os.utime(path, (then, then))
         except OSError:
             return False
-        self._scene.abandoned.append(directory.name)
+        self._scene.abandoned.append(directory)
         self._scene.verdict.did("an abandoned write", directory.name)
         return True
 
@@ -276,8 +283,3 @@ def _wait_for_end(process: psutil.Process) -> None:
         deadline_s = time.monotonic() + 10.0
         while process.status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline_s:
             time.sleep(0.002)
-
-
-def staged_directories(run: Path) -> list[Path]:
-    """What chaos itself left half made."""
-    return list(run.glob("staged-*"))

@@ -47,10 +47,11 @@ class Scene:
         self.run = run
         self.verdict = verdict
         self.away = run.path / "policies-away"
-        self.published = Published(lambda: [run.policies, self.away], verdict)
+        self.between = run.path / "policies-between"
+        self.published = Published(lambda: [run.policies, self.away, self.between], verdict)
         self.logs = Logs(run)
         self.stopped: dict[int, str] = {}
-        self.abandoned: list[str] = []
+        self.abandoned: list[Path] = []
         self.import_times_s: list[float] = []
         self.longest_silence_s = 0.0
         self.training = Training(workplace, run, flags, training)

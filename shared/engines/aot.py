@@ -13,7 +13,7 @@ import torch
 from shared.engines.eager import to_tensor
 from shared.engines.engine import EngineKind
 from shared.errors import NotTrusted, PolicyOutputError, ProgramError, WeightsError
-from shared.weights import check_layout
+from shared.weights import check_finite, check_layout
 
 # What a package says of itself, beside what AOTInductor writes.
 BUILD_KEY = "rl_hotswap_build"
@@ -79,9 +79,7 @@ class AotEngine:
     def load_weights(self, weights: Mapping[str, np.ndarray]) -> None:
         """See Engine. The package copies what it is given, and checks nothing of it."""
         check_layout(self._layout, weights)
-        for name, array in weights.items():
-            if array.dtype.kind == "f" and not np.isfinite(array).all():
-                raise WeightsError(f"{name} holds values that are not finite")
+        check_finite(weights)
         constants = {name: torch.from_numpy(np.array(weights[name], order="C")) for name in self._names}
         try:
             # What is no weight (a constant that was written in the policy's code) stays as it is in the package.

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from shared.engines.engine import EngineKind
-from shared.errors import PolicyOutputError, WeightsError
-from shared.weights import check_layout
+from shared.errors import PolicyOutputError
+from shared.weights import check_finite, check_layout
 
 
 def module_tensors(module: nn.Module) -> dict[str, Tensor]:
@@ -52,9 +52,7 @@ class EagerEngine:
     def load_weights(self, weights: Mapping[str, np.ndarray]) -> None:
         """See Engine."""
         check_layout(self._weights, weights)
-        for name, array in self._weights.items():
-            if array.dtype.kind == "f" and not np.isfinite(weights[name]).all():
-                raise WeightsError(f"{name} holds values that are not finite")
+        check_finite(weights)
         for name, array in self._weights.items():
             np.copyto(array, weights[name], casting="no")
 

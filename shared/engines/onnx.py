@@ -8,11 +8,11 @@ import numpy as np
 import onnxruntime  # type: ignore[import-untyped]
 
 from shared.engines.engine import EngineKind
-from shared.engines.onnx_graph import external_initializers, keep_outputs
+from shared.engines.onnx_graph import check_external_initializers, external_initializers, keep_outputs
 from shared.engines.onnx_sessions import session_maker
 from shared.errors import PolicyOutputError
 from shared.program_digest import onnx_program_digest
-from shared.weights import check_layout
+from shared.weights import check_finite, check_layout
 
 _MOST_BINDINGS = 8  # batch sizes in use at once: an actor has one, a pool of them a few
 
@@ -34,7 +34,8 @@ class OnnxEngine:
         bind: bool = True,
         outputs: Sequence[int] | None = None,
     ) -> None:
-        """Raises ProgramError for what is no graph of ours, WeightsError where ``weights`` lack an initializer.
+        """Raises ProgramError for what is no graph of ours, WeightsError where ``weights`` lack an initializer, or have
+        another shape or dtype than it.
 
         The session goes on reading from ``weights``, so all but views of bytes are copied. ``bind=False`` is for graphs
         whose first input's first dimension does not say what shapes all others have. What ``outputs`` do not need is
@@ -45,9 +46,7 @@ class OnnxEngine:
         self._threads = threads
         self._output_specs: dict[int, list[tuple[tuple[int, ...], np.dtype[Any]]]] = {}
         self._layout = weights
-        missing = sorted(set(external_initializers(graph)) - weights.keys())
-        if missing:
-            raise WeightsError(f"weights do not fit the program: missing {missing}")
+        check_external_initializers(graph, weights)
         self._graph = graph if outputs is None else keep_outputs(graph, tuple(outputs))
         self._initializers = external_initializers(self._graph)
         self.load_weights(weights)
@@ -56,9 +55,7 @@ class OnnxEngine:
         """See Engine. Makes a new session, which costs a millisecond or two and does not hold the GIL."""
         check_layout(self._layout, weights)
         lasting = {name: _lasting(array) for name, array in weights.items()}
-        for name, array in lasting.items():
-            if array.dtype.kind == "f" and not np.isfinite(array).all():
-                raise WeightsError(f"{name} holds values that are not finite")
+        check_finite(lasting)
         session = session_maker(self._graph, self._initializers, self._threads).make(lasting)
         self._layout = lasting  # kept alive as long as the session
         self._session = session

@@ -1,18 +1,34 @@
 """ONNX graphs as an actor reads them: which weights they ask for, and what is left of one where fewer outputs do."""
 
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from shared.errors import ProgramError
+import numpy as np
+
+from shared.errors import ProgramError, WeightsError
+from shared.weights import check_layout
 
 if TYPE_CHECKING:
     import onnx
 
 
-@functools.lru_cache(maxsize=4)
 def external_initializers(graph: bytes) -> tuple[str, ...]:
-    """Names of the initializers whose values stand outside the graph. Raises ProgramError.
+    """Names of the initializers whose values stand outside the graph. Raises ProgramError."""
+    return tuple(_external_layout(graph))
+
+
+def check_external_initializers(graph: bytes, weights: Mapping[str, np.ndarray]) -> None:
+    """Raise WeightsError unless ``weights`` have what the graph asks for; more is no matter. Raises ProgramError."""
+    layout = _external_layout(graph)
+    if missing := sorted(layout.keys() - weights.keys()):
+        raise WeightsError(f"weights do not fit the program: missing {missing}")
+    check_layout(layout, {name: weights[name] for name in layout})
+
+
+@functools.lru_cache(maxsize=4)
+def _external_layout(graph: bytes) -> dict[str, np.ndarray]:
+    """An array of no memory, with shape and dtype, for each initializer whose values stand outside the graph.
 
     Refuses a graph with any other reference to a file: what runs is what was verified.
     """
@@ -24,10 +40,18 @@ def external_initializers(graph: bytes) -> tuple[str, ...]:
         outside = [tensor for tensor in _get_all_tensors(model) if uses_external_data(tensor)]
     except Exception as error:  # protobuf's DecodeError is one of several
         raise ProgramError(f"not an ONNX graph: {error}") from error
-    names = [tensor.name for tensor in model.graph.initializer if uses_external_data(tensor)]
+    initializers = [tensor for tensor in model.graph.initializer if uses_external_data(tensor)]
+    names = [tensor.name for tensor in initializers]
     if len(outside) != len(names) or len(set(names)) != len(names):
         raise ProgramError("the ONNX graph refers to files beyond its initializers")
-    return tuple(names)
+    try:
+        dtypes = [onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type) for tensor in initializers]
+    except KeyError as error:
+        raise ProgramError(f"the ONNX graph has an initializer of an unknown dtype, {error}") from error
+    return {
+        tensor.name: np.broadcast_to(np.empty((), dtype), tuple(tensor.dims))
+        for tensor, dtype in zip(initializers, dtypes, strict=True)
+    }
 
 
 @functools.lru_cache(maxsize=4)

@@ -14,11 +14,21 @@ from pathlib import Path
 from shared.policy_store import LocalPolicyStore, Retention
 from tests.sample_versions import sample_files, sample_manifest
 
-CALLS = ("open", "mkdir", "write", "fsync", "rename", "scandir", "listdir", "unlink", "rmdir", "close")
+CALLS = ("open", "mkdir", "write", "fsync", "rename", "replace", "scandir", "listdir", "unlink", "rmdir", "close")
+
+
+def save_checkpoint(store: LocalPolicyStore) -> None:
+    """Into the directory of what is no store this time."""
+    from learner.checkpoint import CheckpointStore
+
+    CheckpointStore(store.path).save(3, {"step": 3})
+
+
 ACTS: dict[str, Callable[[LocalPolicyStore], object]] = {
     "publish": lambda store: store.publish(sample_files(b"killed"), sample_manifest),
     "sweep": lambda store: store.sweep(Retention(keep_newest=2)),
     "quarantine": lambda store: store.quarantine("a" * 64, "probe", by="killed"),
+    "checkpoint": save_checkpoint,
 }
 
 
@@ -53,6 +63,8 @@ def kill_at_every_step(act: str, paths: list[Path]) -> None:
 
     Prints the stores that were used, as JSON. Children are forked: importing anew for each of them would take minutes.
     """
+    if act == "checkpoint":
+        import learner.checkpoint  # noqa: F401
     for step, path in enumerate(paths):
         child = os.fork()
         if child == 0:

@@ -126,6 +126,22 @@ class TestVersionsThatAreWrong:
         assert fresh.policy.version == 0
         assert "policy.onnx: expected SHA-256" in _quarantine_lines(lines)[0]
 
+    @pytest.mark.parametrize("spoilt", [WEIGHTS_FILE, "policy.onnx"])
+    def test_a_bad_version_that_comes_first_spoils_no_program_for_the_good_ones_after_it(
+        self, store: LocalPolicyStore, make_agent: MakeAgent, spoilt: str
+    ) -> None:
+        """Its weights have other dtypes; or its file is no graph, which the manifest promises to be a good one."""
+        files, programs, _ = exporter(onnx=True).files(make_policy(seed=1).state_dict())
+        doubled = {name: array.astype(np.float64) for name, array in decode_weights(files[WEIGHTS_FILE]).items()}
+        instead = encode_weights(doubled) if spoilt == WEIGHTS_FILE else b"no graph"
+        publish(store, make_policy(seed=1), exporter(onnx=True), instead={spoilt: instead}, programs=programs[1:])
+        agent = make_agent(engine="onnx")
+        with pytest.raises(PolicyUnavailable):
+            agent.reset()
+        publish_seed(store, 2, onnx=True)
+        agent.reset()
+        assert (agent.policy.version, agent.policy.rung) == (1, "onnx")
+
     def test_weights_that_are_not_finite(
         self, store: LocalPolicyStore, make_agent: MakeAgent, lines: list[str]
     ) -> None:

@@ -16,6 +16,7 @@ from loguru import logger
 from learner.outcome import Outcome
 from shared.manifest import Manifest
 from shared.policy_store import LocalPolicyStore
+from tests.fault.mounts import mounted
 from tests.learner_loops import STEPS, LoopRun
 from tests.waiting import PATIENCE_S, until
 
@@ -81,15 +82,25 @@ def test_a_store_that_is_removed_comes_back(tmp_path: Path, lines: list[str]) ->
 @contextmanager
 def small_file_system(path: Path) -> Iterator[Path]:
     """A file system of 300 kB. Skips where nobody may mount one."""
-    path.mkdir()
-    mount = shutil.which("mount")
-    options = ["-t", "tmpfs", "-o", "size=300k", "tmpfs", str(path)]
-    if mount is None or subprocess.run([mount, *options], capture_output=True, check=False).returncode:
-        pytest.skip("mounting takes more rights than these")
-    try:
-        yield path
-    finally:
-        subprocess.run(["umount", "-l", str(path)], check=True)
+    with mounted(path, "-t", "tmpfs", "-o", "size=300k", "tmpfs") as disk:
+        yield disk
+
+
+def test_a_disk_that_takes_no_writes_ends_no_training(tmp_path: Path, lines: list[str]) -> None:
+    """As file systems become when a disk fails."""
+    with small_file_system(tmp_path / "small") as disk:
+
+        def remount(how: str) -> None:
+            subprocess.run(["mount", "-o", f"remount,{how}", str(disk)], check=True)
+
+        run = LoopRun(disk, total_steps=UPDATES * STEPS)
+        train_through(run, lambda: remount("ro"), lambda: remount("rw"))
+        assert run.published_updates() == [0, 1, 2, 3, 7, 8, 9]
+        assert run.checkpoints.load_newest()[1]["counters"]["updates"] == UPDATES
+    for what in ("publishing", "writing checkpoints"):
+        assert said(lines, f"{what} fails: ") == 1
+        assert said(lines, f"{what} works again: it failed 3 times") == 1
+    assert any("ead-only file system" in line for line in lines)
 
 
 def test_a_full_disk_ends_no_training(tmp_path: Path, lines: list[str]) -> None:

@@ -16,8 +16,10 @@ from pathlib import Path
 
 import pytest
 
+from learner.checkpoint import CheckpointStore
 from shared.errors import StoreUnavailable, VersionNotFound
 from shared.policy_store import LocalPolicyStore, Retention, version_name
+from shared.used_numbers import UsedNumbers
 from tests.fault import store_processes
 from tests.sample_versions import sample_files, sample_manifest
 
@@ -32,6 +34,29 @@ def command(*arguments: object) -> list[str]:
 def publish_many(store: LocalPolicyStore, count: int) -> None:
     for i in range(count):
         store.publish(sample_files(b"weights %d" % i), sample_manifest)
+
+
+@pytest.mark.parametrize("comes_back", [False, True])
+def test_no_number_comes_twice_though_the_store_is_taken_away_while_nobody_publishes(
+    tmp_path: Path, comes_back: bool
+) -> None:
+    """A learner is killed, its store goes, and the next learner makes a new one; later the old one may be put back."""
+
+    def next_publisher() -> LocalPolicyStore:
+        return LocalPolicyStore(tmp_path / "policies", used_numbers=UsedNumbers(tmp_path / "numbers"))
+
+    publish_many(next_publisher(), 3)
+    (tmp_path / "policies").rename(tmp_path / "away")
+    anew = next_publisher()
+    publish_many(anew, 2)
+    assert anew.versions() == [3, 4]
+    if comes_back:
+        shutil.rmtree(tmp_path / "policies")
+        (tmp_path / "away").rename(tmp_path / "policies")
+    last = next_publisher()
+    publish_many(last, 1)
+    assert last.newest() == 5
+    assert [path.name for path in (tmp_path / "numbers").iterdir()] == [".highest-000005"]
 
 
 def read_all(store: LocalPolicyStore) -> dict[int, bytes]:
@@ -77,6 +102,24 @@ def test_a_publisher_killed_at_any_step_leaves_all_of_a_version_or_nothing(tmp_p
         assert successor > max(found)
         assert read_all(store) == {**found, successor: b"next"}
     assert 0 < committed < len(stores) - 15  # some were killed after the rename, most before
+
+
+def test_a_learner_killed_at_any_step_of_a_checkpoint_leaves_that_or_the_one_before(tmp_path: Path) -> None:
+    template = CheckpointStore(tmp_path / "template")
+    for step in (1, 2):
+        template.save(step, {"step": step})
+    newest = []
+    for store in killed_at_every_step("checkpoint", tmp_path / "template", tmp_path):
+        checkpoints = CheckpointStore(store.path)
+        step, payload = checkpoints.load_newest()
+        assert payload == {"step": step}
+        newest.append(step)
+        checkpoints.sweep()
+        checkpoints.save(4, {"step": 4})
+        assert leftovers(store) == set()
+        assert checkpoints.load_newest() == (4, {"step": 4})
+    assert newest == sorted(newest)
+    assert set(newest) == {2, 3}
 
 
 def test_a_number_whose_publisher_was_killed_is_not_used_again_when_its_directory_is_deleted(tmp_path: Path) -> None:

@@ -1,6 +1,9 @@
 """One process that acts and learns by turns: the same seed gives the same weights, and so does a resumed run."""
 
 import json
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,10 +21,12 @@ from shared.policy_store import LocalPolicyStore
 from shared.run_directory import RunDirectory
 from shared.signing import SigningKey
 
+_ROOT = Path(__file__).parents[2]
+
 pytestmark = pytest.mark.timeout(240)
 
 _SMALL = LearnerConfig(hidden_sizes=(16,), rollout_length=16, batch_steps=64, minibatch_size=32, epochs=2)
-_OPTIONS = SingleProcessRun(
+OPTIONS = SingleProcessRun(
     env="CartPole-v1",
     envs_per_actor=4,
     target_return=float("inf"),
@@ -38,7 +43,7 @@ def one_thread() -> None:
 
 
 def _train(run: Path, steps: int, **changes: object) -> RunDirectory:
-    options = replace(_OPTIONS, total_steps=steps, **changes)
+    options = replace(OPTIONS, total_steps=steps, **changes)
     assert train_in_one_process(options, RunDirectory(run), lambda: False) is Outcome.STEP_LIMIT
     return RunDirectory(run)
 
@@ -67,6 +72,43 @@ def test_a_seed_stands_for_the_weights_and_a_resumed_run_changes_nothing(tmp_pat
     assert versions == sorted(set(versions))
 
 
+_KILLED = """
+import os, signal, sys
+from dataclasses import replace
+from pathlib import Path
+import torch
+from scripts.single_process import train_in_one_process
+from shared.policy_store import LocalPolicyStore
+from shared.run_directory import RunDirectory
+from tests.integration.test_single_process import OPTIONS
+
+torch.set_num_threads(1)
+run = RunDirectory(Path(sys.argv[1]))
+
+def die() -> bool:
+    if LocalPolicyStore(run.policies).newest() == int(sys.argv[2]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return False
+
+train_in_one_process(replace(OPTIONS, total_steps=1300), run, die)
+"""
+
+
+@pytest.mark.slow
+def test_a_kill_changes_nothing_either_and_no_number_comes_twice(tmp_path: Path) -> None:
+    whole, run = _train(tmp_path / "whole", 1300), RunDirectory(tmp_path / "killed")
+    # Checkpoints come with versions 3, 7, …: of those after 3 none knows, and they keep their numbers all the same.
+    done = subprocess.run([sys.executable, "-c", _KILLED, str(run.path), "6"], cwd=_ROOT, check=False)
+    assert done.returncode == -signal.SIGKILL
+    store = LocalPolicyStore(run.policies)
+    before = {version: store.open(version).manifest.digest for version in store.versions()}
+    assert max(before) == 6
+    assert _newest_weights(_train(run.path, 1300, resume=True)) == _newest_weights(whole)
+    after = {version: store.open(version).manifest.digest for version in store.versions()}
+    assert before.items() <= after.items()
+    assert max(after) > max(LocalPolicyStore(whole.policies).versions())
+
+
 def test_a_recurrent_policy_repeats_too(tmp_path: Path) -> None:
     recurrent = replace(_SMALL, network="lstm", recurrent_size=8)
     first = _train(tmp_path / "first", 400, learner=recurrent)
@@ -76,7 +118,7 @@ def test_a_recurrent_policy_repeats_too(tmp_path: Path) -> None:
 
 def test_a_stop_before_the_first_update_leaves_a_checkpoint_and_a_version(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path / "run")
-    assert train_in_one_process(_OPTIONS, run, lambda: True) is Outcome.INTERRUPTED
+    assert train_in_one_process(OPTIONS, run, lambda: True) is Outcome.INTERRUPTED
     assert run.has_checkpoint()
     assert run.has_version()
     assert run.summary() is not None

@@ -183,6 +183,26 @@ def test_who_is_killed_comes_back_and_nobody_outlives_the_supervisor(tmp_path: P
 
 
 @pytest.mark.slow
+def test_a_stopped_supervisor_stops_nobody_and_a_killed_one_leaves_nobody(tmp_path: Path) -> None:
+    """Nor any process of its children's own: those that try programs, and those of the environments."""
+    flags = ["--actors=1", "--vector=async"]
+    with _training(tmp_path / "run", *_ENDLESS, *flags) as (process, run):
+        process.send_signal(signal.SIGSTOP)
+        until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED, _PATIENCE_S)
+        learned, newest = _steps(run), LocalPolicyStore(run.policies).newest() or 0
+        until(lambda: _steps(run) > learned + 2000, _PATIENCE_S)
+        until(lambda: (LocalPolicyStore(run.policies).newest() or 0) > newest, _PATIENCE_S)
+        everyone = psutil.Process(process.pid).children(recursive=True)
+        commands = " ".join(" ".join(one.cmdline()) for one in everyone)
+        assert "actor.trial_process" in commands
+        assert len(everyone) >= 7  # the learner, the actor, its trial process and its four environments
+        process.kill()  # a stopped process too
+        process.wait()
+        until(lambda: all(_gone(one) for one in everyone), _PATIENCE_S)
+        until(lambda: not run.live(), _PATIENCE_S)
+
+
+@pytest.mark.slow
 def test_accounts_are_exact_whoever_was_killed(tmp_path: Path) -> None:
     """A learner and an actor at once: whatever the killed had sent and learned is somewhere in the sum."""
     with _training(tmp_path / "run", *_ENDLESS, "--actors=2", "--checkpoint-every-updates=20") as (process, run):

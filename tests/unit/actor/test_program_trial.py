@@ -1,9 +1,11 @@
 """Programs tried in a process of their own: what is learned there, and what becomes of that process."""
 
 import functools
+import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 import pytest
@@ -29,7 +31,7 @@ def trial() -> Iterator[ProgramTrial]:
     trial.close()
 
 
-def _require(trial: ProgramTrial, store: LocalPolicyStore, manifest: Manifest) -> None:
+def require(trial: ProgramTrial, store: LocalPolicyStore, manifest: Manifest) -> None:
     files = store.open(manifest.version)
     program = manifest.programs[0]
     content = {name: files.read(name) for name in manifest.files}
@@ -48,26 +50,26 @@ def test_a_right_program_passes_and_is_known_by_its_digest_from_then_on(
     if sys.platform == "linux":
         monkeypatch.setattr("tempfile.tempdir", "/nowhere")  # disks may be full
     assert not trial.has_passed(program.kind, program.program_digest)
-    _require(trial, store, manifest)
+    require(trial, store, manifest)
     assert trial.has_passed(program.kind, program.program_digest)
     trial.close()
-    _require(trial, store, publish_seed(store, 1))
+    require(trial, store, publish_seed(store, 1))
     assert not _children(), "nobody was asked again"
 
 
 def test_what_a_program_raises_is_raised_here(trial: ProgramTrial, store: LocalPolicyStore) -> None:
     with pytest.raises(ProbeMismatch, match="differ by more than"):
-        _require(trial, store, bad_programs.publish_program(store, bad_programs.SwappedOutputs()))
+        require(trial, store, bad_programs.publish_program(store, bad_programs.SwappedOutputs()))
 
 
 def test_a_crash_is_the_programs_fault_and_the_next_one_is_tried_in_a_new_process(
     trial: ProgramTrial, store: LocalPolicyStore
 ) -> None:
     with pytest.raises(ProgramError, match=r"it killed the process that tried it \(SIG"):
-        _require(trial, store, bad_programs.publish_program(store, bad_programs.Crashes()))
+        require(trial, store, bad_programs.publish_program(store, bad_programs.Crashes()))
     assert not _children()
     with pytest.raises(ProbeMismatch):
-        _require(trial, store, bad_programs.publish_program(store, bad_programs.SwappedOutputs()))
+        require(trial, store, bad_programs.publish_program(store, bad_programs.SwappedOutputs()))
 
 
 def test_a_process_that_is_killed_from_outside_blames_nobody_at_first(
@@ -76,7 +78,7 @@ def test_a_process_that_is_killed_from_outside_blames_nobody_at_first(
     manifest = bad_programs.publish_program(store, bad_programs.Hangs())
     for error in (TransientLoadError, ProgramError):
         with ThreadPoolExecutor(1) as pool:
-            trying = pool.submit(_require, trial, store, manifest)
+            trying = pool.submit(require, trial, store, manifest)
             until(functools.partial(_is_over, trial, trying))
             with pytest.raises(error, match="SIGKILL"):
                 trying.result()
@@ -93,7 +95,7 @@ def test_a_process_that_has_gone_meanwhile_is_replaced(trial: ProgramTrial, stor
     (process,) = _children()
     process.kill()
     until(lambda: process.status() == psutil.STATUS_ZOMBIE)
-    _require(trial, store, publish_seed(store, 2))
+    require(trial, store, publish_seed(store, 2))
 
 
 def test_importable_programs_are_not_tried_their_code_was_allowed_by_name(trial: ProgramTrial) -> None:
@@ -108,3 +110,34 @@ def test_closing_leaves_no_process_and_may_be_done_twice() -> None:
     trial.close()
     trial.close()
     assert not process.is_running()
+
+
+_TRIES = """
+import pathlib, signal, sys
+from actor.program_trial import ProgramTrial, TrialLimits
+from tests.agent_policies import local_store
+from tests.unit.actor.test_program_trial import require
+
+store = local_store(pathlib.Path(sys.argv[1]))
+trial = ProgramTrial(TrialLimits(timeout_s=60.0), batch_size=3)
+require(trial, store, store.open(int(sys.argv[2])).manifest)
+print(trial._process._process.pid, flush=True)
+signal.pause()
+"""
+
+
+@pytest.mark.slow
+def test_it_ends_with_its_actor_even_where_it_can_do_nothing_itself(store: LocalPolicyStore) -> None:
+    """The actor is killed while the process is stopped."""
+    version = publish_seed(store, 3).version
+    with subprocess.Popen(
+        [sys.executable, "-c", _TRIES, str(store.path), str(version)],
+        cwd=Path(__file__).parents[3],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as actor:
+        assert actor.stdout is not None
+        process = psutil.Process(int(actor.stdout.readline()))
+        process.suspend()
+        actor.kill()
+        until(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE, 60.0)

@@ -51,7 +51,9 @@ def test_what_a_killed_learner_had_half_written_is_swept_and_is_no_checkpoint(tm
     assert [path.name for path in run.checkpoints.iterdir()] == ["checkpoint-000000007.pt"]
 
 
-@pytest.mark.parametrize("damage", ["flip a bit", "truncate", "empty", "something else"])
+@pytest.mark.parametrize(
+    "damage", ["flip a bit", "truncate", "empty", "something else", "of a later release", "directory"]
+)
 def test_a_damaged_newest_falls_back_to_the_one_before(tmp_path: Path, damage: str, warnings: list[str]) -> None:
     store = CheckpointStore(tmp_path)
     store.save(1, {"step": 1})
@@ -61,13 +63,28 @@ def test_a_damaged_newest_falls_back_to_the_one_before(tmp_path: Path, damage: s
         data[len(data) // 2] ^= 1
     elif damage == "truncate":
         del data[len(data) // 2 :]
+    elif damage == "of a later release":
+        data = data.replace(b"checkpoint 1\n", b"checkpoint 2\n", 1)
     else:
         data = bytearray(b"" if damage == "empty" else b"P" * 500)
-    path.write_bytes(data)
+    path.unlink()
+    if damage == "directory":
+        path.mkdir()
+    else:
+        path.write_bytes(data)
     assert store.load_newest() == (1, {"step": 1})
     assert len(warnings) == 1
     assert str(path) in warnings[0]
     assert "falling back" in warnings[0]
+
+
+def test_where_the_newest_few_are_damaged_an_older_one_does(tmp_path: Path, warnings: list[str]) -> None:
+    store = CheckpointStore(tmp_path, keep=3)
+    paths = [store.save(step, {"step": step}) for step in range(1, 5)]
+    paths[3].write_bytes(b"")
+    paths[2].unlink()
+    assert store.load_newest() == (2, {"step": 2})
+    assert len(warnings) == 1
 
 
 def test_every_bit_is_verified(tmp_path: Path) -> None:

@@ -1,0 +1,103 @@
+"""Clocks that jump, back or ahead: they date what people read, and decide nothing."""
+
+import ast
+import itertools
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from actor.agent import Agent
+from learner.outcome import Outcome
+from shared.policy_store import LocalPolicyStore, version_name
+from tests.agent_policies import publish_seed
+from tests.learner_loops import STEPS, LoopRun
+from tests.waiting import until
+
+ROOT = Path(__file__).resolve().parents[2]
+OBSERVATIONS = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
+DAY_S = 86400.0
+UPDATES = 6
+
+# Who may ask what time it is, and what for.
+ASK_THE_TIME = {
+    # To date something: a version, a report, a rollout, advice.
+    "learner/module_export.py",
+    "learner/publish_once.py",
+    "learner/policy_publisher.py",
+    "learner/training_observer.py",
+    "actor/rollout_worker.py",
+    "scripts/rollback.py",
+    "shared/quarantine_advice.py",
+    # To tell a person how old a version is.
+    "actor/policy_loader.py",
+    "scripts/inspect_policy.py",
+    # The age of the first rollout, which cannot be more than that of the learner.
+    "learner/training_clock.py",
+    # The age of files, in either direction, and beside a lock that says whether their writer lives.
+    "shared/local_quarantine.py",
+    "shared/pending_version.py",
+    # Whether a directory's last change is old enough that another would have another time; it is listed anyway.
+    "actor/policy_watcher.py",
+}
+# What measures all the rest, and keeps nothing running.
+MEASURE = ("scripts/benchmarks/", "scripts/chaos.py", "scripts/faults/")
+_CLOCKS = ("time.time", "time.time_ns", "datetime.now", "datetime.utcnow")
+
+MakeAgent = Callable[..., Agent]
+
+
+@pytest.fixture(params=["back", "to and fro"])
+def clock(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every look at the clock shows another day."""
+    days = itertools.count(20_000, -1) if request.param == "back" else itertools.cycle([20_000, 10_000, 30_000])
+    monkeypatch.setattr("time.time", lambda: next(days) * DAY_S)
+    monkeypatch.setattr("time.time_ns", lambda: int(next(days) * DAY_S) * 10**9)
+
+
+@pytest.mark.usefixtures("clock")
+def test_a_learner_trains_publishes_and_resumes(tmp_path: Path) -> None:
+    run = LoopRun(tmp_path, total_steps=UPDATES * STEPS)
+    run.send_many(UPDATES)
+    assert run.loop.run() is Outcome.STEP_LIMIT
+    assert run.published_updates() == list(range(UPDATES + 1))
+    train_s = run.loop.clock.train_s
+    assert 0 <= train_s <= run.loop.clock.wall_s
+    run.publisher.close()
+
+    again = LoopRun(tmp_path, total_steps=(UPDATES + 1) * STEPS)
+    again.loop.resume()
+    again.send_many(1)
+    assert again.loop.run() is Outcome.STEP_LIMIT
+    assert again.loop.counters.updates == UPDATES + 1
+    again.publisher.close()
+
+
+@pytest.mark.usefixtures("clock")
+def test_an_actor_adopts_every_version_whatever_its_files_are_dated(
+    store: LocalPolicyStore, make_agent: MakeAgent
+) -> None:
+    agent = make_agent(synchronous=False, deadline_s=60.0)
+    for version, day in enumerate([20_000, 1, 40_000, 20_000]):
+        publish_seed(store, version)
+        for path in (store.path / version_name(version), store.path):
+            os.utime(path, (day * DAY_S, day * DAY_S))
+        if version == 0:
+            agent.reset()
+        until(lambda version=version: agent.adopt().version == version)
+        agent.act(OBSERVATIONS)
+
+
+def test_nothing_else_asks_what_time_it_is() -> None:
+    def asks(path: Path) -> bool:
+        text = path.read_text()
+        if not any(name in text for name in _CLOCKS):
+            return False
+        uses = (node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Attribute))
+        return any(ast.unparse(use) in _CLOCKS for use in uses)
+
+    sources = (path for name in ("actor", "learner", "shared", "scripts") for path in (ROOT / name).rglob("*.py"))
+    paths = {path.relative_to(ROOT).as_posix() for path in sources if asks(path)}
+    assert {path for path in paths if not path.startswith(MEASURE)} == ASK_THE_TIME

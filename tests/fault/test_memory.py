@@ -1,0 +1,100 @@
+"""Memory that runs out while a version is loaded: that is nobody's fault, and may be otherwise later."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import psutil
+import pytest
+
+from actor.version_checks import check_memory, is_out_of_memory
+from shared.errors import ProgramError, TransientLoadError
+from shared.manifest import FileEntry
+from tests.sample_versions import sample_files, sample_manifest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# Weights of 80 MB, which are allowed, and a limit on this process's memory, which is real.
+_LITTLE_IS_LEFT = """
+import pathlib, resource, sys
+import torch
+from loguru import logger
+from torch import Tensor, nn
+logger.remove()
+logger.add(sys.stdout, format="{message}")
+import numpy as np
+from actor.agent import Agent
+from learner.policy_export import PolicyExporter
+from tests.agent_policies import local_store, make_policy, publish, publish_seed
+from tests.waiting import until
+
+class Heavy(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.policy = make_policy(seed=1)
+        self.signature = self.policy.signature
+        self.register_buffer("ballast", torch.zeros(20_000_000))
+
+    def forward(self, inputs: list[Tensor]) -> list[Tensor]:
+        action, log_prob, value = self.policy(inputs)
+        return [action, log_prob, value + self.ballast[0]]
+
+store = local_store(pathlib.Path(sys.argv[1]))
+publish_seed(store, 0)
+heavy = Heavy()
+made_by = PolicyExporter(heavy, heavy.signature, onnx=False)
+publish(store, heavy, made_by)
+del heavy, made_by
+
+def data_bytes() -> int:
+    return int(pathlib.Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
+
+before = resource.getrlimit(resource.RLIMIT_DATA)
+for more in (100, 200):  # megabytes: too few to read the file, and to load the program
+    with Agent(store, num_envs=3, synchronous=True, deadline_s=0.0, name=f"agent-{more}") as agent:
+        resource.setrlimit(resource.RLIMIT_DATA, (data_bytes() + more * 10**6, before[1]))
+        for _ in range(2):
+            agent.reset()
+            agent.act(np.zeros((3, 4), np.float32))
+        resource.setrlimit(resource.RLIMIT_DATA, before)
+        assert not store.quarantined()
+        until(lambda: agent.adopt().version == 1, 60.0)
+        agent.act(np.zeros((3, 4), np.float32))
+"""
+
+
+def test_what_needs_more_than_this_machine_has_left_is_not_begun_with() -> None:
+    entries = {name: FileEntry("0" * 64, 1000) for name in sample_files()}
+    manifest = sample_manifest(0, entries)
+    check_memory(manifest)
+    huge = entries | {manifest.weights: FileEntry("0" * 64, psutil.virtual_memory().total)}
+    with pytest.raises(TransientLoadError, match=r"loading it takes about .* GiB of memory, and .* GiB are left"):
+        check_memory(msgspec.structs.replace(manifest, files=huge))
+
+
+def test_native_code_says_it_in_words() -> None:
+    said = ProgramError("torch.jit.load: RuntimeError: DefaultCPUAllocator: can't allocate memory: you tried to …")
+    assert is_out_of_memory(said)
+    wrapped = ProgramError("one of its programs cannot be run")
+    wrapped.__cause__ = MemoryError()
+    assert is_out_of_memory(wrapped)
+    assert not is_out_of_memory(ProgramError("no such operator"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere there is no such limit")
+def test_a_version_for_which_memory_is_short_is_tried_again_and_adopted_when_there_is_enough(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _LITTLE_IS_LEFT, str(tmp_path / "policies")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "agent-100 acts with version 0" in done.stdout
+    assert "tried again: TransientLoadError: not enough memory: MemoryError" in done.stdout
+    assert "tried again: TransientLoadError: not enough memory: ProgramError: torch.jit.load: " in done.stdout
+    assert "is quarantined" not in done.stdout
+    assert done.stdout.count("acts with version 1") == 2
