@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from shared.errors import ConfigurationError
 from shared.policy_store import LocalPolicyStore
 from shared.run_directory import RunDirectory
 from shared.signing import SigningKey
+from tests.fault.mounts import mounted
 
 _ROOT = Path(__file__).parents[2]
 
@@ -149,3 +151,18 @@ def test_the_engine_and_the_way_to_step_are_those_asked_for(tmp_path: Path) -> N
     assert _newest_weights(chosen) == _newest_weights(again)
     assert "4 of CartPole-v1 in a process each (AsyncVectorEnv): --vector async" in said
     assert any("acts with version 0 (torchscript" in line for line in said)
+
+
+@pytest.mark.slow
+def test_a_training_is_resumed_though_the_disk_is_full(tmp_path: Path) -> None:
+    with mounted(tmp_path / "small", "-t", "tmpfs", "-o", "size=20m", "tmpfs") as disk:
+        _train(disk / "run", 400)
+        ballast = disk / "ballast"
+        with suppress(OSError), ballast.open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+        run = _train(disk / "run", 700, resume=True)
+        published = LocalPolicyStore(run.policies).newest()
+        ballast.unlink()
+        _train(disk / "run", 1000, resume=True)
+        assert (LocalPolicyStore(run.policies).newest() or 0) > (published or 0)

@@ -12,7 +12,7 @@ import pytest
 
 from scripts.supervisor import GAVE_UP, Standing, Supervisor, restart_delay_s
 from shared.errors import ConfigurationError
-from shared.progress import Summary
+from shared.progress import Progress, Summary
 from shared.run_directory import RunDirectory
 from shared.transport.transport import RolloutAccounts
 
@@ -127,6 +127,14 @@ def test_an_old_summary_is_not_taken_for_the_end(run: RunDirectory) -> None:
     watcher = _Watcher(run)
     assert _supervise(run, ["sys.exit(1)", "summarise()"], watcher=watcher) == 0
     assert watcher.last.learner_deaths == 1
+
+
+def test_an_old_report_is_not_taken_for_the_learners_whatever_its_time(run: RunDirectory) -> None:
+    """A clock that was set back since dates it ahead of everything to come."""
+    run.write_progress(Progress(phase="ended", updated_unix_s=1e12))
+    watcher = _Watcher(run, lambda _: any(run.path.glob("up-*")))
+    assert _supervise(run, [f"{_WAIT}; summarise()"], actors=1, watcher=watcher) == 0
+    assert any(run.path.glob("up-*")), "the actor was not started"
 
 
 def test_a_learner_that_always_dies_is_given_up(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
