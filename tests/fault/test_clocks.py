@@ -37,7 +37,7 @@ ASK_THE_TIME = {
     # The age of the first rollout, which cannot be more than that of the learner.
     "learner/training_clock.py",
     # The age of files, in either direction, and beside a lock that says whether their writer lives.
-    "shared/local_quarantine.py",
+    "shared/small_files.py",
     "shared/pending_version.py",
     # Whether a directory's last change is old enough that another would have another time; it is listed anyway.
     "actor/policy_watcher.py",
