@@ -28,6 +28,7 @@ from shared.command_line import run_command
 from shared.log import set_up_logging
 
 COMMAND = "python scripts/benchmark.py"
+_WIDTH = 140  # where no terminal says another
 
 # To add one: write scripts/benchmarks/NAME.py with measure_NAME(settings, console) -> list[Row], and put NAME here.
 Kind = Literal["solve", "training", "acting", "reload", "publish", "scale"]
@@ -104,7 +105,7 @@ def _measure(kind: Kind, options: BenchmarkOptions) -> list[Row]:
 def _begin() -> Console:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends what was started, and removes what was written
     set_up_logging("benchmark", None, terminal_level=None)
-    return Console(soft_wrap=True)
+    return Console(soft_wrap=True, width=None if sys.stdout.isatty() else _WIDTH)
 
 
 def _write(rows: list[Row], options: BenchmarkOptions) -> None:

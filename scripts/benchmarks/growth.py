@@ -1,5 +1,6 @@
 """Times in milliseconds, several for each size of something: as rows and as the lines of a plot."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -7,6 +8,23 @@ import numpy as np
 
 from scripts.benchmarks.plot import Line
 from scripts.benchmarks.row import Row
+
+
+class Budget:
+    """Seconds for sizes that ascend: whether there is time for the next one, judged by the one before."""
+
+    def __init__(self, seconds: float) -> None:
+        self._began_s = time.monotonic()
+        self._deadline_s = self._began_s + seconds
+
+    def lack(self, factor: float) -> str | None:
+        """Why what is ``factor`` times as large is left out; None where there is time for it. Called before each."""
+        now_s = time.monotonic()
+        expected_s, left_s = factor * (now_s - self._began_s), self._deadline_s - now_s
+        self._began_s = now_s
+        return (
+            None if expected_s <= left_s else f"about {expected_s:.0f} s would be needed, and {left_s:.0f} s are left"
+        )
 
 
 @dataclass

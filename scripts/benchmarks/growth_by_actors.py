@@ -9,18 +9,20 @@ import numpy as np
 import psutil  # type: ignore[import-untyped]
 from rich.console import Console
 
-from scripts.benchmarks.growth import Growth
+from scripts.benchmarks.growth import Budget, Growth
 from scripts.benchmarks.publish_to_acting import ActorFleet
 from scripts.benchmarks.publishing_process import start_publisher
 from scripts.benchmarks.shelf import make_shelf
 
 STEP_S = 1e-2  # 64 actors then take half of a core for acting
-_TIMES = 20
+_TIMES = 12
+_BUDGET_S = 120.0
 _ACTOR_MB = 150
 
 
 def grow_actors(counts: Sequence[int], console: Console) -> Growth:
-    """Counts ascend; those for which there is no memory are left out, with a line."""
+    """Counts ascend; those for which there is no memory, or no time, are left out, with a line."""
+    budget = Budget(_BUDGET_S)
     random = np.random.default_rng(0)
     growth = Growth("From rename to first action", "actors", f"MLP 64x64, ONNX, steps of {1e3 * STEP_S:g} ms")
     with TemporaryDirectory(prefix="rl-hotswap-benchmark-") as directory:
@@ -31,6 +33,9 @@ def grow_actors(counts: Sequence[int], console: Console) -> Growth:
             for count in counts:
                 if psutil.virtual_memory().available / 1e6 < _ACTOR_MB * (count - before):
                     console.print(f"{count} actors are left out: there is no memory for them", highlight=False)
+                    break
+                if (lack := budget.lack(count / before if before else 1)) is not None:
+                    console.print(f"{count} actors are left out: {lack}", highlight=False)
                     break
                 fleet.grow(count, publisher.call("publish").version)
                 before = count

@@ -1,5 +1,6 @@
 """Stores with very many versions, made in a moment: each is a directory with its own manifest and linked files."""
 
+import os
 from collections.abc import Iterable
 from contextlib import suppress
 
@@ -25,12 +26,13 @@ def add_versions(store: LocalPolicyStore, numbers: Iterable[int]) -> None:
     originals = store.path / version_name(source)
     number = source
     for i, number in enumerate(numbers):
-        directory = store.path / version_name(number)
-        directory.mkdir()
+        directory = os.path.join(store.path, version_name(number))  # noqa: PTH118 - half the time, a hundred thousand times
+        os.mkdir(directory)  # noqa: PTH102
         if i < _WHOLE:
             for name in manifest.files:
-                (directory / name).hardlink_to(originals / name)
-        (directory / MANIFEST_NAME).write_bytes(template.replace(str(_PLACEHOLDER).encode(), str(number).encode()))
+                (store.path / directory / name).hardlink_to(originals / name)
+        with open(f"{directory}/{MANIFEST_NAME}", "wb") as file:  # noqa: PTH123
+            file.write(template.replace(str(_PLACEHOLDER).encode(), str(number).encode()))
     (store.path / mark_name(number)).touch()
     with suppress(FileNotFoundError):
         (store.path / mark_name(source)).unlink()
