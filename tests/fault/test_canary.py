@@ -18,7 +18,7 @@ from tests.agent_policies import TouchyPolicy, publish, publish_seed, touchy_exp
 
 MakeAgent = Callable[..., Agent]
 SHARE = 0.25
-ENOUGH = 400
+ENOUGH = 200
 OBSERVATION = np.zeros(4, np.float32)
 
 

@@ -131,6 +131,8 @@ def test_the_same_seed_gives_the_same_episodes(tmp_path: Path, store: PolicyStor
         (["--follow=newset"], "'newset'"),
         (["--follow=pinned:7", "--deadline-s=2"], "version 7 is not among"),
         (["--follow=history:0.5", "--envs=2"], "needs --envs 1"),
+        (["--canary=1.5"], "above 0 and below 1"),
+        (["--canary=0.5", "--follow=pinned:0"], "to follow newest"),
         (["--deadline-s=-1"], "--deadline-s"),
         (["--run-dir=elsewhere"], "--run-dir and --store"),
         (["--store={file}"], "file"),

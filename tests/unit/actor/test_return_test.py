@@ -79,7 +79,7 @@ def test_a_collapsed_policy_is_always_caught(episodes: int) -> None:
     assert _alarms(100, collapsed, solved, episodes) == 100
 
 
-@pytest.mark.parametrize(("episodes", "deviations", "caught"), [(20, 1.0, 0.65), (20, 1.5, 0.96), (180, 1.0, 0.94)])
+@pytest.mark.parametrize(("episodes", "deviations", "caught"), [(20, 1.0, 0.74), (20, 1.5, 0.97), (180, 1.0, 0.95)])
 def test_how_likely_a_worse_version_is_caught(episodes: int, deviations: float, caught: float) -> None:
     """README's figures: normal returns, worse by so many standard deviations."""
     rounds = 300

@@ -105,6 +105,15 @@ def test_an_actor_is_told_what_it_needs(tmp_path: Path) -> None:
     told = tyro.cli(ActorSettings, args=_flags(command, "actor.run"))
     assert (told.env, told.run_dir, told.envs, told.engine) == ("Acrobot-v1", tmp_path, 4, "onnx")
     assert (told.name, told.supervised, told.send, told.follow) == ("actor-2", True, True, "newest")
+    assert told.canary is None
+    careful = actor_command(replace(_OPTIONS, canary=0.125), RunDirectory(tmp_path), 2, 0)
+    assert tyro.cli(ActorSettings, args=_flags(careful, "actor.run")).canary == 0.125
+
+
+@pytest.mark.parametrize("flags", [["--canary=0"], ["--canary=1"], ["--canary=nan"], ["--canary=0.5", "--actors=0"]])
+def test_a_canary_needs_a_share_and_actors(flags: list[str]) -> None:
+    with pytest.raises(ConfigurationError, match="--canary is a share"):
+        tyro.cli(TrainOptions, args=flags)
 
 
 def test_actors_are_told_the_public_key_of_what_the_learner_signs_with(tmp_path: Path) -> None:

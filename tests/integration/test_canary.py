@@ -1,0 +1,122 @@
+"""The gate on returns in a real environment, with real rollouts: alone, in a batch, with a loader on its own thread."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+import torch
+from torch import Tensor, nn
+
+from actor.agent import Agent
+from actor.environment_creation import make_environments
+from actor.rollout_worker import RolloutWorker
+from learner.acting_policy import ActingPolicy
+from learner.config import NetworkConfig
+from learner.policy_export import PolicyExporter
+from shared.policy_store import LocalPolicyStore
+from shared.rollout import RolloutLayout
+from shared.spaces import ActionSpec
+from tests.agent_policies import VECTOR, local_store, publish
+from tests.waiting import PATIENCE_S, Running
+
+BALANCES = (0.0, 0.0, 1.0, 1.0)
+BALANCES_AS_WELL = (0.0, 0.0, 2.0, 2.0)
+ALWAYS_LEFT = (0.0, 0.0, 0.0, 0.0)
+
+Publish = Callable[[tuple[float, ...]], str]
+
+
+class Pushes(nn.Module):
+    """Pushes a cart to the right where the weighted sum of what it sees is above 0."""
+
+    def __init__(self, weights: tuple[float, ...]) -> None:
+        super().__init__()
+        action = ActionSpec("discrete", "int64", (), (2,), (0,))
+        config = NetworkConfig(hidden_sizes=(4,))
+        self.policy = ActingPolicy(VECTOR, action, config, False, torch.Generator().manual_seed(0)).eval()
+        self.signature = self.policy.signature
+        self.register_buffer("weights", torch.tensor(weights))
+
+    def forward(self, inputs: list[Tensor]) -> list[Tensor]:
+        _, log_prob, value = self.policy(inputs)
+        return [((inputs[0] * self.weights).sum(dim=1) > 0).to(torch.int64), log_prob, value]
+
+
+@pytest.fixture(scope="module")
+def exporter() -> PolicyExporter:
+    policy = Pushes(BALANCES)
+    return PolicyExporter(policy, policy.signature, onnx=False)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> LocalPolicyStore:
+    return local_store(tmp_path / "policies")
+
+
+@pytest.fixture
+def publish_pushes(store: LocalPolicyStore, exporter: PolicyExporter) -> Publish:
+    return lambda weights: publish(store, Pushes(weights), exporter).digest
+
+
+def _verdicts(store: LocalPolicyStore) -> list[bool]:
+    """Of each trial that is over and still noted: whether the version was worse."""
+    found = [store.notes.read(name) for name in store.notes.names() if name.startswith("verdict")]
+    return [msgspec.json.decode(note)["is_worse"] for note in found if note]
+
+
+def _act(store: LocalPolicyStore, name: str, envs: int, length: int, *, synchronous: bool) -> int:
+    """Act until there is a verdict, and two rollouts more; the version that acts as of right in the end."""
+    with (
+        make_environments("CartPole-v1", envs, vector="sync", env_kwargs={"max_episode_steps": 100}) as environments,
+        Agent(
+            store, num_envs=envs, canary=0.4, synchronous=synchronous, deterministic=True, name=name, seed=len(name)
+        ) as agent,
+    ):
+        agent.reset()
+        layout = RolloutLayout(agent.policy.manifest.signature, length)
+        worker = RolloutWorker(
+            agent, environments, layout, run_id="", actor_id=name, seed=3, cut_at_episode_end=envs == 1
+        )
+
+        def act() -> int:
+            worker.collect()
+            agent.episodes_ended(worker.finished)
+            return agent._manager.newest.version if agent._manager.newest else -1
+
+        deadline_s = time.monotonic() + 3 * PATIENCE_S
+        while not (verdicts := _verdicts(store)):
+            assert time.monotonic() < deadline_s
+            act()
+        while act() != (0 if verdicts[0] else 1) or agent._manager.candidate is not None:
+            assert time.monotonic() < deadline_s
+        return agent._manager.newest.version if agent._manager.newest else -1
+
+
+@pytest.mark.parametrize(("envs", "length"), [(1, 256), (4, 37)])
+@pytest.mark.parametrize("weights", [ALWAYS_LEFT, BALANCES_AS_WELL])
+def test_what_acts_in_the_end_is_not_worse(
+    store: LocalPolicyStore, publish_pushes: Publish, weights: tuple[float, ...], envs: int, length: int
+) -> None:
+    is_worse = weights == ALWAYS_LEFT
+    publish_pushes(BALANCES)
+    with Agent(store, num_envs=1, canary=0.4, synchronous=True, name="first") as first:
+        first.reset()  # so that version 0 is what others are compared with
+    digest = publish_pushes(weights)
+    assert _act(store, "actor", envs, length, synchronous=True) == (0 if is_worse else 1)
+    assert _verdicts(store) == [is_worse]
+    assert set(store.quarantined()) == ({digest} if is_worse else set())
+
+
+def test_two_actors_with_loaders_of_their_own_come_to_one_verdict(
+    store: LocalPolicyStore, publish_pushes: Publish
+) -> None:
+    publish_pushes(BALANCES)
+    with Agent(store, num_envs=1, canary=0.4, synchronous=True, name="first") as first:
+        first.reset()
+    digest = publish_pushes(ALWAYS_LEFT)
+    actors = [Running(lambda name=name: _act(store, name, 4, 16, synchronous=False)) for name in ("one", "the other")]
+    assert [actor.join() for actor in actors] == [0, 0]
+    assert _verdicts(store) == [True]
+    assert set(store.quarantined()) == {digest}
