@@ -48,4 +48,5 @@ def grow_actors(counts: Sequence[int], console: Console) -> Growth:
                     last_ms.append(1e3 * max(firsts))
                 growth.add("the last actor", count, last_ms)
                 growth.add("the actor in the middle", count, first_ms)
+                console.print(f"  {count} actors: {np.median(last_ms):.1f} ms", highlight=False)
     return growth

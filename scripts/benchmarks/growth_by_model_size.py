@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
 import psutil  # type: ignore[import-untyped]
 from rich.console import Console
 
@@ -13,7 +14,9 @@ from scripts.benchmarks.growth import Budget, Growth
 from scripts.benchmarks.publish import STEP_S, read_hash_and_copy_s
 from scripts.benchmarks.publish_to_acting import ActorFleet, publish_and_wait
 from scripts.benchmarks.publishing_process import start_publisher
+from scripts.benchmarks.row import number
 from scripts.benchmarks.shelf import make_shelf
+from shared.errors import HotswapError
 from shared.policy_store import LocalPolicyStore
 
 _LARGE_MB = 50.0
@@ -37,10 +40,16 @@ def grow_models(all_hidden_sizes: Sequence[tuple[int, ...]], console: Console) -
         if (lack := _lacking(weights_mb) or budget.lack(factor)) is not None:
             console.print(f"{weights_mb:,.0f} MB of weights are left out: {lack}", highlight=False)
             continue
-        adoption_ms, floor_ms = _adopt(hidden_sizes, _TIMES if weights_mb < _LARGE_MB else _TIMES_LARGE)
+        try:
+            adoption_ms, floor_ms = _adopt(hidden_sizes, _TIMES if weights_mb < _LARGE_MB else _TIMES_LARGE)
+        except HotswapError as error:  # what was measured of smaller ones is worth keeping
+            console.print(f"{weights_mb:,.0f} MB of weights are left out: {error}", highlight=False, markup=False)
+            continue
         measured_mb = weights_mb
         growth.add("adoption", weights_mb, adoption_ms)
         growth.add("one read, one SHA-256 and one copy", weights_mb, floor_ms)
+        median_ms = float(np.median(adoption_ms))
+        console.print(f"  {number(weights_mb)} MB: {number(median_ms)} ms", highlight=False)
     return growth
 
 
