@@ -14,11 +14,12 @@ from rich.console import Console
 from actor.agent import Agent
 from actor.environment_creation import make_environments
 from actor.rollout_worker import RolloutWorker
-from scripts.benchmarks.growth import Growth
+from scripts.benchmarks.growth import Budget, Growth
 from scripts.benchmarks.helper_process import HelperProcess
 from scripts.benchmarks.many_versions import add_versions
 from scripts.benchmarks.row import Row
 from scripts.benchmarks.shelf import make_shelf, read_shelf
+from scripts.benchmarks.step_times import within_spread
 from scripts.benchmarks.torn import derive, weights_of
 from scripts.child_process import CHECKOUT, child_environment
 from shared.command_line import INTERRUPTED
@@ -78,6 +79,22 @@ def test_growth_is_rows_and_lines() -> None:
     assert [(row.row, row.value) for row in growth.rows()] == [("last, 1 actors", 2.0), ("last, 64 actors", 4.0)]
     (line,) = growth.lines()
     assert (line.x, line.y, line.low, line.high) == ([1, 64], [2.0, 4.0], [1.0, 4.0], [3.0, 4.0])
+
+
+def test_only_what_lies_among_medians_of_none_counts_as_none() -> None:
+    """One wild ratio among many excuses nothing: it moves no median."""
+    row = Row.of("step time", [1.2], "", "how", at_most=1.1)
+    calm = [0.99, 1.0, 1.01, 0.98, 1.02] * 5
+    assert within_spread(row, calm).reached is False
+    assert within_spread(row, [*calm, 9.0]).reached is False
+    assert within_spread(row, [0.7, 1.3] * 2 + calm).reached is False
+    assert within_spread(row, [1.25] * 5 + calm).reached is True
+    assert within_spread(Row.of("step time", [1.0], "", "how", at_most=1.1), [1.25]).reached is True
+
+
+def test_what_there_is_no_time_for_is_left_out() -> None:
+    assert Budget(1e6).lack(10.0) is None
+    assert "are left" in (Budget(0.0).lack(10.0) or "")
 
 
 def fail(_connection: object) -> None:
