@@ -18,9 +18,10 @@ from shared.command_line import run_command
 from shared.errors import ConfigurationError, VersionNotFound
 from shared.log import set_up_logging
 from shared.manifest import FileEntry, Manifest
-from shared.policy_store import PolicyStore, open_store
+from shared.policy_store import LocalPolicyStore, PolicyStore, open_store
 from shared.run_directory import RunDirectory
 from shared.signing import SigningKey, public_keys_of, signing_key_of
+from shared.used_numbers import UsedNumbers
 
 COMMAND = "python scripts/rollback.py"
 
@@ -58,7 +59,11 @@ def main(options: RollbackOptions) -> int:
     key = signing_key_of(options.signing_key)
     run = None if options.run_dir is None else RunDirectory(options.run_dir)
     config = None if run is None else run.run_config()
-    store = open_store(str(run.policies) if run is not None else options.store or "")
+    store: PolicyStore = (
+        open_store(options.store or "")
+        if run is None
+        else LocalPolicyStore(run.policies, used_numbers=UsedNumbers(run.numbers))
+    )
     keys = () if key is None else (key.public, *public_keys_of(options.public_key))
     authenticity = Authenticity(keys, None if config is None else config.run_id)
     manifest = roll_back(store, options.to, authenticity, key)

@@ -142,8 +142,9 @@ class LocalPolicyStore:
         The listing afterwards matters: a mark is removed once there is a higher one, so that making it proves nothing
         if others have gone beyond it since we last looked.
         """
-        if self._used_numbers is not None:
-            self._used_numbers.use(version)
+        if self._used_numbers is not None and not self._used_numbers.use(version):
+            self._highest = max(version, self._used_numbers.highest())
+            return False
         mark = self.path / mark_name(version)
         is_ours = True
         with storage(f"make {mark}"):

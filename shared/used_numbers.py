@@ -9,29 +9,34 @@ from shared.version_files import mark_name, parse_mark_name
 
 
 class UsedNumbers:
-    """A directory with one empty file, named for the highest number that was used. For one publisher at a time."""
+    """A directory with one empty file, named for the highest number that was used. Any number of processes use it."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._highest: int | None = None
 
     def highest(self) -> int:
         """-1 where none was used. Raises StoreUnavailable."""
-        if self._highest is None:
-            with storage(f"list {self._directory}"):
-                self._directory.mkdir(parents=True, exist_ok=True)
-                marks = (parse_mark_name(entry.name) for entry in os.scandir(self._directory))
-                self._highest = max((mark for mark in marks if mark is not None), default=-1)
-        return self._highest
+        return max(self._marks(), default=-1)
 
-    def use(self, number: int) -> None:
-        """From now on ``number`` and those below it are used. Raises StoreUnavailable."""
-        before = self.highest()
-        if number <= before:
-            return
-        mark = self._directory / mark_name(number)
-        with storage(f"make {mark}"):
-            mark.touch()
-        self._highest = number
-        with suppress(OSError):  # a lower mark is no matter beside a higher one
-            (self._directory / mark_name(before)).unlink(missing_ok=True)
+    def use(self, number: int) -> bool:
+        """Claim ``number``. False where it was used before, or a higher one. Raises StoreUnavailable."""
+        with storage(f"make {self._directory / mark_name(number)}"):
+            self._directory.mkdir(parents=True, exist_ok=True)
+            try:
+                (self._directory / mark_name(number)).touch(exist_ok=False)
+            except FileExistsError:
+                return False
+        marks = self._marks()
+        for lower in marks:
+            if lower < max(marks):  # a lower mark is no matter beside a higher one
+                with suppress(OSError):
+                    (self._directory / mark_name(lower)).unlink()
+        return max(marks) == number
+
+    def _marks(self) -> list[int]:
+        with storage(f"list {self._directory}"):
+            try:
+                names = [entry.name for entry in os.scandir(self._directory)]
+            except FileNotFoundError:
+                return []
+        return [mark for mark in map(parse_mark_name, names) if mark is not None]

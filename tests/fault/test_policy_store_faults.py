@@ -59,6 +59,18 @@ def test_no_number_comes_twice_though_the_store_is_taken_away_while_nobody_publi
     assert [path.name for path in (tmp_path / "numbers").iterdir()] == [".highest-000005"]
 
 
+def test_a_store_that_is_taken_away_hides_no_number_that_somebody_else_has_used_in_it(tmp_path: Path) -> None:
+    def publisher() -> LocalPolicyStore:
+        return LocalPolicyStore(tmp_path / "policies", used_numbers=UsedNumbers(tmp_path / "numbers"))
+
+    learner, rollback = publisher(), publisher()
+    publish_many(learner, 2)
+    publish_many(rollback, 3)
+    (tmp_path / "policies").rename(tmp_path / "away")
+    publish_many(learner, 1)
+    assert learner.versions() == [5]
+
+
 def read_all(store: LocalPolicyStore) -> dict[int, bytes]:
     """The weights of every version that is there, all of its files read and verified."""
     found = {}
