@@ -21,6 +21,7 @@ from scripts.faults.workplace import bind_read_only, unmount
 from shared.manifest import MANIFEST_NAME
 from shared.pending_version import PENDING_DIRECTORY, TEMPORARY_PREFIX
 from shared.policy_store import version_name
+from shared.used_numbers import UsedNumbers
 
 _KILLS_WITHOUT_PROGRESS = 3
 _ABANDONED_AGE_S = 3600.0
@@ -170,7 +171,7 @@ class Deeds:
         staged = self._scene.run.path / f"staged-{secrets.token_hex(4)}"
         try:
             for _ in range(_CLAIMS):
-                number = highest_number(store) + 1
+                number = max(highest_number(store), UsedNumbers(self._scene.run.numbers).highest()) + 1
                 real = max(
                     number for number in self._scene.published.digests if (store / version_name(number)).is_dir()
                 )
@@ -217,7 +218,8 @@ class Deeds:
                 with suppress(OSError):
                     away.rename(store)
                 for path in between.glob("v*"):  # what was published there belongs to the rest
-                    path.rename((away if away.exists() else store) / path.name)
+                    with suppress(OSError):  # a number that was used twice is told of elsewhere
+                        path.rename((away if away.exists() else store) / path.name)
                 shutil.rmtree(between, ignore_errors=True)
 
         return self._storage("the store is moved away", "the store is back", move_back)

@@ -8,16 +8,18 @@ from scripts.faults.verdict import Verdict
 from shared.errors import ManifestError
 from shared.manifest import MANIFEST_NAME, decode_manifest
 from shared.policy_store import parse_version_name
+from shared.used_numbers import UsedNumbers
 from shared.version_files import mark_name, parse_mark_name, version_name
 
 
 class Published:
     """Looks into the store's directory again and again; ``places`` says where that is at the moment."""
 
-    def __init__(self, places: Callable[[], list[Path]], verdict: Verdict) -> None:
+    def __init__(self, places: Callable[[], list[Path]], verdict: Verdict, used_numbers: UsedNumbers) -> None:
         self.digests: dict[int, str] = {}
         self.spoilt: dict[int, str] = {}
         self._places = places
+        self._used_numbers = used_numbers
         self._verdict = verdict
         self._inodes: dict[int, int] = {}
 
@@ -52,6 +54,8 @@ class Published:
 
     def commit_spoilt(self, store: Path, directory: Path, number: int, kind: str) -> bool:
         """Make ``directory`` version ``number`` of ``store`` as any publisher would. False where that is taken."""
+        if not self._used_numbers.use(number):
+            return False
         mark = store / mark_name(number)
         try:
             mark.touch(exist_ok=False)

@@ -18,6 +18,7 @@ from scripts.faults.workplace import TOKEN_VARIABLE, Workplace
 from shared.errors import CheckpointError, ConfigurationError
 from shared.run_directory import RunDirectory
 from shared.transport.addresses import local_address
+from shared.used_numbers import UsedNumbers
 
 ACTORS = ("actor-0", "actor-1")
 PURE_ACTORS = ("pure-0", "pure-1")
@@ -48,7 +49,7 @@ class Scene:
         self.verdict = verdict
         self.away = run.path / "policies-away"
         self.between = run.path / "policies-between"
-        self.published = Published(lambda: [run.policies, self.away, self.between], verdict)
+        self.published = Published(lambda: [run.policies, self.away, self.between], verdict, UsedNumbers(run.numbers))
         self.logs = Logs(run)
         self.stopped: dict[int, str] = {}
         self.abandoned: list[Path] = []
