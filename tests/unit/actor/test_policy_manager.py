@@ -4,6 +4,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from actor.canary_turns import CanaryTurns
+from actor.episode_tracker import FinishedEpisode
 from actor.loaded_policy import LoadedPolicy
 from actor.policy_manager import PolicyManager
 from actor.version_life import VersionState, VersionTable
@@ -202,3 +204,69 @@ def test_a_newer_version_adopted_behind_a_draw_retires_the_one_before(
     acting = manager.adopt(begins_episodes=True)
     assert acting is not None
     assert acting.version == 8
+
+
+class TestTrials:
+    @pytest.fixture
+    def manager(self, versions: VersionTable) -> PolicyManager:
+        return PolicyManager(versions, CanaryTurns(0.5, 1, seed=0))
+
+    def _until(self, manager: PolicyManager, policy: LoadedPolicy) -> None:
+        """Turns of one episode each, until ``policy`` acts."""
+        for _ in range(100):
+            if manager.adopt(begins_episodes=True) is policy:
+                return
+            assert manager._turns is not None
+            manager._turns.ended([FinishedEpisode(0.0, 1, 0, (0,), "")])
+        raise AssertionError("it never acted")
+
+    def test_what_is_on_trial_acts_by_turns_and_is_adopted_at_the_end(
+        self, manager: PolicyManager, versions: VersionTable
+    ) -> None:
+        (one,) = _acting(manager, versions, 1)
+        two = _policy(versions, 2)
+        manager.offer_candidate(two)
+        for policy, other in ((two, one), (one, two), (two, one)):
+            self._until(manager, policy)
+            assert manager.acting is policy
+            assert manager.newest is one
+            assert versions.state(policy.version) is S.ACTING
+            assert versions.state(other.version) in (S.RETIRED, S.READY)
+        manager.promote_candidate(two)
+        assert manager.adopt(begins_episodes=False) is two
+        assert (manager.newest, manager.candidate) == (two, None)
+        assert (versions.state(1), versions.state(2)) == (S.RETIRED, S.ACTING)
+
+    @pytest.mark.parametrize("acts", [True, False])
+    def test_what_is_withdrawn_acts_no_more_and_its_engine_is_used_again(
+        self, manager: PolicyManager, versions: VersionTable, *, acts: bool
+    ) -> None:
+        (one,) = _acting(manager, versions, 1)
+        two = _policy(versions, 2)
+        manager.offer_candidate(two)
+        self._until(manager, two if acts else one)
+        versions.fail(2, "worse", digest=two.digest)
+        manager.withdraw_candidate(two)
+        assert manager.adopt(begins_episodes=False) is one
+        assert versions.state(2) is S.FAILED
+        assert manager.take_spare("onnx", "p", withdraw_ready=False) is two.engine
+        manager.promote_candidate(two)
+        assert manager.adopt(begins_episodes=True) is one
+
+    def test_what_fails_on_trial_makes_way_at_once(self, manager: PolicyManager, versions: VersionTable) -> None:
+        (one,) = _acting(manager, versions, 1)
+        two = _policy(versions, 2)
+        manager.offer_candidate(two)
+        self._until(manager, two)
+        assert manager.fail_acting("NaN") is one
+        assert manager.candidate is None
+        assert versions.state(2) is S.FAILED
+
+    def test_better_what_is_on_trial_than_nothing(self, manager: PolicyManager, versions: VersionTable) -> None:
+        (one,) = _acting(manager, versions, 1)
+        two = _policy(versions, 2)
+        manager.offer_candidate(two)
+        self._until(manager, one)
+        assert manager.fail_acting("NaN") is two
+        assert manager.candidate is None
+        assert manager.adopt(begins_episodes=True) is two
