@@ -20,8 +20,10 @@ from shared.errors import HotswapError
 from shared.policy_store import LocalPolicyStore
 
 _LARGE_MB = 50.0
+_HUGE_MB = 500.0
 _TIMES = 8
 _TIMES_LARGE = 3
+_TIMES_HUGE = 2
 _BUDGET_S = 200.0
 # The acting, the last good and the standby engine, each with what ONNX Runtime packs, and two versions to publish.
 _MEMORY_FACTOR = 14
@@ -40,8 +42,9 @@ def grow_models(all_hidden_sizes: Sequence[tuple[int, ...]], console: Console) -
         if (lack := _lacking(weights_mb) or budget.lack(factor)) is not None:
             console.print(f"{weights_mb:,.0f} MB of weights are left out: {lack}", highlight=False)
             continue
+        times = _TIMES if weights_mb < _LARGE_MB else _TIMES_LARGE if weights_mb < _HUGE_MB else _TIMES_HUGE
         try:
-            adoption_ms, floor_ms = _adopt(hidden_sizes, _TIMES if weights_mb < _LARGE_MB else _TIMES_LARGE)
+            adoption_ms, floor_ms = _adopt(hidden_sizes, times)
         except HotswapError as error:  # what was measured of smaller ones is worth keeping
             console.print(f"{weights_mb:,.0f} MB of weights are left out: {error}", highlight=False, markup=False)
             continue
