@@ -13,6 +13,7 @@ import tyro
 from actor.actor_settings import ActorSettings
 from learner.run_options import LearnerRun
 from scripts.benchmark import BenchmarkOptions
+from scripts.chaos import ChaosOptions
 from scripts.evaluate import EvaluateOptions
 from scripts.export_policy import ExportOptions
 from scripts.inspect_policy import InspectOptions
@@ -33,6 +34,7 @@ _SETTINGS = {
     "python scripts/keys.py": KeysOptions,
     "python scripts/rollback.py": RollbackOptions,
     "python scripts/benchmark.py": BenchmarkOptions,
+    "python scripts/chaos.py": ChaosOptions,
     "python -m actor.run": ActorSettings,
     "python -m learner.run": LearnerRun,
 }
@@ -114,3 +116,10 @@ def test_the_summary_is_described_as_it_is() -> None:
     described = _README[_README.index("summary.json        what came of it:") : _README.index("Each process logs")]
     for name in Summary.__struct_fields__:
         assert re.search(rf"\b{name}\b", described), name
+
+
+def test_the_tests_that_keep_the_promises_are_there() -> None:
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", _README)
+    assert len(named) > 10
+    for path, name in named:
+        assert f"def {name}(" in (_REPOSITORY / path).read_text(), f"{path}::{name}"
