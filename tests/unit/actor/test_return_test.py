@@ -64,7 +64,7 @@ def test_an_equally_good_version_is_seldom_taken_for_a_worse_one(kind: str) -> N
 @pytest.mark.parametrize("kind", EQUALLY_GOOD)
 def test_the_error_rate_is_what_is_stated(kind: str, episodes: int) -> None:
     draw = EQUALLY_GOOD[kind]
-    rounds = 30_000 // episodes
+    rounds = 15_000 // episodes
     assert _alarms(rounds, draw, draw, episodes) <= ERROR_RATE * rounds + 3 * (ERROR_RATE * rounds) ** 0.5
 
 
