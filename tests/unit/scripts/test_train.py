@@ -90,7 +90,7 @@ def test_an_engine_that_could_never_act_is_a_mistake(flags: list[str], message: 
 def test_a_learner_that_is_started_again_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path).create()
     assert "--no-resume" in learner_command(_OPTIONS, run, 1)
-    (run.checkpoints / "checkpoint-1.pt").touch()
+    (run.checkpoints / "checkpoint-000000001.pt").touch()
     assert "--resume" in learner_command(_OPTIONS, run, 1)
     assert "--resume" in learner_command(replace(_OPTIONS, resume=True), run, 0)
 
@@ -161,7 +161,7 @@ def test_what_cannot_be_done_is_one_line_and_starts_nothing(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     full = RunDirectory(tmp_path / "full").create()
-    (full.checkpoints / "checkpoint-1.pt").touch()
+    (full.checkpoints / "checkpoint-000000001.pt").touch()
     full.write_options({"env": "CartPole-v1", "flags": "wrong"})
     (tmp_path / "file").touch()
     assert main(flags) == 2
@@ -176,7 +176,7 @@ def test_resuming_takes_the_flags_of_the_run_but_for_those_that_are_given(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = RunDirectory(tmp_path / "run").create()
-    (run.checkpoints / "checkpoint-1.pt").touch()
+    (run.checkpoints / "checkpoint-000000001.pt").touch()
     stored = ["--env=Acrobot-v1", "--seed=7", "--network=lstm", "--target-return=-90.0", "--total-steps=100"]
     run.write_options({"env": "Acrobot-v1", "flags": stored})
     begun: list[TrainOptions] = []
