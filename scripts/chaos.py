@@ -8,25 +8,21 @@ if __name__ == "__main__":  # started as a file, so the path begins with scripts
 
 
 import shutil
-import signal
-import subprocess
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
-from statistics import median
 
 import numpy as np
 from rich.console import Console
 
-from scripts.faults.cast import tracebacks
 from scripts.faults.deeds import Deeds
+from scripts.faults.ending import end, trains
 from scripts.faults.scene import ACTORS, Scene
 from scripts.faults.verdict import Verdict
 from scripts.faults.workplace import Workplace, adopt_orphans
 from scripts.keys import PUBLIC_KEY_FILE, SIGNING_KEY_FILE, make_keys
 from shared.command_line import INTERRUPTED, run_command
-from shared.errors import ConfigurationError, HotswapError
+from shared.errors import ConfigurationError
 from shared.log import set_up_logging
 from shared.run_directory import RunDirectory
 
@@ -36,9 +32,6 @@ _DISK_BYTES = 192 * 2**20
 _TICK_S = 0.02
 _BEGUN_WITHIN_S = 180.0
 _WELL_WITHIN_S = 120.0
-_STOPPED_WITHIN_S = 3.0
-_LOAD_ALLOWANCE_S = 5.0
-_ACTS_AGAIN_WITHIN_S = 1.0
 _TRAINING_FLAGS = [
     "--env=CartPole-v1",
     "--actors=2",
@@ -130,8 +123,8 @@ def _run(options: ChaosOptions, workplace: Workplace, verdict: Verdict) -> bool:
         except KeyboardInterrupt:
             interrupted = True
         deeds.undo(all_of_them=True)
-        _wait(scene, _WELL_WITHIN_S, lambda: _all_act(scene) and _trains(scene, time.time() - 1.0))
-        _end(scene)
+        _wait(scene, _WELL_WITHIN_S, lambda: _all_act(scene) and trains(scene, time.time() - 1.0))
+        end(scene)
     finally:
         deeds.undo(all_of_them=True)
         scene.close()
@@ -164,92 +157,6 @@ def _all_act(scene: Scene) -> bool:
     return all(actor.first_acts_s is not None for actor in scene.pure.values()) and all(
         scene.find(name) is not None for name in ("learner", *ACTORS)
     )
-
-
-def _trains(scene: Scene, since_unix_s: float) -> bool:
-    with suppress(HotswapError):
-        progress = scene.run.progress()
-        return progress is not None and progress.phase == "training" and progress.updated_unix_s > since_unix_s
-    return False
-
-
-def _end(scene: Scene) -> None:
-    """Ctrl-C to all of it; then nothing may be left, and the books must balance."""
-    verdict = scene.verdict
-    began_s = time.monotonic()
-    for process in (scene.training.process, *(actor.process for actor in scene.pure.values())):
-        process.send_signal(signal.SIGINT)
-    for name, process in (
-        ("train.py", scene.training.process),
-        *((actor.name, actor.process) for actor in scene.pure.values()),
-    ):
-        try:
-            code = process.wait(began_s + _STOPPED_WITHIN_S + _LOAD_ALLOWANCE_S - time.monotonic())
-        except subprocess.TimeoutExpired:
-            verdict.broken("Ctrl-C ends all in time", f"{name} goes on after {time.monotonic() - began_s:.1f} s")
-            continue
-        verdict.measured("Ctrl-C ends all in time", time.monotonic() - began_s)
-        verdict.hold("Ctrl-C ends all in time", code == INTERRUPTED, f"{name} ended with exit code {code}")
-    scene.logs.look(scene.published, verdict)
-    for actor in scene.pure.values():
-        actor.look(scene.published, verdict)
-    _check_accounts(scene)
-    _check_restarts(scene)
-    _check_leaks(scene)
-    found = tracebacks([scene.run.logs, scene.workplace.outputs])
-    verdict.hold("logs free of tracebacks", not found, f"{len(found)} there: {', '.join(found[:10])}")
-    verdict.notes["versions"] = f"{len(scene.published.digests)} published, {len(scene.published.spoilt)} spoilt"
-    verdict.notes["longest silence of a pure actor"] = f"{scene.longest_silence_s:.1f} s"
-
-
-def _check_accounts(scene: Scene) -> None:
-    summary = scene.run.summary()
-    if summary is None:
-        scene.verdict.broken("accounts exact", "there is no summary: the learner could not end by itself")
-        return
-    books = summary.rollouts
-    scene.verdict.notes["rollouts"] = str(books)
-    placed = books.learned + books.stale + books.invalid + books.lost
-    scene.verdict.hold("accounts exact", books.sent == placed, f"{books.sent} sent, {placed} accounted for: {books}")
-    scene.verdict.hold("no bad action", books.invalid == 0, f"{books.invalid} rollouts were invalid")
-
-
-def _check_restarts(scene: Scene) -> None:
-    again, imports = scene.verdict.seconds("a killed actor acts again"), scene.import_times_s
-    if not again or not imports:
-        return
-    scene.verdict.notes["restarts of pure actors"] = (
-        f"{len(again)}: median {median(again):.2f} s, max {max(again):.2f} s; imports alone "
-        f"({len(imports)}): median {median(imports):.2f} s, max {max(imports):.2f} s"
-    )
-    # Two interpreters import: the actor's, and that of the process which tries a program first. Cores are taken.
-    beside_s = median(again) - 2 * median(imports)
-    scene.verdict.hold(
-        "a killed actor acts again",
-        beside_s <= _ACTS_AGAIN_WITHIN_S,
-        f"it takes {beside_s:.2f} s beside the imports of both its interpreters, at the median",
-    )
-
-
-def _check_leaks(scene: Scene) -> None:
-    verdict = scene.verdict
-    left = [f"{process.pid} {process.name()}" for process in scene.marked()]
-    verdict.hold("no orphan, no zombie", not left, f"these live on: {', '.join(left)}")
-    address = scene.address() or ""
-    sockets = Path("/proc/net/unix").read_text().splitlines()
-    open_still = [line for line in sockets if line.endswith(address.removeprefix("ipc://")) and address]
-    verdict.hold("nothing leaked", not open_still, f"the socket {address} is still there")
-    leaked = scene.workplace.leaked()
-    verdict.hold("nothing leaked", not leaked, f"{len(leaked)} are left: {', '.join(leaked[:5])}")
-    hidden = [str(path.relative_to(scene.run.path)) for path in _hidden_files(scene)]
-    verdict.hold("nothing leaked", not hidden, f"half-written files are left: {', '.join(hidden[:5])}")
-
-
-def _hidden_files(scene: Scene) -> list[Path]:
-    """What a process that was killed was writing, and nobody took away."""
-    run = scene.run
-    found = [*run.path.glob(".*"), *run.checkpoints.glob(".*")]
-    return found + [path for path in scene.abandoned if path.exists()]
 
 
 if __name__ == "__main__":

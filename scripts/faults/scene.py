@@ -54,6 +54,7 @@ class Scene:
         self.stopped: dict[int, str] = {}
         self.abandoned: list[Path] = []
         self.import_times_s: list[float] = []
+        self.checkpoint_ages_s: list[float] = []
         self.longest_silence_s = 0.0
         self.training = Training(workplace, run, flags, training)
         self.pure = {name: PureActor(name, workplace, run, pure) for name in PURE_ACTORS}
@@ -123,6 +124,8 @@ class Scene:
         self.logs.look(self.published, self.verdict)
         self._resumes_seen = len(self.logs.resumed)
         self._expected_update = self.whole_updates()
+        with suppress(OSError, IndexError):
+            self.checkpoint_ages_s.append(time.time() - self.checkpoints()[-1].stat().st_mtime)
 
     def all_gone(self, processes: list[psutil.Process]) -> None:
         """Wait until what a killed supervisor had started is gone."""
