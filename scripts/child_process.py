@@ -7,9 +7,10 @@ import sys
 import time
 from collections import deque
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-from shared.process_guard import Lifeline
+from shared.process_guard import Lifeline, die_with
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 
@@ -53,6 +54,8 @@ class ChildProcess:
             env=child_environment() | lifeline.environment,
             pass_fds=lifeline.pass_fds,
             start_new_session=True,
+            # It calls die_with_parent itself, but may be stopped before it comes to that.
+            preexec_fn=partial(die_with, os.getpid()),  # noqa: PLW1509 - no thread here holds what the child needs
         )
         assert self._process.stdout is not None
         self._output = self._process.stdout.fileno()

@@ -16,6 +16,7 @@ from typing import Self
 _PARENT_VARIABLE = "RL_HOTSWAP_PARENT_PID"
 _LIFELINE_VARIABLE = "RL_HOTSWAP_LIFELINE_FD"
 _PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None  # now, and not between fork and exec
 
 
 class Lifeline:
@@ -60,11 +61,12 @@ def die_with_parent() -> None:
 def die_with(parent: int) -> None:
     """The kernel's half of the guard, for a child that process ``parent`` started otherwise than with a ``Lifeline``.
 
-    Called by the child. Does nothing but look, once, where the kernel is not Linux.
+    Called by the child, or for it between fork and exec: so that it is guarded before it runs any code, though it be
+    stopped before it does. Does nothing but look, once, where the kernel is not Linux.
     """
     if sys.platform == "linux":
-        libc = ctypes.CDLL(None, use_errno=True)
-        if libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0) != 0:
+        assert _LIBC is not None
+        if _LIBC.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0) != 0:
             code = ctypes.get_errno()
             raise OSError(code, f"prctl(PR_SET_PDEATHSIG) failed: {os.strerror(code)}")
     if os.getppid() != parent:

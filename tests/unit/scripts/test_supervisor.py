@@ -286,6 +286,22 @@ def test_nothing_outlives_a_killed_supervisor(run: RunDirectory) -> None:
         alive.wait_for_the_end()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's part of the guard")
+def test_a_child_that_was_stopped_before_it_could_guard_itself_does_not_outlive_the_supervisor_either(
+    run: RunDirectory,
+) -> None:
+    alive = _Alive(run)
+    stopped = "import os, signal, sys; alive = open(sys.argv[1] + '/alive', 'wb', 0); alive.write(b'.'); "
+    stopped += "os.kill(os.getpid(), signal.SIGSTOP)"
+    supervise = _SUPERVISE.replace("prelude + text", "text")
+    with subprocess.Popen(
+        [sys.executable, "-c", supervise, str(run.path), "", stopped, stopped], cwd=_REPOSITORY, start_new_session=True
+    ) as supervisor:
+        alive.wait_for(3)
+        supervisor.kill()
+        alive.wait_for_the_end()
+
+
 def test_what_a_dead_actor_left_running_ends_with_it(run: RunDirectory) -> None:
     """An actor's own helper processes are in its session."""
     alive = _Alive(run)
