@@ -8,10 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from torch.utils.tensorboard import SummaryWriter
-
 from learner.learner import UpdateMetrics
 from learner.outage import Outage
+from learner.scalar_file import ScalarFile
 from shared.progress import Phase, Progress, Summary
 from shared.run_directory import RunDirectory
 
@@ -97,12 +96,12 @@ def summarise(loop: "LearnerLoop") -> Summary:
 
 
 class _Scalars:
-    """TensorBoard. Opened before the training begins: its import takes longer than many an update."""
+    """TensorBoard."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._outage = Outage("writing to TensorBoard")
-        self._writer: SummaryWriter | None = None
+        self._file: ScalarFile | None = None
         self._next_s = time.monotonic() + _SCALARS_PERIOD_S
         self._write({}, 0)
 
@@ -125,13 +124,11 @@ class _Scalars:
         self._write(scalars, loop.counters.env_steps)
 
     def _write(self, scalars: Mapping[str, float], env_steps: int) -> None:
-        """Write now. A writer that failed once fails for ever, so the next time has a new one, and a new file."""
+        """Write now. Where that fails, the file ends in half a record: the next time has a new one."""
         try:
-            if self._writer is None:
-                self._writer = SummaryWriter(str(self._directory))
-            for name, value in scalars.items():
-                self._writer.add_scalar(name, value, env_steps)
-            self._writer.flush()  # its thread meets a full disk now, and not when nobody asks any more
+            if self._file is None:
+                self._file = ScalarFile(self._directory)
+            self._file.write(scalars, env_steps)
         except OSError as error:
             self._outage.failed(error, "training goes on")
             self.close()
@@ -139,7 +136,7 @@ class _Scalars:
             self._outage.worked()
 
     def close(self) -> None:
-        writer, self._writer = self._writer, None
-        if writer is not None:
+        file, self._file = self._file, None
+        if file is not None:
             with suppress(OSError):  # said already, or about what is lost anyway
-                writer.close()
+                file.close()

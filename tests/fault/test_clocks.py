@@ -27,6 +27,7 @@ ASK_THE_TIME = {
     "learner/module_export.py",
     "learner/publish_once.py",
     "learner/policy_publisher.py",
+    "learner/scalar_file.py",
     "learner/training_observer.py",
     "actor/rollout_worker.py",
     "scripts/rollback.py",

@@ -82,8 +82,6 @@ def test_scalars_are_written_as_they_come(trained: LoopRun, directory: RunDirect
     observer.close()
 
 
-# The library's own thread raises what its disk says, and that is printed; what matters is that nothing else stops.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_disk_that_takes_nothing_is_told_and_outlived(
     trained: LoopRun, directory: RunDirectory, lines: list[str]
 ) -> None:
