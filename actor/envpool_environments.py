@@ -100,13 +100,12 @@ class PooledEnvironments(VectorEnv[Any, Any, Any]):
 
 def _library(env_id: str) -> ModuleType:
     try:
-        import envpool
+        return importlib.import_module("envpool")
     except ImportError as error:
         raise ConfigurationError(
             f'--vector envpool steps {env_id} in EnvPool, which is not installed: pip install "rl-hotswap[envpool]" '
             f"({error})"
         ) from error
-    return envpool
 
 
 def _check_known(library: ModuleType, spec: EnvSpec) -> None:
