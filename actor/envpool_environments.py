@@ -6,6 +6,7 @@ rewards are rounded to float32, and a step that both terminates an episode and r
 """
 
 import contextlib
+import importlib
 import warnings
 from types import ModuleType
 from typing import Any
