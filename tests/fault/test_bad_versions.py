@@ -24,7 +24,7 @@ from tests.waiting import until
 
 OBSERVATIONS = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
 FAR = OBSERVATIONS + np.array([1000, 0, 0, 0], np.float32)
-LIMITS = TrialLimits(timeout_s=5.0, memory_bytes=2**29)
+LIMITS = TrialLimits(timeout_s=10.0, memory_bytes=2**29)
 
 
 @pytest.fixture(scope="module")
