@@ -100,8 +100,7 @@ def train(options: TrainOptions, run: RunDirectory) -> int:
     key = signing_key_for(run, options.signing_key)
     console = Console()
     with run.lock_supervisor():
-        kept = replace(options, run_dir=None, resume=False, signing_key=None)
-        run.write_options({"env": options.env, "flags": to_flags(kept)})
+        _keep_options(options, run)
         with open_display(console, f"{options.env} in {run.path}") as display:
             code = Supervisor(
                 run,
@@ -112,6 +111,20 @@ def train(options: TrainOptions, run: RunDirectory) -> int:
             ).supervise()
     console.print(conclusion(options, run), markup=False, highlight=False, soft_wrap=True)
     return code
+
+
+def _keep_options(options: TrainOptions, run: RunDirectory) -> None:
+    """For --resume. Who goes on as before has nothing to write, and perhaps a disk that is full."""
+    flags = to_flags(replace(options, run_dir=None, resume=False, signing_key=None))
+    kept = {"env": options.env, "flags": flags}
+    if kept == run.options():
+        return
+    try:
+        run.write_options(kept)
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot keep the flags of this run in {run.path}: {error.strerror or error}"
+        ) from error
 
 
 def learner_command(options: TrainOptions, run: RunDirectory, starts: int) -> list[str]:

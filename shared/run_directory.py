@@ -231,11 +231,11 @@ def replace_file(path: Path, data: bytes) -> None:
 @contextlib.contextmanager
 def _hold(path: Path, who: str) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+b") as file:
+    with path.open("a+b", buffering=0) as file:
         _lock(file.fileno(), path, who)
-        file.truncate(0)
-        file.write(str(os.getpid()).encode())
-        file.flush()
+        with contextlib.suppress(OSError):  # whose it is only serves a message, and the disk may be full
+            file.truncate(0)
+            file.write(str(os.getpid()).encode())
         yield
 
 

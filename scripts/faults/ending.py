@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import median
 
 from scripts.faults.cast import tracebacks
-from scripts.faults.scene import Scene
+from scripts.faults.scene import Scene, command_of
 from shared.command_line import INTERRUPTED
 from shared.errors import HotswapError
 
@@ -112,7 +112,8 @@ def _check_restarts(scene: Scene) -> None:
 
 def _check_leaks(scene: Scene) -> None:
     verdict = scene.verdict
-    left = [f"{process.pid} {process.name()}" for process in scene.marked()]
+    scene.finish_import()
+    left = [f"{process.pid} ({command_of(process.pid)})" for process in scene.marked()]
     verdict.hold("no orphan, no zombie", not left, f"these live on: {', '.join(left)}")
     address = scene.address() or ""
     sockets = Path("/proc/net/unix").read_text().splitlines()

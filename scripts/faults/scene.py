@@ -166,9 +166,17 @@ class Scene:
             self._expected_update = None
         self._resumes_seen = len(self.logs.resumed)
 
+    def finish_import(self) -> None:
+        """Wait for what is measured still, so that nothing of chaos's own is left."""
+        if self._import is not None:
+            self._import[0].wait()
+            self._measure_import()
+
     def _check_supervisor(self) -> None:
         code = self.training.process.poll()
-        if code is not None:
+        if code is None:
+            self.verdict.looked("the supervisor goes on")
+        else:
             said = self.training.output.read_text(errors="replace").splitlines()[-3:]
             self.verdict.broken("the supervisor goes on", f"it ended with exit code {code}: {' / '.join(said)}")
             self.training.resume()
@@ -227,7 +235,7 @@ class Scene:
         for what, seen in (("lives without its parent", adopted), ("is a zombie", zombies)):
             for pid, since_s in seen.items():
                 if now_s - since_s > _ORPHANED_AT_MOST_S:
-                    self.verdict.broken("no orphan, no zombie", f"process {pid} {what}: {_command(pid)}")
+                    self.verdict.broken("no orphan, no zombie", f"process {pid} {what}: {command_of(pid)}")
                     seen[pid] = float("inf")
         self._adopted, self._zombies = adopted, zombies
         self.verdict.looked("no orphan, no zombie")
@@ -264,7 +272,8 @@ def _lives(process: psutil.Process) -> bool:
         return False
 
 
-def _command(pid: int) -> str:
+def command_of(pid: int) -> str:
+    """How a process was started, for messages."""
     try:
         return " ".join(psutil.Process(pid).cmdline()) or "?"
     except psutil.NoSuchProcess:

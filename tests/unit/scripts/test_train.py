@@ -1,5 +1,6 @@
 """What can be told without starting a training; ``tests/integration/test_train.py`` starts them."""
 
+import errno
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from learner.config import LearnerConfig
 from learner.run_options import LearnerRun, RunOptions, to_flags
 from scripts import train
 from scripts.single_process_options import SingleProcessRun
-from scripts.train import TrainOptions, actor_command, conclusion, learner_command, main
+from scripts.train import TrainOptions, _keep_options, actor_command, conclusion, learner_command, main
 from shared.errors import ConfigurationError
 from shared.progress import Summary
 from shared.run_directory import RunDirectory
@@ -207,3 +208,17 @@ def test_the_conclusion_says_what_came_of_it(tmp_path: Path) -> None:
     run.write_summary(unsolved)
     assert conclusion(_OPTIONS, run).startswith("not solved: no episode ended, 61,440 steps")
     assert conclusion(replace(_OPTIONS, target_return=None), run).startswith("ended: no episode ended")
+
+
+def test_whoever_goes_on_as_before_writes_no_flags_and_a_full_disk_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_room(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    run = RunDirectory(tmp_path).create()
+    _keep_options(TrainOptions(), run)
+    monkeypatch.setattr(RunDirectory, "write_options", no_room)
+    _keep_options(TrainOptions(resume=True), run)
+    with pytest.raises(ConfigurationError, match="cannot keep the flags of this run in .*: No space left on device"):
+        _keep_options(TrainOptions(resume=True, total_steps=7), run)

@@ -77,6 +77,16 @@ def test_nothing_there_is_none_and_not_an_error(tmp_path: Path) -> None:
     assert not run.path.exists()
 
 
+def test_a_run_is_locked_on_a_full_disk_too(tmp_path: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no disk that is always full")
+    (tmp_path / "learner.lock").symlink_to("/dev/full")
+    run = RunDirectory(tmp_path)
+    with run.lock_learner():
+        assert run.learner_alive()
+    assert not run.learner_alive()
+
+
 def test_what_a_killed_process_had_half_written_is_swept_and_what_a_living_one_writes_is_not(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     run.write_summary(_summary())
