@@ -220,5 +220,5 @@ def test_whoever_goes_on_as_before_writes_no_flags_and_a_full_disk_is_one_line(
     _keep_options(TrainOptions(), run)
     monkeypatch.setattr(RunDirectory, "write_options", no_room)
     _keep_options(TrainOptions(resume=True), run)
-    with pytest.raises(ConfigurationError, match="cannot keep the flags of this run in .*: No space left on device"):
+    with pytest.raises(ConfigurationError, match=r"cannot keep the flags of this run in .*: No space left on device"):
         _keep_options(TrainOptions(resume=True, total_steps=7), run)
