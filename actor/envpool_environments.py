@@ -6,7 +6,6 @@ rewards are rounded to float32, and a step that both terminates an episode and r
 """
 
 import contextlib
-import importlib
 import warnings
 from types import ModuleType
 from typing import Any
@@ -101,12 +100,14 @@ class PooledEnvironments(VectorEnv[Any, Any, Any]):
 
 def _library(env_id: str) -> ModuleType:
     try:
-        return importlib.import_module("envpool")
+        import envpool
     except ImportError as error:
         raise ConfigurationError(
             f'--vector envpool steps {env_id} in EnvPool, which is not installed: pip install "rl-hotswap[envpool]" '
             f"({error})"
         ) from error
+    library: ModuleType = envpool  # Any, where it is not installed
+    return library
 
 
 def _check_known(library: ModuleType, spec: EnvSpec) -> None:
