@@ -3,7 +3,6 @@
 import hashlib
 import io
 import os
-import re
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,8 @@ import torch
 from loguru import logger
 
 from shared.errors import CheckpointError
+from shared.run_directory import CHECKPOINT_NAME
 
-_NAME = re.compile(r"checkpoint-(\d{9})\.pt")
 _TEMPORARY_PREFIX = ".tmp-"
 _MAGIC = b"rl-hotswap checkpoint 1\n"
 _DIGEST_BYTES = 32
@@ -61,7 +60,9 @@ class CheckpointStore:
         """Steps that have a checkpoint, ascending."""
         if not self._directory.is_dir():
             return []
-        return sorted(int(found[1]) for path in self._directory.iterdir() if (found := _NAME.fullmatch(path.name)))
+        return sorted(
+            int(found[1]) for path in self._directory.iterdir() if (found := CHECKPOINT_NAME.fullmatch(path.name))
+        )
 
     def load_newest(self) -> tuple[int, dict[str, Any]]:
         """Step and payload of the newest checkpoint that is whole; each broken one is logged.

@@ -34,9 +34,11 @@ from shared.progress import Progress, Summary, decode_progress, decode_summary, 
 
 DEFAULT_ROOT = Path("runs")
 
+CHECKPOINT_NAME = re.compile(r"checkpoint-(\d{9})\.pt")
+"""What a checkpoint is called; the group is the number of updates that it was made after."""
+
 _LOCK_PATIENCE_S = 1.0
 _UNFINISHED = re.compile(r"\..+\.(\d+)\.[0-9a-f]{6}")
-_CHECKPOINT = re.compile(r"checkpoint-(\d{9})\.pt")
 
 
 class RunDirectory:
@@ -123,7 +125,7 @@ class RunDirectory:
 
     def newest_checkpoint(self) -> int | None:
         """The number of the newest checkpoint, whole or not; None where there is none."""
-        numbers = (_CHECKPOINT.fullmatch(path.name) for path in self.checkpoints.glob("checkpoint-*.pt"))
+        numbers = (CHECKPOINT_NAME.fullmatch(path.name) for path in self.checkpoints.glob("checkpoint-*.pt"))
         return max((int(found[1]) for found in numbers if found), default=None)
 
     def sweep(self) -> None:
