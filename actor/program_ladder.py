@@ -11,7 +11,7 @@ from actor.loaded_policy import LoadedPolicy
 from actor.program_trial import ProgramTrial
 from actor.version_checks import ProbeExam, check_memory, check_same_spaces, check_signature, is_out_of_memory
 from shared.engines.engine import Engine, EngineChoice, EngineKind
-from shared.engines.load import PROGRAM_OF, load_program
+from shared.engines.load import PROGRAM_OF, load_program, read_program
 from shared.errors import (
     PermanentLoadError,
     PolicyLoadError,
@@ -222,10 +222,6 @@ class ProgramLadder:
         else:
             self._try_first(kind, entry, material)
             engine, rung = self._load_program(kind, material), kind
-        if engine.program_digest != entry.program_digest:
-            raise ProgramError(
-                f"{entry.file}: expected the program digest {entry.program_digest}, found {engine.program_digest}"
-            )
         material.exam.check(engine.run)
         for _ in range(_WARM_UP_CALLS):
             engine.run(material.exam.inputs)
@@ -254,7 +250,7 @@ class ProgramLadder:
 
     def _import(self, entry: ProgramEntry, material: _Material) -> tuple[Engine, str]:
         """Scripted, else traced, else as it is: the ladder within the ladder, for whoever asked for no one rung."""
-        definition = material.files.read(entry.file)
+        definition = read_program(entry, material.read)
         imported = import_program(
             definition, material.weights, material.exam, entry.program_digest, self._trusted_modules
         )

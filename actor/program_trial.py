@@ -135,7 +135,7 @@ class _TrialProcess:
     def __init__(self, first: EngineKind) -> None:
         self._lifeline = Lifeline()
         self._channel, theirs = socket.socketpair()
-        command = [sys.executable, "-m", "actor.trial_process", str(theirs.fileno()), first]
+        command = [sys.executable, "-P", "-m", "actor.trial_process", str(theirs.fileno()), first]
         try:
             self._process = subprocess.Popen(
                 command,

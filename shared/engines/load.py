@@ -43,7 +43,7 @@ def load_program(
     program = manifest.program(PROGRAM_OF[kind])
     if program is None:
         raise ProgramError(f"version {manifest.version} has no {PROGRAM_OF[kind]} program")
-    data = _promised(program, read)
+    data = read_program(program, read)
     weights = decode_weights(read(manifest.weights))
     engine: Engine
     if kind == "onnx":
@@ -65,7 +65,7 @@ def load_program(
     return engine
 
 
-def _promised(program: ProgramEntry, read: Read) -> bytes:
+def read_program(program: ProgramEntry, read: Read) -> bytes:
     """The program's bytes, which must be of the digest that the manifest gives them, before anything runs them.
 
     What is known of a digest, such as that it was tried and did no harm, holds only then. Raises ProgramError.
