@@ -1,5 +1,6 @@
 """The ladder of one version: engines in the order of the engine choice, each held to the probe before it may act."""
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -113,9 +114,10 @@ class ProgramLadder:
         self._has_told_of_missing = False
 
     def prepare(self) -> None:
-        """Start what takes a while to start, before there is anything to load."""
+        """Start what takes a while to start, before there is anything to load; never raises for the lack of it."""
         if self._trial is not None:
-            self._trial.start(order_of(self._choice)[0])
+            with contextlib.suppress(TransientLoadError):  # where it is needed it is started again, and that is said
+                self._trial.start(order_of(self._choice)[0])
 
     def cancel(self) -> None:
         """Have a trial that is under way end at once. Any thread may call this."""

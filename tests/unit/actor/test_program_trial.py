@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 import pytest
 
+from actor.program_ladder import ProgramLadder
 from actor.program_trial import ProgramTrial, TrialLimits
 from shared.errors import ProbeMismatch, ProgramError, TransientLoadError
 from shared.manifest import Manifest
@@ -141,3 +142,15 @@ def test_it_ends_with_its_actor_even_where_it_can_do_nothing_itself(store: Local
         process.suspend()
         actor.kill()
         until(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE, 60.0)
+
+
+def test_a_process_that_cannot_be_started_is_no_reason_not_to_begin(
+    store: LocalPolicyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loader's thread starts it; without that thread nothing would ever be loaded."""
+    monkeypatch.setattr(sys, "executable", "/no/such/python")
+    trial = ProgramTrial(TrialLimits(), batch_size=3)
+    ladder = ProgramLadder("onnx", batch_size=3, trial=trial)
+    ladder.prepare()
+    with pytest.raises(TransientLoadError, match="could not be started"):
+        _require(trial, store, publish_seed(store, 3))
