@@ -153,4 +153,4 @@ def test_a_process_that_cannot_be_started_is_no_reason_not_to_begin(
     ladder = ProgramLadder("onnx", batch_size=3, trial=trial)
     ladder.prepare()
     with pytest.raises(TransientLoadError, match="could not be started"):
-        _require(trial, store, publish_seed(store, 3))
+        require(trial, store, publish_seed(store, 3))
