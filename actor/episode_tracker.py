@@ -3,10 +3,13 @@
 All of it is computed once for a whole rollout, from its arrays, so that the acting loop does nothing for it.
 """
 
+from collections.abc import Iterator, Sequence
+from typing import overload
+
 import msgspec
 import numpy as np
 
-from shared.rollout import Rollout
+from shared.rollout import EpisodeEnds, Rollout
 
 _NOBODY = -1  # the episode's first action is still to come: the next rollout's version will have begun it
 
@@ -23,6 +26,37 @@ class FinishedEpisode(msgspec.Struct, frozen=True, gc=False):
     versions: tuple[int, ...]
     digest: str
     row: int = 0
+
+
+_Acted = tuple[int, tuple[int, ...], str]
+"""``version``, ``versions`` and ``digest`` of a FinishedEpisode."""
+
+
+class FinishedEpisodes(Sequence[FinishedEpisode]):
+    """The episodes that ended in one rollout, column by column: one by one they are made only for who asks for them."""
+
+    def __init__(self, ends: EpisodeEnds, acted: Sequence[_Acted], rows: Sequence[int]) -> None:
+        self.ends = ends
+        self._acted = acted
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[FinishedEpisode]:
+        returns, lengths = self.ends.returns, self.ends.lengths
+        for episode_return, length, acted, row in zip(returns, lengths, self._acted, self._rows, strict=True):
+            yield FinishedEpisode(episode_return, length, *acted, row)
+
+    @overload
+    def __getitem__(self, at: int) -> FinishedEpisode: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[FinishedEpisode]: ...
+    def __getitem__(self, at: int | slice) -> FinishedEpisode | list[FinishedEpisode]:
+        if isinstance(at, slice):
+            return list(self)[at]
+        returns, lengths = self.ends.returns, self.ends.lengths
+        return FinishedEpisode(returns[at], lengths[at], *self._acted[at], self._rows[at])
 
 
 class EpisodeTracker:
@@ -47,14 +81,14 @@ class EpisodeTracker:
             self._acted.append((version, digest))
         self._began[self._began == _NOBODY] = len(self._acted) - 1
 
-    def finish(self, rollout: Rollout, *, steps_to_next: int) -> list[FinishedEpisode]:
+    def finish(self, rollout: Rollout, *, steps_to_next: int) -> FinishedEpisodes:
         """The episodes that ended in ``rollout``, in the order in which they did.
 
         ``steps_to_next`` is how many steps after its last one an episode's successor takes its first action: 2 under
         next-step autoreset, else 1.
         """
         ended = _by_row((rollout.terminated | rollout.truncated) & rollout.valid)
-        rows, times = np.nonzero(ended)  # row by row, in time's order within each
+        rows, times = np.divmod(np.flatnonzero(ended), rollout.length)  # row by row, in time's order within each
         first = np.concatenate(([True], rows[1:] != rows[:-1]))[: rows.size]
         last = np.concatenate((first[1:], [True]))[: rows.size]
         # The stretches of each row: one up to and with each end, and what is left after the last.
@@ -80,11 +114,11 @@ class EpisodeTracker:
         order = np.argsort(times.astype(np.min_scalar_type(rollout.length)), kind="stable")  # few bits: a radix sort
         indices = began[order].tolist()
         acted = {index: self._acted_since(index) for index in set(indices)}
-        versions = ([acted[index][part] for index in indices] for part in range(3))
+        versions = [acted[index][0] for index in indices]
         returns, lengths, row = (each[order].tolist() for each in (episode_returns, episode_lengths, rows))
-        return list(map(FinishedEpisode, returns, lengths, *versions, row))
+        return FinishedEpisodes(EpisodeEnds(returns, lengths, versions), [acted[index] for index in indices], row)
 
-    def _acted_since(self, began: int) -> tuple[int, tuple[int, ...], str]:
+    def _acted_since(self, began: int) -> _Acted:
         version, digest = self._acted[began]
         return version, tuple(dict.fromkeys(acted for acted, _ in self._acted[began:])), digest
 

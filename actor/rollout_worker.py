@@ -18,7 +18,7 @@ from actor.environments import BoolArray, Environments, Finals
 from actor.episode_tracker import EpisodeTracker, FinishedEpisode
 from actor.loaded_policy import LoadedPolicy
 from shared.policy_signature import PolicySignature
-from shared.rollout import EpisodeEnd, Rollout, RolloutHeader, RolloutLayout
+from shared.rollout import Rollout, RolloutHeader, RolloutLayout
 from shared.transport.transport import RolloutSender
 
 # Each epoch's noise begins this many steps after that of the epoch before: no epoch is that long.
@@ -77,7 +77,7 @@ class RolloutWorker:
         sender: RolloutSender | None = None,
         cut_at_episode_end: bool = False,
     ) -> None:
-        self.finished: list[FinishedEpisode] = []
+        self.finished: Sequence[FinishedEpisode] = ()
         self.interrupted = False
         self._agent = agent
         self._environments = environments
@@ -254,11 +254,9 @@ class RolloutWorker:
         self._observation = tuple(leaf[-1] for leaf in rollout.observation)
         if finals:
             _record_finals(rollout, finals)
-        self.finished = self._tracker.finish(rollout, steps_to_next=2 if self._next_step else 1)
-        rollout.header = msgspec.structs.replace(
-            rollout.header,
-            episodes=tuple(EpisodeEnd(end.episode_return, end.length, end.version) for end in self.finished),
-        )
+        finished = self._tracker.finish(rollout, steps_to_next=2 if self._next_step else 1)
+        self.finished = finished
+        rollout.header = msgspec.structs.replace(rollout.header, episodes=finished.ends)
 
     def _can_be_learned_from(self, rollout: Rollout) -> bool:
         """Whether it is whole, laid out as the run's are, and acted by one version."""

@@ -51,6 +51,8 @@ class SessionReport:
         if acting is not self._acting:
             self._acting = acting
             self.say(f"version {acting.version} acts now ({acting.rung}, digest {acting.digest[:12]})")
+        if self.say is say_nothing and self._log is None and self._wanted is None:
+            return
         for episode in finished:
             if self.done:
                 return

@@ -1,11 +1,11 @@
 """What a training counts: steps, updates, and the returns of its last hundred episodes."""
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import msgspec
 
-from shared.rollout import EpisodeEnd
+from shared.rollout import EpisodeEnds
 
 WINDOW_EPISODES = 100
 
@@ -30,10 +30,10 @@ class EpisodeWindow:
         self._returns: deque[float] = deque(returns, maxlen=WINDOW_EPISODES)
         self.finished = finished
 
-    def add(self, episodes: Sequence[EpisodeEnd]) -> None:
+    def add(self, episodes: EpisodeEnds) -> None:
         """Take up the episodes that a rollout reports, in order."""
-        self._returns.extend(episode.episode_return for episode in episodes)
-        self.finished += len(episodes)
+        self._returns.extend(episodes.returns)
+        self.finished += len(episodes.returns)
 
     @property
     def mean_return(self) -> float | None:

@@ -31,12 +31,15 @@ _LARGEST_REWARD = float(np.finfo(np.float32).max)
 _COUNTLESS = 2**53
 
 
-class EpisodeEnd(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One finished episode: its undiscounted return, its length in steps, the version that began it."""
+class EpisodeEnds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The episodes that ended, in their order: undiscounted return, length in steps, and the version that began each.
 
-    episode_return: float
-    length: int
-    version: int
+    Columns of the same length: of many short episodes an object each would cost more than acting in them.
+    """
+
+    returns: list[float] = []
+    lengths: list[int] = []
+    versions: list[int] = []
 
 
 class RolloutHeader(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -55,7 +58,7 @@ class RolloutHeader(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     noise_seed: int
     noise_offset: int
     began_unix_s: float
-    episodes: tuple[EpisodeEnd, ...] = ()
+    episodes: EpisodeEnds = EpisodeEnds()
     incarnation: str = ""
 
 
@@ -235,11 +238,7 @@ class RolloutLayout:
             )
         if not math.isfinite(header.began_unix_s):
             raise RolloutInvalid(f"expected a time, found {header.began_unix_s}")
-        for episode in header.episodes:
-            # Rewards are float32, so no return is further from 0; NaN is no nearer.
-            possible = abs(episode.episode_return) <= _LARGEST_REWARD * max(episode.length, 0)
-            if not possible or not 0 < episode.length < _COUNTLESS or episode.version < 0:
-                raise RolloutInvalid(f"an episode cannot have ended like this: {episode}")
+        _check_episodes(header.episodes)
 
     def _check_choices(self, rollout: Rollout) -> None:
         action = self.signature.action
@@ -253,6 +252,18 @@ class RolloutLayout:
                 end = start + np.array(leaf.cardinalities).reshape(leaf.shape)
                 _check_range(f"observation[{i}]", rollout.observation[i], start, end)
                 _check_range(f"final_observation[{i}]", rollout.final_observation[i], start, end)
+
+
+def _check_episodes(ends: EpisodeEnds) -> None:
+    if not len(ends.returns) == len(ends.lengths) == len(ends.versions):
+        numbers = f"{len(ends.returns)} returns, {len(ends.lengths)} lengths and {len(ends.versions)} versions"
+        raise RolloutInvalid(f"expected as many returns of episodes as lengths and versions, found {numbers}")
+    for episode in zip(ends.returns, ends.lengths, ends.versions, strict=True):
+        episode_return, length, version = episode
+        # Rewards are float32, so no return is further from 0; NaN is no nearer.
+        possible = abs(episode_return) <= _LARGEST_REWARD * max(length, 0)
+        if not possible or not 0 < length < _COUNTLESS or version < 0:
+            raise RolloutInvalid(f"no episode can have ended with this return, length and version: {episode}")
 
 
 def _check_values(name: str, array: np.ndarray) -> None:

@@ -5,7 +5,7 @@ import numpy as np
 from gymnasium import spaces
 
 from shared.policy_signature import acting_signature
-from shared.rollout import EpisodeEnd, Rollout, RolloutHeader, RolloutLayout
+from shared.rollout import EpisodeEnds, Rollout, RolloutHeader, RolloutLayout
 from shared.spaces import action_spec, observation_leaves
 
 RUN_ID = "run-1"
@@ -33,7 +33,7 @@ def rich_layout(length: int = 5) -> RolloutLayout:
 
 def header(actor_id: str = "actor-0", version: int = 0, run_id: str = RUN_ID) -> RolloutHeader:
     """A header whose number is still to be filled in by the sender."""
-    return RolloutHeader(run_id, actor_id, 0, version, "ab" * 32, 7, 100, 1e9, (EpisodeEnd(20.0, 20, version),))
+    return RolloutHeader(run_id, actor_id, 0, version, "ab" * 32, 7, 100, 1e9, EpisodeEnds([20.0], [20], [version]))
 
 
 def example_rollout(

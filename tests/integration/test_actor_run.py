@@ -255,9 +255,9 @@ def test_it_finds_the_live_run_and_joins_it(tmp_path: Path, live_run: _LiveRun) 
             live_run.layout.check(rollout)
         assert (rollout.header.version, rollout.header.digest) == (1, digests[1])
         _read_until(process, "version 1 acts now")
-        lengths = [end.length for end in live_run.receive().header.episodes]
+        lengths = live_run.receive().header.episodes.lengths
         while not lengths:
-            lengths = [end.length for end in live_run.receive().header.episodes]
+            lengths = live_run.receive().header.episodes.lengths
         assert max(lengths) <= 20  # the run's own keyword arguments reached the environment
         live_run.receiver.stop_actors(5.0)
         out, err = process.communicate(timeout=20)

@@ -13,7 +13,7 @@ from actor.rollout_worker import RolloutWorker
 from shared.errors import ConfigurationError
 from shared.manifest import FileEntry, Manifest, ProbeEntry, ProgramEntry
 from shared.policy_signature import PolicySignature, acting_signature
-from shared.rollout import EpisodeEnd, Rollout, RolloutLayout
+from shared.rollout import EpisodeEnds, Rollout, RolloutLayout
 from shared.rollout_codec import decode_rollout, encode_rollout
 from tests.unit.actor.counting_environment import LENGTHS
 
@@ -244,9 +244,9 @@ def test_episodes_are_told_with_all_the_versions_that_acted_in_them() -> None:
             agent.publish(version)
             rollout = _collect(worker)
             digests[version] = rollout.header.digest
-            assert rollout.header.episodes == tuple(
-                EpisodeEnd(end.episode_return, end.length, end.version) for end in worker.finished
-            )
+            ends = [(end.episode_return, end.length, end.version) for end in worker.finished]
+            assert rollout.header.episodes == EpisodeEnds(*map(list, zip(*ends, strict=True)))
+            assert [worker.finished[i] for i in range(len(ends))] == worker.finished[:] == list(worker.finished)
             finished += worker.finished
     acted = [version for version in (1, 2, 2, 5, 7, 8) for _ in range(2)]
     first = LENGTHS.index(finished[0].length)

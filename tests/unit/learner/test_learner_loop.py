@@ -8,7 +8,7 @@ import torch
 
 from learner.outcome import Outcome
 from shared.errors import CheckpointError
-from shared.rollout import EpisodeEnd, Rollout
+from shared.rollout import EpisodeEnds, Rollout
 from shared.transport.in_process import InProcessSender
 from tests.learner_loops import STEPS, LoopRun, rollout
 from tests.waiting import PATIENCE_S, Running
@@ -127,7 +127,7 @@ def test_epochs_begin_at_every_checkpoint_and_the_end_adds_none(tmp_path: Path) 
 def finished(*returns: float) -> Rollout:
     """A rollout in which episodes of these returns ended."""
     one = rollout()
-    episodes = tuple(EpisodeEnd(episode_return, 10, 0) for episode_return in returns)
+    episodes = EpisodeEnds(list(returns), [10] * len(returns), [0] * len(returns))
     one.header = msgspec.structs.replace(one.header, episodes=episodes)
     return one
 

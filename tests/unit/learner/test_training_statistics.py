@@ -4,14 +4,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from learner.training_statistics import WINDOW_EPISODES, EpisodeWindow
-from shared.rollout import EpisodeEnd
+from shared.rollout import EpisodeEnds
 
 _returns = st.lists(st.floats(-1e6, 1e6), max_size=3 * WINDOW_EPISODES)
 
 
 def _filled(returns: list[float]) -> EpisodeWindow:
     window = EpisodeWindow()
-    window.add([EpisodeEnd(value, 1, 0) for value in returns])
+    window.add(EpisodeEnds(returns, [1] * len(returns), [0] * len(returns)))
     return window
 
 
@@ -24,7 +24,7 @@ def test_nothing_is_known_before_the_first_episode() -> None:
 def test_fewer_episodes_than_the_window_prove_nothing() -> None:
     window = _filled([500.0] * (WINDOW_EPISODES - 1))
     assert not window.solved(475)
-    window.add([EpisodeEnd(500.0, 500, 3)])
+    window.add(EpisodeEnds([500.0], [500], [3]))
     assert window.solved(475)
 
 

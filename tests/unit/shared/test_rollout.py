@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from shared.errors import ConfigurationError, RolloutInvalid
 from shared.policy_signature import acting_signature
-from shared.rollout import EpisodeEnd, Rollout, RolloutLayout
+from shared.rollout import EpisodeEnds, Rollout, RolloutLayout
 from shared.rollout_codec import decode_rollout, encode_rollout
 from shared.spaces import action_spec, observation_leaves
 from tests.rollout_examples import assert_same, example_rollout, header, plain_layout, rich_layout
@@ -198,12 +198,14 @@ def test_a_layout_refuses_what_a_learner_could_not_use(fault: str) -> None:
         {"digest": ""},
         {"digest": "AB" * 32},
         {"began_unix_s": float("inf")},
-        {"episodes": (EpisodeEnd(float("nan"), 3, 0),)},
-        {"episodes": (EpisodeEnd(1e300, 3, 0),)},
-        {"episodes": (EpisodeEnd(1.0, 0, 0),)},
-        {"episodes": (EpisodeEnd(1.0, -3, 0),)},
-        {"episodes": (EpisodeEnd(1.0, 2**60, 0),)},
-        {"episodes": (EpisodeEnd(1.0, 3, -1),)},
+        {"episodes": EpisodeEnds([float("nan")], [3], [0])},
+        {"episodes": EpisodeEnds([1e300], [3], [0])},
+        {"episodes": EpisodeEnds([1.0], [0], [0])},
+        {"episodes": EpisodeEnds([1.0], [-3], [0])},
+        {"episodes": EpisodeEnds([1.0], [2**60], [0])},
+        {"episodes": EpisodeEnds([1.0], [3], [-1])},
+        {"episodes": EpisodeEnds([1.0, 1.0], [3], [0, 0])},
+        {"episodes": EpisodeEnds([1.0], [3], [])},
     ],
     ids=str,
 )
@@ -218,7 +220,9 @@ def test_a_header_that_cannot_be_true_is_invalid(changes: dict[str, object]) -> 
 
 def test_a_header_that_dwarfs_its_steps_is_not_even_read() -> None:
     rollout = example_rollout(plain_layout())
-    rollout.header = msgspec.structs.replace(rollout.header, episodes=(EpisodeEnd(1.0, 3, 0),) * 100_000)
+    rollout.header = msgspec.structs.replace(
+        rollout.header, episodes=EpisodeEnds(*([number] * 100_000 for number in (1.0, 3, 0)))
+    )
     with pytest.raises(RolloutInvalid, match="a header of"):
         decode_rollout(received(rollout), plain_layout())
 
