@@ -15,10 +15,11 @@ from actor.actor_settings import ActorSettings
 from actor.agent import Agent
 from actor.environment_creation import make_environments
 from actor.policy_source import PolicySource, find_source
-from actor.program_trial import DEFAULT_LIMITS
+from actor.program_trial import TrialLimits
 from actor.rollout_worker import RolloutWorker
 from actor.session_report import SessionReport, say, say_nothing
 from actor.stop_signal import StopSignal
+from actor.tried_programs import user_tried_programs
 from actor.version_selection import History, Newest, check_canary, parse_follow
 from shared.config import RunConfig
 from shared.environment_probe import find_environment
@@ -79,7 +80,7 @@ def act(settings: ActorSettings) -> int:
                 public_keys=keys,
                 run_id=None if source.config is None else source.config.run_id,
                 stale_after_s=settings.stale_after_s,
-                trial=DEFAULT_LIMITS if settings.try_first else None,
+                trial=TrialLimits(remember_in=user_tried_programs()) if settings.try_first else None,
                 canary=settings.canary,
                 name=name,
             )

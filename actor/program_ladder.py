@@ -117,7 +117,7 @@ class ProgramLadder:
         """Start what takes a while to start, before there is anything to load; never raises for the lack of it."""
         if self._trial is not None:
             with contextlib.suppress(TransientLoadError):  # where it is needed it is started again, and that is said
-                self._trial.start(order_of(self._choice)[0])
+                self._trial.prepare(order_of(self._choice)[0])
 
     def cancel(self) -> None:
         """Have a trial that is under way end at once. Any thread may call this."""

@@ -1,7 +1,8 @@
 """Tries programs that this actor has never seen before in a process of their own, which they may hang, crash or fill.
 
-What has passed there once is known by its digest, and loaded straight away from then on. Importable policies are not
-tried: their code was installed here, and allowed by name.
+What has passed there once is known by its digest, and loaded straight away from then on; where it is remembered, by
+actors that are started later, too. Importable policies are not tried: their code was installed here, and allowed by
+name.
 """
 
 import os
@@ -13,12 +14,14 @@ import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import BinaryIO
 
 import msgspec
 
 import shared.errors
 from actor.trial_process import BEGUN, TrialReply, TrialRequest, send_request
+from actor.tried_programs import TriedPrograms
 from actor.version_checks import is_out_of_memory
 from shared.engines.engine import EngineKind
 from shared.errors import PermanentLoadError, ProgramError, TransientLoadError
@@ -35,16 +38,14 @@ class TrialLimits:
     """What a program may need while it is tried: seconds (more for a large one), and bytes of memory beside its own.
 
     ``times_slower``: how much longer than the fastest program seen so far a call may take, once it takes more than
-    ``call_s``.
+    ``call_s``. ``remember_in``: a directory, this user's own, for what has passed (``actor/tried_programs.py``).
     """
 
     timeout_s: float = 20.0
     memory_bytes: int = 2 * 2**30
     times_slower: float = 50.0
     call_s: float = 5e-4
-
-
-DEFAULT_LIMITS = TrialLimits()
+    remember_in: Path | None = None
 
 
 class ProgramTrial:
@@ -54,11 +55,19 @@ class ProgramTrial:
         self._limits = limits
         self._batch_size = batch_size
         self._passed: dict[tuple[EngineKind, str], float] = {}
+        self._tried = None if limits.remember_in is None else TriedPrograms(limits.remember_in)
         self._silent: set[tuple[EngineKind, str]] = set()
         self._process: _TrialProcess | None = None
 
+    def prepare(self, first: EngineKind) -> None:
+        """Start the process before anything is asked of it, unless programs of ``first`` are remembered: if the next
+        one is another, that waits for the process. Raises TransientLoadError.
+        """
+        if self._tried is None or not self._tried.knows_any(first):
+            self.start(first)
+
     def start(self, first: EngineKind) -> None:
-        """Start the process, with what ``first`` needs imported, before anything is asked of it."""
+        """Start the process, with what ``first`` needs imported. Raises TransientLoadError."""
         if self._process is not None and self._process.is_gone:
             self.close()  # by no fault of anything that is being tried
         if self._process is None and first in _TRIED_KINDS:
@@ -66,7 +75,12 @@ class ProgramTrial:
 
     def has_passed(self, kind: EngineKind, program_digest: str) -> bool:
         """Whether there is nothing to try: it was tried before, or is of a kind that never is."""
-        return kind not in _TRIED_KINDS or (kind, program_digest) in self._passed
+        if kind not in _TRIED_KINDS or (kind, program_digest) in self._passed:
+            return True
+        call_s = None if self._tried is None else self._tried.call_s(kind, program_digest, self._batch_size)
+        if call_s is not None:
+            self._passed[kind, program_digest] = call_s
+        return call_s is not None
 
     def require(self, kind: EngineKind, program_digest: str, manifest_bytes: bytes, files: Mapping[str, bytes]) -> None:
         """Try a program, whose bytes have ``program_digest``, with all of its ``files``.
@@ -84,6 +98,8 @@ class ProgramTrial:
             raise _as_raised(reply, memory_bytes)
         self._check_speed(reply.call_s)
         self._passed[kind, program_digest] = reply.call_s
+        if self._tried is not None:
+            self._tried.passed(kind, program_digest, self._batch_size, reply.call_s)
 
     def cancel(self) -> None:
         """Have a trial that is under way end at once. Any thread may call this."""

@@ -101,12 +101,11 @@ def _check_restarts(scene: Scene) -> None:
         f"{len(again)}: median {median(again):.2f} s, max {max(again):.2f} s; imports alone "
         f"({len(imports)}): median {median(imports):.2f} s, max {max(imports):.2f} s"
     )
-    # Two interpreters import: the actor's, and that of the process which tries a program first. Cores are taken.
-    beside_s = median(again) - 2 * median(imports)
+    beside_s = median(again) - median(imports)
     scene.verdict.hold(
         "a killed actor acts again",
         beside_s <= _ACTS_AGAIN_WITHIN_S or min(len(again), len(imports)) < _RESTARTS_TO_JUDGE_BY,
-        f"it takes {beside_s:.2f} s beside the imports of both its interpreters, at the median",
+        f"it takes {beside_s:.2f} s beside the imports of its interpreter, at the median",
     )
 
 

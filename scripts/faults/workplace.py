@@ -35,8 +35,9 @@ class Workplace:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What marks every process of this run, and where it keeps its temporary files."""
-        return {TOKEN_VARIABLE: self.path.name, "TMPDIR": str(self.temporary)}
+        """What marks every process of this run, and where it keeps its temporary files and what it remembers."""
+        cache = {"XDG_CACHE_HOME": str(self.path / "cache")}
+        return {TOKEN_VARIABLE: self.path.name, "TMPDIR": str(self.temporary), **cache}
 
     def leaked(self) -> list[str]:
         """Shared memory and temporary files that nobody took away."""

@@ -1,6 +1,7 @@
 """Programs tried in a process of their own: what is learned there, and what becomes of that process."""
 
 import functools
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import pytest
 
 from actor.program_ladder import ProgramLadder
 from actor.program_trial import ProgramTrial, TrialLimits
+from actor.tried_programs import TriedPrograms
 from shared.errors import ProbeMismatch, ProgramError, TransientLoadError
 from shared.manifest import Manifest
 from shared.policy_store import LocalPolicyStore
@@ -102,6 +104,75 @@ def test_a_process_that_has_gone_meanwhile_is_replaced(trial: ProgramTrial, stor
 def test_importable_programs_are_not_tried_their_code_was_allowed_by_name(trial: ProgramTrial) -> None:
     assert trial.has_passed("eager", "0" * 64)
     assert trial.has_passed("compile", "0" * 64)
+
+
+def _remembering(directory: Path, batch_size: int = 3) -> ProgramTrial:
+    return ProgramTrial(TrialLimits(timeout_s=60.0, remember_in=directory), batch_size=batch_size)
+
+
+@pytest.fixture(scope="module")
+def remembered(store: LocalPolicyStore, tmp_path_factory: pytest.TempPathFactory) -> tuple[Manifest, Path]:
+    """A version whose first program has passed, and where that is remembered."""
+    directory = tmp_path_factory.mktemp("cache") / "rl-hotswap" / "tried-programs"
+    manifest = publish_seed(store, 4)
+    trial = _remembering(directory)
+    require(trial, store, manifest)
+    trial.close()
+    return manifest, directory
+
+
+def test_what_has_passed_is_remembered_by_actors_that_are_started_later(
+    store: LocalPolicyStore, remembered: tuple[Manifest, Path]
+) -> None:
+    manifest, directory = remembered
+    trial = _remembering(directory)
+    trial.prepare(manifest.programs[0].kind)
+    require(trial, store, manifest)
+    assert not _children(), "nobody was asked"
+
+
+@pytest.mark.parametrize("what", ["another batch size", "another library", "another machine", "a broken record"])
+def test_what_is_remembered_of_something_else_does_not_count(
+    what: str, remembered: tuple[Manifest, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest, directory = remembered
+    program = manifest.programs[0]
+    copy = shutil.copytree(directory, tmp_path / "copy")
+    if what == "another library":
+        monkeypatch.setattr("actor.tried_programs.version", lambda library: "0.0.1")
+    elif what == "another machine":
+        monkeypatch.setattr("platform.node", lambda: "elsewhere")
+    elif what == "a broken record":
+        (record,) = copy.iterdir()
+        record.write_bytes(record.read_bytes()[:-2])
+    trial = _remembering(copy, batch_size=4 if what == "another batch size" else 3)
+    assert not trial.has_passed(program.kind, program.program_digest)
+
+
+def test_what_fails_is_not_remembered(store: LocalPolicyStore, tmp_path: Path) -> None:
+    bad = bad_programs.publish_program(store, bad_programs.SwappedOutputs())
+    trial = _remembering(tmp_path / "cache")
+    with pytest.raises(ProbeMismatch):
+        require(trial, store, bad)
+    trial.close()
+    assert not (tmp_path / "cache").exists()
+
+
+def test_where_nothing_can_be_remembered_a_program_is_tried_all_the_same(
+    store: LocalPolicyStore, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    trial = _remembering(tmp_path / "file" / "cache")
+    require(trial, store, publish_seed(store, 5))
+    trial.close()
+
+
+def test_the_oldest_are_forgotten_where_there_are_very_many(tmp_path: Path) -> None:
+    tried = TriedPrograms(tmp_path / "cache")
+    for number in range(1010):
+        tried.passed("onnx", f"{number:064x}", 1, 1e-5)
+    assert len(list((tmp_path / "cache").iterdir())) == 1000
+    assert tried.call_s("onnx", f"{1009:064x}", 1) == 1e-5
 
 
 def test_closing_leaves_no_process_and_may_be_done_twice() -> None:
