@@ -123,10 +123,23 @@ class RunDirectory:
         """Whether there is something to resume from."""
         return self.newest_checkpoint() is not None
 
-    def newest_checkpoint(self) -> int | None:
-        """The number of the newest checkpoint, whole or not; None where there is none."""
-        numbers = (CHECKPOINT_NAME.fullmatch(path.name) for path in self.checkpoints.glob("checkpoint-*.pt"))
-        return max((int(found[1]) for found in numbers if found), default=None)
+    def newest_checkpoint(self) -> tuple[int, int] | None:
+        """The number of the newest checkpoint, whole or not, and when it was written; None where there is none.
+
+        When: in ns of the file system's clock. A number comes again where the one before could not be read.
+        """
+        found = {
+            int(name[1]): path
+            for path in self.checkpoints.glob("checkpoint-*.pt")
+            if (name := CHECKPOINT_NAME.fullmatch(path.name)) is not None
+        }
+        if not found:
+            return None
+        number = max(found)
+        try:
+            return number, found[number].stat().st_mtime_ns
+        except OSError:  # taken away just now
+            return number, 0
 
     def sweep(self) -> None:
         """Remove what processes that were killed had half written, of the files that are replaced whole."""

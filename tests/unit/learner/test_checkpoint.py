@@ -46,7 +46,9 @@ def test_what_a_killed_learner_had_half_written_is_swept_and_is_no_checkpoint(tm
     assert not run.has_checkpoint()
     store = CheckpointStore(run.checkpoints)
     store.save(7, {"step": 7})
-    assert run.newest_checkpoint() == 7
+    newest = run.newest_checkpoint()
+    assert newest is not None
+    assert newest[0] == 7
     store.sweep()
     assert [path.name for path in run.checkpoints.iterdir()] == ["checkpoint-000000007.pt"]
 

@@ -150,9 +150,12 @@ def test_a_learner_that_gets_further_between_its_deaths_is_not_given_up(
     monkeypatch.setattr("scripts.supervisor.restart_delay_s", lambda _: 0.0)
     checkpoint = "(run.checkpoints / f'checkpoint-{len(list(run.checkpoints.iterdir())):09d}.pt').touch(); sys.exit(70)"
     update = "run.write_progress(Progress(updates=(run.progress() or Progress()).updates + 1)); sys.exit(70)"
+    # The newest was damaged, so the learner fell back from it, and made one of that number again.
+    again = "newest = max(run.checkpoints.iterdir()); newest.unlink(); newest.touch(); sys.exit(70)"
     watcher = _Watcher(run)
-    assert _supervise(run, [checkpoint] * 4 + [update] * 4 + ["summarise()"], watcher=watcher) == 0
-    assert watcher.last.learner_deaths == 8
+    learners = [checkpoint] * 4 + [again] * 4 + [update] * 4
+    assert _supervise(run, [*learners, "summarise()"], watcher=watcher) == 0
+    assert watcher.last.learner_deaths == 12
 
 
 def test_a_learner_that_dies_at_the_same_update_each_time_is_given_up(
