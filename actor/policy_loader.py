@@ -9,11 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from actor.canary_gate import CanaryGate
+from actor.engine_ahead import TakeSpare
 from actor.freshness import Freshness
 from actor.module_call import LoadedModule, load_policy
 from actor.policy_manager import PolicyManager
 from actor.policy_watcher import PolicyWatcher
-from actor.program_ladder import LadderResult, ProgramLadder, TakeSpare, one_line
+from actor.program_ladder import LadderResult, ProgramLadder, one_line
 from actor.version_life import VersionRecord, VersionState, VersionTable
 from actor.version_selection import Follow, History, Pinned, draw_older, select_version
 from shared.authenticity import Authenticity

@@ -1,11 +1,12 @@
 """The ladder of one version: engines in the order of the engine choice, each held to the probe before it may act."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from actor.engine_ahead import EngineAhead, TakeSpare
 from actor.engine_choice import is_clearly_faster, is_worth_measuring_torchscript, median_call_s, order_of
 from actor.importable_program import import_program
 from actor.loaded_policy import LoadedPolicy
@@ -28,10 +29,7 @@ from shared.policy_signature import PolicySignature
 from shared.policy_store import VersionFiles
 from shared.probe import Probe, decode_probe
 from shared.program_digest import program_digest
-from shared.weights import decode_weights
 
-TakeSpare = Callable[[EngineKind, str], Engine | None]
-"""An engine of the program with this digest that may be written to, or None."""
 _Step = tuple[EngineKind, str]
 """An engine, and the digest of the program that it runs."""
 
@@ -66,6 +64,7 @@ class _Material:
     probe: Probe
     exam: ProbeExam
     take_spare: TakeSpare
+    ahead: EngineAhead
     refusals: list[tuple[str, str]] = field(default_factory=list)
     errors: list[Exception] = field(default_factory=list)
 
@@ -138,11 +137,13 @@ class ProgramLadder:
         manifest = files.manifest
         self._check_signature(manifest.signature)
         check_memory(manifest)
-        weights = files.read(manifest.weights)
+        ahead = EngineAhead(self._first_step(manifest), take_spare)
+        weights = files.read(manifest.weights, ahead.bring)
         probe = decode_probe(files.read(manifest.probe.file), manifest.signature)
         exam = ProbeExam(manifest, probe, self._batch_size, values=self._values)
-        material = _Material(files, manifest, weights, decode_weights(weights), probe, exam, take_spare)
-        for kind, entry in self._steps(manifest, material):
+        material = _Material(files, manifest, weights, ahead.weights(weights), probe, exam, take_spare, ahead)
+        self._note_missing(manifest, material)
+        for kind, entry in self._steps(manifest):
             loaded = self._try_rung(kind, entry, material)
             if loaded is not None:
                 engine, rung = self._faster_of(kind, loaded, material)
@@ -160,7 +161,18 @@ class ProgramLadder:
             check_same_spaces(self._expected, signature)
             self._checked = signature
 
-    def _steps(self, manifest: Manifest, material: _Material) -> Iterator[tuple[EngineKind, ProgramEntry]]:
+    def _first_step(self, manifest: Manifest) -> _Step | None:
+        return next(((kind, entry.program_digest) for kind, entry in self._steps(manifest)), None)
+
+    def _note_missing(self, manifest: Manifest, material: _Material) -> None:
+        """Say that what was asked for is not there: once, since later versions will have none either."""
+        choice = self._choice
+        if choice == "auto" or self._has_told_of_missing or manifest.program(PROGRAM_OF[choice]) is not None:
+            return
+        self._has_told_of_missing = True
+        material.refusals.append((choice, f"the version has no {PROGRAM_OF[choice]} program"))
+
+    def _steps(self, manifest: Manifest) -> Iterator[tuple[EngineKind, ProgramEntry]]:
         """The engines to try, each with its program."""
         order = list(order_of(self._choice))
         faster = self._faster.get(_programs_key(manifest))
@@ -171,9 +183,6 @@ class ProgramLadder:
             entry = manifest.program(PROGRAM_OF[kind])
             if entry is not None:
                 yield kind, entry
-            elif kind == self._choice and not self._has_told_of_missing:
-                self._has_told_of_missing = True  # once: later versions will have none either
-                material.refusals.append((kind, f"the version has no {PROGRAM_OF[kind]} program"))
 
     def _try_rung(self, kind: EngineKind, entry: ProgramEntry, material: _Material) -> tuple[Engine, str] | None:
         """A verified engine and its rung, or None with the reason among the refusals."""
@@ -207,15 +216,18 @@ class ProgramLadder:
         The program's file is not read again. That is sound: what will run was verified when it came, as the program of
         this very digest; the weights were verified just now; and together they have to reproduce this version's probe.
         """
-        engine = material.take_spare(kind, entry.program_digest)
-        if engine is None:
-            return None
+        digest = entry.program_digest
+        engine = material.ahead.take(kind, digest)
         try:
-            engine.load_weights(material.weights)
+            if engine is None:
+                engine = material.take_spare(kind, digest)
+                if engine is None:
+                    return None
+                engine.load_weights(material.weights)
             material.exam.check(engine.run)
         except PermanentLoadError:
             return None  # the program may still be right when it is loaded as a whole; the spare is let go
-        return engine, self._rungs.get((kind, entry.program_digest), kind)
+        return engine, self._rungs.get((kind, digest), kind)
 
     def _load(self, kind: EngineKind, entry: ProgramEntry, material: _Material) -> tuple[Engine, str]:
         """A program that is not here yet: read, verified, made, held to the probe and warmed up."""

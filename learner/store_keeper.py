@@ -53,14 +53,14 @@ class StoreKeeper:
     def _keep(self) -> None:
         is_last = False
         while not is_last:
-            is_new = self._published.wait(_ADVICE_PERIOD_S)
+            self._published.wait(_ADVICE_PERIOD_S)
+            self._closing.wait(self._period_s)  # actors are reading the newest version now, and may want these cores
             is_last = self._closing.is_set()
-            if is_new:
+            if self._published.is_set():
                 self._published.clear()
                 self._make_durable()
                 self._sweep()
             self._advice.check()
-            self._closing.wait(self._period_s)
 
     def _make_durable(self) -> None:
         version, self._version = self._version, None

@@ -36,6 +36,7 @@ from shared.signing import SIGNATURE_BYTES
 from shared.store_notes import RemoteNotes
 from shared.version_files import (
     DescribeVersion,
+    Meanwhile,
     Sign,
     VersionFiles,
     checked_manifest,
@@ -236,8 +237,8 @@ class _RemoteVersion:
     manifest: Manifest
     manifest_bytes: bytes = field(repr=False)
 
-    def read(self, name: str) -> bytes:
-        return read_verified(self.manifest, name, self.location, lambda entry: self._read_once(name, entry))
+    def read(self, name: str, meanwhile: Meanwhile | None = None) -> bytes:
+        return read_verified(self.manifest, name, self.location, lambda entry: self._read_once(name, entry), meanwhile)
 
     def read_signature(self) -> bytes | None:
         name = f"{self.directory}/{SIGNATURE_NAME}"

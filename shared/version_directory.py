@@ -12,7 +12,7 @@ from shared.errors import DigestMismatch, ManifestError, NotAuthentic, Transient
 from shared.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, SIGNATURE_NAME, FileEntry, Manifest
 from shared.signing import SIGNATURE_BYTES
 from shared.storage_faults import store_unavailable
-from shared.version_files import VersionFiles, checked_manifest, parse_version_name, read_verified
+from shared.version_files import Meanwhile, VersionFiles, checked_manifest, parse_version_name, read_verified
 
 
 def open_version_directory(path: Path) -> VersionFiles:
@@ -43,8 +43,8 @@ class VersionDirectory:
     def location(self) -> str:
         return str(self.path)
 
-    def read(self, name: str) -> bytes:
-        return read_verified(self.manifest, name, self.location, lambda entry: self._read_once(name, entry))
+    def read(self, name: str, meanwhile: Meanwhile | None = None) -> bytes:
+        return read_verified(self.manifest, name, self.location, lambda entry: self._read_once(name, entry), meanwhile)
 
     def read_signature(self) -> bytes | None:
         name = self.path / SIGNATURE_NAME

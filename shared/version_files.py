@@ -3,6 +3,7 @@
 import hashlib
 import re
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 from shared.errors import DigestMismatch, ManifestError
@@ -11,10 +12,14 @@ from shared.manifest import MANIFEST_NAME, SIGNATURE_NAME, FileEntry, Manifest, 
 # One name a number. Eighteen digits at most: a 64-bit integer in any language that reads a manifest.
 _VERSION_NAME = re.compile(r"v([0-9]{6}|[1-9][0-9]{6,17})")
 _MARK_PREFIX = ".highest-"
+# From here on hashing takes longer than starting a thread for it, by far.
+_HASHED_APART_BYTES = 2**22
 
 DescribeVersion = Callable[[int, dict[str, FileEntry]], Manifest]
 Sign = Callable[[bytes], bytes]
 """Gives the signature of a manifest's bytes: ``SigningKey.sign``."""
+Meanwhile = Callable[[bytes], None]
+"""Is given bytes that are still being verified: it may get something ready, but run nothing and never raise."""
 
 
 class VersionFiles(Protocol):
@@ -41,12 +46,14 @@ class VersionFiles(Protocol):
         """
         ...
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, meanwhile: Meanwhile | None = None) -> bytes:
         """The bytes of one file, verified against the manifest's size and SHA-256.
 
-        A mismatch is read once more before it is believed. Raises DigestMismatch (also for a link, a pipe or a device),
-        ManifestError where the manifest has no such file, TransientLoadError where it is missing or could not be read,
-        VersionNotFound where the whole version has been swept meanwhile.
+        ``meanwhile`` is given the bytes of a large file while another thread hashes them; they are the right ones if
+        they are the object that is returned. A mismatch is read once more before it is believed. Raises
+        DigestMismatch (also for a link, a pipe or a device), ManifestError where the manifest has no such file,
+        TransientLoadError where it is missing or could not be read, VersionNotFound where the whole version has been
+        swept meanwhile.
         """
         ...
 
@@ -107,14 +114,24 @@ def checked_manifest(manifest_bytes: bytes, version: int | None, location: str) 
     return manifest
 
 
-def read_verified(manifest: Manifest, name: str, location: str, read_once: Callable[[FileEntry], bytes]) -> bytes:
-    """The bytes of file ``name`` of the version at ``location``, fetched by ``read_once`` and verified; two tries."""
+def read_verified(
+    manifest: Manifest,
+    name: str,
+    location: str,
+    read_once: Callable[[FileEntry], bytes],
+    meanwhile: Meanwhile | None = None,
+) -> bytes:
+    """The bytes of file ``name`` of the version at ``location``, fetched by ``read_once`` and verified; two tries.
+
+    ``meanwhile``: see ``VersionFiles.read``.
+    """
     entry = manifest.files.get(name)
     if entry is None:
         raise ManifestError(f"{location}: the manifest lists no file {name!r}; it lists {sorted(manifest.files)}")
     found = read_once(entry)
-    if not _is(found, entry):  # one flipped bit on its way here must not condemn a version
-        found = read_once(entry)
+    if _is(found, entry, meanwhile):
+        return found
+    found = read_once(entry)  # one flipped bit on its way here must not condemn a version
     if _is(found, entry):
         return found
     if len(found) != entry.size_bytes:
@@ -124,5 +141,12 @@ def read_verified(manifest: Manifest, name: str, location: str, read_once: Calla
     raise DigestMismatch(f"{location}/{name}: expected SHA-256 {entry.sha256}, found {sha256}; read twice")
 
 
-def _is(data: bytes, entry: FileEntry) -> bool:
-    return len(data) == entry.size_bytes and hashlib.sha256(data).hexdigest() == entry.sha256
+def _is(data: bytes, entry: FileEntry, meanwhile: Meanwhile | None = None) -> bool:
+    if len(data) != entry.size_bytes:
+        return False
+    if meanwhile is None or len(data) < _HASHED_APART_BYTES:
+        return hashlib.sha256(data).hexdigest() == entry.sha256
+    with ThreadPoolExecutor(1, thread_name_prefix="sha256") as pool:
+        hashed = pool.submit(hashlib.sha256, data)
+        meanwhile(data)
+        return hashed.result().hexdigest() == entry.sha256

@@ -22,6 +22,7 @@ _VERSIONS = 16
 _LARGE_VERSIONS = 2
 _PUBLICATIONS = 40  # in a round
 _LARGE_PUBLICATIONS = 2
+_LARGE_PAUSE_S = 1.0  # until the publisher has synced the one, and swept another
 
 
 def measure_publish(settings: BenchmarkSettings, console: Console) -> list[Row]:
@@ -84,6 +85,7 @@ def measure_large(publications: int, hidden_sizes: tuple[int, ...] = LARGE) -> l
             fleet.grow(1, publisher.call("publish").version)
             latencies_s, floors_s = [], []
             for _ in range(publications):
+                time.sleep(_LARGE_PAUSE_S)
                 latencies_s.append(publish_and_wait(publisher, fleet))
                 floors_s.append(read_hash_and_copy_s(LocalPolicyStore(store)))
     name = f"{weights_mb:.0f} MB" if weights_mb >= 1 else f"{1e3 * weights_mb:.0f} kB"

@@ -182,6 +182,39 @@ def test_changed_bytes_are_never_returned(case: StoreCase, bad: bytes, says: str
     assert version.read("policy.ts") == sample_files()["policy.ts"]
 
 
+def test_bytes_can_be_looked_at_while_they_are_verified(case: StoreCase, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shared.version_files._HASHED_APART_BYTES", 7)
+    publish(case.open())
+    version = case.open().open(0)
+    seen: list[bytes] = []
+    assert version.read("weights.safetensors", seen.append) is seen[0]
+    case.put(f"{version_name(0)}/weights.safetensors", b"weighty")
+    with pytest.raises(DigestMismatch, match="SHA-256"):
+        version.read("weights.safetensors", seen.append)
+    assert seen == [b"weights", b"weighty"]
+    case.put(f"{version_name(0)}/weights.safetensors", b"weight")
+    with pytest.raises(DigestMismatch, match="expected 7 bytes, found 6"):
+        version.read("weights.safetensors", seen.append)
+    assert len(seen) == 2, "what is too short is not worth a look"
+
+
+def test_bytes_that_come_right_the_second_time_are_not_those_that_were_looked_at(
+    case: StoreCase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shared.version_files._HASHED_APART_BYTES", 7)
+    publish(case.open())
+    name = f"{version_name(0)}/weights.safetensors"
+    case.put(name, b"weighty")
+    seen: list[bytes] = []
+
+    def look_and_mend(data: bytes) -> None:
+        seen.append(data)
+        case.put(name, b"weights")
+
+    assert case.open().open(0).read("weights.safetensors", look_and_mend) == b"weights"
+    assert seen == [b"weighty"]
+
+
 def test_a_file_that_is_missing_may_yet_come(case: StoreCase) -> None:
     publish(case.open())
     name = f"{version_name(0)}/policy.ts"

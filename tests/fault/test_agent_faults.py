@@ -73,6 +73,25 @@ class TestVersionsThatAreWrong:
         agent.reset()
         assert agent.policy.version == 2
 
+    def test_what_is_ready_acts_though_weights_came_after_it_that_turned_out_wrong(
+        self, store: LocalPolicyStore, make_agent: MakeAgent, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Large ones are brought into an engine before they are verified: into the standby's, where there is no other."""
+        monkeypatch.setattr("shared.version_files._HASHED_APART_BYTES", 0)
+        agent = make_agent()
+        for seed in range(4):
+            publish_seed(store, seed)
+            agent.reset()
+        publish_seed(store, 4)
+        agent._loader.load_pending()
+        publish_seed(store, 5)
+        _flip_byte(store, 5, WEIGHTS_FILE)
+        agent._loader.load_pending()
+        agent.reset()
+        assert agent.policy.version == 4
+        expected = eager(make_policy(seed=4), OBSERVATIONS, quiet_noise(make_policy(), 3))
+        np.testing.assert_array_equal(agent.act(OBSERVATIONS), expected[0])
+
     def test_a_corrupt_program_is_no_matter_to_whoever_has_it_already(
         self, store: LocalPolicyStore, make_agent: MakeAgent
     ) -> None:
@@ -96,7 +115,9 @@ class TestVersionsThatAreWrong:
         program: str,
     ) -> None:
         read: list[str] = []
-        monkeypatch.setattr(VersionDirectory, "read", lambda self, name: read.append(name) or _READ(self, name))
+        monkeypatch.setattr(
+            VersionDirectory, "read", lambda self, name, *meanwhile: read.append(name) or _READ(self, name, *meanwhile)
+        )
         agent = make_agent(engine=engine)
         for seed in range(4):
             publish_seed(store, seed, onnx=True)

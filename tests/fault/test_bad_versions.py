@@ -47,6 +47,13 @@ def lines() -> Iterator[list[str]]:
     logger.remove(sink)
 
 
+@pytest.fixture(params=["small", "large"])
+def _as_if(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large weights are brought into an engine while they are still being hashed."""
+    if request.param == "large":
+        monkeypatch.setattr("shared.version_files._HASHED_APART_BYTES", 0)
+
+
 def _kinds(slow: bool) -> list[object]:
     return [pytest.param(kind, id=kind.name) for kind in BAD_KINDS if (kind.name in SLOW_KINDS) is slow]
 
@@ -80,6 +87,7 @@ def _never_acts(store: LocalPolicyStore, agent: Agent, lines: list[str], kind: B
     _acts_as(agent, seed=2)
 
 
+@pytest.mark.usefixtures("_as_if")
 @pytest.mark.parametrize("kind", [k for k in _kinds(slow=False) if "acting" not in k.values[0].outcome])  # type: ignore[attr-defined]
 def test_it_never_acts(store: LocalPolicyStore, agent: Agent, lines: list[str], kind: BadKind) -> None:
     _never_acts(store, agent, lines, kind)
