@@ -76,7 +76,7 @@ class TestVersionsThatAreWrong:
     def test_what_is_ready_acts_though_weights_came_after_it_that_turned_out_wrong(
         self, store: LocalPolicyStore, make_agent: MakeAgent, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Large ones are brought into an engine before they are verified: into the standby's, where there is no other."""
+        """Large ones are brought into an engine before they are verified: the standby's, where there is no other."""
         monkeypatch.setattr("shared.version_files._HASHED_APART_BYTES", 0)
         agent = make_agent()
         for seed in range(4):
