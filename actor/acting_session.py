@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from loguru import logger
+from platformdirs import user_cache_path
 
 from actor.actor_settings import ActorSettings
 from actor.agent import Agent
@@ -19,7 +20,6 @@ from actor.program_trial import TrialLimits
 from actor.rollout_worker import RolloutWorker
 from actor.session_report import SessionReport, say, say_nothing
 from actor.stop_signal import StopSignal
-from actor.tried_programs import user_tried_programs
 from actor.version_selection import History, Newest, check_canary, parse_follow
 from shared.config import RunConfig
 from shared.environment_probe import find_environment
@@ -80,7 +80,8 @@ def act(settings: ActorSettings) -> int:
                 public_keys=keys,
                 run_id=None if source.config is None else source.config.run_id,
                 stale_after_s=settings.stale_after_s,
-                trial=TrialLimits(remember_in=user_tried_programs()) if settings.try_first else None,
+                trial=TrialLimits() if settings.try_first else None,
+                remember_in=user_cache_path("rl-hotswap"),
                 canary=settings.canary,
                 name=name,
             )

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -19,7 +20,9 @@ from actor.policy_loader import PolicyLoader
 from actor.policy_manager import PolicyManager
 from actor.program_ladder import ProgramLadder
 from actor.program_trial import ProgramTrial, TrialLimits
+from actor.remembered_quarantine import RememberedQuarantine
 from actor.trial_board import TrialBoard
+from actor.tried_programs import TriedPrograms
 from actor.version_life import VersionTable
 from actor.version_selection import Follow, check_canary, parse_follow
 from shared.authenticity import Authenticity
@@ -49,7 +52,8 @@ class Agent:
     the action. ``public_keys``: with them only versions that one of these keys signed may act, and of one run:
     ``run_id``, or that of the first. Once the newest is older than ``stale_after_s`` the log says so, as often.
     ``trial``: within what limits a program that was never seen before is tried, in a process of its own, which it may
-    hang or crash; None tries nothing first.
+    hang or crash; None tries nothing first. ``remember_in``: a directory, this user's own, in which it is remembered
+    what passed its trial and what was quarantined on this machine; None remembers nothing.
     ``canary``: a new version acts in this share of the episodes first, and is adopted unless its returns are worse than
     those of the version that acts (``actor/canary_gate.py``). It needs to be told of every episode: ``episodes_ended``.
     """
@@ -73,6 +77,7 @@ class Agent:
         run_id: str | None = None,
         stale_after_s: float = STALE_AFTER_S,
         trial: TrialLimits | None = None,
+        remember_in: Path | None = None,
         canary: float | None = None,
         name: str = "agent",
     ) -> None:
@@ -99,7 +104,7 @@ class Agent:
             measure=not synchronous,
             values=values,
             expected=signature,
-            trial=None if trial is None else ProgramTrial(trial, batch_size=self._batch_size),
+            trial=None if trial is None else self._trial(trial, remember_in),
         )
         self._follow = parse_follow(follow) if isinstance(follow, str) else follow
         check_canary(canary, self._follow)
@@ -117,6 +122,7 @@ class Agent:
             authenticity=Authenticity(public_keys, run_id),
             freshness=Freshness(stale_after_s, alarming=bool(public_keys)),
             canary=None if self._turns is None else self._gate(versions, self._turns),
+            remembered=None if remember_in is None else RememberedQuarantine(remember_in / "quarantine"),
         )
         self._policy: LoadedPolicy | None = None
         self._call: PolicyCall | None = None
@@ -222,6 +228,10 @@ class Agent:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _trial(self, limits: TrialLimits, remember_in: Path | None) -> ProgramTrial:
+        tried = None if remember_in is None else TriedPrograms(remember_in / "tried-programs")
+        return ProgramTrial(limits, batch_size=self._batch_size, tried=tried)
 
     def _gate(self, versions: VersionTable, turns: CanaryTurns) -> CanaryGate:
         board = TrialBoard(self._store.notes, self._name)

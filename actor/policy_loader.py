@@ -15,6 +15,7 @@ from actor.module_call import LoadedModule, load_policy
 from actor.policy_manager import PolicyManager
 from actor.policy_watcher import PolicyWatcher
 from actor.program_ladder import LadderResult, ProgramLadder, one_line
+from actor.remembered_quarantine import RememberedQuarantine
 from actor.version_life import VersionRecord, VersionState, VersionTable
 from actor.version_selection import Follow, History, Pinned, draw_older, select_version
 from shared.authenticity import Authenticity
@@ -66,12 +67,14 @@ class PolicyLoader:
         authenticity: Authenticity | None = None,
         freshness: Freshness | None = None,
         canary: CanaryGate | None = None,
+        remembered: RememberedQuarantine | None = None,
     ) -> None:
         self._store = store
         self._authenticity = authenticity or Authenticity()
         self._freshness = freshness or Freshness(float("inf"), alarming=False)
         self._manager = manager
         self._canary = canary
+        self._remembered = remembered
         self._versions = versions
         self._ladder = ladder
         self._follow = follow
@@ -270,9 +273,9 @@ class PolicyLoader:
         try:
             files = self._authenticity.open(self._store, version)
             digest = files.manifest.digest
-            if (reason := self._versions.quarantine_reason(digest)) is not None:
+            if (reason := self._quarantine_reason(digest)) is not None:
                 self._versions.fail(version, reason, digest=digest)
-                self._report("ERROR", f"version {version} has the content of one that is quarantined: {reason}")
+                self._report("ERROR", f"version {version} has a content that is quarantined: {reason}")
                 return None
             result = self._ladder.load(files, take_spare)
         except Exception as error:  # noqa: BLE001 - whatever a version does to us, we go on
@@ -282,6 +285,12 @@ class PolicyLoader:
         if (line := result.describe()) is not None:
             self._report("WARNING", line)
         return result
+
+    def _quarantine_reason(self, digest: str) -> str | None:
+        reason = self._versions.quarantine_reason(digest)
+        if reason is None and self._remembered is not None and (found := self._remembered.reason(digest)) is not None:
+            reason = f"{found} (an actor on this machine found that before)"
+        return reason
 
     def _fail(self, version: int, digest: str | None, error: Exception) -> None:
         reason = one_line(f"{type(error).__name__}: {error}")
@@ -326,6 +335,8 @@ class PolicyLoader:
             digest, reason = self._advice.popleft()
             if self._canary is not None:
                 self._canary.failed(digest, reason)
+            if self._remembered is not None:
+                self._remembered.add(digest, reason, self._name)
             try:
                 self._store.quarantine(digest, reason, self._name)
             except StoreError as error:

@@ -14,7 +14,6 @@ import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import BinaryIO
 
 import msgspec
@@ -38,24 +37,24 @@ class TrialLimits:
     """What a program may need while it is tried: seconds (more for a large one), and bytes of memory beside its own.
 
     ``times_slower``: how much longer than the fastest program seen so far a call may take, once it takes more than
-    ``call_s``. ``remember_in``: a directory, this user's own, for what has passed (``actor/tried_programs.py``).
+    ``call_s``.
     """
 
     timeout_s: float = 20.0
     memory_bytes: int = 2 * 2**30
     times_slower: float = 50.0
     call_s: float = 5e-4
-    remember_in: Path | None = None
 
 
 class ProgramTrial:
     """One process that stays, started when it is first needed or by ``start``. Belongs to one thread: the loader's."""
 
-    def __init__(self, limits: TrialLimits, *, batch_size: int) -> None:
+    def __init__(self, limits: TrialLimits, *, batch_size: int, tried: TriedPrograms | None = None) -> None:
+        """``tried``: what has passed before, on this machine."""
         self._limits = limits
         self._batch_size = batch_size
         self._passed: dict[tuple[EngineKind, str], float] = {}
-        self._tried = None if limits.remember_in is None else TriedPrograms(limits.remember_in)
+        self._tried = tried
         self._silent: set[tuple[EngineKind, str]] = set()
         self._process: _TrialProcess | None = None
 
@@ -132,8 +131,7 @@ class ProgramTrial:
         if times > self._limits.times_slower and call_s > self._limits.call_s:
             raise ProgramError(
                 f"a call takes {call_s * 1e3:.3g} ms at batch size {self._batch_size}, {times:.0f} times as long as "
-                f"with a program seen before; expected at most {self._limits.times_slower:g} times. An actor that is "
-                "started anew takes it all the same"
+                f"with a program seen before; expected at most {self._limits.times_slower:g} times"
             )
 
 

@@ -6,10 +6,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import msgspec
-from platformdirs import user_cache_path
 
 from shared.engines.engine import EngineKind
-from shared.small_files import write_whole
+from shared.small_files import forget_oldest, write_whole
 
 _LIBRARIES: dict[EngineKind, str] = {"onnx": "onnxruntime", "torchscript": "torch", "aot": "torch"}
 _MOST_REMEMBERED = 1000
@@ -53,14 +52,7 @@ class TriedPrograms:
             self._directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             data = msgspec.json.encode(_record(kind, call_s))
             write_whole(self._directory, _name(kind, program_digest, batch_size), data)
-            remembered = sorted(self._directory.iterdir(), key=lambda path: path.stat().st_mtime)
-            for path in remembered[:-_MOST_REMEMBERED]:
-                path.unlink(missing_ok=True)
-
-
-def user_tried_programs() -> Path:
-    """Where this user's actors keep it: under ``XDG_CACHE_HOME``, or what the system has in its place."""
-    return user_cache_path("rl-hotswap") / "tried-programs"
+            forget_oldest(self._directory, _MOST_REMEMBERED)
 
 
 def _name(kind: EngineKind, program_digest: str, batch_size: int) -> str:

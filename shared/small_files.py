@@ -20,6 +20,13 @@ def write_whole(directory: Path, name: str, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def forget_oldest(directory: Path, keep: int) -> None:
+    """Remove all but the ``keep`` files that were written last. Raises OSError."""
+    by_age = sorted(directory.iterdir(), key=lambda path: path.stat().st_mtime)
+    for path in by_age[:-keep]:
+        path.unlink(missing_ok=True)
+
+
 def sweep_unfinished(directory: Path, abandon_after_s: float) -> None:
     """Remove what was left by processes that were killed in ``write_whole``. Raises StoreUnavailable."""
     with storage(f"sweep {directory}"):

@@ -92,6 +92,42 @@ class TestVersionsThatAreWrong:
         expected = eager(make_policy(seed=4), OBSERVATIONS, quiet_noise(make_policy(), 3))
         np.testing.assert_array_equal(agent.act(OBSERVATIONS), expected[0])
 
+    def test_an_actor_that_is_started_again_remembers_what_was_quarantined(
+        self, store: LocalPolicyStore, make_agent: MakeAgent, lines: list[str], tmp_path: Path
+    ) -> None:
+        """Nothing but acting tells what is wrong with it, so that without this it would act again each time."""
+        agent = make_agent(remember_in=tmp_path / "cache", num_envs=None)
+        publish(store, TouchyPolicy(seed=0), touchy_exporter())
+        agent.reset()
+        bad = publish(store, TouchyPolicy(seed=1, nan_above=500.0), touchy_exporter())
+        agent.reset()
+        assert agent.policy.version == bad.version
+        agent.act(TOUCHING[0])
+        assert agent.policy.version == 0
+        agent.reset()
+        for started_again in range(2):
+            again = make_agent(remember_in=tmp_path / "cache" if started_again else tmp_path / "elsewhere")
+            again.reset()
+            assert again.policy.version == (0 if started_again else bad.version)
+        assert any(
+            f"version {bad.version} has a content that is quarantined: PolicyOutputError" in line
+            and "an actor on this machine found that before" in line
+            for line in lines
+        )
+
+    def test_where_nothing_can_be_remembered_an_actor_acts_all_the_same(
+        self, store: LocalPolicyStore, make_agent: MakeAgent, tmp_path: Path
+    ) -> None:
+        (tmp_path / "file").touch()
+        agent = make_agent(remember_in=tmp_path / "file")
+        publish(store, TouchyPolicy(seed=0), touchy_exporter())
+        agent.reset()
+        publish(store, TouchyPolicy(seed=1, nan_above=500.0), touchy_exporter())
+        agent.reset()
+        agent.act(TOUCHING)
+        agent.reset()
+        assert agent.policy.version == 0
+
     def test_a_corrupt_program_is_no_matter_to_whoever_has_it_already(
         self, store: LocalPolicyStore, make_agent: MakeAgent
     ) -> None:
@@ -245,7 +281,7 @@ class TestVersionsThatAreWrong:
             publish(store, make_policy(seed=9), exporter(), instead={PROBE_FILE: lie[PROBE_FILE]})
             agent.reset()
         assert agent.policy.version == 0
-        assert "version 2 has the content of one that is quarantined" in lines[-1]
+        assert "version 2 has a content that is quarantined" in lines[-1]
 
     def test_the_newest_older_one_that_verifies_acts_where_the_newest_does_not(
         self, store: LocalPolicyStore, make_agent: MakeAgent

@@ -77,6 +77,20 @@ def test_a_worse_version_acts_in_its_share_only_and_is_quarantined(
     assert 2 in act(agent, {0: 100, 1: 10, 2: 10}, 20)
 
 
+def test_an_actor_that_is_started_again_tries_no_version_that_was_worse(
+    store: LocalPolicyStore, make_canary: MakeAgent, tmp_path: Path
+) -> None:
+    """Of the trials in the store's notes only the last verdict is known."""
+    agent = make_canary(remember_in=tmp_path / "cache")
+    publish_seed(store, 0)
+    act(agent, {0: 100})
+    for version in (1, 2):
+        publish_seed(store, version)
+        assert version in act(agent, {0: 100, 1: 10, 2: 10}, ENOUGH)
+    again = make_canary(remember_in=tmp_path / "cache")
+    assert set(act(again, {0: 100, 1: 10, 2: 10}, ENOUGH)) == {0}
+
+
 def test_a_version_that_is_no_worse_is_adopted(
     store: LocalPolicyStore, make_canary: MakeAgent, lines: list[str]
 ) -> None:

@@ -107,7 +107,8 @@ def test_importable_programs_are_not_tried_their_code_was_allowed_by_name(trial:
 
 
 def _remembering(directory: Path, batch_size: int = 3) -> ProgramTrial:
-    return ProgramTrial(TrialLimits(timeout_s=60.0, remember_in=directory), batch_size=batch_size)
+    limits = TrialLimits(timeout_s=60.0)
+    return ProgramTrial(limits, batch_size=batch_size, tried=TriedPrograms(directory))
 
 
 @pytest.fixture(scope="module")
