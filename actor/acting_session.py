@@ -52,7 +52,9 @@ def act(settings: ActorSettings) -> int:
     with ExitStack() as stack:
         stop = stack.enter_context(StopSignal(ignore_interrupt=settings.supervised))
         _log(settings, name, None)
-        source = find_source(settings.env, settings.run_dir, settings.store, deadline_s=settings.deadline_s, say=tell)
+        source = find_source(
+            settings.env, settings.run_dir, settings.store, deadline_s=settings.deadline_s, say=tell, keys=keys
+        )
         _log(settings, name, source.run)
         kwargs = source.config.env_kwargs if source.config and source.config.env_id == settings.env else {}
         environments = stack.enter_context(

@@ -1,14 +1,16 @@
 """Where an actor's policies come from: a run's directory, found or given, or a bare store."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from shared.authenticity import check_run_config
 from shared.config import RunConfig
-from shared.errors import ConfigurationError, PolicyUnavailable
+from shared.errors import ConfigurationError, NotAuthentic, PolicyUnavailable
 from shared.policy_store import PolicyStore, open_store
 from shared.run_directory import DEFAULT_ROOT, RunDirectory, find_run
+from shared.signing import PublicKey
 
 _LOOK_AGAIN_S = 0.2
 
@@ -24,31 +26,50 @@ class PolicySource:
 
 
 def find_source(
-    env_id: str, run_dir: Path | None, store: str | None, *, deadline_s: float, say: Callable[[str], None]
+    env_id: str,
+    run_dir: Path | None,
+    store: str | None,
+    *,
+    deadline_s: float,
+    say: Callable[[str], None],
+    keys: Sequence[PublicKey] = (),
 ) -> PolicySource:
     """The store at ``store``, or the run at ``run_dir``, or the run of ``env_id`` that is live, else the newest.
 
-    Waits until the run is there and its learner has said what actors must know, after having ``say`` tell what it waits
-    for, and where. Raises PolicyUnavailable after ``deadline_s``, StoreError and ConfigurationError.
+    Waits until the run is there and its learner has said what actors must know, signed with one of ``keys`` where there
+    are any, after having ``say`` tell what it waits for, and where. Raises PolicyUnavailable after ``deadline_s``,
+    StoreError and ConfigurationError.
     """
     if store is not None:
         return PolicySource(_open_existing(store), store)
     until_s = time.monotonic() + deadline_s
-    waits_for = (
-        f"a learner in {run_dir}" if run_dir else f"a run of {env_id} under {DEFAULT_ROOT}{'/'}, none is there yet"
-    )
-    waited = False
+    nobody = f"a learner in {run_dir}" if run_dir else f"a run of {env_id} under {DEFAULT_ROOT}{'/'}, none is there yet"
+    told = None
     while True:
         run = RunDirectory(run_dir) if run_dir is not None else find_run(env_id)
         config = None if run is None else run.run_config()
-        if run is not None and (config is not None or run.has_version()):
+        if run is None or (config is None and not run.has_version()):
+            lacks, hint = nobody, f" (python scripts/train.py --env {env_id} starts one)"
+        elif (fault := _not_authentic(run, config, keys)) is not None:
+            lacks, hint = f"a run that can be believed: {fault}", ""
+        else:
             return PolicySource(open_store(str(run.policies)), str(run.policies), run, config)
-        if not waited:
-            say(f"waiting for {waits_for} (python scripts/train.py --env {env_id} starts one)")
-            waited = True
+        if lacks != told:
+            say(f"waiting for {lacks}{hint}")
+            told = lacks
         if time.monotonic() > until_s:
-            raise PolicyUnavailable(f"nothing to act with after {deadline_s:g} s: waited for {waits_for}")
+            raise PolicyUnavailable(f"nothing to act with after {deadline_s:g} s: waited for {lacks}")
         time.sleep(_LOOK_AGAIN_S)
+
+
+def _not_authentic(run: RunDirectory, config: RunConfig | None, keys: Sequence[PublicKey]) -> str | None:
+    """Why what the run says is not to be believed; a learner that goes on with another key will write it anew."""
+    try:
+        if config is not None:
+            check_run_config(config, keys, f"{run.path}/run.json")
+    except NotAuthentic as error:
+        return str(error)
+    return None
 
 
 def _open_existing(where: str) -> PolicyStore:

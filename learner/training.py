@@ -18,6 +18,7 @@ from learner.policy_publisher import PolicyPublisher
 from learner.run_options import RunOptions
 from learner.run_signing import signing_key_for
 from learner.training_observer import TrainingObserver, summarise
+from shared.authenticity import sign_run_config
 from shared.config import RunConfig
 from shared.environment_probe import EnvironmentDescription, describe_environment
 from shared.errors import ConfigurationError
@@ -123,7 +124,7 @@ def _run_config(options: RunOptions, run: RunDirectory, learner: Learner, key: S
         )
     run_id = before.run_id if before is not None else secrets.token_hex(8)
     keys = None if options.listen is None or not needs_keys(options.listen) else keep_learner_keys(run.path)
-    return RunConfig(
+    config = RunConfig(
         run_id=run_id,
         env_id=options.env,
         env_kwargs=options.environment_kwargs(),
@@ -134,6 +135,7 @@ def _run_config(options: RunOptions, run: RunDirectory, learner: Learner, key: S
         learner_public_key=None if keys is None else keys.public_key,
         policy_public_key=None if key is None else str(key.public),
     )
+    return config if key is None else sign_run_config(config, key)
 
 
 def _publisher(

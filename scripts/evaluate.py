@@ -22,7 +22,7 @@ from actor.environments import Environments
 from actor.version_selection import Pinned
 from learner.run_options import parse_env_kwargs
 from scripts.one_version_store import OneVersionStore
-from shared.authenticity import Authenticity
+from shared.authenticity import Authenticity, check_run_config
 from shared.command_line import run_command
 from shared.errors import ConfigurationError, VersionNotFound
 from shared.log import set_up_logging
@@ -97,6 +97,8 @@ def main(options: EvaluateOptions) -> int:
     keys = public_keys_of(options.public_key)
     files, run = _find(options)
     config = None if run is None else run.run_config()
+    if run is not None and config is not None:
+        check_run_config(config, keys, f"{run.path}/run.json")
     Authenticity(keys, None if config is None else config.run_id).check(files)
     if env_kwargs is None:
         env_kwargs = {} if config is None else config.env_kwargs

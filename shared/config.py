@@ -15,7 +15,8 @@ class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ``learner_timeout_s`` is how long a silence makes a sender believe that the learner is away. With a
     ``learner_public_key`` (hexadecimal) the learner takes encrypted rollouts only, from actors that have the run's key.
     ``policy_public_key`` tells with which key the run's versions are signed, for people and for a learner that goes on;
-    an actor believes only the keys that whoever starts it names.
+    an actor believes only the keys that whoever starts it names. ``authentication`` (hexadecimal) is that key's
+    signature of all the rest (``shared/authenticity.py``).
     """
 
     run_id: str
@@ -30,6 +31,7 @@ class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     learner_timeout_s: float = 5.0
     learner_public_key: str | None = None
     policy_public_key: str | None = None
+    authentication: str | None = None
 
 
 def encode_run_config(config: RunConfig) -> bytes:

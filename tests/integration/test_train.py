@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import psutil
 import pytest
 
@@ -330,4 +331,17 @@ def test_a_training_that_signs(tmp_path: Path) -> None:
             cwd=_REPOSITORY,
         )
         assert acted.returncode == code, acted.stderr
-    assert "NotAuthentic: " in acted.stderr
+    assert re.search(
+        r"run\.json has no signature by ed25519:.*: it is another key's, or was changed since", acted.stderr
+    )
+    config = run.run_config()
+    assert config is not None
+    run.write_run_config(msgspec.structs.replace(config, env_kwargs={"max_episode_steps": 3}))
+    forged = subprocess.run(
+        [*act, f"--public-key={key.public}", "--deadline-s=2"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=_REPOSITORY,
+    )
+    assert (forged.returncode, "was changed since" in forged.stderr) == (2, True), forged.stderr
