@@ -82,8 +82,8 @@ class RunOptions:
             raise ConfigurationError("--target-return is a number; found nan")
         if self.listen is not None:
             check_listen_address(self.listen)
-        if self.seed < 0:
-            raise ConfigurationError(f"--seed is 0 or more; found {self.seed}")
+        if not 0 <= self.seed < 2**63:  # what torch and environments take
+            raise ConfigurationError(f"--seed is 0 or more, and below 2**63; found {self.seed}")
 
     def environment_kwargs(self) -> dict[str, Any]:
         """``env_kwargs`` as a dictionary. Raises ConfigurationError where it is no JSON object."""
