@@ -42,7 +42,9 @@ class TrainOptions(ActingOptions):
     """Train a policy on this machine, with actor processes that adopt each new version while they run.
 
     Exit code 0: the target or the step limit was reached. 1: --max-seconds came first. 2: it could not do what was
-    asked. 3: the learner died again and again. 130: Ctrl-C; a checkpoint is written, and --resume goes on from there.
+    asked. 3: the learner died again and again. 130: Ctrl-C; once training has begun, a checkpoint is written, and
+    --resume goes on from there. With --actors 0 the last regular one stays the last, so that what is resumed is the
+    same training, bit for bit.
     """
 
     actors: int = 1
