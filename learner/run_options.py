@@ -47,7 +47,8 @@ class RunOptions:
     target_return: float | None = None
     """End when the last 100 episodes' mean return is this; by default the environment's own threshold; inf is never."""
     max_seconds: float | None = None
-    """End after this many seconds, with exit code 1, if neither target nor step limit was reached before."""
+    """End after this many seconds, with exit code 1, if neither target nor step limit was reached before. A learner
+    that dies and is started again has what is left of them; --resume has all of them again."""
 
     publish_every_updates: int = 1
     """A policy version is published after this many updates, or after --publish-every-s, whichever comes first."""
