@@ -24,7 +24,8 @@ _Text = Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")]
 class ActorSettings:
     """Act with the newest policy that can be trusted, and follow it as it changes.
 
-    Where the run's learner is alive, what is acted is learned from: this joins a training. Otherwise it just acts.
+    Where the run's learner is alive at the start, what is acted is learned from: this joins a training. Otherwise it
+    just acts, and goes on so though a learner comes later.
     Each episode's return is printed with the version that acted, and a line for each new version.
     """
 
@@ -43,8 +44,9 @@ class ActorSettings:
     process each: pays where a step takes about a millisecond or more), envpool (extra envpool; other programs under the
     same names, so only where asked for). auto: entry_point where there is one, else sync or async, by measuring."""
     engine: EngineChoice = "auto"
-    """What runs the policy; auto measures which is fastest here. aot needs --trust-native; compile and eager need
-    --trust-module. Where a version has no program for it, the others are tried."""
+    """What runs the policy. auto: onnx, unless a call of it takes over 1 ms and TorchScript measures clearly faster.
+    aot needs --trust-native; compile and eager need --trust-module. Where a version has no program for it, the others
+    are tried."""
     trust_native: _Switch = False
     """Run native code out of the store (policy.pt2), which nothing holds back: trust who published it."""
     trust_module: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="PREFIX", help_behavior_hint="")] = ()

@@ -169,6 +169,8 @@ class PolicyLoader:
         if failures:
             return "; ".join(failures)
         known = self.watcher.known
+        if not self.watcher.has_listed:
+            return "it has not been read yet: give it more time"
         if not known:
             return "no version has been published there yet"
         if isinstance(self._follow, Pinned) and self._follow.version not in known:

@@ -61,6 +61,11 @@ class PolicyWatcher:
         return self._watch is not None
 
     @property
+    def has_listed(self) -> bool:
+        """Whether ``known`` was ever read from the store; before that it is empty whatever is there."""
+        return math.isfinite(self._listed_at_s)
+
+    @property
     def interval_s(self) -> float:
         """Seconds between two calls of ``check`` without any event: ``rescan_s`` with events or for a remote store."""
         return self._rescan_s if self.has_events or self._path is None else self._poll_s
@@ -105,7 +110,7 @@ class PolicyWatcher:
             announced.add(self._announced.popleft())
         newest = self.known[-1] if self.known else -1
         new = sorted(version for version in announced if version > newest)
-        if math.isinf(self._listed_at_s):
+        if not self.has_listed:
             return False  # what was there before the events is not known
         self.known = (*self.known, *new)
         return bool(new)

@@ -1,5 +1,7 @@
 """Every setting of training, as plain data: no torch here, so that commands can show their help at once."""
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,6 +23,38 @@ class NetworkConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     shared_trunk: bool = True
     normalize_observations: bool = False
     initial_log_std: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Bound:
+    """What holds for the numbers of these names, where they are given at all."""
+
+    names: tuple[str, ...]
+    expected: str
+    holds: Callable[[float], bool]
+
+
+_BOUNDS = (
+    _Bound(
+        ("recurrent_size", "rollout_length", "batch_steps", "epochs", "minibatch_size", "anneal_steps"),
+        "is at least 1",
+        lambda value: value >= 1,
+    ),
+    _Bound(("max_lag",), "is at least 0", lambda value: value >= 0),
+    _Bound(
+        ("learning_rate", "max_grad_norm", "max_rho", "clip", "value_clip", "target_kl"),
+        "is above 0 and finite",
+        lambda value: 0 < value < math.inf,
+    ),
+    _Bound(
+        ("value_coefficient", "entropy_coefficient"),
+        "is at least 0 and finite",
+        lambda value: 0 <= value < math.inf,
+    ),
+    _Bound(("gamma", "trace_lambda", "final_fraction"), "lies in [0, 1]", lambda value: 0 <= value <= 1),
+    # exp of it, squared and inverted too, stays well within float32.
+    _Bound(("initial_log_std",), "lies in [-20, 20]", lambda value: -20 <= value <= 20),
+)
 
 
 @dataclass(frozen=True)
@@ -93,16 +127,11 @@ class LearnerConfig:
     """Learn values in units of the returns' running root mean square."""
 
     def __post_init__(self) -> None:
-        for name in ("rollout_length", "batch_steps", "epochs", "minibatch_size", "recurrent_size"):
-            _require(getattr(self, name) >= 1, f"{name} is at least 1", getattr(self, name))
         _require(all(size >= 1 for size in self.hidden_sizes), "hidden_sizes are at least 1", self.hidden_sizes)
-        _require(self.max_lag >= 0, "max_lag is at least 0", self.max_lag)
-        _require(self.learning_rate > 0, "learning_rate is above 0", self.learning_rate)
-        _require(self.anneal_steps is None or self.anneal_steps >= 1, "anneal_steps is at least 1", self.anneal_steps)
-        for name in ("gamma", "trace_lambda", "final_fraction"):
-            _require(0 <= getattr(self, name) <= 1, f"{name} lies in [0, 1]", getattr(self, name))
-        for name in ("clip", "max_rho"):
-            _require(getattr(self, name) > 0, f"{name} is above 0", getattr(self, name))
+        for bound in _BOUNDS:
+            for name in bound.names:
+                value = getattr(self, name)
+                _require(value is None or bound.holds(value), f"{name} {bound.expected}", value)
 
     @property
     def network_config(self) -> NetworkConfig:

@@ -119,6 +119,7 @@ class LearnerLoop:
         if rule.target_return is not None and self.episodes.solved(rule.target_return):
             if self.counters.time_to_target_s is None:
                 self.counters.time_to_target_s = self.clock.train_s
+                self.counters.target_reached = rule.target_return
             return Outcome.TARGET_REACHED
         if rule.total_steps is not None and self.counters.env_steps >= rule.total_steps:
             return Outcome.STEP_LIMIT
@@ -203,6 +204,7 @@ class LearnerLoop:
         if self._begin_epoch is not None and self.counters.checkpoints and not self._publishing.is_current(updates):
             self._publish()
         self.counters.checkpoints += 1
+        self.counters.published = self.publisher.published
         try:
             self._checkpoints.save(self.counters.checkpoints, self._state())
         except CheckpointError as error:
@@ -225,6 +227,8 @@ class LearnerLoop:
         _, state = self._checkpoints.load_newest()
         self.learner.load_state_dict(state["learner"])
         self.counters = msgspec.convert(state["counters"], LoopCounters)
+        self.counters.forget_lower_target(self._stopping.target_return)
+        self.publisher.resume(self.counters.published)
         self.episodes = EpisodeWindow.from_state(state["episodes"])
         self.clock.restore(state["clock"])
         self.receiver.restore(state["accounts"])

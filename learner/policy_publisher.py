@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from learner.outage import Outage
 from learner.policy_export import WEIGHTS_FILE, PolicyExporter
 from learner.store_keeper import StoreKeeper
+from learner.training_statistics import PublishedVersions
 from shared.engines.eager import module_tensors
 from shared.errors import StoreError
 from shared.manifest import FileEntry, Manifest, ProbeEntry, ProgramEntry, TrainingProgress
@@ -34,7 +35,7 @@ class PolicyPublisher:
     Nothing that goes wrong here is raised into the training: it is logged and kept in ``last_error``. What a store did
     not take is tried again, less and less often, until something newer takes its place: actors without a policy send
     nothing, so that without that there might never be another update. ``latest_version`` is the newest version that
-    this publisher committed.
+    this publisher committed; ``published`` counts those of the whole run.
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class PolicyPublisher:
     ) -> None:
         """``synchronous`` publishes on the caller's thread, before ``publish`` returns, and tries nothing again."""
         self.latest_version: int | None = None
-        self.versions_published = 0
+        self.published = PublishedVersions()  # replaced and not changed: other threads read it
         self.last_error: Exception | None = None
         self._digests: dict[int, str] = {}
         self._exporter = exporter
@@ -86,6 +87,14 @@ class PolicyPublisher:
             logger.warning("cannot tell whether version {} exists: {}", version, error)
             return None
         return None if newest is None or version <= newest else f"version {version} was never published"
+
+    def resume(self, published: PublishedVersions) -> None:
+        """Count on from what a checkpoint tells, and from what is in the store that came after it."""
+        self.published = published
+        try:
+            self.published = published.and_those_since(self._store.versions())
+        except StoreError as error:
+            logger.warning("cannot tell what was published after the checkpoint: {}", error)
 
     def publish(self, module: nn.Module, progress: TrainingProgress) -> None:
         """Publish the weights as they are now: they are copied before this returns. Does nothing once closed."""
@@ -157,7 +166,7 @@ class PolicyPublisher:
         self.last_error = None
         self._remember(manifest)
         self.latest_version = manifest.version
-        self.versions_published += 1
+        self.published = self.published.and_one_more(manifest.version)
         logger.debug("published version {} of update {}", manifest.version, request.progress.update)
         self._outage.worked()
         self._keeper.published(manifest)

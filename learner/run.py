@@ -18,6 +18,7 @@ from learner.outcome import Outcome
 from learner.run_options import LearnerRun
 from shared.command_line import run_command
 from shared.config import RunConfig
+from shared.environment_probe import find_environment
 from shared.errors import ConfigurationError
 from shared.log import set_up_logging
 from shared.process_guard import die_with_parent
@@ -35,6 +36,7 @@ def run_training(options: LearnerRun, train: Callable[[RunDirectory, Callable[[]
     if options.supervised:
         die_with_parent()
     stop = stop_on_signals()
+    find_environment(options.env)  # before anything is made
     run = choose_run_directory(options.env, options.run_dir, resume=options.resume)
     set_up_logging("learner", run.logs, supervised=options.supervised)
 

@@ -47,7 +47,8 @@ class RunOptions:
     target_return: float | None = None
     """End when the last 100 episodes' mean return is this; by default the environment's own threshold; inf is never."""
     max_seconds: float | None = None
-    """End after this many seconds, with exit code 1, if neither target nor step limit was reached before."""
+    """End after this many seconds, with exit code 1, if neither target nor step limit was reached before. A learner
+    that dies and is started again has what is left of them; --resume has all of them again."""
 
     publish_every_updates: int = 1
     """A policy version is published after this many updates, or after --publish-every-s, whichever comes first."""
@@ -82,8 +83,8 @@ class RunOptions:
             raise ConfigurationError("--target-return is a number; found nan")
         if self.listen is not None:
             check_listen_address(self.listen)
-        if self.seed < 0:
-            raise ConfigurationError(f"--seed is 0 or more; found {self.seed}")
+        if not 0 <= self.seed < 2**63:  # what torch and environments take
+            raise ConfigurationError(f"--seed is 0 or more, and below 2**63; found {self.seed}")
 
     def environment_kwargs(self) -> dict[str, Any]:
         """``env_kwargs`` as a dictionary. Raises ConfigurationError where it is no JSON object."""

@@ -88,7 +88,7 @@ def summarise(loop: "LearnerLoop") -> Summary:
         time_to_target_s=loop.counters.time_to_target_s,
         mean_return=loop.episodes.mean_return,
         steps_per_s=loop.counters.env_steps / train_s if train_s else 0.0,
-        versions_published=loop.publisher.versions_published,
+        versions_published=loop.publisher.published.count,
         reloads=loop.counters.reloads,
         actor_restarts=loop.receiver.actor_restarts,
         rollouts=loop.receiver.accounts,

@@ -10,17 +10,41 @@ from shared.rollout import EpisodeEnds
 WINDOW_EPISODES = 100
 
 
+class PublishedVersions(msgspec.Struct, frozen=True):
+    """How many versions a run has published, over all its learners, and the newest of those that were counted."""
+
+    count: int = 0
+    newest: int | None = None
+
+    def and_one_more(self, version: int) -> "PublishedVersions":
+        """With ``version`` counted too."""
+        return PublishedVersions(self.count + 1, version)
+
+    def and_those_since(self, versions: Iterable[int]) -> "PublishedVersions":
+        """With those of ``versions`` counted that are newer: published after this was kept."""
+        since = [version for version in versions if self.newest is None or version > self.newest]
+        return PublishedVersions(self.count + len(since), max(since, default=self.newest))
+
+
 class LoopCounters(msgspec.Struct):
     """The learner loop's own counters; all of them survive in checkpoints.
 
-    ``reloads`` counts how often an actor's rollouts came from another version than its rollout before.
+    ``reloads`` counts how often an actor's rollouts came from another version than its rollout before; ``published``
+    is as of the last checkpoint; ``target_reached`` is the target that ``time_to_target_s`` is of.
     """
 
     updates: int = 0
     env_steps: int = 0
     reloads: int = 0
     checkpoints: int = 0
+    published: PublishedVersions = PublishedVersions()
     time_to_target_s: float | None = None
+    target_reached: float | None = None
+
+    def forget_lower_target(self, target_return: float | None) -> None:
+        """A run that goes on with a higher target than it has reached has not reached that one."""
+        if target_return is not None and (self.target_reached is None or self.target_reached < target_return):
+            self.time_to_target_s = self.target_reached = None
 
 
 class EpisodeWindow:

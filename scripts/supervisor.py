@@ -20,6 +20,7 @@ from loguru import logger
 from scripts.child_process import ChildProcess
 from shared.command_line import CANNOT
 from shared.errors import ConfigurationError
+from shared.log import tell_warnings
 from shared.process_guard import Lifeline
 from shared.progress import Progress
 from shared.run_directory import RunDirectory
@@ -107,12 +108,13 @@ class Supervisor:
 
         Raises ConfigurationError with a child's own words where it could not do what was asked.
         """
-        with self._selector, _stop_signals(self._selector, self._signals), Lifeline() as lifeline:
-            try:
-                code = self._until_over(lifeline)
-            finally:
-                self._end([self._learner, *self._actors], deadline_s=0.0)
-        self._amend_summary()
+        with tell_warnings(self._tell_of_oneself):
+            with self._selector, _stop_signals(self._selector, self._signals), Lifeline() as lifeline:
+                try:
+                    code = self._until_over(lifeline)
+                finally:
+                    self._end([self._learner, *self._actors], deadline_s=0.0)
+            self._amend_summary()
         self._show(self._standing())
         return code
 
@@ -148,7 +150,7 @@ class Supervisor:
             self._run.forget_summary()
         except OSError as error:
             slot.start_at_s = time.monotonic() + _LOOK_AGAIN_S
-            self._say(f"{self._run.path} cannot be written to ({error}); the learner waits until it can")
+            logger.warning("{} cannot be written to ({}); the learner waits until it can", self._run.path, error)
             return False
         self._progress_before = self._run.progress()
         return True
@@ -203,7 +205,7 @@ class Supervisor:
             raise ConfigurationError(_last_words(process))
         self._note_death(self._learner, process, code, got_further=self._learner_got_further())
         if self._learner.deaths_in_a_row >= _LEARNER_DEATHS_IN_A_ROW:
-            self._say(f"the learner died {self._learner.deaths_in_a_row} times in a row; giving up")
+            logger.warning("the learner died {} times in a row; giving up", self._learner.deaths_in_a_row)
             return GAVE_UP
         return None
 
@@ -239,7 +241,7 @@ class Supervisor:
         delay_s = restart_delay_s(slot.deaths_in_a_row)
         slot.start_at_s = time.monotonic() + delay_s
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        self._say(f"{slot.name} {how} ({_last_words(process)}); it is started again in {delay_s:g} s")
+        logger.warning("{} {} ({}); it is started again in {:g} s", slot.name, how, _last_words(process), delay_s)
 
     def _take_ended(self, slot: Slot) -> tuple[ChildProcess, int] | None:
         """A process that has ended is taken out of its slot, with its exit code."""
@@ -258,7 +260,7 @@ class Supervisor:
     def _stop(self, number: int) -> int:
         """Within 3 s: the learner writes its checkpoint and summary, and tells the actors; who is late is killed."""
         began_s = time.monotonic()
-        self._say(f"{signal.Signals(number).name}: stopping")
+        logger.warning("{}: stopping", signal.Signals(number).name)
         self._show(self._standing())
         self._end([self._learner], began_s + _LEARNER_GRACE_S)
         self._end(self._actors, began_s + _LEARNER_GRACE_S + _ACTOR_GRACE_S)
@@ -273,7 +275,7 @@ class Supervisor:
             self._wait(_TICK_S / 4)
         for slot in self._living(slots):
             if slot.process is not None:
-                self._say(f"{slot.name} had not stopped in time and was killed")
+                logger.warning("{} had not stopped in time and was killed", slot.name)
                 slot.process.kill()
                 self._take_ended(slot)
 
@@ -282,9 +284,8 @@ class Supervisor:
             self._take_ended(slot)
         return [slot for slot in slots if slot.process is not None]
 
-    def _say(self, message: str) -> None:
-        logger.warning(message)
-        self._messages.append(message)
+    def _tell_of_oneself(self, line: str) -> None:
+        self._messages.append(f"supervisor: {line}")
 
     def _amend_summary(self) -> None:
         """A learner sees an actor come back; one that died before it was first heard of, only its supervisor saw."""
@@ -294,7 +295,9 @@ class Supervisor:
             try:
                 self._run.write_summary(msgspec.structs.replace(summary, actor_restarts=restarts))
             except OSError as error:
-                self._say(f"summary.json keeps {summary.actor_restarts} actor restarts, it were {restarts}: {error}")
+                logger.warning(
+                    "summary.json keeps {} actor restarts, not {}: {}", summary.actor_restarts, restarts, error
+                )
 
 
 def _last_words(process: ChildProcess) -> str:

@@ -1,6 +1,7 @@
 """``python scripts/train.py``: trains on this machine, with several actor processes, and shows it."""
 
 import sys
+import time
 from pathlib import Path
 
 if __name__ == "__main__":  # started as a file, so the path begins with scripts/: it has to begin with the checkout
@@ -35,6 +36,8 @@ COMMAND = "python scripts/train.py"
 
 # An actor that is there before the learner has imported torch waits for it; the learner's end ends the wait.
 _ACTOR_DEADLINE_S = 600
+# What a learner is given that is started again when the time is over: it sums up, and ends.
+_HARDLY_ANY_S = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +45,9 @@ class TrainOptions(ActingOptions):
     """Train a policy on this machine, with actor processes that adopt each new version while they run.
 
     Exit code 0: the target or the step limit was reached. 1: --max-seconds came first. 2: it could not do what was
-    asked. 3: the learner died again and again. 130: Ctrl-C; a checkpoint is written, and --resume goes on from there.
+    asked. 3: the learner died again and again. 130: Ctrl-C; once training has begun, a checkpoint is written, and
+    --resume goes on from there. With --actors 0 the last regular one stays the last, so that what is resumed is the
+    same training, bit for bit.
     """
 
     actors: int = 1
@@ -101,10 +106,11 @@ def train(options: TrainOptions, run: RunDirectory) -> int:
     console = Console()
     with run.lock_supervisor():
         _keep_options(options, run)
+        began_s = time.monotonic()
         with open_display(console, f"{options.env} in {run.path}") as display:
             code = Supervisor(
                 run,
-                partial(learner_command, options, run),
+                lambda starts: learner_command(options, run, starts, time.monotonic() - began_s),
                 partial(actor_command, options, run, public_key=None if key is None else key.public),
                 options.actors,
                 display.show,
@@ -127,11 +133,16 @@ def _keep_options(options: TrainOptions, run: RunDirectory) -> None:
         ) from error
 
 
-def learner_command(options: TrainOptions, run: RunDirectory, starts: int) -> list[str]:
-    """What starts the learner, which was started ``starts`` times before: then it goes on from its last checkpoint."""
+def learner_command(options: TrainOptions, run: RunDirectory, starts: int, elapsed_s: float) -> list[str]:
+    """What starts the learner, which was started ``starts`` times in the ``elapsed_s`` seconds before.
+
+    One that is started again goes on from its last checkpoint, and has what is left of --max-seconds.
+    """
     kind, module = (LearnerRun, "learner.run") if options.actors else (SingleProcessRun, "scripts.single_process")
     own: dict[str, Any] = {"supervised": True, "run_dir": run.path}
     own["resume"] = options.resume if starts == 0 else run.has_checkpoint()
+    if starts > 0 and options.max_seconds is not None:
+        own["max_seconds"] = max(options.max_seconds - elapsed_s, _HARDLY_ANY_S)
     given = {entry.name: getattr(options, entry.name) for entry in fields(kind) if hasattr(options, entry.name)}
     return python_module(module, to_flags(kind(**{**given, **own})))
 

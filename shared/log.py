@@ -1,7 +1,8 @@
 """Logging as every process here does it: to the terminal, and to a rotating file of its own in the run directory."""
 
 import sys
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -49,6 +50,22 @@ def set_up_logging(
         logger.add(sys.stderr, level=terminal_level, format=TERMINAL_FORMAT, diagnose=False)
     if log_dir is not None:
         _add_file(log_dir / f"{process_name}.log", file_level)
+
+
+@contextmanager
+def tell_warnings(tell: Callable[[str], None]) -> Iterator[None]:
+    """Tell warnings and worse of this process, each as one line in the form that supervised children show theirs."""
+    sink = logger.add(
+        lambda line: tell(line.rstrip("\n")),
+        level="WARNING",
+        format=SUPERVISED_FORMAT,
+        colorize=False,
+        diagnose=False,
+    )
+    try:
+        yield
+    finally:
+        logger.remove(sink)
 
 
 def _add_file(path: Path, level: Level) -> None:

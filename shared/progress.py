@@ -35,7 +35,10 @@ class Progress(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 
 class Summary(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What came of a training. ``time_to_target_s`` counts from the first environment step; None: not reached."""
+    """What came of a run, over all its learners. ``time_to_target_s`` counts from the first environment step.
+
+    None: the target of the last learner was not reached.
+    """
 
     solved: bool
     env_steps: int

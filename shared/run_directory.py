@@ -245,8 +245,15 @@ def replace_file(path: Path, data: bytes) -> None:
 
 @contextlib.contextmanager
 def _hold(path: Path, who: str) -> Iterator[None]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+b", buffering=0) as file:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        opened = path.open("a+b", buffering=0)
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot open the {who}'s lock file {path}: {error.strerror or error}; remove what is there, or choose "
+            "another --run-dir"
+        ) from error
+    with opened as file:
         _lock(file.fileno(), path, who)
         with contextlib.suppress(OSError):  # whose it is only serves a message, and the disk may be full
             file.truncate(0)

@@ -137,7 +137,7 @@ def test_the_same_seed_gives_the_same_episodes(tmp_path: Path, store: PolicyStor
         (["--run-dir=elsewhere"], "--run-dir and --store"),
         (["--store={file}"], "file"),
         (["--store={file}-typo"], "there is no policy store"),
-        (["--store={empty}"], "no version has been published"),
+        (["--store={empty}", "--deadline-s=2"], "no version has been published"),
         (["--store=nonsense://x"], "nonsense"),
         (["--episode-log={empty}"], "cannot write the episode log"),
     ],

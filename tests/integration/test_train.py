@@ -15,6 +15,7 @@ import msgspec
 import psutil
 import pytest
 
+from learner.checkpoint import CheckpointStore
 from shared.authenticity import Authenticity
 from shared.policy_store import LocalPolicyStore
 from shared.progress import Summary
@@ -148,9 +149,12 @@ def test_ctrl_c_leaves_a_checkpoint_to_resume_from(tmp_path: Path) -> None:
     assert process.returncode == 130
     assert all(_gone(child) for child in children.values())
     assert "had not stopped in time" not in said
-    before = _summary(run)
+    before, progress = _summary(run), run.progress()
+    assert progress is not None
+    assert CheckpointStore(run.checkpoints).load_newest()[1]["counters"]["updates"] == progress.updates > 0
     newest = LocalPolicyStore(run.policies).newest()
     assert newest is not None
+    assert before.versions_published == newest + 1
 
     # Every flag but the new one is the run's own: another hidden size would not fit the checkpoint.
     done = _train(run.path, "--resume", f"--total-steps={before.env_steps + 1000}")
@@ -158,7 +162,9 @@ def test_ctrl_c_leaves_a_checkpoint_to_resume_from(tmp_path: Path) -> None:
     after = _summary(run)
     assert after.env_steps >= before.env_steps + 1000
     assert after.rollouts.learned > before.rollouts.learned
-    assert (LocalPolicyStore(run.policies).newest() or 0) > newest
+    newest = LocalPolicyStore(run.policies).newest()
+    assert newest is not None
+    assert after.versions_published == newest + 1 > before.versions_published
     assert "at update" in (run.logs / "learner.log").read_text()
 
 

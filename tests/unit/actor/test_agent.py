@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from actor.agent import Agent
+from actor.policy_loader import PolicyLoader
 from actor.version_selection import History
 from learner.policy_export import WEIGHTS_FILE
 from shared.errors import ConfigurationError, PolicyUnavailable, SignatureMismatch
@@ -312,6 +313,14 @@ class TestNothingToActWith:
         )
         with pytest.raises(PolicyUnavailable, match=r"call reset\(\) first"):
             _ = agent.policy
+
+    def test_a_store_that_there_was_no_time_to_look_into_is_not_called_empty(
+        self, store: LocalPolicyStore, make_agent: MakeAgent, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        publish_seed(store, 0)
+        monkeypatch.setattr(PolicyLoader, "load_pending", lambda _self: None)
+        with pytest.raises(PolicyUnavailable, match=r"after 0 s, .*: it has not been read yet: give it more time$"):
+            make_agent().reset()
 
     def test_it_waits_for_the_first_version(self, store: LocalPolicyStore, make_agent: MakeAgent) -> None:
         agent = make_agent(synchronous=False, deadline_s=60.0)

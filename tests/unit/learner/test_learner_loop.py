@@ -1,5 +1,6 @@
 """The learner's loop over an in-process transport: turns, lag, cadence, what ends it, and how it goes on."""
 
+import shutil
 from pathlib import Path
 
 import msgspec
@@ -10,6 +11,7 @@ from learner.outcome import Outcome
 from shared.errors import CheckpointError
 from shared.rollout import EpisodeEnds, Rollout
 from shared.transport.in_process import InProcessSender
+from shared.version_files import version_name
 from tests.learner_loops import STEPS, LoopRun, rollout
 from tests.waiting import PATIENCE_S, Running
 
@@ -187,6 +189,70 @@ def test_a_resumed_loop_goes_on_where_the_checkpoint_stood(tmp_path: Path) -> No
     assert after.loop.counters.updates == 4
     accounts = after.transport.receiver.accounts
     assert (accounts.sent, accounts.learned) == (5, 4)
+    after.publisher.close()
+
+
+class _Killed(Exception):
+    """What ends a learner between two checkpoints."""
+
+
+def _die_after_five_updates(update: int) -> None:
+    if update == 5:
+        raise _Killed
+
+
+def test_versions_are_counted_over_every_learner_of_a_run(tmp_path: Path) -> None:
+    """Those that were swept meanwhile, and those that one published after its last checkpoint."""
+    swept = 0
+    for resumed in (False, True, True):
+        run = LoopRun(tmp_path, checkpoint_every=3)
+        if resumed:
+            swept += 1
+            shutil.rmtree(run.store.path / version_name(swept))  # version 0 is what acts here
+            run.loop.resume()
+            assert run.publisher.published.count == len(run.store.versions()) + swept
+        run.after_update_do = _die_after_five_updates
+        run.send_many(5)
+        with pytest.raises(_Killed):
+            run.loop.run()
+        assert run.publisher.published.count == len(run.store.versions()) + swept
+        run.publisher.close()
+
+
+def test_a_checkpoint_from_before_versions_and_targets_were_kept_is_gone_on_from(tmp_path: Path) -> None:
+    before = LoopRun(tmp_path, total_steps=2 * STEPS)
+    before.send_many(2)
+    before.loop.run()
+    before.publisher.close()
+    step, state = before.checkpoints.load_newest()
+    for name in ("published", "target_reached"):
+        del state["counters"][name]
+    before.checkpoints.save(step + 1, state)
+
+    after = LoopRun(tmp_path, total_steps=3 * STEPS)
+    after.loop.resume()
+    assert after.publisher.published.count == 3
+    assert after.loop.counters.updates == 2
+    after.publisher.close()
+
+
+@pytest.mark.parametrize(
+    ("target", "outcome", "kept"),
+    [(100.0, Outcome.TARGET_REACHED, True), (90.0, Outcome.TARGET_REACHED, True), (101.0, Outcome.STEP_LIMIT, False)],
+)
+def test_a_target_that_was_reached_counts_for_no_higher_one(
+    tmp_path: Path, target: float, outcome: Outcome, kept: bool
+) -> None:
+    before = LoopRun(tmp_path, target_return=100.0, checkpoint_every=100)  # the last holds what was reached
+    before.send(finished(*[100.0] * 100))
+    assert before.loop.run() is Outcome.TARGET_REACHED
+    before.publisher.close()
+
+    after = LoopRun(tmp_path, target_return=target, total_steps=2 * STEPS)
+    after.loop.resume()
+    after.send(finished())
+    assert after.loop.run() is outcome
+    assert after.loop.counters.time_to_target_s == (before.loop.counters.time_to_target_s if kept else None)
     after.publisher.close()
 
 

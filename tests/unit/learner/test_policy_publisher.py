@@ -87,7 +87,7 @@ def test_a_version_says_where_it_comes_from(
     assert publisher.latest_version is None
     publisher.publish(filled(0.5), update(3))
     assert publisher.flush(PATIENCE_S)
-    assert (publisher.latest_version, publisher.versions_published, publisher.last_error) == (0, 1, None)
+    assert (publisher.latest_version, publisher.published.count, publisher.last_error) == (0, 1, None)
     publisher.close()
     manifest = store.open(0).manifest
     assert (manifest.run_id, manifest.env_id, manifest.training) == ("run", "Env-v0", update(3))
@@ -146,7 +146,7 @@ def test_the_newest_request_wins_and_training_never_waits(exporter: PolicyExport
     store.gate.release(2)
     assert publisher.flush(PATIENCE_S)
     assert [value_in(store, version) for version in store.versions()] == [0, 5]
-    assert publisher.versions_published == 2
+    assert publisher.published.count == 2
     publisher.close()
 
 

@@ -60,6 +60,7 @@ def test_a_later_flag_wins_over_an_earlier_one() -> None:
         ({"publish_every_s": float("nan")}, "--publish-every-s is above 0"),
         ({"target_return": float("nan")}, "--target-return is a number"),
         ({"seed": -1}, "--seed is 0 or more"),
+        ({"seed": 2**63}, "--seed is 0 or more, and below 2**63; found 9223372036854775808"),
     ],
 )
 def test_a_bad_value_is_refused_by_its_flag(wrong: dict[str, object], said: str) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -106,7 +107,12 @@ def test_a_learner_that_dies_is_started_again(run: RunDirectory) -> None:
     watcher = _Watcher(run)
     assert _supervise(run, ["raise ValueError('no luck')", "summarise()"], watcher=watcher) == 0
     assert watcher.last.learner_deaths == 1
-    assert "learner ended with exit code 1 (ValueError: no luck); it is started again in 0.5 s" in watcher.messages
+    (said,) = watcher.messages  # in the form that its children's own lines have
+    assert re.fullmatch(
+        r"supervisor: WARNING \| scripts\.supervisor:_note_death:\d+ - learner ended with exit code 1 "
+        r"\(ValueError: no luck\); it is started again in 0\.5 s",
+        said,
+    )
 
 
 def test_an_old_summary_is_not_taken_for_the_end(run: RunDirectory) -> None:
@@ -141,7 +147,7 @@ def test_a_learner_that_always_dies_is_given_up(run: RunDirectory, monkeypatch: 
     monkeypatch.setattr("scripts.supervisor.restart_delay_s", lambda _: 0.0)
     watcher = _Watcher(run)
     assert _supervise(run, ["sys.exit(70)"], watcher=watcher) == GAVE_UP
-    assert watcher.messages[-1] == "the learner died 5 times in a row; giving up"
+    assert watcher.messages[-1].endswith(" - the learner died 5 times in a row; giving up")
 
 
 def test_a_learner_that_gets_further_between_its_deaths_is_not_given_up(
@@ -179,7 +185,7 @@ os.kill(os.getpid(), signal.SIGSEGV)
     assert _supervise(run, [f"{_WAIT}; summarise()"], actor, 1, watcher) == 0
     assert watcher.last.actor_deaths == 1
     assert "actor-0: WARNING | actor.agent:reset:1 - about to crash" in watcher.messages
-    assert any(message.startswith("actor-0 was killed by SIGSEGV") for message in watcher.messages)
+    assert any(" - actor-0 was killed by SIGSEGV" in message for message in watcher.messages)
     summary = run.summary()
     assert summary is not None
     assert summary.actor_restarts == 1

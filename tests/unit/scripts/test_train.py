@@ -51,7 +51,7 @@ def _flags(command: list[str], module: str) -> list[str]:
 
 def test_the_learner_is_told_everything(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
-    told = tyro.cli(LearnerRun, args=_flags(learner_command(_OPTIONS, run, 0), "learner.run"))
+    told = tyro.cli(LearnerRun, args=_flags(learner_command(_OPTIONS, run, 0, 0.0), "learner.run"))
     assert told.supervised
     assert told.run_dir == tmp_path
     for name in RunOptions.__dataclass_fields__:
@@ -90,14 +90,25 @@ def test_an_engine_that_could_never_act_is_a_mistake(flags: list[str], message: 
 
 def test_a_learner_that_is_started_again_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path).create()
-    assert "--no-resume" in learner_command(_OPTIONS, run, 1)
+    assert "--no-resume" in learner_command(_OPTIONS, run, 1, 0.0)
     (run.checkpoints / "checkpoint-000000001.pt").touch()
-    assert "--resume" in learner_command(_OPTIONS, run, 1)
-    assert "--resume" in learner_command(replace(_OPTIONS, resume=True), run, 0)
+    assert "--resume" in learner_command(_OPTIONS, run, 1, 0.0)
+    assert "--resume" in learner_command(replace(_OPTIONS, resume=True), run, 0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("limit_s", "starts", "elapsed_s", "left_s"),
+    [(60.0, 0, 2.5, 60.0), (60.0, 1, 22.5, 37.5), (60.0, 4, 61.0, 0.001), (None, 1, 22.5, None)],
+)
+def test_a_learner_that_is_started_again_has_what_is_left_of_the_time(
+    limit_s: float | None, starts: int, elapsed_s: float, left_s: float | None, tmp_path: Path
+) -> None:
+    command = learner_command(replace(_OPTIONS, max_seconds=limit_s), RunDirectory(tmp_path), starts, elapsed_s)
+    assert tyro.cli(LearnerRun, args=_flags(command, "learner.run")).max_seconds == left_s
 
 
 def test_without_actors_one_process_acts_and_learns(tmp_path: Path) -> None:
-    command = learner_command(replace(_OPTIONS, actors=0), RunDirectory(tmp_path), 0)
+    command = learner_command(replace(_OPTIONS, actors=0), RunDirectory(tmp_path), 0, 0.0)
     assert tyro.cli(SingleProcessRun, args=_flags(command, "scripts.single_process")).env == "Acrobot-v1"
 
 
@@ -120,7 +131,7 @@ def test_a_canary_needs_a_share_and_actors(flags: list[str]) -> None:
 def test_actors_are_told_the_public_key_of_what_the_learner_signs_with(tmp_path: Path) -> None:
     run, key = RunDirectory(tmp_path), SigningKey.generate()
     signed = replace(_OPTIONS, signing_key=tmp_path / "key.pem")
-    assert f"--signing-key={tmp_path / 'key.pem'}" in learner_command(signed, run, 0)
+    assert f"--signing-key={tmp_path / 'key.pem'}" in learner_command(signed, run, 0, 0.0)
     command = actor_command(signed, run, 0, 0, public_key=key.public)
     assert tyro.cli(ActorSettings, args=_flags(command, "actor.run")).public_key == (str(key.public),)
     assert not any("key.pem" in word for word in command)

@@ -9,7 +9,7 @@ import pytest
 from loguru import logger
 
 from shared.errors import ConfigurationError
-from shared.log import set_up_logging
+from shared.log import set_up_logging, tell_warnings
 
 _REPOSITORY = Path(__file__).parents[3]
 
@@ -44,6 +44,16 @@ def test_a_supervised_child_shows_warnings_only_and_in_short(capsys: pytest.Capt
     assert re.fullmatch(rf"WARNING \| {re.escape(__name__)}:\w+:\d+ - slow\n", said)
 
 
+def test_warnings_are_told_in_short_for_as_long_as_they_are_asked_for() -> None:
+    told: list[str] = []
+    with tell_warnings(told.append):
+        logger.info("started")
+        logger.warning("it {died}")
+    logger.error("later")
+    (line,) = told
+    assert re.fullmatch(rf"WARNING \| {re.escape(__name__)}:\w+:\d+ - it {{died}}", line)
+
+
 def test_a_silent_terminal_and_a_second_setting_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     set_up_logging("first", tmp_path)
     set_up_logging("second", tmp_path, terminal_level=None)
@@ -74,7 +84,7 @@ def test_a_log_file_that_cannot_be_written_is_one_clear_error(tmp_path: Path) ->
 def test_the_main_module_is_called_by_its_name(tmp_path: Path) -> None:
     (tmp_path / "a_package").mkdir()
     (tmp_path / "a_package" / "run.py").write_text(
-        "from loguru import logger\nfrom shared.log import set_up_logging\n"
+        "from loguru import logger\nfrom shared.log import set_up_logging, tell_warnings\n"
         "set_up_logging('x', None, supervised=True)\nlogger.warning('here')\n"
     )
     done = subprocess.run(

@@ -213,6 +213,16 @@ def test_one_learner_at_a_time(tmp_path: Path) -> None:
         assert run.learner_alive()
 
 
+@pytest.mark.parametrize("who", ["learner", "supervisor"])
+def test_a_lock_that_cannot_be_opened_is_one_clear_error(tmp_path: Path, who: str) -> None:
+    (tmp_path / f"{who}.lock").mkdir()
+    run = RunDirectory(tmp_path)
+    lock = {"learner": run.lock_learner, "supervisor": run.lock_supervisor}[who]
+    with pytest.raises(ConfigurationError, match=rf"cannot open the {who}'s lock file .*{who}\.lock: Is a") as refusal:
+        lock().__enter__()
+    assert isinstance(refusal.value.__cause__, OSError)
+
+
 def _try_to_lock(path: Path) -> str:
     try:
         with RunDirectory(path).lock_learner():
