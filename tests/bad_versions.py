@@ -11,8 +11,8 @@ from typing import Literal
 
 from torch import nn
 
-from learner.policy_export import TORCHSCRIPT_FILE
-from scripts.faults.spoilt_versions import SPOILS, Spoil
+from learner.policy_export import ONNX_FILE, TORCHSCRIPT_FILE
+from scripts.faults.spoilt_versions import SPOILS, Spoil, flip
 from shared.policy_store import LocalPolicyStore, version_name
 from shared.version_files import mark_name
 from tests import bad_programs
@@ -89,6 +89,20 @@ def _touchy(**limits: float) -> Stage:
     return stage
 
 
+def _flipped_torchscript(store: LocalPolicyStore, seed: int) -> None:
+    """Of a network that no actor has seen: one that holds the same program already never reads that file."""
+    publish_seed(store, seed, network="lstm")
+    flip(_directory(store) / TORCHSCRIPT_FILE, 0.5)
+
+
+def _flipped_onnx(store: LocalPolicyStore, seed: int) -> None:
+    """The only program: with another beside it, that one may act."""
+    policy, made_by = make_policy(seed=seed), exporter(onnx=True)
+    _, programs, _ = made_by.files(policy.state_dict())
+    publish(store, policy, made_by, programs=tuple(program for program in programs if program.kind == "onnx"))
+    flip(_directory(store) / ONNX_FILE, 0.5)
+
+
 def _other_actions(store: LocalPolicyStore, seed: int) -> None:
     publish_seed(store, seed, action="box")
 
@@ -111,12 +125,16 @@ BAD_KINDS = (
     _kind("truncated weights", "bytes, found"),
     _kind("a bit flipped in the weights", "expected SHA-256"),
     _kind("a bit flipped in the probe", "expected SHA-256"),
+    BadKind("a bit flipped in the TorchScript program", _flipped_torchscript, "policy.ts: expected SHA-256"),
+    BadKind("a bit flipped in the ONNX graph", _flipped_onnx, "policy.onnx: expected SHA-256"),
+    _kind("a bit flipped in programs that nobody has seen", "expected SHA-256"),
     _kind("a bit flipped in the manifest", "not a manifest"),
     _kind("a wrong digest", "expected SHA-256"),
     BadKind("an abandoned write", _spoilt(_abandoned), "", "not seen"),
     _kind("a path that leads outside", "plain names"),
     _kind("a link", "a symbolic link"),
-    _kind("a device", "a pipe"),
+    _kind("a pipe", "a pipe"),
+    *([_kind("a device", "a device")] if "a device" in SPOILS else []),  # only root can make one
     _kind("a file of 10 GB", "at most"),
     BadKind("a zip bomb", _zip_bomb, "unpack"),
     _kind("weights of wrong shapes", "belong to another network"),
@@ -132,6 +150,7 @@ BAD_KINDS = (
     BadKind("more outputs", _program(bad_programs.MoreOutputs), "does not return what its signature promises"),
     BadKind("outputs swapped", _program(bad_programs.SwappedOutputs), "differ by more than"),
     BadKind("right at one batch size", _program(bad_programs.RightAtOneBatchSize), "differ by more than"),
+    BadKind("a loader that hangs", _program(bad_programs.HangsWhileItLoads), "no answer within"),
     BadKind("a program that hangs", _program(bad_programs.Hangs), "no answer within"),
     BadKind("a program that needs a hundred times the time", _program(bad_programs.NeedsAHundredTimes), "as long as"),
     BadKind("a program that eats all memory", _program(bad_programs.EatsAllMemory), "GiB of memory"),
@@ -143,5 +162,10 @@ BAD_KINDS = (
 )
 """At least one of every kind; those with signatures stand beside the tests of signatures."""
 
-SLOW_KINDS = ("a program that hangs", "a program that eats all memory", "a program that needs a hundred times the time")
+SLOW_KINDS = (
+    "a loader that hangs",
+    "a program that hangs",
+    "a program that eats all memory",
+    "a program that needs a hundred times the time",
+)
 """Those that take seconds to find out."""
