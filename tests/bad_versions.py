@@ -13,10 +13,14 @@ from torch import nn
 
 from learner.policy_export import ONNX_FILE, TORCHSCRIPT_FILE
 from scripts.faults.spoilt_versions import SPOILS, Spoil, flip
+from shared.manifest import MANIFEST_NAME, SIGNATURE_NAME
 from shared.policy_store import LocalPolicyStore, version_name
-from shared.version_files import mark_name
+from shared.signing import SigningKey
+from shared.version_files import mark_name, parse_mark_name
 from tests import bad_programs
 from tests.agent_policies import TouchyPolicy, exporter, make_policy, publish, publish_seed, touchy_exporter
+from tests.contract.store_cases import StoreCase
+from tests.signature_attacks import ATTACKS, Attack, publish_signed, versions
 
 Outcome = Literal["quarantined", "retried", "not seen", "quarantined while acting"]
 """What becomes of it: refused for good before it acts, refused for now, never noticed, or caught by what it answers."""
@@ -27,22 +31,30 @@ Stage = Callable[[LocalPolicyStore, int], None]
 
 @dataclass(frozen=True)
 class BadKind:
-    """``reason`` is a part of the one line that is said of it."""
+    """``reason`` is a part of the one line that is said of it. ``signed``: its stage signs it, or rightly does not."""
 
     name: str
     stage: Stage
     reason: str
     outcome: Outcome = "quarantined"
+    signed: bool = False
 
 
-def publish_bad(store: LocalPolicyStore, kind: BadKind, seed: int = 1) -> int:
-    """Commit a version of ``kind`` under the next number, which is returned."""
-    version = (store.newest() if store.newest() is not None else -1) + 1  # type: ignore[operator]
+def publish_bad(store: LocalPolicyStore, kind: BadKind, seed: int = 1, key: SigningKey | None = None) -> int:
+    """Commit a version of ``kind`` under a new number, which is returned.
+
+    With ``key`` all is signed as it lies there, so that it is refused for its own flaw.
+    """
+    newest = store.newest()
     staged = LocalPolicyStore(store.path.parent / f"staged-{secrets.token_hex(4)}", fsync=False)
-    if version:
+    if newest is not None:
         staged.path.mkdir()
-        (staged.path / mark_name(version - 1)).touch()
+        (staged.path / mark_name(newest)).touch()
     kind.stage(staged, seed)
+    if key is not None and not kind.signed:
+        for manifest in staged.path.glob(f"v*/{MANIFEST_NAME}"):
+            manifest.with_name(SIGNATURE_NAME).write_bytes(key.sign(manifest.read_bytes()))
+    version = max(number for path in staged.path.iterdir() if (number := parse_mark_name(path.name)) is not None)
     (store.path / mark_name(version)).touch()
     for path in staged.path.iterdir():
         if path.name == ".pending":
@@ -107,6 +119,21 @@ def _other_actions(store: LocalPolicyStore, seed: int) -> None:
     publish_seed(store, seed, action="box")
 
 
+def _attacked(attack: Attack) -> Stage:
+    """What is signed rightly is there until it is attacked."""
+
+    def stage(store: LocalPolicyStore, seed: int) -> None:
+        case = StoreCase("local", f"file://{store.path}")
+        for number in (0, seed):
+            publish_signed(case, number)
+        attack(case)
+        *others, _ = versions(case)
+        for name in others:
+            case.remove(name)
+
+    return stage
+
+
 def _abandoned(directory: Path) -> None:
     directory.rename(directory.parent / ".pending" / f".tmp-{secrets.token_hex(8)}")
 
@@ -160,7 +187,13 @@ BAD_KINDS = (
     BadKind("NaN for some inputs", _touchy(nan_above=500.0), "it answered with", "quarantined while acting"),
     BadKind("illegal for some inputs", _touchy(illegal_above=500.0), "it answered with", "quarantined while acting"),
 )
-"""At least one of every kind; those with signatures stand beside the tests of signatures."""
+"""At least one of every kind."""
+
+SIGNATURE_KINDS = tuple(
+    BadKind(attack.__name__.replace("_", " "), _attacked(attack), reason.rpartition(".*")[2], signed=True)
+    for attack, reason in ATTACKS.items()
+)
+"""For actors with a key; the tests of signatures hold each to its whole reason."""
 
 SLOW_KINDS = (
     "a loader that hangs",
