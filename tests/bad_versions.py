@@ -12,8 +12,7 @@ from typing import Literal
 from torch import nn
 
 from learner.policy_export import ONNX_FILE, TORCHSCRIPT_FILE
-from scripts.faults.spoilt_versions import SPOILS, Spoil, flip
-from shared.manifest import MANIFEST_NAME, SIGNATURE_NAME
+from scripts.faults.spoilt_versions import SPOILS, Spoil, flip, sign_as_it_lies
 from shared.policy_store import LocalPolicyStore, version_name
 from shared.signing import SigningKey
 from shared.version_files import mark_name, parse_mark_name
@@ -52,8 +51,8 @@ def publish_bad(store: LocalPolicyStore, kind: BadKind, seed: int = 1, key: Sign
         (staged.path / mark_name(newest)).touch()
     kind.stage(staged, seed)
     if key is not None and not kind.signed:
-        for manifest in staged.path.glob(f"v*/{MANIFEST_NAME}"):
-            manifest.with_name(SIGNATURE_NAME).write_bytes(key.sign(manifest.read_bytes()))
+        for directory in staged.path.glob("v*"):
+            sign_as_it_lies(directory, key)
     version = max(number for path in staged.path.iterdir() if (number := parse_mark_name(path.name)) is not None)
     (store.path / mark_name(version)).touch()
     for path in staged.path.iterdir():

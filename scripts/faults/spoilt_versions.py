@@ -16,7 +16,8 @@ import msgspec
 import numpy as np
 
 from learner.policy_export import ONNX_FILE, PROBE_FILE, TORCHSCRIPT_FILE, WEIGHTS_FILE
-from shared.manifest import MANIFEST_NAME
+from shared.manifest import MANIFEST_NAME, SIGNATURE_NAME
+from shared.signing import SigningKey
 from shared.weights import decode_weights, encode_weights
 
 Spoil = Callable[[Path], None]
@@ -30,6 +31,13 @@ def edit_manifest(directory: Path, edit: Callable[[dict[str, Any]], None]) -> No
     content = msgspec.json.decode(path.read_bytes())
     edit(content)
     path.write_bytes(msgspec.json.encode(content))
+
+
+def sign_as_it_lies(directory: Path, key: SigningKey) -> None:
+    """Sign the manifest, if there is one, whatever it says: what is signed is refused for its own flaw."""
+    manifest = directory / MANIFEST_NAME
+    if manifest.exists():
+        (directory / SIGNATURE_NAME).write_bytes(key.sign(manifest.read_bytes()))
 
 
 def _manifest(edit: Callable[[dict[str, Any]], None]) -> Spoil:
