@@ -17,6 +17,7 @@ from rich.console import Console
 
 from scripts.faults.deeds import Deeds
 from scripts.faults.ending import end, trains
+from scripts.faults.lost_work import CHECKPOINT_EVERY_S
 from scripts.faults.scene import ACTORS, Scene
 from scripts.faults.verdict import Verdict
 from scripts.faults.workplace import Workplace, adopt_orphans
@@ -25,6 +26,7 @@ from shared.command_line import INTERRUPTED, run_command
 from shared.errors import ConfigurationError
 from shared.log import set_up_logging
 from shared.run_directory import RunDirectory
+from shared.signing import SigningKey
 
 COMMAND = "python scripts/chaos.py"
 
@@ -43,7 +45,7 @@ _TRAINING_FLAGS = [
     "--publish-every-updates=1000000",
     "--publish-every-s=0.2",
     "--checkpoint-every-updates=1000000",
-    "--checkpoint-every-s=1.0",
+    f"--checkpoint-every-s={CHECKPOINT_EVERY_S}",
     "--keep-versions=200",
 ]
 
@@ -53,9 +55,10 @@ class ChaosOptions:
     """Do everything bad to a real training at random, and check that nothing bad acts and nothing is lost.
 
     A training (supervisor, learner, two actors) and two actors that only act are killed, stopped and started again; the
-    store gets spoilt versions and abandoned writes, is moved away and made read-only; checkpoints are broken, the disk
-    is filled, the learner's socket flooded. Odd seeds sign their versions, even ones do not. What needs mounts (a disk
-    of its own, a read-only store) needs root, and is left out otherwise.
+    store gets spoilt versions, rollbacks and abandoned writes, is moved away and made read-only; checkpoints are
+    broken, the disk is filled, the learner's socket flooded and sent invalid rollouts. Odd seeds sign their versions
+    (of the spoilt ones half are signed as they lie there), even ones do not. What needs mounts (a disk of its own, a
+    read-only store) needs root, and is left out otherwise.
 
     Exit code 0: every promise was kept. 1: one was not; the line VIOLATION says what and when.
     """
@@ -113,7 +116,7 @@ def _run(options: ChaosOptions, workplace: Workplace, verdict: Verdict) -> bool:
         training=[f"--signing-key={keys / SIGNING_KEY_FILE}"] if signs else [],
         pure=[f"--public-key={keys / PUBLIC_KEY_FILE}"] if signs else [],
     )
-    deeds = Deeds(scene, generator)
+    deeds = Deeds(scene, generator, SigningKey.read(keys / SIGNING_KEY_FILE) if signs else None)
     interrupted = False
     try:
         _wait(scene, _BEGUN_WITHIN_S, lambda: bool(scene.checkpoints()) and _all_act(scene))

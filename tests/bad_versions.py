@@ -11,12 +11,15 @@ from typing import Literal
 
 from torch import nn
 
-from learner.policy_export import TORCHSCRIPT_FILE
-from scripts.faults.spoilt_versions import SPOILS, Spoil
+from learner.policy_export import ONNX_FILE, TORCHSCRIPT_FILE
+from scripts.faults.spoilt_versions import SPOILS, Spoil, flip, sign_as_it_lies
 from shared.policy_store import LocalPolicyStore, version_name
-from shared.version_files import mark_name
+from shared.signing import SigningKey
+from shared.version_files import mark_name, parse_mark_name
 from tests import bad_programs
 from tests.agent_policies import TouchyPolicy, exporter, make_policy, publish, publish_seed, touchy_exporter
+from tests.contract.store_cases import StoreCase
+from tests.signature_attacks import ATTACKS, Attack, publish_signed, versions
 
 Outcome = Literal["quarantined", "retried", "not seen", "quarantined while acting"]
 """What becomes of it: refused for good before it acts, refused for now, never noticed, or caught by what it answers."""
@@ -27,22 +30,30 @@ Stage = Callable[[LocalPolicyStore, int], None]
 
 @dataclass(frozen=True)
 class BadKind:
-    """``reason`` is a part of the one line that is said of it."""
+    """``reason`` is a part of the one line that is said of it. ``signed``: its stage signs it, or rightly does not."""
 
     name: str
     stage: Stage
     reason: str
     outcome: Outcome = "quarantined"
+    signed: bool = False
 
 
-def publish_bad(store: LocalPolicyStore, kind: BadKind, seed: int = 1) -> int:
-    """Commit a version of ``kind`` under the next number, which is returned."""
-    version = (store.newest() if store.newest() is not None else -1) + 1  # type: ignore[operator]
+def publish_bad(store: LocalPolicyStore, kind: BadKind, seed: int = 1, key: SigningKey | None = None) -> int:
+    """Commit a version of ``kind`` under a new number, which is returned.
+
+    With ``key`` all is signed as it lies there, so that it is refused for its own flaw.
+    """
+    newest = store.newest()
     staged = LocalPolicyStore(store.path.parent / f"staged-{secrets.token_hex(4)}", fsync=False)
-    if version:
+    if newest is not None:
         staged.path.mkdir()
-        (staged.path / mark_name(version - 1)).touch()
+        (staged.path / mark_name(newest)).touch()
     kind.stage(staged, seed)
+    if key is not None and not kind.signed:
+        for directory in staged.path.glob("v*"):
+            sign_as_it_lies(directory, key)
+    version = max(number for path in staged.path.iterdir() if (number := parse_mark_name(path.name)) is not None)
     (store.path / mark_name(version)).touch()
     for path in staged.path.iterdir():
         if path.name == ".pending":
@@ -89,8 +100,37 @@ def _touchy(**limits: float) -> Stage:
     return stage
 
 
+def _flipped_torchscript(store: LocalPolicyStore, seed: int) -> None:
+    """Of a network that no actor has seen: one that holds the same program already never reads that file."""
+    publish_seed(store, seed, network="lstm")
+    flip(_directory(store) / TORCHSCRIPT_FILE, 0.5)
+
+
+def _flipped_onnx(store: LocalPolicyStore, seed: int) -> None:
+    """The only program: with another beside it, that one may act."""
+    policy, made_by = make_policy(seed=seed), exporter(onnx=True)
+    _, programs, _ = made_by.files(policy.state_dict())
+    publish(store, policy, made_by, programs=tuple(program for program in programs if program.kind == "onnx"))
+    flip(_directory(store) / ONNX_FILE, 0.5)
+
+
 def _other_actions(store: LocalPolicyStore, seed: int) -> None:
     publish_seed(store, seed, action="box")
+
+
+def _attacked(attack: Attack) -> Stage:
+    """What is signed rightly is there until it is attacked."""
+
+    def stage(store: LocalPolicyStore, seed: int) -> None:
+        case = StoreCase("local", f"file://{store.path}")
+        for number in (0, seed):
+            publish_signed(case, number)
+        attack(case)
+        *others, _ = versions(case)
+        for name in others:
+            case.remove(name)
+
+    return stage
 
 
 def _abandoned(directory: Path) -> None:
@@ -111,12 +151,16 @@ BAD_KINDS = (
     _kind("truncated weights", "bytes, found"),
     _kind("a bit flipped in the weights", "expected SHA-256"),
     _kind("a bit flipped in the probe", "expected SHA-256"),
+    BadKind("a bit flipped in the TorchScript program", _flipped_torchscript, "policy.ts: expected SHA-256"),
+    BadKind("a bit flipped in the ONNX graph", _flipped_onnx, "policy.onnx: expected SHA-256"),
+    _kind("a bit flipped in programs that nobody has seen", "expected SHA-256"),
     _kind("a bit flipped in the manifest", "not a manifest"),
     _kind("a wrong digest", "expected SHA-256"),
     BadKind("an abandoned write", _spoilt(_abandoned), "", "not seen"),
     _kind("a path that leads outside", "plain names"),
     _kind("a link", "a symbolic link"),
-    _kind("a device", "a pipe"),
+    _kind("a pipe", "a pipe"),
+    *([_kind("a device", "a device")] if "a device" in SPOILS else []),  # only root can make one
     _kind("a file of 10 GB", "at most"),
     BadKind("a zip bomb", _zip_bomb, "unpack"),
     _kind("weights of wrong shapes", "belong to another network"),
@@ -132,6 +176,7 @@ BAD_KINDS = (
     BadKind("more outputs", _program(bad_programs.MoreOutputs), "does not return what its signature promises"),
     BadKind("outputs swapped", _program(bad_programs.SwappedOutputs), "differ by more than"),
     BadKind("right at one batch size", _program(bad_programs.RightAtOneBatchSize), "differ by more than"),
+    BadKind("a loader that hangs", _program(bad_programs.HangsWhileItLoads), "no answer within"),
     BadKind("a program that hangs", _program(bad_programs.Hangs), "no answer within"),
     BadKind("a program that needs a hundred times the time", _program(bad_programs.NeedsAHundredTimes), "as long as"),
     BadKind("a program that eats all memory", _program(bad_programs.EatsAllMemory), "GiB of memory"),
@@ -141,7 +186,18 @@ BAD_KINDS = (
     BadKind("NaN for some inputs", _touchy(nan_above=500.0), "it answered with", "quarantined while acting"),
     BadKind("illegal for some inputs", _touchy(illegal_above=500.0), "it answered with", "quarantined while acting"),
 )
-"""At least one of every kind; those with signatures stand beside the tests of signatures."""
+"""At least one of every kind."""
 
-SLOW_KINDS = ("a program that hangs", "a program that eats all memory", "a program that needs a hundred times the time")
+SIGNATURE_KINDS = tuple(
+    BadKind(attack.__name__.replace("_", " "), _attacked(attack), reason.rpartition(".*")[2], signed=True)
+    for attack, reason in ATTACKS.items()
+)
+"""For actors with a key; the tests of signatures hold each to its whole reason."""
+
+SLOW_KINDS = (
+    "a loader that hangs",
+    "a program that hangs",
+    "a program that eats all memory",
+    "a program that needs a hundred times the time",
+)
 """Those that take seconds to find out."""

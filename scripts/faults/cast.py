@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 
@@ -177,9 +178,13 @@ class Logs:
         self._run = run
         self._tails: dict[str, Tail] = {}
         self.resumed: list[int] = []
+        self.resumed_unix_s = 0.0
 
     def look(self, published: Published, verdict: Verdict) -> None:
-        """Check what was logged since the last look; ``resumed`` gets the updates at which learners resumed."""
+        """Check what was logged since the last look; ``resumed`` gets the updates at which learners resumed.
+
+        ``resumed_unix_s`` is when the last one did.
+        """
         with contextlib.suppress(FileNotFoundError):
             for path in self._run.logs.glob("*.log"):
                 if path.name.count(".") == 1:  # not one that was rotated away
@@ -194,6 +199,7 @@ class Logs:
             verdict.hold("no bad action", fault is None, f"{name}: {fault}")
         elif name == "learner.log" and (resumed := _RESUMED.search(line)) is not None:
             self.resumed.append(int(resumed[1]))
+            self.resumed_unix_s = datetime.fromisoformat(line.split(" | ", 1)[0]).timestamp()
 
     def close(self) -> None:
         for tail in self._tails.values():

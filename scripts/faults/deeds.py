@@ -13,20 +13,26 @@ import numpy as np
 import psutil  # type: ignore[import-untyped]
 
 from scripts.faults.cast import signal_now
+from scripts.faults.invalid_rollouts import INVALID
 from scripts.faults.published import highest_number
 from scripts.faults.rogue import flood
 from scripts.faults.scene import ACTORS, PURE_ACTORS, Scene
-from scripts.faults.spoilt_versions import SPOILS, edit_manifest, flip, truncate
+from scripts.faults.spoilt_versions import SPOILS, edit_manifest, flip, sign_as_it_lies, truncate
 from scripts.faults.workplace import bind_read_only, unmount
+from scripts.rollback import roll_back
+from shared.authenticity import Authenticity
+from shared.errors import HotswapError
 from shared.manifest import MANIFEST_NAME
 from shared.pending_version import PENDING_DIRECTORY, TEMPORARY_PREFIX
-from shared.policy_store import version_name
+from shared.policy_store import LocalPolicyStore, version_name
+from shared.signing import SigningKey
 from shared.used_numbers import UsedNumbers
 
 _KILLS_WITHOUT_PROGRESS = 3
 _ABANDONED_AGE_S = 3600.0
 _CLAIMS = 20
 _KILL_BEFORE_IT_ACTS = 0.2
+_SIGN_SPOILT = 0.5
 
 
 @dataclass
@@ -35,13 +41,16 @@ class _Undo:
     what: str
     action: Callable[[], None]
     storage: bool
+    disturbs_learner: bool
 
 
 class Deeds:
     """``do_one`` does one of those that are possible now; ``undo`` those whose time has come."""
 
-    def __init__(self, scene: Scene, generator: np.random.Generator) -> None:
+    def __init__(self, scene: Scene, generator: np.random.Generator, key: SigningKey | None) -> None:
+        """``key`` is what the training signs its versions with, if it does."""
         self._scene = scene
+        self._key = key
         self._generator = generator
         self._undo: list[_Undo] = []
         self._learner_kills = 0
@@ -58,6 +67,8 @@ class Deeds:
             self._fill_disk: 1.5,
             self._make_store_read_only: 1.5,
             self._flood: 2,
+            self._send_invalid: 2,
+            self._roll_back: 1.5,
             self._abandon_write: 1.5,
         }
 
@@ -75,10 +86,17 @@ class Deeds:
         self._undo = [undo for undo in self._undo if undo not in due]
         for undo in due:
             undo.action()
+            if undo.disturbs_learner:
+                self._scene.lost_work.ends()
             self._scene.verdict.say(undo.what)
 
-    def _later(self, seconds: float, what: str, action: Callable[[], None], *, storage: bool = False) -> None:
-        self._undo.append(_Undo(time.monotonic() + seconds, what, action, storage))
+    def _later(
+        self, seconds: float, what: str, action: Callable[[], None], *, storage: bool = False, disturbs: bool = True
+    ) -> None:
+        """Until then ``storage`` is ill, or somebody is stopped; ``disturbs``: the learner, perhaps."""
+        if disturbs:
+            self._scene.lost_work.begins()
+        self._undo.append(_Undo(time.monotonic() + seconds, what, action, storage, disturbs))
 
     def _storage_is_well(self) -> bool:
         return not any(undo.storage for undo in self._undo)
@@ -116,6 +134,7 @@ class Deeds:
         if process is None or not self._may_kill_learner() or not self._kill("learner"):
             return False
         _wait_for_end(process)
+        self._scene.learner_is_dead()
         self._scene.expect_resume()
         return True
 
@@ -138,6 +157,7 @@ class Deeds:
             return False
         self._scene.training.process.wait()
         self._scene.all_gone(descendants)
+        self._scene.learner_is_dead()
         self._scene.expect_resume()
         self._scene.training.resume()
         self._scene.verdict.say("train.py --resume")
@@ -159,7 +179,7 @@ class Deeds:
             if name in PURE_ACTORS:
                 self._scene.pure[name].grown_s = time.monotonic()
 
-        self._later(seconds, f"SIGCONT {name}", go_on)
+        self._later(seconds, f"SIGCONT {name}", go_on, disturbs=name not in PURE_ACTORS)
         self._scene.verdict.did(f"SIGSTOP {name}", f"for {seconds:.1f} s")
         return True
 
@@ -178,8 +198,11 @@ class Deeds:
                 shutil.copytree(store / version_name(real), staged)
                 edit_manifest(staged, lambda manifest, number=number: manifest.update(version=number))  # type: ignore[misc]
                 SPOILS[kind](staged)
+                signed = self._key is not None and self._generator.random() < _SIGN_SPOILT
+                if signed and self._key is not None:
+                    sign_as_it_lies(staged, self._key)
                 if self._scene.published.commit_spoilt(store, staged, number, kind):
-                    self._scene.verdict.did("a spoilt version", f"{number}: {kind}")
+                    self._scene.verdict.did("a spoilt version", f"{number}: {kind}{', signed' if signed else ''}")
                     return True
                 shutil.rmtree(staged)
         except (OSError, ValueError):  # swept while it was copied, or nothing is left to be copied
@@ -196,6 +219,8 @@ class Deeds:
         if not self._kill("learner"):
             return False
         _wait_for_end(process)
+        self._scene.learner_is_dead()
+        self._scene.lost_work.spoiled()
         *_, before, newest = self._scene.checkpoints()
         how = truncate if self._generator.random() < 0.5 else lambda path: flip(path, self._between(0.0, 0.99))
         with suppress(OSError):
@@ -262,6 +287,32 @@ class Deeds:
         if not sent:
             return False
         self._scene.verdict.did("a flood of garbage", f"of {sent:,} bytes into the learner's socket")
+        return True
+
+    def _send_invalid(self) -> bool:
+        process = self._scene.find("learner")
+        if process is None or process.pid in self._scene.stopped:
+            return False
+        kind = self._one_of(tuple(INVALID))
+        if not self._scene.invalid_rollouts.send(kind):
+            return False
+        self._scene.verdict.did("an invalid rollout", kind)
+        return True
+
+    def _roll_back(self) -> bool:
+        """To one of the learner's own, as the command does it; the learner goes on, and publishes what is newer."""
+        if not self._storage_is_well():
+            return False
+        store = LocalPolicyStore(self._scene.run.policies, used_numbers=UsedNumbers(self._scene.run.numbers))
+        keys = () if self._key is None else (self._key.public,)
+        try:
+            own = [number for number in store.versions() if number in self._scene.published.digests]
+            to = int(self._generator.choice(own[:-1]))
+            config = self._scene.run.run_config()
+            manifest = roll_back(store, to, Authenticity(keys, config.run_id if config else None), self._key)
+        except (HotswapError, OSError, ValueError):  # swept while it was read, or nothing is left to go back to
+            return False
+        self._scene.verdict.did("a rollback", f"{manifest.version} is {to} again")
         return True
 
     def _abandon_write(self) -> bool:

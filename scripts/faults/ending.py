@@ -30,8 +30,9 @@ def trains(scene: Scene, since_unix_s: float) -> bool:
 
 
 def end(scene: Scene) -> None:
-    """Ctrl-C to all of it; then nothing may be left, and the books must balance."""
+    """Invalid rollouts, then Ctrl-C to all of it; then nothing may be left, and the books must balance."""
     verdict = scene.verdict
+    scene.invalid_rollouts.must_be_rejected()
     began_s = time.monotonic()
     for process in (scene.training.process, *(actor.process for actor in scene.pure.values())):
         process.send_signal(signal.SIGINT)
@@ -56,10 +57,7 @@ def end(scene: Scene) -> None:
     verdict.hold("logs free of tracebacks", not found, f"{len(found)} there: {', '.join(found[:10])}")
     kills = sum(times for deed, times in verdict.deeds.items() if deed.startswith("kill"))
     verdict.notes["kills"] = str(kills)
-    if ages_s := scene.checkpoint_ages_s:
-        verdict.notes["age of the newest whole checkpoint when the learner was killed"] = (
-            f"median {median(ages_s):.1f} s, max {max(ages_s):.1f} s (stopped learners and full disks included)"
-        )
+    scene.lost_work.note()
     verdict.notes["versions"] = f"{len(scene.published.digests)} published, {len(scene.published.spoilt)} spoilt"
     verdict.notes["longest silence of a pure actor"] = f"{scene.longest_silence_s:.1f} s"
 
@@ -79,7 +77,7 @@ def _check_accounts(scene: Scene) -> None:
     scene.verdict.notes["rollouts"] = str(books)
     placed = books.learned + books.stale + books.invalid + books.lost
     scene.verdict.hold("accounts exact", books.sent == placed, f"{books.sent} sent, {placed} accounted for: {books}")
-    scene.verdict.hold("no bad action", books.invalid == 0, f"{books.invalid} rollouts were invalid")
+    scene.invalid_rollouts.may_be_invalid(books.invalid)
 
 
 def _end_again(scene: Scene) -> None:

@@ -12,6 +12,8 @@ import psutil  # type: ignore[import-untyped]
 
 from learner.checkpoint import CheckpointStore
 from scripts.faults.cast import Logs, PureActor, Training, signal_now, start
+from scripts.faults.invalid_rollouts import InvalidRollouts
+from scripts.faults.lost_work import LostWork
 from scripts.faults.published import Published
 from scripts.faults.verdict import Verdict
 from scripts.faults.workplace import TOKEN_VARIABLE, Workplace
@@ -51,10 +53,11 @@ class Scene:
         self.between = run.path / "policies-between"
         self.published = Published(lambda: [run.policies, self.away, self.between], verdict, UsedNumbers(run.numbers))
         self.logs = Logs(run)
+        self.lost_work = LostWork(run, verdict)
+        self.invalid_rollouts = InvalidRollouts(run, verdict)
         self.stopped: dict[int, str] = {}
         self.abandoned: list[Path] = []
         self.import_times_s: list[float] = []
-        self.checkpoint_ages_s: list[float] = []
         self.longest_silence_s = 0.0
         self.training = Training(workplace, run, flags, training)
         self.pure = {name: PureActor(name, workplace, run, pure) for name in PURE_ACTORS}
@@ -119,13 +122,17 @@ class Scene:
             return -1
         return int(state["counters"]["updates"])
 
+    def learner_is_dead(self) -> None:
+        """It was killed just now: how much of its work is lost?"""
+        self.logs.look(self.published, self.verdict)
+        self.lost_work.resumed_unix_s = self.logs.resumed_unix_s
+        self.lost_work.killed()
+
     def expect_resume(self) -> None:
         """The learner is dead: its successor must begin no earlier than the newest whole checkpoint that lies there."""
         self.logs.look(self.published, self.verdict)
         self._resumes_seen = len(self.logs.resumed)
         self._expected_update = self.whole_updates()
-        with suppress(OSError, IndexError):
-            self.checkpoint_ages_s.append(time.time() - self.checkpoints()[-1].stat().st_mtime)
 
     def all_gone(self, processes: list[psutil.Process]) -> None:
         """Wait until what a killed supervisor had started is gone."""

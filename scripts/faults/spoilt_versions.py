@@ -6,6 +6,8 @@ what is wrong, it is made to.
 
 import hashlib
 import os
+import secrets
+import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,9 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from learner.policy_export import PROBE_FILE, WEIGHTS_FILE
-from shared.manifest import MANIFEST_NAME
+from learner.policy_export import ONNX_FILE, PROBE_FILE, TORCHSCRIPT_FILE, WEIGHTS_FILE
+from shared.manifest import MANIFEST_NAME, SIGNATURE_NAME
+from shared.signing import SigningKey
 from shared.weights import decode_weights, encode_weights
 
 Spoil = Callable[[Path], None]
@@ -28,6 +31,13 @@ def edit_manifest(directory: Path, edit: Callable[[dict[str, Any]], None]) -> No
     content = msgspec.json.decode(path.read_bytes())
     edit(content)
     path.write_bytes(msgspec.json.encode(content))
+
+
+def sign_as_it_lies(directory: Path, key: SigningKey) -> None:
+    """Sign the manifest, if there is one, whatever it says: what is signed is refused for its own flaw."""
+    manifest = directory / MANIFEST_NAME
+    if manifest.exists():
+        (directory / SIGNATURE_NAME).write_bytes(key.sign(manifest.read_bytes()))
 
 
 def _manifest(edit: Callable[[dict[str, Any]], None]) -> Spoil:
@@ -64,9 +74,26 @@ def _flip(name: str, at: float = 0.9) -> Spoil:
     return lambda directory: flip(directory / name, at)
 
 
+def _programs_nobody_has_seen(directory: Path) -> None:
+    """Every program has a bit flipped, and is promised to be another than any that an actor holds: so it is read."""
+    for name in (TORCHSCRIPT_FILE, ONNX_FILE):
+        if (directory / name).exists():
+            flip(directory / name, 0.5)
+
+    def promise(manifest: dict[str, Any]) -> None:
+        for program in manifest["programs"]:
+            program["program_digest"] = secrets.token_hex(32)
+
+    edit_manifest(directory, promise)
+
+
 def _ten_gigabytes(directory: Path) -> None:
     os.truncate(directory / WEIGHTS_FILE, TEN_GB)
     edit_manifest(directory, lambda manifest: manifest["files"][WEIGHTS_FILE].update(size_bytes=TEN_GB))
+
+
+def _endless_zeros(path: Path) -> None:
+    os.mknod(path, stat.S_IFCHR | 0o644, os.makedev(1, 5))
 
 
 def _leads_outside(manifest: dict[str, Any]) -> None:
@@ -113,10 +140,11 @@ SPOILS: dict[str, Spoil] = {
     "a bit flipped in the weights": _flip(WEIGHTS_FILE),
     "a bit flipped in the probe": _flip(PROBE_FILE),
     "a bit flipped in the manifest": _flip(MANIFEST_NAME, 0.0),
+    "a bit flipped in programs that nobody has seen": _programs_nobody_has_seen,
     "a wrong digest": _manifest(lambda manifest: manifest["files"][WEIGHTS_FILE].update(sha256="0" * 64)),
     "a path that leads outside": _manifest(_leads_outside),
     "a link": _replace(WEIGHTS_FILE, lambda path: path.symlink_to("/etc/hostname")),
-    "a device": _replace(WEIGHTS_FILE, os.mkfifo),
+    "a pipe": _replace(WEIGHTS_FILE, os.mkfifo),
     "a file of 10 GB": _ten_gigabytes,
     "weights of wrong shapes": _rewrite(
         WEIGHTS_FILE, lambda weights: {name: array[..., None] for name, array in weights.items()}
@@ -136,3 +164,6 @@ SPOILS: dict[str, Spoil] = {
     "another number": _manifest(lambda manifest: manifest.update(version=10**6)),
 }
 """By what they are called; none of these versions may ever act."""
+
+if os.geteuid() == 0:  # nobody else may make one
+    SPOILS["a device"] = _replace(WEIGHTS_FILE, _endless_zeros)

@@ -6,24 +6,21 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import pytest
 
 from actor.agent import Agent
 from shared.errors import PolicyUnavailable
-from shared.manifest import Manifest, decode_manifest, encode_manifest
 from shared.policy_store import LocalPolicyStore, VersionFiles
 from shared.signing import SigningKey
 from shared.version_directory import VersionDirectory
 from tests.agent_policies import eager, exporter, local_store, make_policy, publish, quiet_noise
 from tests.contract.store_cases import StoreCase, store_case
+from tests.signature_attacks import ATTACKS, KEY, OTHER_KEY, Attack, publish_signed
 
-KEY, OTHER_KEY = SigningKey.generate(), SigningKey.generate()
 OBSERVATIONS = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
 
 MakeAgent = Callable[..., Agent]
-Attack = Callable[[StoreCase], None]
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -31,86 +28,6 @@ def case(request: pytest.FixtureRequest) -> Iterator[StoreCase]:
     with store_case(request.param) as made:
         yield made
 
-
-def publish_signed(case: StoreCase, seed: int, key: SigningKey = KEY, **fields: object) -> Manifest:
-    return publish(case.open(), make_policy(seed=seed), exporter(), sign=key.sign, **fields)
-
-
-def altered(case: StoreCase, directory: str, **fields: object) -> bytes:
-    """The manifest in ``directory`` with other ``fields``."""
-    return encode_manifest(msgspec.structs.replace(decode_manifest(case.get(f"{directory}/manifest.json")), **fields))
-
-
-def copy(case: StoreCase, version: str, to: str) -> None:
-    for name in case.files():
-        if name.startswith(f"{version}/"):
-            case.put(name.replace(version, to), case.get(name))
-
-
-# Each makes the newest version of the store a bad one. Version 0 acts; version 1 is signed as it should be.
-
-
-def an_old_version_under_a_new_number(case: StoreCase) -> None:
-    case.remove("v000001")
-    copy(case, "v000000", "v000007")
-
-
-def a_number_altered(case: StoreCase) -> None:
-    copy(case, "v000001", "v000007")
-    case.put("v000007/manifest.json", altered(case, "v000001", version=7))
-    case.remove("v000001")
-
-
-def a_run_altered(case: StoreCase) -> None:
-    case.put("v000001/manifest.json", altered(case, "v000001", run_id="other"))
-
-
-def the_signature_taken_away(case: StoreCase) -> None:
-    case.remove("v000001/manifest.sig")
-
-
-def the_signature_of_another_version(case: StoreCase) -> None:
-    case.put("v000001/manifest.sig", case.get("v000000/manifest.sig"))
-
-
-def signed_with_another_key(case: StoreCase) -> None:
-    case.put("v000001/manifest.sig", OTHER_KEY.sign(case.get("v000001/manifest.json")))
-
-
-def one_byte_altered(case: StoreCase) -> None:
-    manifest = case.get("v000001/manifest.json")
-    before, after = b'"env_steps": 0', b'"env_steps": 1'
-    assert before in manifest
-    case.put("v000001/manifest.json", manifest.replace(before, after))
-
-
-def a_file_of_another_signed_version(case: StoreCase) -> None:
-    case.put("v000001/weights.safetensors", case.get("v000000/weights.safetensors"))
-
-
-def another_content_with_its_own_digests(case: StoreCase) -> None:
-    """What somebody without the key would publish: right in everything else."""
-    case.remove("v000001")
-    publish(case.open(), make_policy(seed=9), exporter())
-
-
-def a_version_that_was_signed_for_another_run(case: StoreCase) -> None:
-    case.remove("v000001")
-    publish_signed(case, 9, run_id="other")
-
-
-ATTACKS: dict[Attack, str] = {
-    an_old_version_under_a_new_number: "ManifestError: .*expected a manifest of version 7, found one of 0",
-    a_number_altered: "NotAuthentic: .*manifest.json was changed since",
-    a_run_altered: "NotAuthentic: .*manifest.json was changed since",
-    the_signature_taken_away: "NotAuthentic: .*the version is not signed",
-    the_signature_of_another_version: "NotAuthentic: .*it was made with another key",
-    signed_with_another_key: "NotAuthentic: .*it was made with another key",
-    one_byte_altered: "NotAuthentic: .*manifest.json was changed since",
-    a_file_of_another_signed_version: "DigestMismatch: .*weights.safetensors: expected SHA-256",
-    another_content_with_its_own_digests: "NotAuthentic: .*the version is not signed",
-    a_version_that_was_signed_for_another_run: "NotAuthentic: .*signed for run 'other', and this is run 'run'",
-}
 
 each_attack = pytest.mark.parametrize(
     ("attack", "reason"), [pytest.param(*item, id=item[0].__name__) for item in ATTACKS.items()]

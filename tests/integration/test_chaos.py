@@ -11,8 +11,9 @@ _CHAOS = Path(__file__).parents[2] / "scripts" / "chaos.py"
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_little_chaos_breaks_no_promise() -> None:
+@pytest.mark.parametrize("seed", [pytest.param(1, id="signed"), pytest.param(2, id="not signed")])
+def test_a_little_chaos_breaks_no_promise(seed: int) -> None:
     done = subprocess.run(
-        [sys.executable, str(_CHAOS), "--minutes=0.4", "--seed=1"], capture_output=True, text=True, check=False
+        [sys.executable, str(_CHAOS), "--minutes=0.2", f"--seed={seed}"], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (0, ""), done.stdout

@@ -60,6 +60,15 @@ def test_a_right_program_passes_and_is_known_by_its_digest_from_then_on(
     assert not _children(), "nobody was asked again"
 
 
+def test_the_process_stays_for_the_next_program(trial: ProgramTrial, store: LocalPolicyStore) -> None:
+    require(trial, store, publish_seed(store, 0))
+    (first,) = _children()
+    require(trial, store, publish_seed(store, 0, action="box"))
+    with pytest.raises(ProbeMismatch):
+        require(trial, store, bad_programs.publish_program(store, bad_programs.SwappedOutputs()))
+    assert _children() == [first]
+
+
 def test_what_a_program_raises_is_raised_here(trial: ProgramTrial, store: LocalPolicyStore) -> None:
     with pytest.raises(ProbeMismatch, match="differ by more than"):
         require(trial, store, bad_programs.publish_program(store, bad_programs.SwappedOutputs()))

@@ -1,15 +1,23 @@
 """What a chaos run would notice: each check can fail."""
 
+import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
+from loguru import logger
 
-from scripts.faults.cast import PureActor, tracebacks
+from learner.checkpoint import CheckpointStore
+from scripts.faults.cast import Logs, PureActor, tracebacks
+from scripts.faults.lost_work import LostWork
 from scripts.faults.published import Published
 from scripts.faults.tail import Tail
 from scripts.faults.verdict import Verdict
+from shared.log import set_up_logging
 from shared.policy_store import LocalPolicyStore, version_name
+from shared.progress import Progress
+from shared.run_directory import RunDirectory
 from shared.used_numbers import UsedNumbers
 from shared.version_files import mark_name
 from tests.sample_versions import sample_files, sample_manifest
@@ -29,6 +37,11 @@ def verdict() -> Verdict:
 def published(store: LocalPolicyStore, verdict: Verdict) -> Published:
     numbers = UsedNumbers(store.path.parent / "numbers")
     return Published(lambda: [store.path, store.path.parent / "away"], verdict, numbers)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDirectory:
+    return RunDirectory(tmp_path / "run").create()
 
 
 def _publish(store: LocalPolicyStore, content: bytes) -> str:
@@ -124,3 +137,87 @@ def test_a_verdict_is_told_as_json(tmp_path: Path, verdict: Verdict) -> None:
     text = (tmp_path / "chaos.json").read_text()
     assert '"good": false' in text
     assert "one is missing" in text
+
+
+SAVED_UNIX_S = time.time() + 3600
+"""When the newest whole checkpoint was written: after anything that a test does now."""
+
+
+@pytest.fixture
+def lost_work(run: RunDirectory, verdict: Verdict) -> LostWork:
+    path = CheckpointStore(run.checkpoints).save(1, {})
+    os.utime(path, (SAVED_UNIX_S, SAVED_UNIX_S))
+    return LostWork(run, verdict)
+
+
+def _kill(run: RunDirectory, lost_work: LostWork, *, updated_s: float) -> None:
+    """Right after an update that came so long after the checkpoint."""
+    run.write_progress(Progress(phase="training", updated_unix_s=SAVED_UNIX_S + updated_s))
+    lost_work.killed()
+
+
+@pytest.mark.parametrize(("updated_s", "lost_s"), [(-1.0, 0.0), (0.75, 0.75), (2.5, 2.5), (3.5, None), (60.0, None)])
+def test_a_learner_may_lose_one_checkpoint_interval_of_work(
+    run: RunDirectory, lost_work: LostWork, verdict: Verdict, updated_s: float, lost_s: float | None
+) -> None:
+    _kill(run, lost_work, updated_s=updated_s)
+    assert verdict.is_good is (lost_s is not None)
+    measured_s = verdict.seconds("at most one checkpoint interval is lost")
+    assert measured_s == ([] if lost_s is None else [pytest.approx(lost_s, abs=1e-3)])
+
+
+def test_what_came_before_it_resumed_is_not_lost_again(
+    run: RunDirectory, lost_work: LostWork, verdict: Verdict
+) -> None:
+    lost_work.resumed_unix_s = SAVED_UNIX_S + 10.0
+    _kill(run, lost_work, updated_s=9.0)
+    _kill(run, lost_work, updated_s=11.0)
+    assert verdict.is_good
+    assert verdict.seconds("at most one checkpoint interval is lost") == [0.0, pytest.approx(1.0, abs=1e-3)]
+
+
+def test_a_checkpoint_that_is_not_whole_saves_no_work(run: RunDirectory, lost_work: LostWork, verdict: Verdict) -> None:
+    newest = CheckpointStore(run.checkpoints).save(2, {})
+    newest.write_bytes(b"broken")
+    os.utime(newest, (SAVED_UNIX_S + 59, SAVED_UNIX_S + 59))
+    _kill(run, lost_work, updated_s=60.0)
+    assert not verdict.is_good
+
+
+@pytest.mark.parametrize("how", ["still", "since the checkpoint", "by a broken checkpoint"])
+def test_a_learner_that_was_disturbed_is_held_to_nothing(
+    run: RunDirectory, lost_work: LostWork, verdict: Verdict, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr("scripts.faults.lost_work.time.time", lambda: SAVED_UNIX_S + 1.0)
+    if how == "by a broken checkpoint":
+        lost_work.spoiled()
+    else:
+        lost_work.begins()
+    if how == "since the checkpoint":
+        lost_work.ends()
+    _kill(run, lost_work, updated_s=60.0)
+    lost_work.note()
+    assert verdict.is_good
+    assert verdict.seconds("at most one checkpoint interval is lost") == []
+    assert "max 60.00 s" in verdict.notes["work lost with a learner"]
+
+
+def test_a_disturbance_that_was_over_before_the_checkpoint_excuses_nothing(
+    run: RunDirectory, lost_work: LostWork, verdict: Verdict
+) -> None:
+    lost_work.begins()
+    lost_work.ends()
+    _kill(run, lost_work, updated_s=60.0)
+    assert not verdict.is_good
+
+
+def test_the_log_tells_when_a_learner_resumed(run: RunDirectory, published: Published, verdict: Verdict) -> None:
+    began_unix_s = time.time()
+    set_up_logging("learner", run.logs, terminal_level=None)
+    logger.info("resumed at update {} after {} steps", 7, 700)
+    logger.remove()
+    logs = Logs(run)
+    logs.look(published, verdict)
+    logs.close()
+    assert logs.resumed == [7]
+    assert began_unix_s - 0.002 <= logs.resumed_unix_s <= time.time()
