@@ -19,6 +19,8 @@ def test_ten_minutes_of_chaos_break_no_promise(tmp_path: Path, seed: int) -> Non
     command = [sys.executable, str(_CHAOS), "--minutes=10", f"--seed={seed}", f"--json={found}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
-    deeds = json.loads(found.read_text())["deeds"]
+    told = json.loads(found.read_text())
+    assert all(kept["looked"] for kept in told["promises"].values()), told["promises"]
+    deeds = told["deeds"]
     kills = sum(times for deed, times in deeds.items() if deed.startswith("kill -9"))
     assert kills >= _KILLS, f"only {kills}: {deeds}"
