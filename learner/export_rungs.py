@@ -10,8 +10,9 @@ from torch import nn
 from learner.eager_cases import EXAMPLE_ROWS, EagerCases, resized
 from learner.export_checks import perturbed, write_weights
 from learner.export_copy import copy_for_export
+from learner.export_verdicts import BakedBatchError, taken
 from learner.flat_module import FlatModule, flat_source
-from learner.program_checks import BakedBatchError, ProgramChecks
+from learner.program_checks import ProgramChecks
 from shared.engines.engine import Engine
 from shared.errors import ExportError, PolicyError
 from shared.manifest import ProgramKind, RungReport
@@ -67,12 +68,10 @@ class RungMaker:
                 engine, program = self._make(rung, places)
                 found = self._checks.differences(engine.run, engine.load_weights)
         except BakedBatchError as error:
-            return None, _refusal(rung, self._explain(error) if "trace" in rung else error)
+            return None, _refusal(rung, self._explain(error))
         except Exception as error:  # noqa: BLE001 - torch raises OSError, TypeError, RuntimeError, IndentationError, …
             return None, _refusal(rung, error)
-        by_size = {str(size): difference for size, difference in found.items() if size}
-        report = RungReport(rung, True, None, max(found.values(), default=0.0), by_size)
-        return program, report
+        return program, taken(rung, found, self._cases.input_sets)
 
     def _make(self, rung: Rung, places: Mapping[str, TensorPlace]) -> tuple[Engine, MadeProgram]:
         if rung == "onnx":

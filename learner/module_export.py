@@ -61,7 +61,8 @@ def describe_rung(report: RungReport) -> str:
         return f"  {report.rung}: refused: {' '.join((report.error or '').split())}"
     sizes = report.by_batch_size if isinstance(report.by_batch_size, dict) else {}
     at = ", ".join(f"{difference:.1e} at {size}" for size, difference in sorted(sizes.items(), key=_rows))
-    return f"  {report.rung}: taken: differs from eager by {at or f'{report.largest_difference:.1e}'}"
+    alone = "; compared for the example's values alone: the module takes no others" if report.input_sets == 1 else ""
+    return f"  {report.rung}: taken: differs from eager by {at or f'{report.largest_difference:.1e}'}{alone}"
 
 
 def _rows(item: tuple[str, float]) -> int:

@@ -6,15 +6,15 @@ scripted pieces (whose decisions then stay decisions).
 
 import copy
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from shared.errors import ScriptingError
-from shared.scripting import is_scripted, script, trace
+from shared.scripting import Attempt, ScriptModule, is_scripted, script, trace
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
@@ -25,6 +25,18 @@ class PieceCall:
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
+
+
+def mixed_rungs(module: nn.Module, example: Sequence[Tensor]) -> tuple[Attempt, Attempt]:
+    """Both ways to mix, for a module that takes one list of tensors. Programs share their tensors with it."""
+
+    def script_with_traced_pieces() -> ScriptModule:
+        return script(with_traced_pieces(module, piece_calls(module, lambda: module(list(example)))))
+
+    def trace_with_scripted_pieces() -> ScriptModule:
+        return trace(with_scripted_pieces(module), (list(example),))
+
+    return ("script+trace", script_with_traced_pieces), ("trace+script", trace_with_scripted_pieces)
 
 
 def piece_calls(module: nn.Module, run: Callable[[], object]) -> dict[str, PieceCall]:
