@@ -91,6 +91,7 @@ def main(options: ExportOptions) -> int:
 
 def _check_destination(options: ExportOptions) -> None:
     """Raise ConfigurationError for a flag that would be passed over in silence."""
+    surplus: dict[str, object]
     if options.sb3 is None and options.example:
         surplus = {"--env": options.env, "--store": options.store, "--aot": options.how and options.aot}
         where = (
