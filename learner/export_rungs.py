@@ -16,7 +16,7 @@ from learner.program_checks import ProgramChecks
 from shared.engines.engine import Engine
 from shared.errors import ExportError, PolicyError
 from shared.manifest import ProgramKind, RungReport
-from shared.mixed_scripting import piece_calls, with_scripted_pieces, with_traced_pieces
+from shared.mixed_scripting import PieceCall, piece_calls, with_scripted_pieces, with_traced_pieces
 from shared.program_digest import onnx_program_digest, torchscript_program_digest
 from shared.scripting import (
     ScriptModule,
@@ -114,8 +114,7 @@ class RungMaker:
 
     def _script_with_traced_pieces(self) -> ScriptModule:
         module = self._flat.module
-        calls = piece_calls(module, lambda: self._flat(self._cases.example))
-        return self._around(with_traced_pieces(module, calls))
+        return self._around(with_traced_pieces(module, self._calls(module)))
 
     def _around(self, module: nn.Module) -> ScriptModule:
         eager = self._cases.eager
@@ -127,7 +126,10 @@ class RungMaker:
         return trace(self._flat, (self._cases.example,))
 
     def _trace_with_scripted_pieces(self) -> ScriptModule:
-        return trace(with_scripted_pieces(self._flat), (self._cases.example,))
+        return trace(with_scripted_pieces(self._flat, self._calls(self._flat)), (self._cases.example,))
+
+    def _calls(self, module: nn.Module) -> dict[str, PieceCall]:
+        return piece_calls(module, lambda: self._flat(self._cases.example))
 
     def _explain(self, error: BakedBatchError) -> Exception:
         """Tell an unrolled loop from a size that was written down: traced at another size, the program is longer."""
