@@ -255,6 +255,25 @@ def test_a_mask_is_never_lost(tmp_path: Path) -> None:
         export_module(MasksWhereSomeAreIllegal(), (inputs,), tmp_path / "m", onnx=False)
 
 
+class MixedKeys(nn.Module):
+    """A dictionary for which TorchScript has no type, around a decision."""
+
+    def forward(self, x):
+        scales = {1: 2.0, "two": 3.0}
+        return x * scales[1] if x.sum() > 0 else x * scales["two"]
+
+
+def test_what_to_change_is_said_whatever_script_stumbles_over(tmp_path: Path) -> None:
+    state = (torch.randn(3, 8), torch.randn(3, 8))
+    for module, args, advice in (
+        (MasksWhereSomeAreIllegal(), ([torch.randn(3, 6), torch.ones(3, 3).bool(), state],), "annotate the arguments"),
+        (Repeats(), (torch.randn(3, 4), torch.tensor(2)), "name the arguments of forward one by one"),
+        (MixedKeys(), (torch.randn(3, 4),), "write forward so that script can read it"),
+    ):
+        with pytest.raises(ExportError, match=f"; aot was not tried.* What to change: {advice}"):
+            export_module(module, args, tmp_path / "m", onnx=False)
+
+
 class Repeats(nn.Module):
     """A number that came in as a tensor, as often as a loop turns."""
 

@@ -151,6 +151,13 @@ def test_a_loop_over_code_without_types_survives(tmp_path: Path) -> None:
     assert [report.rung for report in manifest.export if report.taken] == ["trace+script"], manifest.export
 
 
+@pytest.mark.slow
+def test_native_code_where_it_is_asked_for(tmp_path: Path) -> None:
+    manifest = publish_policy(nn.Linear(4, 3), VECTOR, spaces.Discrete(3), tmp_path, aot=True)
+    assert manifest.program("aot") is not None
+    assert load_policy(tmp_path / f"v{manifest.version:06d}", "aot", trust_native=True).engine.kind == "aot"
+
+
 def test_a_policy_under_the_contract_is_published_as_it_is(tmp_path: Path) -> None:
     policy = make_policy("vector, discrete")
     manifest = publish_policy(policy, VECTOR, spaces.Discrete(3), tmp_path)
