@@ -5,7 +5,7 @@ which sizes of its outputs follow the batch, which of its numbers vary.
 """
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -89,6 +89,11 @@ class EagerCases:
         """The flat inputs that programs are made with."""
         return [torch.from_numpy(array.copy()) for array in self.cases[0].inputs]
 
+    @property
+    def input_sets(self) -> int:
+        """How many different sets of inputs there are at each batch size; 1 where the module takes no other values."""
+        return 1 + max(case.inputs_set for case in self.cases)
+
     def at(self, batch_size: int | None, inputs_set: int = 0) -> Case | None:
         """The case of this batch size and set of inputs."""
         return next((c for c in self.cases if (c.batch_size, c.inputs_set) == (batch_size, inputs_set)), None)
@@ -125,19 +130,34 @@ class EagerCases:
         """Inputs by batch size: those of the example, and what the module takes of two others made from them."""
         as_given = {size: resized(example, self.batch_dims, size) for size in sizes}
         sets = [as_given]
-        was_finite = _is_finite(first)
-        for vary in (_turned, _within_range, _shuffled):
-            varied = {size: vary(inputs, np.random.default_rng([7, len(sets)])) for size, inputs in as_given.items()}
-            try:
-                results = [self.eager(inputs) for inputs in varied.values()]
-                _merged([first, *results])
-            except Exception:  # noqa: BLE001 - inputs that the module does not take are no test of a program
-                continue
-            if not was_finite or all(map(_is_finite, results)):
-                sets.append(varied)
+        for floats, *discretes in _VARIATIONS:
+            for discrete in discretes:
+                varied = {
+                    size: _varied(inputs, np.random.default_rng([7, len(sets)]), floats, discrete)
+                    for size, inputs in as_given.items()
+                }
+                if _is_new(varied, sets) and self._takes(varied.values(), first):
+                    sets.append(varied)
+                    break
             if len(sets) == 3:
                 break
         return sets
+
+    def _takes(self, inputs: Iterable[Sequence[Tensor]], first: Any) -> bool:
+        """Inputs that the module does not take, or answers with overflows, are no test of a program."""
+        try:
+            results = [self.eager(tensors) for tensors in inputs]
+            _merged([first, *results])
+        except Exception:  # noqa: BLE001 - a module's own code may raise anything
+            return False
+        return not _is_finite(first) or all(map(_is_finite, results))
+
+
+InputSet = Mapping[int | None, Sequence[Tensor]]
+
+
+def _is_new(inputs: InputSet, sets: Iterable[InputSet]) -> bool:
+    return not any(all(all(map(_equal, inputs[size], known[size])) for size in inputs) for known in sets)
 
 
 def tensors_of(leaves: Iterable[Any]) -> list[Tensor]:
@@ -163,28 +183,18 @@ def resized(tensors: Sequence[Tensor], batch_dims: Sequence[int | None], size: i
     ]
 
 
-def _turned(tensors: Sequence[Tensor], generator: np.random.Generator) -> list[Tensor]:
+def _turned(array: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """Floats of the other sign and another size, so that a branch on them goes the other way."""
-    return _varied(tensors, generator, lambda a: -a * generator.uniform(0.5, 1.5, a.shape) - 0.1 * np.sign(a.sum()))
+    return np.asarray(-array * generator.uniform(0.5, 1.5, array.shape) - 0.1 * np.sign(array.sum()))
 
 
-def _within_range(tensors: Sequence[Tensor], generator: np.random.Generator) -> list[Tensor]:
+def _within_range(array: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """Floats anywhere between the smallest and the largest of the example."""
-    return _varied(tensors, generator, lambda a: generator.uniform(a.min(), a.max(), a.shape) if a.size else a)
+    return generator.uniform(array.min(), array.max(), array.shape) if array.size else array
 
 
-def _shuffled(tensors: Sequence[Tensor], generator: np.random.Generator) -> list[Tensor]:
-    return _varied(tensors, generator, lambda a: generator.permuted(a.ravel()).reshape(a.shape))
-
-
-def _varied(tensors: Sequence[Tensor], generator: np.random.Generator, move: Any) -> list[Tensor]:
-    varied = []
-    for tensor in tensors:
-        array = tensor.numpy()
-        is_float = array.dtype.kind == "f"
-        moved = np.asarray(move(array)).astype(array.dtype) if is_float else _elsewhere(array, generator)
-        varied.append(torch.from_numpy(np.array(moved, order="C")))
-    return varied
+def _shuffled(array: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    return generator.permuted(array.ravel()).reshape(array.shape)
 
 
 def _elsewhere(array: np.ndarray, generator: np.random.Generator) -> np.ndarray:
@@ -196,6 +206,41 @@ def _elsewhere(array: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     if array.ndim == 0:
         return array
     return array[generator.permutation(len(array))][..., generator.permutation(array.shape[-1])]
+
+
+def _opposite(array: np.ndarray, _: np.random.Generator) -> np.ndarray:
+    """Masks inverted; the smallest index for the largest, and so on; a single number is another one."""
+    if array.dtype == np.bool_:
+        return ~array
+    if array.ndim == 0:
+        return np.asarray(array + 1)
+    return np.asarray(array.max() - (array - array.min())) if array.size else array
+
+
+def _any(array: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Masks at random; indices in other places; a single number is another one."""
+    if array.dtype == np.bool_:
+        return generator.integers(0, 2, array.shape).astype(np.bool_)
+    return np.asarray(array - 1) if array.ndim == 0 else _elsewhere(array, generator)
+
+
+Vary = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+
+_VARIATIONS: tuple[tuple[Vary, ...], ...] = (
+    (_turned, _opposite, _any, _elsewhere),
+    (_within_range, _any, _elsewhere),
+    (_shuffled, _any, _elsewhere),
+)
+"""What is done to floats; and to all else, boldest first, until the module takes it."""
+
+
+def _varied(tensors: Sequence[Tensor], generator: np.random.Generator, floats: Vary, discrete: Vary) -> list[Tensor]:
+    varied = []
+    for tensor in tensors:
+        array = tensor.numpy()
+        moved = (floats if array.dtype.kind == "f" else discrete)(array, generator).astype(array.dtype)
+        varied.append(torch.from_numpy(np.array(moved, order="C")))
+    return varied
 
 
 def _batch_dims(

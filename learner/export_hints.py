@@ -27,6 +27,16 @@ _HINTS: tuple[tuple[str, str], ...] = (
         "make a function or a method of the lambda, with its arguments annotated",
     ),
     (
+        r"can't take variable number of arguments",
+        "name the arguments of forward one by one: script reads no *args, no **kwargs and no keyword-only arguments "
+        "with defaults",
+    ),
+    (
+        r"Tensor \(inferred\) cannot be used as a tuple|Expected a value of type 'Tensor \(inferred\)'",
+        "annotate the arguments of forward and of every method that it calls (x: tuple[Tensor, Tensor], "
+        "x: list[Tensor], n: int): what has no annotation is a Tensor to script",
+    ),
+    (
         r"has no attribute|object has no attribute or method",
         "keep what forward needs as tensors, numbers, strings, submodules, or lists, tuples and dicts of them, "
         "and call only what torch.Tensor has in TorchScript",
@@ -34,10 +44,19 @@ _HINTS: tuple[tuple[str, str], ...] = (
 )
 
 
+_ANYTHING = (
+    "write forward so that script can read it (annotated arguments, the constructs that its message names left out), "
+    "or without decisions and loops on data (torch.where, tensor operations), and it is traced"
+)
+
+
 def hint(reports: Sequence[RungReport]) -> str | None:
-    """What to change, by the first message that is known; None where none is."""
+    """What to change, by the first message that is known; what helps anything where none is, and the ladder was tried.
+
+    None for a single rung whose message is not known: it says itself what it stumbled over.
+    """
     for report in reports:
         for pattern, advice in _HINTS:
             if re.search(pattern, report.error or ""):
                 return advice
-    return None
+    return _ANYTHING if len(reports) > 1 else None

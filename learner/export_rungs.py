@@ -10,12 +10,13 @@ from torch import nn
 from learner.eager_cases import EXAMPLE_ROWS, EagerCases, resized
 from learner.export_checks import perturbed, write_weights
 from learner.export_copy import copy_for_export
+from learner.export_verdicts import BakedBatchError, taken
 from learner.flat_module import FlatModule, flat_source
-from learner.program_checks import BakedBatchError, ProgramChecks
+from learner.program_checks import ProgramChecks
 from shared.engines.engine import Engine
 from shared.errors import ExportError, PolicyError
 from shared.manifest import ProgramKind, RungReport
-from shared.mixed_scripting import piece_calls, with_scripted_pieces, with_traced_pieces
+from shared.mixed_scripting import PieceCall, piece_calls, with_scripted_pieces, with_traced_pieces
 from shared.program_digest import onnx_program_digest, torchscript_program_digest
 from shared.scripting import (
     ScriptModule,
@@ -67,12 +68,10 @@ class RungMaker:
                 engine, program = self._make(rung, places)
                 found = self._checks.differences(engine.run, engine.load_weights)
         except BakedBatchError as error:
-            return None, _refusal(rung, self._explain(error) if "trace" in rung else error)
+            return None, _refusal(rung, self._explain(error))
         except Exception as error:  # noqa: BLE001 - torch raises OSError, TypeError, RuntimeError, IndentationError, …
             return None, _refusal(rung, error)
-        by_size = {str(size): difference for size, difference in found.items() if size}
-        report = RungReport(rung, True, None, max(found.values(), default=0.0), by_size)
-        return program, report
+        return program, taken(rung, found, self._cases.input_sets)
 
     def _make(self, rung: Rung, places: Mapping[str, TensorPlace]) -> tuple[Engine, MadeProgram]:
         if rung == "onnx":
@@ -115,8 +114,7 @@ class RungMaker:
 
     def _script_with_traced_pieces(self) -> ScriptModule:
         module = self._flat.module
-        calls = piece_calls(module, lambda: self._flat(self._cases.example))
-        return self._around(with_traced_pieces(module, calls))
+        return self._around(with_traced_pieces(module, self._calls(module)))
 
     def _around(self, module: nn.Module) -> ScriptModule:
         eager = self._cases.eager
@@ -128,7 +126,10 @@ class RungMaker:
         return trace(self._flat, (self._cases.example,))
 
     def _trace_with_scripted_pieces(self) -> ScriptModule:
-        return trace(with_scripted_pieces(self._flat), (self._cases.example,))
+        return trace(with_scripted_pieces(self._flat, self._calls(self._flat)), (self._cases.example,))
+
+    def _calls(self, module: nn.Module) -> dict[str, PieceCall]:
+        return piece_calls(module, lambda: self._flat(self._cases.example))
 
     def _explain(self, error: BakedBatchError) -> Exception:
         """Tell an unrolled loop from a size that was written down: traced at another size, the program is longer."""

@@ -1,7 +1,7 @@
 """One call for any module: the first rung of the ladder that equals eager becomes a directory for actors."""
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -61,7 +61,8 @@ def describe_rung(report: RungReport) -> str:
         return f"  {report.rung}: refused: {' '.join((report.error or '').split())}"
     sizes = report.by_batch_size if isinstance(report.by_batch_size, dict) else {}
     at = ", ".join(f"{difference:.1e} at {size}" for size, difference in sorted(sizes.items(), key=_rows))
-    return f"  {report.rung}: taken: differs from eager by {at or f'{report.largest_difference:.1e}'}"
+    alone = "; compared for the example's values alone: the module takes no others" if report.input_sets == 1 else ""
+    return f"  {report.rung}: taken: differs from eager by {at or f'{report.largest_difference:.1e}'}{alone}"
 
 
 def _rows(item: tuple[str, float]) -> int:
@@ -153,7 +154,7 @@ def _initialise(lazy: EagerModule, tensors: Sequence[Tensor]) -> None:
 
 
 def _climb(
-    cases: EagerCases, rungs: Iterable[Rung]
+    cases: EagerCases, rungs: Sequence[Rung]
 ) -> tuple[dict[str, bytes], tuple[ProgramEntry, ...], tuple[RungReport, ...]]:
     """The files of a version, its programs and what each rung said."""
     eager = cases.eager
@@ -173,7 +174,7 @@ def _climb(
         if program is not None:
             made[program.kind] = program
     if not made:
-        raise _no_rung(reports)
+        raise _no_rung(reports, aot_was_tried="aot" in rungs)
     files = {FILES[program.kind]: program.data for program in made.values()}
     entries = tuple(
         ProgramEntry(program.kind, FILES[program.kind], program.program_digest) for program in made.values()
@@ -181,10 +182,11 @@ def _climb(
     return {WEIGHTS_FILE: encoded, **files}, entries, tuple(reports)
 
 
-def _no_rung(reports: Sequence[RungReport]) -> ExportError:
+def _no_rung(reports: Sequence[RungReport], *, aot_was_tried: bool) -> ExportError:
     said = "; ".join(f"{report.rung}: {' '.join((report.error or '').split())}" for report in reports)
     if len(reports) > 1:
         said = f"no rung gives a program that equals the module: {said}"
+        said += "" if aot_was_tried else "; aot was not tried"
     advice = hint(reports)
     error = ExportError(said if advice is None else f"{said}. What to change: {advice}")
     for report in reports:

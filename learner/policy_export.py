@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
 from learner.export_checks import ExportChecks, perturbed, write_weights
 from learner.export_copy import copy_for_export
+from learner.export_verdicts import taken
 from learner.module_export import ExportReport, export_module
 from learner.onnx_export import export_onnx
 from shared.engines.eager import EagerEngine, module_tensors
@@ -21,10 +21,10 @@ from shared.engines.torchscript import TorchScriptEngine
 from shared.errors import ConfigurationError, ExportError, PolicyError, ProbeMismatch, WeightsError
 from shared.importable import ImportablePolicy, encode_importable, importable_digest, load_importable
 from shared.manifest import Manifest, ProbeEntry, ProgramEntry, ProgramKind, RungReport
-from shared.mixed_scripting import with_scripted_pieces
+from shared.mixed_scripting import mixed_rungs
 from shared.policy_signature import PolicySignature
 from shared.policy_store import PolicyStore, open_store
-from shared.probe import Probe, compare, compute_probe, encode_probe, make_inputs, run_policy
+from shared.probe import Probe, compare, compute_probe, encode_probe, run_policy
 from shared.program_digest import onnx_program_digest, torchscript_program_digest
 from shared.scripting import Scripted, ScriptModule, climb, save_archive
 from shared.signing import SigningKey, signing_key_of
@@ -42,8 +42,6 @@ PROBE_FILE = "probe.safetensors"
 
 # Wider than what exports are held to here: an actor may run trained weights on another processor's kernels.
 PROBE_ATOL = PROBE_RTOL = 1e-4
-
-_EXAMPLE_ROWS = 3
 
 
 class PolicyExporter:
@@ -85,7 +83,7 @@ class PolicyExporter:
         self.reports = tuple(self._reports)
         if not self._programs:
             said = "; ".join(f"{report.rung}: {report.error}" for report in self.reports)
-            raise ExportError(f"no program equals the eager policy: {said}")
+            raise ExportError(f"no program equals the eager policy: {said}{'' if aot else '; aot was not tried'}")
 
     def files(self, weights: Mapping[str, Tensor]) -> tuple[dict[str, bytes], tuple[ProgramEntry, ...], ProbeEntry]:
         """The bytes of a version with these ``weights`` (a state dict), its programs and its probe. Takes milliseconds.
@@ -126,18 +124,21 @@ class PolicyExporter:
             raise ExportError(f"with these weights the program no longer equals the eager policy: {error}") from error
 
     def _export_torchscript(self) -> Scripted | None:
+        found: dict[int, float] = {}
+
         def check(program: ScriptModule) -> float:
             # What an actor runs: a tensor that TorchScript does not keep as one could not be replaced there.
             engine = TorchScriptEngine.from_bytes(save_archive(program))
-            return self._checks.largest_difference(engine.run, engine.load_weights)
+            found.update(self._checks.differences(engine.run, engine.load_weights))
+            return max(found.values())
 
-        example = [torch.from_numpy(array) for array in make_inputs(self.signature, _EXAMPLE_ROWS, seed=0)]
-        scripted, failures = climb(self._module, example, check, with_scripted_pieces)
+        example = self._checks.example
+        scripted, failures = climb(self._module, example, check, mixed_rungs(self._module, example))
         self._reports += failures
         if scripted is not None:
             digest = torchscript_program_digest(save_archive(scripted.module))
             self._programs.append(ProgramEntry("torchscript", TORCHSCRIPT_FILE, digest))
-            self._reports.append(RungReport(scripted.rung, True, largest_difference=scripted.largest_difference))
+            self._reports.append(taken(scripted.rung, found, self._checks.input_sets))
         return scripted
 
     def _export_onnx(self) -> None:
@@ -148,11 +149,11 @@ class PolicyExporter:
             # A copy again, since exporting may leave its marks on a module.
             graph = export_onnx(copy_for_export(self._module), self.signature, places, WEIGHTS_FILE)
             engine = OnnxEngine(graph, self._checks.weights)
-            difference = self._checks.largest_difference(engine.run, engine.load_weights)
+            found = self._checks.differences(engine.run, engine.load_weights)
         except PolicyError as error:
             self._refuse("onnx", error)
         else:
-            self._take("onnx", ONNX_FILE, graph, onnx_program_digest(graph), difference)
+            self._take("onnx", ONNX_FILE, graph, onnx_program_digest(graph), found)
 
     def _export_aot(self) -> None:
         from learner.aot_export import export_aot
@@ -161,15 +162,15 @@ class PolicyExporter:
         # As above; and with no weight that is 0 or 1, as a compiler might take it for.
         module = copy_for_export(self._module)
         write_weights(module, perturbed(self._checks.weights, np.random.default_rng(1)))
-        example = [torch.from_numpy(array) for array in make_inputs(self.signature, _EXAMPLE_ROWS, seed=0)]
+        example = self._checks.example
         try:
             package = export_aot(module, example, [0] * len(example))
             engine = AotEngine(package, self._checks.weights, trust_native=True)  # compiled here, just now
-            difference = self._checks.largest_difference(engine.run, engine.load_weights)
+            found = self._checks.differences(engine.run, engine.load_weights)
         except PolicyError as error:
             self._refuse("aot", error)
         else:
-            self._take("aot", AOT_FILE, package, engine.program_digest, difference)
+            self._take("aot", AOT_FILE, package, engine.program_digest, found)
 
     def _export_importable(self, importable: ImportablePolicy) -> None:
         data = encode_importable(importable)
@@ -178,16 +179,16 @@ class PolicyExporter:
             # The learner's own class is one that it trusts.
             module = load_importable(data, self._checks.weights, [importable.class_path.partition(":")[0]])
             engine = EagerEngine(module, digest)
-            difference = self._checks.largest_difference(engine.run, engine.load_weights)
+            found = self._checks.differences(engine.run, engine.load_weights)
         except PolicyError as error:
             self._refuse("importable", error)
         else:
-            self._take("importable", IMPORTABLE_FILE, data, digest, difference)
+            self._take("importable", IMPORTABLE_FILE, data, digest, found)
 
-    def _take(self, rung: ProgramKind, file: str, data: bytes, digest: str, difference: float) -> None:
+    def _take(self, rung: ProgramKind, file: str, data: bytes, digest: str, found: Mapping[int, float]) -> None:
         self._constant_files[file] = data
         self._programs.append(ProgramEntry(rung, file, digest))
-        self._reports.append(RungReport(rung, True, largest_difference=difference))
+        self._reports.append(taken(rung, found, self._checks.input_sets))
 
     def _refuse(self, rung: str, error: PolicyError) -> None:
         self._reports.append(RungReport(rung, False, error=f"{type(error).__name__}: {error}"))
@@ -203,13 +204,15 @@ def publish_policy(
     masked: bool = False,
     outputs: Sequence[str] | None = None,
     env_id: str | None = None,
+    aot: bool = False,
     signing_key: SigningKey | str | Path | None = None,
 ) -> Manifest:
     """Publish ``module`` as the newest policy of ``store``, for agents that act in these spaces.
 
     What it takes and returns, and what ``state``, ``masked`` and ``outputs`` are for: see ``learner.spaces_policy``. A
-    module that has a ``signature`` follows the policy contract already and is published as it is. ``signing_key`` (or
-    the file that it is in) signs the version, for agents that were given its public key.
+    module that has a ``signature`` follows the policy contract already and is published as it is. ``aot`` compiles
+    native code too (15 to 40 s). ``signing_key`` (or the file that it is in) signs the version, for agents that were
+    given its public key.
     Raises ConfigurationError, ExportError (each rung with its reason) and StoreError.
     """
     from learner.publish_once import publish_once
@@ -226,4 +229,4 @@ def publish_policy(
             f"the policy acts in {signature.observation}, {signature.action}; expected {spaces_given}"
         )
     opened = open_store(store) if isinstance(store, str | Path) else store
-    return publish_once(module, signature, opened, env_id=env_id, signing_key=key)
+    return publish_once(module, signature, opened, env_id=env_id, aot=aot, signing_key=key)

@@ -20,13 +20,14 @@ def publish_once(
     run_id: str = "export",
     env_id: str | None = None,
     onnx: bool = True,
+    aot: bool = False,
     signing_key: SigningKey | None = None,
 ) -> Manifest:
     """Export ``module``, publish it as the newest version of ``store``, and return what its manifest says.
 
     Nothing is swept. Raises ExportError where no program equals the module, StoreError where the store fails.
     """
-    exporter = PolicyExporter(module, signature, onnx=onnx)
+    exporter = PolicyExporter(module, signature, onnx=onnx, aot=aot)
     files, programs, probe = exporter.files(module_tensors(module))
     return store.publish(
         files,

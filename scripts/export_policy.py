@@ -57,9 +57,11 @@ class ExportOptions:
     example: tuple[str, ...] = ()
     """The arguments of forward: "float32[3,4]" for each tensor, or one .pt file with a tuple of them."""
     how: str | None = None
-    """The one rung of the ladder to take (such as trace), instead of the first that equals the module."""
+    """With --example: the one rung of the ladder to take (such as trace), not the first that equals the module."""
     directory: Path | None = None
-    """Where a module that is no acting policy goes: a new directory."""
+    """With --example: where a module that is no acting policy goes, a new directory."""
+    aot: bool = False
+    """Compile native code too, by AOTInductor: 15 to 40 s more. Actors run it only with --trust-native."""
 
     store: Annotated[str | None, tyro.conf.arg(metavar="DIR|URL")] = None
     """The policy store to publish into."""
@@ -77,6 +79,7 @@ def main(options: ExportOptions) -> int:
     sys.path.insert(1, str(Path.cwd()))
     if (options.sb3 is not None) == (options.module is not None or options.weights is not None):
         raise ConfigurationError("expected --sb3 MODEL.zip, or --module pkg.mod:Class with --weights FILE")
+    _check_destination(options)
     if options.sb3 is None and options.example:
         _export_module(options)
         return 0
@@ -84,6 +87,24 @@ def main(options: ExportOptions) -> int:
     taken = ", ".join(report.rung for report in manifest.export if report.taken)
     print(f"published version {manifest.version} into {options.store}: {taken}")
     return 0
+
+
+def _check_destination(options: ExportOptions) -> None:
+    """Raise ConfigurationError for a flag that would be passed over in silence."""
+    surplus: dict[str, object]
+    if options.sb3 is None and options.example:
+        surplus = {"--env": options.env, "--store": options.store, "--aot": options.how and options.aot}
+        where = (
+            "with --example and --directory, --how aot takes AOTInductor alone, and there is no environment or store"
+        )
+    else:
+        surplus = {"--how": options.how, "--directory": options.directory}
+        where = (
+            "it applies to a module of any kind, with --example; an acting policy goes the whole ladder, into --store"
+        )
+    for flag, value in surplus.items():
+        if value:
+            raise ConfigurationError(f"{flag} has no place here: {where}")
 
 
 def _publish_sb3(options: ExportOptions, file: Path) -> "Manifest":
@@ -115,7 +136,9 @@ def _publish_sb3(options: ExportOptions, file: Path) -> "Manifest":
             policy=options.policy,
         )
     policy = from_sb3(model, observation_space=spaces[0] if spaces else None, vec_normalize=normalization)
-    return publish_once(policy, policy.signature, open_store(store), env_id=options.env, signing_key=key)
+    return publish_once(
+        policy, policy.signature, open_store(store), env_id=options.env, aot=options.aot, signing_key=key
+    )
 
 
 def _publish_module(options: ExportOptions) -> "Manifest":
@@ -126,7 +149,8 @@ def _publish_module(options: ExportOptions) -> "Manifest":
 
     module = _module(options)
     observation, action = _spaces(env_id)
-    return publish_policy(module, observation, action, store, env_id=env_id, signing_key=options.signing_key)
+    key = options.signing_key
+    return publish_policy(module, observation, action, store, env_id=env_id, aot=options.aot, signing_key=key)
 
 
 def _export_module(options: ExportOptions) -> None:
@@ -140,7 +164,8 @@ def _export_module(options: ExportOptions) -> None:
     if how is None and options.how is not None:
         raise ConfigurationError(f"--how: expected one of {', '.join(RUNGS)}; found {options.how!r}")
     example = example_arguments(options.example)
-    print(export_module(_module(options), example, directory, how=how, signing_key=options.signing_key))
+    key = options.signing_key
+    print(export_module(_module(options), example, directory, how=how, aot=options.aot, signing_key=key))
 
 
 def _module(options: ExportOptions) -> "nn.Module":

@@ -50,7 +50,8 @@ class ProbeEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class RungReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What one rung of the export ladder said: ``largest_difference`` from eager where it ran, ``error`` where not.
 
-    ``by_batch_size`` has that difference for each batch size that was tried.
+    ``by_batch_size`` has that difference for each batch size that was tried, and ``input_sets`` says how many different
+    sets of inputs there were at each.
     """
 
     rung: str
@@ -58,6 +59,7 @@ class RungReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     error: str | None = None
     largest_difference: float | None = None
     by_batch_size: dict[str, float] | UnsetType = UNSET
+    input_sets: int | UnsetType = UNSET
 
 
 class TrainingProgress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

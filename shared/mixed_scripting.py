@@ -6,15 +6,15 @@ scripted pieces (whose decisions then stay decisions).
 
 import copy
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from shared.errors import ScriptingError
-from shared.scripting import is_scripted, script, trace
+from shared.scripting import Attempt, ScriptModule, is_scripted, script, trace
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
@@ -25,6 +25,19 @@ class PieceCall:
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
+
+
+def mixed_rungs(module: nn.Module, example: Sequence[Tensor]) -> tuple[Attempt, Attempt]:
+    """Both ways to mix, for a module that takes one list of tensors. Programs share their tensors with it."""
+
+    def script_with_traced_pieces() -> ScriptModule:
+        return script(with_traced_pieces(module, piece_calls(module, lambda: module(list(example)))))
+
+    def trace_with_scripted_pieces() -> ScriptModule:
+        calls = piece_calls(module, lambda: module(list(example)))
+        return trace(with_scripted_pieces(module, calls), (list(example),))
+
+    return ("script+trace", script_with_traced_pieces), ("trace+script", trace_with_scripted_pieces)
 
 
 def piece_calls(module: nn.Module, run: Callable[[], object]) -> dict[str, PieceCall]:
@@ -96,30 +109,43 @@ def _traced(piece: nn.Module, call: PieceCall) -> nn.Module:
     return trace(piece, bound.args, bound.kwargs)
 
 
-def with_scripted_pieces(module: nn.Module) -> nn.Module:
-    """A copy of ``module`` in which the largest pieces that can be scripted have been.
+def with_scripted_pieces(module: nn.Module, calls: Mapping[str, PieceCall]) -> nn.Module:
+    """A copy of ``module`` in which the largest pieces that can be scripted have been, with pieces of theirs traced.
 
     Raises ScriptingError where there are none but layers of torch itself.
     """
     changed = _copy(module)
-    if not _script_pieces(changed):
+    if not _script_pieces(changed, "", calls):
         raise ScriptingError("no piece of the module can be scripted, apart from torch's own layers: see trace")
     return changed
 
 
-def _script_pieces(module: nn.Module) -> bool:
+def _script_pieces(module: nn.Module, prefix: str, calls: Mapping[str, PieceCall]) -> bool:
     changed = False
     for name, piece in module._modules.items():
         if piece is None or all(type(child).__module__.startswith("torch.nn.") for child in piece.modules()):
             continue
         if is_scripted(piece):
             changed = True  # somebody did it already
-        elif type(piece).forward is not nn.Module.forward and _can_be_scripted(piece):
-            module._modules[name] = script(piece)
+        elif (scripted := _scripted(piece, f"{prefix}{name}.", calls)) is not None:
+            module._modules[name] = scripted
             changed = True
         else:
-            changed = _script_pieces(piece) or changed
+            changed = _script_pieces(piece, f"{prefix}{name}.", calls) or changed
     return changed
+
+
+def _scripted(piece: nn.Module, prefix: str, calls: Mapping[str, PieceCall]) -> nn.Module | None:
+    """``piece`` scripted as it is, or else around what has to be traced of it; None where neither can be."""
+    if type(piece).forward is nn.Module.forward:
+        return None
+    if _can_be_scripted(piece):
+        return script(piece)
+    inside = _copy(piece)
+    try:
+        return script(inside) if _trace_pieces(inside, prefix, calls) else None
+    except Exception:  # noqa: BLE001 - torch raises OSError, TypeError, RuntimeError, IndentationError, …
+        return None
 
 
 def _can_be_scripted(piece: nn.Module) -> bool:

@@ -37,6 +37,10 @@ class Probe:
     outputs: tuple[np.ndarray, ...]
 
 
+MakeInputs = Callable[[PolicySignature, int, int], list[np.ndarray]]
+"""As ``make_inputs``."""
+
+
 def make_inputs(signature: PolicySignature, batch_size: int, seed: int) -> list[np.ndarray]:
     """Plausible inputs, the same for the same seed; every mask leaves at least one action of each choice."""
     generator = np.random.default_rng([seed, batch_size])
@@ -56,16 +60,18 @@ def make_inputs(signature: PolicySignature, batch_size: int, seed: int) -> list[
     return inputs
 
 
-def compute_probe(policy: Policy, signature: PolicySignature, *, batch_size: int = 8, seed: int = 0) -> Probe:
+def compute_probe(
+    policy: Policy, signature: PolicySignature, *, batch_size: int = 8, seed: int = 0, make: MakeInputs = make_inputs
+) -> Probe:
     """What ``policy`` answers. Raises ExportError where it answers with what its signature does not promise."""
-    inputs = make_inputs(signature, batch_size, seed)
+    inputs = make(signature, batch_size, seed)
     margin = _FIRST_MARGIN
     for attempt in range(1, _ROUNDS + 1):
         outputs = run_policy(policy, signature, inputs)
         undecided = _undecided(policy, signature, inputs, outputs, margin)
         if not undecided.any():
             return Probe(tuple(inputs), tuple(outputs))
-        fresh = make_inputs(signature, batch_size, seed + attempt * 1_000_003)
+        fresh = make(signature, batch_size, seed + attempt * 1_000_003)
         for array, other in zip(inputs, fresh, strict=True):
             array[undecided] = other[undecided]
         margin /= 2

@@ -14,12 +14,15 @@ import torch
 from torch import Tensor, nn
 from torch.jit import ScriptModule
 
+from shared.baked_decisions import refuse_baked_decisions
 from shared.errors import PolicyError, ScriptingError
 from shared.manifest import RungReport
 
-__all__ = ["Check", "Rung", "ScriptModule", "Scripted"]
+__all__ = ["Attempt", "Check", "Rung", "ScriptModule", "Scripted"]
 
-Rung = Literal["script", "trace", "trace+script"]
+Rung = Literal["script", "script+trace", "trace+script", "trace"]
+Attempt = tuple[Rung, Callable[[], ScriptModule]]
+"""A rung and what makes its program."""
 Check = Callable[[ScriptModule], float]
 """Runs a program, compares it with eager, returns the largest difference, raises PolicyError where it is too large."""
 
@@ -55,19 +58,19 @@ def climb(
     module: nn.Module,
     example: Sequence[Tensor],
     check: Check,
-    mixed: Callable[[nn.Module], nn.Module] | None = None,
+    between: Sequence[Attempt] = (),
 ) -> tuple[Scripted | None, tuple[RungReport, ...]]:
     """As ``script_or_trace``, with None where no rung is left; and a report of each rung that failed.
 
-    ``mixed`` makes a copy whose pieces are scripted where they can be, with the very same tensors: the last resort.
+    ``between`` are rungs to try after script and before trace: see ``shared.mixed_scripting.mixed_rungs``.
     """
     failures: list[RungReport] = []
-    rungs: tuple[tuple[Rung, Callable[[], torch.jit.ScriptModule]], ...] = (
+    attempts: tuple[Attempt, ...] = (
         ("script", lambda: script(module)),
+        *between,
         ("trace", lambda: trace(module, (list(example),))),
-        *((("trace+script", lambda: trace(mixed(module), (list(example),))),) if mixed is not None else ()),
     )
-    for rung, make in rungs:
+    for rung, make in attempts:
         try:
             with without_torch_warnings():
                 made = make()
@@ -103,7 +106,11 @@ def script(module: nn.Module) -> torch.jit.ScriptModule:
 
 
 def trace(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None) -> torch.jit.ScriptModule:
-    """torch.jit.trace of one call, which is positional or by keyword, not both."""
+    """torch.jit.trace of one call, which is positional or by keyword, not both.
+
+    Raises ScriptingError where it would keep a decision that depends on the inputs.
+    """
+    refuse_baked_decisions(module, args, kwargs or {})
     # check_trace would call it again with the same inputs, which proves nothing that the caller's check does not.
     with torch.no_grad():
         traced = torch.jit.trace(  # type: ignore[no-untyped-call]

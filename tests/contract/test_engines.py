@@ -243,27 +243,6 @@ def test_every_combination_equals_eager(kind: EngineKind, case: str) -> None:
             compare(expected.outputs, engine.run(expected.inputs), exported.signature, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.slow
-def test_all_engines_agree_on_a_nested_policy_with_state() -> None:
-    """Over several steps: what comes out as state goes in again."""
-    case = "sensors, lstm, masked discrete"
-    signature = export(case).signature
-    subjects = [Subject(kind, case) for kind in (*CHEAP_ENGINES, *COMPILING_ENGINES)]
-    engines = {subject.kind: subject.load(subject.exported.first) for subject in subjects}
-    first = 1 + max(i for i, spec in enumerate(signature.inputs) if spec.role == "observation")
-    n_states = len(signature.state)
-    states = {kind: [np.zeros((3, *spec.shape), np.float32) for spec in signature.state] for kind in engines}
-    for step in range(8):
-        inputs = make_inputs(signature, 3, seed=step)
-        outputs = {}
-        for kind, engine in engines.items():
-            inputs[first : first + n_states] = states[kind]
-            outputs[kind] = engine.run(inputs)
-            states[kind] = outputs[kind][-n_states:]
-        for found in outputs.values():
-            compare(outputs["eager"], found, signature, atol=1e-5, rtol=1e-5)
-
-
 @pytest.mark.parametrize("kind", ["compile", "eager"])
 @pytest.mark.parametrize("trusted", [(), ("learne", "shared")])
 def test_nothing_is_imported_that_was_not_allowed(kind: EngineKind, trusted: tuple[str, ...]) -> None:

@@ -125,6 +125,25 @@ def test_a_class_made_by_exec(version: Path) -> None:
     assert "What to change: script needs the source of every class and function in the module" in said
 
 
+ONE_LINER = f"""
+{SOURCE}
+import sys, torch
+from pathlib import Path
+from actor.policy_loader import load_policy
+from learner.policy_export import export_module
+net, x = Net().eval(), torch.randn(3, 4)
+report = export_module(net, (x,), Path(sys.argv[1]), onnx=False)
+assert torch.allclose(load_policy(sys.argv[1])(x + 1), net(x + 1), atol=1e-5)
+print(*report.taken, report.rungs[0].error, sep="; ")
+"""
+
+
+def test_a_class_from_the_command_line(version: Path) -> None:
+    command = [sys.executable, "-W", "ignore", "-c", ONE_LINER, version]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=README.parent)
+    assert done.stdout == "trace; could not get source code\n", done.stderr
+
+
 @documented("`could not get source code`: only the `.pyc` was shipped")
 def test_only_the_pyc_was_shipped(version: Path, import_net: ImportNet) -> None:
     no_source_but_a_trace(version, import_net(without_source=True))
@@ -142,6 +161,16 @@ def test_the_file_was_edited(version: Path, import_net: ImportNet) -> None:
     exported = Exported(version, net, X)
     assert exported.taken == ("trace",)
     assert "expected" in exported.said["script"]
+    exported.equals(net, X5)
+
+
+def test_the_file_was_shortened(version: Path, import_net: ImportNet) -> None:
+    net = import_net(afterwards=lambda file: file.write_text("# all moved elsewhere\n"))
+    with pytest.raises(OSError, match=r"^lineno is out of bounds$"):
+        torch.jit.script(net)
+    exported = Exported(version, net, X)
+    assert exported.taken == ("trace",)
+    assert exported.said["script"] == "lineno is out of bounds"
     exported.equals(net, X5)
 
 
@@ -253,11 +282,13 @@ def test_no_attribute_or_method(version: Path) -> None:
 
 
 @documented("Indexing a list in a trace")
-def test_list_indexing_in_a_trace(version: Path) -> None:
+@pytest.mark.parametrize("how", ["script", "trace", "onnx"])
+def test_list_indexing_in_a_trace(version: Path, how: str) -> None:
     net = seeded(modules.ListIndexing)
     parts = [X, X + 1, X * 2]
     assert torch.equal(torch.jit.trace(net, (parts,))(parts), net(parts)), "said not to work, and it does"
-    exported = Exported(version, net, parts, how="trace")
+    exported = Exported(version, net, parts, how=how)
+    assert exported.taken == (how,)
     exported.equals(net, [X5, X5 - 1, X5 * 3])
 
 
@@ -278,7 +309,9 @@ def test_a_branch_on_data(version: Path) -> None:
         traced = torch.jit.trace(net, X, check_trace=False)
     assert any(not torch.allclose(traced(x), net(x)) for x in (X, -X, X5, -X5)), "the other branch is gone"
     said = refused(version, net, X, how="trace")
-    assert "a branch or a value was baked in" in said
+    assert (
+        "a branch or a value was baked in: Converting a tensor to a Python boolean might cause the trace to be" in said
+    )
     assert said.endswith("script keeps decisions, and so does torch.where")
     exported = Exported(version, net, X)
     assert exported.taken == ("script",)

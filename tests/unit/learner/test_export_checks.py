@@ -13,7 +13,7 @@ from learner.config import NetworkConfig
 from learner.export_checks import ExportChecks, perturbed, write_weights
 from learner.policy_export import PolicyExporter
 from shared.engines.eager import EagerEngine
-from shared.errors import ProbeMismatch
+from shared.errors import ExportError
 from tests.agent_policies import ACTIONS, VECTOR
 
 WIDE = NetworkConfig(hidden_sizes=(30_000,), shared_trunk=True, normalize_observations=True)
@@ -38,9 +38,9 @@ def test_a_weight_that_was_folded_in_shows_in_a_wide_layer_too(folded: str) -> N
     def load_all_but_one(weights: Mapping[str, np.ndarray]) -> None:
         write_weights(policy, {**weights, folded: checks.weights[folded]})
 
-    assert checks.largest_difference(engine.run, lambda weights: write_weights(policy, weights)) == 0
-    with pytest.raises(ProbeMismatch):
-        checks.largest_difference(engine.run, load_all_but_one)
+    assert set(checks.differences(engine.run, lambda weights: write_weights(policy, weights)).values()) == {0}
+    with pytest.raises(ExportError, match="new weights do not reach all of the program"):
+        checks.differences(engine.run, load_all_but_one)
 
 
 @given(

@@ -137,7 +137,8 @@ def same(a: Any, b: Any) -> bool:
     if isinstance(a, dict):
         return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
     if isinstance(a, list | tuple):
-        return isinstance(b, list | tuple) and len(a) == len(b) and all(map(same, a, b))
+        alike = isinstance(b, list if isinstance(a, list) else tuple)
+        return alike and len(a) == len(b) and all(map(same, a, b))
     return bool(a == b)
 
 
@@ -226,7 +227,7 @@ def test_each_rung_is_taken_where_those_above_it_fail(
     ("module", "reason"),
     [
         (Loop(), "trace: a loop over the batch was baked in: traced at 3 rows"),
-        (Gate(), "trace: a branch or a value was baked in: for other inputs of the same shapes it differs"),
+        (Gate(), "trace: a branch or a value was baked in: Converting a tensor to a Python boolean .* forward"),
     ],
     ids=["loop", "branch"],
 )
@@ -234,6 +235,82 @@ def test_what_a_trace_bakes_in_is_refused_with_that_reason(module: nn.Module, re
     with pytest.raises(ExportError, match=reason):
         export_module(module, (torch.randn(3, 4),), tmp_path / "m", how="trace")
     assert not (tmp_path / "m").exists()
+
+
+class MasksWhereSomeAreIllegal(Recurrent):
+    """The notebook's network as it is often written: of an example in which all is legal, a trace has no mask."""
+
+    def forward(self, inputs):
+        feature, legal_action, (hidden, cell) = inputs
+        hidden, cell = self.lstm(feature, (hidden, cell))
+        logits = self.policy(hidden)
+        if not legal_action.all():
+            logits = logits.masked_fill(~legal_action, -1e9)
+        return [logits, self.value(hidden).squeeze(-1), (hidden, cell)]
+
+
+def test_a_mask_is_never_lost(tmp_path: Path) -> None:
+    inputs = [torch.randn(3, 6), torch.ones(3, 3, dtype=torch.bool), (torch.randn(3, 8), torch.randn(3, 8))]
+    with pytest.raises(ExportError, match=r"trace: a branch or a value was baked in: .* trace to be incorrect"):
+        export_module(MasksWhereSomeAreIllegal(), (inputs,), tmp_path / "m", onnx=False)
+
+
+class MixedKeys(nn.Module):
+    """A dictionary for which TorchScript has no type, around a decision."""
+
+    def forward(self, x):
+        scales = {1: 2.0, "two": 3.0}
+        return x * scales[1] if x.sum() > 0 else x * scales["two"]
+
+
+def test_what_to_change_is_said_whatever_script_stumbles_over(tmp_path: Path) -> None:
+    state = (torch.randn(3, 8), torch.randn(3, 8))
+    for module, args, advice in (
+        (MasksWhereSomeAreIllegal(), ([torch.randn(3, 6), torch.ones(3, 3).bool(), state],), "annotate the arguments"),
+        (Repeats(), (torch.randn(3, 4), torch.tensor(2)), "name the arguments of forward one by one"),
+        (MixedKeys(), (torch.randn(3, 4),), "write forward so that script can read it"),
+    ):
+        with pytest.raises(ExportError, match=f"; aot was not tried.* What to change: {advice}"):
+            export_module(module, args, tmp_path / "m", onnx=False)
+
+
+class Repeats(nn.Module):
+    """A number that came in as a tensor, as often as a loop turns."""
+
+    def forward(self, *inputs):
+        x, times = inputs
+        for _ in range(int(times)):
+            x = torch.sin(x)
+        return x
+
+
+def test_a_number_that_comes_in_as_a_tensor_is_not_written_down(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="trace: a branch or a value was baked in"):
+        export_module(Repeats(), (torch.randn(3, 4), torch.tensor(2)), tmp_path / "m", onnx=False)
+
+
+@pytest.mark.parametrize(
+    ("example", "n_sets"), [(torch.randn(3, 4), 3), (torch.zeros(3, 4).bool(), 3), (torch.tensor(2), 3)], ids=str
+)
+def test_inputs_are_varied(example: Tensor, n_sets: int, tmp_path: Path) -> None:
+    class Doubles(nn.Module):
+        def forward(self, x):
+            return x + x
+
+    report = export_module(Doubles(), (example,), tmp_path / "m", onnx=False)
+    assert report.rungs[0].input_sets == n_sets
+
+
+def test_a_module_that_takes_its_example_alone_is_told_of(tmp_path: Path) -> None:
+    class TakesOne(nn.Module):
+        def forward(self, x):
+            if not bool((x == 1).all()):
+                raise ValueError("expected ones")
+            return x * 2
+
+    report = export_module(TakesOne(), (torch.ones(3, 4),), tmp_path / "m", how="trace")
+    assert report.rungs[0].input_sets == 1
+    assert "compared for the example's values alone" in str(report)
 
 
 def test_a_rung_asked_for_by_name_is_given(tmp_path: Path) -> None:

@@ -197,6 +197,52 @@ def test_tied_parameters_stay_tied() -> None:
         compare(probe.outputs, found, TINY_SIGNATURE, 1e-5, 1e-5)
 
 
+class NeedsBoth(TinyPolicy):
+    """Code that TorchScript does not read, around a decision that a trace would lose."""
+
+    def __init__(self, decides: nn.Module) -> None:
+        super().__init__()
+        self.decides = decides
+
+    def forward(self, inputs: list[Tensor]) -> list[Tensor]:
+        numbers = {1: 2.0, "two": 3.0}
+        logits = self.decides(self.head(torch.tanh(self.body(inputs[0]))) * numbers[1], inputs[0])
+        return [(logits + inputs[1]).argmax(-1), logits.sum(-1), logits.logsumexp(-1)]
+
+
+class Decides(nn.Module):
+    def forward(self, logits: Tensor, x: Tensor) -> Tensor:
+        if bool(x.min() > 0.5):
+            return -3 * logits
+        return logits
+
+
+class DecidesUnread(nn.Module):
+    def forward(self, *tensors: Tensor) -> Tensor:
+        return -3 * tensors[0] if tensors[1].min() > 0.5 else tensors[0]
+
+
+def test_a_decision_is_scripted_before_a_trace_could_lose_it() -> None:
+    policy = NeedsBoth(Decides())
+    exporter = PolicyExporter(policy, TINY_SIGNATURE, onnx=False)
+    report = exporter.reports[-1]
+    assert [r.rung for r in exporter.reports] == ["script", "script+trace", "trace+script"]
+    assert report.taken
+    assert isinstance(report.by_batch_size, dict)
+    assert set(report.by_batch_size) == {"1", "3", "64"}
+    assert report.input_sets == 2
+    version = make_version(exporter, policy.state_dict())
+    engine = load_program("torchscript", version.read, version.manifest)
+    for x in (np.ones((3, 4), np.float32), -np.ones((3, 4), np.float32)):
+        inputs = [x, np.zeros((3, 3), np.float32)]
+        compare(run_policy(policy.eval(), TINY_SIGNATURE, inputs), engine.run(inputs), TINY_SIGNATURE, 1e-5, 1e-5)
+
+
+def test_a_decision_that_only_a_trace_could_take_along_is_refused() -> None:
+    with pytest.raises(ExportError, match=r" trace: ScriptingError: a branch or a value was baked in: "):
+        PolicyExporter(NeedsBoth(DecidesUnread()), TINY_SIGNATURE, onnx=False)
+
+
 class BakesItsBatch(TinyPolicy):
     """Neither scripted nor right at another batch size than the one that it was traced with."""
 

@@ -106,6 +106,58 @@ def test_a_decision_inside_survives(tmp_path: Path) -> None:
     assert [report.rung for report in manifest.export if report.taken] == ["trace+script"]
 
 
+def test_a_branch_that_plausible_inputs_hardly_take_survives(tmp_path: Path) -> None:
+    class Seldom(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            if x.min() > 0.5:
+                return -3 * self.linear(x)
+            return self.linear(x)
+
+    module = Seldom()
+    manifest = publish_policy(module, VECTOR, spaces.Discrete(3), tmp_path)
+    assert [report.rung for report in manifest.export if report.taken] == ["trace+script"]
+    policy = load_policy(tmp_path / f"v{manifest.version:06d}")
+    for x in (torch.full((2, 4), 0.9), torch.full((2, 4), 0.1)):
+        assert torch.equal(policy([x, torch.zeros(2, 3)])[0], module(x).argmax(-1))
+
+
+def test_a_loop_over_code_without_types_survives(tmp_path: Path) -> None:
+    class Step(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(4, 3)
+
+        def forward(self, *rows: Tensor) -> Tensor:
+            return torch.tanh(self.linear(rows[0]))
+
+    class RowByRow(nn.Module):
+        """Has to be scripted for its loop, and its piece traced."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.step = Step()
+
+        def forward(self, x: Tensor) -> Tensor:
+            rows = []
+            for i in range(x.shape[0]):
+                rows.append(self.step(x[i : i + 1]))
+            return torch.cat(rows)
+
+    manifest = publish_policy(RowByRow(), VECTOR, spaces.Discrete(3), tmp_path)
+    assert [report.rung for report in manifest.export if report.taken] == ["trace+script"], manifest.export
+
+
+@pytest.mark.slow
+def test_native_code_where_it_is_asked_for(tmp_path: Path) -> None:
+    manifest = publish_policy(nn.Linear(4, 3), VECTOR, spaces.Discrete(3), tmp_path, aot=True)
+    assert manifest.program("aot") is not None
+    assert load_policy(tmp_path / f"v{manifest.version:06d}", "aot", trust_native=True).engine.kind == "aot"
+
+
 def test_a_policy_under_the_contract_is_published_as_it_is(tmp_path: Path) -> None:
     policy = make_policy("vector, discrete")
     manifest = publish_policy(policy, VECTOR, spaces.Discrete(3), tmp_path)

@@ -1,0 +1,15 @@
+"""All five engines on a policy of nested observation that remembers, as ``scripts/engine_agreement.py`` prints it."""
+
+import pytest
+
+from scripts.engine_agreement import measure
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_all_engines_agree_on_a_nested_policy_with_state() -> None:
+    agreements = {found.kind: found for found in measure()}
+    assert agreements.keys() == {"torchscript", "onnx", "aot", "compile"}
+    for found in agreements.values():
+        assert found.is_equal, found
+        assert found.of_allowed <= 1, found
