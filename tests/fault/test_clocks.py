@@ -31,6 +31,7 @@ ASK_THE_TIME = {
     "learner/training_observer.py",
     "actor/rollout_worker.py",
     "scripts/rollback.py",
+    "scripts/engine_agreement.py",
     "shared/quarantine_advice.py",
     # To tell a person how old a version is.
     "actor/policy_loader.py",

@@ -81,8 +81,8 @@ def test_a_store_that_is_removed_comes_back(tmp_path: Path, lines: list[str]) ->
 
 @contextmanager
 def small_file_system(path: Path) -> Iterator[Path]:
-    """A file system of 300 kB. Skips where nobody may mount one."""
-    with mounted(path, "-t", "tmpfs", "-o", "size=300k", "tmpfs") as disk:
+    """A file system of 400 kB. Skips where nobody may mount one."""
+    with mounted(path, "-t", "tmpfs", "-o", "size=400k", "tmpfs") as disk:
         yield disk
 
 

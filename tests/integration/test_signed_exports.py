@@ -9,7 +9,7 @@ from torch import nn
 from actor.policy_loader import load_policy
 from learner.policy_export import export_module, publish_policy
 from scripts.evaluate import COMMAND, EvaluateOptions, main
-from shared.authenticity import Authenticity
+from shared.authenticity import Authenticity, sign_run_config
 from shared.command_line import run_command
 from shared.errors import ConfigurationError, NotAuthentic
 from shared.policy_store import LocalPolicyStore
@@ -57,6 +57,12 @@ def test_only_what_was_signed_is_evaluated(tmp_path: Path, capsys: pytest.Captur
         flags = ["--env=CartPole-v1", f"--run-dir={run.path}", "--episodes=1", f"--public-key={KEY.public}"]
         return run_command(COMMAND, EvaluateOptions, main, flags)
 
+    assert evaluate() == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "run.json is not signed" in line
+    config = run.run_config()
+    assert config is not None
+    run.write_run_config(sign_run_config(config, KEY))
     assert evaluate() == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "the version is not signed" in line
