@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -152,7 +153,13 @@ def test_what_is_stopped_leaves_nothing_behind(tmp_path: Path, number: signal.Si
     """Neither processes nor directories, whether Ctrl-C or ``kill`` stops it."""
     command = [sys.executable, str(CHECKOUT / "scripts" / "benchmark.py"), "reload"]
     environment = child_environment() | {"TMPDIR": str(tmp_path)}
-    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as process:
+    with subprocess.Popen(
+        command,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        # A shell has what it starts in the background ignore Ctrl-C, and so does all that this starts.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - no thread runs here
+    ) as process:
         benchmark = psutil.Process(process.pid)
         until(lambda: process.poll() is not None or len(benchmark.children()) >= 2, 60.0)
         helpers = benchmark.children()
