@@ -198,6 +198,22 @@ def test_bytes_can_be_looked_at_while_they_are_verified(case: StoreCase, monkeyp
     assert len(seen) == 2, "what is too short is not worth a look"
 
 
+def test_bytes_are_verified_where_no_thread_can_be_started(case: StoreCase, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: object, *_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("shared.version_files._HASHED_APART_BYTES", 0)
+    monkeypatch.setattr("concurrent.futures.ThreadPoolExecutor.submit", refuse)
+    publish(case.open())
+    version = case.open().open(0)
+    seen: list[bytes] = []
+    assert version.read("weights.safetensors", seen.append) == b"weights"
+    case.put(f"{version_name(0)}/weights.safetensors", b"weighty")
+    with pytest.raises(DigestMismatch):
+        version.read("weights.safetensors", seen.append)
+    assert seen == []
+
+
 def test_bytes_that_come_right_the_second_time_are_not_those_that_were_looked_at(
     case: StoreCase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
