@@ -60,7 +60,7 @@ class ActorSettings:
     try_first: _Switch = True
     """Load programs never seen before straight away, instead of trying each in a process of its own first, which it may
     hang, crash or fill. Spares that process where whoever publishes is trusted. What has passed is remembered for
-    later actors of this user, as is what was quarantined (below XDG_CACHE_HOME, or ~/.cache)."""
+    later actors of this user, as is what failed while it acted (below XDG_CACHE_HOME, or ~/.cache)."""
     follow: Annotated[str, arg(metavar="RULE")] = "newest"
     """newest, pinned:VERSION (no other ever acts), or history:P (with probability P an older version acts an episode).
     Only what follows the newest is learned from."""

@@ -53,7 +53,7 @@ class Agent:
     ``run_id``, or that of the first. Once the newest is older than ``stale_after_s`` the log says so, as often.
     ``trial``: within what limits a program that was never seen before is tried, in a process of its own, which it may
     hang or crash; None tries nothing first. ``remember_in``: a directory, this user's own, in which it is remembered
-    what passed its trial and what was quarantined on this machine; None remembers nothing.
+    what passed its trial, and what failed while it acted, on this machine; None remembers nothing.
     ``canary``: a new version acts in this share of the episodes first, and is adopted unless its returns are worse than
     those of the version that acts (``actor/canary_gate.py``). It needs to be told of every episode: ``episodes_ended``.
     """

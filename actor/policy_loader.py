@@ -91,6 +91,7 @@ class PolicyLoader:
         self._store_retry_at_s = 0.0
         self._store_fault: str | None = None
         self._advice: deque[tuple[str, str]] = deque(maxlen=_REPORTS_KEPT)
+        self._to_remember: deque[tuple[str, str]] = deque(maxlen=_REPORTS_KEPT)
         self.watcher = watcher or PolicyWatcher(store, self._wake.set)
 
     # What the acting thread calls.
@@ -159,6 +160,7 @@ class PolicyLoader:
     def acting_failed(self, digest: str, reason: str) -> None:
         """What acted was quarantined: advise others of it, and look for something else where nothing is left."""
         self._advice.append((digest, reason))
+        self._to_remember.append((digest, reason))
         self._wake.set()
 
     def describe_failures(self) -> str:
@@ -191,6 +193,7 @@ class PolicyLoader:
                 self._prepare_draw()
             self._manager.trim_spares()
             self._give_advice()
+            self._remember()
             self._remark_on_age()
         except Exception as error:  # noqa: BLE001 - what acts must go on, and later versions must be looked for
             self._report("ERROR", f"the loader stumbled: {type(error).__name__}: {error}")
@@ -229,7 +232,9 @@ class PolicyLoader:
     def _see_trials(self, canary: CanaryGate) -> None:
         for remark in canary.look():
             self._report(*remark)
-        self._advice.extend(canary.take_advice())
+        worse = list(canary.take_advice())
+        self._advice.extend(worse)
+        self._to_remember.extend(worse)
 
     def _select(self) -> int | None:
         if self._canary is not None:
@@ -337,12 +342,17 @@ class PolicyLoader:
             digest, reason = self._advice.popleft()
             if self._canary is not None:
                 self._canary.failed(digest, reason)
-            if self._remembered is not None:
-                self._remembered.add(digest, reason, self._name)
             try:
                 self._store.quarantine(digest, reason, self._name)
             except StoreError as error:
                 self._report("WARNING", f"could not share the quarantine of {digest[:12]}: {error}")
+
+    def _remember(self) -> None:
+        """What only acting could tell. What loading tells depends on this actor's flags, and is told again anyway."""
+        while self._to_remember:
+            digest, reason = self._to_remember.popleft()
+            if self._remembered is not None:
+                self._remembered.add(digest, reason, self._name)
 
     def _report(self, level: str, message: str) -> None:
         self._reports.append(LoaderReport(level, message))

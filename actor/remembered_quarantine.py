@@ -1,4 +1,4 @@
-"""Which versions were quarantined on this machine: an actor that is started again does not try them again."""
+"""Which versions failed while they acted on this machine: an actor that is started again does not try them again."""
 
 from pathlib import Path
 

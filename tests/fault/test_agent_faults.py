@@ -115,6 +115,19 @@ class TestVersionsThatAreWrong:
             for line in lines
         )
 
+    def test_what_was_refused_for_this_actors_sake_is_not_remembered(
+        self, store: LocalPolicyStore, make_agent: MakeAgent, tmp_path: Path
+    ) -> None:
+        """It was started for another environment; whoever is started for this one takes the version."""
+        agent = make_agent(remember_in=tmp_path / "cache")
+        _good_then(store, agent)
+        other = publish_seed(store, 1, action="box")
+        agent.reset()
+        assert (agent.policy.version, other.digest in store.quarantined()) == (0, True)
+        again = make_agent(remember_in=tmp_path / "cache", follow=f"pinned:{other.version}")
+        again.reset()
+        assert again.policy.version == other.version
+
     def test_where_nothing_can_be_remembered_an_actor_acts_all_the_same(
         self, store: LocalPolicyStore, make_agent: MakeAgent, tmp_path: Path
     ) -> None:
