@@ -44,7 +44,8 @@ class ActorSettings:
     process each: pays where a step takes about a millisecond or more), envpool (extra envpool; other programs under the
     same names, so only where asked for). auto: entry_point where there is one, else sync or async, by measuring."""
     engine: EngineChoice = "auto"
-    """What runs the policy. auto: onnx, unless a call of it takes over 1 ms and TorchScript measures clearly faster.
+    """What runs the policy. auto: llvm where the policy is plain enough, else onnx; where a call takes over 1 ms, the
+    next (onnx, torchscript) if it measures clearly faster.
     aot needs --trust-native; compile and eager need --trust-module. Where a version has no program for it, the others
     are tried."""
     trust_native: _Switch = False

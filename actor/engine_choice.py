@@ -3,23 +3,27 @@
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from shared.engines.engine import Engine, EngineChoice, EngineKind
 from shared.errors import ConfigurationError
 
-# Importing torch takes a second or more and some 200 MB, and its own dispatch alone takes longer than a small network
-# on ONNX Runtime. Only calls that take longer than this leave TorchScript something to win that is worth its import.
-WORTH_IMPORTING_TORCH_S = 1e-3
+# Another engine's library takes a part of a second to import and tens of megabytes, torch a second or more and some
+# 200 MB. Only calls that take longer than this leave something to win that is worth it.
+WORTH_AN_IMPORT_S = 1e-3
 
 _BUDGET_S = 4e-3
 _LEAST_CALLS = 5
 # What is measured within this of each other may turn round tomorrow: the first of the fixed order is taken.
 _CLEARLY_FASTER = 0.9
 
-FIXED_ORDER: tuple[EngineKind, ...] = ("onnx", "torchscript", "aot", "eager")
+FIXED_ORDER: tuple[EngineKind, ...] = ("llvm", "onnx", "torchscript", "aot", "eager")
+
+CHALLENGERS: Mapping[EngineKind, EngineKind] = {"llvm": "onnx", "onnx": "torchscript"}
+"""For ``auto``: which engine may turn out to be faster than the one that the order comes to first."""
+_LIBRARIES: Mapping[EngineKind, str] = {"onnx": "onnxruntime", "torchscript": "torch"}
 
 
 def order_of(choice: EngineChoice) -> tuple[EngineKind, ...]:
@@ -55,9 +59,12 @@ def median_call_s(engines: Sequence[Engine], inputs: Sequence[np.ndarray]) -> li
     return [statistics.median(measured) for measured in times]
 
 
-def is_worth_measuring_torchscript(onnx_call_s: float) -> bool:
-    """Whether TorchScript could be the better choice by enough to pay for having torch in this process."""
-    return "torch" in sys.modules or onnx_call_s > WORTH_IMPORTING_TORCH_S
+def is_worth_measuring(challenger: EngineKind, call_s: float) -> bool:
+    """Whether ``challenger`` could be the better choice by enough to pay for its library in this process.
+
+    ``call_s`` is what a call takes now.
+    """
+    return _LIBRARIES[challenger] in sys.modules or call_s > WORTH_AN_IMPORT_S
 
 
 def is_clearly_faster(challenger_s: float, incumbent_s: float) -> bool:

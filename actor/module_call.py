@@ -22,7 +22,7 @@ from shared.structure import DictNode, SequenceNode, TensorNode, flatten, unflat
 
 _MOST_SHAPES = 64
 _WARM_UP_CALLS = 3
-_FASTEST_FIRST: tuple[EngineKind, ...] = ("onnx", "torchscript", "aot", "eager")
+_FASTEST_FIRST: tuple[EngineKind, ...] = ("llvm", "onnx", "torchscript", "aot", "eager")
 
 
 class LoadedModule:

@@ -7,18 +7,19 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from actor.engine_ahead import EngineAhead, TakeSpare
-from actor.engine_choice import is_clearly_faster, is_worth_measuring_torchscript, median_call_s, order_of
+from actor.engine_choice import CHALLENGERS, is_clearly_faster, is_worth_measuring, median_call_s, order_of
 from actor.importable_program import import_program
 from actor.loaded_policy import LoadedPolicy
 from actor.program_trial import ProgramTrial
 from actor.version_checks import ProbeExam, check_memory, check_same_spaces, check_signature, is_out_of_memory
 from shared.engines.engine import Engine, EngineChoice, EngineKind
-from shared.engines.load import PROGRAM_OF, load_program, read_program
+from shared.engines.load import PROGRAM_OF, check_support, load_program, read_program
 from shared.errors import (
     PermanentLoadError,
     PolicyLoadError,
     PolicyOutputError,
     ProgramError,
+    ProgramUnsupported,
     StoreError,
     StoreUnavailable,
     TransientLoadError,
@@ -110,6 +111,7 @@ class ProgramLadder:
         self._faster: dict[tuple[str, ...], EngineKind] = {}
         self._rungs: dict[_Step, str] = {}
         self._unloadable: dict[_Step, str] = {}
+        self._passed_over: set[_Step] = set()
         self._has_told_of_missing = False
 
     def prepare(self) -> None:
@@ -181,7 +183,7 @@ class ProgramLadder:
             order.insert(0, faster)
         for kind in order:
             entry = manifest.program(PROGRAM_OF[kind])
-            if entry is not None:
+            if entry is not None and (kind, entry.program_digest) not in self._passed_over:
                 yield kind, entry
 
     def _try_rung(self, kind: EngineKind, entry: ProgramEntry, material: _Material) -> tuple[Engine, str] | None:
@@ -194,6 +196,11 @@ class ProgramLadder:
             return self._reload(kind, entry, material) or self._load(kind, entry, material)
         except (VersionNotFound, StoreUnavailable):
             raise
+        except ProgramUnsupported as error:
+            if kind == self._choice:
+                self._note_failure(step, entry, error, material)
+            else:
+                self._passed_over.add(step)  # the program is as good as any; it is just not for this engine
         except Exception as error:  # noqa: BLE001 - whatever one rung raises, the next may do
             self._note_failure(step, entry, error, material)
         return None
@@ -244,6 +251,7 @@ class ProgramLadder:
 
     def _try_first(self, kind: EngineKind, entry: ProgramEntry, material: _Material) -> None:
         """What could take this process with it does so in another."""
+        check_support(kind, entry, material.read)
         if self._trial is None or self._trial.has_passed(kind, entry.program_digest):
             return
         if kind == "aot" and not self._trust_native:
@@ -272,24 +280,25 @@ class ProgramLadder:
         return imported.engine, imported.rung
 
     def _faster_of(self, kind: EngineKind, loaded: tuple[Engine, str], material: _Material) -> tuple[Engine, str]:
-        """What ``auto`` takes: ``loaded``, or TorchScript where that was measured to be clearly faster here."""
+        """What ``auto`` takes: ``loaded``, or its challenger where that was measured to be clearly faster here."""
         key = _programs_key(material.manifest)
-        rival = material.manifest.program("torchscript")
-        if not self._measure or key in self._faster or kind != "onnx" or rival is None:
+        challenger = CHALLENGERS.get(kind)
+        if not self._measure or key in self._faster or challenger is None:
             return loaded
-        self._faster[key] = "onnx"
-        (onnx_s,) = median_call_s([loaded[0]], material.exam.inputs)
-        if not is_worth_measuring_torchscript(onnx_s):
+        rival = material.manifest.program(PROGRAM_OF[challenger])
+        self._faster[key] = kind
+        (loaded_s,) = median_call_s([loaded[0]], material.exam.inputs)
+        if rival is None or not is_worth_measuring(challenger, loaded_s):
             return loaded
         refusals = list(material.refusals)
-        other = self._try_rung("torchscript", rival, material)
+        other = self._try_rung(challenger, rival, material)
         material.refusals[:] = refusals  # a rival that does not load is no fault of the version
         if other is None:
             return loaded
-        onnx_s, torchscript_s = median_call_s([loaded[0], other[0]], material.exam.inputs)
-        if not is_clearly_faster(torchscript_s, onnx_s):
+        loaded_s, other_s = median_call_s([loaded[0], other[0]], material.exam.inputs)
+        if not is_clearly_faster(other_s, loaded_s):
             return loaded
-        self._faster[key] = "torchscript"
+        self._faster[key] = challenger
         return other
 
 

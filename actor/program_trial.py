@@ -26,7 +26,7 @@ from shared.engines.engine import EngineKind
 from shared.errors import PermanentLoadError, ProgramError, TransientLoadError
 from shared.process_guard import Lifeline
 
-_TRIED_KINDS: tuple[EngineKind, ...] = ("onnx", "torchscript", "aot")
+_TRIED_KINDS: tuple[EngineKind, ...] = ("llvm", "onnx", "torchscript", "aot")
 _START_S = 300.0  # what the interpreter and an engine's imports may take on a machine that is busy with much else
 _BYTES_PER_S = 20 * 2**20
 _FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)

@@ -107,13 +107,16 @@ def _call_s(engine: Engine, exam: ProbeExam) -> float:
 
 def _warm_up(kinds: list[str]) -> None:
     """Import what will be needed first, while nobody waits for it."""
-    if "onnx" in kinds[:1]:
-        _import_engine("onnx")
+    for kind in ("llvm", "onnx"):
+        if kind in kinds[:1]:
+            _import_engine(kind)
 
 
 def _import_engine(kind: EngineKind) -> None:
     """An import may take seconds and hundreds of megabytes, of which no program is to be blamed."""
-    if kind == "onnx":
+    if kind == "llvm":
+        import shared.engines.llvm
+    elif kind == "onnx":
         import shared.engines.onnx
     elif kind == "torchscript":
         import shared.engines.torchscript

@@ -10,7 +10,12 @@ import msgspec
 from shared.engines.engine import EngineKind
 from shared.small_files import forget_oldest, write_whole
 
-_LIBRARIES: dict[EngineKind, str] = {"onnx": "onnxruntime", "torchscript": "torch", "aot": "torch"}
+_LIBRARIES: dict[EngineKind, str] = {
+    "llvm": "llvmlite",
+    "onnx": "onnxruntime",
+    "torchscript": "torch",
+    "aot": "torch",
+}
 _MOST_REMEMBERED = 1000
 
 

@@ -22,9 +22,9 @@ class ActingOptions(RunOptions):
     """How environments are stepped: entry_point, sync, async (a process each), envpool (extra envpool); auto takes the
     entry point where there is one, else measures sync against async; with --actors 0 no clock decides: sync."""
     engine: EngineChoice = "auto"
-    """What runs policies. auto: onnx, unless a call of it takes over 1 ms and TorchScript measures clearly faster here
-    (with --actors 0 no clock decides: onnx). aot needs --programs aot --trust-native; compile and eager need --programs
-    importable."""
+    """What runs policies. auto: llvm where the policy is plain enough, else onnx; where a call takes over 1 ms, the
+    next (onnx, torchscript) if it measures clearly faster here (with --actors 0 no clock decides). aot needs --programs
+    aot --trust-native; compile and eager need --programs importable."""
     trust_native: bool = False
     """Run the native code that --programs aot publishes."""
 

@@ -17,6 +17,7 @@
     │   │   │   ├── NotAuthentic    unsigned, signed with another key, or of another run
     │   │   │   ├── DigestMismatch  the bytes are not those that the manifest promises
     │   │   │   ├── ProgramError    no program of this version loads
+    │   │   │   │   └── ProgramUnsupported  a sound one perhaps, but not one that this engine runs
     │   │   │   ├── WeightsError    missing, extra, misshapen or not finite
     │   │   │   ├── ProbeMismatch   loads, but does not compute what the learner computed
     │   │   │   └── NotTrusted      would run code that nobody allowed by name
@@ -101,6 +102,10 @@ class DigestMismatch(PermanentLoadError):
 
 class ProgramError(PermanentLoadError):
     """No program of this version can be loaded."""
+
+
+class ProgramUnsupported(ProgramError):
+    """The program may be sound, but it is not one that this engine runs: another one does."""
 
 
 class WeightsError(PermanentLoadError):

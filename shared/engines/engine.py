@@ -5,8 +5,8 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-EngineKind = Literal["torchscript", "onnx", "aot", "compile", "eager"]
-EngineChoice = Literal["auto", "torchscript", "onnx", "aot", "compile", "eager"]
+EngineKind = Literal["llvm", "onnx", "torchscript", "aot", "compile", "eager"]
+EngineChoice = Literal["auto", "llvm", "onnx", "torchscript", "aot", "compile", "eager"]
 
 
 class Engine(Protocol):

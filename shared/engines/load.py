@@ -15,8 +15,9 @@ Read = Callable[[str], bytes]
 """A file's verified bytes by its name."""
 
 PROGRAM_OF: Mapping[EngineKind, ProgramKind] = {
-    "torchscript": "torchscript",
+    "llvm": "onnx",
     "onnx": "onnx",
+    "torchscript": "torchscript",
     "aot": "aot",
     "compile": "importable",
     "eager": "importable",
@@ -46,7 +47,11 @@ def load_program(
     data = read_program(program, read)
     weights = decode_weights(read(manifest.weights))
     engine: Engine
-    if kind == "onnx":
+    if kind == "llvm":
+        from shared.engines.llvm import LlvmEngine
+
+        engine = LlvmEngine(data, weights, outputs=outputs)
+    elif kind == "onnx":
         from shared.engines.onnx import OnnxEngine
 
         # A module that is no policy may have its batch anywhere.
@@ -63,6 +68,17 @@ def load_program(
     else:
         engine = _import(kind, data, weights, trusted_modules, outputs)
     return engine
+
+
+def check_support(kind: EngineKind, program: ProgramEntry, read: Read) -> None:
+    """Raise ProgramUnsupported where it can be told, without running anything, that ``kind`` does not run this program.
+
+    Raises ProgramError for what is no program at all.
+    """
+    if kind == "llvm":
+        from shared.engines.llvm import read_row_program
+
+        read_row_program(read_program(program, read))
 
 
 def read_program(program: ProgramEntry, read: Read) -> bytes:

@@ -1,0 +1,117 @@
+"""Sixteen rows at a time."""
+
+from collections.abc import Mapping
+
+from llvmlite import ir
+
+from shared.row_compiler.emitter import (
+    INT64,
+    LANES,
+    VECTOR,
+    VECTOR_BYTES,
+    Emitter,
+    Values,
+    bytes_of,
+    element_type,
+    from_float,
+    to_float,
+)
+from shared.row_compiler.row_program import Input, Operand, Output, RowProgram, Step, stride_of
+from shared.row_compiler.rows import Rows
+from shared.row_compiler.vector_math import FLOAT
+
+# As many outputs of a linear step are summed up at once as leave registers for operands.
+_TILE_OF_32_REGISTERS = 16
+_TILE_OF_16_REGISTERS = 4
+
+
+class BlockRows(Rows):
+    """Sixteen rows, one in each lane: number ``j`` of all of them is one vector."""
+
+    def __init__(
+        self,
+        program: RowProgram,
+        places: Mapping[int, int],
+        code: Emitter,
+        first: ir.Value,
+        has_32_registers: bool,
+    ) -> None:
+        super().__init__(program, places, code, first)
+        self._tile = _TILE_OF_32_REGISTERS if has_32_registers else _TILE_OF_16_REGISTERS
+
+    def pieces(self, width: int) -> int:
+        return width
+
+    def piece(self, operand: Operand, i: ir.Value) -> ir.Value:
+        return self.number(operand, INT64(0) if operand.width == 1 else i)
+
+    def put_piece(self, value: int, i: ir.Value, vector: ir.Value) -> None:
+        self.put_number(value, i, vector)
+
+    def number(self, operand: Operand, j: ir.Value) -> ir.Value:
+        if operand.value < 0:
+            return self._weight(INT64(operand.packed), j)
+        place = self._b.add(INT64(self._places[operand.value] * LANES), self._b.mul(j, INT64(LANES)))
+        return self._code.load(self._code.scratch, place, VECTOR, VECTOR_BYTES)
+
+    def put_number(self, value: int, j: ir.Value, number: ir.Value) -> None:
+        place = self._b.add(INT64(self._places[value] * LANES), self._b.mul(j, INT64(LANES)))
+        self._code.store(self._code.scratch, place, number, VECTOR_BYTES)
+
+    def _weight(self, place: ir.Value, j: ir.Value) -> ir.Value:
+        return self._code.splat(self._code.load(self._code.weights, self._b.add(place, j), FLOAT, 4))
+
+    def take_in(self, position: int, source: Input) -> None:
+        array, b, code = self._code.array(position), self._b, self._code
+        element = element_type(source.dtype)
+        begin = b.mul(self._first, INT64(source.width))
+
+        def one(j: ir.Value) -> None:
+            vector = ir.Constant(ir.VectorType(element, LANES), ir.Undefined)
+            for lane in range(LANES):
+                place = b.add(b.add(begin, j), INT64(lane * source.width))
+                number = code.load(array, place, element, bytes_of(source.dtype))
+                vector = b.insert_element(vector, number, ir.IntType(32)(lane))
+            self.put_number(position, j, to_float(b, vector, source.dtype))
+
+        code.each(source.width, one)
+
+    def give_out(self, array: ir.Value, output: Output) -> None:
+        b, width, size = self._b, output.operand.width, bytes_of(output.dtype)
+        begin = b.mul(self._first, INT64(width))
+
+        def one(j: ir.Value) -> None:
+            vector = from_float(b, self.number(output.operand, j), output.dtype)
+            if width == 1:
+                self._code.store(array, begin, vector, size)
+                return
+            for lane in range(LANES):
+                place = b.add(b.add(begin, j), INT64(lane * width))
+                self._code.store(array, place, b.extract_element(vector, ir.IntType(32)(lane)), size)
+
+        self._code.each(width, one)
+
+    def linear(self, value: int, step: Step) -> None:
+        tiles, left = divmod(step.width, self._tile)
+        if tiles:
+            self._code.each(tiles, lambda i: self._linear(value, step, self._b.mul(i, INT64(self._tile)), self._tile))
+        if left:
+            self._linear(value, step, INT64(tiles * self._tile), left)
+
+    def _linear(self, value: int, step: Step, begin: ir.Value, count: int) -> None:
+        """Numbers ``begin`` to ``begin + count`` of the result, summed up side by side."""
+        x, weight, *bias = step.operands
+        stride = stride_of(step.width)
+        columns = [self._b.add(begin, INT64(j)) for j in range(count)]
+        first = [self._weight(INT64(bias[0].packed), j) if bias else self._math.number_of(VECTOR, 0.0) for j in columns]
+
+        def add(k: ir.Value, sums: Values) -> Values:
+            number = self.number(x, k)
+            row = self._b.add(INT64(weight.packed), self._b.mul(k, INT64(stride)))
+            return [self._math.fused(self._weight(row, j), number, s) for j, s in zip(columns, sums, strict=True)]
+
+        for j, total in zip(columns, self._code.fold(x.width, first, add), strict=True):
+            self.put_number(value, j, total)
+
+    def _in_all_rows(self, number: ir.Value) -> ir.Value:
+        return self._code.splat(number)

@@ -1,0 +1,51 @@
+"""LLVM's own language into code for this processor, in the memory of this process."""
+
+import ctypes
+import functools
+from collections.abc import Callable
+
+import llvmlite.binding as llvm
+
+from shared.errors import ProgramUnsupported
+
+_OPTIMISATION = 3
+
+
+class MachineCode:
+    """A compiled function that takes one address. The code lives as long as this object."""
+
+    def __init__(self, text: str, name: str) -> None:
+        """Raises ProgramUnsupported where LLVM does not know how to."""
+        target = _target_machine()
+        try:
+            module = llvm.parse_assembly(text)
+            module.verify()
+            # No passes over the module: they take as long as the rest, and gained nothing that could be measured.
+            self._engine = llvm.create_mcjit_compiler(module, target)
+            self._engine.finalize_object()
+        except RuntimeError as error:
+            raise ProgramUnsupported(f"LLVM: {error}") from error
+        address = self._engine.get_function_address(name)
+        self.call: Callable[[int], None] = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address)
+        """Does not hold the GIL meanwhile."""
+
+
+def has_avx512() -> bool:
+    """Whether this processor has 32 registers of 512 bits."""
+    return bool(llvm.get_host_cpu_features().get("avx512f"))
+
+
+def _target_machine() -> llvm.TargetMachine:
+    _initialise()
+    # Some processors with long vectors are said to prefer short ones, since they once ran slower after the long ones.
+    features = f"{llvm.get_host_cpu_features().flatten()},-prefer-256-bit"
+    target = llvm.Target.from_default_triple()
+    return target.create_target_machine(
+        cpu=llvm.get_host_cpu_name(), features=features, opt=_OPTIMISATION, jit=True, codemodel="jitdefault"
+    )
+
+
+@functools.cache
+def _initialise() -> None:
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()

@@ -1,0 +1,53 @@
+"""From a program for one row to a function in LLVM's language that runs it for all rows of a batch.
+
+Rows are taken sixteen at a time, one in each lane of a vector, and a few that are left one by one, then with the
+numbers of the row in the lanes. A value lies in scratch memory: of sixteen rows number by number, each for all rows; of
+one row as it comes. Hence most steps are written once for both.
+
+The function takes one pointer, to a table of 64-bit words: how many blocks of sixteen rows; how many single rows after
+them; where the packed weights are; where the scratch memory is; then where each input and output is. Weights and
+scratch begin at a multiple of 64 bytes.
+"""
+
+from dataclasses import dataclass
+
+from llvmlite import ir
+
+from shared.row_compiler.block_rows import BlockRows
+from shared.row_compiler.emitter import INT64, LANES, POINTER, Emitter
+from shared.row_compiler.row_program import RowProgram
+from shared.row_compiler.scratch import plan_scratch
+from shared.row_compiler.single_row import SingleRow
+
+FUNCTION_NAME = "run"
+
+# From so many rows on, a block that is not full costs less than one row after the other.
+_LEAST_IN_BLOCK = 6
+
+
+def blocks_and_singles(rows: int) -> tuple[int, int]:
+    """How many blocks, of which the last may not be full, and how many rows after them."""
+    blocks, left = divmod(rows, LANES)
+    return (blocks + 1, 0) if left >= _LEAST_IN_BLOCK else (blocks, left)
+
+
+@dataclass(frozen=True)
+class RowCode:
+    """``text``: the function in LLVM's assembly language. ``scratch_floats``: how much memory it works in."""
+
+    text: str
+    scratch_floats: int
+
+
+def row_code(program: RowProgram, *, has_32_registers: bool) -> RowCode:
+    """``has_32_registers``: whether the processor has so many for vectors of its greatest length."""
+    module = ir.Module(FUNCTION_NAME)
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [POINTER]), FUNCTION_NAME)
+    code = Emitter(ir.IRBuilder(function.append_basic_block()), function.args[0])
+    scratch = plan_scratch(program)
+    b, places = code.builder, scratch.places
+    in_blocks = b.mul(code.blocks, INT64(LANES))
+    code.each(code.blocks, lambda i: BlockRows(program, places, code, b.mul(i, INT64(LANES)), has_32_registers).emit())
+    code.each(code.singles, lambda i: SingleRow(program, places, code, b.add(in_blocks, i)).emit())
+    b.ret_void()
+    return RowCode(str(module), scratch.numbers * LANES)
