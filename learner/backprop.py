@@ -1,8 +1,8 @@
 """Gradients of a network's outputs: written out for layers of linear units, from autograd for everything else.
 
 Both write into the gradient buffer of ``FlatParameters`` and overwrite what was there. A written-out pass over two
-layers of 64 units takes 185 µs for 256 rows where autograd takes 335: nothing is recorded or accumulated, and tanh is
-computed through the vectorised sigmoid, which is three times as fast as ``torch.tanh``.
+layers of 64 units takes less than half of what autograd takes: nothing is recorded or accumulated, and the way forward
+is one compiled function, or else computes tanh through the vectorised sigmoid, three times as fast as ``torch.tanh``.
 """
 
 from collections.abc import Callable, Iterable
@@ -11,10 +11,16 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from learner.compiled_forward import compile_forward
 from learner.flat_parameters import FlatParameters
 from learner.networks import SeparateCore, SharedCore
+from learner.parts import split_evenly
+from shared.row_compiler.row_program import Operator
 
 _MINUS_ONE = torch.tensor(-1.0)
+# What layers of 64 units leave behind for so many rows stays in a core's own cache: 17,408 rows took 23 and 32 ms (one
+# trunk, two) at once, 20 and 22 in parts. And images need not have all of their activations in memory.
+_CACHE_ROWS = 2048
 
 
 class Backprop(Protocol):
@@ -29,6 +35,14 @@ class Backprop(Protocol):
         ...
 
 
+class RowBackprop(Backprop, Protocol):
+    """Of a network that treats every row alike."""
+
+    def evaluate(self, inputs: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """As ``forward`` for any number of rows, after which there is no ``backward``."""
+        ...
+
+
 class MlpBackprop:
     """The passes of linear layers with an activation between them, as ``networks.mlp`` makes them."""
 
@@ -40,17 +54,30 @@ class MlpBackprop:
         self._weight_gradients = [_gradient(linear.weight) for linear in linears]
         self._bias_gradients = [_gradient(linear.bias) for linear in linears]
         tanh = any(isinstance(layer, nn.Tanh) for layer in layers)
+        activation: Operator = "tanh" if tanh else "relu"
+        self._compiled = compile_forward(self._weights, self._biases, activation, keep=True)
+        self._evaluating = compile_forward(self._weights, self._biases, activation, keep=False)
         self._activate: Callable[[Tensor], Tensor] = _tanh_ if tanh else torch.relu_
         self._derive: Callable[[Tensor, Tensor], Tensor] = _tanh_backward_ if tanh else _relu_backward_
         self._inputs: list[Tensor] = []  # of each layer
 
     def forward(self, x: Tensor) -> Tensor:
         """``[N, in]`` to ``[N, out]``."""
+        if self._compiled is not None:
+            *hidden, output = self._compiled(x)
+            self._inputs = [x, *hidden]
+            return output.clone()
         self._inputs = [x]
         for weight, bias in zip(self._weights[:-1], self._biases[:-1], strict=True):
             x = self._activate(torch.addmm(bias, x, weight.t()))
             self._inputs.append(x)
         return torch.addmm(self._biases[-1], x, self._weights[-1].t())
+
+    def evaluate(self, x: Tensor) -> Tensor:
+        """As ``forward``, after which there is no ``backward``."""
+        if self._evaluating is not None:
+            return self._evaluating(x)[0].clone()
+        return torch.cat([self.forward(x[begin:end]) for begin, end in _parts(len(x))])
 
     def backward(self, gradient: Tensor) -> None:
         """Write the layers' gradients, given that of the output, ``[N, out]``."""
@@ -69,7 +96,12 @@ class SharedCoreBackprop:
         self._head_size = core.head_size
 
     def forward(self, inputs: list[Tensor]) -> tuple[Tensor, Tensor]:
-        output = self._network.forward(inputs[0])
+        return self._split(self._network.forward(inputs[0]))
+
+    def evaluate(self, inputs: list[Tensor]) -> tuple[Tensor, Tensor]:
+        return self._split(self._network.evaluate(inputs[0]))
+
+    def _split(self, output: Tensor) -> tuple[Tensor, Tensor]:
         return output[:, : self._head_size], output[:, self._head_size]
 
     def backward(self, head_gradient: Tensor, value_gradient: Tensor) -> None:
@@ -85,6 +117,9 @@ class SeparateCoreBackprop:
 
     def forward(self, inputs: list[Tensor]) -> tuple[Tensor, Tensor]:
         return self._policy.forward(inputs[0]), self._value.forward(inputs[0]).squeeze(-1)
+
+    def evaluate(self, inputs: list[Tensor]) -> tuple[Tensor, Tensor]:
+        return self._policy.evaluate(inputs[0]), self._value.evaluate(inputs[0]).squeeze(-1)
 
     def backward(self, head_gradient: Tensor, value_gradient: Tensor) -> None:
         self._policy.backward(head_gradient)
@@ -106,10 +141,20 @@ class AutogradBackprop:
         head, value = self._outputs
         return head.detach(), value.detach()
 
+    def evaluate(self, inputs: list[Tensor]) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            parts = [self.function([tensor[begin:end] for tensor in inputs]) for begin, end in _parts(len(inputs[0]))]
+        heads, values = zip(*parts, strict=True)
+        return torch.cat(heads), torch.cat(values)
+
     def backward(self, head_gradient: Tensor, value_gradient: Tensor) -> None:
         assert self._outputs is not None, "forward comes first"
         torch.autograd.backward(self._outputs, (head_gradient, value_gradient))
         self._outputs = None
+
+
+def _parts(rows: int) -> list[tuple[int, int]]:
+    return split_evenly(rows, _CACHE_ROWS) or [(0, 0)]
 
 
 def _gradient(parameter: Tensor) -> Tensor:

@@ -8,25 +8,23 @@ from loguru import logger
 from torch import Tensor
 
 from learner.acting_policy import ActingPolicy
-from learner.backprop import AutogradBackprop, Backprop, SeparateCoreBackprop, SharedCoreBackprop
+from learner.backprop import AutogradBackprop, RowBackprop, SeparateCoreBackprop, SharedCoreBackprop
 from learner.batch import Batch, to_tensor
 from learner.compiled_function import compile_function
 from learner.distributions import mask_logits
 from learner.flat_parameters import FlatParameters
-from learner.minibatch import Estimate, Minibatch, Targets, split_evenly
+from learner.minibatch import Estimate, Minibatch, Targets
 from learner.networks import SeparateCore, SharedCore
+from learner.parts import split_evenly
 from shared.probe import make_inputs
 
 _EXAMPLE_ROWS = 8
-# What layers of 64 units leave behind for so many rows stays in a core's own cache: 17,408 rows took 23 and 32 ms (one
-# trunk, two) at once, 20 and 22 in parts. And images need not have all of their activations in memory.
-_CACHE_ROWS = 2048
 
 
 class FeedForwardTraining:
     """A ``PolicyTraining``. Encoders without parameters run once for each batch, not once for each gradient step."""
 
-    backprop: Backprop
+    backprop: RowBackprop
 
     def __init__(self, policy: ActingPolicy, parameters: FlatParameters) -> None:
         self._policy = policy
@@ -62,7 +60,7 @@ class FeedForwardTraining:
             for leaf, final in zip(batch.observation, batch.final_observation, strict=True)
         ]
         inputs = [self._policy.encoder(observation)] if self._encodes_once else observation
-        head, value = self._forward(inputs)
+        head, value = self.backprop.evaluate(inputs)
 
         self._inputs = [tensor[:n_steps] for tensor in inputs]
         self._action = to_tensor(batch.action).flatten(0, 1)
@@ -71,21 +69,12 @@ class FeedForwardTraining:
         head = head[:n_steps]
         if self._mask is not None:
             head = mask_logits(head, self._mask)
-        log_prob = self._policy.distribution.log_prob(self._policy.distribution.terms(head), self._action)
+        log_prob = self._policy.distribution.log_prob(self._policy.distribution.terms_of_many(head), self._action)
         return Estimate(
             log_prob.reshape(batch.length, batch.width).numpy(),
             value[:n_values].reshape(batch.length + 1, batch.width).numpy(),
             value[n_values:].numpy(),
         )
-
-    def _forward(self, inputs: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """The network over a whole batch, part by part."""
-        parts = [
-            self.backprop.forward([tensor[begin:end] for tensor in inputs])
-            for begin, end in split_evenly(len(inputs[0]), _CACHE_ROWS)
-        ]
-        heads, values = zip(*parts, strict=True)
-        return torch.cat(heads), torch.cat(values)
 
     def set_targets(self, targets: Targets) -> None:
         rows = [*self._inputs, self._action, *(to_tensor(array).flatten() for array in targets)]

@@ -215,7 +215,7 @@ class Learner:
         head, value = self._training.backprop.forward(minibatch.inputs)
         if minibatch.action_mask is not None:
             head = mask_logits(head, minibatch.action_mask)
-        terms = distribution.terms(head)
+        terms = distribution.terms_of_many(head)
         log_prob = distribution.log_prob(terms, minibatch.action)
         log_prob_gradient = losses.policy_loss_gradient(
             log_prob, minibatch.behaviour_log_prob, minibatch.advantage, schedule.clip

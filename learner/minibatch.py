@@ -1,6 +1,5 @@
 """What passes between the learner and the way it trains one kind of network."""
 
-import itertools
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
@@ -71,10 +70,3 @@ class PolicyTraining(Protocol):
     def epoch(self, minibatch_size: int, generator: torch.Generator) -> Iterator[Minibatch]:
         """Every valid step of the batch once, in a new order, in minibatches of nearly equal size."""
         ...
-
-
-def split_evenly(total: int, size: int) -> list[tuple[int, int]]:
-    """Bounds of consecutive parts of nearly equal length that come as near to ``size`` as they can."""
-    parts = max(1, round(total / size))
-    edges = [total * i // parts for i in range(parts + 1)]
-    return list(itertools.pairwise(edges)) if total else []

@@ -25,9 +25,10 @@ class RunningMoments:
         """Take in ``rows`` of shape ``[N, size]``."""
         if len(rows) == 0:
             return
-        rows = rows.astype(np.float64)
-        mean = rows.mean(0)
-        squares = np.square(rows - mean).sum(0)
+        columns = rows.T.astype(np.float64, order="C")  # along memory sums go several times as fast
+        mean = columns.mean(1)
+        columns -= mean[:, np.newaxis]
+        squares = np.einsum("ij,ij->i", columns, columns)
         total = self.count + len(rows)
         difference = mean - self.mean
         self.mean = self.mean + difference * (len(rows) / total)

@@ -12,8 +12,9 @@ from learner.batch import Batch, to_tensor
 from learner.distributions import mask_logits
 from learner.flat_parameters import FlatParameters
 from learner.lstm_backprop import LstmBackprop
-from learner.minibatch import Estimate, Minibatch, Targets, split_evenly
+from learner.minibatch import Estimate, Minibatch, Targets
 from learner.networks import LstmCell, RecurrentCore
+from learner.parts import split_evenly
 
 
 class RecurrentTraining:
@@ -57,7 +58,9 @@ class RecurrentTraining:
         head = head[:-1].flatten(0, 1)
         if self._mask is not None:
             head = mask_logits(head, self._mask.flatten(0, 1))
-        log_prob = self._policy.distribution.log_prob(self._policy.distribution.terms(head), action.flatten(0, 1))
+        log_prob = self._policy.distribution.log_prob(
+            self._policy.distribution.terms_of_many(head), action.flatten(0, 1)
+        )
         final_value = self._final_value(batch, states)
         return Estimate(
             log_prob.reshape(batch.length, batch.width).numpy(), value.contiguous().numpy(), final_value.numpy()

@@ -18,7 +18,7 @@ from shared.row_compiler.emitter import (
 )
 from shared.row_compiler.row_program import Input, Operand, Output, RowProgram, Step, stride_of
 from shared.row_compiler.rows import Rows
-from shared.row_compiler.vector_math import FLOAT
+from shared.row_compiler.vector_math import FLOAT, INT32
 
 # As many outputs of a linear step are summed up at once as leave registers for operands.
 _TILE_OF_32_REGISTERS = 16
@@ -63,33 +63,51 @@ class BlockRows(Rows):
 
     def take_in(self, position: int, source: Input) -> None:
         array, b, code = self._code.array(position), self._b, self._code
-        element = element_type(source.dtype)
-        begin = b.mul(self._first, INT64(source.width))
+        element, width = element_type(source.dtype), source.width
+        begin = b.mul(self._first, INT64(width))
+        tiles = width // LANES if element == FLOAT else 0
 
-        def one(j: ir.Value) -> None:
+        def tile(i: ir.Value) -> None:
+            place = b.add(begin, b.mul(i, INT64(LANES)))
+            rows = [code.load(array, b.add(place, INT64(row * width)), VECTOR, 4) for row in range(LANES)]
+            for j, number in enumerate(_turned(b, rows)):
+                self.put_number(position, b.add(b.mul(i, INT64(LANES)), INT64(j)), number)
+
+        def one(i: ir.Value) -> None:
+            j = b.add(i, INT64(tiles * LANES))
             vector = ir.Constant(ir.VectorType(element, LANES), ir.Undefined)
-            for lane in range(LANES):
-                place = b.add(b.add(begin, j), INT64(lane * source.width))
+            for row in range(LANES):
+                place = b.add(b.add(begin, j), INT64(row * width))
                 number = code.load(array, place, element, bytes_of(source.dtype))
-                vector = b.insert_element(vector, number, ir.IntType(32)(lane))
+                vector = b.insert_element(vector, number, INT32(row))
             self.put_number(position, j, to_float(b, vector, source.dtype))
 
-        code.each(source.width, one)
+        code.each(tiles, tile)
+        code.each(width - tiles * LANES, one)
 
     def give_out(self, array: ir.Value, output: Output) -> None:
         b, width, size = self._b, output.operand.width, bytes_of(output.dtype)
         begin = b.mul(self._first, INT64(width))
+        tiles = width // LANES if element_type(output.dtype) == FLOAT else 0
 
-        def one(j: ir.Value) -> None:
+        def tile(i: ir.Value) -> None:
+            numbers = [self.number(output.operand, b.add(b.mul(i, INT64(LANES)), INT64(j))) for j in range(LANES)]
+            place = b.add(begin, b.mul(i, INT64(LANES)))
+            for row, vector in enumerate(_turned(b, numbers)):
+                self._code.store(array, b.add(place, INT64(row * width)), vector, size)
+
+        def one(i: ir.Value) -> None:
+            j = b.add(i, INT64(tiles * LANES))
             vector = from_float(b, self.number(output.operand, j), output.dtype)
             if width == 1:
                 self._code.store(array, begin, vector, size)
                 return
-            for lane in range(LANES):
-                place = b.add(b.add(begin, j), INT64(lane * width))
-                self._code.store(array, place, b.extract_element(vector, ir.IntType(32)(lane)), size)
+            for row in range(LANES):
+                place = b.add(b.add(begin, j), INT64(row * width))
+                self._code.store(array, place, b.extract_element(vector, INT32(row)), size)
 
-        self._code.each(width, one)
+        self._code.each(tiles, tile)
+        self._code.each(width - tiles * LANES, one)
 
     def linear(self, value: int, step: Step) -> None:
         tiles, left = divmod(step.width, self._tile)
@@ -115,3 +133,24 @@ class BlockRows(Rows):
 
     def _in_all_rows(self, number: ir.Value) -> ir.Value:
         return self._code.splat(number)
+
+
+def _turned(b: ir.IRBuilder, vectors: Values) -> Values:
+    """As many vectors as each has lanes, transposed: in halves, then in halves of these, and so on (Eklundh 1972)."""
+    distance = LANES // 2
+    while distance:
+        of_first = [lane - distance + LANES if lane & distance else lane for lane in range(LANES)]
+        of_second = [lane + LANES if lane & distance else lane + distance for lane in range(LANES)]
+        turned = list(vectors)
+        for i in range(LANES):
+            if not i & distance:
+                first, second = vectors[i], vectors[i + distance]
+                turned[i] = b.shuffle_vector(first, second, _order(of_first))
+                turned[i + distance] = b.shuffle_vector(first, second, _order(of_second))
+        vectors = turned
+        distance //= 2
+    return vectors
+
+
+def _order(lanes: list[int]) -> ir.Constant:
+    return ir.Constant(ir.VectorType(INT32, LANES), lanes)

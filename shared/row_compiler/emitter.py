@@ -65,8 +65,8 @@ class Emitter:
 
     def fold(self, count: int | ir.Value, values: Values, body: Callable[[ir.Value, Values], Values]) -> Values:
         """What ``values`` become by ``body`` with 0, 1 … below ``count``."""
-        if count == 1:
-            return body(INT64(0), values)
+        if isinstance(count, int) and count <= 1:
+            return body(INT64(0), values) if count else values
         b = self.builder
         before, head = b.block, b.append_basic_block()
         inside, after = b.append_basic_block(), b.append_basic_block()

@@ -3,17 +3,25 @@
 import pytest
 import torch
 
+from learner import compiled_forward
 from learner.backprop import AutogradBackprop, SeparateCoreBackprop, SharedCoreBackprop
 from learner.config import NetworkConfig
 from learner.flat_parameters import FlatParameters
 from learner.lstm_backprop import LstmBackprop
 from learner.networks import LstmCell, RecurrentCore, SeparateCore, SharedCore
+from shared.row_compiler import compiled_program
 
 
+@pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "layer by layer"])
 @pytest.mark.parametrize("activation", ["tanh", "relu"])
 @pytest.mark.parametrize("hidden_sizes", [(), (16,), (16, 8)])
 @pytest.mark.parametrize("shared", [True, False])
-def test_gradients_equal_autograds(shared: bool, hidden_sizes: tuple[int, ...], activation: str) -> None:
+def test_gradients_equal_autograds(
+    shared: bool, hidden_sizes: tuple[int, ...], activation: str, compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not compiled:
+        monkeypatch.setattr(compiled_program, "_MOST_IN_MATRIX", 0)
+        compiled_forward._compile.cache_clear()
     config = NetworkConfig(hidden_sizes=hidden_sizes, activation=activation)
     generator = torch.Generator().manual_seed(0)
     core = (SharedCore if shared else SeparateCore)(5, 3, config, generator)
@@ -31,8 +39,10 @@ def test_gradients_equal_autograds(shared: bool, hidden_sizes: tuple[int, ...], 
     with torch.no_grad():
         outputs = written_out.forward([features])
         written_out.backward(*gradients)
-    for found, wanted in zip(outputs, expected_outputs, strict=True):
+        evaluated = written_out.evaluate([features])
+    for found, again, wanted in zip(outputs, evaluated, expected_outputs, strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(again, found, rtol=0.0, atol=0.0)
     torch.testing.assert_close(flat.gradient, expected, rtol=1e-4, atol=1e-5)
 
 

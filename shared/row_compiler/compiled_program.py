@@ -1,0 +1,94 @@
+"""A row program as machine code, and what it needs to run: packed weights, and arrays to read and write."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from shared.errors import ProgramUnsupported
+from shared.row_compiler.emitter import LANES
+from shared.row_compiler.machine_code import MachineCode, has_avx512
+from shared.row_compiler.row_code import FUNCTION_NAME, blocks_and_singles, row_code
+from shared.row_compiler.row_program import Packed, RowProgram
+
+_ALIGN_BYTES = 64
+# A larger matrix does not stay in a core's own cache from row to row; libraries for large ones go about these better.
+_MOST_IN_MATRIX = 2**17
+
+
+def check_size(program: RowProgram) -> None:
+    """Raise ProgramUnsupported for a program that is better run by something else."""
+    largest = max((part.rows * part.stride for part in program.packed), default=0)
+    if largest > _MOST_IN_MATRIX:
+        raise ProgramUnsupported(f"a weight of {largest} numbers; at most {_MOST_IN_MATRIX} are compiled")
+
+
+class CompiledProgram:
+    """What does not depend on the weights."""
+
+    def __init__(self, program: RowProgram) -> None:
+        """Raises ProgramUnsupported."""
+        check_size(program)
+        self.program = program
+        code = row_code(program, has_32_registers=has_avx512())
+        self.scratch_floats = code.scratch_floats
+        self.machine_code = MachineCode(code.text, FUNCTION_NAME)
+
+    def make_block(self) -> np.ndarray:
+        """Room for the packed weights."""
+        return _aligned(self.program.packed_floats)
+
+    def pack(self, weights: Mapping[str, np.ndarray], block: np.ndarray) -> None:
+        """Write ``weights`` (float32, by their names in the program) into ``block``, as the code reads them."""
+        for part in self.program.packed:
+            _pack(block, part, weights)
+
+
+class RowCall:
+    """Arrays for up to ``room`` rows, and the table that tells the code where they are. Not for two threads at a time.
+
+    To call it: write ``inputs``, then ``run(table)``, then read ``outputs``.
+    """
+
+    def __init__(self, compiled: CompiledProgram, block: np.ndarray, room: int) -> None:
+        """``block`` is read at every call, and kept."""
+        program = compiled.program
+        blocks, singles = blocks_and_singles(room)
+        rows = blocks * LANES + singles
+        self._inputs = [np.zeros((rows, *source.shape), source.dtype) for source in program.inputs]
+        self._outputs = [np.zeros((rows, *output.shape), output.dtype) for output in program.outputs]
+        arrays = (block, _aligned(compiled.scratch_floats), *self._inputs, *self._outputs)
+        self._kept = arrays
+        self._words = np.array([blocks, singles, *(_address(array) for array in arrays)], np.int64)
+        self._code = compiled.machine_code
+        self.room = room
+        self.run = self._code.call
+        self.table = _address(self._words)
+        self.inputs = [array[:room] for array in self._inputs]
+        self.outputs = [array[:room] for array in self._outputs]
+
+    def use(self, rows: int) -> None:
+        """From now on calls are for ``rows`` rows, which is no more than there is room for."""
+        if rows > self.room:
+            raise ValueError(f"expected at most {self.room} rows, found {rows}")
+        self._words[:2] = blocks_and_singles(rows)
+        self.inputs = [array[:rows] for array in self._inputs]
+        self.outputs = [array[:rows] for array in self._outputs]
+
+
+def _pack(block: np.ndarray, part: Packed, weights: Mapping[str, np.ndarray]) -> None:
+    numbers = weights[part.name] if part.name else np.array(part.numbers, np.float32)
+    matrix = numbers.T if part.transposed else numbers.reshape(part.rows, part.columns)
+    place = block[part.place : part.place + part.rows * part.stride].reshape(part.rows, part.stride)
+    place[:, : part.columns] = matrix
+
+
+def _aligned(floats: int) -> np.ndarray:
+    """Zeros that begin at a multiple of ``_ALIGN_BYTES``."""
+    memory = np.zeros(4 * floats + _ALIGN_BYTES, np.uint8)
+    start = -_address(memory) % _ALIGN_BYTES
+    return memory[start : start + 4 * floats].view(np.float32)
+
+
+def _address(array: np.ndarray) -> int:
+    address: int = array.ctypes.data
+    return address
