@@ -34,6 +34,7 @@ THROUGHPUT = (
     "--minibatch-size=2048",
     "--epochs=1",
     "--shared-trunk",
+    "--publish-every-updates=2",
 )
 
 # The first is RL Baselines3 Zoo's; the others take fewer and larger steps, as far as they still solve it.
