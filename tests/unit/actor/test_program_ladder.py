@@ -23,36 +23,48 @@ def _no_spare(kind: EngineKind, program_digest: str) -> Engine | None:
     return None
 
 
-def _measured(monkeypatch: pytest.MonkeyPatch, onnx_s: float, torchscript_s: float) -> list[int]:
+def _measured(monkeypatch: pytest.MonkeyPatch, first_s: float, challenger_s: float) -> list[int]:
     """Let the clock say so; returns how many engines each measurement compared."""
     compared = []
 
     def measure(engines: Sequence[Engine], inputs: Sequence[np.ndarray]) -> list[float]:
         assert {array.shape[0] for array in inputs} == {5}, "measured at the batch size in use"
         compared.append(len(engines))
-        return [onnx_s, torchscript_s][: len(engines)]
+        return [first_s, challenger_s][: len(engines)]
 
     monkeypatch.setattr(program_ladder, "median_call_s", measure)
     return compared
 
 
+@pytest.mark.parametrize(("nested", "first", "challenger"), [(False, "llvm", "onnx"), (True, "onnx", "torchscript")])
 @pytest.mark.parametrize(
-    ("onnx_s", "torchscript_s", "rung"), [(1e-3, 5e-4, "torchscript"), (5e-4, 1e-3, "onnx"), (1e-3, 0.95e-3, "onnx")]
+    ("first_s", "challenger_s", "is_faster"), [(1e-3, 5e-4, 1), (5e-4, 1e-3, 0), (1e-3, 0.95e-3, 0)]
 )
 def test_auto_takes_what_is_clearly_faster_and_remembers_it(
-    store: LocalPolicyStore, monkeypatch: pytest.MonkeyPatch, onnx_s: float, torchscript_s: float, rung: str
+    store: LocalPolicyStore,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    nested: bool,
+    first: str,
+    challenger: str,
+    first_s: float,
+    challenger_s: float,
+    is_faster: bool,
 ) -> None:
-    compared = _measured(monkeypatch, onnx_s, torchscript_s)
+    """An image is in what is nested, which LLVM does not run."""
+    compared = _measured(monkeypatch, first_s, challenger_s)
     ladder = ProgramLadder("auto", batch_size=5)
     for seed in range(2):
-        version = publish_seed(store, seed, onnx=True).version
+        version = publish_seed(store, seed, onnx=True, nested=nested).version
         result = ladder.load(store.open(version), _no_spare)
-        assert result.policy.rung == rung
+        assert result.policy.rung == (challenger if is_faster else first)
         assert result.describe() is None
     assert compared == [1, 2]
 
 
-@pytest.mark.parametrize(("choice", "rung"), [("auto", "onnx"), ("onnx", "onnx"), ("torchscript", "torchscript")])
+@pytest.mark.parametrize(
+    ("choice", "rung"), [("auto", "llvm"), ("llvm", "llvm"), ("onnx", "onnx"), ("torchscript", "torchscript")]
+)
 def test_without_measurement_the_order_is_fixed(
     store: LocalPolicyStore, monkeypatch: pytest.MonkeyPatch, choice: str, rung: str
 ) -> None:
