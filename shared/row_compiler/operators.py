@@ -146,7 +146,7 @@ def _shape(_: RowBuilder, inputs: Inputs, attributes: Attributes) -> Value:
 
 
 def _reshape(build: RowBuilder, inputs: Inputs, attributes: Attributes) -> Tensor:
-    x, target = build.tensor(inputs[0]), integers(inputs[1])
+    x, target = build.tensor(inputs[0]), integers(inputs[1], may_be_batch=True)
     keeps_rows = target and (target[0] in (BATCH, -1) or (target[0] == 0 and not attributes.get("allowzero", 0)))
     if not x.batched or not keeps_rows:
         raise ProgramUnsupported(f"Reshape to {target}, which mixes rows")
@@ -193,7 +193,7 @@ def _unsqueeze(build: RowBuilder, inputs: Inputs, attributes: Attributes) -> Ten
 
 def _slice(build: RowBuilder, inputs: Inputs, _: Attributes) -> Tensor:
     x = build.tensor(inputs[0])
-    starts, ends = integers(inputs[1]), integers(inputs[2])
+    starts, ends = integers(inputs[1]), integers(inputs[2], may_be_batch=True)
     axes = integers(inputs[3]) if len(inputs) > 3 and inputs[3] is not None else list(range(len(starts)))
     steps = integers(inputs[4]) if len(inputs) > 4 and inputs[4] is not None else [1] * len(starts)
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
@@ -201,6 +201,8 @@ def _slice(build: RowBuilder, inputs: Inputs, _: Attributes) -> Tensor:
             raise ProgramUnsupported("Slice with steps")
         if axis == 0 and start == 0 and (end >= _TO_THE_END or end == BATCH):
             continue  # all rows
+        if end == BATCH:
+            raise ProgramUnsupported("Slice of each row up to the batch's size")
         x = build.part(build.of_last_axis(x, axis), *slice(start, end).indices(x.operand.width)[:2])
     return x
 
