@@ -34,6 +34,8 @@ def _binary(operator: Operator) -> Translation:
 
     def translate(build: RowBuilder, inputs: Inputs, _: Attributes) -> Tensor:
         tensors = [build.tensor(value) for value in inputs]
+        if len(tensors) != 2 and operator not in ("max", "min"):
+            raise ProgramUnsupported(f"{operator} of {len(tensors)} operands")
         kinds = {tensor.kind for tensor in tensors}
         if kinds != {"float"} and not (kinds == {"number"} and operator in _OF_NUMBERS):
             raise ProgramUnsupported(f"{operator} of {' and '.join(sorted(kinds))}")
@@ -111,7 +113,7 @@ def _cast(build: RowBuilder, inputs: Inputs, attributes: Attributes) -> Tensor:
     """Numbers and truth values become floats as they are; floats become nothing but floats."""
     x, dtype = build.tensor(inputs[0]), dtype_of(attributes["to"])
     kind = kind_of(dtype)
-    if (x.kind == "float") != (kind == "float") and kind != "float":
+    if x.kind in ("float", "other") and kind not in ("float", "other"):
         raise ProgramUnsupported(f"Cast of floats to {dtype}")
     if kind == "truth" and x.kind != "truth":
         raise ProgramUnsupported("Cast of numbers to bool")

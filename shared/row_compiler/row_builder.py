@@ -83,15 +83,15 @@ class RowBuilder:
             return Tensor(self._pack(value.name, (), 1, math.prod(value.shape)), value.shape, batched=False)
         if not isinstance(value, np.ndarray) or value.size > MOST_NUMBERS or (value == BATCH).any():
             raise ProgramUnsupported("an operand that is no tensor of floats")
-        if value.dtype.kind in "iu" and (np.abs(value) > _LARGEST_NUMBER).any():
+        if value.dtype.kind in "iu" and ((value > _LARGEST_NUMBER) | (value < -_LARGEST_NUMBER)).any():
             raise ProgramUnsupported("whole numbers that are too large to be exact as floats")
         numbers = tuple(value.astype(np.float32).reshape(-1).tolist())
         return Tensor(self._pack("", numbers, 1, value.size), value.shape, batched=False, kind=kind_of(value.dtype))
 
     def step(self, operator: Operator, operands: Sequence[Operand], width: int, start: int = 0) -> Operand:
         """One more step."""
-        if len(self._steps) >= _MOST_STEPS or width > _MOST_WIDTH:
-            raise ProgramUnsupported(f"more than {_MOST_STEPS} steps, or than {_MOST_WIDTH} numbers in a row")
+        if len(self._steps) >= _MOST_STEPS or not 0 < width <= _MOST_WIDTH:
+            raise ProgramUnsupported(f"more than {_MOST_STEPS} steps, or {width} numbers in a row")
         self._steps.append(Step(operator, tuple(operands), width, start))
         return Operand(width, value=len(self._inputs) + len(self._steps) - 1)
 
@@ -106,6 +106,8 @@ class RowBuilder:
         shapes = [stripped(t.shape) if batched and not t.batched else t.shape for t in tensors]
         rank = max((len(shape) for shape, t in zip(shapes, tensors, strict=True) if t.batched == batched), default=0)
         mixes = any(len(s) > rank or (t.batched and len(s) != rank) for s, t in zip(shapes, tensors, strict=True))
+        # Dimensions of 1 before the batch's own would move that.
+        mixes = mixes or (batched and any(len(t.shape) > rank + 1 for t in tensors))
         try:
             shape = np.broadcast_shapes(*shapes)
         except ValueError:
@@ -126,8 +128,9 @@ class RowBuilder:
         operands = [x.operand, self._pack(weight.name, (), rows, columns, transposed=transposed)]
         if bias is not None:
             tensor = self.tensor(bias)
-            if tensor.batched or stripped(tensor.shape) != stripped((columns,)):
-                raise ProgramUnsupported(f"a bias of shape {tensor.shape}")
+            require_float(tensor, "a bias")
+            if tensor.operand.packed < 0 or stripped(tensor.shape) != stripped((columns,)):
+                raise ProgramUnsupported(f"a bias of shape {tensor.shape}, or one that is computed")
             operands.append(tensor.operand)
         return Tensor(self.step("linear", operands, columns), (columns,), batched=True)
 
