@@ -2,15 +2,17 @@
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
-from shared.engines.llvm import LlvmEngine
+from shared.engines.llvm import LlvmEngine, read_row_program
 from shared.errors import PolicyOutputError, ProgramError, ProgramUnsupported, WeightsError
 from shared.row_compiler.emitter import LANES
-from shared.row_compiler.row_code import blocks_and_singles
+from shared.row_compiler.machine_code import MachineCode
+from shared.row_compiler.row_code import FUNCTION_NAME, blocks_and_singles, row_code
 from tests.unit.shared.row_compiler.small_graphs import BATCH_SIZES, Spec, graph, node, numbers
 
 INPUTS: dict[str, Spec] = {"x": ("float32", (5,)), "count": ("int64", ()), "mask": ("bool", (3,))}
@@ -55,34 +57,60 @@ def _same(found: list[np.ndarray], expected: list[np.ndarray]) -> bool:
     return all(a.tobytes() == b.tobytes() for a, b in zip(found, expected, strict=True))
 
 
+class _Guarded:
+    """Arrays in one piece of memory, each between guards; whatever is read from a guard is NaN."""
+
+    def __init__(self, arrays: Sequence[np.ndarray]) -> None:
+        starts = np.cumsum([_GUARD, *(-(-array.nbytes // _GUARD) * _GUARD + _GUARD for array in arrays)]).tolist()
+        memory = np.full(starts[-1] + _GUARD, 0xFF, np.uint8)
+        self._memory = memory[-memory.ctypes.data % _GUARD :][: starts[-1]]
+        self._is_guard = np.ones(self._memory.size, bool)
+        self.arrays = []
+        for start, array in zip(starts, arrays, strict=False):
+            place = slice(start, start + array.nbytes)
+            self._is_guard[place] = False
+            self.arrays.append(self._memory[place].view(array.dtype).reshape(array.shape))
+            self.arrays[-1][...] = array
+
+    def is_whole(self) -> bool:
+        return bool(np.all(self._memory[self._is_guard] == 0xFF))
+
+
 def test_never_reads_or_writes_outside_of_its_arrays() -> None:
-    """Each array lies between guards, which stay as they are; what were read from there would come out as NaN."""
     engine = LlvmEngine(policy(), weights())
     compiled = engine._compiled
-    packed = compiled.pack(weights())
     for count in range(1, 41):
         blocks, singles = blocks_and_singles(count)
         room = LANES * blocks + singles
-        outputs = [np.zeros((room, *shape), dtype) for dtype, shape in OUTPUTS.values()]
-        inputs = [np.resize(array, (room, *array.shape[1:])) for array in rows(count)]
-        arrays = [packed, np.zeros(compiled.scratch_floats, np.float32), *inputs, *outputs]
-        starts = np.cumsum([_GUARD, *(-(-array.nbytes // 64) * 64 + _GUARD for array in arrays)]).tolist()
-        memory = np.full(starts[-1] + 64, 0xFF, np.uint8)
-        memory = memory[-memory.ctypes.data % 64 :][: starts[-1]]
-        is_guard = np.ones(memory.size, bool)
-        for start, array in zip(starts, arrays, strict=False):
-            memory[start : start + array.nbytes] = array.reshape(-1).view(np.uint8)
-            is_guard[start : start + array.nbytes] = False
-        places = [memory.ctypes.data + start for start in starts[:-1]]
+        read = [compiled.pack(weights()), *(np.resize(array, (room, *array.shape[1:])) for array in rows(count))]
+        written = [np.zeros((room, *shape), dtype) for dtype, shape in OUTPUTS.values()]
+        guarded = _Guarded([*read, np.zeros(compiled.scratch_floats, np.float32), *written])
+        packed, *inputs = guarded.arrays[: len(read)]
+        scratch, *outputs = guarded.arrays[len(read) :]
+        places = [array.ctypes.data for array in (packed, scratch, *inputs, *outputs)]
         table = np.array([blocks, singles, *places], np.int64)
         compiled.machine_code.call(table.ctypes.data)
-        assert np.all(memory[is_guard] == 0xFF)
-        for start, array in list(zip(starts, arrays, strict=False))[: 2 + len(inputs)]:
-            if array is not arrays[1]:
-                assert memory[start : start + array.nbytes].tobytes() == array.tobytes(), "only read"
-        found = [memory[s : s + a.nbytes] for s, a in list(zip(starts, arrays, strict=False))[-len(outputs) :]]
-        found = [f.view(a.dtype).reshape(a.shape)[:count] for f, a in zip(found, outputs, strict=True)]
-        assert _same(found, engine.run(rows(count)))
+        assert guarded.is_whole()
+        assert _same([packed, *inputs], read), "only read"
+        assert _same([array[:count] for array in outputs], engine.run(rows(count)))
+
+
+def test_has_the_same_bits_with_fewer_registers() -> None:
+    """On processors without AVX-512 fewer sums are made side by side."""
+    given = {"w": np.random.default_rng(0).standard_normal((37, 75)).astype(np.float32)}
+    nodes = [node("Gemm", "x w", "y")]
+    data = graph(nodes, inputs={"x": ("float32", (37,))}, outputs={"y": ("float32", (75,))}, weights=given)
+    program = read_row_program(data)
+    x = np.random.default_rng(1).standard_normal((35, 37)).astype(np.float32)
+    found = []
+    for has_32_registers in (False, True):
+        code = row_code(program, has_32_registers=has_32_registers)
+        engine = LlvmEngine(data, given)
+        engine._compiled.machine_code = MachineCode(code.text, FUNCTION_NAME)
+        engine.load_weights(given)
+        found.append(engine.run([x]))
+    assert _same(*found)
+    np.testing.assert_allclose(found[0][0], x @ given["w"], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("count", range(1, 41))
