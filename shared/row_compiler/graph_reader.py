@@ -21,7 +21,8 @@ _KIND_OF_OUTPUT = {
     "float32": "float",
     "float64": "other",
     "bool": "truth",
-    **{f"{sign}int{bits}": "number" for sign in ("", "u") for bits in (8, 16, 32, 64)},
+    **dict.fromkeys(("int32", "int64"), "number"),
+    **dict.fromkeys(("int8", "int16", "uint8", "uint16"), "narrow"),
 }
 _OPSETS = range(13, 25)  # before, Clip, Slice and others were described otherwise
 

@@ -20,7 +20,14 @@ Attributes = Mapping[str, Any]
 Translation = Callable[[RowBuilder, Inputs, Attributes], Value]
 
 _TO_THE_END = 2**31
-_OF_NUMBERS = frozenset({"add", "sub", "equal", "greater", "less"})
+_COMPARISONS = frozenset({"equal", "greater", "less"})
+_OF_NUMBERS = _COMPARISONS | {"add", "sub"}
+# Kinds whose numbers go together, and for which operators.
+_TOGETHER: Mapping[frozenset[str], frozenset[str]] = {
+    frozenset({"number"}): _OF_NUMBERS,
+    frozenset({"number", "observed"}): _OF_NUMBERS,
+    frozenset({"narrow"}): _COMPARISONS,
+}
 # Casts among these lose nothing of what is computed here.
 _EXACT = frozenset({"float32", "int64", "int32", "bool"})
 
@@ -37,12 +44,12 @@ def _binary(operator: Operator) -> Translation:
         if len(tensors) != 2 and operator not in ("max", "min"):
             raise ProgramUnsupported(f"{operator} of {len(tensors)} operands")
         kinds = {tensor.kind for tensor in tensors}
-        if kinds != {"float"} and not (kinds == {"number"} and operator in _OF_NUMBERS):
+        if kinds != {"float"} and operator not in _TOGETHER.get(frozenset(kinds), ()):
             raise ProgramUnsupported(f"{operator} of {' and '.join(sorted(kinds))}")
         result = tensors[0]
         for tensor in tensors[1:]:
             result = build.elementwise(operator, [result, tensor])
-        return replace(result, kind="truth" if operator in ("equal", "greater", "less") else kinds.pop())
+        return replace(result, kind="truth" if operator in _COMPARISONS else max(kinds))  # observed, if one of them is
 
     return translate
 
@@ -121,7 +128,7 @@ def _cast(build: RowBuilder, inputs: Inputs, attributes: Attributes) -> Tensor:
         if (x.kind, str(dtype)) != ("float", "float64"):
             raise ProgramUnsupported(f"Cast to {dtype}")
         return replace(x, kind="other")  # good for an output only
-    return replace(x, kind=kind)
+    return replace(x, kind="observed" if (x.kind, kind) == ("observed", "number") else kind)
 
 
 def _cast_like(_: RowBuilder, inputs: Inputs, __: Attributes) -> Value:

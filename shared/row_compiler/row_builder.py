@@ -14,15 +14,21 @@ _MOST_STEPS = 500
 _MOST_WIDTH = 2**16  # numbers in a row
 # Whole numbers are floats here: exact where they are small, as places in a row and the starts of spaces are.
 _LARGEST_NUMBER = 2**22
-_KINDS = {"f": "float", "i": "number", "u": "number", "b": "truth"}
+_KINDS = {
+    "bool": "truth",
+    **dict.fromkeys(("float16", "float32", "float64"), "float"),
+    **dict.fromkeys(("int32", "int64"), "number"),
+    **dict.fromkeys(("int8", "int16", "uint8", "uint16"), "narrow"),
+}
 
 
 @dataclass(frozen=True)
 class Tensor:
     """What a step gives or takes: ``shape`` is without the batch's dimension, which ``batched`` says is there.
 
-    ``kind`` is float, number (whole), truth, or other. ``below``: for whole numbers, where that is known, number ``i``
-    of each row is in [0, below[i]).
+    ``kind`` is float, truth, other, or of whole numbers: number, which are small; observed, which come from outside and
+    may be too large to be exact; narrow, whose sums would wrap around. ``below``: for whole numbers, where that is
+    known, number ``i`` of each row is in [0, below[i]).
     """
 
     operand: Operand
@@ -45,7 +51,7 @@ Value = Tensor | Weight | Known | list[Tensor]
 
 def kind_of(dtype: "np.dtype[np.generic]") -> str:
     """What numbers of ``dtype`` are here."""
-    return _KINDS.get(dtype.kind, "other")
+    return _KINDS.get(str(dtype), "other")
 
 
 def require_float(x: Tensor, what: str) -> None:
@@ -73,7 +79,8 @@ class RowBuilder:
         if kind_of(dtype) == "other" or dtype in (np.float64, np.float16) or width > _MOST_WIDTH:
             raise ProgramUnsupported(f"an input of {dtype} {shape}")
         self._inputs.append(Input(str(dtype), shape, width))
-        return Tensor(Operand(width, value=len(self._inputs) - 1), shape, batched=True, kind=kind_of(dtype))
+        kind = "observed" if kind_of(dtype) == "number" else kind_of(dtype)
+        return Tensor(Operand(width, value=len(self._inputs) - 1), shape, batched=True, kind=kind)
 
     def tensor(self, value: Value | None) -> Tensor:
         """``value`` as what a step can read."""

@@ -140,7 +140,21 @@ NOT_KNOWN: dict[str, Case] = {
     "the number that stands for the batch's size": Case(
         [node("Add", "x c", "y")], "no tensor", **_ONE_INT, constants={"c": _ints(-(2**62))}
     ),
-    "whole numbers times another": Case([node("Mul", "x x", "y")], "mul of number", **_ONE_INT),
+    "whole numbers from outside as they are": Case([node("Identity", "x", "y")], "output y", **_ONE_INT),
+    "whole numbers from outside, moved": Case(
+        [node("Add", "x c", "y")], "output y", **_ONE_INT, constants={"c": _ints(1)}
+    ),
+    "whole numbers from outside, cast": Case(
+        [node("Cast", "x", "y", to=6)], "output y", ("int32", (1,)), ("int64", (1,))
+    ),
+    "whole numbers from outside compared": Case(
+        [node("Equal", "x x", "y")], "equal of observed", ("bool", (1,)), ("int64", (1,))
+    ),
+    "bytes, of which sums wrap around": Case(
+        [node("Sub", "x x", "s"), node("Cast", "s", "y", to=1)], "sub of narrow", x=("uint8", (5,))
+    ),
+    "unsigned numbers of 32 bits": Case([node("Cast", "x", "y", to=1)], "an input of uint32", x=("uint32", (5,))),
+    "whole numbers times another": Case([node("Mul", "x x", "y")], "mul of observed", **_ONE_INT),
     "floats as whole numbers": Case([node("Cast", "x", "y", to=7)], "Cast of floats"),
     "floats as whole numbers, by way of float64": Case(
         [node("Cast", "x", "d", to=11), node("Cast", "d", "y", to=7)], "Cast of floats", ("int64", (5,))

@@ -116,6 +116,19 @@ CASES: dict[str, Case] = {
         constants={"c": np.float32([-3e38])},
     ),
     "Less": Case([node("Less", "x w", "y")], ("bool", (5,)), weights={"w": _floats(5)}),
+    "whole numbers less others": Case(
+        [node("Sub", "x c", "d"), node("Greater", "d e", "y")],
+        ("bool", (5,)),
+        ("int32", (5,)),
+        constants={"c": np.arange(5, dtype=np.int32), "e": np.array(1, np.int32)},
+    ),
+    "bytes compared": Case([node("Less", "x z", "y")], ("bool", (5,)), ("uint8", (5,)), {"z": ("uint8", (5,))}),
+    "places compared with what is observed": Case(
+        [node("ArgMax", "z", "m", axis=1), node("Equal", "x m", "y")],
+        ("bool", (1,)),
+        ("int64", (1,)),
+        {"z": ("float32", (5,))},
+    ),
     "Equal": Case([node("Equal", "x c", "y")], ("bool", (5,)), ("int64", (5,)), constants={"c": _ints(*range(5))}),
     "one-hot": Case(
         [node("Unsqueeze", "x last_axis", "u"), node("Equal", "u c", "t"), node("Cast", "t", "y", to=1)],
@@ -246,7 +259,7 @@ def test_outputs_of_every_kind_side_by_side() -> None:
         "best": ("int64", ()),
         "chosen": ("float32", (1,)),
         "wide": ("float64", (20,)),
-        "n": ("int64", ()),
+        "is_less_32": ("int32", (1,)),
         "small": ("float32", (20,)),
     }
     nodes = [
@@ -256,7 +269,11 @@ def test_outputs_of_every_kind_side_by_side() -> None:
         node("GatherElements", "small place", "chosen", axis=1),
         node("Squeeze", "place axis", "best"),
         node("Cast", "small", "wide", to=11),
+        node("Unsqueeze", "n axis", "column"),
+        node("Add", "column place", "seen"),
+        node("Less", "seen c", "is_less"),
+        node("Cast", "is_less", "is_less_32", to=6),
     ]
-    constants = {"low": np.float32([-1e30]), "axis": _ints(1)}
+    constants = {"low": np.float32([-1e30]), "axis": _ints(1), "c": _ints(9)}
     data = graph(nodes, inputs=inputs, outputs=outputs, constants=constants)
     assert_equals_onnxruntime(data, inputs)
