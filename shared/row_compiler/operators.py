@@ -102,10 +102,10 @@ def _reduce_sum(build: RowBuilder, inputs: Inputs, attributes: Attributes) -> Te
 
 
 def _where(build: RowBuilder, inputs: Inputs, _: Attributes) -> Tensor:
-    condition, *choices = (build.tensor(value) for value in inputs)
-    if condition.kind != "truth" or any(choice.kind != "float" for choice in choices):
+    condition, chosen, other = (build.tensor(value) for value in inputs)
+    if condition.kind != "truth" or {chosen.kind, other.kind} != {"float"}:
         raise ProgramUnsupported("Where of what are no floats")
-    return build.elementwise("where", [condition, *choices])
+    return build.elementwise("where", [condition, chosen, other])
 
 
 def _clip(build: RowBuilder, inputs: Inputs, attributes: Attributes) -> Value:

@@ -195,6 +195,9 @@ NOT_KNOWN: dict[str, Case] = {
         constants={"z": np.array(0), "n": np.array(5000), "o": np.array(1)},
     ),
     "a missing operand": Case([node("Add", "x", "y")], "add of 1 operands"),
+    "a missing choice": Case(
+        [node("Less", "x x", "t"), node("Where", "t x", "y")], "a graph that cannot be read: ValueError"
+    ),
     "a missing input": Case([node("Tanh", "_", "y")], "no tensor"),
     "a cycle": Case([node("Tanh", "y", "y")], r"reads \['y'\]"),
 }
