@@ -77,10 +77,10 @@ def load_policy(
 
     What ``learner.policy_export.export_module`` made is called as the module itself; a policy of a store with one
     list of tensors, ``inputs``, and returns one, ``outputs``, in the order of its signature. ``engine`` names one
-    engine; ``auto`` takes the first that works of ONNX Runtime, TorchScript and, where they are allowed, a package of
-    native code and an importable class. Named tuples and dataclasses are of their own class where its module is under
-    one of ``trusted_modules`` (which imports it), else of an equivalent class. With a ``public_key`` (its file, or
-    ``ed25519:…``), or several, the version must be signed with one of them.
+    engine; ``auto`` takes the first that works of LLVM, ONNX Runtime, TorchScript and, where they are allowed, a
+    package of native code and an importable class. Named tuples and dataclasses are of their own class where its module
+    is under one of ``trusted_modules`` (which imports it), else of an equivalent class. With a ``public_key`` (its
+    file, or ``ed25519:…``), or several, the version must be signed with one of them.
     Raises VersionNotFound, StoreUnavailable, ConfigurationError for a key, and PolicyLoadError's kinds.
     """
     files = open_version_directory(Path(directory))

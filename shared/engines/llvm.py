@@ -59,14 +59,15 @@ class LlvmEngine:
 
     def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         """See Engine. Raises PolicyOutputError for inputs of another dtype or shape than the graph's."""
-        rows = inputs[0].shape[0]
         try:
+            rows = inputs[0].shape[0]
             call = self._calls.get(rows) or self._prepare(rows)
             for buffer, array in zip(call.inputs, inputs, strict=True):
-                if array.dtype != buffer.dtype:
-                    raise TypeError(f"expected {buffer.dtype}, found {array.dtype}")
+                if array.dtype != buffer.dtype or array.shape != buffer.shape:  # numpy would broadcast
+                    found = f"{array.dtype} {array.shape}"
+                    raise TypeError(f"expected {buffer.dtype} {buffer.shape}, found {found}")
                 buffer[...] = array
-        except (TypeError, ValueError) as error:
+        except (IndexError, TypeError, ValueError) as error:
             raise PolicyOutputError(f"inputs that do not fit the program: {error}") from error
         call.run(call.table)
         return [buffer.copy() for buffer in call.outputs]

@@ -16,6 +16,16 @@ from shared.row_compiler.row_program import Output, RowProgram
 if TYPE_CHECKING:
     import onnx
 
+# What code for an output of each dtype is given: no other dtype, and no other kind.
+_KIND_OF_OUTPUT = {
+    "float32": "float",
+    "float64": "other",
+    "bool": "truth",
+    **dict.fromkeys(("int32", "int64"), "number"),
+    **dict.fromkeys(("int8", "int16", "uint8", "uint16"), "narrow"),
+}
+_OPSETS = range(13, 25)  # before, Clip, Slice and others were described otherwise
+
 
 def read_graph(model: "onnx.ModelProto") -> RowProgram:
     """Raises ProgramUnsupported for what is no program for one row, or has an operator that is not known here."""
@@ -30,11 +40,15 @@ def read_graph(model: "onnx.ModelProto") -> RowProgram:
 class _Reader:
     def __init__(self, model: "onnx.ModelProto") -> None:
         self._graph = model.graph
+        self._opsets = model.opset_import
         self._build = RowBuilder()
         self._values: dict[str, Value] = {}
         self._batch = ""  # what the graph calls the batch's size
 
     def read(self) -> RowProgram:
+        opsets = [entry.version for entry in self._opsets if entry.domain in ("", "ai.onnx")]
+        if len(opsets) != 1 or opsets[0] not in _OPSETS:
+            raise ProgramUnsupported(f"operator sets {opsets}; those from {_OPSETS[0]} to {_OPSETS[-1]} are known")
         for argument in self._graph.input:
             self._values[argument.name] = self._build.input(*self._described(argument))
         for tensor in self._graph.initializer:
@@ -75,6 +89,8 @@ class _Reader:
         found = self._values.get(argument.name)
         if not isinstance(found, Tensor) or not found.batched or found.shape != shape:
             raise ProgramUnsupported(f"output {argument.name} is not computed row by row")
+        if _KIND_OF_OUTPUT.get(str(dtype)) != found.kind:
+            raise ProgramUnsupported(f"output {argument.name} of {dtype}")
         return Output(found.operand, str(dtype), shape)
 
     def _described(self, argument: Any) -> tuple[np.dtype[Any], tuple[int, ...]]:

@@ -13,22 +13,30 @@ BATCH = -(2**62)
 """Stands for the batch's size among the whole numbers that shapes are computed with."""
 MOST_NUMBERS = 4096
 """In what is worked out: more belong among the weights."""
+_CONSTANT_DTYPES = {
+    "value_float": np.float32,
+    "value_floats": np.float32,
+    "value_int": np.int64,
+    "value_ints": np.int64,
+}
 
 
 def work_out(operator: str, inputs: Sequence[Known], attributes: Mapping[str, Any]) -> Known | None:
     """The result where it is an operator that shapes are computed with; else None. Raises ProgramUnsupported."""
     if operator not in _OPERATORS:
         return None
-    result = _OPERATORS[operator](inputs, attributes)
+    result = np.asarray(_OPERATORS[operator](inputs, attributes))  # numpy makes scalars of what has no dimension
     if result.size > MOST_NUMBERS:
         raise ProgramUnsupported(f"{operator} makes {result.size} numbers")
     return result
 
 
-def integers(value: object) -> list[int]:
+def integers(value: object, *, may_be_batch: bool = False) -> list[int]:
     """``value``, which has to be known, as whole numbers."""
     if not isinstance(value, np.ndarray) or value.dtype.kind not in "iu":
         raise ProgramUnsupported("a shape, an axis or a place that is computed from what is not known beforehand")
+    if not may_be_batch and (value == BATCH).any():
+        raise ProgramUnsupported("an axis or a place that depends on the batch's size")
     return [int(number) for number in value.reshape(-1)]
 
 
@@ -52,10 +60,12 @@ def dtype_of(element_type: int) -> np.dtype[Any]:
 def _constant(_: Sequence[Known], attributes: Mapping[str, Any]) -> Known:
     import onnx
 
-    (value,) = attributes.values()
+    ((name, value),) = attributes.items()
     if isinstance(value, onnx.TensorProto):
         return onnx.numpy_helper.to_array(value)
-    return np.array(value, np.float32 if isinstance(value, float) else np.int64)
+    if name not in _CONSTANT_DTYPES:
+        raise ProgramUnsupported(f"Constant of {name}")
+    return np.array(value, _CONSTANT_DTYPES[name])
 
 
 def _cast(inputs: Sequence[Known], attributes: Mapping[str, Any]) -> Known:

@@ -20,7 +20,14 @@ Attributes = Mapping[str, Any]
 Translation = Callable[[RowBuilder, Inputs, Attributes], Value]
 
 _TO_THE_END = 2**31
-_OF_NUMBERS = frozenset({"add", "sub", "equal", "greater", "less"})
+_COMPARISONS = frozenset({"equal", "greater", "less"})
+_OF_NUMBERS = _COMPARISONS | {"add", "sub"}
+# Kinds whose numbers go together, and for which operators.
+_TOGETHER: Mapping[frozenset[str], frozenset[str]] = {
+    frozenset({"number"}): _OF_NUMBERS,
+    frozenset({"number", "observed"}): _OF_NUMBERS,
+    frozenset({"narrow"}): _COMPARISONS,
+}
 # Casts among these lose nothing of what is computed here.
 _EXACT = frozenset({"float32", "int64", "int32", "bool"})
 
@@ -34,13 +41,15 @@ def _binary(operator: Operator) -> Translation:
 
     def translate(build: RowBuilder, inputs: Inputs, _: Attributes) -> Tensor:
         tensors = [build.tensor(value) for value in inputs]
+        if len(tensors) != 2 and operator not in ("max", "min"):
+            raise ProgramUnsupported(f"{operator} of {len(tensors)} operands")
         kinds = {tensor.kind for tensor in tensors}
-        if kinds != {"float"} and not (kinds == {"number"} and operator in _OF_NUMBERS):
+        if kinds != {"float"} and operator not in _TOGETHER.get(frozenset(kinds), ()):
             raise ProgramUnsupported(f"{operator} of {' and '.join(sorted(kinds))}")
         result = tensors[0]
         for tensor in tensors[1:]:
             result = build.elementwise(operator, [result, tensor])
-        return replace(result, kind="truth" if operator in ("equal", "greater", "less") else kinds.pop())
+        return replace(result, kind="truth" if operator in _COMPARISONS else max(kinds))  # observed, if one of them is
 
     return translate
 
@@ -93,10 +102,10 @@ def _reduce_sum(build: RowBuilder, inputs: Inputs, attributes: Attributes) -> Te
 
 
 def _where(build: RowBuilder, inputs: Inputs, _: Attributes) -> Tensor:
-    condition, *choices = (build.tensor(value) for value in inputs)
-    if condition.kind != "truth" or any(choice.kind != "float" for choice in choices):
+    condition, chosen, other = (build.tensor(value) for value in inputs)
+    if condition.kind != "truth" or {chosen.kind, other.kind} != {"float"}:
         raise ProgramUnsupported("Where of what are no floats")
-    return build.elementwise("where", [condition, *choices])
+    return build.elementwise("where", [condition, chosen, other])
 
 
 def _clip(build: RowBuilder, inputs: Inputs, attributes: Attributes) -> Value:
@@ -111,7 +120,7 @@ def _cast(build: RowBuilder, inputs: Inputs, attributes: Attributes) -> Tensor:
     """Numbers and truth values become floats as they are; floats become nothing but floats."""
     x, dtype = build.tensor(inputs[0]), dtype_of(attributes["to"])
     kind = kind_of(dtype)
-    if (x.kind == "float") != (kind == "float") and kind != "float":
+    if x.kind in ("float", "other") and kind not in ("float", "other"):
         raise ProgramUnsupported(f"Cast of floats to {dtype}")
     if kind == "truth" and x.kind != "truth":
         raise ProgramUnsupported("Cast of numbers to bool")
@@ -119,7 +128,7 @@ def _cast(build: RowBuilder, inputs: Inputs, attributes: Attributes) -> Tensor:
         if (x.kind, str(dtype)) != ("float", "float64"):
             raise ProgramUnsupported(f"Cast to {dtype}")
         return replace(x, kind="other")  # good for an output only
-    return replace(x, kind=kind)
+    return replace(x, kind="observed" if (x.kind, kind) == ("observed", "number") else kind)
 
 
 def _cast_like(_: RowBuilder, inputs: Inputs, __: Attributes) -> Value:
@@ -146,7 +155,7 @@ def _shape(_: RowBuilder, inputs: Inputs, attributes: Attributes) -> Value:
 
 
 def _reshape(build: RowBuilder, inputs: Inputs, attributes: Attributes) -> Tensor:
-    x, target = build.tensor(inputs[0]), integers(inputs[1])
+    x, target = build.tensor(inputs[0]), integers(inputs[1], may_be_batch=True)
     keeps_rows = target and (target[0] in (BATCH, -1) or (target[0] == 0 and not attributes.get("allowzero", 0)))
     if not x.batched or not keeps_rows:
         raise ProgramUnsupported(f"Reshape to {target}, which mixes rows")
@@ -193,7 +202,7 @@ def _unsqueeze(build: RowBuilder, inputs: Inputs, attributes: Attributes) -> Ten
 
 def _slice(build: RowBuilder, inputs: Inputs, _: Attributes) -> Tensor:
     x = build.tensor(inputs[0])
-    starts, ends = integers(inputs[1]), integers(inputs[2])
+    starts, ends = integers(inputs[1]), integers(inputs[2], may_be_batch=True)
     axes = integers(inputs[3]) if len(inputs) > 3 and inputs[3] is not None else list(range(len(starts)))
     steps = integers(inputs[4]) if len(inputs) > 4 and inputs[4] is not None else [1] * len(starts)
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
@@ -201,6 +210,8 @@ def _slice(build: RowBuilder, inputs: Inputs, _: Attributes) -> Tensor:
             raise ProgramUnsupported("Slice with steps")
         if axis == 0 and start == 0 and (end >= _TO_THE_END or end == BATCH):
             continue  # all rows
+        if end == BATCH:
+            raise ProgramUnsupported("Slice of each row up to the batch's size")
         x = build.part(build.of_last_axis(x, axis), *slice(start, end).indices(x.operand.width)[:2])
     return x
 

@@ -14,15 +14,21 @@ _MOST_STEPS = 500
 _MOST_WIDTH = 2**16  # numbers in a row
 # Whole numbers are floats here: exact where they are small, as places in a row and the starts of spaces are.
 _LARGEST_NUMBER = 2**22
-_KINDS = {"f": "float", "i": "number", "u": "number", "b": "truth"}
+_KINDS = {
+    "bool": "truth",
+    **dict.fromkeys(("float16", "float32", "float64"), "float"),
+    **dict.fromkeys(("int32", "int64"), "number"),
+    **dict.fromkeys(("int8", "int16", "uint8", "uint16"), "narrow"),
+}
 
 
 @dataclass(frozen=True)
 class Tensor:
     """What a step gives or takes: ``shape`` is without the batch's dimension, which ``batched`` says is there.
 
-    ``kind`` is float, number (whole), truth, or other. ``below``: for whole numbers, where that is known, number ``i``
-    of each row is in [0, below[i]).
+    ``kind`` is float, truth, other, or of whole numbers: number, which are small; observed, which come from outside and
+    may be too large to be exact; narrow, whose sums would wrap around. ``below``: for whole numbers, where that is
+    known, number ``i`` of each row is in [0, below[i]).
     """
 
     operand: Operand
@@ -45,7 +51,7 @@ Value = Tensor | Weight | Known | list[Tensor]
 
 def kind_of(dtype: "np.dtype[np.generic]") -> str:
     """What numbers of ``dtype`` are here."""
-    return _KINDS.get(dtype.kind, "other")
+    return _KINDS.get(str(dtype), "other")
 
 
 def require_float(x: Tensor, what: str) -> None:
@@ -73,7 +79,8 @@ class RowBuilder:
         if kind_of(dtype) == "other" or dtype in (np.float64, np.float16) or width > _MOST_WIDTH:
             raise ProgramUnsupported(f"an input of {dtype} {shape}")
         self._inputs.append(Input(str(dtype), shape, width))
-        return Tensor(Operand(width, value=len(self._inputs) - 1), shape, batched=True, kind=kind_of(dtype))
+        kind = "observed" if kind_of(dtype) == "number" else kind_of(dtype)
+        return Tensor(Operand(width, value=len(self._inputs) - 1), shape, batched=True, kind=kind)
 
     def tensor(self, value: Value | None) -> Tensor:
         """``value`` as what a step can read."""
@@ -83,15 +90,15 @@ class RowBuilder:
             return Tensor(self._pack(value.name, (), 1, math.prod(value.shape)), value.shape, batched=False)
         if not isinstance(value, np.ndarray) or value.size > MOST_NUMBERS or (value == BATCH).any():
             raise ProgramUnsupported("an operand that is no tensor of floats")
-        if value.dtype.kind in "iu" and (np.abs(value) > _LARGEST_NUMBER).any():
+        if value.dtype.kind in "iu" and ((value > _LARGEST_NUMBER) | (value < -_LARGEST_NUMBER)).any():
             raise ProgramUnsupported("whole numbers that are too large to be exact as floats")
         numbers = tuple(value.astype(np.float32).reshape(-1).tolist())
         return Tensor(self._pack("", numbers, 1, value.size), value.shape, batched=False, kind=kind_of(value.dtype))
 
     def step(self, operator: Operator, operands: Sequence[Operand], width: int, start: int = 0) -> Operand:
         """One more step."""
-        if len(self._steps) >= _MOST_STEPS or width > _MOST_WIDTH:
-            raise ProgramUnsupported(f"more than {_MOST_STEPS} steps, or than {_MOST_WIDTH} numbers in a row")
+        if len(self._steps) >= _MOST_STEPS or not 0 < width <= _MOST_WIDTH:
+            raise ProgramUnsupported(f"more than {_MOST_STEPS} steps, or {width} numbers in a row")
         self._steps.append(Step(operator, tuple(operands), width, start))
         return Operand(width, value=len(self._inputs) + len(self._steps) - 1)
 
@@ -106,6 +113,8 @@ class RowBuilder:
         shapes = [stripped(t.shape) if batched and not t.batched else t.shape for t in tensors]
         rank = max((len(shape) for shape, t in zip(shapes, tensors, strict=True) if t.batched == batched), default=0)
         mixes = any(len(s) > rank or (t.batched and len(s) != rank) for s, t in zip(shapes, tensors, strict=True))
+        # Dimensions of 1 before the batch's own would move that.
+        mixes = mixes or (batched and any(len(t.shape) > rank + 1 for t in tensors))
         try:
             shape = np.broadcast_shapes(*shapes)
         except ValueError:
@@ -126,8 +135,9 @@ class RowBuilder:
         operands = [x.operand, self._pack(weight.name, (), rows, columns, transposed=transposed)]
         if bias is not None:
             tensor = self.tensor(bias)
-            if tensor.batched or stripped(tensor.shape) != stripped((columns,)):
-                raise ProgramUnsupported(f"a bias of shape {tensor.shape}")
+            require_float(tensor, "a bias")
+            if tensor.operand.packed < 0 or stripped(tensor.shape) != stripped((columns,)):
+                raise ProgramUnsupported(f"a bias of shape {tensor.shape}, or one that is computed")
             operands.append(tensor.operand)
         return Tensor(self.step("linear", operands, columns), (columns,), batched=True)
 

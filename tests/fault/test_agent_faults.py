@@ -549,13 +549,15 @@ class TestFailuresWhileActing:
             with pytest.raises(PolicyUnavailable, match=r"version 1 \(quarantined\): PolicyOutputError: log_prob nan"):
                 agent.act(observation)
 
+    @pytest.mark.parametrize("engine", ["torchscript", "llvm"])
     def test_an_environment_that_observes_nan_is_blamed_itself(
-        self, store: LocalPolicyStore, make_agent: MakeAgent
+        self, store: LocalPolicyStore, make_agent: MakeAgent, engine: EngineChoice
     ) -> None:
-        agent = make_agent()
+        agent = make_agent(engine=engine)
         for seed in range(2):
-            publish_seed(store, seed)
+            publish_seed(store, seed, onnx=True)
             agent.reset()
+        assert agent.policy.rung == engine
         with pytest.raises(PolicyOutputError, match="observation holds values that are not finite: no policy can"):
             agent.act(np.full((3, 4), np.nan, np.float32))
         assert agent.policy.version == 1

@@ -16,7 +16,7 @@ from tests.waiting import PATIENCE_S, Running, until
 ROWS = 3
 
 
-@pytest.mark.parametrize("engine", ["torchscript", "onnx"])
+@pytest.mark.parametrize("engine", ["torchscript", "onnx", "llvm"])
 def test_every_action_comes_from_the_version_that_it_is_stamped_with(tmp_path: Path, engine: EngineChoice) -> None:
     """Versions come faster than they can be adopted; answers are derived again from version and noise as recorded."""
     n_versions = 30
@@ -59,21 +59,24 @@ from actor.agent import Agent
 from shared.policy_store import LocalPolicyStore
 
 last = int(sys.argv[2])
-with Agent(LocalPolicyStore(Path(sys.argv[1])), num_envs=None) as agent:
+with Agent(LocalPolicyStore(Path(sys.argv[1])), num_envs=None, engine=sys.argv[3]) as agent:
     agent.reset()
     print("acts", flush=True)
     while agent.policy.version < last:
         agent.adopt()
         agent.act(np.zeros(4, np.float32))
-    print(agent.policy.rung, "torch" in sys.modules, flush=True)
+    print(agent.policy.rung, *sorted({"onnxruntime", "torch"} & sys.modules.keys()), flush=True)
 """
 
 
-def test_an_actor_on_onnx_follows_another_process_and_never_imports_torch(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("engine", "said"), [("auto", "llvm\n"), ("onnx", "onnx onnxruntime\n")])
+def test_an_actor_follows_another_process_and_imports_no_library_but_its_engines(
+    tmp_path: Path, engine: EngineChoice, said: str
+) -> None:
     store = local_store(tmp_path / "policies")
     publish_seed(store, 0, onnx=True)
     actor = subprocess.Popen(
-        [sys.executable, "-c", _ACTOR, str(store.path), "3"],
+        [sys.executable, "-c", _ACTOR, str(store.path), "3", engine],
         cwd=Path(__file__).parents[2],
         stdout=subprocess.PIPE,
         text=True,
@@ -83,7 +86,7 @@ def test_an_actor_on_onnx_follows_another_process_and_never_imports_torch(tmp_pa
         assert actor.stdout.readline() == "acts\n"
         for seed in range(1, 4):
             publish_seed(store, seed, onnx=True)
-        assert actor.communicate(timeout=PATIENCE_S)[0] == "onnx False\n"
+        assert actor.communicate(timeout=PATIENCE_S)[0] == said
         assert actor.returncode == 0
     finally:
         actor.kill()

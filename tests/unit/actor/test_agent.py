@@ -57,7 +57,7 @@ def test_acts_as_the_policy_does(store: LocalPolicyStore, make_agent: MakeAgent,
     np.testing.assert_array_equal(agent.act(OBSERVATIONS), decision.env_action)
 
 
-@pytest.mark.parametrize("engine", ["onnx", "torchscript"])
+@pytest.mark.parametrize("engine", ["llvm", "onnx", "torchscript"])
 def test_a_value_is_given_to_whoever_asked_for_it(store: LocalPolicyStore, make_agent: MakeAgent, engine: str) -> None:
     publish_seed(store, 1, onnx=True)
     asked, plain = make_agent(engine=engine), make_agent(engine=engine, values=False)
@@ -359,8 +359,8 @@ def test_an_observation_of_another_shape_is_refused(store: LocalPolicyStore, mak
 def test_a_fixed_order_of_engines_when_synchronous(store: LocalPolicyStore, make_agent: MakeAgent) -> None:
     publish_seed(store, 0, onnx=True)
     rungs = []
-    for engine in ("auto", "onnx", "torchscript"):
+    for engine in ("auto", "llvm", "onnx", "torchscript"):
         agent = make_agent(engine=engine)
         agent.reset()
         rungs.append(agent.policy.rung)
-    assert rungs == ["onnx", "onnx", "torchscript"]
+    assert rungs == ["llvm", "llvm", "onnx", "torchscript"]

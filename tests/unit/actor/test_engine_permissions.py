@@ -18,7 +18,7 @@ from shared.policy_store import LocalPolicyStore
 from tests.agent_policies import eager, local_store, make_policy, publish, quiet_noise
 from tests.tiny_policy import TINY_SIGNATURE, OneRowAtATime
 
-ALL = ("auto", "torchscript", "onnx", "aot", "compile", "eager")
+ALL = ("auto", "llvm", "onnx", "torchscript", "aot", "compile", "eager")
 
 
 def _no_spare(kind: EngineKind, program_digest: str) -> Engine | None:
@@ -43,8 +43,8 @@ def store(tmp_path: Path) -> LocalPolicyStore:
 @pytest.mark.parametrize("choice", ALL)
 def test_what_was_asked_for_comes_first_and_nobody_waits_for_a_compiler_unasked(choice: EngineChoice) -> None:
     order = order_of(choice)
-    assert order[0] == ("onnx" if choice == "auto" else choice)
-    assert {"onnx", "torchscript", "aot", "eager"} <= set(order)
+    assert order[0] == ("llvm" if choice == "auto" else choice)
+    assert {"llvm", "onnx", "torchscript", "aot", "eager"} <= set(order)
     assert ("compile" in order) == (choice == "compile")
     assert len(set(order)) == len(order)
 
@@ -65,7 +65,7 @@ def test_an_engine_that_could_never_act_is_a_mistake(
         Agent(store, num_envs=1, engine=choice, synchronous=True, **trust)
 
 
-@pytest.mark.parametrize("choice", ["auto", "torchscript", "onnx"])
+@pytest.mark.parametrize("choice", ["auto", "llvm", "torchscript", "onnx"])
 def test_the_others_need_no_permission(choice: EngineChoice) -> None:
     check_trusted(choice, trust_native=False, trusted_modules=())
 

@@ -6,12 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import shared.engines.llvm
 from actor import program_ladder
 from actor.engine_choice import is_clearly_faster, median_call_s
 from actor.program_ladder import ProgramLadder
 from shared.engines.engine import Engine, EngineKind
+from shared.engines.llvm import read_row_program
 from shared.policy_store import LocalPolicyStore
-from tests.agent_policies import local_store, publish_seed
+from shared.row_compiler.row_program import RowProgram
+from tests.agent_policies import eager, local_store, make_policy, publish_seed, quiet_noise
 
 
 @pytest.fixture
@@ -23,36 +26,48 @@ def _no_spare(kind: EngineKind, program_digest: str) -> Engine | None:
     return None
 
 
-def _measured(monkeypatch: pytest.MonkeyPatch, onnx_s: float, torchscript_s: float) -> list[int]:
+def _measured(monkeypatch: pytest.MonkeyPatch, first_s: float, challenger_s: float) -> list[int]:
     """Let the clock say so; returns how many engines each measurement compared."""
     compared = []
 
     def measure(engines: Sequence[Engine], inputs: Sequence[np.ndarray]) -> list[float]:
         assert {array.shape[0] for array in inputs} == {5}, "measured at the batch size in use"
         compared.append(len(engines))
-        return [onnx_s, torchscript_s][: len(engines)]
+        return [first_s, challenger_s][: len(engines)]
 
     monkeypatch.setattr(program_ladder, "median_call_s", measure)
     return compared
 
 
+@pytest.mark.parametrize(("nested", "first", "challenger"), [(False, "llvm", "onnx"), (True, "onnx", "torchscript")])
 @pytest.mark.parametrize(
-    ("onnx_s", "torchscript_s", "rung"), [(1e-3, 5e-4, "torchscript"), (5e-4, 1e-3, "onnx"), (1e-3, 0.95e-3, "onnx")]
+    ("first_s", "challenger_s", "is_faster"), [(1e-3, 5e-4, 1), (5e-4, 1e-3, 0), (1e-3, 0.95e-3, 0)]
 )
 def test_auto_takes_what_is_clearly_faster_and_remembers_it(
-    store: LocalPolicyStore, monkeypatch: pytest.MonkeyPatch, onnx_s: float, torchscript_s: float, rung: str
+    store: LocalPolicyStore,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    nested: bool,
+    first: str,
+    challenger: str,
+    first_s: float,
+    challenger_s: float,
+    is_faster: bool,
 ) -> None:
-    compared = _measured(monkeypatch, onnx_s, torchscript_s)
+    """An image is in what is nested, which LLVM does not run."""
+    compared = _measured(monkeypatch, first_s, challenger_s)
     ladder = ProgramLadder("auto", batch_size=5)
     for seed in range(2):
-        version = publish_seed(store, seed, onnx=True).version
+        version = publish_seed(store, seed, onnx=True, nested=nested).version
         result = ladder.load(store.open(version), _no_spare)
-        assert result.policy.rung == rung
+        assert result.policy.rung == (challenger if is_faster else first)
         assert result.describe() is None
     assert compared == [1, 2]
 
 
-@pytest.mark.parametrize(("choice", "rung"), [("auto", "onnx"), ("onnx", "onnx"), ("torchscript", "torchscript")])
+@pytest.mark.parametrize(
+    ("choice", "rung"), [("auto", "llvm"), ("llvm", "llvm"), ("onnx", "onnx"), ("torchscript", "torchscript")]
+)
 def test_without_measurement_the_order_is_fixed(
     store: LocalPolicyStore, monkeypatch: pytest.MonkeyPatch, choice: str, rung: str
 ) -> None:
@@ -66,6 +81,57 @@ def test_without_measurement_the_order_is_fixed(
 def test_an_engine_that_was_asked_for_and_is_not_there_has_a_fallback(store: LocalPolicyStore) -> None:
     publish_seed(store, 0)
     assert ProgramLadder("onnx", batch_size=5).load(store.open(0), _no_spare).policy.rung == "torchscript"
+
+
+@pytest.fixture
+def looked_at(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The graphs that LLVM's engine looked at."""
+    graphs = []
+
+    def look(graph: bytes, outputs: Sequence[int] | None = None) -> RowProgram:
+        graphs.append(graph)
+        return read_row_program(graph, outputs)
+
+    monkeypatch.setattr(shared.engines.llvm, "read_row_program", look)
+    return graphs
+
+
+def test_what_an_engine_does_not_run_is_passed_over_in_silence_and_looked_at_once(
+    store: LocalPolicyStore, looked_at: list[bytes]
+) -> None:
+    ladder = ProgramLadder("auto", batch_size=5, measure=False)
+    for seed in range(3):
+        version = publish_seed(store, seed, onnx=True, nested=True).version
+        result = ladder.load(store.open(version), _no_spare)
+        assert (result.policy.rung, result.policy.engine.kind) == ("onnx", "onnx")
+        assert (result.refusals, result.describe()) == ([], None)
+    assert len(looked_at) == 1
+
+
+def test_an_engine_that_was_asked_for_and_does_not_run_the_program_says_so_in_one_line(
+    store: LocalPolicyStore, looked_at: list[bytes]
+) -> None:
+    ladder = ProgramLadder("llvm", batch_size=5)
+    for seed in range(2):
+        version = publish_seed(store, seed, onnx=True, nested=True).version
+        result = ladder.load(store.open(version), _no_spare)
+        assert result.policy.rung == "onnx"
+        assert result.describe() == f"version {version}: onnx taken; llvm said: operator Transpose"
+    assert len(looked_at) == 1
+
+
+def test_new_weights_of_a_program_that_llvm_runs_are_given_to_a_spare(store: LocalPolicyStore) -> None:
+    ladder = ProgramLadder("auto", batch_size=5, measure=False)
+    first = ladder.load(store.open(publish_seed(store, 0, onnx=True).version), _no_spare).policy.engine
+    spare = first.twin()
+    second = ladder.load(store.open(publish_seed(store, 1, onnx=True).version), lambda kind, digest: spare)
+    assert second.policy.engine is spare
+    observation = np.random.default_rng(0).standard_normal((5, 4)).astype(np.float32)
+    for seed, engine in ((0, first), (1, spare)):
+        policy = make_policy(seed=seed)
+        inputs = [observation, quiet_noise(policy, 5)]
+        for mine, expected in zip(engine.run(inputs), eager(policy, *inputs)[:2], strict=True):
+            np.testing.assert_allclose(mine, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_a_measurement_is_of_whole_calls() -> None:

@@ -14,11 +14,13 @@ import pytest
 from actor.program_ladder import ProgramLadder
 from actor.program_trial import ProgramTrial, TrialLimits
 from actor.tried_programs import TriedPrograms
+from learner.policy_export import WEIGHTS_FILE
+from shared.engines.engine import Engine, EngineKind
 from shared.errors import ProbeMismatch, ProgramError, TransientLoadError
 from shared.manifest import Manifest
 from shared.policy_store import LocalPolicyStore
 from tests import bad_programs
-from tests.agent_policies import local_store, publish_seed
+from tests.agent_policies import exporter, local_store, make_policy, publish, publish_seed
 from tests.waiting import until
 
 
@@ -108,6 +110,51 @@ def test_a_process_that_has_gone_meanwhile_is_replaced(trial: ProgramTrial, stor
     process.kill()
     until(lambda: process.status() == psutil.STATUS_ZOMBIE)
     require(trial, store, publish_seed(store, 2))
+
+
+def test_a_program_is_tried_with_llvm_where_that_runs_it(trial: ProgramTrial, store: LocalPolicyStore) -> None:
+    version = publish_seed(store, 0, onnx=True).version
+    digest = _digest(store, version)
+    ladder = ProgramLadder("auto", batch_size=3, trial=trial, measure=False)
+    assert ladder.load(store.open(version), _no_spare).policy.rung == "llvm"
+    assert trial.has_passed("llvm", digest)
+    assert not trial.has_passed("onnx", digest), "another engine is another matter"
+    (process,) = _children()
+    assert process.cmdline()[-1] == "llvm"
+
+
+def test_a_program_that_llvm_does_not_run_is_tried_with_the_engine_that_does_alone(
+    trial: ProgramTrial, store: LocalPolicyStore
+) -> None:
+    version = publish_seed(store, 0, onnx=True, nested=True).version
+    ladder = ProgramLadder("auto", batch_size=3, trial=trial, measure=False)
+    result = ladder.load(store.open(version), _no_spare)
+    assert (result.policy.rung, result.refusals) == ("onnx", [])
+    assert not trial.has_passed("llvm", _digest(store, version))
+    (process,) = _children()
+    assert process.cmdline()[-1] == "onnx", "none was started before"
+
+
+def test_what_llvm_makes_of_a_wrong_program_is_known_there(trial: ProgramTrial, store: LocalPolicyStore) -> None:
+    """With other weights than the probe was computed with."""
+    policy = make_policy(seed=1)
+    made = exporter(onnx=True)
+    weights = made.files(make_policy(seed=2).state_dict())[0][WEIGHTS_FILE]
+    manifest = publish(store, policy, made, instead={WEIGHTS_FILE: weights})
+    files = store.open(manifest.version)
+    content = {name: files.read(name) for name in manifest.files}
+    with pytest.raises(ProbeMismatch, match="differ by more than"):
+        trial.require("llvm", _digest(store, manifest.version), files.manifest_bytes, content)
+
+
+def _digest(store: LocalPolicyStore, version: int) -> str:
+    program = store.open(version).manifest.program("onnx")
+    assert program is not None
+    return program.program_digest
+
+
+def _no_spare(kind: EngineKind, program_digest: str) -> Engine | None:
+    return None
 
 
 def test_importable_programs_are_not_tried_their_code_was_allowed_by_name(trial: ProgramTrial) -> None:

@@ -191,12 +191,13 @@ def test_records_are_of_their_own_class_where_it_is_trusted(tmp_path: Path) -> N
 def test_numpy_gives_numpy(tmp_path: Path) -> None:
     module = nn.Linear(4, 2)
     export_module(module, (torch.randn(3, 4),), tmp_path / "m")
-    policy = load_policy(tmp_path / "m")
-    assert policy.engine.kind == "onnx"
     x = np.random.default_rng(0).standard_normal((6, 4)).astype(np.float32)
-    found = policy(x)
-    assert isinstance(found, np.ndarray)
-    np.testing.assert_allclose(found, eager(module, torch.from_numpy(x)).numpy(), atol=1e-5)
+    for choice, kind in (("auto", "llvm"), ("onnx", "onnx")):
+        policy = load_policy(tmp_path / "m", choice)
+        assert policy.engine.kind == kind
+        found = policy(x)
+        assert isinstance(found, np.ndarray)
+        np.testing.assert_allclose(found, eager(module, torch.from_numpy(x)).numpy(), atol=1e-5)
 
 
 @pytest.mark.parametrize(
