@@ -124,6 +124,7 @@ class Agent:
             canary=None if self._turns is None else self._gate(versions, self._turns),
             remembered=None if remember_in is None else RememberedQuarantine(remember_in / "quarantine"),
         )
+        self._right_of_way = self._loader.right_of_way
         self._policy: LoadedPolicy | None = None
         self._call: PolicyCall | None = None
         self._run: Callable[[Sequence[np.ndarray]], Sequence[np.ndarray]] = _nothing_to_run
@@ -255,6 +256,8 @@ class Agent:
         """What ``reset`` and ``adopt`` have in common; their names stand in the log."""
         if self._synchronous:
             self._loader.load_pending()
+        elif self._right_of_way.is_wanted and self._policy is not None:
+            self._right_of_way.give()
         policy = self._manager.adopt(begins_episodes=begins_episodes)
         if policy is None:
             policy = self._wait_for_policy(begins_episodes=begins_episodes, depth=2)

@@ -16,6 +16,7 @@ from actor.policy_manager import PolicyManager
 from actor.policy_watcher import PolicyWatcher
 from actor.program_ladder import LadderResult, ProgramLadder, one_line
 from actor.remembered_quarantine import RememberedQuarantine
+from actor.right_of_way import RightOfWay, take_short_turns
 from actor.version_life import VersionRecord, VersionState, VersionTable
 from actor.version_selection import Follow, History, Pinned, draw_older, select_version
 from shared.authenticity import Authenticity
@@ -92,12 +93,14 @@ class PolicyLoader:
         self._store_fault: str | None = None
         self._advice: deque[tuple[str, str]] = deque(maxlen=_REPORTS_KEPT)
         self._to_remember: deque[tuple[str, str]] = deque(maxlen=_REPORTS_KEPT)
+        self.right_of_way = RightOfWay()
         self.watcher = watcher or PolicyWatcher(store, self._wake.set)
 
     # What the acting thread calls.
 
     def start(self) -> None:
         """Load on a background thread from now on, as soon as the store changes."""
+        take_short_turns()
         self._thread = threading.Thread(target=self._work, name=f"{self._name}-loader", daemon=True)
         self._thread.start()
 
@@ -248,13 +251,14 @@ class PolicyLoader:
         )
 
     def _load(self, version: int) -> None:
-        result = self._climb(version, self._spare_or_standby if self._canary is None else self._spare)
-        if result is None:
-            return
-        if self._canary is None:
-            self._manager.offer(result.policy)
-        else:
-            self._canary.place(result.policy)
+        with self.right_of_way.wanted():
+            result = self._climb(version, self._spare_or_standby if self._canary is None else self._spare)
+            if result is None:
+                return
+            if self._canary is None:
+                self._manager.offer(result.policy)
+            else:
+                self._canary.place(result.policy)
         self._news.set()
 
     def _prepare_draw(self) -> None:

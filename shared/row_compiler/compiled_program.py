@@ -11,6 +11,8 @@ from shared.row_compiler.row_code import FUNCTION_NAME, blocks_and_singles, row_
 from shared.row_compiler.row_program import Packed, RowProgram
 
 _ALIGN_BYTES = 64
+# Rows times weights: about fifty microseconds, far below what threads of Python wait for each other anyway.
+_BRIEF_WORK = 2_000_000
 # A larger matrix does not stay in a core's own cache from row to row; libraries for large ones go about these better.
 _MOST_IN_MATRIX = 2**17
 
@@ -61,7 +63,8 @@ class RowCall:
         self._words = np.array([blocks, singles, *(_address(array) for array in arrays)], np.int64)
         self._code = compiled.machine_code
         self.room = room
-        self.run = self._code.call
+        work = room * program.packed_floats
+        self.run = self._code.call if work > _BRIEF_WORK else self._code.brief_call
         self.table = _address(self._words)
         self.inputs = [array[:room] for array in self._inputs]
         self.outputs = [array[:room] for array in self._outputs]

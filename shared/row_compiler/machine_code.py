@@ -28,6 +28,9 @@ class MachineCode:
         address = self._engine.get_function_address(name)
         self.call: Callable[[int], None] = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address)
         """Does not hold the GIL meanwhile."""
+        self.brief_call: Callable[[int], None] = ctypes.PYFUNCTYPE(None, ctypes.c_void_p)(address)
+        """Holds the GIL: giving it up and taking it back may cost more than a short call, above all where another
+        thread wants it, which is woken each time and comes too late."""
 
 
 def has_avx512() -> bool:
