@@ -1,6 +1,7 @@
 """``python scripts/sb3_agreement.py``: Stable-Baselines3's ``predict`` against the published artifact, in numbers."""
 
 import sys
+from functools import partial
 from pathlib import Path
 
 if __name__ == "__main__":  # started as a file, so the path begins with scripts/: it has to begin with the checkout
@@ -10,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -22,7 +23,9 @@ from learner.policy_publisher import PolicyPublisher
 from learner.sb3.adapter import from_sb3
 from scripts.sb3_models import ModelCase, choices, model_cases, sample_observations
 from shared.command_line import run_command
-from shared.errors import ExportError
+from shared.engines.engine import EngineKind
+from shared.engines.load import PROGRAM_OF, check_support
+from shared.errors import ExportError, ProgramUnsupported
 from shared.log import set_up_logging
 from shared.manifest import TrainingProgress
 from shared.policy_store import LocalPolicyStore, PolicyStore, Retention
@@ -30,7 +33,7 @@ from shared.policy_store import LocalPolicyStore, PolicyStore, Retention
 COMMAND = "python scripts/sb3_agreement.py"
 
 ATOL = RTOL = 1e-5
-ENGINES: tuple[Literal["torchscript", "onnx"], ...] = ("torchscript", "onnx")
+ENGINES: tuple[EngineKind, ...] = ("torchscript", "onnx", "llvm")
 
 _ENVIRONMENTS = 50
 
@@ -101,8 +104,20 @@ def compare(case: ModelCase, observations: int, seed: int = 0) -> Iterator[Agree
         publisher.publish(policy, TrainingProgress())
         if publisher.last_error is not None:
             raise publisher.last_error
-        for engine in ENGINES:
+        for engine in filter(partial(_runs, store), ENGINES):
             yield _compare_engine(case, model, store, engine=engine, observations=observations, seed=seed)
+
+
+def _runs(store: LocalPolicyStore, engine: EngineKind) -> bool:
+    """Whether ``engine`` runs such policies at all: LLVM none with images."""
+    files = store.open(0)
+    program = files.manifest.program(PROGRAM_OF[engine])
+    try:
+        if program is not None:
+            check_support(engine, program, files.read)
+    except ProgramUnsupported:
+        return False
+    return program is not None
 
 
 def _compare_engine(
@@ -110,7 +125,7 @@ def _compare_engine(
     model: Any,
     store: PolicyStore,
     *,
-    engine: Literal["torchscript", "onnx"],
+    engine: EngineKind,
     observations: int,
     seed: int,
 ) -> Agreement:

@@ -139,14 +139,14 @@ def _turned(b: ir.IRBuilder, vectors: Values) -> Values:
     """As many vectors as each has lanes, transposed: in halves, then in halves of these, and so on (Eklundh 1972)."""
     distance = LANES // 2
     while distance:
-        of_first = [lane - distance + LANES if lane & distance else lane for lane in range(LANES)]
-        of_second = [lane + LANES if lane & distance else lane + distance for lane in range(LANES)]
+        of_first = _order([lane - distance + LANES if lane & distance else lane for lane in range(LANES)])
+        of_second = _order([lane + LANES if lane & distance else lane + distance for lane in range(LANES)])
         turned = list(vectors)
         for i in range(LANES):
             if not i & distance:
                 first, second = vectors[i], vectors[i + distance]
-                turned[i] = b.shuffle_vector(first, second, _order(of_first))
-                turned[i + distance] = b.shuffle_vector(first, second, _order(of_second))
+                turned[i] = b.shuffle_vector(first, second, of_first)
+                turned[i + distance] = b.shuffle_vector(first, second, of_second)
         vectors = turned
         distance //= 2
     return vectors

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 
-from shared.row_compiler.vector_math import FLOAT, VectorMath
+from shared.row_compiler.vector_math import FLOAT, INT32, VectorMath
 
 LANES = 16
 INT64 = ir.IntType(64)
@@ -14,6 +14,8 @@ VECTOR = ir.VectorType(FLOAT, LANES)
 VECTOR_BYTES = 64
 
 POINTER = ir.PointerType()
+_UNDEFINED = ir.Constant(VECTOR, ir.Undefined)
+_FIRST_LANE = ir.Constant(ir.VectorType(INT32, LANES), None)  # zeros, as the order of a shuffle
 _ARRAYS_AT = 4
 
 Values = list[ir.Value]
@@ -50,9 +52,8 @@ class Emitter:
 
     def splat(self, number: ir.Value) -> ir.Value:
         """``number`` in every lane."""
-        vector = self.builder.insert_element(ir.Constant(VECTOR, ir.Undefined), number, ir.IntType(32)(0))
-        order = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
-        return self.builder.shuffle_vector(vector, ir.Constant(VECTOR, ir.Undefined), order)
+        vector = self.builder.insert_element(_UNDEFINED, number, INT32(0))
+        return self.builder.shuffle_vector(vector, _UNDEFINED, _FIRST_LANE)
 
     def each(self, count: int | ir.Value, body: Callable[[ir.Value], object]) -> None:
         """``body`` with 0, 1 … below ``count``."""

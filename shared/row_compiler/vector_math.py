@@ -175,7 +175,16 @@ def _like_int(x: ir.Value, number: int) -> ir.Constant:
 
 
 def _constant(kind: Any, number: float) -> ir.Constant:
-    return ir.Constant(kind, [number] * kind.count if isinstance(kind, ir.VectorType) else number)
+    if not isinstance(kind, ir.VectorType):
+        return ir.Constant(kind, number)
+    return _Everywhere(kind, [ir.Constant(kind.element, number)] * kind.count)
+
+
+class _Everywhere(ir.Constant):  # type: ignore[misc]
+    """One number in all lanes, which is written once: most of what LLVM would have to read are such constants."""
+
+    def _get_reference(self) -> str:
+        return f"splat ({self.constant[0]})"
 
 
 def _int_type(x: ir.Value) -> Any:

@@ -140,6 +140,7 @@ def test_a_training_from_its_first_step_to_its_summary(tmp_path: Path) -> None:
     assert json.loads(told.stdout)["version"] == newest
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_a_checkpoint_to_resume_from(tmp_path: Path) -> None:
     with _training(tmp_path / "run", *_ENDLESS, "--actors=1", "--seed=3") as (process, run):
         children = _children(process)
@@ -168,6 +169,7 @@ def test_ctrl_c_leaves_a_checkpoint_to_resume_from(tmp_path: Path) -> None:
     assert "at update" in (run.logs / "learner.log").read_text()
 
 
+@pytest.mark.slow
 def test_who_is_killed_comes_back_and_nobody_outlives_the_supervisor(tmp_path: Path) -> None:
     with _training(tmp_path / "run", *_ENDLESS, "--actors=1", "--checkpoint-every-updates=1") as (process, run):
         first = _children(process)

@@ -93,6 +93,7 @@ def test_no_constant_is_cast_at_every_call() -> None:
     assert "CastLike" not in kinds
 
 
+@pytest.mark.slow
 def test_the_graph_is_the_same_whatever_the_weights_and_in_every_process() -> None:
     here = export(TinyPolicy())
     code = (
