@@ -41,7 +41,9 @@ class Agent:
 
     Policies are loaded and verified on a thread of the agent's own; ``reset`` and ``adopt`` take what is ready there.
     With ``synchronous`` they do all of that themselves, in a fixed order, so that the same seed gives the same bits
-    every time. One thread at a time may call an agent.
+    every time. One thread at a time may call an agent. Its own thread wants Python's lock for moments, but many times:
+    threads of this process ask for it after 0.1 ms from now on, not after 5 (``sys.setswitchinterval``), and
+    ``reset`` and ``adopt`` let a load that is under way finish, for 5 ms at most (``actor/right_of_way.py``).
 
     ``engine``: ``auto`` measures; any other comes first in the ladder, the rest are its fallback.
     ``follow``: ``newest``, ``pinned:VERSION`` or ``history:PROBABILITY``. ``deterministic`` acts without noise.

@@ -25,7 +25,7 @@ from shared.authenticity import Authenticity
 from shared.command_line import run_command
 from shared.engines.engine import Engine, EngineKind
 from shared.engines.load import Read, load_program
-from shared.errors import ConfigurationError, HotswapError, PolicyLoadError, VersionNotFound
+from shared.errors import ConfigurationError, HotswapError, PolicyLoadError, ProgramUnsupported, VersionNotFound
 from shared.local_quarantine import LocalQuarantine
 from shared.log import set_up_logging
 from shared.manifest import Manifest
@@ -123,6 +123,8 @@ def verify(
         else:
             load = partial(load_program, kind, trust_native=trust_native, trusted_modules=trusted_modules)
             yield _check(f"{program.kind} program", partial(_run_program, files, load))
+        if program.kind == "onnx":
+            yield _check("the same by LLVM", partial(_compile_program, files))
 
 
 def _check(what: str, attempt: Callable[[], str]) -> Check:
@@ -167,6 +169,13 @@ def _run_program(files: VersionFiles, load: Callable[[Read, Manifest], Engine]) 
     tolerance = manifest.probe
     largest = compare(probe.outputs, engine.run(probe.inputs), manifest.signature, tolerance.atol, tolerance.rtol)
     return f"equals the probe to {largest:.1e}, at batch sizes {', '.join(map(str, _BATCH_SIZES))} too"
+
+
+def _compile_program(files: VersionFiles) -> str:
+    try:
+        return _run_program(files, partial(load_program, "llvm"))
+    except ProgramUnsupported as error:
+        return f"not of its kind ({error}): ONNX Runtime runs it"
 
 
 def _describe(manifest: Manifest) -> Iterator[Table]:

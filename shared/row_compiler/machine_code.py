@@ -40,8 +40,10 @@ def has_avx512() -> bool:
 
 def _target_machine() -> llvm.TargetMachine:
     _initialise()
-    # Some processors with long vectors are said to prefer short ones, since they once ran slower after the long ones.
-    features = f"{llvm.get_host_cpu_features().flatten()},-prefer-256-bit"
+    features = llvm.get_host_cpu_features().flatten()
+    if has_avx512():
+        # Some of these are said to prefer shorter vectors, since their forebears ran slower after the long ones.
+        features += ",-prefer-256-bit"
     target = llvm.Target.from_default_triple()
     return target.create_target_machine(
         cpu=llvm.get_host_cpu_name(), features=features, opt=_OPTIMISATION, jit=True, codemodel="jitdefault"

@@ -25,6 +25,10 @@ _ONLY_IN = {
         "shared/engines/torchscript.py",
         "scripts/benchmarks/bare_torchscript.py",
     },
+    "llvmlite": {
+        *(f"shared/row_compiler/{name}.py" for name in ("block_rows", "emitter", "machine_code", "row_code", "rows")),
+        *(f"shared/row_compiler/{name}.py" for name in ("single_row", "vector_math")),
+    },
     "ray": set(),
     "envpool": {"actor/envpool_environments.py"},
 }
@@ -97,7 +101,15 @@ def test_every_way_to_torch_jit_is_seen(text: str) -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["actor.run", "actor.acting_session", "shared.engines.onnx", "learner.run", "scripts.train", "scripts.supervisor"],
+    [
+        "actor.run",
+        "actor.acting_session",
+        "shared.engines.llvm",
+        "shared.engines.onnx",
+        "learner.run",
+        "scripts.train",
+        "scripts.supervisor",
+    ],
 )
 def test_what_has_to_start_at_once_does_not_import_torch(module: str) -> None:
     program = f"import sys, {module}; sys.exit('torch' in sys.modules)"
