@@ -58,7 +58,10 @@ class Agreement:
 
 
 def measure() -> list[Agreement]:
-    """Export, load all five engines, and let each act on with its own state. Takes a minute, most of it compiling."""
+    """Export, load the five engines that run images, and let each act on with its own state.
+
+    Takes a minute, most of it compiling.
+    """
     policy = _policy()
     importable = ImportablePolicy(CLASS_PATH, policy.arguments)
     engines = _engines(PolicyExporter(policy, policy.signature, importable=importable, aot=True), policy)
