@@ -102,6 +102,7 @@ def _engines(exporter: PolicyExporter, policy: ActingPolicy) -> dict[EngineKind,
     return {
         kind: load_program(kind, files.__getitem__, manifest, trust_native=True, trusted_modules=trusted)
         for kind in get_args(EngineKind)
+        if kind != "llvm"  # which runs no images
     }
 
 

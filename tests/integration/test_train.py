@@ -192,8 +192,11 @@ def test_who_is_killed_comes_back_and_nobody_outlives_the_supervisor(tmp_path: P
 
 
 @pytest.mark.slow
-def test_a_stopped_supervisor_stops_nobody_and_a_killed_one_leaves_nobody(tmp_path: Path) -> None:
+def test_a_stopped_supervisor_stops_nobody_and_a_killed_one_leaves_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nor any process of its children's own: those that try programs, and those of the environments."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # where nothing was tried before, so that it is tried
     flags = ["--actors=1", "--vector=async"]
     with _training(tmp_path / "run", *_ENDLESS, *flags) as (process, run):
         process.send_signal(signal.SIGSTOP)
