@@ -10,7 +10,7 @@ import numpy as np
 from shared.authenticity import Authenticity
 from shared.engines.engine import Engine, EngineChoice, EngineKind
 from shared.engines.load import PROGRAM_OF, load_program
-from shared.errors import PolicyLoadError, PolicyOutputError, ProgramError
+from shared.errors import PolicyLoadError, PolicyOutputError, ProgramError, ProgramUnsupported
 from shared.manifest import Manifest
 from shared.module_probe import compare_outputs, decode_module_probe
 from shared.module_signature import ArgumentSpec, ModuleSignature
@@ -98,6 +98,8 @@ def load_policy(
             )
             exam.hold(loaded)
         except PolicyLoadError as error:
+            if engine == "auto" and isinstance(error, ProgramUnsupported):
+                continue  # the program is as good as any; it is just not for this engine
             refusals.append((kind, str(error)))
             errors.append(error)
         else:
