@@ -251,11 +251,11 @@ class ProgramLadder:
 
     def _try_first(self, kind: EngineKind, entry: ProgramEntry, material: _Material) -> None:
         """What could take this process with it does so in another."""
-        check_support(kind, entry, material.read)
         if self._trial is None or self._trial.has_passed(kind, entry.program_digest):
             return
         if kind == "aot" and not self._trust_native:
             return  # it is refused in a moment
+        check_support(kind, entry, material.read)  # a trial of what this engine does not run would tell no more
         names = (entry.file, material.manifest.weights, material.manifest.probe.file)
         files = {name: material.read(name) for name in names}
         self._trial.require(kind, entry.program_digest, material.files.manifest_bytes, files)
