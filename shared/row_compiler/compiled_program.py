@@ -5,12 +5,11 @@ from collections.abc import Mapping
 import numpy as np
 
 from shared.errors import ProgramUnsupported
-from shared.row_compiler.emitter import LANES
+from shared.row_compiler.emitter import LANES, VECTOR_BYTES
 from shared.row_compiler.machine_code import MachineCode, has_avx512
 from shared.row_compiler.row_code import FUNCTION_NAME, blocks_and_singles, row_code
 from shared.row_compiler.row_program import Packed, RowProgram
 
-_ALIGN_BYTES = 64
 # Rows times weights: about fifty microseconds, far below what threads of Python wait for each other anyway.
 _BRIEF_WORK = 2_000_000
 # A larger matrix does not stay in a core's own cache from row to row; libraries for large ones go about these better.
@@ -86,9 +85,9 @@ def _pack(block: np.ndarray, part: Packed, weights: Mapping[str, np.ndarray]) ->
 
 
 def _aligned(floats: int) -> np.ndarray:
-    """Zeros that begin at a multiple of ``_ALIGN_BYTES``."""
-    memory = np.zeros(4 * floats + _ALIGN_BYTES, np.uint8)
-    start = -_address(memory) % _ALIGN_BYTES
+    """Zeros that begin at a multiple of ``VECTOR_BYTES``."""
+    memory = np.zeros(4 * floats + VECTOR_BYTES, np.uint8)
+    start = -_address(memory) % VECTOR_BYTES
     return memory[start : start + 4 * floats].view(np.float32)
 
 

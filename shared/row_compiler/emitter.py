@@ -6,12 +6,13 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 
+from shared.row_compiler.row_program import PACKED_TOGETHER
 from shared.row_compiler.vector_math import FLOAT, INT32, VectorMath
 
-LANES = 16
+LANES = PACKED_TOGETHER  # so that packed rows are whole vectors
 INT64 = ir.IntType(64)
 VECTOR = ir.VectorType(FLOAT, LANES)
-VECTOR_BYTES = 64
+VECTOR_BYTES = 4 * LANES
 
 POINTER = ir.PointerType()
 _UNDEFINED = ir.Constant(VECTOR, ir.Undefined)
@@ -91,10 +92,12 @@ class Emitter:
 
 
 def bytes_of(dtype: str) -> int:
+    """What one number of ``dtype`` takes in memory, and is aligned to."""
     return np.dtype(dtype).itemsize
 
 
 def element_type(dtype: str) -> Any:
+    """LLVM's type for one number of ``dtype``; a bool is a byte."""
     kind = np.dtype(dtype)
     if kind.kind == "f":
         return FLOAT if kind.itemsize == 4 else ir.DoubleType()
@@ -102,6 +105,7 @@ def element_type(dtype: str) -> Any:
 
 
 def to_float(b: ir.IRBuilder, x: ir.Value, dtype: str) -> ir.Value:
+    """``x``, numbers of ``dtype``, as floats."""
     kind = np.dtype(dtype).kind
     wanted = ir.VectorType(FLOAT, x.type.count) if isinstance(x.type, ir.VectorType) else FLOAT
     if kind == "f":
@@ -110,6 +114,7 @@ def to_float(b: ir.IRBuilder, x: ir.Value, dtype: str) -> ir.Value:
 
 
 def from_float(b: ir.IRBuilder, x: ir.Value, dtype: str) -> ir.Value:
+    """``x``, floats that ``dtype`` can hold, as numbers of it."""
     kind, element = np.dtype(dtype).kind, element_type(dtype)
     wanted = ir.VectorType(element, x.type.count) if isinstance(x.type, ir.VectorType) else element
     if kind == "f":
