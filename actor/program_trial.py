@@ -8,8 +8,6 @@ name.
 import os
 import signal
 import socket
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -19,12 +17,12 @@ from typing import BinaryIO
 import msgspec
 
 import shared.errors
+from actor.side_process import SideProcess
 from actor.trial_process import BEGUN, TrialReply, TrialRequest, send_request
 from actor.tried_programs import TriedPrograms
 from actor.version_checks import is_out_of_memory
 from shared.engines.engine import EngineKind
 from shared.errors import PermanentLoadError, ProgramError, TransientLoadError
-from shared.process_guard import Lifeline
 
 _TRIED_KINDS: tuple[EngineKind, ...] = ("llvm", "onnx", "torchscript", "aot")
 _START_S = 300.0  # what the interpreter and an engine's imports may take on a machine that is busy with much else
@@ -147,28 +145,18 @@ class _TrialProcess:
     """The process and the socket to it."""
 
     def __init__(self, first: EngineKind) -> None:
-        self._lifeline = Lifeline()
         self._channel, theirs = socket.socketpair()
-        command = [sys.executable, "-P", "-m", "actor.trial_process", str(theirs.fileno()), first]
         try:
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(), *self._lifeline.pass_fds),
-                env=_environment() | self._lifeline.environment,
-            )
+            self._process = SideProcess("actor.trial_process", [str(theirs.fileno()), first], [theirs.fileno()])
         except OSError as error:
             self._channel.close()
-            self._lifeline.close()
             raise TransientLoadError(f"the process that tries programs could not be started: {error}") from error
         finally:
             theirs.close()
 
     @property
     def is_gone(self) -> bool:
-        return self._process.poll() is not None
+        return self._process.is_gone
 
     def ask(self, data: bytes, timeout_s: float) -> TrialReply:
         """Raises _TrialEnded where there is no answer, and TransientLoadError where it could not be asked."""
@@ -192,9 +180,7 @@ class _TrialProcess:
     def end(self) -> None:
         """Kill it, and let go of everything."""
         self._channel.close()
-        self.kill()
-        self._process.wait()
-        self._lifeline.close()
+        self._process.end()
 
     def _receive(self, size: int, timeout_s: float) -> bytes:
         received = b""
@@ -208,11 +194,10 @@ class _TrialProcess:
         return received
 
     def _ended(self) -> _TrialEnded:
-        code = self._process.wait()
-        if code >= 0:
-            return _TrialEnded(f"the process that tried it ended with exit code {code}", is_crash=False)
-        name = signal.Signals(-code).name
-        return _TrialEnded(f"it killed the process that tried it ({name})", is_crash=-code not in _FROM_OUTSIDE)
+        how, number = self._process.describe_end()
+        if number is None:
+            return _TrialEnded(f"the process that tried it ended with {how}", is_crash=False)
+        return _TrialEnded(f"it killed the process that tried it ({how})", is_crash=number not in _FROM_OUTSIDE)
 
 
 def _file_of(data: bytes) -> BinaryIO:
@@ -227,12 +212,6 @@ def _file_of(data: bytes) -> BinaryIO:
     except OSError as error:
         raise TransientLoadError(f"no room for a program that is to be tried: {error}") from error
     return file
-
-
-def _environment() -> dict[str, str]:
-    """This process's own, with the same path to import from, and one thread for every library."""
-    path = os.pathsep.join(entry for entry in sys.path if entry)
-    return os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
 
 
 def _as_raised(reply: TrialReply, memory_bytes: int) -> Exception:
