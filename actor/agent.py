@@ -1,5 +1,6 @@
 """The agent: acts with the newest policy that can be trusted, and changes it between two steps, unnoticed."""
 
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,16 +22,17 @@ from actor.policy_manager import PolicyManager
 from actor.program_ladder import ProgramLadder
 from actor.program_trial import ProgramTrial, TrialLimits
 from actor.remembered_quarantine import RememberedQuarantine
+from actor.scout import Scout
 from actor.trial_board import TrialBoard
 from actor.tried_programs import TriedPrograms
 from actor.version_life import VersionTable
-from actor.version_selection import Follow, check_canary, parse_follow
+from actor.version_selection import Follow, Newest, check_canary, parse_follow
 from shared.authenticity import Authenticity
 from shared.engines.engine import EngineChoice
 from shared.errors import PolicyOutputError, PolicyUnavailable
 from shared.noise import NoiseStream
 from shared.policy_signature import PolicySignature
-from shared.policy_store import PolicyStore
+from shared.policy_store import LocalPolicyStore, PolicyStore
 from shared.signing import PublicKey
 
 _SAY_AGAIN_S = 10.0
@@ -113,6 +115,8 @@ class Agent:
         versions = VersionTable()
         self._turns = None if canary is None else CanaryTurns(canary, self._batch_size, seed)
         self._manager = PolicyManager(versions, self._turns)
+        authenticity = Authenticity(public_keys, run_id)
+        quarantines = None if remember_in is None else remember_in / "quarantine"
         self._loader = PolicyLoader(
             store,
             self._manager,
@@ -121,10 +125,11 @@ class Agent:
             self._follow,
             name=name,
             seed=seed,
-            authenticity=Authenticity(public_keys, run_id),
+            authenticity=authenticity,
             freshness=Freshness(stale_after_s, alarming=bool(public_keys)),
             canary=None if self._turns is None else self._gate(versions, self._turns),
-            remembered=None if remember_in is None else RememberedQuarantine(remember_in / "quarantine"),
+            remembered=None if quarantines is None else RememberedQuarantine(quarantines),
+            scout=self._scout(versions, authenticity, quarantines),
         )
         self._right_of_way = self._loader.right_of_way
         self._policy: LoadedPolicy | None = None
@@ -241,6 +246,16 @@ class Agent:
         look_every_s = 0.0 if self._synchronous else LOOK_EVERY_S
         return CanaryGate(board, self._manager, versions, turns, look_every_s=look_every_s)
 
+    def _scout(self, versions: VersionTable, authenticity: Authenticity, quarantines: Path | None) -> Scout | None:
+        """None where versions come another way than one newest after the other, in a directory of this machine."""
+        is_usual = isinstance(self._follow, Newest) and self._turns is None and not self._synchronous
+        if not is_usual or not isinstance(self._store, LocalPolicyStore) or sys.platform != "linux":
+            return None
+        size, values = self._batch_size, self._values
+        return Scout(
+            self._store, self._manager, versions, authenticity, batch_size=size, values=values, remember_in=quarantines
+        )
+
     def _first_call(self) -> PolicyCall:
         self._adopt(begins_episodes=True)
         assert self._call is not None
@@ -258,8 +273,10 @@ class Agent:
         """What ``reset`` and ``adopt`` have in common; their names stand in the log."""
         if self._synchronous:
             self._loader.load_pending()
-        elif self._right_of_way.is_wanted and self._policy is not None:
-            self._right_of_way.give()
+        else:
+            if self._right_of_way.is_wanted and self._policy is not None:
+                self._right_of_way.give()
+            self._loader.take_scouted()
         policy = self._manager.adopt(begins_episodes=begins_episodes)
         if policy is None:
             policy = self._wait_for_policy(begins_episodes=begins_episodes, depth=2)

@@ -17,8 +17,10 @@ from actor.policy_watcher import PolicyWatcher
 from actor.program_ladder import LadderResult, ProgramLadder, one_line
 from actor.remembered_quarantine import RememberedQuarantine
 from actor.right_of_way import RightOfWay, take_short_turns
+from actor.scout import Scout
 from actor.version_life import VersionRecord, VersionState, VersionTable
 from actor.version_selection import Follow, History, Pinned, draw_older, select_version
+from actor.wake_up import WakeUp
 from shared.authenticity import Authenticity
 from shared.engines.engine import Engine, EngineKind
 from shared.errors import (
@@ -69,6 +71,7 @@ class PolicyLoader:
         freshness: Freshness | None = None,
         canary: CanaryGate | None = None,
         remembered: RememberedQuarantine | None = None,
+        scout: Scout | None = None,
     ) -> None:
         self._store = store
         self._authenticity = authenticity or Authenticity()
@@ -83,8 +86,10 @@ class PolicyLoader:
         self._retry = retry or RetrySchedule()
         self._draws = np.random.default_rng([seed, 0xD6A2])
         self._draw_wanted = isinstance(follow, History)
-        self._wake = threading.Event()
-        self._news = threading.Event()
+        self._wake = WakeUp()
+        self._news = WakeUp()
+        self._scout = scout
+        self._turn = threading.Lock()  # whose holder may move versions
         self._closing = False
         self._thread: threading.Thread | None = None
         self._reports: deque[LoaderReport] = deque(maxlen=_REPORTS_KEPT)
@@ -112,6 +117,8 @@ class PolicyLoader:
         if self._thread is not None:
             self._thread.join(timeout=5.0)
             self._thread = None
+        if self._scout is not None:
+            self._scout.close()
         self._ladder.close()
         self.watcher.stop()
 
@@ -137,12 +144,23 @@ class PolicyLoader:
         """
         if self._canary is not None:
             return True
+        self.take_scouted()
         held = self._manager.held_version
         if held is not None and held >= version:
             return True
         if version not in self.watcher.known:
             self._wake.set()
         return False
+
+    def take_scouted(self) -> None:
+        """Make READY what a scout has verified, if anything; where the loader is at work, the next call does."""
+        if self._scout is None or not self._scout.has_news or not self._turn.acquire(blocking=False):
+            return
+        try:
+            if self._scout.take() is not None:
+                self._wake.set()
+        finally:
+            self._turn.release()
 
     def has_failed(self, version: int) -> bool:
         """Whether ``version`` could not be made ready, this time or for good."""
@@ -206,8 +224,22 @@ class PolicyLoader:
         self.watcher.start()
         while not self._closing:
             self._wake.clear()
-            self.load_pending()
+            self._keep_scout()
+            with self._turn:
+                self.load_pending()
             self._wake.wait(self.next_try_s())
+
+    def _keep_scout(self) -> None:
+        """While a scout is at work, nobody here listens for events."""
+        if self._scout is None:
+            return
+        if self._scout.keep(self._wake, self._news):
+            self.watcher.relieve()
+            for version in self._scout.told_of():
+                self.watcher.announce(version)
+        elif self.watcher.is_relieved:
+            self.watcher.start()
+            self._look(force=True)
 
     def _look(self, *, force: bool = False) -> bool:
         """Learn which versions there are. False where the store did not answer, or is not to be asked yet."""
@@ -242,15 +274,18 @@ class PolicyLoader:
     def _select(self) -> int | None:
         if self._canary is not None:
             return self._canary.select(self.watcher.known, self._versions.unusable(time.monotonic()))
-        return select_version(
+        version = select_version(
             self._follow,
             self.watcher.known,
             self._versions.unusable(time.monotonic()),
             self._manager.held_version,
             self._manager.highest_acted,
         )
+        is_ours = version is None or self._scout is None or self._scout.leaves(version)
+        return version if is_ours else None
 
     def _load(self, version: int) -> None:
+        began_s = time.monotonic()
         with self.right_of_way.wanted():
             result = self._climb(version, self._spare_or_standby if self._canary is None else self._spare)
             if result is None:
@@ -259,6 +294,8 @@ class PolicyLoader:
                 self._manager.offer(result.policy)
             else:
                 self._canary.place(result.policy)
+        if self._scout is not None:
+            self._scout.loaded(time.monotonic() - began_s)
         self._news.set()
 
     def _prepare_draw(self) -> None:

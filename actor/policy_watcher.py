@@ -45,6 +45,8 @@ class PolicyWatcher:
         self._poll_s = poll_s
         self._path = store.watch_path
         self._wants_events = False
+        self.is_relieved = False
+        """Whether somebody else watches."""
         self._observer: BaseObserver | None = None
         self._watch: ObservedWatch | None = None
         self._watched_inode: tuple[int, int] | None = None
@@ -68,18 +70,29 @@ class PolicyWatcher:
     @property
     def interval_s(self) -> float:
         """Seconds between two calls of ``check`` without any event: ``rescan_s`` with events or for a remote store."""
-        return self._rescan_s if self.has_events or self._path is None else self._poll_s
+        is_told = self.has_events or self.is_relieved
+        return self._rescan_s if is_told or self._path is None else self._poll_s
 
     def start(self) -> None:
         """Begin to receive events where that is possible; never raises for the lack of them."""
         if self._path is None:
             return
-        self._wants_events = True
+        self._wants_events, self.is_relieved = True, False
         try:
             self._path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             logger.warning("{} cannot be made ({}): looking for it every {} s", self._path, error, self._poll_s)
         self._keep_observing()
+
+    def relieve(self) -> None:
+        """Somebody else watches from now on, and will ``announce`` what comes; ``start`` ends that."""
+        if not self.is_relieved:
+            self.stop()
+            self.is_relieved = True
+
+    def announce(self, version: int) -> None:
+        """``version`` was committed: ``check`` takes that as it is. Any thread may call this."""
+        self._announced.append(version)
 
     def check(self, *, force: bool = False) -> bool:
         """Learn of new versions; True where ``known`` changed. Raises StoreUnavailable.
@@ -138,9 +151,11 @@ class PolicyWatcher:
 
         Whether it is the one that was watched before.
         """
-        if self._path is None or not self._wants_events:
+        if self._path is None or not (self._wants_events or self.is_relieved):
             return False
         inode = _inode(self._path)
+        if self.is_relieved:
+            return inode == self._watched_inode
         if self._watch is not None and inode == self._watched_inode and self._is_emitting():
             return True
         if self._watch is not None:

@@ -26,7 +26,8 @@ class Authenticity:
 
     def __init__(self, keys: Sequence[PublicKey] = (), run_id: str | None = None) -> None:
         self.keys = tuple(keys)
-        self._run_id = run_id
+        self.run_id = run_id
+        """The run that versions have to be of; None while that is not settled."""
 
     def open(self, store: PolicyStore, version: int) -> VersionFiles:
         """``store.open(version)``, with ``check``: a flaw is read once more before it is believed.
@@ -46,9 +47,9 @@ class Authenticity:
         if not self.keys:
             return
         self.signer(files)
-        if self._run_id is not None and files.manifest.run_id != self._run_id:
+        if self.run_id is not None and files.manifest.run_id != self.run_id:
             raise NotAuthentic(
-                f"{files.location}: signed for run {files.manifest.run_id!r}, and this is run {self._run_id!r}: "
+                f"{files.location}: signed for run {files.manifest.run_id!r}, and this is run {self.run_id!r}: "
                 "versions of another run were put here; whoever is to act with them has to be started anew"
             )
 
@@ -73,8 +74,8 @@ class Authenticity:
 
     def pin(self, manifest: Manifest) -> None:
         """From now on only versions of this one's run, where no run was named."""
-        if self._run_id is None:
-            self._run_id = manifest.run_id
+        if self.run_id is None:
+            self.run_id = manifest.run_id
 
 
 def sign_run_config(config: RunConfig, key: SigningKey) -> RunConfig:

@@ -40,7 +40,10 @@ class LlvmEngine:
         self._layout = {name: np.broadcast_to(np.empty((), a.dtype), a.shape) for name, a in weights.items()}
         check_external_initializers(graph, weights)
         self._compiled = _compile(graph, None if outputs is None else tuple(outputs))
-        self._block = self._compiled.make_block()
+        self.code_digest = self._compiled.digest
+        """Engines with the same one may exchange blocks, whatever process they are in."""
+        self.block = self._compiled.make_block()
+        """The weights as the code reads them, float32. Not to be written to while this engine acts."""
         self._calls: dict[int, RowCall] = {}
         self.load_weights(weights)
 
@@ -48,12 +51,12 @@ class LlvmEngine:
         """See Engine."""
         check_layout(self._layout, weights)
         check_finite(weights)
-        self._compiled.pack(weights, self._block)
+        self._compiled.pack(weights, self.block)
 
     def twin(self) -> "LlvmEngine":
         """See Engine. It shares with this one what is never written to."""
         twin = copy.copy(self)
-        twin._block = self._compiled.make_block()
+        twin.block = self._compiled.make_block()
         twin._calls = {}
         return twin
 
@@ -75,7 +78,7 @@ class LlvmEngine:
     def _prepare(self, rows: int) -> RowCall:
         if len(self._calls) >= _MOST_CALLS:
             self._calls.clear()
-        self._calls[rows] = RowCall(self._compiled, self._block, rows)
+        self._calls[rows] = RowCall(self._compiled, self.block, rows)
         return self._calls[rows]
 
 

@@ -1,5 +1,6 @@
 """A row program as machine code, and what it needs to run: packed weights, and arrays to read and write."""
 
+import hashlib
 from collections.abc import Mapping
 
 import numpy as np
@@ -31,6 +32,8 @@ class CompiledProgram:
         check_size(program)
         self.program = program
         code = row_code(program, has_32_registers=has_avx512())
+        self.digest = hashlib.sha256(f"{code.text}{program.packed}".encode()).hexdigest()
+        """Of the code and of how weights are packed: where it is the same, so are blocks."""
         self.scratch_floats = code.scratch_floats
         self.machine_code = MachineCode(code.text, FUNCTION_NAME)
 

@@ -1,0 +1,232 @@
+"""A scout: a process beside an actor that verifies what is new, so that adopting it costs no more than a copy.
+
+The loader's thread does all that a scout does, and more; but it shares Python's lock with the thread that acts, and each
+of its moves costs a little acting. A scout costs an interpreter of its own, once. So one is started when loads have
+taken as long as that, for versions of the program that acts; what it cannot see to is the loader's as before, and
+where it dies, falls silent or comes late, everything is.
+"""
+
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+from loguru import logger
+
+from actor.loaded_policy import LoadedPolicy
+from actor.policy_manager import PolicyManager
+from actor.right_of_way import PATIENCE_S
+from actor.scout_mailbox import Offer, ScoutMailbox, make_shared_file, size_bytes
+from actor.scout_orders import ScoutOrders
+from actor.side_process import SideProcess
+from actor.version_life import VersionState, VersionTable
+from actor.wake_up import WakeUp
+from shared.authenticity import Authenticity
+from shared.engines.engine import Engine
+from shared.errors import ManifestError
+from shared.policy_store import LocalPolicyStore
+from shared.version_files import checked_manifest
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs
+
+    from shared.engines.llvm import LlvmEngine
+
+WORTH_S = 0.5
+"""What a scout takes of a core until it is ready: an interpreter, imports, and to compile the program."""
+LATE_S = 1.0
+_REST_S = 30.0
+_MOST_FLOATS = 2**20  # copying 4 MB takes a few tenths of a millisecond, as long as a scout saves
+
+
+class Scout:
+    """Belongs to the loader's thread, but for ``has_news`` and ``take``, which are the acting thread's."""
+
+    def __init__(
+        self,
+        store: LocalPolicyStore,
+        manager: PolicyManager,
+        versions: VersionTable,
+        authenticity: Authenticity,
+        *,
+        batch_size: int,
+        values: bool,
+        remember_in: Path | None,
+    ) -> None:
+        """``remember_in``: where quarantines are remembered. The rest is as for the loader and its ladder."""
+        self._store = store
+        self._manager = manager
+        self._versions = versions
+        self._authenticity = authenticity
+        self._batch_size = batch_size
+        self._values = values
+        self._remember_in = remember_in
+        self._spent_s = 0.0
+        self._rests_until_s = float("-inf")
+        self._run: _Run | None = None
+        self._awaited: tuple[int, float] | None = None
+        self._declined = -1
+        self._spare: LlvmEngine | None = None
+
+    # What the loader's thread calls.
+
+    def loaded(self, load_s: float) -> None:
+        """A version of a program that was there took ``load_s`` to load, on the actor's account."""
+        self._spent_s += min(load_s, PATIENCE_S)
+
+    def keep(self, wake: WakeUp, news: WakeUp) -> bool:
+        """Start a scout where it has become worth it, end one that is of no use any more. Whether one is at work.
+
+        It sets ``wake`` when it is ready or leaves something to the loader, ``news`` when it offers something.
+        """
+        policy = self._manager.standing
+        run = self._run
+        if run is not None and (policy is None or not run.is_for(policy.engine) or run.is_gone):
+            if run.is_gone:
+                logger.debug("the scout has ended ({}): the loader sees to everything", run.describe_end())
+            self.close()
+        if self._run is None and policy is not None and self._is_worth_it():
+            self._start(policy, wake, news)
+        return self._run is not None and self._run.mailbox.is_ready
+
+    def leaves(self, version: int) -> bool:
+        """Whether the loader has to see to ``version``: there is no scout, or it refused it, or it is late."""
+        run = self._run
+        if run is None or not run.mailbox.is_ready or version <= max(run.mailbox.refused, self._declined):
+            return True
+        now_s = time.monotonic()
+        if version <= run.mailbox.offered:
+            self._awaited = None
+        elif self._awaited is None or self._awaited[0] <= run.mailbox.offered:
+            self._awaited = version, now_s
+        elif now_s - self._awaited[1] >= LATE_S:
+            logger.debug("the scout is late with version {}: the loader sees to everything", self._awaited[0])
+            self.close()
+            return True
+        return False
+
+    def told_of(self) -> list[int]:
+        """The versions that it has told of, which the loader need not look for in the store."""
+        return [] if self._run is None else [self._run.mailbox.offered, self._run.mailbox.refused]
+
+    def close(self) -> None:
+        """End it; another one is not started at once. Idempotent."""
+        run, self._run, self._awaited = self._run, None, None
+        self._rests_until_s = time.monotonic() + _REST_S
+        if run is not None:
+            run.end()
+
+    def _is_worth_it(self) -> bool:
+        return self._spent_s >= WORTH_S and time.monotonic() >= self._rests_until_s
+
+    def _start(self, policy: LoadedPolicy, wake: WakeUp, news: WakeUp) -> None:
+        engine = policy.engine
+        if engine.kind != "llvm":
+            return
+        from shared.engines.llvm import LlvmEngine
+
+        assert isinstance(engine, LlvmEngine)
+        if engine.block.size > _MOST_FLOATS:
+            return
+        try:
+            descriptor = make_shared_file(size_bytes(engine.block.size))
+            try:
+                orders = self._orders(policy, engine, descriptor, wake, news)
+                self._run = _Run(engine, orders)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            logger.debug("no scout could be started ({}): the loader sees to everything", error)
+            self._rests_until_s = time.monotonic() + _REST_S
+
+    def _orders(
+        self, policy: LoadedPolicy, engine: "LlvmEngine", mailbox: int, wake: WakeUp, news: WakeUp
+    ) -> ScoutOrders:
+        return ScoutOrders(
+            store=str(self._store),
+            version=policy.version,
+            signature=policy.manifest.signature,
+            program_digest=engine.program_digest,
+            code_digest=engine.code_digest,
+            block_floats=engine.block.size,
+            batch_size=self._batch_size,
+            values=self._values,
+            public_keys=tuple(key.raw for key in self._authenticity.keys),
+            run_id=self._authenticity.run_id,
+            remember_in=None if self._remember_in is None else str(self._remember_in),
+            mailbox=mailbox,
+            wake=wake.descriptor,
+            news=news.descriptor,
+        )
+
+    # What the acting thread calls.
+
+    @property
+    def has_news(self) -> bool:
+        """Whether it has offered something that was not taken yet; costs next to nothing."""
+        run = self._run
+        return run is not None and run.mailbox.has_news
+
+    def take(self) -> int | None:
+        """Make what it offers READY. Returns a version that the loader has to see to instead, mostly None.
+
+        Never while the loader loads: both move versions.
+        """
+        run = self._run
+        if run is None or (engine := self._spare_for(run)) is None:
+            return None
+        offer = run.mailbox.take(engine.block)
+        held = self._manager.held_version
+        if offer is None or (held is not None and offer.version <= held):
+            return None
+        policy = self._policy(offer, engine)
+        if policy is None:
+            self._declined = offer.version
+            return offer.version
+        self._spare = None
+        self._versions.move(offer.version, VersionState.LOADING)
+        self._manager.offer(policy)
+        return None
+
+    def _spare_for(self, run: "_Run") -> "LlvmEngine | None":
+        if self._spare is None or not run.is_for(self._spare):
+            engine = self._manager.take_spare("llvm", run.program_digest, withdraw_ready=True)
+            self._spare = engine if run.is_for(engine) else None
+        return self._spare
+
+    def _policy(self, offer: Offer, engine: Engine) -> LoadedPolicy | None:
+        """None where this actor knows better than to act with it."""
+        try:
+            manifest = checked_manifest(offer.manifest_bytes, offer.version, str(self._store))
+        except ManifestError:
+            return None
+        if self._versions.quarantine_reason(manifest.digest) is not None:
+            return None
+        return LoadedPolicy(manifest.version, manifest.digest, manifest, engine, engine.kind)
+
+
+class _Run:
+    """One scout from its start to its end."""
+
+    def __init__(self, engine: "LlvmEngine", orders: ScoutOrders) -> None:
+        """Raises OSError."""
+        self.program_digest = engine.program_digest
+        self._code_digest = engine.code_digest
+        self.mailbox = ScoutMailbox(orders.mailbox, orders.block_floats)
+        arguments = [msgspec.json.encode(orders).decode()]
+        self._process = SideProcess("actor.scout_process", arguments, [orders.mailbox, orders.wake, orders.news])
+
+    def is_for(self, engine: Engine | None) -> "TypeIs[LlvmEngine]":
+        """Whether the scout's blocks fit ``engine``."""
+        return engine is not None and getattr(engine, "code_digest", None) == self._code_digest
+
+    @property
+    def is_gone(self) -> bool:
+        return self._process.is_gone
+
+    def describe_end(self) -> str:
+        return self._process.describe_end()[0]
+
+    def end(self) -> None:
+        self._process.end()

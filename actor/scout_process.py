@@ -1,0 +1,125 @@
+"""The process that sees to what is new for an actor: it watches the store, verifies, and offers what may act.
+
+``actor.scout`` starts it once the actor has a program, and only for versions of that very program: it has compiled the
+same code, and packs weights the same way, so that the actor has nothing left to do but to copy a block. Whatever is
+not as it should be, or merely not as usual, it leaves to the actor, whose own loader finds it again, and says so.
+"""
+
+import sys
+import threading
+from pathlib import Path
+
+import msgspec
+
+from actor.policy_watcher import PolicyWatcher
+from actor.remembered_quarantine import RememberedQuarantine
+from actor.scout_mailbox import ScoutMailbox
+from actor.scout_orders import ScoutOrders
+from actor.version_checks import ProbeExam
+from actor.wake_up import wake
+from shared.authenticity import Authenticity
+from shared.engines.llvm import LlvmEngine
+from shared.engines.load import PROGRAM_OF, load_program
+from shared.errors import ManifestError, PolicyLoadError, StoreError, VersionNotFound
+from shared.policy_store import LocalPolicyStore, VersionFiles
+from shared.probe import decode_probe
+from shared.process_guard import die_with_parent
+from shared.signing import PublicKey
+from shared.weights import decode_weights
+
+
+def main() -> None:
+    """Watch until the actor is gone. Ends by itself where the store is not to be had, or the code is another."""
+    die_with_parent()
+    scout = _Scout(msgspec.json.decode(sys.argv[1], type=ScoutOrders))
+    try:
+        scout.watch()
+    except StoreError as error:
+        sys.exit(str(error))
+
+
+class _Scout:
+    def __init__(self, orders: ScoutOrders) -> None:
+        self._orders = orders
+        self._mailbox = ScoutMailbox(orders.mailbox, orders.block_floats)
+        self._store = LocalPolicyStore(Path(orders.store))
+        self._woken = threading.Event()
+        self._watcher = PolicyWatcher(self._store, self._woken.set)
+        self._authenticity = Authenticity([PublicKey(raw) for raw in orders.public_keys], orders.run_id)
+        self._remembered = None if orders.remember_in is None else RememberedQuarantine(Path(orders.remember_in))
+        self._engine: LlvmEngine | None = None
+        self._done = orders.version
+
+    def watch(self) -> None:
+        """Raises StoreError."""
+        self._watcher.start()
+        while True:
+            self._woken.clear()
+            self._watcher.check()
+            if self._engine is None:
+                self._compile()
+            elif self._watcher.known and self._watcher.known[-1] > self._done:
+                self._see_to(self._watcher.known[-1])
+            self._woken.wait(self._watcher.interval_s)
+
+    def _compile(self) -> None:
+        """Make the engine of the newest version that has the actor's program."""
+        for version in reversed(self._watcher.known):
+            try:
+                files = self._open(version)
+                engine = load_program("llvm", files.read, files.manifest, outputs=self._exam(files).outputs)
+            except (PolicyLoadError, VersionNotFound):
+                continue
+            assert isinstance(engine, LlvmEngine)
+            if engine.code_digest != self._orders.code_digest:
+                sys.exit("this process compiles other code than the actor: the package was changed meanwhile")
+            self._engine = engine
+            self._mailbox.begin()
+            wake(self._orders.wake)
+            self._woken.set()
+            return
+
+    def _see_to(self, version: int) -> None:
+        self._done = version
+        try:
+            manifest_bytes = self._verify(version)
+        except VersionNotFound:
+            self._watcher.check(force=True)
+            self._woken.set()
+        except Exception:  # noqa: BLE001 - the actor's loader meets it again, and decides and tells
+            self._mailbox.refuse(version)
+            wake(self._orders.wake)
+        else:
+            assert self._engine is not None
+            self._mailbox.offer(version, manifest_bytes, self._engine.block)
+            wake(self._orders.news)
+
+    def _verify(self, version: int) -> bytes:
+        """Bring its weights into the engine, and hold that to the probe. Returns the manifest's bytes."""
+        assert self._engine is not None
+        files = self._open(version)
+        self._engine.load_weights(decode_weights(files.read(files.manifest.weights)))
+        self._exam(files).check(self._engine.run)
+        return files.manifest_bytes
+
+    def _open(self, version: int) -> VersionFiles:
+        """Raises ManifestError for a version that the actor's loader should look at."""
+        files = self._authenticity.open(self._store, version)
+        manifest = files.manifest
+        entry = manifest.program(PROGRAM_OF["llvm"])
+        if entry is None or entry.program_digest != self._orders.program_digest:
+            raise ManifestError("another program")
+        if manifest.signature != self._orders.signature:
+            raise ManifestError("another signature")
+        if self._remembered is not None and self._remembered.reason(manifest.digest) is not None:
+            raise ManifestError("a content that failed before")
+        return files
+
+    def _exam(self, files: VersionFiles) -> ProbeExam:
+        manifest = files.manifest
+        probe = decode_probe(files.read(manifest.probe.file), manifest.signature)
+        return ProbeExam(manifest, probe, self._orders.batch_size, values=self._orders.values)
+
+
+if __name__ == "__main__":
+    main()
