@@ -1,8 +1,8 @@
 """A scout: a process beside an actor that verifies what is new, so that adopting it costs no more than a copy.
 
-The loader's thread does all that a scout does, and more; but it shares Python's lock with the thread that acts, and each
-of its moves costs a little acting. A scout costs an interpreter of its own, once. So one is started when loads have
-taken as long as that, for versions of the program that acts; what it cannot see to is the loader's as before, and
+The loader's thread does all that a scout does, and more; but it shares Python's lock with the thread that acts, and
+each of its moves costs a little acting. A scout costs an interpreter of its own, once. So one is started when loads
+have taken as long as that, for versions of the program that acts. What it cannot see to is the loader's as before, and
 where it dies, falls silent or comes late, everything is.
 """
 

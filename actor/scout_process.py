@@ -83,9 +83,6 @@ class _Scout:
         self._done = version
         try:
             manifest_bytes = self._verify(version)
-        except VersionNotFound:
-            self._watcher.check(force=True)
-            self._woken.set()
         except Exception:  # noqa: BLE001 - the actor's loader meets it again, and decides and tells
             self._mailbox.refuse(version)
             wake(self._orders.wake)

@@ -44,15 +44,33 @@ def publish_bad(store: LocalPolicyStore, kind: BadKind, seed: int = 1, key: Sign
 
     With ``key`` all is signed as it lies there, so that it is refused for its own flaw.
     """
+
+    def stage(staged: LocalPolicyStore) -> None:
+        kind.stage(staged, seed)
+        if key is not None and not kind.signed:
+            for directory in staged.path.glob("v*"):
+                sign_as_it_lies(directory, key)
+
+    return _publish_staged(store, stage)
+
+
+def publish_spoilt(store: LocalPolicyStore, spoil: Spoil, *, seed: int, onnx: bool = False) -> int:
+    """Commit ``make_policy(seed=seed)``, spoilt, under a new number, which is returned."""
+
+    def stage(staged: LocalPolicyStore) -> None:
+        publish_seed(staged, seed, onnx=onnx)
+        spoil(_directory(staged))
+
+    return _publish_staged(store, stage)
+
+
+def _publish_staged(store: LocalPolicyStore, stage: Callable[[LocalPolicyStore], None]) -> int:
     newest = store.newest()
     staged = LocalPolicyStore(store.path.parent / f"staged-{secrets.token_hex(4)}", fsync=False)
     if newest is not None:
         staged.path.mkdir()
         (staged.path / mark_name(newest)).touch()
-    kind.stage(staged, seed)
-    if key is not None and not kind.signed:
-        for directory in staged.path.glob("v*"):
-            sign_as_it_lies(directory, key)
+    stage(staged)
     version = max(number for path in staged.path.iterdir() if (number := parse_mark_name(path.name)) is not None)
     (store.path / mark_name(version)).touch()
     for path in staged.path.iterdir():

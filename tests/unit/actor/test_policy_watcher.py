@@ -249,3 +249,47 @@ def test_where_the_system_has_no_watches_left_it_polls(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "Errno 24" in done.stdout
     assert "polling every 0.1 s" in done.stdout
+
+
+def test_while_somebody_else_watches_it_is_told_and_lists_seldom(
+    store: _CountingStore, watcher: PolicyWatcher, woken: threading.Event
+) -> None:
+    _publish(store)
+    watcher.start()
+    watcher.check()
+    watcher.relieve()
+    watcher.relieve()
+    assert watcher.is_relieved
+    assert not watcher.has_events
+    assert watcher.interval_s == 60.0
+    woken.clear()
+    listings = store.listings
+    version = _publish(store)
+    watcher.announce(version)
+    watcher.announce(-1)
+    assert watcher.check()
+    assert watcher.known == (0, version)
+    assert not watcher.check()
+    assert store.listings == listings
+    assert not woken.is_set()
+    assert _publish(store) == 2
+    assert not watcher.check()  # not due
+    assert watcher.check(force=True)
+    watcher.start()
+    assert not watcher.is_relieved
+    _publish(store)
+    assert woken.wait(5.0)
+
+
+def test_a_directory_that_was_exchanged_is_listed_though_somebody_else_watches(
+    store: _CountingStore, watcher: PolicyWatcher
+) -> None:
+    _publish(store)
+    _publish(store)
+    watcher.start()
+    watcher.check()
+    watcher.relieve()
+    store.path.rename(store.path.parent / "away")
+    _publish(_CountingStore(store.path, fsync=False))
+    assert watcher.check()
+    assert watcher.known == (0,)
