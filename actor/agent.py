@@ -149,6 +149,14 @@ class Agent:
         return self._policy
 
     @property
+    def is_scouted(self) -> bool:
+        """Whether a process beside this one watches the store and verifies what is new (``actor/scout.py``).
+
+        One is started once that has cost this process as much as another costs.
+        """
+        return self._loader.is_scouted
+
+    @property
     def state(self) -> tuple[np.ndarray, ...]:
         """The recurrent state [B, …] before the next act; these arrays are never written to again."""
         return tuple(self._state)

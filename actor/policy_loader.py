@@ -123,6 +123,11 @@ class PolicyLoader:
         self.watcher.stop()
 
     @property
+    def is_scouted(self) -> bool:
+        """Whether a process of its own watches the store and verifies."""
+        return self._scout is not None and self._scout.is_at_work
+
+    @property
     def has_reports(self) -> bool:
         """Whether there is anything to log; costs next to nothing."""
         return bool(self._reports)
@@ -234,10 +239,13 @@ class PolicyLoader:
         if self._scout is None:
             return
         if self._scout.keep(self._wake, self._news):
+            if not self.watcher.is_relieved:
+                self._report("INFO", "a process beside this one watches the store and verifies from now on")
             self.watcher.relieve()
             for version in self._scout.told_of():
                 self.watcher.announce(version)
         elif self.watcher.is_relieved:
+            self._report("INFO", f"the process beside this one is done without ({self._scout.last_end})")
             self.watcher.start()
             self._look(force=True)
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
-from loguru import logger
 
 from actor.loaded_policy import LoadedPolicy
 from actor.policy_manager import PolicyManager
@@ -62,6 +61,8 @@ class Scout:
         self._batch_size = batch_size
         self._values = values
         self._remember_in = remember_in
+        self.last_end = ""
+        """Why the last one ended."""
         self._spent_s = 0.0
         self._rests_until_s = float("-inf")
         self._run: _Run | None = None
@@ -82,13 +83,13 @@ class Scout:
         """
         policy = self._manager.standing
         run = self._run
-        if run is not None and (policy is None or not run.is_for(policy.engine) or run.is_gone):
-            if run.is_gone:
-                logger.debug("the scout has ended ({}): the loader sees to everything", run.describe_end())
-            self.close()
+        if run is not None and run.is_gone:
+            self._end(f"it has ended: {run.describe_end()}")
+        elif run is not None and (policy is None or not run.is_for(policy.engine)):
+            self._end("another program acts")
         if self._run is None and policy is not None and self._is_worth_it():
             self._start(policy, wake, news)
-        return self._run is not None and self._run.mailbox.is_ready
+        return self.is_at_work
 
     def leaves(self, version: int) -> bool:
         """Whether the loader has to see to ``version``: there is no scout, or it refused it, or it is late."""
@@ -101,20 +102,29 @@ class Scout:
         elif self._awaited is None or self._awaited[0] <= run.mailbox.offered:
             self._awaited = version, now_s
         elif now_s - self._awaited[1] >= LATE_S:
-            logger.debug("the scout is late with version {}: the loader sees to everything", self._awaited[0])
-            self.close()
+            self._end(f"it is late with version {self._awaited[0]}")
             return True
         return False
+
+    @property
+    def is_at_work(self) -> bool:
+        """Whether it sees to what is new. Any thread may ask."""
+        run = self._run
+        return run is not None and run.mailbox.is_ready
 
     def told_of(self) -> list[int]:
         """The versions that it has told of, which the loader need not look for in the store."""
         return [] if self._run is None else [self._run.mailbox.offered, self._run.mailbox.refused]
 
     def close(self) -> None:
-        """End it; another one is not started at once. Idempotent."""
+        """End it. Idempotent."""
+        self._end("the agent is closed")
+
+    def _end(self, why: str) -> None:
         run, self._run, self._awaited = self._run, None, None
         self._rests_until_s = time.monotonic() + _REST_S
         if run is not None:
+            self.last_end = why
             run.end()
 
     def _is_worth_it(self) -> bool:
@@ -137,8 +147,7 @@ class Scout:
             finally:
                 os.close(descriptor)
         except OSError as error:
-            logger.debug("no scout could be started ({}): the loader sees to everything", error)
-            self._rests_until_s = time.monotonic() + _REST_S
+            self._end(f"none could be started: {error}")
 
     def _orders(
         self, policy: LoadedPolicy, engine: "LlvmEngine", mailbox: int, wake: WakeUp, news: WakeUp

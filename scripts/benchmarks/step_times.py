@@ -26,6 +26,8 @@ STEPS_BETWEEN_ADOPTIONS = 16
 _VERSIONS = 16
 _SMALL_CHANGE = 1e-3  # all of them act alike, so that episodes are as long with adoptions as without
 _SETTLE_S = 0.2
+_WARM_UP_ADOPTIONS_PER_S = 50.0
+_WARM_UP_AT_MOST_S = 60.0
 _MOST_STEPS = 2_000_000
 _PARTS = 5  # of the run, each with its own median of none over none
 _PERCENTILES = {"p50": (50.0, 1.02), "p99": (99.0, 1.05), "p99.9": (99.9, 1.10)}
@@ -48,6 +50,11 @@ class Stepper:
         self._times_ns = np.zeros(_MOST_STEPS, np.int64)
         self._observation, _ = self._env.reset(seed=0)
         self._begins = True
+
+    def is_scouted(self) -> bool:
+        """Act for a moment; whether the agent has a scout by now, as one that adopts so often has before long."""
+        self._act_for(_SETTLE_S)
+        return self._agent.is_scouted
 
     def block(self, seconds: float) -> Block:
         """Act that long, after a moment that is not measured. A step: adopt where that is due, act, step."""
@@ -95,9 +102,18 @@ def measure_step_times(rounds: int, block_s: float) -> list[Row]:
         make_shelf(shelf, versions=_VERSIONS, change=_SMALL_CHANGE)
         with start_publisher(shelf, store) as publisher, HelperProcess(run_stepper, store, logs) as stepper:
             publisher.call("publish")
-            stepper.call("block", block_s)  # warm
+            _warm_up(publisher, stepper)
             blocks = [_round(publisher, stepper, block_s) for _ in range(rounds)]
     return _rows(blocks, block_s)
+
+
+def _warm_up(publisher: HelperProcess, stepper: HelperProcess) -> None:
+    """Adopt until that costs what it costs an actor that goes on doing so."""
+    publisher.call("begin", _WARM_UP_ADOPTIONS_PER_S)
+    deadline_s = time.monotonic() + _WARM_UP_AT_MOST_S
+    while not stepper.call("is_scouted") and time.monotonic() < deadline_s:
+        pass
+    publisher.call("end")
 
 
 class _Round(NamedTuple):

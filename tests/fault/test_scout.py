@@ -36,7 +36,7 @@ def scouted(store: LocalPolicyStore, monkeypatch: pytest.MonkeyPatch) -> Iterato
         agents.append(agent)
         agent.reset()
         assert agent.policy.rung == "llvm"
-        until(lambda: agent._loader.watcher.is_relieved)
+        until(lambda: agent.is_scouted)
         return agent
 
     yield make
@@ -121,7 +121,7 @@ def test_without_it_the_actor_sees_to_everything(
     process = _process(agent)
     process.send_signal(number)
     _adopts(agent, publish_seed(store, 1, onnx=True).version, seed=1)
-    until(lambda: not agent._loader.watcher.is_relieved)
+    until(lambda: not agent.is_scouted)
     assert not process.is_running()
     _adopts(agent, publish_seed(store, 2, onnx=True).version, seed=2)
 
@@ -136,7 +136,7 @@ def test_another_program_is_loaded_here_and_gets_a_scout_of_its_own(
     other = publish_seed(store, 0, onnx=True, network="lstm")
     until(lambda: agent.adopt().version == other.version)
     until(lambda: not first.is_running())
-    until(lambda: (run := agent._loader._scout._run) is not None and run.mailbox.is_ready)  # type: ignore[union-attr]
+    until(lambda: agent.is_scouted)
     monkeypatch.setattr(agent._loader, "_climb", lambda *_: pytest.fail("loaded by the actor itself"))
     newest = publish_seed(store, 1, onnx=True, network="lstm")
     until(lambda: agent.adopt().version == newest.version)
@@ -205,7 +205,7 @@ from tests.waiting import until
 scout.WORTH_S = 0.0
 agent = Agent(LocalPolicyStore(Path(sys.argv[1])), num_envs=None)
 agent.reset()
-until(lambda: agent._loader.watcher.is_relieved)
+until(lambda: agent.is_scouted)
 print(agent._loader._scout._run._process._process.pid, flush=True)
 if sys.argv[2] == "closes":
     agent.close()
@@ -233,8 +233,7 @@ def test_short_runs_start_none(store: LocalPolicyStore) -> None:
         agent.reset()
         for seed in range(1, 6):
             _adopts(agent, publish_seed(store, seed, onnx=True).version, seed)
-        assert agent._loader._scout is not None
-        assert agent._loader._scout._run is None
+        assert not agent.is_scouted
 
 
 @pytest.mark.parametrize("settings", [{"follow": "history:0.5"}, {"synchronous": True}, {"canary": 0.5}])
