@@ -16,16 +16,15 @@ import msgspec
 from actor.loaded_policy import LoadedPolicy
 from actor.policy_manager import PolicyManager
 from actor.right_of_way import PATIENCE_S
-from actor.scout_mailbox import Offer, ScoutMailbox, make_shared_file, size_bytes
+from actor.scout_mailbox import ScoutMailbox, make_shared_file, size_bytes
 from actor.scout_orders import ScoutOrders
 from actor.side_process import SideProcess
 from actor.version_life import VersionState, VersionTable
 from actor.wake_up import WakeUp
 from shared.authenticity import Authenticity
 from shared.engines.engine import Engine
-from shared.errors import ManifestError
+from shared.manifest import decode_manifest_again
 from shared.policy_store import LocalPolicyStore
-from shared.version_files import checked_manifest
 
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
@@ -189,13 +188,13 @@ class Scout:
         held = self._manager.held_version
         if offer is None or (held is not None and offer.version <= held):
             return None
-        policy = self._policy(offer, engine)
-        if policy is None:
+        if self._versions.quarantine_reason(offer.digest) is not None:  # this actor knows better
             self._declined = offer.version
             return offer.version
         self._spare = None
         self._versions.move(offer.version, VersionState.LOADING)
-        self._manager.offer(policy)
+        manifest = decode_manifest_again(offer.manifest_bytes)
+        self._manager.offer(LoadedPolicy(offer.version, offer.digest, manifest, engine, engine.kind))
         return None
 
     def _spare_for(self, run: "_Run") -> "LlvmEngine | None":
@@ -203,16 +202,6 @@ class Scout:
             engine = self._manager.take_spare("llvm", run.program_digest, withdraw_ready=True)
             self._spare = engine if run.is_for(engine) else None
         return self._spare
-
-    def _policy(self, offer: Offer, engine: Engine) -> LoadedPolicy | None:
-        """None where this actor knows better than to act with it."""
-        try:
-            manifest = checked_manifest(offer.manifest_bytes, offer.version, str(self._store))
-        except ManifestError:
-            return None
-        if self._versions.quarantine_reason(manifest.digest) is not None:
-            return None
-        return LoadedPolicy(manifest.version, manifest.digest, manifest, engine, engine.kind)
 
 
 class _Run:

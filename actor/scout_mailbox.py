@@ -15,15 +15,17 @@ import numpy as np
 _IS_READY, _OFFERS, _OFFERED, _REFUSED, _WORDS = range(5)
 _NUMBER, _VERSION, _MANIFEST_BYTES, _BLOCK_FLOATS, _SUM, _HEADER_WORDS = range(6)
 _WORD_BYTES = 8
-_MOST_MANIFEST_BYTES = 2**16
+_MOST_TEXT_BYTES = 2**16  # a digest and a manifest
+_DIGEST_BYTES = 64
 _MASK = 2**63 - 1
 
 
 @dataclass(frozen=True)
 class Offer:
-    """A version that was verified: its manifest as it was found."""
+    """A version that was verified: its manifest as it was found, and that one's digest."""
 
     version: int
+    digest: str
     manifest_bytes: bytes
 
 
@@ -47,11 +49,11 @@ class ScoutMailbox:
         """From now on the scout sees to what is new."""
         self._words[_IS_READY] = 1
 
-    def offer(self, version: int, manifest_bytes: bytes, block: np.ndarray) -> None:
-        """``version`` may act, with these weights. Raises ValueError where there is no room for it."""
+    def offer(self, offer: Offer, block: np.ndarray) -> None:
+        """This version may act, with the weights in ``block``. Raises ValueError where there is no room for it."""
         number = self._words[_OFFERS] + 1
-        self._slots[number % 2].write(number, Offer(version, manifest_bytes), block)
-        self._words[_OFFERED] = version
+        self._slots[number % 2].write(number, offer, block)
+        self._words[_OFFERED] = offer.version
         self._words[_OFFERS] = number
 
     def refuse(self, version: int) -> None:
@@ -93,26 +95,29 @@ class _Slot:
         self._header = memory[: _HEADER_WORDS * _WORD_BYTES].cast("q")
         rest = memory[_HEADER_WORDS * _WORD_BYTES :]
         self._block = np.frombuffer(rest, np.float32, block_floats)
-        self._manifest = rest[self._block.nbytes :]
+        self._text = rest[self._block.nbytes :]
 
     def write(self, number: int, offer: Offer, block: np.ndarray) -> None:
-        size = len(offer.manifest_bytes)
-        if size > _MOST_MANIFEST_BYTES or block.shape != self._block.shape:
-            raise ValueError(f"no room for a manifest of {size} bytes and {block.size} numbers")
-        header = (number, offer.version, size, block.size, _sum(number, offer, block))
+        text = offer.digest.encode() + offer.manifest_bytes
+        size = len(text)
+        if size > _MOST_TEXT_BYTES or block.shape != self._block.shape:
+            raise ValueError(f"no room for a manifest of {len(offer.manifest_bytes)} bytes and {block.size} numbers")
+        header = (number, offer.version, size, block.size, _sum(number, offer.version, text, block))
         self._header[_SUM] = 0
-        self._manifest[:size] = offer.manifest_bytes
+        self._text[:size] = text
         self._block[...] = block
         for place, word in enumerate(header):
             self._header[place] = word
 
     def read(self, number: int, block: np.ndarray) -> Offer | None:
         found, version, size, floats, total = self._header
-        if found != number or floats != block.size or not 0 <= size <= _MOST_MANIFEST_BYTES:
+        if found != number or floats != block.size or not 0 <= size <= _MOST_TEXT_BYTES:
             return None
         block[...] = self._block
-        offer = Offer(version, bytes(self._manifest[:size]))
-        return offer if total == _sum(number, offer, block) else None
+        text = bytes(self._text[:size])
+        if total != _sum(number, version, text, block):
+            return None
+        return Offer(version, text[:_DIGEST_BYTES].decode(), text[_DIGEST_BYTES:])
 
 
 def make_shared_file(size: int) -> int:
@@ -132,12 +137,12 @@ def size_bytes(block_floats: int) -> int:
 
 
 def _slot_bytes(block_floats: int) -> int:
-    unpadded = _HEADER_WORDS * _WORD_BYTES + 4 * block_floats + _MOST_MANIFEST_BYTES
+    unpadded = _HEADER_WORDS * _WORD_BYTES + 4 * block_floats + _MOST_TEXT_BYTES
     return -(-unpadded // _WORD_BYTES) * _WORD_BYTES
 
 
-def _sum(number: int, offer: Offer, block: np.ndarray) -> int:
+def _sum(number: int, version: int, text: bytes, block: np.ndarray) -> int:
     """Cheap, and enough: what is looked for is half of one version beside half of another, and no malice."""
     numbers = int(block.view(np.uint32).sum(dtype=np.uint64))
-    rest = zlib.crc32(offer.manifest_bytes, number & 0xFFFFFFFF) * (offer.version + 1)
+    rest = zlib.crc32(text, number & 0xFFFFFFFF) * (version + 1)
     return (numbers * 31 + rest * 2**16) & _MASK

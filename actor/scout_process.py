@@ -13,7 +13,7 @@ import msgspec
 
 from actor.policy_watcher import PolicyWatcher
 from actor.remembered_quarantine import RememberedQuarantine
-from actor.scout_mailbox import ScoutMailbox
+from actor.scout_mailbox import Offer, ScoutMailbox
 from actor.scout_orders import ScoutOrders
 from actor.version_checks import ProbeExam
 from actor.wake_up import wake
@@ -82,22 +82,22 @@ class _Scout:
     def _see_to(self, version: int) -> None:
         self._done = version
         try:
-            manifest_bytes = self._verify(version)
+            offer = self._verify(version)
         except Exception:  # noqa: BLE001 - the actor's loader meets it again, and decides and tells
             self._mailbox.refuse(version)
             wake(self._orders.wake)
         else:
             assert self._engine is not None
-            self._mailbox.offer(version, manifest_bytes, self._engine.block)
+            self._mailbox.offer(offer, self._engine.block)
             wake(self._orders.news)
 
-    def _verify(self, version: int) -> bytes:
-        """Bring its weights into the engine, and hold that to the probe. Returns the manifest's bytes."""
+    def _verify(self, version: int) -> Offer:
+        """Bring its weights into the engine, and hold that to the probe."""
         assert self._engine is not None
         files = self._open(version)
         self._engine.load_weights(decode_weights(files.read(files.manifest.weights)))
         self._exam(files).check(self._engine.run)
-        return files.manifest_bytes
+        return Offer(version, files.manifest.digest, files.manifest_bytes)
 
     def _open(self, version: int) -> VersionFiles:
         """Raises ManifestError for a version that the actor's loader should look at."""

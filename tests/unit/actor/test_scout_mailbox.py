@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from actor.scout_mailbox import Offer, ScoutMailbox, make_shared_file, size_bytes
 
 FLOATS = 4096
+DIGEST = "ab" * 32
 
 
 @pytest.fixture
@@ -41,12 +42,12 @@ def test_an_empty_one_has_nothing(ends: tuple[ScoutMailbox, ScoutMailbox]) -> No
 def test_what_is_offered_is_taken_once(ends: tuple[ScoutMailbox, ScoutMailbox]) -> None:
     scout, actor = ends
     scout.begin()
-    scout.offer(0, b"{}", _block(1.5))
+    scout.offer(Offer(0, DIGEST, b"{}"), _block(1.5))
     assert actor.is_ready
     assert actor.has_news
     assert actor.offered == 0
     into = _block(0.0)
-    assert actor.take(into) == Offer(0, b"{}")
+    assert actor.take(into) == Offer(0, DIGEST, b"{}")
     np.testing.assert_array_equal(into, _block(1.5))
     assert not actor.has_news
 
@@ -54,20 +55,20 @@ def test_what_is_offered_is_taken_once(ends: tuple[ScoutMailbox, ScoutMailbox]) 
 def test_only_the_newest_matters(ends: tuple[ScoutMailbox, ScoutMailbox]) -> None:
     scout, actor = ends
     for version in (3, 5, 8):
-        scout.offer(version, str(version).encode(), _block(version))
+        scout.offer(Offer(version, DIGEST, str(version).encode()), _block(version))
     scout.refuse(9)
     assert (actor.offered, actor.refused) == (8, 9)
     into = _block(0.0)
-    assert actor.take(into) == Offer(8, b"8")
+    assert actor.take(into) == Offer(8, DIGEST, b"8")
     np.testing.assert_array_equal(into, _block(8))
 
 
 def test_there_is_no_room_for_what_is_too_large(ends: tuple[ScoutMailbox, ScoutMailbox]) -> None:
     scout, actor = ends
     with pytest.raises(ValueError, match="no room"):
-        scout.offer(1, b" " * (2**16 + 1), _block(1.0))
+        scout.offer(Offer(1, DIGEST, b" " * (2**16 + 1)), _block(1.0))
     with pytest.raises(ValueError, match="no room"):
-        scout.offer(1, b"{}", _block(1.0, FLOATS + 1))
+        scout.offer(Offer(1, DIGEST, b"{}"), _block(1.0, FLOATS + 1))
     assert not actor.has_news
 
 
@@ -79,29 +80,31 @@ def test_any_sequence(offers: list[tuple[bytes, float]], floats: int) -> None:
     scout, actor = _ends(floats)
     into = _block(0.0, floats)
     for version, (manifest_bytes, value) in enumerate(offers):
-        scout.offer(version, manifest_bytes, _block(value, floats))
-        assert actor.take(into) == Offer(version, manifest_bytes)
+        scout.offer(Offer(version, DIGEST, manifest_bytes), _block(value, floats))
+        assert actor.take(into) == Offer(version, DIGEST, manifest_bytes)
         np.testing.assert_array_equal(into, _block(value, floats))
 
 
-@pytest.mark.parametrize("what", ["a number of the block", "the manifest", "the version", "the count"])
+@pytest.mark.parametrize("what", ["a number of the block", "the digest", "the manifest", "the version", "the count"])
 def test_half_of_one_version_beside_half_of_another_is_not_taken(what: str) -> None:
     """As a reader finds a slot that is being written to."""
     scout, actor = _ends(FLOATS)
-    scout.offer(1, b"{one}", _block(1.0))
+    scout.offer(Offer(1, DIGEST, b"{one}"), _block(1.0))
     slot = scout._slots[1]
     if what == "a number of the block":
         slot._block[FLOATS // 2] = 2.0
+    elif what == "the digest":
+        slot._text[:2] = b"cd"
     elif what == "the manifest":
-        slot._manifest[:5] = b"{two}"
+        slot._text[64:69] = b"{two}"
     elif what == "the version":
         slot._header[1] = 2
     else:
         slot._header[0] = 3
     assert actor.take(_block(0.0)) is None
     assert actor.has_news
-    scout.offer(4, b"{new}", _block(4.0))
-    assert actor.take(_block(0.0)) == Offer(4, b"{new}")
+    scout.offer(Offer(4, DIGEST, b"{new}"), _block(4.0))
+    assert actor.take(_block(0.0)) == Offer(4, DIGEST, b"{new}")
 
 
 def test_nothing_is_torn_while_the_scout_writes_without_pause() -> None:
@@ -112,7 +115,7 @@ def test_nothing_is_torn_while_the_scout_writes_without_pause() -> None:
         version = 0
         while not stopped.is_set():
             version += 1
-            scout.offer(version, str(version).encode(), _block(version))
+            scout.offer(Offer(version, DIGEST, str(version).encode()), _block(version))
 
     writer = threading.Thread(target=write)
     writer.start()
