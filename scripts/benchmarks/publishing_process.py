@@ -24,40 +24,43 @@ class Published(NamedTuple):
     duration_s: float
 
 
-def start_publisher(shelf: Path, store: Path, *, keep_newest: int = 20) -> HelperProcess:
+def start_publisher(shelf: Path, store: Path, *, keep_newest: int = 20, elsewhere: Path | None = None) -> HelperProcess:
     """A process that serves a ``Publisher``, which has read its shelf."""
-    process = HelperProcess(run_publisher, shelf, store, keep_newest)
+    process = HelperProcess(run_publisher, shelf, store, keep_newest, elsewhere)
     process.receive()
     return process
 
 
-def run_publisher(connection: Connection, shelf: Path, store: Path, keep_newest: int) -> None:
+def run_publisher(connection: Connection, shelf: Path, store: Path, keep_newest: int, elsewhere: Path | None) -> None:
     """What the process does."""
     set_up_logging("publisher", None, terminal_level="ERROR")
-    publisher = Publisher(shelf, store, keep_newest)
+    publisher = Publisher(shelf, store, keep_newest, elsewhere)
     connection.send("ready")
     serve(connection, publisher)
 
 
 class Publisher:
-    """Publishes what lies on a shelf, over and over, under ever new numbers; old versions are swept meanwhile."""
+    """Publishes what lies on a shelf, over and over, under ever new numbers; old versions are swept meanwhile.
 
-    def __init__(self, shelf: Path, store: Path, keep_newest: int) -> None:
+    ``elsewhere``: another store, which nobody watches.
+    """
+
+    def __init__(self, shelf: Path, store: Path, keep_newest: int, elsewhere: Path | None = None) -> None:
         self._following = cycle(read_shelf(shelf))
-        self._store = LocalPolicyStore(store)
-        self._keeper = StoreKeeper(self._store, Retention(keep_newest))
+        self._stores = [LocalPolicyStore(path) for path in (store, elsewhere) if path is not None]
+        self._keepers = [StoreKeeper(one, Retention(keep_newest)) for one in self._stores]
         self._renaming_s = 0.0
         self._ending = threading.Event()
         self._thread: threading.Thread | None = None
         self._published = 0
         sys.addaudithook(self._hear)
 
-    def publish(self) -> Published:
-        """Publish the next one now."""
+    def publish(self, to: int = 0) -> Published:
+        """Publish the next one now; ``to`` 1 does so elsewhere."""
         began_s = time.monotonic()
-        manifest = next(self._following).publish(self._store)
+        manifest = next(self._following).publish(self._stores[to])
         duration_s = time.monotonic() - began_s
-        self._keeper.published(manifest)
+        self._keepers[to].published(manifest)
         self._published += 1
         return Published(manifest.version, self._renaming_s, duration_s)
 
@@ -74,6 +77,19 @@ class Publisher:
         self._ending.set()
         self._thread.join()
         return self._published
+
+    def alternate(self, per_second: float, window_s: float, windows: int) -> float:
+        """Publish regularly, in windows of time that follow each other: elsewhere in the first, not in the second, …
+
+        Returns when the first began, on the machine's monotonic clock.
+        """
+        began_s = time.monotonic()
+        in_window = round(per_second * window_s)
+        for window in range(windows):
+            for k in range(in_window):
+                time.sleep(max(0.0, began_s + window * window_s + k / per_second - time.monotonic()))
+                self.publish(to=1 - window % 2)
+        return began_s
 
     def _publish_regularly(self, period_s: float) -> None:
         next_s = time.monotonic()

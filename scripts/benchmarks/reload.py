@@ -9,8 +9,6 @@ from scripts.benchmarks.step_times import measure_step_times
 from scripts.benchmarks.torn import measure_torn
 from scripts.benchmarks.watching import measure_watching
 
-_BLOCK_S = 0.8
-_ROUNDS = 3  # of step times for each round of --rounds: many short ones, since what else a machine does comes and goes
 _TRANSITIONS = 10_000_000
 _ADOPTIONS = 10_000
 _BUDGET_S = 100.0  # for each of these two: on a machine that is too slow for it, the row says how many there were
@@ -21,7 +19,7 @@ _VERSIONS = 1_000
 def measure_reload(settings: BenchmarkSettings, console: Console) -> list[Row]:
     """All rows of this kind. Each acts in processes of its own, beside a process that publishes."""
     console.print("step times with adoptions and without …")
-    rows = measure_step_times(_ROUNDS * settings.rounds, _BLOCK_S)
+    rows = measure_step_times(settings.rounds)
     console.print(f"{_TRANSITIONS:,} transitions, each derived again …")
     rows += measure_torn(_TRANSITIONS, console, budget_s=_BUDGET_S)
     console.print(f"memory after {_ADOPTIONS:,} adoptions …")

@@ -1,110 +1,68 @@
-"""Whether adoptions can be felt: the times of a CartPole's steps while versions are published, and while none are."""
+"""Whether adoptions can be felt: the times of a CartPole's steps while versions are adopted, and while none are.
+
+A publisher publishes all the time, in short windows that take turns: into the store that is acted from, and into one
+that nobody watches. So nothing but the adoptions differs; what publishing itself takes from whoever acts beside it on
+the machine is a row of its own.
+"""
 
 import time
-from collections.abc import Sequence
-from multiprocessing.connection import Connection
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-import gymnasium
 import msgspec
 import numpy as np
 
-from actor.agent import Agent
-from scripts.benchmarks.helper_process import HelperProcess, serve
+from scripts.benchmarks.helper_process import HelperProcess
 from scripts.benchmarks.publishing_process import start_publisher
 from scripts.benchmarks.row import Row
-from scripts.benchmarks.shelf import ENV_ID, make_shelf
-from shared.log import set_up_logging
-from shared.policy_store import LocalPolicyStore
+from scripts.benchmarks.shelf import make_shelf
+from scripts.benchmarks.stepper import PERCENTILES, Block, run_stepper
 
 ADOPTIONS_PER_S = 10.0
-STEPS_BETWEEN_ADOPTIONS = 16
-"""As the rollout worker adopts: a training's rollouts are this long."""
+WINDOW_S = 0.2
+WINDOWS = 61
+"""In a round; a window of adoptions is compared with those beside it, so it begins and ends with one of none."""
 
 _VERSIONS = 16
 _SMALL_CHANGE = 1e-3  # all of them act alike, so that episodes are as long with adoptions as without
-_SETTLE_S = 0.2
+_LEAD_S = 0.5
+_QUIET_AFTER_S = 1.5  # by then what was published is synced, and swept
+_QUIET_WINDOWS = 5
 _WARM_UP_ADOPTIONS_PER_S = 50.0
 _WARM_UP_AT_MOST_S = 60.0
-_MOST_STEPS = 2_000_000
 _PARTS = 5  # of the run, each with its own median of none over none
-_PERCENTILES = {"p50": (50.0, 1.02), "p99": (99.0, 1.05), "p99.9": (99.9, 1.10)}
+_MOST = {"p50": 1.02, "p99": 1.05, "p99.9": 1.10}
 
 
-class Block(NamedTuple):
-    """A stretch of acting: microseconds of a step at each percentile, steps a second, adoptions."""
+class _Round(NamedTuple):
+    """Windows in the order of time: of none, of adoptions, of none, …; and quiet ones, without any publication."""
 
-    step_us: dict[str, float]
-    steps_per_s: float
-    adoptions: int
+    windows: list[Block]
+    quiet: list[Block]
 
+    @property
+    def none(self) -> list[Block]:
+        return self.windows[::2]
 
-class Stepper:
-    """Acts in one CartPole with an agent that checks everything, and adopts where a rollout worker would."""
-
-    def __init__(self, store: Path) -> None:
-        self._env = gymnasium.make(ENV_ID)
-        self._agent = Agent(LocalPolicyStore(store), num_envs=None, name="stepper")
-        self._times_ns = np.zeros(_MOST_STEPS, np.int64)
-        self._observation, _ = self._env.reset(seed=0)
-        self._begins = True
-
-    def is_scouted(self) -> bool:
-        """Act for a moment; whether the agent has a scout by now, as one that adopts so often has before long."""
-        self._act_for(_SETTLE_S)
-        return self._agent.is_scouted
-
-    def block(self, seconds: float) -> Block:
-        """Act that long, after a moment that is not measured. A step: adopt where that is due, act, step."""
-        self._act_for(_SETTLE_S)
-        adoptions = self._agent.adoptions
-        began_s = time.perf_counter()
-        steps = self._act_for(seconds)
-        steps_per_s = steps / (time.perf_counter() - began_s)
-        values = np.percentile(self._times_ns[:steps], [percentile for percentile, _ in _PERCENTILES.values()]) / 1e3
-        step_us = dict(zip(_PERCENTILES, map(float, values), strict=True))
-        return Block(step_us, steps_per_s, self._agent.adoptions - adoptions)
-
-    def _act_for(self, seconds: float) -> int:
-        """Write each step's time; returns the number of steps."""
-        agent, env, times_ns, clock = self._agent, self._env, self._times_ns, time.perf_counter_ns
-        observation, begins, n = self._observation, self._begins, 0
-        deadline_ns = clock() + int(seconds * 1e9)
-        while n + STEPS_BETWEEN_ADOPTIONS <= _MOST_STEPS and clock() < deadline_ns:
-            for k in range(STEPS_BETWEEN_ADOPTIONS):
-                began_ns = clock()
-                if begins:
-                    agent.reset()
-                elif k == 0:
-                    agent.adopt()
-                observation, _, terminated, truncated, _ = env.step(agent.act(observation))
-                times_ns[n] = clock() - began_ns
-                n += 1
-                begins = terminated or truncated
-                if begins:
-                    observation, _ = env.reset()
-        self._observation, self._begins = observation, begins
-        return n
+    @property
+    def adopting(self) -> list[Block]:
+        return self.windows[1::2]
 
 
-def run_stepper(connection: Connection, store: Path, logs: Path) -> None:
-    """What the acting process does. It logs as an actor does: a line for each adoption, into a file."""
-    set_up_logging("actor-0", logs, terminal_level="ERROR")
-    serve(connection, Stepper(store))
-
-
-def measure_step_times(rounds: int, block_s: float) -> list[Row]:
-    """Blocks without, with and without adoptions in turn: the percentiles' ratios, and the steps that were lost."""
+def measure_step_times(rounds: int) -> list[Row]:
+    """The percentiles' ratios, and the steps that were lost."""
     with TemporaryDirectory(prefix="rl-hotswap-benchmark-") as directory:
-        shelf, store, logs = (Path(directory) / name for name in ("shelf", "store", "logs"))
+        shelf, store, elsewhere, logs = (Path(directory) / name for name in ("shelf", "store", "elsewhere", "logs"))
         make_shelf(shelf, versions=_VERSIONS, change=_SMALL_CHANGE)
-        with start_publisher(shelf, store) as publisher, HelperProcess(run_stepper, store, logs) as stepper:
+        with (
+            start_publisher(shelf, store, elsewhere=elsewhere) as publisher,
+            HelperProcess(run_stepper, store, logs) as stepper,
+        ):
             publisher.call("publish")
             _warm_up(publisher, stepper)
-            blocks = [_round(publisher, stepper, block_s) for _ in range(rounds)]
-    return _rows(blocks, block_s)
+            return _rows([_round(publisher, stepper) for _ in range(rounds)])
 
 
 def _warm_up(publisher: HelperProcess, stepper: HelperProcess) -> None:
@@ -116,51 +74,73 @@ def _warm_up(publisher: HelperProcess, stepper: HelperProcess) -> None:
     publisher.call("end")
 
 
-class _Round(NamedTuple):
-    before: Block
-    adopting: Block
-    after: Block
+def _round(publisher: HelperProcess, stepper: HelperProcess) -> _Round:
+    seconds = WINDOWS * WINDOW_S + _QUIET_AFTER_S + _QUIET_WINDOWS * WINDOW_S
+    stepper.ask("act_for", _LEAD_S + seconds + _LEAD_S)
+    time.sleep(_LEAD_S)
+    began_s = publisher.call("alternate", ADOPTIONS_PER_S, WINDOW_S, WINDOWS)
+    stepper.receive()
+    windows = stepper.call("blocks", _edges(began_s, WINDOWS))
+    quiet_s = began_s + WINDOWS * WINDOW_S + _QUIET_AFTER_S
+    return _Round(windows, stepper.call("blocks", _edges(quiet_s, _QUIET_WINDOWS)))
 
 
-def _round(publisher: HelperProcess, stepper: HelperProcess, block_s: float) -> _Round:
-    before = stepper.call("block", block_s)
-    publisher.call("begin", ADOPTIONS_PER_S)
-    adopting = stepper.call("block", block_s)
-    publisher.call("end")
-    return _Round(before, adopting, stepper.call("block", block_s))
+def _edges(began_s: float, windows: int) -> list[float]:
+    return [began_s + k * WINDOW_S for k in range(windows + 1)]
 
 
-def _rows(rounds: Sequence[_Round], block_s: float) -> list[Row]:
+def _rows(rounds: Sequence[_Round]) -> list[Row]:
     how = (
-        f"one CartPole-v1, MLP 64x64, every check on; {len(rounds)} rounds of none, {ADOPTIONS_PER_S:g} a second, "
-        f"none, {block_s:g} s each, in a process of its own beside the publisher's"
+        f"one CartPole-v1, MLP 64x64, every check on, in a process of its own beside the publisher's; {len(rounds)} "
+        f"rounds of {WINDOWS} windows of {WINDOW_S:g} s, in turn with {ADOPTIONS_PER_S:g} adoptions a second and none: "
+        "then as much is published into a store that nobody watches"
     )
     rows = []
-    for name, (_, target) in _PERCENTILES.items():
-        nones = _none_over_none(rounds, name)
-        with_adoptions = [
-            one.adopting.step_us[name] * 2 / (one.before.step_us[name] + one.after.step_us[name]) for one in rounds
-        ]
-        row = Row.of(f"step time with 10 adoptions a second over none, {name}", with_adoptions, "", how, at_most=target)
+    for name in PERCENTILES:
+        nones = _none_over_none(rounds, _step_us(name))
+        adopting = _adopting_over_none(rounds, _step_us(name))
+        row = Row.of(f"step time with 10 adoptions a second over none, {name}", adopting, "", how, at_most=_MOST[name])
         rows.append(within_spread(row, nones))
         rows.append(Row.of(f"step time with none over none, {name}", nones, "", how))
-    rates = [one.adopting.steps_per_s * 2 / (one.before.steps_per_s + one.after.steps_per_s) for one in rounds]
-    lost = [100 * (1 - rate) for rate in rates]
+    lost = _lost(_adopting_over_none(rounds, _steps_per_s))
     rows.append(Row.of("steps lost to 10 adoptions a second", lost, "%", how, at_most=1.0))
-    lost_to_none = [100 * (1 - one.after.steps_per_s / one.before.steps_per_s) for one in rounds]
-    rows.append(Row.of("steps lost to none", lost_to_none, "%", how))
-    rows.append(Row.of("step time with none, p50", [one.before.step_us["p50"] for one in rounds], "us", how))
-    rates = [one.adopting.adoptions / block_s for one in rounds]
+    rows.append(Row.of("steps lost to none", _lost(_none_over_none(rounds, _steps_per_s)), "%", how))
+    beside = [_rate(one.none) / _rate(one.quiet) for one in rounds]
+    rows.append(Row.of("steps lost to 10 publications a second that nobody adopts", _lost(beside), "%", how))
+    times = [block.step_us["p50"] for one in rounds for block in one.none]
+    rows.append(Row.of("step time with none, p50", times, "us", how))
+    rates = [sum(block.adoptions for block in one.adopting) / len(one.adopting) / WINDOW_S for one in rounds]
     rows.append(Row.of("adoptions in a second of these", rates, "1/s", how))
     return rows
 
 
-def _none_over_none(rounds: Sequence[_Round], name: str) -> list[float]:
-    """Each block of none over the mean of the blocks of none around it, as blocks with adoptions are compared."""
-    blocks = [block.step_us[name] for one in rounds for block in (one.before, one.after)]
-    if len(blocks) == 2:
-        return [blocks[1] / blocks[0]]
-    return [2 * here / (before + after) for before, here, after in zip(blocks, blocks[1:], blocks[2:], strict=False)]
+def _adopting_over_none(rounds: Sequence[_Round], value: Callable[[Block], float]) -> list[float]:
+    return [ratio for one in rounds for ratio in _over_neighbours([value(block) for block in one.windows])[::2]]
+
+
+def _none_over_none(rounds: Sequence[_Round], value: Callable[[Block], float]) -> list[float]:
+    return [ratio for one in rounds for ratio in _over_neighbours([value(block) for block in one.none])]
+
+
+def _over_neighbours(values: Sequence[float]) -> list[float]:
+    """Each but the outermost over the mean of the one before and the one after it."""
+    return [2 * here / (before + after) for before, here, after in zip(values, values[1:], values[2:], strict=False)]
+
+
+def _step_us(percentile: str) -> Callable[[Block], float]:
+    return lambda block: block.step_us[percentile]
+
+
+def _steps_per_s(block: Block) -> float:
+    return block.steps_per_s
+
+
+def _lost(ratios: Sequence[float]) -> list[float]:
+    return [100 * (1 - ratio) for ratio in ratios]
+
+
+def _rate(blocks: Sequence[Block]) -> float:
+    return float(np.mean([block.steps_per_s for block in blocks]))
 
 
 def within_spread(row: Row, nones: Sequence[float]) -> Row:

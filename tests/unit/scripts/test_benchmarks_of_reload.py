@@ -114,7 +114,7 @@ def test_reload_in_small() -> None:
     from scripts.benchmarks.torn import measure_torn
     from scripts.benchmarks.watching import measure_watching
 
-    check(measure_step_times(rounds=1, block_s=0.3))
+    check(measure_step_times(rounds=1))
     torn = measure_torn(1_000, Console(), budget_s=60.0)
     check(torn)
     assert torn[0].value == 0
