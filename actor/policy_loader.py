@@ -88,6 +88,7 @@ class PolicyLoader:
         self._draw_wanted = isinstance(follow, History)
         self._wake = WakeUp()
         self._news = WakeUp()
+        self._is_waited_for = False
         self._scout = scout
         self._turn = threading.Lock()  # whose holder may move versions
         self._closing = False
@@ -139,7 +140,9 @@ class PolicyLoader:
 
     def wait_for_news(self, timeout_s: float) -> None:
         """Return when something became ready or failed, after ``timeout_s`` at the latest."""
+        self._is_waited_for = True
         self._news.wait(timeout_s)
+        self._is_waited_for = False
         self._news.clear()
 
     def holds(self, version: int) -> bool:
@@ -302,7 +305,7 @@ class PolicyLoader:
                 self._manager.offer(result.policy)
             else:
                 self._canary.place(result.policy)
-        if self._scout is not None:
+        if self._scout is not None and not self._is_waited_for:
             self._scout.loaded(time.monotonic() - began_s)
         self._news.set()
 

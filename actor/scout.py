@@ -35,7 +35,7 @@ WORTH_S = 0.5
 """What a scout takes of a core until it is ready: an interpreter, imports, and to compile the program."""
 LATE_S = 1.0
 _REST_S = 30.0
-_MOST_FLOATS = 2**20  # copying 4 MB takes a few tenths of a millisecond, as long as a scout saves
+_MOST_FLOATS = 2**19  # to copy and to sum up 2 MB takes the acting thread as long as a scout saves it
 
 
 class Scout:
@@ -72,7 +72,7 @@ class Scout:
     # What the loader's thread calls.
 
     def loaded(self, load_s: float) -> None:
-        """A version of a program that was there took ``load_s`` to load, on the actor's account."""
+        """A version took ``load_s`` to load here, while this process might have acted."""
         self._spent_s += min(load_s, PATIENCE_S)
 
     def keep(self, wake: WakeUp, news: WakeUp) -> bool:

@@ -143,6 +143,4 @@ def _slot_bytes(block_floats: int) -> int:
 
 def _sum(number: int, version: int, text: bytes, block: np.ndarray) -> int:
     """Cheap, and enough: what is looked for is half of one version beside half of another, and no malice."""
-    numbers = int(block.view(np.uint32).sum(dtype=np.uint64))
-    rest = zlib.crc32(text, number & 0xFFFFFFFF) * (version + 1)
-    return (numbers * 31 + rest * 2**16) & _MASK
+    return (zlib.adler32(block.data, zlib.crc32(text)) ^ number << 20 ^ version << 40) & _MASK

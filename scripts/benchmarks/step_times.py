@@ -36,7 +36,7 @@ _PARTS = 5  # of the run, each with its own median of none over none
 _MOST = {"p50": 1.02, "p99": 1.05, "p99.9": 1.10}
 
 
-class _Round(NamedTuple):
+class Round(NamedTuple):
     """Windows in the order of time: of none, of adoptions, of none, …; and quiet ones, without any publication."""
 
     windows: list[Block]
@@ -74,7 +74,7 @@ def _warm_up(publisher: HelperProcess, stepper: HelperProcess) -> None:
     publisher.call("end")
 
 
-def _round(publisher: HelperProcess, stepper: HelperProcess) -> _Round:
+def _round(publisher: HelperProcess, stepper: HelperProcess) -> Round:
     seconds = WINDOWS * WINDOW_S + _QUIET_AFTER_S + _QUIET_WINDOWS * WINDOW_S
     stepper.ask("act_for", _LEAD_S + seconds + _LEAD_S)
     time.sleep(_LEAD_S)
@@ -82,14 +82,14 @@ def _round(publisher: HelperProcess, stepper: HelperProcess) -> _Round:
     stepper.receive()
     windows = stepper.call("blocks", _edges(began_s, WINDOWS))
     quiet_s = began_s + WINDOWS * WINDOW_S + _QUIET_AFTER_S
-    return _Round(windows, stepper.call("blocks", _edges(quiet_s, _QUIET_WINDOWS)))
+    return Round(windows, stepper.call("blocks", _edges(quiet_s, _QUIET_WINDOWS)))
 
 
 def _edges(began_s: float, windows: int) -> list[float]:
     return [began_s + k * WINDOW_S for k in range(windows + 1)]
 
 
-def _rows(rounds: Sequence[_Round]) -> list[Row]:
+def _rows(rounds: Sequence[Round]) -> list[Row]:
     how = (
         f"one CartPole-v1, MLP 64x64, every check on, in a process of its own beside the publisher's; {len(rounds)} "
         f"rounds of {WINDOWS} windows of {WINDOW_S:g} s, in turn with {ADOPTIONS_PER_S:g} adoptions a second and none: "
@@ -97,14 +97,14 @@ def _rows(rounds: Sequence[_Round]) -> list[Row]:
     )
     rows = []
     for name in PERCENTILES:
-        nones = _none_over_none(rounds, _step_us(name))
-        adopting = _adopting_over_none(rounds, _step_us(name))
+        nones = none_over_none(rounds, _step_us(name))
+        adopting = adopting_over_none(rounds, _step_us(name))
         row = Row.of(f"step time with 10 adoptions a second over none, {name}", adopting, "", how, at_most=_MOST[name])
         rows.append(within_spread(row, nones))
         rows.append(Row.of(f"step time with none over none, {name}", nones, "", how))
-    lost = _lost(_adopting_over_none(rounds, _steps_per_s))
+    lost = _lost(adopting_over_none(rounds, _steps_per_s))
     rows.append(Row.of("steps lost to 10 adoptions a second", lost, "%", how, at_most=1.0))
-    rows.append(Row.of("steps lost to none", _lost(_none_over_none(rounds, _steps_per_s)), "%", how))
+    rows.append(Row.of("steps lost to none", _lost(none_over_none(rounds, _steps_per_s)), "%", how))
     beside = [_rate(one.none) / _rate(one.quiet) for one in rounds]
     rows.append(Row.of("steps lost to 10 publications a second that nobody adopts", _lost(beside), "%", how))
     times = [block.step_us["p50"] for one in rounds for block in one.none]
@@ -114,11 +114,13 @@ def _rows(rounds: Sequence[_Round]) -> list[Row]:
     return rows
 
 
-def _adopting_over_none(rounds: Sequence[_Round], value: Callable[[Block], float]) -> list[float]:
+def adopting_over_none(rounds: Sequence[Round], value: Callable[[Block], float]) -> list[float]:
+    """For each window of adoptions, its value over the mean of those of the windows of none beside it."""
     return [ratio for one in rounds for ratio in _over_neighbours([value(block) for block in one.windows])[::2]]
 
 
-def _none_over_none(rounds: Sequence[_Round], value: Callable[[Block], float]) -> list[float]:
+def none_over_none(rounds: Sequence[Round], value: Callable[[Block], float]) -> list[float]:
+    """The same among the windows of none."""
     return [ratio for one in rounds for ratio in _over_neighbours([value(block) for block in one.none])]
 
 

@@ -19,7 +19,7 @@ from shared.policy_store import LocalPolicyStore, version_name
 from tests.agent_policies import eager, exporter, local_store, make_policy, publish, publish_seed, quiet_noise
 from tests.bad_versions import publish_spoilt
 from tests.signature_attacks import KEY, OTHER_KEY
-from tests.waiting import until
+from tests.waiting import Running, until
 
 OBSERVATIONS = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
 Scouted = Callable[..., Agent]
@@ -200,7 +200,7 @@ import numpy as np
 from actor import scout
 from actor.agent import Agent
 from shared.policy_store import LocalPolicyStore
-from tests.waiting import until
+from tests.waiting import Running, until
 
 scout.WORTH_S = 0.0
 agent = Agent(LocalPolicyStore(Path(sys.argv[1])), num_envs=None)
@@ -234,6 +234,25 @@ def test_short_runs_start_none(store: LocalPolicyStore) -> None:
         for seed in range(1, 6):
             _adopts(agent, publish_seed(store, seed, onnx=True).version, seed)
         assert not agent.is_scouted
+
+
+def test_who_waits_for_each_version_starts_none(store: LocalPolicyStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loads take nothing from acting there."""
+    monkeypatch.setattr(scout, "WORTH_S", 1e-9)
+    publish_seed(store, 0, onnx=True)
+    with Agent(store, num_envs=3, deterministic=True) as agent:
+        agent.reset()
+        for version in range(1, 4):
+            waiting = Running(agent.wait_for_version, version, 20.0)
+            until(lambda: agent._loader._is_waited_for)
+            publish_seed(store, version, onnx=True)
+            assert waiting.join()
+            _adopts(agent, version, seed=version)
+        assert agent._loader._scout is not None
+        assert agent._loader._scout._spent_s == 0.0
+        publish_seed(store, 4, onnx=True)
+        _adopts(agent, 4, seed=4)
+        until(lambda: agent._loader._scout._spent_s > 0.0)  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("settings", [{"follow": "history:0.5"}, {"synchronous": True}, {"canary": 0.5}])

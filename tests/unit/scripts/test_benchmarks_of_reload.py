@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 from rich.console import Console
@@ -20,7 +21,8 @@ from scripts.benchmarks.helper_process import HelperProcess
 from scripts.benchmarks.many_versions import add_versions
 from scripts.benchmarks.row import Row
 from scripts.benchmarks.shelf import make_shelf, read_shelf
-from scripts.benchmarks.step_times import within_spread
+from scripts.benchmarks.step_times import Round, adopting_over_none, none_over_none, within_spread
+from scripts.benchmarks.stepper import STEPS_BETWEEN_ADOPTIONS, Block, Stepper
 from scripts.benchmarks.torn import derive, weights_of
 from scripts.child_process import CHECKOUT, child_environment
 from shared.command_line import INTERRUPTED
@@ -96,6 +98,32 @@ def test_only_what_lies_among_medians_of_none_counts_as_none() -> None:
 def test_what_there_is_no_time_for_is_left_out() -> None:
     assert Budget(1e6).lack(10.0) is None
     assert "are left" in (Budget(0.0).lack(10.0) or "")
+
+
+def test_steps_are_told_apart_by_when_they_began(tmp_path: Path) -> None:
+    make_shelf(tmp_path, versions=1, change=0.0, onnx_alone=True)
+    stepper = Stepper(tmp_path)
+    stepper.act_for(0.2)
+    began_ns = stepper._began_ns[: stepper._steps]
+    assert (np.diff(began_ns) > 0).all()
+    assert stepper._steps % STEPS_BETWEEN_ADOPTIONS == 0
+    middle_s = int(began_ns[100]) / 1e9
+    first, second = stepper.blocks([int(began_ns[0]) / 1e9, middle_s, middle_s + 10.0])
+    assert first.steps_per_s * (middle_s - int(began_ns[0]) / 1e9) == pytest.approx(100, abs=1)
+    assert second.steps_per_s * 10.0 == pytest.approx(stepper._steps - 100, abs=1)
+    assert first.step_us["p50"] <= first.step_us["p99"] <= first.step_us["p99.9"]
+    assert (first.adoptions, second.adoptions) in ((1, 0), (0, 1), (0, 0))
+    stepper._agent.close()
+
+
+def test_each_window_is_compared_with_those_beside_it() -> None:
+    """Speed that drifts does not matter, what differs between the two kinds does."""
+    windows = [
+        Block({}, rate * (1.0 if k % 2 == 0 else 0.9), 0) for k, rate in enumerate((100.0, 110.0, 120.0, 130.0, 140.0))
+    ]
+    one = Round(windows, [])
+    assert adopting_over_none([one, one], lambda block: block.steps_per_s) == pytest.approx([0.9] * 4)
+    assert none_over_none([one, one], lambda block: block.steps_per_s) == pytest.approx([1.0] * 2)
 
 
 def fail(_connection: object) -> None:
