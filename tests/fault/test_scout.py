@@ -111,7 +111,9 @@ def test_a_version_that_lost_a_file_is_tried_again(store: LocalPolicyStore, scou
     _adopts(agent, bad, seed=1)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=lambda number: number.name)
+@pytest.mark.parametrize(
+    "number", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.slow)], ids=lambda number: number.name
+)
 def test_without_it_the_actor_sees_to_everything(
     store: LocalPolicyStore, scouted: Scouted, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -126,6 +128,7 @@ def test_without_it_the_actor_sees_to_everything(
     _adopts(agent, publish_seed(store, 2, onnx=True).version, seed=2)
 
 
+@pytest.mark.slow
 def test_another_program_is_loaded_here_and_gets_a_scout_of_its_own(
     store: LocalPolicyStore, scouted: Scouted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -215,7 +218,7 @@ if sys.argv[2] == "acts":
 """
 
 
-@pytest.mark.parametrize("end", ["closes", "ends", "acts"])
+@pytest.mark.parametrize("end", [*(pytest.param(end, marks=pytest.mark.slow) for end in ("closes", "ends")), "acts"])
 def test_it_ends_with_its_actor(store: LocalPolicyStore, end: str) -> None:
     publish_seed(store, 0, onnx=True)
     command = [sys.executable, "-c", _ACTOR, str(store.path), end]
