@@ -92,4 +92,6 @@ def read_row_program(graph: bytes, outputs: Sequence[int] | None = None) -> RowP
 
 @functools.lru_cache(maxsize=4)
 def _compile(graph: bytes, outputs: tuple[int, ...] | None) -> CompiledProgram:
-    return CompiledProgram(read_row_program(graph, outputs))
+    compiled = CompiledProgram(read_row_program(graph, outputs))
+    compiled.machine_code(is_brief=True)  # most calls are: what LLVM refuses is known before the first
+    return compiled
