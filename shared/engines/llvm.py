@@ -14,7 +14,9 @@ import numpy as np
 from shared.engines.engine import EngineKind
 from shared.engines.onnx_graph import check_external_initializers, external_initializers, keep_outputs
 from shared.errors import PolicyOutputError
+from shared.output_bounds import Bounds, InBounds
 from shared.program_digest import onnx_program_digest
+from shared.row_compiler.bounded_outputs import bounded
 from shared.row_compiler.compiled_program import CompiledProgram, RowCall, check_size
 from shared.row_compiler.graph_reader import read_graph
 from shared.row_compiler.row_program import RowProgram
@@ -29,17 +31,23 @@ class LlvmEngine:
     kind: EngineKind = "llvm"
 
     def __init__(
-        self, graph: bytes, weights: Mapping[str, np.ndarray], *, outputs: Sequence[int] | None = None
+        self,
+        graph: bytes,
+        weights: Mapping[str, np.ndarray],
+        *,
+        outputs: Sequence[int] | None = None,
+        bounds: Sequence[Bounds] | None = None,
     ) -> None:
         """Raises ProgramUnsupported for a graph that is not of this engine, ProgramError for what is no graph of ours,
         WeightsError where ``weights`` lack an initializer, or have another shape or dtype than it.
 
-        What ``outputs`` do not need is not computed.
+        What ``outputs`` do not need is not computed. ``bounds``, one for each of them, are checked by the code.
         """
         self.program_digest = onnx_program_digest(graph)
         self._layout = {name: np.broadcast_to(np.empty((), a.dtype), a.shape) for name, a in weights.items()}
         check_external_initializers(graph, weights)
-        self._compiled = _compile(graph, None if outputs is None else tuple(outputs))
+        self._bounds = () if bounds is None else tuple(bounds)
+        self._compiled = _compile(graph, None if outputs is None else tuple(outputs), self._bounds)
         self._block = self._compiled.make_block()
         self._calls: dict[int, RowCall] = {}
         self.load_weights(weights)
@@ -58,7 +66,10 @@ class LlvmEngine:
         return twin
 
     def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """See Engine. Raises PolicyOutputError for inputs of another dtype or shape than the graph's."""
+        """See Engine. Raises PolicyOutputError for inputs of another dtype or shape than the graph's.
+
+        The outputs are ``InBounds`` where the code found them to be.
+        """
         try:
             rows = inputs[0].shape[0]
             call = self._calls.get(rows) or self._prepare(rows)
@@ -69,8 +80,9 @@ class LlvmEngine:
                 buffer[...] = array
         except (IndexError, TypeError, ValueError) as error:
             raise PolicyOutputError(f"inputs that do not fit the program: {error}") from error
-        call.run(call.table)
-        return [buffer.copy() for buffer in call.outputs]
+        are_in_bounds = call.run(call.table)
+        outputs = [buffer.copy() for buffer in call.outputs]
+        return InBounds(outputs, self._bounds) if are_in_bounds else outputs
 
     def _prepare(self, rows: int) -> RowCall:
         if len(self._calls) >= _MOST_CALLS:
@@ -91,7 +103,7 @@ def read_row_program(graph: bytes, outputs: Sequence[int] | None = None) -> RowP
 
 
 @functools.lru_cache(maxsize=4)
-def _compile(graph: bytes, outputs: tuple[int, ...] | None) -> CompiledProgram:
-    compiled = CompiledProgram(read_row_program(graph, outputs))
+def _compile(graph: bytes, outputs: tuple[int, ...] | None, bounds: tuple[Bounds, ...]) -> CompiledProgram:
+    compiled = CompiledProgram(bounded(read_row_program(graph, outputs), bounds))
     compiled.machine_code(is_brief=True)  # most calls are: what LLVM refuses is known before the first
     return compiled

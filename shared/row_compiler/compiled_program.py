@@ -62,7 +62,8 @@ class CompiledProgram:
 class RowCall:
     """Arrays for up to ``room`` rows, and the table that tells the code where they are. Not for two threads at a time.
 
-    To call it: write ``inputs``, then ``run(table)``, then read ``outputs``.
+    To call it: write ``inputs``, then ``run(table)``, then read ``outputs``. It returns what the code does: 1 where
+    all outputs were found to be within their bounds, else 0.
     """
 
     def __init__(self, compiled: CompiledProgram, block: np.ndarray, room: int) -> None:

@@ -13,7 +13,7 @@ _OPTIMISATION = 3
 
 
 class MachineCode:
-    """A compiled function that takes one address. The code lives as long as this object."""
+    """A compiled function from an address to a small number. The code lives as long as this object."""
 
     def __init__(self, text: str, name: str) -> None:
         """Raises ProgramUnsupported where LLVM does not know how to."""
@@ -27,9 +27,9 @@ class MachineCode:
         except RuntimeError as error:
             raise ProgramUnsupported(f"LLVM: {error}") from error
         address = self._engine.get_function_address(name)
-        self.call: Callable[[int], None] = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address)
+        self.call: Callable[[int], int] = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p)(address)
         """Does not hold the GIL meanwhile."""
-        self.brief_call: Callable[[int], None] = ctypes.PYFUNCTYPE(None, ctypes.c_void_p)(address)
+        self.brief_call: Callable[[int], int] = ctypes.PYFUNCTYPE(ctypes.c_int32, ctypes.c_void_p)(address)
         """Holds the GIL: giving it up and taking it back may cost more than a short call, above all where another
         thread wants it, which is woken each time and comes too late."""
 

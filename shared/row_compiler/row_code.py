@@ -6,7 +6,7 @@ one row as it comes. Hence most steps are written once for both.
 
 The function takes one pointer, to a table of 64-bit words: how many blocks of sixteen rows; how many single rows after
 them; where the packed weights are; where the scratch memory is; then where each input and output is. Weights and
-scratch begin at a multiple of 64 bytes.
+scratch begin at a multiple of 64 bytes. It returns 1 where all outputs were found to be within their bounds, else 0.
 """
 
 from collections.abc import Mapping
@@ -18,6 +18,7 @@ from shared.row_compiler.emitter import INT64, LANES, POINTER, Emitter
 from shared.row_compiler.registers import Registers
 from shared.row_compiler.row_program import RowProgram
 from shared.row_compiler.single_row import SingleRow
+from shared.row_compiler.vector_math import INT32
 
 FUNCTION_NAME = "run"
 
@@ -45,12 +46,13 @@ def row_code(program: RowProgram, places: Mapping[int, int], registers: Register
     ``registers``: those of the processor that it may use. They change no bit of the results.
     """
     module = ir.Module(FUNCTION_NAME)
-    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [POINTER]), FUNCTION_NAME)
+    function = ir.Function(module, ir.FunctionType(INT32, [POINTER]), FUNCTION_NAME)
     function.attributes = _Attributes(_WIDTH.format(registers.bits))
     code = Emitter(ir.IRBuilder(function.append_basic_block()), function.args[0])
     b, sums = code.builder, registers.sums_at_once
     in_blocks = b.mul(code.blocks, INT64(LANES))
     code.each(code.blocks, lambda i: BlockRows(program, places, code, b.mul(i, INT64(LANES)), sums).emit())
     code.each(code.singles, lambda i: SingleRow(program, places, code, b.add(in_blocks, i)).emit())
-    b.ret_void()
+    is_checked = any(output.low is not None for output in program.outputs)
+    b.ret(code.all_kept() if is_checked else INT32(0))
     return str(module)
