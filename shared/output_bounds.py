@@ -1,5 +1,6 @@
 """What each output of a policy may hold: finite numbers, and actions that exist. For programs that check that."""
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -26,13 +27,11 @@ class Bounds(NamedTuple):
 
 
 class InBounds(list[np.ndarray]):
-    """Outputs that the program itself found to be within ``bounds``, every number of them."""
+    """Outputs that the program itself found to be within ``bounds``, every number of them. Whoever makes it says so."""
 
     __slots__ = ("bounds",)
 
-    def __init__(self, outputs: Sequence[np.ndarray], bounds: Sequence[Bounds]) -> None:
-        super().__init__(outputs)
-        self.bounds = bounds
+    bounds: Sequence[Bounds]
 
 
 def output_bounds(signature: PolicySignature) -> tuple[Bounds, ...]:
@@ -40,6 +39,7 @@ def output_bounds(signature: PolicySignature) -> tuple[Bounds, ...]:
     return tuple(_bounds(signature.action, spec) for spec in signature.outputs)
 
 
+@functools.lru_cache(maxsize=64)  # what is the same object is compared at once
 def _bounds(action: ActionSpec, spec: TensorSpec) -> Bounds:
     low: Sequence[float] = (-_LARGEST,)
     high: Sequence[float] = (_LARGEST,)

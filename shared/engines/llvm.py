@@ -73,16 +73,17 @@ class LlvmEngine:
         try:
             rows = inputs[0].shape[0]
             call = self._calls.get(rows) or self._prepare(rows)
-            for buffer, array in zip(call.inputs, inputs, strict=True):
-                if array.dtype != buffer.dtype or array.shape != buffer.shape:  # numpy would broadcast
-                    found = f"{array.dtype} {array.shape}"
-                    raise TypeError(f"expected {buffer.dtype} {buffer.shape}, found {found}")
+            for (buffer, dtype, shape), array in zip(call.slots, inputs, strict=True):
+                if array.dtype != dtype or array.shape != shape:  # numpy would broadcast
+                    raise TypeError(f"expected {dtype} {shape}, found {array.dtype} {array.shape}")
                 buffer[...] = array
         except (IndexError, TypeError, ValueError) as error:
             raise PolicyOutputError(f"inputs that do not fit the program: {error}") from error
-        are_in_bounds = call.run(call.table)
-        outputs = [buffer.copy() for buffer in call.outputs]
-        return InBounds(outputs, self._bounds) if are_in_bounds else outputs
+        if not call.run(call.table):
+            return [buffer.copy() for buffer in call.outputs]
+        outputs = InBounds([buffer.copy() for buffer in call.outputs])
+        outputs.bounds = self._bounds
+        return outputs
 
     def _prepare(self, rows: int) -> RowCall:
         if len(self._calls) >= _MOST_CALLS:

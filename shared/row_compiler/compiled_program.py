@@ -62,8 +62,8 @@ class CompiledProgram:
 class RowCall:
     """Arrays for up to ``room`` rows, and the table that tells the code where they are. Not for two threads at a time.
 
-    To call it: write ``inputs``, then ``run(table)``, then read ``outputs``. It returns what the code does: 1 where
-    all outputs were found to be within their bounds, else 0.
+    To call it: write ``inputs`` (``slots`` has them with their dtypes and shapes), then ``run(table)``, then read
+    ``outputs``. It returns what the code does: 1 where all outputs were found to be within their bounds, else 0.
     """
 
     def __init__(self, compiled: CompiledProgram, block: np.ndarray, room: int) -> None:
@@ -81,16 +81,19 @@ class RowCall:
         self.room = room
         self.run = self._code.brief_call if is_brief else self._code.call
         self.table = _address(self._words)
-        self.inputs = [array[:room] for array in self._inputs]
-        self.outputs = [array[:room] for array in self._outputs]
+        self._lay_out(room)
 
     def use(self, rows: int) -> None:
         """From now on calls are for ``rows`` rows, which is no more than there is room for."""
         if rows > self.room:
             raise ValueError(f"expected at most {self.room} rows, found {rows}")
         self._words[:2] = blocks_and_singles(rows)
+        self._lay_out(rows)
+
+    def _lay_out(self, rows: int) -> None:
         self.inputs = [array[:rows] for array in self._inputs]
         self.outputs = [array[:rows] for array in self._outputs]
+        self.slots = [(array, array.dtype, array.shape) for array in self.inputs]
 
 
 def _pack(block: np.ndarray, part: Packed, weights: Mapping[str, np.ndarray]) -> None:

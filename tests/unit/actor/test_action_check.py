@@ -1,10 +1,12 @@
 """The check passes what a policy may answer and names what it may not, at one row and at many."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 
 from actor.action_check import action_check
-from shared.output_bounds import InBounds, output_bounds
+from shared.output_bounds import Bounds, InBounds, output_bounds
 from shared.policy_signature import PolicySignature, TensorSpec, acting_signature
 from shared.probe import make_inputs
 from shared.spaces import ActionSpec
@@ -29,6 +31,12 @@ def _fault(
 ) -> str | None:
     outputs = _outputs(signature, batch_size) | changes
     return action_check(signature, batch_size)([outputs[name] for name in signature.output_names], mask)
+
+
+def _in_bounds(outputs: list[np.ndarray], bounds: Sequence[Bounds]) -> InBounds:
+    found = InBounds(outputs)
+    found.bounds = bounds
+    return found
 
 
 def _last_row(signature: PolicySignature, batch_size: int, name: str, value: float) -> dict[str, np.ndarray]:
@@ -154,7 +162,7 @@ def test_what_a_program_found_in_bounds_is_not_checked_again(batch_size: int) ->
     check = action_check(signature, batch_size)
     outputs = list((_outputs(signature, batch_size) | _last_row(signature, batch_size, "log_prob", np.nan)).values())
     assert check(outputs, None) is not None
-    assert check(InBounds(outputs, output_bounds(signature)), None) is None, "the program's word is taken"
+    assert check(_in_bounds(outputs, output_bounds(signature)), None) is None, "the program's word is taken"
 
 
 @pytest.mark.parametrize("batch_size", BATCHES)
@@ -164,10 +172,10 @@ def test_a_programs_word_counts_for_these_bounds_and_rows_only(batch_size: int) 
     check = action_check(signature, batch_size)
     outputs = list((_outputs(signature, batch_size) | _last_row(signature, batch_size, "action", 3)).values())
     more = acting_signature(VECTOR, ActionSpec("discrete", "int64", (), (4,), (0,)))
-    assert check(InBounds(outputs, output_bounds(more)), None) is not None
-    assert check(InBounds(outputs[:2], output_bounds(signature)[:2]), None) is not None
+    assert check(_in_bounds(outputs, output_bounds(more)), None) is not None
+    assert check(_in_bounds(outputs[:2], output_bounds(signature)[:2]), None) is not None
     one_row_more = [np.concatenate([output, output[:1]]) for output in _outputs(signature, batch_size).values()]
-    fault = check(InBounds(one_row_more, output_bounds(signature)), None)
+    fault = check(_in_bounds(one_row_more, output_bounds(signature)), None)
     assert fault is not None
     assert "its signature promises" in fault
 
@@ -177,7 +185,7 @@ def test_what_is_in_bounds_may_still_be_masked(batch_size: int) -> None:
     signature = acting_signature(VECTOR, ACTIONS["discrete"], masked=True)
     mask = np.ones((batch_size, 3), np.bool_)
     mask[-1, 0] = False
-    outputs = InBounds(list(_outputs(signature, batch_size).values()), output_bounds(signature))
+    outputs = _in_bounds(list(_outputs(signature, batch_size).values()), output_bounds(signature))
     fault = action_check(signature, batch_size)(outputs, mask)
     assert fault is not None
     assert fault.endswith("which the action mask forbids")
