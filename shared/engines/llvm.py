@@ -17,11 +17,12 @@ from shared.errors import PolicyOutputError
 from shared.output_bounds import Bounds, InBounds
 from shared.program_digest import onnx_program_digest
 from shared.row_compiler.bounded_outputs import bounded
-from shared.row_compiler.compiled_program import CompiledProgram, RowCall, check_size
+from shared.row_compiler.compiled_program import CompiledProgram, RowCall, Slot, check_size
 from shared.row_compiler.graph_reader import read_graph
 from shared.row_compiler.row_program import RowProgram
 from shared.weights import check_finite, check_layout
 
+_copy = np.ndarray.copy
 _MOST_CALLS = 8  # batch sizes in use at once: an actor has one, a pool of them a few
 
 
@@ -73,15 +74,13 @@ class LlvmEngine:
         try:
             rows = inputs[0].shape[0]
             call = self._calls.get(rows) or self._prepare(rows)
-            for (buffer, dtype, shape), array in zip(call.slots, inputs, strict=True):
-                if array.dtype != dtype or array.shape != shape:  # numpy would broadcast
-                    raise TypeError(f"expected {dtype} {shape}, found {array.dtype} {array.shape}")
-                buffer[...] = array
+            if not _wrote_two(call.slots, inputs):
+                _write(call.slots, inputs)
         except (IndexError, TypeError, ValueError) as error:
             raise PolicyOutputError(f"inputs that do not fit the program: {error}") from error
         if not call.run(call.table):
-            return [buffer.copy() for buffer in call.outputs]
-        outputs = InBounds([buffer.copy() for buffer in call.outputs])
+            return list(map(_copy, call.outputs))
+        outputs = InBounds(map(_copy, call.outputs))
         outputs.bounds = self._bounds
         return outputs
 
@@ -90,6 +89,26 @@ class LlvmEngine:
             self._calls.clear()
         self._calls[rows] = RowCall(self._compiled, self._block, rows)
         return self._calls[rows]
+
+
+def _write(slots: Sequence[Slot], inputs: Sequence[np.ndarray]) -> None:
+    """Raises TypeError for an array that does not fit, ValueError for more or fewer of them."""
+    for (buffer, dtype, shape), array in zip(slots, inputs, strict=True):
+        if array.dtype != dtype or array.shape != shape:  # numpy would broadcast
+            raise TypeError(f"expected {dtype} {shape}, found {array.dtype} {array.shape}")
+        buffer[...] = array
+
+
+def _wrote_two(slots: Sequence[Slot], inputs: Sequence[np.ndarray]) -> bool:
+    """``_write`` in half the time, for what nearly every policy takes: one observation, and noise. False for others."""
+    if len(slots) != 2 or len(inputs) != 2:
+        return False
+    ((to_x, x_dtype, x_shape), (to_y, y_dtype, y_shape)), (x, y) = slots, inputs
+    if x.dtype != x_dtype or x.shape != x_shape or y.dtype != y_dtype or y.shape != y_shape:
+        return False
+    to_x[...] = x
+    to_y[...] = y
+    return True
 
 
 def read_row_program(graph: bytes, outputs: Sequence[int] | None = None) -> RowProgram:

@@ -1,6 +1,7 @@
 """A row program as machine code, and what it needs to run: packed weights, and arrays to read and write."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -11,6 +12,9 @@ from shared.row_compiler.registers import Registers
 from shared.row_compiler.row_code import FUNCTION_NAME, blocks_and_singles, row_code
 from shared.row_compiler.row_program import Packed, RowProgram
 from shared.row_compiler.scratch import plan_scratch
+
+Slot = tuple[np.ndarray, np.dtype[Any], tuple[int, ...]]
+"""An array to write an input to, its dtype and its shape: asked for at each call, they take as long as the writing."""
 
 # Rows times weights: up to about fifty microseconds. That is far below what threads of Python wait for each other
 # anyway, and about where longer vectors begin to be worth what they cost (see ``processor_registers``).
@@ -93,7 +97,7 @@ class RowCall:
     def _lay_out(self, rows: int) -> None:
         self.inputs = [array[:rows] for array in self._inputs]
         self.outputs = [array[:rows] for array in self._outputs]
-        self.slots = [(array, array.dtype, array.shape) for array in self.inputs]
+        self.slots: list[Slot] = [(array, array.dtype, array.shape) for array in self.inputs]
 
 
 def _pack(block: np.ndarray, part: Packed, weights: Mapping[str, np.ndarray]) -> None:

@@ -159,6 +159,45 @@ def test_inputs_of_another_dtype_or_shape_are_refused(spoil: object, is_seen_bef
     assert before is None or _same(engine.run(inputs), before)
 
 
+def _sum_of_two() -> LlvmEngine:
+    specs: dict[str, Spec] = {"x": ("float32", (3,)), "noise": ("float32", (3,))}
+    nodes = [node("Add", "x noise", "y")]
+    return LlvmEngine(graph(nodes, inputs=specs, outputs={"y": ("float32", (3,))}), {})
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda x, noise: [x.astype(np.float64), noise],
+        lambda x, noise: [x, noise.astype(np.float64)],
+        lambda x, noise: [x[:, :1], noise],
+        lambda x, noise: [x, noise[:, :1]],
+        lambda x, noise: [x, noise[:1]],
+        lambda x, noise: [x],
+        lambda x, noise: [x, noise, noise],
+    ],
+    ids=["float64", "second float64", "narrow", "second narrow", "one row", "one input", "three"],
+)
+def test_two_inputs_are_held_to_the_same(spoil: object) -> None:
+    engine = _sum_of_two()
+    x, noise = np.random.default_rng(0).standard_normal((2, 5, 3)).astype(np.float32)
+    assert _same(engine.run([x, noise]), [x + noise])
+    with pytest.raises(PolicyOutputError, match="do not fit the program"):
+        engine.run(spoil(x, noise))  # type: ignore[operator]
+    assert _same(engine.run([noise, noise]), [noise + noise])
+
+
+def test_outputs_are_the_callers_own() -> None:
+    """Whether in bounds or not: what was given out is not written to again."""
+    x = np.ones((5, 3), np.float32)
+    engine = _sum_of_two()
+    given = engine.run([x, x])[0]
+    engine.run([np.full_like(x, 7.0), x])
+    assert (given == 2.0).all()
+    given[...] = 9.0
+    assert _same(engine.run([x, x]), [x + x])
+
+
 @pytest.mark.parametrize("count", [1, 3, 16, 20])
 def test_nan_goes_in_and_comes_out_in_its_row_alone(count: int) -> None:
     engine = LlvmEngine(policy(), weights())
