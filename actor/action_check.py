@@ -1,7 +1,8 @@
 """Checks what a policy answered before an environment sees it: finite, in the action space, legal under the mask.
 
-It runs at every act, so everything that can be decided beforehand is, and the checks themselves are one or two
-vectorised calls for each output, into memory that is allocated once.
+It runs at every act, so everything that can be decided beforehand is. Where the program has found its outputs to be in
+bounds, that is not done again; else the checks are one or two vectorised calls for each output, into memory that is
+allocated once.
 """
 
 import math
@@ -9,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from shared.output_bounds import InBounds, box_limits, cardinalities, output_bounds
 from shared.policy_signature import PolicySignature
 from shared.spaces import ActionSpec
 
@@ -18,9 +20,6 @@ Check = Callable[[Outputs, np.ndarray | None], str | None]
 
 _Test = Callable[[np.ndarray], bool]
 
-# An env_action was clipped or squashed inside the policy, in float32: it may stand beside its bound by that rounding.
-_BOUND_RTOL = 1e-6
-
 
 def action_check(signature: PolicySignature, batch_size: int) -> Check:
     """The check for programs of ``signature`` that are called with ``batch_size`` rows."""
@@ -28,13 +27,21 @@ def action_check(signature: PolicySignature, batch_size: int) -> Check:
     tests = [_test(signature.action, spec.role, shape) for spec, shape in zip(signature.outputs, shapes, strict=True)]
     action_at = signature.output_position("action") or 0
     is_legal = _legality(signature.action, batch_size)
+    bounds = output_bounds(signature)
 
-    def check(outputs: Outputs, mask: np.ndarray | None) -> str | None:
+    def find_fault(outputs: Outputs) -> str | None:
         if [output.shape for output in outputs] != shapes:
             return f"outputs of shapes {[output.shape for output in outputs]}; its signature promises {shapes}"
         for i, test in enumerate(tests):
             if not test(outputs[i]):
                 return f"{signature.outputs[i].name} {_quote(outputs[i])}, which is not in {_describe(signature, i)}"
+        return None
+
+    def check(outputs: Outputs, mask: np.ndarray | None) -> str | None:
+        # Bounds are compared since an engine may have been made for a version whose action space was another one.
+        is_known = isinstance(outputs, InBounds) and outputs.bounds == bounds and len(outputs[0]) == batch_size
+        if not is_known and (fault := find_fault(outputs)) is not None:
+            return fault
         if mask is not None and not is_legal(outputs[action_at], mask):
             return f"action {_quote(outputs[action_at])}, which the action mask forbids"
         return None
@@ -44,7 +51,7 @@ def action_check(signature: PolicySignature, batch_size: int) -> Check:
 
 def _test(action: ActionSpec, role: str, shape: tuple[int, ...]) -> _Test:
     if role == "action" and action.kind != "box":
-        return _below(_cardinalities(action), shape)
+        return _below(cardinalities(action), shape)
     if role == "env_action":
         return _in_box(action, shape) if action.kind == "box" else _in_range(action, shape)
     return _finite(shape)
@@ -62,13 +69,13 @@ def _finite(shape: tuple[int, ...]) -> _Test:
     return test
 
 
-def _below(cardinalities: np.ndarray, shape: tuple[int, ...]) -> _Test:
+def _below(numbers: np.ndarray, shape: tuple[int, ...]) -> _Test:
     """Each number in [0, its cardinality)."""
     if math.prod(shape) == 1:
-        n = int(cardinalities.item())
+        n = int(numbers.item())
         return lambda array: bool(0 <= array.item() < n)
     found, all_true = _flags(shape)
-    limit = np.ascontiguousarray(np.broadcast_to(cardinalities.astype(np.uint64), shape))  # half the time of one number
+    limit = np.ascontiguousarray(np.broadcast_to(numbers.astype(np.uint64), shape))  # half the time of one number
 
     def test(array: np.ndarray) -> bool:
         np.less(array.view(np.uint64), limit, found)  # as unsigned numbers, negative ones are too large
@@ -80,12 +87,12 @@ def _below(cardinalities: np.ndarray, shape: tuple[int, ...]) -> _Test:
 def _in_range(action: ActionSpec, shape: tuple[int, ...]) -> _Test:
     """Each number in [start, start + its cardinality)."""
     start = np.array(action.start or 0, np.int64).reshape(action.shape if action.start else ())
-    below = _below(_cardinalities(action), shape)
+    below = _below(cardinalities(action), shape)
     return lambda array: below(np.ascontiguousarray(array.astype(np.int64) - start))
 
 
 def _in_box(action: ActionSpec, shape: tuple[int, ...]) -> _Test:
-    low, high = (_bound(bounds, sign, action.shape) for bounds, sign in ((action.low, -1), (action.high, 1)))
+    low, high = box_limits(action.low, -1).reshape(action.shape), box_limits(action.high, 1).reshape(action.shape)
     above, below = _flags(shape), _flags(shape)
 
     def test(array: np.ndarray) -> bool:
@@ -95,12 +102,6 @@ def _in_box(action: ActionSpec, shape: tuple[int, ...]) -> _Test:
         return above[0].tobytes() == above[1] and below[0].tobytes() == below[1]
 
     return test
-
-
-def _bound(bounds: Sequence[float | None], sign: int, shape: tuple[int, ...]) -> np.ndarray:
-    largest = float(np.finfo(np.float64).max)
-    limits = [sign * largest if b is None else b + sign * _BOUND_RTOL * max(1.0, abs(b)) for b in bounds]
-    return np.array(limits, np.float64).reshape(shape)
 
 
 def _legality(action: ActionSpec, batch_size: int) -> Callable[[np.ndarray, np.ndarray], bool]:
@@ -117,12 +118,6 @@ def _legality(action: ActionSpec, batch_size: int) -> Callable[[np.ndarray, np.n
         return legal == all_true
 
     return is_legal
-
-
-def _cardinalities(action: ActionSpec) -> np.ndarray:
-    if action.kind == "multi_binary":
-        return np.full(action.shape, 2)
-    return np.array(action.cardinalities).reshape(action.shape)
 
 
 def _flags(shape: tuple[int, ...]) -> tuple[np.ndarray, bytes]:

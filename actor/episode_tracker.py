@@ -3,7 +3,7 @@
 All of it is computed once for a whole rollout, from its arrays, so that the acting loop does nothing for it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import overload
 
 import msgspec
@@ -35,9 +35,13 @@ _Acted = tuple[int, tuple[int, ...], str]
 class FinishedEpisodes(Sequence[FinishedEpisode]):
     """The episodes that ended in one rollout, column by column: one by one they are made only for who asks for them."""
 
-    def __init__(self, ends: EpisodeEnds, acted: Sequence[_Acted], rows: Sequence[int]) -> None:
+    def __init__(
+        self, ends: EpisodeEnds, acted: Mapping[int, _Acted], began: Sequence[int], rows: Sequence[int]
+    ) -> None:
+        """``began`` names for each episode the entry of ``acted`` that is its own."""
         self.ends = ends
         self._acted = acted
+        self._began = began
         self._rows = rows
 
     def __len__(self) -> int:
@@ -45,8 +49,8 @@ class FinishedEpisodes(Sequence[FinishedEpisode]):
 
     def __iter__(self) -> Iterator[FinishedEpisode]:
         returns, lengths = self.ends.returns, self.ends.lengths
-        for episode_return, length, acted, row in zip(returns, lengths, self._acted, self._rows, strict=True):
-            yield FinishedEpisode(episode_return, length, *acted, row)
+        for episode_return, length, began, row in zip(returns, lengths, self._began, self._rows, strict=True):
+            yield FinishedEpisode(episode_return, length, *self._acted[began], row)
 
     @overload
     def __getitem__(self, at: int) -> FinishedEpisode: ...
@@ -56,7 +60,7 @@ class FinishedEpisodes(Sequence[FinishedEpisode]):
         if isinstance(at, slice):
             return list(self)[at]
         returns, lengths = self.ends.returns, self.ends.lengths
-        return FinishedEpisode(returns[at], lengths[at], *self._acted[at], self._rows[at])
+        return FinishedEpisode(returns[at], lengths[at], *self._acted[self._began[at]], self._rows[at])
 
 
 class EpisodeTracker:
@@ -96,14 +100,17 @@ class EpisodeTracker:
         begins[:, 1:] = ended[:, :-1]
         starts = np.flatnonzero(begins)
         is_over = ended.ravel()[np.append(starts[1:], ended.size) - 1]
+        over, left = np.flatnonzero(is_over), np.flatnonzero(~is_over)
+        first_episodes, rows_left = np.flatnonzero(first), starts[left] // rollout.length
+        first_rows = rows[first_episodes]
 
         def sums(steps: np.ndarray, carried: np.ndarray) -> np.ndarray:
             """The sum of ``steps`` [T, B] over each episode; ``carried`` [B] is brought up to the rollout's end."""
             stretches = np.add.reduceat(_by_row(steps).ravel(), starts, dtype=carried.dtype)
-            episodes: np.ndarray = stretches[is_over]
-            episodes[first] += carried[rows[first]]
-            carried[rows] = 0
-            carried[starts[~is_over] // rollout.length] += stretches[~is_over]
+            episodes: np.ndarray = stretches[over]
+            episodes[first_episodes] += carried[first_rows]
+            carried[first_rows] = 0
+            carried[rows_left] += stretches[left]
             return episodes
 
         episode_returns = sums(np.where(rollout.valid, rollout.reward, 0), self._return)
@@ -112,11 +119,11 @@ class EpisodeTracker:
         began = np.where(first, self._began[rows], now)
         self._began[rows[last]] = np.where(times[last] + steps_to_next < rollout.length, now, _NOBODY)
         order = np.argsort(times.astype(np.min_scalar_type(rollout.length)), kind="stable")  # few bits: a radix sort
-        indices = began[order].tolist()
+        columns = (episode_returns, episode_lengths, rows, began)
+        returns, lengths, row, indices = (each[order].tolist() for each in columns)
         acted = {index: self._acted_since(index) for index in set(indices)}
-        versions = [acted[index][0] for index in indices]
-        returns, lengths, row = (each[order].tolist() for each in (episode_returns, episode_lengths, rows))
-        return FinishedEpisodes(EpisodeEnds(returns, lengths, versions), [acted[index] for index in indices], row)
+        versions = [acted[index][0] for index in indices] if len(acted) > 1 else _versions(acted) * len(indices)
+        return FinishedEpisodes(EpisodeEnds(returns, lengths, versions), acted, indices, row)
 
     def _acted_since(self, began: int) -> _Acted:
         version, digest = self._acted[began]
@@ -126,6 +133,10 @@ class EpisodeTracker:
         needed_from = int(np.min(self._began, initial=len(self._acted), where=self._began != _NOBODY))
         del self._acted[:needed_from]
         self._began[self._began != _NOBODY] -= needed_from
+
+
+def _versions(acted: Mapping[int, _Acted]) -> list[int]:
+    return [version for version, _, _ in acted.values()]
 
 
 def _by_row(array: np.ndarray) -> np.ndarray:

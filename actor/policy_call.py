@@ -12,7 +12,7 @@ from shared.policy_signature import PolicySignature
 from shared.spaces import flatten_observation
 
 
-class Decision(msgspec.Struct, frozen=True):
+class Decision(msgspec.Struct, frozen=True, gc=False):
     """What a policy decided for a batch, each array batch first.
 
     ``action`` is the raw sample, which is recorded; ``env_action`` what the environment is given (the same array
@@ -49,6 +49,7 @@ class PolicyCall:
         self._log_prob_at = signature.output_position("log_prob")
         self._value_at = signature.output_position("value")
         self._state_at = len(signature.outputs) - len(signature.state)
+        self._has_state = bool(signature.state)
         action = signature.action
         self._cast = np.dtype(action.dtype) if action.dtype != action.sample_dtype else None
 
@@ -109,7 +110,7 @@ class PolicyCall:
             env_action = action if self._cast is None else action.astype(self._cast)
         log_prob = None if self._log_prob_at is None else outputs[self._log_prob_at]
         value = None if self._value_at is None else outputs[self._value_at]
-        return Decision(action, env_action, log_prob, value), outputs[self._state_at :]
+        return Decision(action, env_action, log_prob, value), outputs[self._state_at :] if self._has_state else ()
 
     def blame_inputs(self, inputs: Sequence[np.ndarray]) -> str | None:
         """What is wrong with inputs that no policy can answer: the environment's fault. None where nothing is."""

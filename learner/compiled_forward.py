@@ -16,6 +16,8 @@ from shared.row_compiler.row_builder import RowBuilder, Weight
 from shared.row_compiler.row_builder import Tensor as RowTensor
 from shared.row_compiler.row_program import Operator, Output
 
+_FIRST_ROOM = 1024  # rows: for most minibatches, and code for long calls
+
 
 class CompiledForward:
     """Layers ``weights[i]`` [out, in] and ``biases[i]`` [out], float32 and never moved, with ``activation`` between."""
@@ -29,7 +31,7 @@ class CompiledForward:
         shapes = tuple((int(weight.shape[0]), int(weight.shape[1])) for weight in weights)
         self._compiled = _compile(shapes, activation, keep)
         self._block = self._compiled.make_block()
-        self._call = RowCall(self._compiled, self._block, 0)
+        self._call = RowCall(self._compiled, self._block, _FIRST_ROOM)
 
     def __call__(self, x: Tensor) -> list[Tensor]:
         """``[N, in]`` to what is kept of what is between the layers, one after the other, and the result ``[N, out]``.

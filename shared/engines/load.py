@@ -8,6 +8,7 @@ from msgspec import UNSET
 from shared.engines.engine import Engine, EngineKind
 from shared.errors import ProgramError
 from shared.manifest import Manifest, ProgramEntry, ProgramKind
+from shared.output_bounds import Bounds, output_bounds
 from shared.program_digest import program_digest
 from shared.weights import decode_weights
 
@@ -50,7 +51,7 @@ def load_program(
     if kind == "llvm":
         from shared.engines.llvm import LlvmEngine
 
-        engine = LlvmEngine(data, weights, outputs=outputs)
+        engine = LlvmEngine(data, weights, outputs=outputs, bounds=_bounds(manifest, outputs))
     elif kind == "onnx":
         from shared.engines.onnx import OnnxEngine
 
@@ -68,6 +69,14 @@ def load_program(
     else:
         engine = _import(kind, data, weights, trusted_modules, outputs)
     return engine
+
+
+def _bounds(manifest: Manifest, outputs: Sequence[int] | None) -> Sequence[Bounds] | None:
+    """What the ``outputs`` of a policy may hold; None for a module that is none."""
+    if manifest.module is not UNSET:
+        return None
+    bounds = output_bounds(manifest.signature)
+    return bounds if outputs is None else [bounds[position] for position in outputs]
 
 
 def check_support(kind: EngineKind, program: ProgramEntry, read: Read) -> None:

@@ -20,10 +20,6 @@ from shared.row_compiler.row_program import Input, Operand, Output, RowProgram, 
 from shared.row_compiler.rows import Rows
 from shared.row_compiler.vector_math import FLOAT, INT32
 
-# As many outputs of a linear step are summed up at once as leave registers for operands.
-_TILE_OF_32_REGISTERS = 16
-_TILE_OF_16_REGISTERS = 4
-
 
 class BlockRows(Rows):
     """Sixteen rows, one in each lane: number ``j`` of all of them is one vector."""
@@ -34,10 +30,11 @@ class BlockRows(Rows):
         places: Mapping[int, int],
         code: Emitter,
         first: ir.Value,
-        has_32_registers: bool,
+        sums_at_once: int,
     ) -> None:
+        """``sums_at_once``: how many numbers of a linear step's result are summed up side by side."""
         super().__init__(program, places, code, first)
-        self._tile = _TILE_OF_32_REGISTERS if has_32_registers else _TILE_OF_16_REGISTERS
+        self._tile = sums_at_once
 
     def pieces(self, width: int) -> int:
         return width

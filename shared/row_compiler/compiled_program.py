@@ -1,17 +1,25 @@
 """A row program as machine code, and what it needs to run: packed weights, and arrays to read and write."""
 
+import functools
 import hashlib
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from shared.errors import ProgramUnsupported
 from shared.row_compiler.emitter import LANES, VECTOR_BYTES
-from shared.row_compiler.machine_code import MachineCode, has_avx512
+from shared.row_compiler.machine_code import MachineCode, processor_registers
+from shared.row_compiler.registers import Registers
 from shared.row_compiler.row_code import FUNCTION_NAME, blocks_and_singles, row_code
 from shared.row_compiler.row_program import Packed, RowProgram
+from shared.row_compiler.scratch import plan_scratch
 
-# Rows times weights: about fifty microseconds, far below what threads of Python wait for each other anyway.
+Slot = tuple[np.ndarray, np.dtype[Any], tuple[int, ...]]
+"""An array to write an input to, its dtype and its shape: asked for at each call, they take as long as the writing."""
+
+# Rows times weights: up to about fifty microseconds. That is far below what threads of Python wait for each other
+# anyway, and about where longer vectors begin to be worth what they cost (see ``processor_registers``).
 _BRIEF_WORK = 2_000_000
 # A larger matrix does not stay in a core's own cache from row to row; libraries for large ones go about these better.
 _MOST_IN_MATRIX = 2**17
@@ -31,11 +39,27 @@ class CompiledProgram:
         """Raises ProgramUnsupported."""
         check_size(program)
         self.program = program
-        code = row_code(program, has_32_registers=has_avx512())
-        self.digest = hashlib.sha256(f"{code.text}{program.packed}".encode()).hexdigest()
-        """Of the code and of how weights are packed: where it is the same, so are blocks."""
-        self.scratch_floats = code.scratch_floats
-        self.machine_code = MachineCode(code.text, FUNCTION_NAME)
+        self._scratch = plan_scratch(program)
+        self.scratch_floats = self._scratch.numbers * LANES
+        self._codes: dict[Registers, MachineCode] = {}
+
+    def machine_code(self, *, is_brief: bool) -> MachineCode:
+        """The code for calls that are brief, or for others; compiled when it is first asked for.
+
+        Raises ProgramUnsupported.
+        """
+        registers = processor_registers(is_brief=is_brief)
+        code = self._codes.get(registers)
+        if code is None:
+            code = MachineCode(row_code(self.program, self._scratch.places, registers), FUNCTION_NAME)
+            self._codes[registers] = code
+        return code
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Of the code, and of how weights are packed: where it is the same, so are blocks."""
+        code = row_code(self.program, self._scratch.places, processor_registers(is_brief=True))
+        return hashlib.sha256(f"{code}{self.program.packed}".encode()).hexdigest()
 
     def make_block(self) -> np.ndarray:
         """Room for the packed weights."""
@@ -50,11 +74,12 @@ class CompiledProgram:
 class RowCall:
     """Arrays for up to ``room`` rows, and the table that tells the code where they are. Not for two threads at a time.
 
-    To call it: write ``inputs``, then ``run(table)``, then read ``outputs``.
+    To call it: write ``inputs`` (``slots`` has them with their dtypes and shapes), then ``run(table)``, then read
+    ``outputs``. It returns what the code does: 1 where all outputs were found to be within their bounds, else 0.
     """
 
     def __init__(self, compiled: CompiledProgram, block: np.ndarray, room: int) -> None:
-        """``block`` is read at every call, and kept."""
+        """``block`` is read at every call, and kept. Raises ProgramUnsupported."""
         program = compiled.program
         blocks, singles = blocks_and_singles(room)
         rows = blocks * LANES + singles
@@ -63,21 +88,24 @@ class RowCall:
         arrays = (block, _aligned(compiled.scratch_floats), *self._inputs, *self._outputs)
         self._kept = arrays
         self._words = np.array([blocks, singles, *(_address(array) for array in arrays)], np.int64)
-        self._code = compiled.machine_code
+        is_brief = room * program.packed_floats <= _BRIEF_WORK
+        self._code = compiled.machine_code(is_brief=is_brief)
         self.room = room
-        work = room * program.packed_floats
-        self.run = self._code.call if work > _BRIEF_WORK else self._code.brief_call
+        self.run = self._code.brief_call if is_brief else self._code.call
         self.table = _address(self._words)
-        self.inputs = [array[:room] for array in self._inputs]
-        self.outputs = [array[:room] for array in self._outputs]
+        self._lay_out(room)
 
     def use(self, rows: int) -> None:
         """From now on calls are for ``rows`` rows, which is no more than there is room for."""
         if rows > self.room:
             raise ValueError(f"expected at most {self.room} rows, found {rows}")
         self._words[:2] = blocks_and_singles(rows)
+        self._lay_out(rows)
+
+    def _lay_out(self, rows: int) -> None:
         self.inputs = [array[:rows] for array in self._inputs]
         self.outputs = [array[:rows] for array in self._outputs]
+        self.slots: list[Slot] = [(array, array.dtype, array.shape) for array in self.inputs]
 
 
 def _pack(block: np.ndarray, part: Packed, weights: Mapping[str, np.ndarray]) -> None:

@@ -23,10 +23,12 @@ Values = list[ir.Value]
 
 
 class Emitter:
-    """Loops, and memory by its place in the table."""
+    """Loops, memory by its place in the table, and what is known of all rows."""
 
     def __init__(self, builder: ir.IRBuilder, table: ir.Value) -> None:
         self.builder = builder
+        self._all = builder.alloca(INT32)
+        builder.store(INT32(1), self._all)
         self.math = VectorMath(builder)
         self._table = table
         self.blocks = self._word(0)
@@ -55,6 +57,18 @@ class Emitter:
         """``number`` in every lane."""
         vector = self.builder.insert_element(_UNDEFINED, number, INT32(0))
         return self.builder.shuffle_vector(vector, _UNDEFINED, _FIRST_LANE)
+
+    def keep_only(self, flags: ir.Value) -> None:
+        """From now on ``all_kept`` is 0 unless ``flags`` are all set: one truth value, or one for each lane."""
+        b = self.builder
+        if isinstance(flags.type, ir.VectorType):
+            whole = ir.IntType(flags.type.count)
+            flags = b.icmp_unsigned("==", b.bitcast(flags, whole), whole(2**flags.type.count - 1))
+        b.store(b.and_(b.load(self._all), b.zext(flags, INT32)), self._all)
+
+    def all_kept(self) -> ir.Value:
+        """1, or 0."""
+        return self.builder.load(self._all)
 
     def each(self, count: int | ir.Value, body: Callable[[ir.Value], object]) -> None:
         """``body`` with 0, 1 … below ``count``."""

@@ -75,11 +75,16 @@ class Input:
 
 @dataclass(frozen=True)
 class Output:
-    """An array [rows, *shape] for outside, made of ``operand``."""
+    """An array [rows, *shape] for outside, made of ``operand``.
+
+    ``low`` and ``high``: between which it has to be, each of one number or of as many as a row has.
+    """
 
     operand: Operand
     dtype: str
     shape: tuple[int, ...]
+    low: Operand | None = None
+    high: Operand | None = None
 
 
 @dataclass(frozen=True)

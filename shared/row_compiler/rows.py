@@ -70,6 +70,23 @@ class Rows(ABC):
                 self._step(value, step)
         for position, output in enumerate(self._program.outputs, len(inputs)):
             self.give_out(self._code.array(position), output)
+            if output.low is not None and output.high is not None:
+                self._check(output.operand, output.low, output.high)
+
+    def _check(self, x: Operand, low: Operand, high: Operand) -> None:
+        b = self._b
+
+        def also(j: ir.Value, within: Values) -> Values:
+            number = self.number(x, j)  # no comparison is true of NaN
+            is_above = b.fcmp_ordered(">=", number, self._one_of(low, j))
+            return [b.and_(within[0], b.and_(is_above, b.fcmp_ordered("<=", number, self._one_of(high, j))))]
+
+        number = self.number(x, INT64(0))
+        (within,) = self._code.fold(x.width, [b.fcmp_ordered("==", number, number)], also)
+        self._code.keep_only(within)
+
+    def _one_of(self, bound: Operand, j: ir.Value) -> ir.Value:
+        return self.number(bound, INT64(0) if bound.width == 1 else j)
 
     def _step(self, value: int, step: Step) -> None:
         if step.operator == "linear":

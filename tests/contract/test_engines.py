@@ -18,6 +18,7 @@ from shared.engines.engine import Engine, EngineKind
 from shared.engines.load import PROGRAM_OF, check_support, load_program
 from shared.errors import NotTrusted, ProgramError, ProgramUnsupported, WeightsError
 from shared.importable import ImportablePolicy
+from shared.output_bounds import InBounds, output_bounds
 from shared.policy_signature import PolicySignature
 from shared.probe import compare, compute_probe, decode_probe, make_inputs
 from shared.weights import decode_weights
@@ -128,6 +129,30 @@ def test_equals_eager(exported: Exported, load: Load, batch_size: int) -> None:
     expected = compute_probe(exported.policy.eval(), exported.signature, batch_size=batch_size, seed=5)
     found = load(exported.first).run(expected.inputs)
     compare(expected.outputs, found, exported.signature, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+def test_outputs_are_said_to_be_in_bounds_only_where_they_are(subject: Subject, batch_size: int) -> None:
+    signature, engine = subject.exported.signature, subject.load(subject.exported.first)
+    for seed in range(3):
+        inputs = make_inputs(signature, batch_size, seed)
+        found = engine.run(inputs)
+        assert isinstance(found, InBounds) is (subject.kind == "llvm")
+        if isinstance(found, InBounds):
+            assert found.bounds == output_bounds(signature)
+        for array in inputs:
+            if array.dtype == np.float32:
+                array[-1] = np.nan
+        assert not isinstance(engine.run(inputs), InBounds)
+
+
+def test_bounds_go_with_the_outputs_that_are_kept(simple: Subject) -> None:
+    if simple.kind != "llvm":
+        pytest.skip("checks nothing itself")
+    inputs = make_inputs(simple.exported.signature, 3, 0)
+    found = simple.load(simple.exported.first, outputs=[1]).run(inputs)
+    assert isinstance(found, InBounds)
+    assert found.bounds == output_bounds(simple.exported.signature)[1:2]
 
 
 def test_reproduces_the_probe_of_its_version(exported: Exported, load: Load) -> None:

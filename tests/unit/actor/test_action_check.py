@@ -1,11 +1,15 @@
 """The check passes what a policy may answer and names what it may not, at one row and at many."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 
 from actor.action_check import action_check
+from shared.output_bounds import Bounds, InBounds, output_bounds
 from shared.policy_signature import PolicySignature, TensorSpec, acting_signature
 from shared.probe import make_inputs
+from shared.spaces import ActionSpec
 from tests.agent_policies import ACTIONS, VECTOR, make_policy
 
 BATCHES = [1, 3]
@@ -27,6 +31,12 @@ def _fault(
 ) -> str | None:
     outputs = _outputs(signature, batch_size) | changes
     return action_check(signature, batch_size)([outputs[name] for name in signature.output_names], mask)
+
+
+def _in_bounds(outputs: list[np.ndarray], bounds: Sequence[Bounds]) -> InBounds:
+    found = InBounds(outputs)
+    found.bounds = bounds
+    return found
 
 
 def _last_row(signature: PolicySignature, batch_size: int, name: str, value: float) -> dict[str, np.ndarray]:
@@ -126,3 +136,56 @@ def test_a_policy_that_gives_only_an_action_is_checked_too() -> None:
     check = action_check(signature, 2)
     assert check([np.array([0, 2])], None) is None
     assert check([np.array([0, 3])], None) == "action [0 3], which is not in discrete(n=[3])"
+
+
+@pytest.mark.parametrize("batch_size", BATCHES)
+@pytest.mark.parametrize("kind", ACTIONS)
+def test_whatever_is_in_bounds_passes(kind: str, batch_size: int) -> None:
+    """So that nothing passes for being in bounds that would not pass by itself: at the bounds, and all over float32."""
+    signature = acting_signature(VECTOR, ACTIONS[kind], state=STATE)
+    check = action_check(signature, batch_size)
+    generator = np.random.default_rng(0)
+    for _ in range(50):
+        outputs = []
+        for spec, bounds in zip(signature.outputs, output_bounds(signature), strict=True):
+            assert bounds.shape == spec.shape
+            low, high = (np.resize(np.array(limit), spec.shape or (1,)) for limit in (bounds.low, bounds.high))
+            share = generator.choice([0.0, 1.0, 0.5], size=(batch_size, *low.shape))
+            numbers = low * (1 - share) + high * share
+            outputs.append(numbers.reshape(batch_size, *spec.shape).astype(spec.dtype))
+        assert check(outputs, None) is None
+
+
+@pytest.mark.parametrize("batch_size", BATCHES)
+def test_what_a_program_found_in_bounds_is_not_checked_again(batch_size: int) -> None:
+    signature = acting_signature(VECTOR, ACTIONS["discrete"])
+    check = action_check(signature, batch_size)
+    outputs = list((_outputs(signature, batch_size) | _last_row(signature, batch_size, "log_prob", np.nan)).values())
+    assert check(outputs, None) is not None
+    assert check(_in_bounds(outputs, output_bounds(signature)), None) is None, "the program's word is taken"
+
+
+@pytest.mark.parametrize("batch_size", BATCHES)
+def test_a_programs_word_counts_for_these_bounds_and_rows_only(batch_size: int) -> None:
+    """An engine may be taken over from a version with another action space."""
+    signature = acting_signature(VECTOR, ACTIONS["discrete"])
+    check = action_check(signature, batch_size)
+    outputs = list((_outputs(signature, batch_size) | _last_row(signature, batch_size, "action", 3)).values())
+    more = acting_signature(VECTOR, ActionSpec("discrete", "int64", (), (4,), (0,)))
+    assert check(_in_bounds(outputs, output_bounds(more)), None) is not None
+    assert check(_in_bounds(outputs[:2], output_bounds(signature)[:2]), None) is not None
+    one_row_more = [np.concatenate([output, output[:1]]) for output in _outputs(signature, batch_size).values()]
+    fault = check(_in_bounds(one_row_more, output_bounds(signature)), None)
+    assert fault is not None
+    assert "its signature promises" in fault
+
+
+@pytest.mark.parametrize("batch_size", BATCHES)
+def test_what_is_in_bounds_may_still_be_masked(batch_size: int) -> None:
+    signature = acting_signature(VECTOR, ACTIONS["discrete"], masked=True)
+    mask = np.ones((batch_size, 3), np.bool_)
+    mask[-1, 0] = False
+    outputs = _in_bounds(list(_outputs(signature, batch_size).values()), output_bounds(signature))
+    fault = action_check(signature, batch_size)(outputs, mask)
+    assert fault is not None
+    assert fault.endswith("which the action mask forbids")

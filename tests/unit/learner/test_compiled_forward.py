@@ -30,7 +30,7 @@ def _one_by_one(x: torch.Tensor, weights: list[torch.Tensor], biases: list[torch
 def test_gives_what_the_layers_give_for_any_number_of_rows(keep: bool) -> None:
     weights, biases = _layers([5, 40, 17, 3])
     forward = CompiledForward(weights, biases, "tanh", keep=keep)
-    for rows in (7, 33, 0, 1, 16, 33):  # more, fewer and as many as before
+    for rows in (7, 33, 0, 1, 16, 1500, 33):  # more, fewer and as many as before
         x = torch.randn(rows, 5)
         expected = _one_by_one(x, weights, biases)
         for found, wanted in zip(forward(x), expected if keep else expected[-1:], strict=True):

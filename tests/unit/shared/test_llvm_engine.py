@@ -8,11 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from shared.engines.llvm import LlvmEngine, read_row_program
+from shared.engines.llvm import LlvmEngine
 from shared.errors import PolicyOutputError, ProgramError, ProgramUnsupported, WeightsError
 from shared.row_compiler.emitter import LANES
-from shared.row_compiler.machine_code import MachineCode
-from shared.row_compiler.row_code import FUNCTION_NAME, blocks_and_singles, row_code
+from shared.row_compiler.row_code import blocks_and_singles
 from tests.unit.shared.row_compiler.small_graphs import BATCH_SIZES, Spec, graph, node, numbers
 
 INPUTS: dict[str, Spec] = {"x": ("float32", (5,)), "count": ("int64", ()), "mask": ("bool", (3,))}
@@ -91,28 +90,13 @@ def test_never_reads_or_writes_outside_of_its_arrays() -> None:
         scratch, *outputs = guarded.arrays[len(read) :]
         places = [array.ctypes.data for array in (packed, scratch, *inputs, *outputs)]
         table = np.array([blocks, singles, *places], np.int64)
-        compiled.machine_code.call(table.ctypes.data)
-        assert guarded.is_whole()
-        assert _same([packed, *inputs], read), "only read"
-        assert _same([array[:count] for array in outputs], engine.run(rows(count)))
-
-
-def test_has_the_same_bits_with_fewer_registers() -> None:
-    """On processors without AVX-512 fewer sums are made side by side."""
-    given = {"w": np.random.default_rng(0).standard_normal((37, 75)).astype(np.float32)}
-    nodes = [node("Gemm", "x w", "y")]
-    data = graph(nodes, inputs={"x": ("float32", (37,))}, outputs={"y": ("float32", (75,))}, weights=given)
-    program = read_row_program(data)
-    x = np.random.default_rng(1).standard_normal((35, 37)).astype(np.float32)
-    found = []
-    for has_32_registers in (False, True):
-        code = row_code(program, has_32_registers=has_32_registers)
-        engine = LlvmEngine(data, given)
-        engine._compiled.machine_code = MachineCode(code.text, FUNCTION_NAME)
-        engine.load_weights(given)
-        found.append(engine.run([x]))
-    assert _same(*found)
-    np.testing.assert_allclose(found[0][0], x @ given["w"], rtol=1e-4, atol=1e-5)
+        for is_brief in (True, False):
+            for output in outputs:
+                output[...] = 0
+            compiled.machine_code(is_brief=is_brief).call(table.ctypes.data)
+            assert guarded.is_whole()
+            assert _same([packed, *inputs], read), "only read"
+            assert _same([array[:count] for array in outputs], engine.run(rows(count)))
 
 
 @pytest.mark.parametrize("count", range(1, 41))
@@ -173,6 +157,45 @@ def test_inputs_of_another_dtype_or_shape_are_refused(spoil: object, is_seen_bef
     with pytest.raises(PolicyOutputError, match="do not fit the program"):
         engine.run(spoil(*inputs))  # type: ignore[operator]
     assert before is None or _same(engine.run(inputs), before)
+
+
+def _sum_of_two() -> LlvmEngine:
+    specs: dict[str, Spec] = {"x": ("float32", (3,)), "noise": ("float32", (3,))}
+    nodes = [node("Add", "x noise", "y")]
+    return LlvmEngine(graph(nodes, inputs=specs, outputs={"y": ("float32", (3,))}), {})
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda x, noise: [x.astype(np.float64), noise],
+        lambda x, noise: [x, noise.astype(np.float64)],
+        lambda x, noise: [x[:, :1], noise],
+        lambda x, noise: [x, noise[:, :1]],
+        lambda x, noise: [x, noise[:1]],
+        lambda x, noise: [x],
+        lambda x, noise: [x, noise, noise],
+    ],
+    ids=["float64", "second float64", "narrow", "second narrow", "one row", "one input", "three"],
+)
+def test_two_inputs_are_held_to_the_same(spoil: object) -> None:
+    engine = _sum_of_two()
+    x, noise = np.random.default_rng(0).standard_normal((2, 5, 3)).astype(np.float32)
+    assert _same(engine.run([x, noise]), [x + noise])
+    with pytest.raises(PolicyOutputError, match="do not fit the program"):
+        engine.run(spoil(x, noise))  # type: ignore[operator]
+    assert _same(engine.run([noise, noise]), [noise + noise])
+
+
+def test_outputs_are_the_callers_own() -> None:
+    """Whether in bounds or not: what was given out is not written to again."""
+    x = np.ones((5, 3), np.float32)
+    engine = _sum_of_two()
+    given = engine.run([x, x])[0]
+    engine.run([np.full_like(x, 7.0), x])
+    assert (given == 2.0).all()
+    given[...] = 9.0
+    assert _same(engine.run([x, x]), [x + x])
 
 
 @pytest.mark.parametrize("count", [1, 3, 16, 20])
