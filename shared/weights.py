@@ -64,18 +64,32 @@ def encode_weights(weights: Mapping[str, np.ndarray]) -> bytes:
     return bytes(save({name: np.asarray(weights[name], order="C") for name in sorted(weights)}))
 
 
-def decode_weights(data: bytes) -> dict[str, np.ndarray]:
+class DecodedWeights(dict[str, np.ndarray]):
+    """Tensors by name, as they were found in a file: they cannot change, and every float of theirs is finite."""
+
+    def __init__(self, arrays: Mapping[str, np.ndarray]) -> None:
+        super().__init__(arrays)
+        self._found = dict(arrays)
+
+    def is_as_found(self, name: str) -> bool:
+        """Whether nobody has put another tensor in the place of this one."""
+        return self._found.get(name) is self[name]
+
+
+def decode_weights(data: bytes) -> DecodedWeights:
     """Read-only views into ``data``. Raises WeightsError unless the file is well formed and every float is finite."""
     layout = _layout(data)
     arrays = _views(data, layout)
     if not all(_is_finite(np.frombuffer(data, span.dtype, span.length, span.offset)) for span in layout.floats):
         check_finite(arrays)
-    return arrays
+    return DecodedWeights(arrays)
 
 
 def check_finite(weights: Mapping[str, np.ndarray]) -> None:
-    """Raise WeightsError where a float is infinite or no number."""
+    """Raise WeightsError where a float is infinite or no number. What ``decode_weights`` found is not read again."""
     for name, array in weights.items():
+        if isinstance(weights, DecodedWeights) and weights.is_as_found(name):
+            continue  # of a large network it would take as long as copying it
         if array.dtype.kind == "f" and not _is_finite(array.reshape(-1)):
             raise WeightsError(f"{name} holds values that are not finite")
 
