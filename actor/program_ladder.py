@@ -25,6 +25,7 @@ from shared.errors import (
     TransientLoadError,
     VersionNotFound,
 )
+from shared.kept_memory import Data, KeptMemory
 from shared.manifest import Manifest, ProgramEntry
 from shared.policy_signature import PolicySignature
 from shared.policy_store import VersionFiles
@@ -60,7 +61,7 @@ class _Material:
 
     files: VersionFiles
     manifest: Manifest
-    weights_bytes: bytes
+    weights_bytes: Data
     weights: Mapping[str, np.ndarray]
     probe: Probe
     exam: ProbeExam
@@ -71,7 +72,7 @@ class _Material:
 
     def read(self, name: str) -> bytes:
         """A file's verified bytes; those of the weights are there already."""
-        return self.weights_bytes if name == self.manifest.weights else self.files.read(name)
+        return bytes(self.weights_bytes) if name == self.manifest.weights else self.files.read(name)
 
     def refuse(self, rung: str, error: Exception) -> None:
         self.refusals.append((rung, str(error) or type(error).__name__))
@@ -100,6 +101,7 @@ class ProgramLadder:
         trial: ProgramTrial | None = None,
     ) -> None:
         self._trial = trial
+        self._memory = KeptMemory()
         self._choice = choice
         self._batch_size = batch_size
         self._trusted_modules = trusted_modules
@@ -140,7 +142,7 @@ class ProgramLadder:
         self._check_signature(manifest.signature)
         check_memory(manifest)
         ahead = EngineAhead(self._first_step(manifest), take_spare)
-        weights = files.read(manifest.weights, ahead.bring)
+        weights = files.read_ahead(manifest.weights, ahead.bring, self._memory)
         probe = decode_probe(files.read(manifest.probe.file), manifest.signature)
         exam = ProbeExam(manifest, probe, self._batch_size, values=self._values)
         material = _Material(files, manifest, weights, ahead.weights(weights), probe, exam, take_spare, ahead)

@@ -15,6 +15,7 @@ import numpy as np
 from safetensors.numpy import save
 
 from shared.errors import WeightsError
+from shared.kept_memory import Data
 
 MAX_HEADER_BYTES = 16 * 2**20
 _LENGTH_BYTES = 8
@@ -76,7 +77,7 @@ class DecodedWeights(dict[str, np.ndarray]):
         return self._found.get(name) is self[name]
 
 
-def decode_weights(data: bytes) -> DecodedWeights:
+def decode_weights(data: Data) -> DecodedWeights:
     """Read-only views into ``data``. Raises WeightsError unless the file is well formed and every float is finite."""
     layout = _layout(data)
     arrays = _views(data, layout)
@@ -94,12 +95,12 @@ def check_finite(weights: Mapping[str, np.ndarray]) -> None:
             raise WeightsError(f"{name} holds values that are not finite")
 
 
-def decode_tensors(data: bytes) -> dict[str, np.ndarray]:
+def decode_tensors(data: Data) -> dict[str, np.ndarray]:
     """Read-only views into ``data``, finite or not. Raises WeightsError unless the file is well formed."""
     return _views(data, _layout(data))
 
 
-def tensor_places(data: bytes) -> Mapping[str, TensorPlace]:
+def tensor_places(data: Data) -> Mapping[str, TensorPlace]:
     """Where each tensor stands. Raises WeightsError unless the tensors fill the file without gap or overlap."""
     return _layout(data).places
 
@@ -120,7 +121,7 @@ class _Layout(NamedTuple):
     floats: Sequence[_Span]
 
 
-def _layout(data: bytes) -> _Layout:
+def _layout(data: Data) -> _Layout:
     header = bytes(data[: data_start(data)])
     return (_read_layout if len(header) <= _KEPT_HEADER_BYTES else _read_layout.__wrapped__)(header, len(data))
 
@@ -167,7 +168,7 @@ def _is_finite(floats: np.ndarray) -> bool:
     return all(np.isfinite(piece).all() for piece in pieces)
 
 
-def data_start(data: bytes) -> int:
+def data_start(data: Data) -> int:
     """Where the header ends: files that agree up to here have the same layout. Raises WeightsError."""
     length = int.from_bytes(data[:_LENGTH_BYTES], "little")
     if len(data) < _LENGTH_BYTES or length > MAX_HEADER_BYTES or _LENGTH_BYTES + length > len(data):
@@ -200,7 +201,7 @@ def _entries(header: bytes) -> dict[str, _Entry]:
         raise WeightsError(f"not a safetensors header: {error}") from error
 
 
-def _views(data: bytes, layout: _Layout) -> dict[str, np.ndarray]:
+def _views(data: Data, layout: _Layout) -> dict[str, np.ndarray]:
     return {
         name: np.frombuffer(data, dtype, count, offset).reshape(shape)
         for name, dtype, count, offset, shape in layout.views

@@ -11,6 +11,7 @@ from shared.engines.engine import EngineKind
 from shared.engines.onnx_graph import check_external_initializers, external_initializers, keep_outputs
 from shared.engines.onnx_sessions import session_maker
 from shared.errors import PolicyOutputError
+from shared.kept_memory import is_lasting
 from shared.program_digest import onnx_program_digest
 from shared.weights import check_finite, check_layout
 
@@ -128,9 +129,9 @@ class _Binding:
 
 
 def _lasting(array: np.ndarray) -> np.ndarray:
-    """The array itself where nobody can ever change it, being a view of bytes; else a copy."""
+    """The array itself where nobody can change it as long as it is there, being a view of bytes; else a copy."""
     memory: Any = array
     while isinstance(memory, np.ndarray):
         memory = memory.base
     is_fit = array.flags.c_contiguous and array.flags.aligned
-    return array if isinstance(memory, bytes) and is_fit else np.array(array, order="C")
+    return array if is_lasting(memory) and is_fit else np.array(array, order="C")

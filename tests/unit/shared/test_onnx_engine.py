@@ -12,6 +12,7 @@ from onnx import TensorProto, helper
 from shared.engines.onnx import OnnxEngine
 from shared.engines.onnx_sessions import SessionMaker, session_maker
 from shared.errors import PolicyOutputError, ProgramError, WeightsError
+from shared.kept_memory import KeptMemory
 from shared.weights import decode_weights, encode_weights
 
 
@@ -207,6 +208,20 @@ def test_weights_that_may_change_are_copied_and_views_of_bytes_are_not() -> None
     engine.load_weights(theirs)
     assert engine._weights["weight"] is theirs["weight"]
     np.testing.assert_array_equal(engine.run([X])[0], X * 5 + 1)
+
+
+def test_views_of_kept_memory_are_not_copied_and_keep_it() -> None:
+    memory = KeptMemory()
+    encoded = encode_weights(weights(3.0))
+    room = memory.take(len(encoded))
+    room[:] = encoded
+    theirs = decode_weights(room.toreadonly())
+    engine = OnnxEngine(graph(), weights())
+    engine.load_weights(theirs)
+    assert engine._weights["weight"] is theirs["weight"]
+    del room, theirs
+    memory.take(len(encoded))[:] = bytes(len(encoded))
+    np.testing.assert_array_equal(engine._weights["weight"], weights(3.0)["weight"])
 
 
 def test_the_old_session_is_gone_before_the_new_one_is_made_but_not_a_twins(monkeypatch: pytest.MonkeyPatch) -> None:
