@@ -164,6 +164,9 @@ def _float_spans(places: Iterable[TensorPlace]) -> Iterator[_Span]:
 def _is_finite(floats: np.ndarray) -> bool:
     if len(floats) <= _FINITE_AT_ONCE:
         return bool(np.isfinite(floats).all())
+    with np.errstate(all="ignore"):
+        if np.isfinite(np.add.reduce(floats)):
+            return True  # one infinity or NaN makes the sum one; the reverse does not hold, since a sum may overflow
     pieces = (floats[i : i + _FINITE_AT_ONCE] for i in range(0, len(floats), _FINITE_AT_ONCE))
     return all(np.isfinite(piece).all() for piece in pieces)
 

@@ -116,6 +116,21 @@ def test_what_is_not_finite_is_refused_by_name(value: float) -> None:
         decode_weights(encode_weights({"layer.bias": np.array([0, value], np.float32)}))
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.filterwarnings("error")
+def test_large_tensors_are_finite_or_not_to_the_last_number(dtype: type) -> None:
+    many = np.ones(2**19 + 5, dtype)
+    decode_weights(encode_weights({"large": many}))
+    many[::2] = np.finfo(dtype).max  # their sum is no number any more
+    decode_weights(encode_weights({"large": many}))
+    decode_weights(encode_weights({"large": np.where(np.arange(len(many)) % 2, many, -many)}))
+    for values in ([np.inf], [np.nan], [np.inf, -np.inf]):
+        spoilt = np.ones_like(many)
+        spoilt[-len(values) :] = values
+        with pytest.raises(WeightsError, match="large holds values that are not finite"):
+            decode_weights(encode_weights({"large": spoilt}))
+
+
 def test_what_was_found_finite_is_not_read_again_and_what_took_its_place_is() -> None:
     found = decode_weights(encode_weights({"a": np.zeros(2, np.float32), "b": np.zeros(2, np.float32)}))
     check_finite(found)
