@@ -70,9 +70,9 @@ class _Material:
     refusals: list[tuple[str, str]] = field(default_factory=list)
     errors: list[Exception] = field(default_factory=list)
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str) -> Data:
         """A file's verified bytes; those of the weights are there already."""
-        return bytes(self.weights_bytes) if name == self.manifest.weights else self.files.read(name)
+        return self.weights_bytes if name == self.manifest.weights else self.files.read(name)
 
     def refuse(self, rung: str, error: Exception) -> None:
         self.refusals.append((rung, str(error) or type(error).__name__))
@@ -259,7 +259,7 @@ class ProgramLadder:
             return  # it is refused in a moment
         check_support(kind, entry, material.read)  # a trial of what this engine does not run would tell no more
         names = (entry.file, material.manifest.weights, material.manifest.probe.file)
-        files = {name: material.read(name) for name in names}
+        files = {name: bytes(material.read(name)) for name in names}
         self._trial.require(kind, entry.program_digest, material.files.manifest_bytes, files)
 
     def _load_program(self, kind: EngineKind, material: _Material) -> Engine:
@@ -307,7 +307,7 @@ class ProgramLadder:
 def _is_what_it_says(entry: ProgramEntry, material: _Material) -> bool:
     """Whether the file holds the program of that digest. If not, nothing was learned about that program."""
     try:
-        return program_digest(entry.kind, material.read(entry.file)) == entry.program_digest
+        return program_digest(entry.kind, bytes(material.read(entry.file))) == entry.program_digest
     except (PolicyLoadError, StoreError):
         return False
 
