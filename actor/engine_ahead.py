@@ -11,6 +11,7 @@ import numpy as np
 from loguru import logger
 
 from shared.engines.engine import Engine, EngineKind
+from shared.kept_memory import Data
 from shared.weights import decode_weights
 
 TakeSpare = Callable[[EngineKind, str], Engine | None]
@@ -20,7 +21,7 @@ TakeSpare = Callable[[EngineKind, str], Engine | None]
 class _Made(NamedTuple):
     """What was made of bytes: their tensors, and the engine that has them, if there was a spare one."""
 
-    data: bytes
+    data: Data
     weights: Mapping[str, np.ndarray]
     engine: Engine | None
 
@@ -35,7 +36,7 @@ class EngineAhead:
         self._unverified: _Made | None = None
         self._engine: Engine | None = None
 
-    def bring(self, unverified: bytes) -> None:
+    def bring(self, unverified: Data) -> None:
         """Bring the weights in ``unverified`` into a spare engine, if there is one. Never raises."""
         try:
             weights = decode_weights(unverified)
@@ -46,7 +47,7 @@ class EngineAhead:
         except Exception as error:  # noqa: BLE001 - if these are the right bytes, it is raised again where that counts
             logger.debug("weights were not brought in ahead: {}: {}", type(error).__name__, error)
 
-    def weights(self, verified: bytes) -> Mapping[str, np.ndarray]:
+    def weights(self, verified: Data) -> Mapping[str, np.ndarray]:
         """The tensors in ``verified``; what was made of any other bytes is forgotten. Raises WeightsError."""
         made, self._unverified = self._unverified, None
         if made is None or made.data is not verified:

@@ -25,6 +25,7 @@ from shared.errors import (
     TransientLoadError,
     VersionNotFound,
 )
+from shared.kept_memory import Data, KeptMemory
 from shared.manifest import Manifest, ProgramEntry
 from shared.policy_signature import PolicySignature
 from shared.policy_store import VersionFiles
@@ -60,7 +61,7 @@ class _Material:
 
     files: VersionFiles
     manifest: Manifest
-    weights_bytes: bytes
+    weights_bytes: Data
     weights: Mapping[str, np.ndarray]
     probe: Probe
     exam: ProbeExam
@@ -69,7 +70,7 @@ class _Material:
     refusals: list[tuple[str, str]] = field(default_factory=list)
     errors: list[Exception] = field(default_factory=list)
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str) -> Data:
         """A file's verified bytes; those of the weights are there already."""
         return self.weights_bytes if name == self.manifest.weights else self.files.read(name)
 
@@ -100,6 +101,7 @@ class ProgramLadder:
         trial: ProgramTrial | None = None,
     ) -> None:
         self._trial = trial
+        self._memory = KeptMemory()
         self._choice = choice
         self._batch_size = batch_size
         self._trusted_modules = trusted_modules
@@ -140,7 +142,7 @@ class ProgramLadder:
         self._check_signature(manifest.signature)
         check_memory(manifest)
         ahead = EngineAhead(self._first_step(manifest), take_spare)
-        weights = files.read(manifest.weights, ahead.bring)
+        weights = files.read_ahead(manifest.weights, ahead.bring, self._memory)
         probe = decode_probe(files.read(manifest.probe.file), manifest.signature)
         exam = ProbeExam(manifest, probe, self._batch_size, values=self._values)
         material = _Material(files, manifest, weights, ahead.weights(weights), probe, exam, take_spare, ahead)
@@ -257,7 +259,7 @@ class ProgramLadder:
             return  # it is refused in a moment
         check_support(kind, entry, material.read)  # a trial of what this engine does not run would tell no more
         names = (entry.file, material.manifest.weights, material.manifest.probe.file)
-        files = {name: material.read(name) for name in names}
+        files = {name: bytes(material.read(name)) for name in names}
         self._trial.require(kind, entry.program_digest, material.files.manifest_bytes, files)
 
     def _load_program(self, kind: EngineKind, material: _Material) -> Engine:
@@ -305,7 +307,7 @@ class ProgramLadder:
 def _is_what_it_says(entry: ProgramEntry, material: _Material) -> bool:
     """Whether the file holds the program of that digest. If not, nothing was learned about that program."""
     try:
-        return program_digest(entry.kind, material.read(entry.file)) == entry.program_digest
+        return program_digest(entry.kind, bytes(material.read(entry.file))) == entry.program_digest
     except (PolicyLoadError, StoreError):
         return False
 

@@ -3,8 +3,13 @@
 import errno
 import os
 import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from shared.kept_memory import KeptMemory
 
 _SMALL_READ_BYTES = 2**16
+_PIECE_BYTES = 2**22
 # A link would lead out of the directory, and opening a pipe without O_NONBLOCK would wait for ever.
 _OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -18,6 +23,29 @@ def read_regular_file(directory: int, name: str, size_bytes: int) -> bytes:
 
     Raises NotRegularFileError for a link, a directory, a pipe, a socket or a device; OSError as the system gives it.
     """
+    with _regular_file(directory, name) as (descriptor, file_bytes):
+        return _read_up_to(descriptor, size_bytes + 1, chunk_bytes=max(file_bytes + 1, _SMALL_READ_BYTES))
+
+
+def read_regular_file_into(
+    memory: KeptMemory, directory: int, name: str, size_bytes: int, on_piece: Callable[[memoryview], None]
+) -> memoryview:
+    """As ``read_regular_file``, but into ``memory``; ``on_piece`` is told of each piece as it comes.
+
+    All that is given to anybody is read-only.
+    """
+    with _regular_file(directory, name) as (descriptor, file_bytes):
+        room = memory.take(min(size_bytes, file_bytes) + 1)
+        end = 0
+        while count := os.readv(descriptor, [room[end : end + _PIECE_BYTES]]):
+            on_piece(room[end : end + count].toreadonly())
+            end += count
+    return room[:end].toreadonly()
+
+
+@contextmanager
+def _regular_file(directory: int, name: str) -> Iterator[tuple[int, int]]:
+    """A descriptor of it, and its size in bytes."""
     try:
         descriptor = os.open(name, _OPEN_FILE, dir_fd=directory)
     except OSError as error:
@@ -30,7 +58,7 @@ def read_regular_file(directory: int, name: str, size_bytes: int) -> bytes:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise NotRegularFileError(_FILE_TYPES.get(stat.S_IFMT(status.st_mode), "something else"))
-        return _read_up_to(descriptor, size_bytes + 1, chunk_bytes=max(status.st_size + 1, _SMALL_READ_BYTES))
+        yield descriptor, status.st_size
     finally:
         os.close(descriptor)
 

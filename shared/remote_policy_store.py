@@ -6,8 +6,9 @@ local store does). Where a backend cannot create exclusively, only one publisher
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from loguru import logger
@@ -21,6 +22,7 @@ from shared.errors import (
     TransientLoadError,
     VersionNotFound,
 )
+from shared.kept_memory import Data, KeptMemory
 from shared.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, SIGNATURE_NAME, FileEntry, Manifest
 from shared.quarantine_advice import (
     MAX_ADVICE_BYTES,
@@ -42,10 +44,12 @@ from shared.version_files import (
     checked_manifest,
     describe_files,
     describe_version,
+    is_read_ahead,
     mark_name,
     parse_mark_name,
     parse_version_name,
     read_verified,
+    read_verified_ahead,
     version_name,
 )
 
@@ -237,8 +241,19 @@ class _RemoteVersion:
     manifest: Manifest
     manifest_bytes: bytes = field(repr=False)
 
-    def read(self, name: str, meanwhile: Meanwhile | None = None) -> bytes:
-        return read_verified(self.manifest, name, self.location, lambda entry: self._read_once(name, entry), meanwhile)
+    def read(self, name: str) -> bytes:
+        return read_verified(self.manifest, name, self.location, partial(self._read_once, name))
+
+    def read_ahead(self, name: str, meanwhile: Meanwhile, memory: KeptMemory) -> Data:  # noqa: ARG002  fsspec's own
+        if not is_read_ahead(self.manifest, name):
+            return self.read(name)
+
+        def read_pieces(entry: FileEntry, on_piece: Callable[[Data], None]) -> Data:
+            found = self._read_once(name, entry)
+            on_piece(found)
+            return found
+
+        return read_verified_ahead(self.manifest, name, self.location, read_pieces, meanwhile)
 
     def read_signature(self) -> bytes | None:
         name = f"{self.directory}/{SIGNATURE_NAME}"

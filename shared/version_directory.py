@@ -2,17 +2,27 @@
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
-from shared.bounded_read import NotRegularFileError, read_regular_file
+from shared.bounded_read import NotRegularFileError, read_regular_file, read_regular_file_into
 from shared.errors import DigestMismatch, ManifestError, NotAuthentic, TransientLoadError, VersionNotFound
+from shared.kept_memory import Data, KeptMemory
 from shared.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, SIGNATURE_NAME, FileEntry, Manifest
 from shared.signing import SIGNATURE_BYTES
 from shared.storage_faults import store_unavailable
-from shared.version_files import Meanwhile, VersionFiles, checked_manifest, parse_version_name, read_verified
+from shared.version_files import (
+    Meanwhile,
+    VersionFiles,
+    checked_manifest,
+    is_read_ahead,
+    parse_version_name,
+    read_verified,
+    read_verified_ahead,
+)
 
 
 def open_version_directory(path: Path) -> VersionFiles:
@@ -43,8 +53,18 @@ class VersionDirectory:
     def location(self) -> str:
         return str(self.path)
 
-    def read(self, name: str, meanwhile: Meanwhile | None = None) -> bytes:
-        return read_verified(self.manifest, name, self.location, lambda entry: self._read_once(name, entry), meanwhile)
+    def read(self, name: str) -> bytes:
+        return read_verified(self.manifest, name, self.location, partial(self._read_once, name))
+
+    def read_ahead(self, name: str, meanwhile: Meanwhile, memory: KeptMemory) -> Data:
+        if not is_read_ahead(self.manifest, name):
+            return self.read(name)
+
+        def read_pieces(entry: FileEntry, on_piece: Callable[[Data], None]) -> Data:
+            with self._open_for(name) as directory:
+                return read_regular_file_into(memory, directory, name, entry.size_bytes, on_piece)
+
+        return read_verified_ahead(self.manifest, name, self.location, read_pieces, meanwhile)
 
     def read_signature(self) -> bytes | None:
         name = self.path / SIGNATURE_NAME
@@ -61,9 +81,15 @@ class VersionDirectory:
             raise TransientLoadError(str(store_unavailable(error, f"read {name}"))) from error
 
     def _read_once(self, name: str, entry: FileEntry) -> bytes:
+        with self._open_for(name) as directory:
+            return read_regular_file(directory, name, entry.size_bytes)
+
+    @contextmanager
+    def _open_for(self, name: str) -> Iterator[int]:
+        """A descriptor of the directory, to read the file ``name`` from; tells what is wrong in terms of versions."""
         try:
             with _open_directory(self.path) as directory:
-                return read_regular_file(directory, name, entry.size_bytes)
+                yield directory
         except NotRegularFileError as error:
             raise DigestMismatch(f"{self.path / name}: expected a regular file, found {error}") from error
         except FileNotFoundError as error:

@@ -3,23 +3,26 @@
 import hashlib
 import re
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from shared.errors import DigestMismatch, ManifestError
+from shared.hash_apart import HashApart
+from shared.kept_memory import Data, KeptMemory
 from shared.manifest import MANIFEST_NAME, SIGNATURE_NAME, FileEntry, Manifest, decode_manifest, encode_manifest
 
 # One name a number. Eighteen digits at most: a 64-bit integer in any language that reads a manifest.
 _VERSION_NAME = re.compile(r"v([0-9]{6}|[1-9][0-9]{6,17})")
 _MARK_PREFIX = ".highest-"
-# From here on hashing takes longer than starting a thread for it, by far.
 _HASHED_APART_BYTES = 2**22
 
 DescribeVersion = Callable[[int, dict[str, FileEntry]], Manifest]
 Sign = Callable[[bytes], bytes]
 """Gives the signature of a manifest's bytes: ``SigningKey.sign``."""
-Meanwhile = Callable[[bytes], None]
+Meanwhile = Callable[[Data], None]
 """Is given bytes that are still being verified: it may get something ready, but run nothing and never raise."""
+ReadPieces = Callable[[FileEntry, Callable[[Data], None]], Data]
+"""Fetches a file as an entry describes it, and tells of all that it will return, in order."""
+_D = TypeVar("_D", bytes, Data)
 
 
 class VersionFiles(Protocol):
@@ -46,14 +49,20 @@ class VersionFiles(Protocol):
         """
         ...
 
-    def read(self, name: str, meanwhile: Meanwhile | None = None) -> bytes:
+    def read(self, name: str) -> bytes:
         """The bytes of one file, verified against the manifest's size and SHA-256.
 
-        ``meanwhile`` is given the bytes of a large file while another thread hashes them; they are the right ones if
-        they are the object that is returned. A mismatch is read once more before it is believed. Raises
-        DigestMismatch (also for a link, a pipe or a device), ManifestError where the manifest has no such file,
-        TransientLoadError where it is missing or could not be read, VersionNotFound where the whole version has been
-        swept meanwhile.
+        A mismatch is read once more before it is believed. Raises DigestMismatch (also for a link, a pipe or a device),
+        ManifestError where the manifest has no such file, TransientLoadError where it is missing or could not be read,
+        VersionNotFound where the whole version has been swept meanwhile.
+        """
+        ...
+
+    def read_ahead(self, name: str, meanwhile: Meanwhile, memory: KeptMemory) -> Data:
+        """As ``read``; of a large file the bytes may lie in ``memory``, and are hashed by another thread.
+
+        ``meanwhile`` is given them before that has come to its end: they are the right ones if they are the object that
+        is returned.
         """
         ...
 
@@ -114,24 +123,50 @@ def checked_manifest(manifest_bytes: bytes, version: int | None, location: str) 
     return manifest
 
 
-def read_verified(
-    manifest: Manifest,
-    name: str,
-    location: str,
-    read_once: Callable[[FileEntry], bytes],
-    meanwhile: Meanwhile | None = None,
-) -> bytes:
-    """The bytes of file ``name`` of the version at ``location``, fetched by ``read_once`` and verified; two tries.
+def read_verified(manifest: Manifest, name: str, location: str, read_once: Callable[[FileEntry], bytes]) -> bytes:
+    """The bytes of file ``name`` of the version at ``location``, fetched by ``read_once`` and verified; two tries."""
+    entry = _entry(manifest, name, location)
+    found = read_once(entry)
+    if _is(found, entry):
+        return found
+    return _read_again(entry, name, location, read_once)
 
-    ``meanwhile``: see ``VersionFiles.read``.
-    """
+
+def is_read_ahead(manifest: Manifest, name: str) -> bool:
+    """Whether a file is so large that hashing it takes longer than starting a thread for it, by far."""
+    return name in manifest.files and manifest.files[name].size_bytes >= _HASHED_APART_BYTES
+
+
+def read_verified_ahead(
+    manifest: Manifest, name: str, location: str, read_pieces: ReadPieces, meanwhile: Meanwhile
+) -> Data:
+    """See ``VersionFiles.read_ahead``; of a file that ``is_read_ahead``."""
+    entry = _entry(manifest, name, location)
+    with HashApart() as hashing:
+        found = read_pieces(entry, hashing.update)
+        if len(found) == entry.size_bytes:
+            if hashing.is_apart:
+                meanwhile(found)
+            if hashing.hexdigest() == entry.sha256:
+                return found
+    del found  # so that its memory can be used again
+    return _read_again(entry, name, location, lambda entry: read_pieces(entry, _let_be))
+
+
+def _let_be(_piece: Data) -> None:
+    pass
+
+
+def _entry(manifest: Manifest, name: str, location: str) -> FileEntry:
     entry = manifest.files.get(name)
     if entry is None:
         raise ManifestError(f"{location}: the manifest lists no file {name!r}; it lists {sorted(manifest.files)}")
+    return entry
+
+
+def _read_again(entry: FileEntry, name: str, location: str, read_once: Callable[[FileEntry], _D]) -> _D:
+    """One flipped bit on its way here must not condemn a version. Raises DigestMismatch for the second."""
     found = read_once(entry)
-    if _is(found, entry, meanwhile):
-        return found
-    found = read_once(entry)  # one flipped bit on its way here must not condemn a version
     if _is(found, entry):
         return found
     if len(found) != entry.size_bytes:
@@ -141,15 +176,5 @@ def read_verified(
     raise DigestMismatch(f"{location}/{name}: expected SHA-256 {entry.sha256}, found {sha256}; read twice")
 
 
-def _is(data: bytes, entry: FileEntry, meanwhile: Meanwhile | None = None) -> bool:
-    if len(data) != entry.size_bytes:
-        return False
-    if meanwhile is None or len(data) < _HASHED_APART_BYTES:
-        return hashlib.sha256(data).hexdigest() == entry.sha256
-    with ThreadPoolExecutor(1, thread_name_prefix="sha256") as pool:
-        try:
-            hashed = pool.submit(hashlib.sha256, data)
-        except RuntimeError:  # no thread is to be had just now: that is no fault of the version
-            return hashlib.sha256(data).hexdigest() == entry.sha256
-        meanwhile(data)
-        return hashed.result().hexdigest() == entry.sha256
+def _is(data: Data, entry: FileEntry) -> bool:
+    return len(data) == entry.size_bytes and hashlib.sha256(data).hexdigest() == entry.sha256

@@ -15,6 +15,7 @@ import numpy as np
 from safetensors.numpy import save
 
 from shared.errors import WeightsError
+from shared.kept_memory import Data
 
 MAX_HEADER_BYTES = 16 * 2**20
 _LENGTH_BYTES = 8
@@ -64,28 +65,42 @@ def encode_weights(weights: Mapping[str, np.ndarray]) -> bytes:
     return bytes(save({name: np.asarray(weights[name], order="C") for name in sorted(weights)}))
 
 
-def decode_weights(data: bytes) -> dict[str, np.ndarray]:
+class DecodedWeights(dict[str, np.ndarray]):
+    """Tensors by name, as they were found in a file: they cannot change, and every float of theirs is finite."""
+
+    def __init__(self, arrays: Mapping[str, np.ndarray]) -> None:
+        super().__init__(arrays)
+        self._found = dict(arrays)
+
+    def is_as_found(self, name: str) -> bool:
+        """Whether nobody has put another tensor in the place of this one."""
+        return self._found.get(name) is self[name]
+
+
+def decode_weights(data: Data) -> DecodedWeights:
     """Read-only views into ``data``. Raises WeightsError unless the file is well formed and every float is finite."""
     layout = _layout(data)
     arrays = _views(data, layout)
     if not all(_is_finite(np.frombuffer(data, span.dtype, span.length, span.offset)) for span in layout.floats):
         check_finite(arrays)
-    return arrays
+    return DecodedWeights(arrays)
 
 
 def check_finite(weights: Mapping[str, np.ndarray]) -> None:
-    """Raise WeightsError where a float is infinite or no number."""
+    """Raise WeightsError where a float is infinite or no number. What ``decode_weights`` found is not read again."""
     for name, array in weights.items():
+        if isinstance(weights, DecodedWeights) and weights.is_as_found(name):
+            continue  # of a large network it would take as long as copying it
         if array.dtype.kind == "f" and not _is_finite(array.reshape(-1)):
             raise WeightsError(f"{name} holds values that are not finite")
 
 
-def decode_tensors(data: bytes) -> dict[str, np.ndarray]:
+def decode_tensors(data: Data) -> dict[str, np.ndarray]:
     """Read-only views into ``data``, finite or not. Raises WeightsError unless the file is well formed."""
     return _views(data, _layout(data))
 
 
-def tensor_places(data: bytes) -> Mapping[str, TensorPlace]:
+def tensor_places(data: Data) -> Mapping[str, TensorPlace]:
     """Where each tensor stands. Raises WeightsError unless the tensors fill the file without gap or overlap."""
     return _layout(data).places
 
@@ -106,7 +121,7 @@ class _Layout(NamedTuple):
     floats: Sequence[_Span]
 
 
-def _layout(data: bytes) -> _Layout:
+def _layout(data: Data) -> _Layout:
     header = bytes(data[: data_start(data)])
     return (_read_layout if len(header) <= _KEPT_HEADER_BYTES else _read_layout.__wrapped__)(header, len(data))
 
@@ -149,11 +164,14 @@ def _float_spans(places: Iterable[TensorPlace]) -> Iterator[_Span]:
 def _is_finite(floats: np.ndarray) -> bool:
     if len(floats) <= _FINITE_AT_ONCE:
         return bool(np.isfinite(floats).all())
+    with np.errstate(all="ignore"):
+        if np.isfinite(np.add.reduce(floats)):
+            return True  # one infinity or NaN makes the sum one; the reverse does not hold, since a sum may overflow
     pieces = (floats[i : i + _FINITE_AT_ONCE] for i in range(0, len(floats), _FINITE_AT_ONCE))
     return all(np.isfinite(piece).all() for piece in pieces)
 
 
-def data_start(data: bytes) -> int:
+def data_start(data: Data) -> int:
     """Where the header ends: files that agree up to here have the same layout. Raises WeightsError."""
     length = int.from_bytes(data[:_LENGTH_BYTES], "little")
     if len(data) < _LENGTH_BYTES or length > MAX_HEADER_BYTES or _LENGTH_BYTES + length > len(data):
@@ -186,7 +204,7 @@ def _entries(header: bytes) -> dict[str, _Entry]:
         raise WeightsError(f"not a safetensors header: {error}") from error
 
 
-def _views(data: bytes, layout: _Layout) -> dict[str, np.ndarray]:
+def _views(data: Data, layout: _Layout) -> dict[str, np.ndarray]:
     return {
         name: np.frombuffer(data, dtype, count, offset).reshape(shape)
         for name, dtype, count, offset, shape in layout.views

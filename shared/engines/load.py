@@ -7,12 +7,13 @@ from msgspec import UNSET
 
 from shared.engines.engine import Engine, EngineKind
 from shared.errors import ProgramError
+from shared.kept_memory import Data
 from shared.manifest import Manifest, ProgramEntry, ProgramKind
 from shared.output_bounds import Bounds, output_bounds
 from shared.program_digest import program_digest
 from shared.weights import decode_weights
 
-Read = Callable[[str], bytes]
+Read = Callable[[str], Data]
 """A file's verified bytes by its name."""
 
 PROGRAM_OF: Mapping[EngineKind, ProgramKind] = {
@@ -95,7 +96,7 @@ def read_program(program: ProgramEntry, read: Read) -> bytes:
 
     What is known of a digest, such as that it was tried and did no harm, holds only then. Raises ProgramError.
     """
-    data = read(program.file)
+    data = bytes(read(program.file))
     found = program_digest(program.kind, data)
     if found != program.program_digest:
         raise ProgramError(f"{program.file}: the manifest promises the program {program.program_digest}, found {found}")

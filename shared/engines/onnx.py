@@ -11,6 +11,7 @@ from shared.engines.engine import EngineKind
 from shared.engines.onnx_graph import check_external_initializers, external_initializers, keep_outputs
 from shared.engines.onnx_sessions import session_maker
 from shared.errors import PolicyOutputError
+from shared.kept_memory import is_lasting
 from shared.program_digest import onnx_program_digest
 from shared.weights import check_finite, check_layout
 
@@ -45,21 +46,25 @@ class OnnxEngine:
         self.program_digest = onnx_program_digest(graph)
         self._threads = threads
         self._output_specs: dict[int, list[tuple[tuple[int, ...], np.dtype[Any]]]] = {}
-        self._layout = weights
+        self._layout = {name: np.broadcast_to(np.empty((), a.dtype), a.shape) for name, a in weights.items()}
         check_external_initializers(graph, weights)
         self._graph = graph if outputs is None else keep_outputs(graph, tuple(outputs))
         self._initializers = external_initializers(self._graph)
+        self._session: Any = None
         self.load_weights(weights)
 
     def load_weights(self, weights: Mapping[str, np.ndarray]) -> None:
-        """See Engine. Makes a new session, which costs a millisecond or two and does not hold the GIL."""
+        """See Engine. Makes a new session, which costs a millisecond or two and does not hold the GIL.
+
+        Where ONNX Runtime fails to make one (ProgramError), this engine can do nothing but load weights again.
+        """
         check_layout(self._layout, weights)
-        lasting = {name: _lasting(array) for name, array in weights.items()}
-        check_finite(lasting)
-        session = session_maker(self._graph, self._initializers, self._threads).make(lasting)
-        self._layout = lasting  # kept alive as long as the session
-        self._session = session
+        check_finite(weights)
+        # The old ones go first, so that the new session gets their memory: fresh pages cost more than what is in them.
+        self._session = None
         self._bindings: dict[int, _Binding] = {}
+        self._weights = {name: _lasting(array) for name, array in weights.items()}  # as long as the session
+        self._session = session_maker(self._graph, self._initializers, self._threads).make(self._weights)
 
     def twin(self) -> "OnnxEngine":
         """See Engine. Whatever depends on weights, ``load_weights`` makes anew."""
@@ -67,6 +72,8 @@ class OnnxEngine:
 
     def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         """See Engine. Raises PolicyOutputError where ONNX Runtime does."""
+        if self._session is None:
+            raise PolicyOutputError("ONNX Runtime: no weights, since no session could be made of the last ones")
         if not self._bind_buffers:
             return self._run_unbound(inputs)
         batch_size = inputs[0].shape[0]
@@ -122,9 +129,9 @@ class _Binding:
 
 
 def _lasting(array: np.ndarray) -> np.ndarray:
-    """The array itself where nobody can ever change it, being a view of bytes; else a copy."""
+    """The array itself where nobody can change it as long as it is there, being a view of bytes; else a copy."""
     memory: Any = array
     while isinstance(memory, np.ndarray):
         memory = memory.base
     is_fit = array.flags.c_contiguous and array.flags.aligned
-    return array if isinstance(memory, bytes) and is_fit else np.array(array, order="C")
+    return array if is_lasting(memory) and is_fit else np.array(array, order="C")

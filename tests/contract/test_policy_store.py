@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.errors import DigestMismatch, ManifestError, StoreUnavailable, TransientLoadError, VersionNotFound
+from shared.kept_memory import Data, KeptMemory
 from shared.manifest import MAX_MANIFEST_BYTES, FileEntry, Manifest, decode_manifest, encode_manifest
 from shared.policy_store import PolicyStore, Retention, version_name
 from tests.contract.store_cases import CASES, StoreCase, store_case
@@ -186,16 +187,33 @@ def test_bytes_can_be_looked_at_while_they_are_verified(case: StoreCase, monkeyp
     monkeypatch.setattr("shared.version_files._HASHED_APART_BYTES", 7)
     publish(case.open())
     version = case.open().open(0)
-    seen: list[bytes] = []
-    assert version.read("weights.safetensors", seen.append) is seen[0]
+    seen: list[Data] = []
+    assert version.read_ahead("weights.safetensors", seen.append, KeptMemory()) is seen[0]
     case.put(f"{version_name(0)}/weights.safetensors", b"weighty")
     with pytest.raises(DigestMismatch, match="SHA-256"):
-        version.read("weights.safetensors", seen.append)
+        version.read_ahead("weights.safetensors", seen.append, KeptMemory())
     assert seen == [b"weights", b"weighty"]
     case.put(f"{version_name(0)}/weights.safetensors", b"weight")
     with pytest.raises(DigestMismatch, match="expected 7 bytes, found 6"):
-        version.read("weights.safetensors", seen.append)
+        version.read_ahead("weights.safetensors", seen.append, KeptMemory())
     assert len(seen) == 2, "what is too short is not worth a look"
+
+
+def test_what_was_read_ahead_stays_as_it_is_while_it_is_held(case: StoreCase, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shared.version_files._HASHED_APART_BYTES", 7)
+    store, memory = case.open(), KeptMemory()
+    expected = [b"weights %d" % i for i in range(4)]
+    publish_many(store, len(expected))
+    found = [store.open(i).read_ahead("weights.safetensors", print, memory) for i in range(len(expected))]
+    assert found == expected
+    found.clear()
+    assert store.open(0).read_ahead("weights.safetensors", print, memory) == expected[0]
+
+
+def test_only_files_of_the_manifest_are_read_ahead(case: StoreCase) -> None:
+    publish(case.open())
+    with pytest.raises(ManifestError, match="lists no file"):
+        case.open().open(0).read_ahead("nowhere", print, KeptMemory())
 
 
 def test_bytes_are_verified_where_no_thread_can_be_started(case: StoreCase, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,11 +224,11 @@ def test_bytes_are_verified_where_no_thread_can_be_started(case: StoreCase, monk
     monkeypatch.setattr("concurrent.futures.ThreadPoolExecutor.submit", refuse)
     publish(case.open())
     version = case.open().open(0)
-    seen: list[bytes] = []
-    assert version.read("weights.safetensors", seen.append) == b"weights"
+    seen: list[Data] = []
+    assert version.read_ahead("weights.safetensors", seen.append, KeptMemory()) == b"weights"
     case.put(f"{version_name(0)}/weights.safetensors", b"weighty")
     with pytest.raises(DigestMismatch):
-        version.read("weights.safetensors", seen.append)
+        version.read_ahead("weights.safetensors", seen.append, KeptMemory())
     assert seen == []
 
 
@@ -221,13 +239,13 @@ def test_bytes_that_come_right_the_second_time_are_not_those_that_were_looked_at
     publish(case.open())
     name = f"{version_name(0)}/weights.safetensors"
     case.put(name, b"weighty")
-    seen: list[bytes] = []
+    seen: list[Data] = []
 
-    def look_and_mend(data: bytes) -> None:
+    def look_and_mend(data: Data) -> None:
         seen.append(data)
         case.put(name, b"weights")
 
-    assert case.open().open(0).read("weights.safetensors", look_and_mend) == b"weights"
+    assert case.open().open(0).read_ahead("weights.safetensors", look_and_mend, KeptMemory()) == b"weights"
     assert seen == [b"weighty"]
 
 

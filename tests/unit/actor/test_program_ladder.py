@@ -12,8 +12,11 @@ from actor.engine_choice import is_clearly_faster, median_call_s
 from actor.program_ladder import ProgramLadder
 from shared.engines.engine import Engine, EngineKind
 from shared.engines.llvm import read_row_program
+from shared.engines.onnx import OnnxEngine
+from shared.kept_memory import is_lasting
 from shared.policy_store import LocalPolicyStore
 from shared.row_compiler.row_program import RowProgram
+from shared.weights import decode_weights
 from tests.agent_policies import eager, local_store, make_policy, publish_seed, quiet_noise
 
 
@@ -159,3 +162,32 @@ def test_a_measurement_is_of_whole_calls() -> None:
     assert not is_clearly_faster(slow_s, fast_s)
     assert calls[:4] == ["fast", "slow", "fast", "slow"]
     assert calls.count("fast") == calls.count("slow") >= 5
+
+
+def test_large_weights_lie_in_memory_that_is_used_again_but_never_under_an_engine_that_reads_it(
+    store: LocalPolicyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shared.version_files._HASHED_APART_BYTES", 0)
+    ladder, spares = ProgramLadder("onnx", batch_size=5), dict[str, Engine]()
+    engines = []
+    for seed in range(8):
+        files = store.open(publish_seed(store, seed, onnx=True).version)
+        engine = ladder.load(files, lambda kind, digest: spares.pop(kind, None)).policy.engine
+        assert isinstance(engine, OnnxEngine)
+        engines.append((engine, files))
+        if len(engines) == 3:
+            oldest, _ = engines.pop(0)
+            spares["onnx"] = oldest
+        for held, of in engines:
+            expected = decode_weights(of.read(of.manifest.weights))
+            for name, array in held._weights.items():
+                assert is_lasting(_memory(array)), "not copied"
+                np.testing.assert_array_equal(array, expected[name])
+    assert len(ladder._memory._pieces) == 4, "two in use, the spare's and that which its next weights will lie in"
+
+
+def _memory(array: np.ndarray) -> object:
+    memory: object = array
+    while isinstance(memory, np.ndarray):
+        memory = memory.base
+    return memory

@@ -1,15 +1,18 @@
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime  # type: ignore[import-untyped]
 import pytest
 from onnx import TensorProto, helper
 
 from shared.engines.onnx import OnnxEngine
-from shared.engines.onnx_sessions import session_maker
+from shared.engines.onnx_sessions import SessionMaker, session_maker
 from shared.errors import PolicyOutputError, ProgramError, WeightsError
+from shared.kept_memory import KeptMemory
 from shared.weights import decode_weights, encode_weights
 
 
@@ -203,5 +206,55 @@ def test_weights_that_may_change_are_copied_and_views_of_bytes_are_not() -> None
     np.testing.assert_array_equal(engine.run([X])[0], X * 3 + 1)
     theirs = decode_weights(encode_weights(weights(5.0)))
     engine.load_weights(theirs)
-    assert engine._layout["weight"] is theirs["weight"]
+    assert engine._weights["weight"] is theirs["weight"]
     np.testing.assert_array_equal(engine.run([X])[0], X * 5 + 1)
+
+
+def test_views_of_kept_memory_are_not_copied_and_keep_it() -> None:
+    memory = KeptMemory()
+    encoded = encode_weights(weights(3.0))
+    room = memory.take(len(encoded))
+    room[:] = encoded
+    theirs = decode_weights(room.toreadonly())
+    engine = OnnxEngine(graph(), weights())
+    engine.load_weights(theirs)
+    assert engine._weights["weight"] is theirs["weight"]
+    del room, theirs
+    memory.take(len(encoded))[:] = bytes(len(encoded))
+    np.testing.assert_array_equal(engine._weights["weight"], weights(3.0)["weight"])
+
+
+def test_the_old_session_is_gone_before_the_new_one_is_made_but_not_a_twins(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = OnnxEngine(graph(), weights())
+    engine = first.twin()
+    engine.load_weights(weights(3.0))
+    old, made = weakref.ref(engine._session), []
+
+    def make(maker: SessionMaker, values: dict[str, np.ndarray]) -> onnxruntime.InferenceSession:
+        made.append(old() is None)
+        return make_session(maker, values)
+
+    make_session = SessionMaker.make
+    monkeypatch.setattr(SessionMaker, "make", make)
+    engine.load_weights(weights(4.0))
+    assert made == [True]
+    np.testing.assert_array_equal(engine.run([X])[0], X * 4 + 1)
+    np.testing.assert_array_equal(first.run([X])[0], X * 2 + 1)
+
+
+def test_an_engine_whose_session_could_not_be_made_says_so_and_can_be_used_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    engine = OnnxEngine(graph(), weights())
+    with monkeypatch.context() as failing:
+        failing.setattr(SessionMaker, "make", _fails)
+        with pytest.raises(ProgramError, match="no memory"):
+            engine.load_weights(weights(3.0))
+    with pytest.raises(PolicyOutputError, match="no weights"):
+        engine.run([X])
+    engine.load_weights(weights(4.0))
+    np.testing.assert_array_equal(engine.run([X])[0], X * 4 + 1)
+
+
+def _fails(_maker: SessionMaker, _weights: dict[str, np.ndarray]) -> None:
+    raise ProgramError("no memory")

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from shared.errors import WeightsError
-from shared.weights import check_layout, data_start, decode_weights, encode_weights, tensor_places
+from shared.weights import check_finite, check_layout, data_start, decode_weights, encode_weights, tensor_places
 
 DTYPES = [
     "bool",
@@ -114,6 +114,39 @@ def test_a_malformed_file_is_refused(data: bytes) -> None:
 def test_what_is_not_finite_is_refused_by_name(value: float) -> None:
     with pytest.raises(WeightsError, match=r"layer\.bias holds values that are not finite"):
         decode_weights(encode_weights({"layer.bias": np.array([0, value], np.float32)}))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.filterwarnings("error")
+def test_large_tensors_are_finite_or_not_to_the_last_number(dtype: type) -> None:
+    many = np.ones(2**19 + 5, dtype)
+    decode_weights(encode_weights({"large": many}))
+    many[::2] = np.finfo(dtype).max  # their sum is no number any more
+    decode_weights(encode_weights({"large": many}))
+    decode_weights(encode_weights({"large": np.where(np.arange(len(many)) % 2, many, -many)}))
+    for values in ([np.inf], [np.nan], [np.inf, -np.inf]):
+        spoilt = np.ones_like(many)
+        spoilt[-len(values) :] = values
+        with pytest.raises(WeightsError, match="large holds values that are not finite"):
+            decode_weights(encode_weights({"large": spoilt}))
+
+
+def test_what_was_found_finite_is_not_read_again_and_what_took_its_place_is() -> None:
+    found = decode_weights(encode_weights({"a": np.zeros(2, np.float32), "b": np.zeros(2, np.float32)}))
+    check_finite(found)
+    with pytest.raises(WeightsError, match="b holds"):
+        check_finite({**found, "b": np.full(2, np.nan, np.float32)})
+    found["b"] = np.full(2, np.nan, np.float32)
+    with pytest.raises(WeightsError, match="b holds"):
+        check_finite(found)
+
+
+def test_what_decode_weights_gives_cannot_be_changed() -> None:
+    found = decode_weights(encode_weights({"a": np.zeros(2, np.float32)}))
+    with pytest.raises(ValueError, match="read-only"):
+        found["a"][0] = np.nan
+    with pytest.raises(ValueError, match="WRITEABLE"):
+        found["a"].flags.writeable = True
 
 
 def test_a_dtype_without_a_place_is_refused() -> None:
