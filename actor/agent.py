@@ -381,6 +381,7 @@ class Agent:
         while True:
             if self._loader.has_reports:
                 self._log_reports(depth=depth + 1)
+            self._loader.take_scouted()
             policy = self._manager.adopt(begins_episodes=begins_episodes)
             if policy is not None:
                 return policy

@@ -101,18 +101,19 @@ class PolicyWatcher:
         costs one ``stat`` where its directory has not been touched since the last listing. ``force`` lists in any case.
         """
         is_same_directory = self._keep_observing()
-        if self._take_announced() and is_same_directory and not force:
-            return True
+        was_told = self._take_announced() and is_same_directory
+        if was_told and not force and not self.is_relieved:
+            return True  # whoever sees to these checks again
         change_ns = _changed_ns(self._path) if self._path is not None else None
         if not force and not self._is_listing_due(change_ns, was_watched=is_same_directory):
-            return False
+            return was_told
         settled = change_ns is not None and change_ns + _SETTLED_S * 1e9 < time.time_ns()
         began_s = time.monotonic()
         known = tuple(self._store.versions())
         self._listed_change_ns = change_ns if settled else None
         self._listed_at_s = time.monotonic()
         self._listing_took_s = self._listed_at_s - began_s
-        changed = known != self.known
+        changed = was_told or known != self.known
         self.known = known
         return changed
 

@@ -85,7 +85,7 @@ class Scout:
         if run is not None and run.is_gone:
             self._end(f"it has ended: {run.describe_end()}")
         elif run is not None and (policy is None or not run.is_for(policy.engine)):
-            self._end("another program acts")
+            self._end("what it verifies acts no more")
         if self._run is None and policy is not None and self._is_worth_it():
             self._start(policy, wake, news)
         return self.is_at_work
@@ -185,8 +185,8 @@ class Scout:
         if run is None or (engine := self._spare_for(run)) is None:
             return None
         offer = run.mailbox.take(engine.block)
-        held = self._manager.held_version
-        if offer is None or (held is not None and offer.version <= held):
+        held, highest = self._manager.held_version, self._manager.highest_acted
+        if offer is None or offer.version <= max(-1 if each is None else each for each in (held, highest)):
             return None
         if self._versions.quarantine_reason(offer.digest) is not None:  # this actor knows better
             self._declined = offer.version

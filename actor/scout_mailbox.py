@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 _IS_READY, _OFFERS, _OFFERED, _REFUSED, _WORDS = range(5)
-_NUMBER, _VERSION, _MANIFEST_BYTES, _BLOCK_FLOATS, _SUM, _HEADER_WORDS = range(6)
+_NUMBER, _VERSION, _TEXT_BYTES, _BLOCK_FLOATS, _SUM, _HEADER_WORDS = range(6)
 _WORD_BYTES = 8
 _MOST_TEXT_BYTES = 2**16  # a digest and a manifest
 _DIGEST_BYTES = 64

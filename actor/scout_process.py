@@ -27,6 +27,8 @@ from shared.process_guard import die_with_parent
 from shared.signing import PublicKey
 from shared.weights import decode_weights
 
+_LOOKED_AT = 8  # of the newest versions, for the actor's program: what it acts with is seldom older
+
 
 def main() -> None:
     """Watch until the actor is gone. Ends by itself where the store is not to be had, or the code is another."""
@@ -58,13 +60,14 @@ class _Scout:
             self._watcher.check()
             if self._engine is None:
                 self._compile()
-            elif self._watcher.known and self._watcher.known[-1] > self._done:
+            while self._engine is not None and self._watcher.known and self._watcher.known[-1] > self._done:
                 self._see_to(self._watcher.known[-1])
+                self._watcher.check()  # where nothing else came: lists, so that what was swept is forgotten
             self._woken.wait(self._watcher.interval_s)
 
     def _compile(self) -> None:
         """Make the engine of the newest version that has the actor's program."""
-        for version in reversed(self._watcher.known):
+        for version in self._watcher.known[: -_LOOKED_AT - 1 : -1]:
             try:
                 files = self._open(version)
                 engine = load_program("llvm", files.read, files.manifest, outputs=self._exam(files).outputs)
@@ -76,7 +79,6 @@ class _Scout:
             self._engine = engine
             self._mailbox.begin()
             wake(self._orders.wake)
-            self._woken.set()
             return
 
     def _see_to(self, version: int) -> None:

@@ -173,6 +173,20 @@ def test_a_content_that_failed_while_it_acted_is_not_taken_again(
     _adopts(agent, publish_seed(store, 2, onnx=True).version, seed=2)
 
 
+def test_with_nothing_left_to_act_with_the_next_good_one_acts(
+    store: LocalPolicyStore, scouted: Scouted, lines: list[str]
+) -> None:
+    publish_seed(store, 0, onnx=True)
+    agent = scouted()
+    agent._run = lambda _: [np.full(3, 99), np.zeros(3, np.float32)]
+    deciding = Running(agent.decide, [OBSERVATIONS])
+    until(lambda: [line for line in lines if "is quarantined, it answered with" in line])
+    good = publish_seed(store, 1, onnx=True)
+    deciding.join()
+    assert agent.policy.version == good.version
+    _adopts(agent, good.version, seed=1)
+
+
 def test_a_store_that_goes_and_comes_again(store: LocalPolicyStore, scouted: Scouted) -> None:
     publish_seed(store, 0, onnx=True)
     agent = scouted()

@@ -9,7 +9,7 @@ import pytest
 
 from actor.policy_watcher import PolicyWatcher
 from shared.errors import StoreUnavailable
-from shared.policy_store import LocalPolicyStore, PolicyStore
+from shared.policy_store import LocalPolicyStore, PolicyStore, Retention
 from shared.remote_policy_store import RemotePolicyStore
 from tests.sample_versions import sample_files, sample_manifest
 from tests.waiting import until
@@ -279,6 +279,23 @@ def test_while_somebody_else_watches_it_is_told_and_lists_seldom(
     assert not watcher.is_relieved
     _publish(store)
     assert woken.wait(5.0)
+
+
+def test_what_was_swept_is_forgotten_though_there_is_always_something_announced(store: _CountingStore) -> None:
+    watcher = PolicyWatcher(store, lambda: None, rescan_s=0.0)
+    watcher.start()
+    watcher.check()
+    watcher.relieve()
+
+    def goes_on() -> int:
+        watcher.announce(_publish(store))
+        store.sweep(Retention(3))
+        assert watcher.check()
+        return len(watcher.known)
+
+    for _ in range(10):
+        goes_on()
+    assert until(lambda: goes_on() == 3)  # a listing is due after 500 times as long as it takes
 
 
 def test_a_directory_that_was_exchanged_is_listed_though_somebody_else_watches(
