@@ -136,8 +136,8 @@ class Agent:
         self._call: PolicyCall | None = None
         self._run: Callable[[Sequence[np.ndarray]], Sequence[np.ndarray]] = _nothing_to_run
         self._state: Sequence[np.ndarray] = ()
-        self._noise: NoiseStream | None = None
-        self._zero_noise: np.ndarray | None = None
+        self._noise: Callable[[int], np.ndarray | None] | None = None
+        self._noise_at: Callable[[int], np.ndarray | None] = _no_noise  # or _noise, where what acts takes it
         if not synchronous:
             self._loader.start()
 
@@ -208,7 +208,7 @@ class Agent:
         mask = None if action_mask is None else np.asarray(action_mask, np.bool_)
         if not self._single:
             return self.decide(arrays, mask).env_action
-        row = [array[None] for array in arrays]
+        row = [arrays[0][None]] if len(arrays) == 1 else [array[None] for array in arrays]
         action = self.decide(row, None if mask is None else mask.reshape(1, -1)).env_action
         return action.item() if action.ndim == 1 else action[0]
 
@@ -269,14 +269,6 @@ class Agent:
         assert self._call is not None
         return self._call
 
-    def _inputs(
-        self, call: PolicyCall, observation: Sequence[np.ndarray], action_mask: np.ndarray | None
-    ) -> Sequence[np.ndarray]:
-        noise = None
-        if call.takes_noise:
-            noise = self._zero_noise if self._noise is None else self._noise.at(self.noise_offset)
-        return call.inputs(observation, self._state, action_mask, noise)
-
     def _adopt(self, *, begins_episodes: bool) -> LoadedPolicy:
         """What ``reset`` and ``adopt`` have in common; their names stand in the log."""
         if self._synchronous:
@@ -313,11 +305,14 @@ class Agent:
 
     def _prepare_noise(self, signature: PolicySignature) -> None:
         """The loader admits one action space only, so that the stream stays the same from version to version."""
-        if self._noise is None and self._zero_noise is None:
+        if self._noise is None:
             if self._deterministic:
-                self._zero_noise = np.zeros((self._batch_size, *signature.action.noise_shape), np.float32)
+                zeros = np.zeros((self._batch_size, *signature.action.noise_shape), np.float32)
+                self._noise = lambda _offset: zeros
             else:
-                self._noise = NoiseStream(signature.action, self._batch_size, self.noise_seed)
+                self._noise = NoiseStream(signature.action, self._batch_size, self.noise_seed).at
+        assert self._call is not None
+        self._noise_at = self._noise if self._call.takes_noise else _no_noise
 
     def _clear_state(self, rows: np.ndarray) -> None:
         cleared = []
@@ -360,7 +355,7 @@ class Agent:
     ) -> tuple[PolicyCall, Sequence[np.ndarray], str | None]:
         """One call of what acts: its outputs, and what is wrong with them."""
         call = self._call or self._first_call()
-        inputs = self._inputs(call, observation, action_mask)
+        inputs = call.inputs(observation, self._state, action_mask, self._noise_at(self.noise_offset))
         try:
             outputs = self._run(inputs)
         except PolicyOutputError as error:
@@ -370,7 +365,7 @@ class Agent:
     def _blame_environment(self, observation: Sequence[np.ndarray], action_mask: np.ndarray | None) -> None:
         """Raise PolicyOutputError where the inputs allow no answer: no version must be quarantined for that."""
         call = self._call or self._first_call()
-        inputs = self._inputs(call, observation, action_mask)
+        inputs = call.inputs(observation, self._state, action_mask, self._noise_at(self.noise_offset))
         if (blame := call.blame_inputs(inputs)) is not None:
             raise PolicyOutputError(f"{blame}: no policy can act on that; it is the environment's to put right")
 
@@ -413,3 +408,7 @@ class Agent:
 
 def _nothing_to_run(_inputs: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
     raise PolicyUnavailable("no policy was adopted yet")
+
+
+def _no_noise(_offset: int) -> None:
+    return None

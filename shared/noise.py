@@ -22,6 +22,9 @@ class NoiseStream:
         self._kind = action.kind
         self._shape = (_BLOCK_STEPS, batch_size, *action.noise_shape)
         self._block_index = -1
+        self._philox = np.random.Philox(key=seed)
+        self._generator = np.random.Generator(self._philox)
+        self._state = self._philox.state
         self._block: list[npt.NDArray[np.float32]] = []  # views, each made once: one step after the other is asked for
 
     def at(self, offset: int) -> npt.NDArray[np.float32]:
@@ -34,7 +37,10 @@ class NoiseStream:
 
     def _draw(self, block_index: int) -> npt.NDArray[np.float32]:
         # The counter's high word selects the block; no block draws 2**128 numbers from the low words.
-        generator = np.random.Generator(np.random.Philox(key=self.seed, counter=(0, 0, block_index, 0)))
+        # Its state is set, since to make a generator takes as long as to draw with it.
+        self._state["state"]["counter"][:] = (0, 0, block_index, 0)
+        self._philox.state = self._state
+        generator = self._generator
         if self._kind == "box":
             return generator.standard_normal(self._shape, np.float32)
         uniform = generator.random(self._shape, np.float32)

@@ -84,9 +84,12 @@ class LlvmEngine:
                 _write(call.slots, inputs)
         except (IndexError, TypeError, ValueError) as error:
             raise PolicyOutputError(f"inputs that do not fit the program: {error}") from error
-        if not call.run(call.table):
-            return list(map(_copy, call.outputs))
-        outputs = InBounds(map(_copy, call.outputs))
+        is_in_bounds = call.run(call.table)
+        found = call.outputs
+        copies = [found[0].copy(), found[1].copy()] if len(found) == 2 else list(map(_copy, found))  # mostly two
+        if not is_in_bounds:
+            return copies
+        outputs = InBounds(copies)
         outputs.bounds = self._bounds
         return outputs
 
