@@ -2,8 +2,8 @@
 
 The loader's thread does all that a scout does, and more; but it shares Python's lock with the thread that acts, and
 each of its moves costs a little acting. A scout costs an interpreter of its own, once. So one is started when loads
-have taken as long as that, for versions of the program that acts. What it cannot see to is the loader's as before, and
-where it dies, falls silent or comes late, everything is.
+have taken as long as that, for versions of the program that acts; it ends when nothing has come for a minute. What it
+cannot see to is the loader's as before, and where it dies, falls silent or comes late, everything is.
 """
 
 import os
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 WORTH_S = 0.5
 """What a scout takes of a core until it is ready: an interpreter, imports, and to compile the program."""
 LATE_S = 1.0
-_REST_S = 30.0
+IDLE_S = 60.0
 _MOST_FLOATS = 2**19  # to copy and to sum up 2 MB takes the acting thread as long as a scout saves it
 
 
@@ -63,7 +63,6 @@ class Scout:
         self.last_end = ""
         """Why the last one ended."""
         self._spent_s = 0.0
-        self._rests_until_s = float("-inf")
         self._run: _Run | None = None
         self._awaited: tuple[int, float] | None = None
         self._declined = -1
@@ -86,7 +85,9 @@ class Scout:
             self._end(f"it has ended: {run.describe_end()}")
         elif run is not None and (policy is None or not run.is_for(policy.engine)):
             self._end("what it verifies acts no more")
-        if self._run is None and policy is not None and self._is_worth_it():
+        elif run is not None and run.idle_s() >= IDLE_S:
+            self._end(f"nothing new has come for {IDLE_S:g} s")
+        if self._run is None and policy is not None and self._spent_s >= WORTH_S:
             self._start(policy, wake, news)
         return self.is_at_work
 
@@ -120,14 +121,11 @@ class Scout:
         self._end("the agent is closed")
 
     def _end(self, why: str) -> None:
-        run, self._run, self._awaited = self._run, None, None
-        self._rests_until_s = time.monotonic() + _REST_S
+        """Another one has to become worth it again."""
+        run, self._run, self._awaited, self._spent_s = self._run, None, None, 0.0
         if run is not None:
             self.last_end = why
             run.end()
-
-    def _is_worth_it(self) -> bool:
-        return self._spent_s >= WORTH_S and time.monotonic() >= self._rests_until_s
 
     def _start(self, policy: LoadedPolicy, wake: WakeUp, news: WakeUp) -> None:
         engine = policy.engine
@@ -214,10 +212,19 @@ class _Run:
         self.mailbox = ScoutMailbox(orders.mailbox, orders.block_floats)
         arguments = [msgspec.json.encode(orders).decode()]
         self._process = SideProcess("actor.scout_process", arguments, [orders.mailbox, orders.wake, orders.news])
+        self._told = (-1, -1)
+        self._told_at_s = time.monotonic()
 
     def is_for(self, engine: Engine | None) -> "TypeIs[LlvmEngine]":
         """Whether the scout's blocks fit ``engine``."""
         return engine is not None and getattr(engine, "code_digest", None) == self._code_digest
+
+    def idle_s(self) -> float:
+        """How long it has told of nothing, as far as calls of this can tell."""
+        now_s, told = time.monotonic(), (self.mailbox.offered, self.mailbox.refused)
+        if told != self._told:
+            self._told, self._told_at_s = told, now_s
+        return now_s - self._told_at_s
 
     @property
     def is_gone(self) -> bool:

@@ -132,7 +132,6 @@ def test_without_it_the_actor_sees_to_everything(
 def test_another_program_is_loaded_here_and_gets_a_scout_of_its_own(
     store: LocalPolicyStore, scouted: Scouted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scout, "_REST_S", 0.0)
     publish_seed(store, 0, onnx=True)
     agent = scouted(values=True)
     first = _process(agent)
@@ -144,6 +143,21 @@ def test_another_program_is_loaded_here_and_gets_a_scout_of_its_own(
     newest = publish_seed(store, 1, onnx=True, network="lstm")
     until(lambda: agent.adopt().version == newest.version)
     agent.act(OBSERVATIONS)
+
+
+def test_where_nothing_comes_any_more_it_ends_and_has_to_become_worth_it_again(
+    store: LocalPolicyStore, scouted: Scouted, lines: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish_seed(store, 0, onnx=True)
+    agent = scouted()
+    process = _process(agent)
+    monkeypatch.setattr(scout, "WORTH_S", 1e9)
+    monkeypatch.setattr(scout, "IDLE_S", 0.0)
+    until(lambda: not agent.is_scouted)
+    assert not process.is_running()
+    until(lambda: (agent.adopt(), [line for line in lines if "nothing new has come" in line])[1])
+    _adopts(agent, publish_seed(store, 1, onnx=True).version, seed=1)
+    assert not agent.is_scouted
 
 
 def test_with_keys_nothing_else_is_offered(store: LocalPolicyStore, scouted: Scouted, lines: list[str]) -> None:
