@@ -29,6 +29,10 @@ class SideProcess:
             raise
 
     @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
     def is_gone(self) -> bool:
         return self._process.poll() is not None
 

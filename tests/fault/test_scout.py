@@ -46,7 +46,7 @@ def scouted(store: LocalPolicyStore, monkeypatch: pytest.MonkeyPatch) -> Iterato
 
 def _process(agent: Agent) -> psutil.Process:
     run = agent._loader._scout._run  # type: ignore[union-attr]
-    return psutil.Process(run._process._process.pid)  # type: ignore[union-attr]
+    return psutil.Process(run._process.pid)  # type: ignore[union-attr]
 
 
 def _adopts(agent: Agent, version: int, seed: int) -> None:
@@ -237,7 +237,7 @@ scout.WORTH_S = 0.0
 agent = Agent(LocalPolicyStore(Path(sys.argv[1])), num_envs=None)
 agent.reset()
 until(lambda: agent.is_scouted)
-print(agent._loader._scout._run._process._process.pid, flush=True)
+print(agent._loader._scout._run._process.pid, flush=True)
 if sys.argv[2] == "closes":
     agent.close()
 if sys.argv[2] == "acts":
