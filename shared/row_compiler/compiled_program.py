@@ -58,8 +58,8 @@ class CompiledProgram:
     @functools.cached_property
     def digest(self) -> str:
         """Of the code, and of how weights are packed: where it is the same, so are blocks."""
-        code = row_code(self.program, self._scratch.places, processor_registers(is_brief=True))
-        return hashlib.sha256(f"{code}{self.program.packed}".encode()).hexdigest()
+        code = self.machine_code(is_brief=True)  # there already, as a rule
+        return hashlib.sha256(f"{code.digest}{self.program.packed}".encode()).hexdigest()
 
     def make_block(self) -> np.ndarray:
         """Room for the packed weights."""

@@ -2,6 +2,7 @@
 
 import ctypes
 import functools
+import hashlib
 from collections.abc import Callable
 
 import llvmlite.binding as llvm
@@ -17,6 +18,7 @@ class MachineCode:
 
     def __init__(self, text: str, name: str) -> None:
         """Raises ProgramUnsupported where LLVM does not know how to."""
+        self.digest = hashlib.sha256(text.encode()).hexdigest()
         target = _target_machine()
         try:
             module = llvm.parse_assembly(text)
