@@ -165,7 +165,7 @@ class PolicyLoader:
         if self._scout is None or not self._scout.has_news or not self._turn.acquire(blocking=False):
             return
         try:
-            if self._scout.take() is not None:
+            if self._scout.take():
                 self._wake.set()
         finally:
             self._turn.release()

@@ -174,26 +174,26 @@ class Scout:
         run = self._run
         return run is not None and run.mailbox.has_news
 
-    def take(self) -> int | None:
-        """Make what it offers READY. Returns a version that the loader has to see to instead, mostly None.
+    def take(self) -> bool:
+        """Make what it offers READY. Whether the loader has to see to that instead; mostly not.
 
         Never while the loader loads: both move versions.
         """
         run = self._run
         if run is None or (engine := self._spare_for(run)) is None:
-            return None
+            return False
         offer = run.mailbox.take(engine.block)
         held, highest = self._manager.held_version, self._manager.highest_acted
         if offer is None or offer.version <= max(-1 if each is None else each for each in (held, highest)):
-            return None
+            return False
         if self._versions.quarantine_reason(offer.digest) is not None:  # this actor knows better
             self._declined = offer.version
-            return offer.version
+            return True
         self._spare = None
         self._versions.move(offer.version, VersionState.LOADING)
         manifest = decode_manifest_again(offer.manifest_bytes)
         self._manager.offer(LoadedPolicy(offer.version, offer.digest, manifest, engine, engine.kind))
-        return None
+        return False
 
     def _spare_for(self, run: "_Run") -> "LlvmEngine | None":
         if self._spare is None or not run.is_for(self._spare):
