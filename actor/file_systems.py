@@ -1,4 +1,4 @@
-"""Which file systems tell of every change: not those that are changed from elsewhere."""
+"""Which file systems tell of every change: not those that are changed from elsewhere, nor all others."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,14 +13,28 @@ _SHARED = frozenset((
     "ncpfs", "nfs", "nfs4", "ocfs2", "prl_fs", "smb", "smb2", "smb3", "smbfs", "vboxsf", "virtiofs", "vmhgfs",
     "webdav",
 ))
+# What nobody can change but through the very mount that is watched. An overlay's layers can be changed below it.
+_ALL_TOLD = frozenset((
+    "apfs", "bcachefs", "btrfs", "exfat", "ext2", "ext3", "ext4", "f2fs", "hfs", "jfs", "nilfs2", "ramfs", "reiserfs",
+    "tmpfs", "ufs", "vfat", "xfs", "zfs",
+))
 # fmt: on
 
 
 def shared_file_system(path: Path) -> str | None:
     """The type of the file system that holds ``path``, where that may be changed from elsewhere; None where not."""
-    mounts = [(Path(part.mountpoint), part.fstype) for part in psutil.disk_partitions(all=True)]
-    kind = file_system_type(path.resolve(), mounts)
+    kind = _type_below(path)
     return kind if kind in _SHARED or kind.startswith("fuse.") else None
+
+
+def tells_of_all(path: Path) -> bool:
+    """Whether the file system that holds ``path`` tells of whatever happens to it; some neither do nor are shared."""
+    return _type_below(path) in _ALL_TOLD
+
+
+def _type_below(path: Path) -> str:
+    mounts = [(Path(part.mountpoint), part.fstype) for part in psutil.disk_partitions(all=True)]
+    return file_system_type(path.resolve(), mounts)
 
 
 def file_system_type(path: Path, mounts: Iterable[tuple[Path, str]]) -> str:

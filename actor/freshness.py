@@ -19,7 +19,7 @@ class Freshness:
     """
 
     def __init__(self, stale_after_s: float, *, alarming: bool) -> None:
-        self._stale_after_s = stale_after_s
+        self.stale_after_s = stale_after_s
         self._level = "WARNING" if alarming else "INFO"
         self._version: int | None = None
         self._since_s = 0.0
@@ -39,7 +39,7 @@ class Freshness:
             yield "WARNING", _went_back(acting.version, newest)
         self._went_back_to = newest
         age_s = max(now_unix_s - acting.created_unix_s, now_s - self._since_s)
-        if age_s >= self._stale_after_s and now_s - self._said_at_s >= self._stale_after_s:
+        if age_s >= self.stale_after_s and now_s - self._said_at_s >= self.stale_after_s:
             self._said_at_s = now_s
             yield self._level, _still_acts(acting.version, age_s)
 

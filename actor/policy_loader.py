@@ -1,5 +1,6 @@
 """Makes versions READY on a background thread: selects, verifies, retries what may pass, quarantines what will not."""
 
+import math
 import threading
 import time
 from collections import deque
@@ -10,6 +11,7 @@ import numpy as np
 
 from actor.canary_gate import CanaryGate
 from actor.engine_ahead import TakeSpare
+from actor.failure_news import FailureNews
 from actor.freshness import Freshness
 from actor.module_call import LoadedModule, load_policy
 from actor.policy_manager import PolicyManager
@@ -37,6 +39,7 @@ from shared.retry import RetrySchedule
 __all__ = ["LoadedModule", "LoaderReport", "PolicyLoader", "load_policy"]
 
 _REPORTS_KEPT = 1000
+_REST_S = 30.0  # while nothing happens to the store, all else is looked at this often
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,6 @@ class PolicyLoader:
         self._freshness = freshness or Freshness(float("inf"), alarming=False)
         self._manager = manager
         self._canary = canary
-        self._remembered = remembered
         self._versions = versions
         self._ladder = ladder
         self._follow = follow
@@ -97,8 +99,7 @@ class PolicyLoader:
         self._store_failures = 0
         self._store_retry_at_s = 0.0
         self._store_fault: str | None = None
-        self._advice: deque[tuple[str, str]] = deque(maxlen=_REPORTS_KEPT)
-        self._to_remember: deque[tuple[str, str]] = deque(maxlen=_REPORTS_KEPT)
+        self._failures = FailureNews(store, remembered, name, self._report)
         self.right_of_way = RightOfWay()
         self.watcher = watcher or PolicyWatcher(store, self._wake.set)
 
@@ -176,9 +177,7 @@ class PolicyLoader:
 
     def next_try_s(self) -> float:
         """Seconds until ``load_pending`` has something to try again, or should look for events that were missed."""
-        now_s = time.monotonic()
-        waits = [self.watcher.interval_s, self._versions.next_retry_s(now_s), self._store_retry_at_s - now_s]
-        return min(wait for wait in waits if wait is not None and wait > 0)
+        return min(self.watcher.interval_s, self._next_retry_s())
 
     def episode_began(self) -> None:
         """Decide by whom the next episode is acted, and have it prepared where that is an older version."""
@@ -188,8 +187,7 @@ class PolicyLoader:
 
     def acting_failed(self, digest: str, reason: str) -> None:
         """What acted was quarantined: advise others of it, and look for something else where nothing is left."""
-        self._advice.append((digest, reason))
-        self._to_remember.append((digest, reason))
+        self._failures.failed_while_acting(digest, reason)
         self._wake.set()
 
     def describe_failures(self) -> str:
@@ -221,8 +219,7 @@ class PolicyLoader:
                     self._look()
                 self._prepare_draw()
             self._manager.trim_spares()
-            self._give_advice()
-            self._remember()
+            self._failures.pass_on(self._canary)
             self._remark_on_age()
         except Exception as error:  # noqa: BLE001 - what acts must go on, and later versions must be looked for
             self._report("ERROR", f"the loader stumbled: {type(error).__name__}: {error}")
@@ -235,7 +232,26 @@ class PolicyLoader:
             self._keep_scout()
             with self._turn:
                 self.load_pending()
-            self._wake.wait(self.next_try_s())
+            self._rest()
+
+    def _rest(self) -> None:
+        """Wait until something may be due. An idle actor does nothing else, each time with cold caches: so, little."""
+        wait_s, rest_s = self.next_try_s(), self._rest_s()
+        began_s = time.monotonic()
+        while not self._wake.wait(wait_s):
+            if time.monotonic() - began_s >= rest_s or not self.watcher.is_untouched():
+                return
+
+    def _rest_s(self) -> float:
+        """How long nothing is due, as long as the store stays as it is."""
+        if self._canary is not None or self.watcher.is_relieved:
+            return 0.0  # trials are looked at in the notes of others, and a scout may die
+        return min(_REST_S, self._freshness.stale_after_s, self._next_retry_s())
+
+    def _next_retry_s(self) -> float:
+        now_s = time.monotonic()
+        waits = [self._versions.next_retry_s(now_s), self._store_retry_at_s - now_s]
+        return min((wait for wait in waits if wait is not None and wait > 0), default=math.inf)
 
     def _keep_scout(self) -> None:
         """While a scout is at work, nobody here listens for events."""
@@ -278,9 +294,8 @@ class PolicyLoader:
     def _see_trials(self, canary: CanaryGate) -> None:
         for remark in canary.look():
             self._report(*remark)
-        worse = list(canary.take_advice())
-        self._advice.extend(worse)
-        self._to_remember.extend(worse)
+        for digest, reason in canary.take_advice():
+            self._failures.failed_while_acting(digest, reason)
 
     def _select(self) -> int | None:
         if self._canary is not None:
@@ -332,7 +347,8 @@ class PolicyLoader:
         try:
             files = self._authenticity.open(self._store, version)
             digest = files.manifest.digest
-            if (reason := self._quarantine_reason(digest)) is not None:
+            reason = self._versions.quarantine_reason(digest) or self._failures.from_before(digest)
+            if reason is not None:
                 self._versions.fail(version, reason, digest=digest)
                 self._report("ERROR", f"version {version} has a content that is quarantined: {reason}")
                 return None
@@ -345,12 +361,6 @@ class PolicyLoader:
             self._report("WARNING", line)
         return result
 
-    def _quarantine_reason(self, digest: str) -> str | None:
-        reason = self._versions.quarantine_reason(digest)
-        if reason is None and self._remembered is not None and (found := self._remembered.reason(digest)) is not None:
-            reason = f"{found} (an actor on this machine found that before)"
-        return reason
-
     def _fail(self, version: int, digest: str | None, error: Exception) -> None:
         reason = one_line(f"{type(error).__name__}: {error}")
         is_transient = isinstance(error, TransientLoadError | StoreUnavailable | VersionNotFound | MemoryError)
@@ -359,7 +369,7 @@ class PolicyLoader:
             blamed = None if isinstance(error, DigestMismatch) else digest
             record = self._versions.fail(version, reason, digest=blamed)
             if blamed is not None and isinstance(error, HotswapError):
-                self._advice.append((blamed, reason))
+                self._failures.failed_to_load(blamed, reason)
             self._report("ERROR", f"version {version} is quarantined: {reason}")
         else:
             record = self._fail_transiently(version, reason)
@@ -387,24 +397,6 @@ class PolicyLoader:
             manifest = None if newest is None else newest.manifest
             for remark in self._freshness.remarks(manifest, self.watcher.known, time.monotonic(), time.time()):
                 self._report(*remark)
-
-    def _give_advice(self) -> None:
-        """Share quarantines through the store; a store that cannot be written to is no reason to stop."""
-        while self._advice:
-            digest, reason = self._advice.popleft()
-            if self._canary is not None:
-                self._canary.failed(digest, reason)
-            try:
-                self._store.quarantine(digest, reason, self._name)
-            except StoreError as error:
-                self._report("WARNING", f"could not share the quarantine of {digest[:12]}: {error}")
-
-    def _remember(self) -> None:
-        """What only acting could tell. What loading tells depends on this actor's flags, and is told again anyway."""
-        while self._to_remember:
-            digest, reason = self._to_remember.popleft()
-            if self._remembered is not None:
-                self._remembered.add(digest, reason, self._name)
 
     def _report(self, level: str, message: str) -> None:
         self._reports.append(LoaderReport(level, message))

@@ -6,13 +6,14 @@ import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from loguru import logger
 from watchdog.events import DirCreatedEvent, DirMovedEvent, FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver, ObservedWatch
 
-from actor.file_systems import shared_file_system
+from actor.file_systems import shared_file_system, tells_of_all
 from shared.errors import StoreUnavailable
 from shared.policy_store import PolicyStore, parse_version_name
 
@@ -21,6 +22,7 @@ from shared.policy_store import PolicyStore, parse_version_name
 _SETTLED_S = 2.0
 _LIST_ANYWAY_S = 30.0
 _OBSERVE_AGAIN_S = 30.0
+_RESCAN_SURE_S = 5.0  # where events tell of all but that there were too many, or that the directory is another one
 # Listing a store of many versions takes long: where events tell of what comes, it takes this part of the time at most.
 _LISTING_SHARE = 1 / 500
 
@@ -31,8 +33,8 @@ class PolicyWatcher:
     Events do no work of their own: they note the version that they name and call ``on_change``, from a thread of the
     watcher's, and whoever hears of it calls ``check`` from the thread where store I/O belongs. That thread also calls
     it every ``interval_s``, since events get lost, and are not to be had on network file systems, for object stores or
-    when the system has no watches left. Where a file system is not known to be without, ``rescan_s`` finds what it
-    does not tell.
+    when the system has no watches left: after ``poll_s`` then, after ``rescan_s`` where a file system is neither known
+    to be without nor to tell of everything.
     """
 
     def __init__(
@@ -50,12 +52,13 @@ class PolicyWatcher:
         self._observer: BaseObserver | None = None
         self._watch: ObservedWatch | None = None
         self._watched_inode: tuple[int, int] | None = None
+        self._is_told_all = False
         self._observe_again_at_s = 0.0
         self._said: str | None = None
         self._announced: deque[int] = deque()
         self._listed_at_s = float("-inf")
         self._listing_took_s = 0.0
-        self._listed_change_ns: int | None = None
+        self._listed_as: _Directory | None = None
 
     @property
     def has_events(self) -> bool:
@@ -69,7 +72,12 @@ class PolicyWatcher:
 
     @property
     def interval_s(self) -> float:
-        """Seconds between two calls of ``check`` without any event: ``rescan_s`` with events or for a remote store."""
+        """Seconds between two calls of ``check`` without any event: ``rescan_s`` with events or for a remote store.
+
+        More where events are known to tell of everything: idle actors should cost nothing.
+        """
+        if self.has_events and self._is_told_all:
+            return max(self._rescan_s, _RESCAN_SURE_S)
         is_told = self.has_events or self.is_relieved
         return self._rescan_s if is_told or self._path is None else self._poll_s
 
@@ -104,18 +112,27 @@ class PolicyWatcher:
         was_told = self._take_announced() and is_same_directory
         if was_told and not force and not self.is_relieved:
             return True  # whoever sees to these checks again
-        change_ns = _changed_ns(self._path) if self._path is not None else None
-        if not force and not self._is_listing_due(change_ns, was_watched=is_same_directory):
+        directory = _look_at(self._path) if self._path is not None else None
+        if not force and not self._is_listing_due(directory, was_watched=is_same_directory):
             return was_told
-        settled = change_ns is not None and change_ns + _SETTLED_S * 1e9 < time.time_ns()
+        settled = directory is not None and directory.changed_ns + _SETTLED_S * 1e9 < time.time_ns()
         began_s = time.monotonic()
         known = tuple(self._store.versions())
-        self._listed_change_ns = change_ns if settled else None
+        self._listed_as = directory if settled else None
         self._listed_at_s = time.monotonic()
         self._listing_took_s = self._listed_at_s - began_s
         changed = was_told or known != self.known
         self.known = known
         return changed
+
+    def is_untouched(self) -> bool:
+        """Whether ``check`` would learn nothing, as far as a single ``stat`` can tell. Never raises."""
+        if self._listed_as is None or self._announced or self._path is None:
+            return False
+        try:
+            return _look_at(self._path) == self._listed_as
+        except StoreUnavailable:
+            return False
 
     def _take_announced(self) -> bool:
         """Whether events named versions that were not known yet. Only a listing tells that others were removed."""
@@ -129,9 +146,9 @@ class PolicyWatcher:
         self.known = (*self.known, *new)
         return bool(new)
 
-    def _is_listing_due(self, change_ns: int | None, *, was_watched: bool) -> bool:
+    def _is_listing_due(self, directory: "_Directory | None", *, was_watched: bool) -> bool:
         since_s = time.monotonic() - self._listed_at_s
-        if change_ns is not None and change_ns == self._listed_change_ns:
+        if directory is not None and directory == self._listed_as:
             return since_s >= _LIST_ANYWAY_S
         return not was_watched or since_s >= max(self._rescan_s, self._listing_took_s / _LISTING_SHARE)
 
@@ -191,6 +208,7 @@ class PolicyWatcher:
         # A version comes by a rename out of a directory that nobody watches: as if it were made. Anything else (what
         # is read by whoever woke, what is swept) must wake nobody.
         self._watch = self._observer.schedule(handler, str(path), event_filter=[DirCreatedEvent, DirMovedEvent])
+        self._is_told_all = tells_of_all(path)
 
     def _unwatch(self) -> None:
         watch, self._watch = self._watch, None
@@ -215,13 +233,23 @@ class _Wake(FileSystemEventHandler):
         self._on_change()
 
 
-def _changed_ns(path: Path) -> int | None:
+class _Directory(NamedTuple):
+    """Which directory it is, and when something in it was last made, removed or renamed."""
+
+    device: int
+    inode: int
+    changed_ns: int
+
+
+def _look_at(path: Path) -> _Directory | None:
+    """None where there is none. Raises StoreUnavailable."""
     try:
-        return path.stat().st_mtime_ns
+        status = os.stat(path)  # noqa: PTH116 - cheaper than a Path's, and all that an idle actor does
     except FileNotFoundError:
         return None
     except OSError as error:
         raise StoreUnavailable(f"{path}: {error}") from error
+    return _Directory(status.st_dev, status.st_ino, status.st_mtime_ns)
 
 
 def _inode(path: Path) -> tuple[int, int] | None:

@@ -14,7 +14,7 @@ from loguru import logger
 from actor.agent import Agent
 from actor.episode_log import EpisodeLog
 from actor.episode_tracker import FinishedEpisode
-from actor.file_systems import file_system_type, shared_file_system
+from actor.file_systems import file_system_type, shared_file_system, tells_of_all
 from actor.policy_watcher import PolicyWatcher
 from shared.policy_store import LocalPolicyStore
 from tests.agent_policies import local_store, publish_seed
@@ -155,6 +155,7 @@ def test_what_a_file_system_does_not_tell_is_found_all_the_same(tmp_path: Path) 
         watcher = PolicyWatcher(store, lambda: events.append(""), rescan_s=0.1)
         watcher.start()
         assert watcher.has_events, "it cannot know"
+        assert watcher.interval_s == 0.1, "but it can doubt"
         watcher.check()
         assert watcher.known == (0,)
         for version in range(1, 3):
@@ -191,6 +192,7 @@ class TestFileSystemsThatOthersChange:
         assert shared_file_system(tmp_path) is None
         with mounted(tmp_path / "memory", "-t", "tmpfs", "tmpfs") as memory:
             assert shared_file_system(memory / "not there yet") is None
+            assert tells_of_all(memory / "not there yet")
 
 
 def test_an_episode_log_on_a_full_disk_stops_nothing_and_goes_on(tmp_path: Path) -> None:

@@ -142,6 +142,42 @@ def test_an_untouched_directory_is_not_listed_again(store: _CountingStore, watch
     assert watcher.known == (0, 1)
 
 
+def test_a_single_look_tells_whether_anything_may_have_come(
+    store: _CountingStore, watcher: PolicyWatcher, tmp_path: Path
+) -> None:
+    assert not watcher.is_untouched(), "nothing was ever listed"
+    _publish(store)
+    watcher.check()
+    assert not watcher.is_untouched(), "more may come within the same tick of the clock"
+    _age(store.path)
+    watcher.check()
+    assert watcher.is_untouched()
+    watcher.announce(1)
+    assert not watcher.is_untouched()
+    watcher.check()
+    assert watcher.is_untouched()
+    other = LocalPolicyStore(tmp_path / "other", fsync=False)
+    _publish(other)
+    _age(other.path)
+    store.path.rename(tmp_path / "gone")
+    assert not watcher.is_untouched()
+    other.path.rename(store.path)
+    assert not watcher.is_untouched(), "another directory, though it looks as old"
+
+
+@pytest.mark.parametrize(("tells_of_all", "interval_s"), [(True, 5.0), (False, 1.0)])
+def test_where_events_tell_of_everything_it_is_looked_at_seldom(
+    store: PolicyStore, monkeypatch: pytest.MonkeyPatch, tells_of_all: bool, interval_s: float
+) -> None:
+    monkeypatch.setattr("actor.policy_watcher.tells_of_all", lambda _: tells_of_all)
+    watcher = PolicyWatcher(store, lambda: None)
+    watcher.start()
+    assert watcher.interval_s == interval_s
+    watcher.relieve()
+    assert watcher.interval_s == 1.0
+    watcher.stop()
+
+
 def test_a_directory_touched_just_now_is_listed_again(store: _CountingStore, watcher: PolicyWatcher) -> None:
     """A change within the same tick of the clock would leave the directory's time as it is."""
     _publish(store)

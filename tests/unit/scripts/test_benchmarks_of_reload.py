@@ -147,7 +147,7 @@ def test_reload_in_small() -> None:
     check(torn)
     assert torn[0].value == 0
     check(measure_memory(200, Console(), budget_s=60.0))
-    check(measure_watching(versions=30, seconds=0.2))
+    check(measure_watching(versions=30, seconds=0.2, settle_s=0.1))
 
 
 @pytest.mark.slow
