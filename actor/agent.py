@@ -10,6 +10,7 @@ from typing import Any, Self
 import numpy as np
 from loguru import logger
 
+from actor.adoption_log import AdoptionLog
 from actor.canary_gate import LOOK_EVERY_S, CanaryGate
 from actor.canary_turns import CanaryTurns
 from actor.engine_choice import check_trusted
@@ -132,6 +133,7 @@ class Agent:
             scout=self._scout(versions, authenticity, quarantines),
         )
         self._right_of_way = self._loader.right_of_way
+        self._adoption_log = AdoptionLog(name)
         self._policy: LoadedPolicy | None = None
         self._call: PolicyCall | None = None
         self._run: Callable[[Sequence[np.ndarray]], Sequence[np.ndarray]] = _nothing_to_run
@@ -236,6 +238,7 @@ class Agent:
         """Stop the loader's thread. Idempotent."""
         self._loader.close()
         self._log_reports(depth=1)
+        self._adoption_log.end(self._policy)
 
     def __enter__(self) -> Self:
         return self
@@ -284,9 +287,9 @@ class Agent:
             self._log_reports(depth=2)
         if policy is not self._policy:
             self._act_with(policy)
-            logger.opt(depth=1).info(
-                "{} acts with version {} ({}, {})", self._name, policy.version, policy.rung, policy.digest[:12]
-            )
+            self._adoption_log.changed(policy)
+        elif self._adoption_log.unsaid:
+            self._adoption_log.catch_up(policy)
         return policy
 
     def _act_with(self, policy: LoadedPolicy) -> None:

@@ -11,6 +11,8 @@ _READ_BYTES = 2**16
 class WakeUp:
     """Set by anybody, waited for by one thread. A process that is given ``descriptor`` sets it with ``wake``."""
 
+    _reading = descriptor = -1  # until there is a pipe: a signal may end this program before
+
     def __init__(self) -> None:
         self._reading, self.descriptor = os.pipe()
         os.set_blocking(self._reading, False)

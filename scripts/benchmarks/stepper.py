@@ -91,6 +91,6 @@ class Stepper:
 
 
 def run_stepper(connection: Connection, store: Path, logs: Path) -> None:
-    """What the process does. It logs as an actor does: a line for each adoption, into a file."""
+    """What the process does. It logs as an actor does: into a file."""
     set_up_logging("actor-0", logs, terminal_level="ERROR")
     serve(connection, Stepper(store))

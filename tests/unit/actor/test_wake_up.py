@@ -60,3 +60,8 @@ def test_setting_never_waits() -> None:
     event = WakeUp()
     for _ in range(200_000):
         wake(event.descriptor)
+
+
+def test_one_that_was_never_made_goes_quietly() -> None:
+    """A signal may end the program between any two of its lines."""
+    WakeUp.__new__(WakeUp).__del__()
