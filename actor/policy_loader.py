@@ -101,7 +101,7 @@ class PolicyLoader:
         self._store_fault: str | None = None
         self._failures = FailureNews(store, remembered, name, self._report)
         self.right_of_way = RightOfWay()
-        self.watcher = watcher or PolicyWatcher(store, self._wake.set)
+        self.watcher = watcher or PolicyWatcher(store, self._wake)
 
     # What the acting thread calls.
 
@@ -229,6 +229,7 @@ class PolicyLoader:
         self.watcher.start()
         while not self._closing:
             self._wake.clear()
+            self.watcher.hear()
             self._keep_scout()
             with self._turn:
                 self.load_pending()

@@ -4,16 +4,14 @@ import math
 import os
 import time
 from collections import deque
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from loguru import logger
-from watchdog.events import DirCreatedEvent, DirMovedEvent, FileSystemEvent, FileSystemEventHandler
-from watchdog.observers import Observer
-from watchdog.observers.api import BaseObserver, ObservedWatch
 
+from actor.directory_events import DirectoryEvents, watch_directory
 from actor.file_systems import shared_file_system, tells_of_all
+from actor.wake_up import WakeUp
 from shared.errors import StoreUnavailable
 from shared.policy_store import PolicyStore, parse_version_name
 
@@ -30,27 +28,25 @@ _LISTING_SHARE = 1 / 500
 class PolicyWatcher:
     """Knows which versions there are.
 
-    Events do no work of their own: they note the version that they name and call ``on_change``, from a thread of the
-    watcher's, and whoever hears of it calls ``check`` from the thread where store I/O belongs. That thread also calls
-    it every ``interval_s``, since events get lost, and are not to be had on network file systems, for object stores or
+    Events end a wait for ``wake``, in which store I/O belongs to whoever waits: that thread calls ``check`` then, and
+    every ``interval_s``, since events get lost, and are not to be had on network file systems, for object stores or
     when the system has no watches left: after ``poll_s`` then, after ``rescan_s`` where a file system is neither known
-    to be without nor to tell of everything.
+    to be without nor to tell of everything. All but ``announce`` belongs to that thread.
     """
 
     def __init__(
-        self, store: PolicyStore, on_change: Callable[[], None], *, rescan_s: float = 1.0, poll_s: float = 0.25
+        self, store: PolicyStore, wake: WakeUp | None = None, *, rescan_s: float = 1.0, poll_s: float = 0.25
     ) -> None:
         self.known: tuple[int, ...] = ()
         self._store = store
-        self._on_change = on_change
+        self._wake = wake or WakeUp()
         self._rescan_s = rescan_s
         self._poll_s = poll_s
         self._path = store.watch_path
         self._wants_events = False
         self.is_relieved = False
         """Whether somebody else watches."""
-        self._observer: BaseObserver | None = None
-        self._watch: ObservedWatch | None = None
+        self._events: DirectoryEvents | None = None
         self._watched_inode: tuple[int, int] | None = None
         self._is_told_all = False
         self._observe_again_at_s = 0.0
@@ -63,7 +59,7 @@ class PolicyWatcher:
     @property
     def has_events(self) -> bool:
         """Whether file events arrive, so that checking seldom is enough."""
-        return self._watch is not None
+        return self._events is not None
 
     @property
     def has_listed(self) -> bool:
@@ -109,6 +105,7 @@ class PolicyWatcher:
         costs one ``stat`` where its directory has not been touched since the last listing. ``force`` lists in any case.
         """
         is_same_directory = self._keep_observing()
+        self.hear()
         was_told = self._take_announced() and is_same_directory
         if was_told and not force and not self.is_relieved:
             return True  # whoever sees to these checks again
@@ -124,6 +121,12 @@ class PolicyWatcher:
         changed = was_told or known != self.known
         self.known = known
         return changed
+
+    def hear(self) -> None:
+        """Take what events tell: what is not taken would end the next wait too."""
+        for name in [] if self._events is None else self._events.take():
+            if (version := parse_version_name(name)) is not None:
+                self._announced.append(version)
 
     def is_untouched(self) -> bool:
         """Whether ``check`` would learn nothing, as far as a single ``stat`` can tell. Never raises."""
@@ -158,11 +161,11 @@ class PolicyWatcher:
         self._end_watch()
 
     def _end_watch(self) -> None:
-        observer, self._observer, self._watch = self._observer, None, None
-        if observer is not None:
-            observer.stop()
-            if observer.is_alive():
-                observer.join(timeout=2.0)
+        events, self._events = self._events, None
+        if events is not None:
+            if events.descriptor is not None:
+                self._wake.ignore(events.descriptor)
+            events.close()
 
     def _keep_observing(self) -> bool:
         """Watch the directory that is there now: it may have been removed, and come back as another one.
@@ -174,10 +177,10 @@ class PolicyWatcher:
         inode = _inode(self._path)
         if self.is_relieved:
             return inode == self._watched_inode
-        if self._watch is not None and inode == self._watched_inode and self._is_emitting():
-            return True
-        if self._watch is not None:
-            self._unwatch()
+        if self._events is not None:
+            if inode == self._watched_inode and self._events.is_alive:
+                return True
+            self._end_watch()
             self._observe_again_at_s = 0.0
         if inode is None or time.monotonic() < self._observe_again_at_s:
             return False
@@ -186,7 +189,6 @@ class PolicyWatcher:
             self._watched_inode = inode
             self._said = None
         except OSError as error:
-            self._end_watch()
             self._observe_again_at_s = time.monotonic() + _OBSERVE_AGAIN_S
             self._say_once(f"no file events for {self._path} ({error}): polling every {self._poll_s} s")
         return False
@@ -201,36 +203,10 @@ class PolicyWatcher:
         """Raises OSError where there are no events to be had, or none for what others do."""
         if (kind := shared_file_system(path)) is not None:
             raise OSError(f"{kind} tells nobody of what other machines change")
-        if self._observer is None:
-            self._observer = Observer()
-            self._observer.start()
-        handler = _Wake(self._announced, self._on_change)
-        # A version comes by a rename out of a directory that nobody watches: as if it were made. Anything else (what
-        # is read by whoever woke, what is swept) must wake nobody.
-        self._watch = self._observer.schedule(handler, str(path), event_filter=[DirCreatedEvent, DirMovedEvent])
+        self._events = watch_directory(path, self._wake.set)
         self._is_told_all = tells_of_all(path)
-
-    def _unwatch(self) -> None:
-        watch, self._watch = self._watch, None
-        if self._observer is not None and watch is not None:
-            self._observer.unschedule(watch)
-
-    def _is_emitting(self) -> bool:
-        return self._observer is not None and all(emitter.is_alive() for emitter in self._observer.emitters)
-
-
-class _Wake(FileSystemEventHandler):
-    def __init__(self, announced: deque[int], on_change: Callable[[], None]) -> None:
-        self._announced = announced
-        self._on_change = on_change
-
-    def on_any_event(self, event: FileSystemEvent) -> None:
-        name = Path(os.fsdecode(event.dest_path or event.src_path)).name
-        if name.startswith("."):
-            return
-        if (version := parse_version_name(name)) is not None:
-            self._announced.append(version)
-        self._on_change()
+        if self._events.descriptor is not None:
+            self._wake.heed(self._events.descriptor)
 
 
 class _Directory(NamedTuple):

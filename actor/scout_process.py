@@ -6,7 +6,6 @@ not as it should be, or merely not as usual, it leaves to the actor, whose own l
 """
 
 import sys
-import threading
 from pathlib import Path
 
 import msgspec
@@ -16,7 +15,7 @@ from actor.remembered_quarantine import RememberedQuarantine
 from actor.scout_mailbox import Offer, ScoutMailbox
 from actor.scout_orders import ScoutOrders
 from actor.version_checks import ProbeExam
-from actor.wake_up import wake
+from actor.wake_up import WakeUp, wake
 from shared.authenticity import Authenticity
 from shared.engines.llvm import LlvmEngine
 from shared.engines.load import PROGRAM_OF, load_program
@@ -45,8 +44,8 @@ class _Scout:
         self._orders = orders
         self._mailbox = ScoutMailbox(orders.mailbox, orders.block_floats)
         self._store = LocalPolicyStore(Path(orders.store))
-        self._woken = threading.Event()
-        self._watcher = PolicyWatcher(self._store, self._woken.set)
+        self._woken = WakeUp()
+        self._watcher = PolicyWatcher(self._store, self._woken)
         self._authenticity = Authenticity([PublicKey(raw) for raw in orders.public_keys], orders.run_id)
         self._remembered = None if orders.remember_in is None else RememberedQuarantine(Path(orders.remember_in))
         self._engine: LlvmEngine | None = None
@@ -56,7 +55,6 @@ class _Scout:
         """Raises StoreError."""
         self._watcher.start()
         while True:
-            self._woken.clear()
             self._watcher.check()
             if self._engine is None:
                 self._compile()

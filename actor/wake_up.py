@@ -29,8 +29,16 @@ class WakeUp:
         """Have whoever waits go on, or not begin to wait."""
         wake(self.descriptor)
 
+    def heed(self, descriptor: int) -> None:
+        """Have ``wait`` return when this is readable too. It is the waiting thread that calls this and ``ignore``."""
+        self._poll.register(descriptor, select.POLLIN)
+
+    def ignore(self, descriptor: int) -> None:
+        """No more of ``descriptor``."""
+        self._poll.unregister(descriptor)
+
     def wait(self, timeout_s: float) -> bool:
-        """Return once it is set, after ``timeout_s`` at the latest; whether it is."""
+        """Return once it is set, after ``timeout_s`` at the latest; whether it is, or what it heeds is readable."""
         return bool(self._poll.poll(math.ceil(max(timeout_s, 0.0) * 1e3)))
 
     def clear(self) -> None:

@@ -53,7 +53,7 @@ def _place() -> Path | None:
 def _measure(growth: Growth, store: LocalPolicyStore, prepared: PreparedVersion, count: int) -> None:
     newest = store.newest()
     assert newest is not None
-    watcher = PolicyWatcher(store, lambda: None)
+    watcher = PolicyWatcher(store)
 
     def publish() -> None:
         prepared.publish(store)

@@ -16,6 +16,7 @@ from actor.episode_log import EpisodeLog
 from actor.episode_tracker import FinishedEpisode
 from actor.file_systems import file_system_type, shared_file_system, tells_of_all
 from actor.policy_watcher import PolicyWatcher
+from actor.wake_up import WakeUp
 from shared.policy_store import LocalPolicyStore
 from tests.agent_policies import local_store, publish_seed
 from tests.fault.mounts import mounted
@@ -94,6 +95,7 @@ from loguru import logger
 logger.remove()
 logger.add(sys.stdout, format="{message}")
 from actor.policy_watcher import PolicyWatcher
+from actor.wake_up import WakeUp
 from shared.policy_store import LocalPolicyStore
 from tests.sample_versions import sample_files, sample_manifest
 from tests.waiting import until
@@ -101,7 +103,7 @@ from tests.waiting import until
 limit = pathlib.Path("/proc/sys/user", sys.argv[2])
 limit.write_text("0")
 store = LocalPolicyStore(pathlib.Path(sys.argv[1]), fsync=False)
-watcher = PolicyWatcher(store, lambda: None, rescan_s=60.0, poll_s=0.1)
+watcher = PolicyWatcher(store, rescan_s=60.0, poll_s=0.1)
 watcher.start()
 for version in range(2):
     store.publish(sample_files(), sample_manifest)
@@ -150,9 +152,9 @@ def test_what_a_file_system_does_not_tell_is_found_all_the_same(tmp_path: Path) 
     below = LocalPolicyStore(tmp_path / "upper" / "policies", fsync=False)
     below.publish(sample_files(), sample_manifest)
     with mounted(tmp_path / "merged", "-t", "overlay", "-o", layers, "overlay") as merged:
-        events: list[str] = []
+        woken = WakeUp()
         store = LocalPolicyStore(merged / "policies")
-        watcher = PolicyWatcher(store, lambda: events.append(""), rescan_s=0.1)
+        watcher = PolicyWatcher(store, woken, rescan_s=0.1)
         watcher.start()
         assert watcher.has_events, "it cannot know"
         assert watcher.interval_s == 0.1, "but it can doubt"
@@ -162,8 +164,8 @@ def test_what_a_file_system_does_not_tell_is_found_all_the_same(tmp_path: Path) 
             below.publish(sample_files(), sample_manifest)
             until(watcher.check)
             assert watcher.known[-1] == version
+        assert not woken.wait(0.0)
         watcher.stop()
-        assert not events
 
 
 class TestFileSystemsThatOthersChange:
@@ -172,7 +174,7 @@ class TestFileSystemsThatOthersChange:
         lines: list[str] = []
         sink = logger.add(lines.append, format="{message}", level="WARNING")
         store = LocalPolicyStore(tmp_path / "policies", fsync=False)
-        watcher = PolicyWatcher(store, lambda: None, poll_s=0.2)
+        watcher = PolicyWatcher(store, poll_s=0.2)
         watcher.start()
         store.publish(sample_files(), sample_manifest)
         assert watcher.check()

@@ -17,7 +17,8 @@ _MAY_IMPORT = {
 }
 _ONLY_IN = {
     "zmq": {"shared/transport/zmq_transport.py", "shared/transport/zmq_curve.py"},
-    "watchdog": {"actor/policy_watcher.py"},
+    "watchdog": {"actor/observer_events.py"},
+    "inotify_simple": {"actor/inotify_events.py"},
     # TorchScript is deprecated upstream: its successor must be able to take its place by one engine and one rung.
     # The third is no user of ours: a loop as people write it, to be compared with.
     "torch.jit": {

@@ -60,7 +60,8 @@ def test_nothing_is_left_unsaid(clock: _Clock, said: list[str]) -> None:
     log.changed(_policy(0))
     log.changed(_policy(1))
     log.catch_up(_policy(1))
-    assert len(said) == 1 and log.unsaid == 1
+    assert len(said) == 1
+    assert log.unsaid == 1
     clock.now_s = 1.0
     log.catch_up(_policy(1))
     assert said[1:] == ["actor-0 acts with version 1 (onnx, 000000000000)\n"]

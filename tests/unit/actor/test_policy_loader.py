@@ -34,7 +34,7 @@ def test_while_the_store_stays_as_it_is_a_loader_only_looks_whether_it_does(tmp_
     store = local_store(tmp_path / "policies")
     publish_seed(store, 0)
     os.utime(store.path, (1e9, 1e9))  # as if nothing had happened there for a while
-    watcher = _CountingWatcher(store, lambda: None, poll_s=0.002)
+    watcher = _CountingWatcher(store, poll_s=0.002)
     versions = VersionTable()
     manager = PolicyManager(versions)
     ladder = ProgramLadder("auto", batch_size=1, measure=False)
