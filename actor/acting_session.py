@@ -176,7 +176,7 @@ def _find_learner(settings: ActorSettings, source: PolicySource, tell: Callable[
 def _layout(agent: Agent, source: PolicySource, *, joined: bool) -> RolloutLayout:
     if joined and source.config is not None:
         return RolloutLayout(source.config.signature, source.config.rollout_length)
-    return RolloutLayout(agent.policy.manifest.signature, _LENGTH_FOR_ONESELF)
+    return RolloutLayout(agent.policy.signature, _LENGTH_FOR_ONESELF)
 
 
 def _log(settings: ActorSettings, name: str, run: RunDirectory | None) -> None:

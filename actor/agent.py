@@ -294,17 +294,20 @@ class Agent:
 
     def _act_with(self, policy: LoadedPolicy) -> None:
         """From the next step on ``policy`` acts. Recurrent state is kept where its tensors are the same."""
-        promised = policy.manifest.signature
-        signature = promised if self._values else promised.without_value
-        before = self._call
-        if before is None or before.signature != signature:
-            self._call = PolicyCall(signature, self._batch_size)
-            if before is None or before.signature.state != signature.state:
-                self._state = self._call.first_state()
-            self._prepare_noise(signature)
+        if self._policy is None or policy.signature is not self._policy.signature:  # else there is nothing to compare
+            self._follow_signature(policy.signature if self._values else policy.signature.without_value)
         self._run = policy.engine.run
         self._policy = policy
         self.adoptions += 1
+
+    def _follow_signature(self, signature: PolicySignature) -> None:
+        before = self._call
+        if before is not None and before.signature == signature:
+            return
+        self._call = PolicyCall(signature, self._batch_size)
+        if before is None or before.signature.state != signature.state:
+            self._state = self._call.first_state()
+        self._prepare_noise(signature)
 
     def _prepare_noise(self, signature: PolicySignature) -> None:
         """The loader admits one action space only, so that the stream stays the same from version to version."""

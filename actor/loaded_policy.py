@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from shared.engines.engine import Engine
-from shared.manifest import Manifest
+from shared.manifest import Manifest, decode_manifest_again
+from shared.policy_signature import PolicySignature
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +17,13 @@ class LoadedPolicy:
 
     version: int
     digest: str
-    manifest: Manifest
+    signature: PolicySignature
     engine: Engine
     rung: str
+    manifest_bytes: bytes
+    """The manifest as it was found."""
+
+    @property
+    def manifest(self) -> Manifest:
+        """All that the manifest says; decoded for each that asks, who are few."""
+        return decode_manifest_again(self.manifest_bytes)

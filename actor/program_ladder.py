@@ -152,7 +152,9 @@ class ProgramLadder:
             if loaded is not None:
                 engine, rung = self._faster_of(kind, loaded, material)
                 self._expected = self._expected or manifest.signature
-                policy = LoadedPolicy(manifest.version, manifest.digest, manifest, engine, rung)
+                policy = LoadedPolicy(
+                    manifest.version, manifest.digest, manifest.signature, engine, rung, files.manifest_bytes
+                )
                 return LadderResult(policy, material.refusals)
         raise _failure(material)
 

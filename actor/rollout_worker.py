@@ -172,7 +172,7 @@ class RolloutWorker:
             policy = self._agent.adopt()
         if policy is not self._policy:
             self._policy = policy
-            self._follow_signature(policy.manifest.signature)
+            self._follow_signature(policy.signature)
         self._tracker.acting(policy.version, policy.digest)
         return policy
 

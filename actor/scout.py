@@ -23,7 +23,6 @@ from actor.version_life import VersionState, VersionTable
 from actor.wake_up import WakeUp
 from shared.authenticity import Authenticity
 from shared.engines.engine import Engine
-from shared.manifest import decode_manifest_again
 from shared.policy_store import LocalPolicyStore
 
 if TYPE_CHECKING:
@@ -152,7 +151,7 @@ class Scout:
         return ScoutOrders(
             store=str(self._store),
             version=policy.version,
-            signature=policy.manifest.signature,
+            signature=policy.signature,
             program_digest=engine.program_digest,
             code_digest=engine.code_digest,
             block_floats=engine.block.size,
@@ -191,8 +190,9 @@ class Scout:
             return True
         self._spare = None
         self._versions.move(offer.version, VersionState.LOADING)
-        manifest = decode_manifest_again(offer.manifest_bytes)
-        self._manager.offer(LoadedPolicy(offer.version, offer.digest, manifest, engine, engine.kind))
+        self._manager.offer(
+            LoadedPolicy(offer.version, offer.digest, run.signature, engine, engine.kind, offer.manifest_bytes)
+        )
         return False
 
     def _spare_for(self, run: "_Run") -> "LlvmEngine | None":
@@ -208,6 +208,8 @@ class _Run:
     def __init__(self, engine: "LlvmEngine", orders: ScoutOrders) -> None:
         """Raises OSError."""
         self.program_digest = engine.program_digest
+        self.signature = orders.signature
+        """Of every version that it offers: another is not for it."""
         self._code_digest = engine.code_digest
         self.mailbox = ScoutMailbox(orders.mailbox, orders.block_floats)
         arguments = [msgspec.json.encode(orders).decode()]

@@ -136,7 +136,7 @@ def _compare_engine(
     starts = np.ones(_ENVIRONMENTS, np.bool_)
     with Agent(store, num_envs=_ENVIRONMENTS, engine=engine, deterministic=True, synchronous=True) as agent:
         agent.reset()
-        masked = agent.policy.manifest.signature.input_position("action_mask") is not None
+        masked = agent.policy.signature.input_position("action_mask") is not None
         for _ in range(-(-observations // _ENVIRONMENTS)):
             observation = sample_observations(case.observation, _ENVIRONMENTS, generator)
             read = observation if vec_normalize is None else vec_normalize.normalize_obs(observation)

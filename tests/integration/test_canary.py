@@ -75,7 +75,7 @@ def _act(store: LocalPolicyStore, name: str, envs: int, length: int, *, synchron
         ) as agent,
     ):
         agent.reset()
-        layout = RolloutLayout(agent.policy.manifest.signature, length)
+        layout = RolloutLayout(agent.policy.signature, length)
         worker = RolloutWorker(
             agent, environments, layout, run_id="", actor_id=name, seed=3, cut_at_episode_end=envs == 1
         )

@@ -6,7 +6,7 @@ from loguru import logger
 
 from actor.adoption_log import AdoptionLog
 from actor.loaded_policy import LoadedPolicy
-from tests.sample_versions import sample_manifest
+from tests.sample_versions import SIGNATURE
 
 
 @dataclass
@@ -33,7 +33,7 @@ def said() -> Iterator[list[str]]:
 
 
 def _policy(version: int) -> LoadedPolicy:
-    return LoadedPolicy(version, f"{version:064x}", sample_manifest(version, {}), None, "onnx")  # type: ignore[arg-type]
+    return LoadedPolicy(version, f"{version:064x}", SIGNATURE, None, "onnx", b"")  # type: ignore[arg-type]
 
 
 def test_what_comes_seldom_is_said_at_once(clock: _Clock, said: list[str]) -> None:

@@ -7,10 +7,10 @@ from actor.canary_turns import CanaryTurns
 from actor.episode_tracker import FinishedEpisode
 from actor.loaded_policy import LoadedPolicy
 from actor.trial_board import MOST_RETURNS
-from tests.sample_versions import sample_manifest
+from tests.sample_versions import SIGNATURE
 
 BASELINE, CANDIDATE = (
-    LoadedPolicy(version, str(version) * 64, sample_manifest(version, {}), None, "onnx")  # type: ignore[arg-type]
+    LoadedPolicy(version, str(version) * 64, SIGNATURE, None, "onnx", b"")  # type: ignore[arg-type]
     for version in (0, 1)
 )
 

@@ -10,7 +10,7 @@ from actor.loaded_policy import LoadedPolicy
 from actor.policy_manager import PolicyManager
 from actor.version_life import VersionState, VersionTable
 from shared.engines.engine import EngineKind
-from tests.sample_versions import sample_manifest
+from tests.sample_versions import SIGNATURE
 
 S = VersionState
 
@@ -45,7 +45,7 @@ def manager(versions: VersionTable) -> PolicyManager:
 
 def _policy(versions: VersionTable, version: int, *, program: str = "p", digest: str | None = None) -> LoadedPolicy:
     versions.move(version, S.LOADING)
-    return LoadedPolicy(version, digest or f"d{version}", sample_manifest(version, {}), _Engine(program), "onnx")
+    return LoadedPolicy(version, digest or f"d{version}", SIGNATURE, _Engine(program), "onnx", b"")
 
 
 def _acting(manager: PolicyManager, versions: VersionTable, *numbers: int) -> list[LoadedPolicy]:

@@ -11,7 +11,6 @@ from actor.environments import Environments
 from actor.loaded_policy import LoadedPolicy
 from actor.rollout_worker import RolloutWorker
 from shared.errors import ConfigurationError
-from shared.manifest import FileEntry, Manifest, ProbeEntry, ProgramEntry
 from shared.policy_signature import PolicySignature, acting_signature
 from shared.rollout import EpisodeEnds, Rollout, RolloutLayout
 from shared.rollout_codec import decode_rollout, encode_rollout
@@ -30,19 +29,7 @@ class _Decision:
 
 
 def _policy(signature: PolicySignature, version: int) -> LoadedPolicy:
-    files = {name: FileEntry(f"{version:064x}", 1) for name in ("weights", "probe", "program")}
-    manifest = Manifest(
-        version=version,
-        run_id="run",
-        env_id=None,
-        created_unix_s=0,
-        signature=signature,
-        programs=(ProgramEntry("onnx", "program", "same"),),
-        files=files,
-        weights="weights",
-        probe=ProbeEntry("probe", 0, 0),
-    )
-    return LoadedPolicy(version, manifest.digest, manifest, None, "onnx")  # type: ignore[arg-type]
+    return LoadedPolicy(version, f"{version:064x}", signature, None, "onnx", b"")  # type: ignore[arg-type]
 
 
 class _ScriptedAgent:
