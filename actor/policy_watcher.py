@@ -67,6 +67,12 @@ class PolicyWatcher:
         return math.isfinite(self._listed_at_s)
 
     @property
+    def is_listing_due(self) -> bool:
+        """Whether the last listing is a while ago: only another one tells which versions were swept."""
+        since_s = time.monotonic() - self._listed_at_s
+        return since_s >= max(self._rescan_s, self._listing_took_s / _LISTING_SHARE)
+
+    @property
     def interval_s(self) -> float:
         """Seconds between two calls of ``check`` without any event: ``rescan_s`` with events or for a remote store.
 
@@ -110,7 +116,7 @@ class PolicyWatcher:
         if was_told and not force and not self.is_relieved:
             return True  # whoever sees to these checks again
         directory = _look_at(self._path) if self._path is not None else None
-        if not force and not self._is_listing_due(directory, was_watched=is_same_directory):
+        if not force and not self._should_list(directory, was_watched=is_same_directory):
             return was_told
         settled = directory is not None and directory.changed_ns + _SETTLED_S * 1e9 < time.time_ns()
         began_s = time.monotonic()
@@ -149,11 +155,10 @@ class PolicyWatcher:
         self.known = (*self.known, *new)
         return bool(new)
 
-    def _is_listing_due(self, directory: "_Directory | None", *, was_watched: bool) -> bool:
-        since_s = time.monotonic() - self._listed_at_s
+    def _should_list(self, directory: "_Directory | None", *, was_watched: bool) -> bool:
         if directory is not None and directory == self._listed_as:
-            return since_s >= _LIST_ANYWAY_S
-        return not was_watched or since_s >= max(self._rescan_s, self._listing_took_s / _LISTING_SHARE)
+            return time.monotonic() - self._listed_at_s >= _LIST_ANYWAY_S
+        return not was_watched or self.is_listing_due
 
     def stop(self) -> None:
         """Stop receiving events. Idempotent."""

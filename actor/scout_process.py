@@ -60,7 +60,8 @@ class _Scout:
                 self._compile()
             while self._engine is not None and self._watcher.known and self._watcher.known[-1] > self._done:
                 self._see_to(self._watcher.known[-1])
-                self._watcher.check()  # where nothing else came: lists, so that what was swept is forgotten
+                if not self._watcher.has_events or self._watcher.is_listing_due:
+                    self._watcher.check()  # where nothing else came: lists, so that what was swept is forgotten
             self._woken.wait(self._watcher.interval_s)
 
     def _compile(self) -> None:
