@@ -272,6 +272,7 @@ class ProgramLadder:
             trust_native=self._trust_native,
             trusted_modules=self._trusted_modules,
             outputs=material.exam.outputs,
+            batch_size=self._batch_size,
         )
 
     def _import(self, entry: ProgramEntry, material: _Material) -> tuple[Engine, str]:

@@ -35,13 +35,14 @@ def load_program(
     trust_native: bool = False,
     trusted_modules: Sequence[str] = (),
     outputs: Sequence[int] | None = None,
+    batch_size: int | None = None,
 ) -> Engine:
     """An engine with this version's weights. Raises PermanentLoadError's kinds; what ``read`` raises passes through.
 
     ``trust_native`` allows native code (aot), ``trusted_modules`` are the prefixes of modules that may be imported
     (compile, eager); without them these raise NotTrusted. The weights always come from the weights file, so that the
     slow path and the fast one give the same policy. ``outputs`` are the positions of those that the engine returns; all
-    of them by default.
+    of them by default. ``batch_size``: how many rows it will mostly be called with, where that is known.
     """
     program = manifest.program(PROGRAM_OF[kind])
     if program is None:
@@ -57,7 +58,7 @@ def load_program(
         from shared.engines.onnx import OnnxEngine
 
         # A module that is no policy may have its batch anywhere.
-        engine = OnnxEngine(data, weights, bind=manifest.module is UNSET, outputs=outputs)
+        engine = OnnxEngine(data, weights, bind=manifest.module is UNSET, outputs=outputs, batch_size=batch_size)
     elif kind == "torchscript":
         from shared.engines.torchscript import TorchScriptEngine
 

@@ -31,10 +31,11 @@ _MOST_WEIGHT_BYTES = 16 * 2**20
 class SessionMaker:
     """Makes sessions of ``graph``, whose weights are its initializers of the names ``initializers``."""
 
-    def __init__(self, graph: bytes, initializers: tuple[str, ...], threads: int) -> None:
+    def __init__(self, graph: bytes, initializers: tuple[str, ...], threads: int, *, packs: bool) -> None:
         self._graph = graph
         self._initializers = initializers
         self._threads = threads
+        self._packs = packs
         self._level = _Level.ORT_ENABLE_ALL
         self._is_prepared = False
 
@@ -92,6 +93,8 @@ class SessionMaker:
         options.log_severity_level = 4  # what fails is raised; anything else is noise on a terminal
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.graph_optimization_level = level
+        if not self._packs:
+            options.add_session_config_entry("session.disable_prepacking", "1")
         if written_to is not None:
             options.optimized_model_filepath = str(written_to)
         if weights:
@@ -115,9 +118,12 @@ def _file_to_write_to() -> Iterator[Path]:
 
 
 @functools.lru_cache(maxsize=4)
-def session_maker(graph: bytes, initializers: tuple[str, ...], threads: int) -> SessionMaker:
-    """The one that serves all engines of ``graph``. Its engines are loaded by one thread at a time."""
-    return SessionMaker(graph, initializers, threads)
+def session_maker(graph: bytes, initializers: tuple[str, ...], threads: int, *, packs: bool = True) -> SessionMaker:
+    """The one that serves all engines of ``graph``. Its engines are loaded by one thread at a time.
+
+    ``packs``: whether weights are copied once more, in the order in which products of matrices want them.
+    """
+    return SessionMaker(graph, initializers, threads, packs=packs)
 
 
 def _replace(graph: Any, *, inputs: list[Any], initializers: list[Any]) -> None:
