@@ -39,7 +39,7 @@ from shared.retry import RetrySchedule
 __all__ = ["LoadedModule", "LoaderReport", "PolicyLoader", "load_policy"]
 
 _REPORTS_KEPT = 1000
-_REST_S = 30.0  # while nothing happens to the store, all else is looked at this often
+_REST_S = 120.0  # while nothing happens to the store, all else is looked at this often
 
 
 @dataclass(frozen=True)

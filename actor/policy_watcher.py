@@ -20,7 +20,9 @@ from shared.policy_store import PolicyStore, parse_version_name
 _SETTLED_S = 2.0
 _LIST_ANYWAY_S = 30.0
 _OBSERVE_AGAIN_S = 30.0
-_RESCAN_SURE_S = 5.0  # where events tell of all but that there were too many, or that the directory is another one
+# Where events tell of all but that a directory far above was moved, or another file system mounted: as long as the last
+# listing was of a directory that changes, and after that.
+_RESCAN_SURE_S, _RESCAN_SETTLED_S = 5.0, 30.0
 # Listing a store of many versions takes long: where events tell of what comes, it takes this part of the time at most.
 _LISTING_SHARE = 1 / 500
 
@@ -62,6 +64,11 @@ class PolicyWatcher:
         return self._events is not None
 
     @property
+    def _is_sure(self) -> bool:
+        """Whether events tell of everything that comes."""
+        return self.has_events and self._is_told_all
+
+    @property
     def has_listed(self) -> bool:
         """Whether ``known`` was ever read from the store; before that it is empty whatever is there."""
         return math.isfinite(self._listed_at_s)
@@ -78,8 +85,8 @@ class PolicyWatcher:
 
         More where events are known to tell of everything: idle actors should cost nothing.
         """
-        if self.has_events and self._is_told_all:
-            return max(self._rescan_s, _RESCAN_SURE_S)
+        if self._is_sure:
+            return max(self._rescan_s, _RESCAN_SURE_S if self._listed_as is None else _RESCAN_SETTLED_S)
         is_told = self.has_events or self.is_relieved
         return self._rescan_s if is_told or self._path is None else self._poll_s
 
@@ -137,6 +144,8 @@ class PolicyWatcher:
     def is_untouched(self) -> bool:
         """Whether ``check`` would learn nothing, as far as a single ``stat`` can tell. Never raises."""
         if self._listed_as is None or self._announced or self._path is None:
+            return False
+        if not self._is_sure and time.monotonic() - self._listed_at_s >= _LIST_ANYWAY_S:
             return False
         try:
             return _look_at(self._path) == self._listed_as

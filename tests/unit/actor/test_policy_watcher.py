@@ -160,14 +160,21 @@ def test_a_single_look_tells_whether_anything_may_have_come(
     assert not watcher.is_untouched(), "another directory, though it looks as old"
 
 
-@pytest.mark.parametrize(("tells_of_all", "interval_s"), [(True, 5.0), (False, 1.0)])
+@pytest.mark.parametrize(("tells_of_all", "intervals_s"), [(True, (5.0, 30.0)), (False, (1.0, 1.0))])
 def test_where_events_tell_of_everything_it_is_looked_at_seldom(
-    store: PolicyStore, monkeypatch: pytest.MonkeyPatch, tells_of_all: bool, interval_s: float
+    store: LocalPolicyStore, monkeypatch: pytest.MonkeyPatch, tells_of_all: bool, intervals_s: tuple[float, float]
 ) -> None:
     monkeypatch.setattr("actor.policy_watcher.tells_of_all", lambda _: tells_of_all)
     watcher = PolicyWatcher(store)
     watcher.start()
-    assert watcher.interval_s == interval_s
+    watcher.check()
+    assert watcher.interval_s == intervals_s[0]
+    _age(store.path)
+    watcher.check(force=True)
+    assert watcher.interval_s == intervals_s[1]
+    assert watcher.is_untouched()
+    watcher._listed_at_s -= 1e3
+    assert watcher.is_untouched() is tells_of_all, "an old listing is good only where events tell of all"
     watcher.relieve()
     assert watcher.interval_s == 1.0
     watcher.stop()
