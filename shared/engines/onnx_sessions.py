@@ -118,7 +118,7 @@ def _file_to_write_to() -> Iterator[Path]:
 
 
 @functools.lru_cache(maxsize=4)
-def session_maker(graph: bytes, initializers: tuple[str, ...], threads: int, *, packs: bool = True) -> SessionMaker:
+def session_maker(graph: bytes, initializers: tuple[str, ...], threads: int, *, packs: bool) -> SessionMaker:
     """The one that serves all engines of ``graph``. Its engines are loaded by one thread at a time.
 
     ``packs``: whether weights are copied once more, in the order in which products of matrices want them.

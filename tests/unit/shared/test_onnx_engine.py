@@ -163,13 +163,36 @@ def test_sessions_of_known_graphs_are_made_of_the_optimised_one_and_answer_alike
         helper.make_node("Mul", ["same", "weight"], ["y"]),
     ]
     known = graph(external("weight", (2,)), nodes=nodes)
-    maker = session_maker(known, ("weight",), 1)
+    maker = session_maker(known, ("weight",), 1, packs=True)
     engine = OnnxEngine(known, weights())
     assert len(onnx.load_model_from_string(maker._graph).graph.node) == 1
     for factor in (3.0, 4.0):
         engine.load_weights(weights(factor))
         np.testing.assert_array_equal(engine.run([X])[0], X * weights(factor)["weight"])
-    assert session_maker(known, ("weight",), 1) is maker
+    assert session_maker(known, ("weight",), 1, packs=True) is maker
+
+
+@pytest.mark.parametrize(("batch_size", "packs"), [(None, True), (1, False), (2, True)])
+def test_large_weights_are_packed_for_whoever_acts_with_more_than_one_row(batch_size: int | None, packs: bool) -> None:
+    hidden = 300_000
+    random = np.random.default_rng(0)
+    wide, narrow = (random.standard_normal(shape).astype(np.float32) for shape in ((2, hidden), (hidden, 2)))
+    nodes = [helper.make_node("MatMul", ["x", "wide"], ["h"]), helper.make_node("MatMul", ["h", "narrow"], ["y"])]
+    large = graph(external("wide", wide.shape), external("narrow", narrow.shape), nodes=nodes)
+    engine = OnnxEngine(large, {"wide": wide, "narrow": narrow}, batch_size=batch_size)
+    assert _packs(engine) is packs
+    for rows in (1, 3):
+        (y,) = engine.run([X[:rows]])
+        np.testing.assert_allclose(y, X[:rows] @ wide @ narrow, rtol=1e-3, atol=1.0)
+    small = OnnxEngine(graph(), weights(), batch_size=1)
+    assert _packs(small)
+
+
+def _packs(engine: OnnxEngine) -> bool:
+    try:
+        return bool(engine._session.get_session_options().get_session_config_entry("session.disable_prepacking") != "1")
+    except RuntimeError:  # nothing is said of it
+        return True
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it takes a file")
@@ -182,7 +205,7 @@ def test_optimising_leaves_no_file_to_be_left_behind(tmp_path: Path, monkeypatch
     ]
     known = graph(external("weight", (2,)), nodes=nodes)
     OnnxEngine(known, weights())
-    assert session_maker(known, ("weight",), 1)._graph is not known, "it was optimised"
+    assert session_maker(known, ("weight",), 1, packs=True)._graph is not known, "it was optimised"
 
 
 def test_a_constant_that_is_computed_from_a_weight_is_computed_again_from_the_next() -> None:
@@ -192,7 +215,7 @@ def test_a_constant_that_is_computed_from_a_weight_is_computed_again_from_the_ne
     ]
     known = graph(external("weight", (2,)), nodes=nodes)
     engine = OnnxEngine(known, weights())
-    assert session_maker(known, ("weight",), 1)._graph is known, "ONNX Runtime folds what it knows"
+    assert session_maker(known, ("weight",), 1, packs=True)._graph is known, "ONNX Runtime folds what it knows"
     for factor in (0.5, 2.0):
         engine.load_weights(weights(factor))
         np.testing.assert_allclose(engine.run([X])[0], X * np.exp(weights(factor)["weight"]), rtol=1e-6)
