@@ -7,7 +7,7 @@ from typing import Protocol
 
 
 class DirectoryEvents(Protocol):
-    """Events of one directory, from when it was made until ``close``. One thread calls all of this."""
+    """What is renamed into one directory, from when this was made until ``close``. One thread calls all of this."""
 
     @property
     def descriptor(self) -> int | None:

@@ -15,8 +15,8 @@ _SHARED = frozenset((
 ))
 # What nobody can change but through the very mount that is watched. An overlay's layers can be changed below it.
 _ALL_TOLD = frozenset((
-    "apfs", "bcachefs", "btrfs", "exfat", "ext2", "ext3", "ext4", "f2fs", "hfs", "jfs", "nilfs2", "ramfs", "reiserfs",
-    "tmpfs", "ufs", "vfat", "xfs", "zfs",
+    "bcachefs", "btrfs", "exfat", "ext2", "ext3", "ext4", "f2fs", "jfs", "nilfs2", "ramfs", "reiserfs", "tmpfs", "vfat",
+    "xfs", "zfs",
 ))
 # fmt: on
 

@@ -1,7 +1,7 @@
 """Events of a directory by inotify, read by whoever waits for them: no thread wakes for them before that.
 
-What is renamed into the directory is told of. What is made in it is not: the marks beside the versions would wake
-whoever waits for each version twice.
+What is made in the directory, or copied into it bit by bit, is not told of: the marks beside the versions would wake
+whoever waits twice for each.
 """
 
 import errno
