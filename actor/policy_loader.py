@@ -321,8 +321,10 @@ class PolicyLoader:
                 self._manager.offer(result.policy)
             else:
                 self._canary.place(result.policy)
-        if self._scout is not None and not self._is_waited_for:
-            self._scout.loaded(time.monotonic() - began_s)
+        if self._scout is not None:
+            load_s = 0.0 if self._is_waited_for else time.monotonic() - began_s
+            if self._scout.loaded(load_s):
+                self._wake.set()
         self._news.set()
 
     def _prepare_draw(self) -> None:

@@ -69,9 +69,10 @@ class Scout:
 
     # What the loader's thread calls.
 
-    def loaded(self, load_s: float) -> None:
-        """A version took ``load_s`` to load here, while this process might have acted."""
+    def loaded(self, load_s: float) -> bool:
+        """A version took ``load_s`` to load here, while this process might have acted. Whether ``keep`` has to know."""
         self._spent_s += min(load_s, PATIENCE_S)
+        return self._run is None and self._spent_s >= WORTH_S
 
     def keep(self, wake: WakeUp, news: WakeUp) -> bool:
         """Start a scout where it has become worth it, end one that is of no use any more. Whether one is at work.

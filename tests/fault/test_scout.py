@@ -36,7 +36,7 @@ def scouted(store: LocalPolicyStore, monkeypatch: pytest.MonkeyPatch) -> Iterato
         agents.append(agent)
         agent.reset()
         assert agent.policy.rung == "llvm"
-        until(lambda: agent.is_scouted)
+        until(lambda: agent.is_scouted and agent._loader.watcher.is_relieved)
         return agent
 
     yield make
