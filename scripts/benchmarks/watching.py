@@ -44,8 +44,7 @@ def measure_watching(versions: int, seconds: float, settle_s: float = SETTLE_S) 
             began_s, began_cpu_s = time.perf_counter(), [actor.cpu_s() for actor in actors]
             time.sleep(seconds)
             took_s = time.perf_counter() - began_s
-            shares = [
-                100 * (actor.cpu_s() - began_s) / took_s for actor, began_s in zip(actors, began_cpu_s, strict=True)
-            ]
+            cpu_s = [actor.cpu_s() - before_s for actor, before_s in zip(actors, began_cpu_s, strict=True)]
+            shares = [100 * each_s / took_s for each_s in cpu_s]
     how = f"CPU time of each of {ACTORS} processes over {seconds:g} s; {versions:,} versions in the store"
     return [Row.of(f"watching {versions:,} versions, per idle actor", shares, "% of a core", how, at_most=0.1)]
