@@ -10,31 +10,31 @@ from typing import Any, Self
 import numpy as np
 from loguru import logger
 
-from actor.adoption_log import AdoptionLog
-from actor.canary_gate import LOOK_EVERY_S, CanaryGate
-from actor.canary_turns import CanaryTurns
-from actor.engine_choice import check_trusted
-from actor.episode_tracker import FinishedEpisode
-from actor.freshness import STALE_AFTER_S, Freshness
-from actor.loaded_policy import LoadedPolicy
-from actor.policy_call import Decision, PolicyCall
-from actor.policy_loader import PolicyLoader
-from actor.policy_manager import PolicyManager
-from actor.program_ladder import ProgramLadder
-from actor.program_trial import ProgramTrial, TrialLimits
-from actor.remembered_quarantine import RememberedQuarantine
-from actor.scout import Scout
-from actor.trial_board import TrialBoard
-from actor.tried_programs import TriedPrograms
-from actor.version_life import VersionTable
-from actor.version_selection import Follow, Newest, check_canary, parse_follow
-from shared.authenticity import Authenticity
+from actor.acting.adoption_log import AdoptionLog
+from actor.acting.policy_call import Decision, PolicyCall
+from actor.canary.canary_assignment import CanaryAssignment
+from actor.canary.canary_evaluation import LOOK_EVERY_S, CanaryEvaluation
+from actor.canary.canary_ledger import CanaryLedger
+from actor.loading.engine_choice import check_trusted
+from actor.loading.engine_fallback import EngineFallback
+from actor.loading.loaded_policy import LoadedPolicy
+from actor.prefetch.prefetcher import Prefetcher
+from actor.rollouts.episodes import FinishedEpisode
+from actor.sandbox.program_sandbox import ProgramSandbox, SandboxLimits
+from actor.sandbox.sandbox_cache import SandboxCache
+from actor.versions.policy_loader import PolicyLoader
+from actor.versions.policy_manager import PolicyManager
+from actor.versions.quarantine_cache import QuarantineCache
+from actor.versions.staleness import STALE_AFTER_S, StalenessMonitor
+from actor.versions.version_life import VersionTable
+from actor.versions.version_selection import Follow, Newest, check_canary, parse_follow
 from shared.engines.engine import EngineChoice
 from shared.errors import PolicyOutputError, PolicyUnavailable
-from shared.noise import NoiseStream
-from shared.policy_signature import PolicySignature
-from shared.policy_store import LocalPolicyStore, PolicyStore
-from shared.signing import PublicKey
+from shared.policy.noise import NoiseStream
+from shared.policy.signature import PolicySignature
+from shared.policy.signing import PublicKey
+from shared.store.authenticity import Authenticity
+from shared.store.policy_store import LocalPolicyStore, PolicyStore
 
 _SAY_AGAIN_S = 10.0
 
@@ -46,9 +46,9 @@ class Agent:
     With ``synchronous`` they do all of that themselves, in a fixed order, so that the same seed gives the same bits
     every time. One thread at a time may call an agent. Its own thread wants Python's lock for moments, but many times:
     threads of this process ask for it after 0.1 ms from now on, not after 5 (``sys.setswitchinterval``), and
-    ``reset`` and ``adopt`` let a load that is under way finish, for 5 ms at most (``actor/right_of_way.py``).
+    ``reset`` and ``adopt`` let a load that is under way finish, for 5 ms at most (``actor/versions/load_barrier.py``).
 
-    ``engine``: ``auto`` measures; any other comes first in the ladder, the rest are its fallback.
+    ``engine``: ``auto`` measures; any other comes first in the engines, the rest are its fallback.
     ``follow``: ``newest``, ``pinned:VERSION`` or ``history:PROBABILITY``. ``deterministic`` acts without noise.
     ``deadline_s``: how long to wait where nothing can act. ``trusted_modules``: prefixes of module paths that
     importable policies may come from (engines ``compile`` and ``eager``); ``trust_native`` allows native code out of
@@ -60,7 +60,7 @@ class Agent:
     hang or crash; None tries nothing first. ``remember_in``: a directory, this user's own, in which it is remembered
     what passed its trial, and what failed while it acted, on this machine; None remembers nothing.
     ``canary``: a new version acts in this share of the episodes first, and is adopted unless its returns are worse than
-    those of the version that acts (``actor/canary_gate.py``). It needs to be told of every episode: ``episodes_ended``.
+    those of the version that acts (``actor/canary/canary_evaluation.py``). It needs to be told of every episode: ``episodes_ended``.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Agent:
         public_keys: Sequence[PublicKey] = (),
         run_id: str | None = None,
         stale_after_s: float = STALE_AFTER_S,
-        trial: TrialLimits | None = None,
+        trial: SandboxLimits | None = None,
         remember_in: Path | None = None,
         canary: float | None = None,
         name: str = "agent",
@@ -101,7 +101,7 @@ class Agent:
         self._values = values
         self._store = store
         self._name = name
-        ladder = ProgramLadder(
+        engines = EngineFallback(
             engine,
             batch_size=self._batch_size,
             trusted_modules=trusted_modules,
@@ -114,25 +114,25 @@ class Agent:
         self._follow = parse_follow(follow) if isinstance(follow, str) else follow
         check_canary(canary, self._follow)
         versions = VersionTable()
-        self._turns = None if canary is None else CanaryTurns(canary, self._batch_size, seed)
-        self._manager = PolicyManager(versions, self._turns)
+        self._assignment = None if canary is None else CanaryAssignment(canary, self._batch_size, seed)
+        self._manager = PolicyManager(versions, self._assignment)
         authenticity = Authenticity(public_keys, run_id)
         quarantines = None if remember_in is None else remember_in / "quarantine"
         self._loader = PolicyLoader(
             store,
             self._manager,
             versions,
-            ladder,
+            engines,
             self._follow,
             name=name,
             seed=seed,
             authenticity=authenticity,
-            freshness=Freshness(stale_after_s, alarming=bool(public_keys)),
-            canary=None if self._turns is None else self._gate(versions, self._turns),
-            remembered=None if quarantines is None else RememberedQuarantine(quarantines),
-            scout=self._scout(versions, authenticity, quarantines),
+            freshness=StalenessMonitor(stale_after_s, alarming=bool(public_keys)),
+            canary=None if self._assignment is None else self._gate(versions, self._assignment),
+            remembered=None if quarantines is None else QuarantineCache(quarantines),
+            prefetcher=self._prefetcher(versions, authenticity, quarantines),
         )
-        self._right_of_way = self._loader.right_of_way
+        self._load_barrier = self._loader.load_barrier
         self._adoption_log = AdoptionLog(name)
         self._policy: LoadedPolicy | None = None
         self._call: PolicyCall | None = None
@@ -151,12 +151,12 @@ class Agent:
         return self._policy
 
     @property
-    def is_scouted(self) -> bool:
-        """Whether a process beside this one watches the store and verifies what is new (``actor/scout.py``).
+    def is_prefetching(self) -> bool:
+        """Whether a process beside this one watches the store and verifies what is new (``actor/prefetch/prefetcher.py``).
 
         One is started once that has cost this process as much as another costs.
         """
-        return self._loader.is_scouted
+        return self._loader.is_prefetching
 
     @property
     def state(self) -> tuple[np.ndarray, ...]:
@@ -231,8 +231,8 @@ class Agent:
 
     def episodes_ended(self, finished: Sequence[FinishedEpisode]) -> None:
         """These ended since the last ``reset`` or ``adopt``, in this order. Only with ``canary`` does it matter."""
-        if self._turns is not None:
-            self._turns.ended(finished)
+        if self._assignment is not None:
+            self._assignment.ended(finished)
 
     def close(self) -> None:
         """Stop the loader's thread. Idempotent."""
@@ -248,22 +248,24 @@ class Agent:
     ) -> None:
         self.close()
 
-    def _trial(self, limits: TrialLimits, remember_in: Path | None) -> ProgramTrial:
-        tried = None if remember_in is None else TriedPrograms(remember_in / "tried-programs")
-        return ProgramTrial(limits, batch_size=self._batch_size, tried=tried)
+    def _trial(self, limits: SandboxLimits, remember_in: Path | None) -> ProgramSandbox:
+        tried = None if remember_in is None else SandboxCache(remember_in / "tried-programs")
+        return ProgramSandbox(limits, batch_size=self._batch_size, tried=tried)
 
-    def _gate(self, versions: VersionTable, turns: CanaryTurns) -> CanaryGate:
-        board = TrialBoard(self._store.notes, self._name)
+    def _gate(self, versions: VersionTable, assignment: CanaryAssignment) -> CanaryEvaluation:
+        board = CanaryLedger(self._store.notes, self._name)
         look_every_s = 0.0 if self._synchronous else LOOK_EVERY_S
-        return CanaryGate(board, self._manager, versions, turns, look_every_s=look_every_s)
+        return CanaryEvaluation(board, self._manager, versions, assignment, look_every_s=look_every_s)
 
-    def _scout(self, versions: VersionTable, authenticity: Authenticity, quarantines: Path | None) -> Scout | None:
+    def _prefetcher(
+        self, versions: VersionTable, authenticity: Authenticity, quarantines: Path | None
+    ) -> Prefetcher | None:
         """None where versions come another way than one newest after the other, in a directory of this machine."""
-        is_usual = isinstance(self._follow, Newest) and self._turns is None and not self._synchronous
+        is_usual = isinstance(self._follow, Newest) and self._assignment is None and not self._synchronous
         if not is_usual or not isinstance(self._store, LocalPolicyStore) or sys.platform != "linux":
             return None
         size, values = self._batch_size, self._values
-        return Scout(
+        return Prefetcher(
             self._store, self._manager, versions, authenticity, batch_size=size, values=values, remember_in=quarantines
         )
 
@@ -277,9 +279,9 @@ class Agent:
         if self._synchronous:
             self._loader.load_pending()
         else:
-            if self._right_of_way.is_wanted and self._policy is not None:
-                self._right_of_way.give()
-            self._loader.take_scouted()
+            if self._load_barrier.is_loading and self._policy is not None:
+                self._load_barrier.wait_briefly()
+            self._loader.take_prefetched()
         policy = self._manager.adopt(begins_episodes=begins_episodes)
         if policy is None:
             policy = self._wait_for_policy(begins_episodes=begins_episodes, depth=2)
@@ -382,7 +384,7 @@ class Agent:
         while True:
             if self._loader.has_reports:
                 self._log_reports(depth=depth + 1)
-            self._loader.take_scouted()
+            self._loader.take_prefetched()
             policy = self._manager.adopt(begins_episodes=begins_episodes)
             if policy is not None:
                 return policy

@@ -7,17 +7,17 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import sys
 
-from actor.actor_settings import ActorSettings
-from shared.command_line import run_command
+from actor.session.actor_settings import ActorSettings
+from shared.process.command_line import run_command
 
 
 def main(settings: ActorSettings) -> int:
     """Act until the episodes are done (0), the training is over (0) or somebody stops it (130, or 143 for SIGTERM)."""
     if settings.supervised:
-        from shared.process_guard import die_with_parent
+        from shared.process.process_guard import die_with_parent
 
         die_with_parent()
-    from actor.acting_session import act  # here, so that --help answers at once
+    from actor.session.acting_session import act  # here, so that --help answers at once
 
     return act(settings)
 

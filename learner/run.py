@@ -14,16 +14,16 @@ from pathlib import Path
 
 from loguru import logger
 
-from learner.outcome import Outcome
-from learner.run_options import LearnerRun
-from shared.command_line import run_command
-from shared.config import RunConfig
-from shared.environment_probe import find_environment
+from learner.training.outcome import Outcome
+from learner.training.run_options import LearnerRun
 from shared.errors import ConfigurationError
-from shared.log import set_up_logging
-from shared.process_guard import die_with_parent
-from shared.rollout import RolloutLayout
-from shared.run_directory import RunDirectory, find_run, new_run_directory
+from shared.process.command_line import run_command
+from shared.process.log import set_up_logging
+from shared.process.process_guard import die_with_parent
+from shared.rollouts.rollout import RolloutLayout
+from shared.run.environment_description import find_environment
+from shared.run.run_config import RunConfig
+from shared.run.run_directory import RunDirectory, find_run, new_run_directory
 
 
 def main(options: LearnerRun) -> int:
@@ -50,7 +50,7 @@ def run_training(options: LearnerRun, train: Callable[[RunDirectory, Callable[[]
 
 
 def _train_with_actors(options: LearnerRun, run: RunDirectory, stop_requested: Callable[[], bool]) -> Outcome:
-    from learner.training import Acting, train
+    from learner.training.training import Acting, train
     from shared.transport.arrival_journal import ArrivalJournal
     from shared.transport.transport_keys import ACTOR_KEY_NAME, keep_learner_keys
     from shared.transport.zmq_transport import ZmqReceiver

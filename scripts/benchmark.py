@@ -5,9 +5,7 @@ import signal
 import sys
 from pathlib import Path
 
-if __name__ == "__main__":  # started as a file, so the path begins with scripts/: it has to begin with the checkout
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
-    sys.path.append(str(Path.cwd()))
+if __name__ == "__main__":
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy and torch are imported: whatever is compared has one
 
 from collections.abc import Callable
@@ -22,15 +20,15 @@ from loguru import logger
 from rich.console import Console
 
 from scripts.benchmarks.plot import can_plot
-from scripts.benchmarks.row import Row, show, write_json, write_markdown
+from scripts.benchmarks.result import Result, show, write_json, write_markdown
 from scripts.benchmarks.settings import BenchmarkSettings
-from shared.command_line import run_command
-from shared.log import set_up_logging
+from shared.process.command_line import run_command
+from shared.process.log import set_up_logging
 
 COMMAND = "python scripts/benchmark.py"
 _WIDTH = 140  # where no terminal says another
 
-# To add one: write scripts/benchmarks/NAME.py with measure_NAME(settings, console) -> list[Row], and put NAME here.
+# To add one: write scripts/benchmarks/NAME.py with measure_NAME(settings, console) -> list[Result], and put NAME here.
 Kind = Literal["solve", "training", "acting", "reload", "publish", "scale"]
 
 
@@ -61,7 +59,7 @@ def main(options: BenchmarkOptions) -> int:
     if options.plots is not None and not can_plot():
         missing = 'nothing is plotted: matplotlib is not installed (pip install -e ".[bench]")'
         console.print(missing, highlight=False, markup=False)
-    rows: list[Row] = []
+    rows: list[Result] = []
     failed = False
     for kind in get_args(Kind) if options.what == "all" else (options.what,):
         if options.what == "all":
@@ -75,13 +73,13 @@ def main(options: BenchmarkOptions) -> int:
     return 1 if failed or any(row.reached is False for row in rows) else 0
 
 
-def measure_of(kind: Kind) -> Callable[[BenchmarkSettings, Console], list[Row]]:
+def measure_of(kind: Kind) -> Callable[[BenchmarkSettings, Console], list[Result]]:
     """What measures ``kind``. It is imported here: each needs libraries that the others do without."""
     module = import_module(f"scripts.benchmarks.{kind}")
-    return cast(Callable[[BenchmarkSettings, Console], list[Row]], getattr(module, f"measure_{kind}"))
+    return cast(Callable[[BenchmarkSettings, Console], list[Result]], getattr(module, f"measure_{kind}"))
 
 
-def measure_apart(kind: Kind, options: BenchmarkOptions, console: Console) -> list[Row] | None:
+def measure_apart(kind: Kind, options: BenchmarkOptions, console: Console) -> list[Result] | None:
     """The rows of ``kind``, measured in a process of its own; None where it failed."""
     console.rule(kind, align="left")
     with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as pool:
@@ -98,7 +96,7 @@ def measure_apart(kind: Kind, options: BenchmarkOptions, console: Console) -> li
             return None
 
 
-def _measure(kind: Kind, options: BenchmarkOptions) -> list[Row]:
+def _measure(kind: Kind, options: BenchmarkOptions) -> list[Result]:
     return measure_of(kind)(options, _begin())
 
 
@@ -108,7 +106,7 @@ def _begin() -> Console:
     return Console(soft_wrap=True, width=None if sys.stdout.isatty() else _WIDTH)
 
 
-def _write(rows: list[Row], options: BenchmarkOptions) -> None:
+def _write(rows: list[Result], options: BenchmarkOptions) -> None:
     """After every kind, so that a run that is interrupted has not been for nothing."""
     if options.json is not None:
         write_json(rows, options.json)

@@ -1,32 +1,27 @@
 """``python scripts/chaos.py``: does everything bad to a real training at random, and checks what holds."""
 
-import sys
-from pathlib import Path
-
-if __name__ == "__main__":  # started as a file, so the path begins with scripts/: it has to begin with the checkout
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
-
-
 import shutil
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 
-from scripts.faults.deeds import Deeds
-from scripts.faults.ending import end, trains
-from scripts.faults.lost_work import CHECKPOINT_EVERY_S
-from scripts.faults.scene import ACTORS, Scene
-from scripts.faults.verdict import Verdict
-from scripts.faults.workplace import Workplace, adopt_orphans
-from scripts.keys import PUBLIC_KEY_FILE, SIGNING_KEY_FILE, make_keys
-from shared.command_line import INTERRUPTED, run_command
+from rl_hotswap.cli.keys import PUBLIC_KEY_FILE, SIGNING_KEY_FILE, make_keys
+from scripts.fault_injection.ending import end, trains
+from scripts.fault_injection.faults import Faults
+from scripts.fault_injection.invariants import Invariants
+from scripts.fault_injection.lost_work import CHECKPOINT_EVERY_S
+from scripts.fault_injection.run_state import ACTORS, RunState
+from scripts.fault_injection.test_environment import TestEnvironment, adopt_orphans
 from shared.errors import ConfigurationError
-from shared.log import set_up_logging
-from shared.run_directory import RunDirectory
-from shared.signing import SigningKey
+from shared.policy.signing import SigningKey
+from shared.process.command_line import INTERRUPTED, run_command
+from shared.process.log import set_up_logging
+from shared.run.run_directory import RunDirectory
 
 COMMAND = "python scripts/chaos.py"
 
@@ -55,9 +50,9 @@ class ChaosOptions:
     """Do everything bad to a real training at random, and check that nothing bad acts and nothing is lost.
 
     A training (supervisor, learner, two actors) and two actors that only act are killed, stopped and started again; the
-    store gets spoilt versions, rollbacks and abandoned writes, is moved away and made read-only; checkpoints are
+    store gets corrupted versions, rollbacks and abandoned writes, is moved away and made read-only; checkpoints are
     broken, the disk is filled, the learner's socket flooded and sent invalid rollouts. Odd seeds sign their versions
-    (of the spoilt ones half are signed as they lie there), even ones do not. What needs mounts (a disk of its own, a
+    (of the corrupted ones half are signed as they lie there), even ones do not. What needs mounts (a disk of its own, a
     read-only store) needs root, and is left out otherwise.
 
     Exit code 0: every promise was kept. 1: one was not; the line VIOLATION says what and when.
@@ -83,82 +78,84 @@ def main(options: ChaosOptions) -> int:
     """Run it, show the tables. Raises ConfigurationError where the training cannot even be begun."""
     set_up_logging("chaos", None, terminal_level=None)
     adopt_orphans()
-    verdict = Verdict()
-    workplace = Workplace(_DISK_BYTES)
+    invariants = Invariants()
+    environment = TestEnvironment(_DISK_BYTES)
     try:
-        if not workplace.mounts:
-            verdict.say("nothing can be mounted here: no full disk, no read-only store")
-        interrupted = _run(options, workplace, verdict)
+        if not environment.mounts:
+            invariants.say("nothing can be mounted here: no full disk, no read-only store")
+        interrupted = _run(options, environment, invariants)
     finally:
         if options.logs is not None:
-            for directory in (workplace.outputs, workplace.disk / "run" / "logs"):
+            for directory in (environment.outputs, environment.disk / "run" / "logs"):
                 shutil.copytree(directory, options.logs, dirs_exist_ok=True)
-        workplace.close()
-    verdict.show(Console())
+        environment.close()
+    invariants.show(Console())
     if options.json is not None:
-        verdict.write(options.json, seed=options.seed)
-    return INTERRUPTED if interrupted else 0 if verdict.is_good else 1
+        invariants.write(options.json, seed=options.seed)
+    return INTERRUPTED if interrupted else 0 if invariants.is_good else 1
 
 
-def _run(options: ChaosOptions, workplace: Workplace, verdict: Verdict) -> bool:
+def _run(options: ChaosOptions, environment: TestEnvironment, invariants: Invariants) -> bool:
     signs = options.seed % 2 == 1
-    keys = workplace.path / "keys"
+    keys = environment.path / "keys"
     if signs:
         make_keys(keys)
-    run = RunDirectory(workplace.disk / "run")
+    run = RunDirectory(environment.disk / "run")
     generator = np.random.default_rng(options.seed)
-    verdict.say(f"seed {options.seed}, {'signed' if signs else 'not signed'}, in {workplace.path}")
-    scene = Scene(
-        workplace,
+    invariants.say(f"seed {options.seed}, {'signed' if signs else 'not signed'}, in {environment.path}")
+    state = RunState(
+        environment,
         run,
-        verdict,
+        invariants,
         flags=[*_TRAINING_FLAGS, f"--seed={options.seed}"],
         training=[f"--signing-key={keys / SIGNING_KEY_FILE}"] if signs else [],
-        pure=[f"--public-key={keys / PUBLIC_KEY_FILE}"] if signs else [],
+        inference=[f"--public-key={keys / PUBLIC_KEY_FILE}"] if signs else [],
     )
-    deeds = Deeds(scene, generator, SigningKey.read(keys / SIGNING_KEY_FILE) if signs else None)
+    faults = Faults(state, generator, SigningKey.read(keys / SIGNING_KEY_FILE) if signs else None)
     interrupted = False
     try:
-        _wait(scene, _BEGUN_WITHIN_S, lambda: bool(scene.checkpoints()) and _all_act(scene))
-        verdict.say("everything acts; chaos begins")
+        _wait(state, _BEGUN_WITHIN_S, lambda: bool(state.checkpoints()) and _all_act(state))
+        invariants.say("everything acts; chaos begins")
         try:
-            _be_bad(scene, deeds, generator, options.minutes * 60)
+            _be_bad(state, faults, generator, options.minutes * 60)
         except KeyboardInterrupt:
             interrupted = True
-        deeds.undo(all_of_them=True)
-        _wait(scene, _WELL_WITHIN_S, lambda: _all_act(scene) and trains(scene, time.time() - 1.0))
-        end(scene)
+        faults.undo(all_of_them=True)
+        _wait(state, _WELL_WITHIN_S, lambda: _all_act(state) and trains(state, time.time() - 1.0))
+        end(state)
     finally:
-        deeds.undo(all_of_them=True)
-        scene.close()
+        faults.undo(all_of_them=True)
+        state.close()
     return interrupted
 
 
-def _be_bad(scene: Scene, deeds: Deeds, generator: np.random.Generator, seconds: float) -> None:
+def _be_bad(state: RunState, faults: Faults, generator: np.random.Generator, seconds: float) -> None:
     until_s = time.monotonic() + seconds
     next_s = time.monotonic()
     while time.monotonic() < until_s:
         if time.monotonic() >= next_s:
-            deeds.do_one()
+            faults.do_one()
             next_s = time.monotonic() + float(generator.uniform(0.5, 2.0))
-        deeds.undo()
-        scene.look()
+        faults.undo()
+        state.look()
         time.sleep(_TICK_S)
 
 
-def _wait(scene: Scene, patience_s: float, is_so: Callable[[], bool]) -> None:
+def _wait(state: RunState, patience_s: float, is_so: Callable[[], bool]) -> None:
     deadline_s = time.monotonic() + patience_s
     while not is_so():
         if time.monotonic() > deadline_s:
-            scene.verdict.broken("the supervisor goes on", f"not all of them were well again within {patience_s:g} s")
+            state.invariants.broken(
+                "the supervisor goes on", f"not all of them were well again within {patience_s:g} s"
+            )
             return
-        scene.look()
+        state.look()
         time.sleep(_TICK_S)
 
 
-def _all_act(scene: Scene) -> bool:
-    return all(actor.first_acts_s is not None for actor in scene.pure.values()) and all(
-        scene.find(name) is not None for name in ("learner", *ACTORS)
+def _all_act(state: RunState) -> bool:
+    return all(actor.first_acts_s is not None for actor in state.inference.values()) and all(
+        state.find(name) is not None for name in ("learner", *ACTORS)
     )
 
 

@@ -9,7 +9,7 @@
     │   └── StoreLocked             another learner publishes into this store
     ├── PolicyError
     │   ├── SignatureMismatch       tensors are not those of the policy's signature
-    │   ├── ExportError             no rung of the export ladder gave a program equal to eager
+    │   ├── ExportError             no method of the export engines gave a program equal to eager
     │   │   └── ScriptingError      torch.jit refused the module
     │   ├── PolicyLoadError         a version could not be made ready to act
     │   │   ├── PermanentLoadError  trying again cannot help: quarantine
@@ -70,7 +70,7 @@ class SignatureMismatch(PolicyError):
 
 
 class ExportError(PolicyError):
-    """No rung of the export ladder gave a program that equals the eager policy."""
+    """No method of the export engines gave a program that equals the eager policy."""
 
 
 class ScriptingError(ExportError):

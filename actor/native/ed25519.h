@@ -1,4 +1,4 @@
-// Public keys that versions are signed with, as shared/signing.py has them.
+// Public keys that versions are signed with, as shared/policy/signing.py has them.
 #pragma once
 
 #include <memory>

@@ -78,7 +78,7 @@ void check_listed(const Manifest& manifest, const std::string& name) {
     refuse("it needs " + json(name).dump() + " but does not list it among its files");
 }
 
-// SHA-256 of the compact array of what acts, files as sorted pairs: Manifest.digest in shared/manifest.py.
+// SHA-256 of the compact array of what acts, files as sorted pairs: Manifest.digest in shared/policy/manifest.py.
 std::string digest_of(std::string_view bytes) {
   const auto members = compact_members(bytes);
   std::string files;

@@ -1,4 +1,4 @@
-// What a policy version says of itself (shared/manifest.py is the definition): as much of it as an actor needs.
+// What a policy version says of itself (shared/policy/manifest.py is the definition): as much of it as an actor needs.
 #pragma once
 
 #include <cstdint>

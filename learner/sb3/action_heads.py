@@ -8,9 +8,9 @@ A head is called with the policy's features and the inputs that follow the state
 import torch
 from torch import Tensor, nn
 
-from learner.distributions import DiagonalGaussian, make_distribution, mask_logits, torch_dtype
+from learner.networks.distributions import DiagonalGaussian, make_distribution, mask_logits, torch_dtype
 from shared.errors import ConfigurationError
-from shared.spaces import ActionSpec
+from shared.policy.spaces import ActionSpec
 
 
 class DistributionHead(nn.Module):

@@ -18,7 +18,7 @@ from learner.sb3.agreement import check_agreement
 from learner.sb3.assembly import Parts, SB3Policy, assemble
 from learner.sb3.observation_input import ObservationInput, pair_leaves
 from shared.errors import ConfigurationError
-from shared.spaces import action_spec
+from shared.policy.spaces import action_spec
 
 Model = BaseAlgorithm | BasePolicy
 

@@ -9,8 +9,8 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import VecNormalize
 
 from shared.errors import ExportError
-from shared.policy_signature import PolicySignature
-from shared.probe import make_inputs, run_policy
+from shared.policy.probe import make_inputs, run_policy
+from shared.policy.signature import PolicySignature
 
 if TYPE_CHECKING:
     from learner.sb3.assembly import SB3Policy
@@ -37,7 +37,7 @@ def check_agreement(adapted: "SB3Policy", policy: BasePolicy, vec_normalize: Vec
         raise ExportError(
             f"{type(policy).__name__} chooses its actions in a way of its own: predict says {expected[row]}, and its "
             f"layers, put together as its base class does it, {found[row]}. Write an nn.Module with forward(inputs) -> "
-            "outputs (shared.policy_signature) around it, and publish that"
+            "outputs (shared.policy.signature) around it, and publish that"
         )
 
 

@@ -17,8 +17,8 @@ from learner.sb3.action_heads import DistributionHead, GreedyHead, SquashedGauss
 from learner.sb3.observation_input import Leaf, ObservationInput
 from learner.sb3.policies import ArrayFeatures, DictFeatures, FeedForwardPolicy, LstmStep, RecurrentPolicy
 from shared.errors import ConfigurationError
-from shared.policy_signature import PolicySignature, acting_signature
-from shared.spaces import ActionSpec, Path
+from shared.policy.signature import PolicySignature, acting_signature
+from shared.policy.spaces import ActionSpec, Path
 
 SB3Policy = FeedForwardPolicy | RecurrentPolicy
 Head = DistributionHead | GreedyHead | SquashedGaussianHead | StateDependentHead | TanhHead

@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor, nn
 
 from shared.errors import ConfigurationError
-from shared.spaces import ObservationLeaf, observation_leaves
+from shared.policy.spaces import ObservationLeaf, observation_leaves
 
 _CHANNELS_FIRST = (2, 0, 1)
 

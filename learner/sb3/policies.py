@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from learner.sb3.action_heads import GreedyHead
 from learner.sb3.observation_input import ObservationInput
-from shared.policy_signature import PolicySignature
+from shared.policy.signature import PolicySignature
 
 
 class ArrayFeatures(nn.Module):
@@ -81,7 +81,7 @@ class FeedForwardPolicy(nn.Module):
         return outputs
 
     def choice_lead(self, inputs: list[Tensor]) -> Tensor:
-        """How clear the choice between Q-values is [B]; infinite where there are none (``shared/probe.py``)."""
+        """How clear the choice between Q-values is [B]; infinite where there are none (``shared/policy/probe.py``)."""
         if not isinstance(self.head, GreedyHead):
             return torch.full((inputs[0].shape[0],), torch.inf)
         observation = self.observation(inputs[: self._n_observations])

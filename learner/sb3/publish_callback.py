@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
-from learner.policy_export import PolicyExporter
-from learner.policy_publisher import PolicyPublisher
+from learner.export.policy_export import PolicyExporter
+from learner.publishing.policy_publisher import PolicyPublisher
 from learner.sb3.adapter import from_sb3, refresh
 from learner.sb3.assembly import SB3Policy
 from shared.errors import ConfigurationError
-from shared.manifest import TrainingProgress
-from shared.policy_store import PolicyStore, Retention
-from shared.signing import SigningKey, signing_key_of
+from shared.policy.manifest import TrainingProgress
+from shared.policy.signing import SigningKey, signing_key_of
+from shared.store.policy_store import PolicyStore, Retention
 
 
 class PublishCallback(BaseCallback):

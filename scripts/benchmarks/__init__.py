@@ -1,1 +1,1 @@
-"""One file for each thing that ``scripts/benchmark.py`` measures."""
+"""The benchmarks that ``scripts/benchmark.py`` runs, one file for each kind."""

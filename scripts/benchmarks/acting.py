@@ -24,19 +24,19 @@ from scripts.benchmarks.acting_loops import (
 )
 from scripts.benchmarks.bare_torchscript import DOES as BARE_DOES
 from scripts.benchmarks.bare_torchscript import SAME_PROGRAM_DOES, bare_same_program, bare_torchscript
-from scripts.benchmarks.plot import Line, save_plot
-from scripts.benchmarks.rivals import (
+from scripts.benchmarks.baselines import (
     cleanrl_rollouts,
     is_installed,
     sb3_collect_rollouts,
     sb3_predict_and_step,
     torchrl_collector,
 )
+from scripts.benchmarks.plot import Line, save_plot
+from scripts.benchmarks.result import Result, number
 from scripts.benchmarks.rounds import interleave, ratios
-from scripts.benchmarks.row import Row, number
 from scripts.benchmarks.settings import BenchmarkSettings
 from scripts.benchmarks.speed import Piece, steps_per_s
-from shared.policy_store import LocalPolicyStore
+from shared.store.policy_store import LocalPolicyStore
 
 _TURN_S = 0.4
 _LENGTH = 128
@@ -60,7 +60,7 @@ Speeds = Mapping[Contender, Sequence[float]]
 Makers = Mapping[Contender, Callable[[], Piece]]
 
 
-def measure_acting(settings: BenchmarkSettings, console: Console) -> list[Row]:
+def measure_acting(settings: BenchmarkSettings, console: Console) -> list[Result]:
     """Rows of one environment, of 64 and of 1,024."""
     torch.set_num_threads(1)
     how = f"{settings.rounds} rounds of {_TURN_S:g} s in turn; one thread; policy and value networks of 64x64"
@@ -111,41 +111,41 @@ def _measure(makers: Makers, rounds: int, console: Console) -> Speeds:
     return speeds
 
 
-def _rows_of_one(speeds: Speeds, how: str) -> list[Row]:
+def _rows_of_one(speeds: Speeds, how: str) -> list[Result]:
     def over(name: str) -> list[float]:
         return ratios(speeds[_OURS, 1], speeds[name, 1])
 
     what = f"{_poles(1)}, Agent over"
     rows = [
-        Row.of(f"{what} a {_BARE}", over(_BARE), "x", f"{how}; {BARE_DOES}", at_least=2.5),
-        Row.of(f"{what} a {_SAME}", over(_SAME), "x", f"{how}; {SAME_PROGRAM_DOES}"),
+        Result.of(f"{what} a {_BARE}", over(_BARE), "x", f"{how}; {BARE_DOES}", at_least=2.5),
+        Result.of(f"{what} a {_SAME}", over(_SAME), "x", f"{how}; {SAME_PROGRAM_DOES}"),
     ]
     if (_SB3, 1) in speeds:
         sb3 = f"{how}; PPO.predict and env.step, no vector around it"
-        rows.append(Row.of(f"{what} {_SB3}'s predict and step", over(_SB3), "x", sb3, at_least=12))
+        rows.append(Result.of(f"{what} {_SB3}'s predict and step", over(_SB3), "x", sb3, at_least=12))
     return rows + _speed_rows(speeds, how)
 
 
-def _rows_of_many(speeds: Speeds, real_shares: Mapping[int, float], how: str) -> list[Row]:
+def _rows_of_many(speeds: Speeds, real_shares: Mapping[int, float], how: str) -> list[Result]:
     def over(count: int, name: str, named_count: int, share: float = 1.0) -> list[float]:
         return [share * ratio for ratio in ratios(speeds[_OURS, count], speeds[name, named_count])]
 
     what = {count: f"{_poles(count)}, rollouts recorded, over" for count in real_shares}
     alone = f"{how}; gymnasium's vector entry point with constant actions, every step of every environment counted"
     rows = [
-        Row.of(f"{what[64]} the {_ALONE}", over(64, _ALONE, 64), "x", alone, at_least=0.5),
-        Row.of(f"{what[1024]} the {_ALONE}", over(1024, _ALONE, 1024), "x", alone),
+        Result.of(f"{what[64]} the {_ALONE}", over(64, _ALONE, 64), "x", alone, at_least=0.5),
+        Result.of(f"{what[1024]} the {_ALONE}", over(1024, _ALONE, 1024), "x", alone),
     ]
     if (_SB3, 64) in speeds:
         sb3 = f"{how} (n_steps of PPO too); steps that only reset an environment are not counted"
         for count, at_least in ((64, 12.0), (1024, 50.0)):
             values = over(count, _SB3, 64, real_shares[count])
-            rows.append(Row.of(f"{what[count]} {_SB3}'s with 64", values, "x", sb3, at_least=at_least))
+            rows.append(Result.of(f"{what[count]} {_SB3}'s with 64", values, "x", sb3, at_least=at_least))
     return rows + _speed_rows(speeds, how)
 
 
-def _speed_rows(speeds: Speeds, how: str) -> list[Row]:
-    return [Row.of(f"{_poles(count)}: {name}", values, "steps/s", how) for (name, count), values in speeds.items()]
+def _speed_rows(speeds: Speeds, how: str) -> list[Result]:
+    return [Result.of(f"{_poles(count)}: {name}", values, "steps/s", how) for (name, count), values in speeds.items()]
 
 
 def _poles(count: int) -> str:

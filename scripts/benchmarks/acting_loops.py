@@ -9,15 +9,15 @@ import numpy as np
 import torch
 
 from actor.agent import Agent
-from actor.environment_creation import make_environments
-from actor.rollout_worker import RolloutWorker
-from learner.acting_policy import ActingPolicy
-from learner.config import NetworkConfig
-from learner.publish_once import publish_once
+from actor.environments.environment_creation import make_environments
+from actor.rollouts.rollout_worker import RolloutWorker
+from learner.networks.acting_policy import ActingPolicy
+from learner.ppo.learner_config import NetworkConfig
+from learner.publishing.publish_once import publish_once
 from scripts.benchmarks.speed import Piece
-from shared.environment_probe import describe_environment
-from shared.policy_store import LocalPolicyStore
-from shared.rollout import RolloutLayout
+from shared.rollouts.rollout import RolloutLayout
+from shared.run.environment_description import describe_environment
+from shared.store.policy_store import LocalPolicyStore
 
 ENV_ID = "CartPole-v1"
 HIDDEN_SIZES = (64, 64)

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from scripts.benchmarks.acting_loops import HIDDEN_SIZES, make_environment
 from scripts.benchmarks.speed import Piece
-from shared.noise import NoiseStream
-from shared.policy_store import LocalPolicyStore
+from shared.policy.noise import NoiseStream
+from shared.store.policy_store import LocalPolicyStore
 
 _PIECE_STEPS = 500
 

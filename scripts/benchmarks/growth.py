@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from scripts.benchmarks.plot import Line
-from scripts.benchmarks.row import Row
+from scripts.benchmarks.result import Result
 
 
 class Budget:
@@ -40,10 +40,10 @@ class Growth:
         """Several measurements of one point."""
         self.times_ms.setdefault(line, {})[size] = list(times_ms)
 
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[Result]:
         """One for each point."""
         return [
-            Row.of(f"{line}, {_short(size)} {self.x_label}", times_ms, "ms", self.how)
+            Result.of(f"{line}, {_short(size)} {self.x_label}", times_ms, "ms", self.how)
             for line, points in self.times_ms.items()
             for size, times_ms in points.items()
         ]

@@ -10,9 +10,9 @@ import psutil  # type: ignore[import-untyped]
 from rich.console import Console
 
 from scripts.benchmarks.growth import Budget, Growth
+from scripts.benchmarks.prepared_versions import prepare_versions
 from scripts.benchmarks.publish_to_acting import ActorFleet
 from scripts.benchmarks.publishing_process import start_publisher
-from scripts.benchmarks.shelf import make_shelf
 
 STEP_S = 1e-2  # 64 actors then take half of a core for acting
 _TIMES = 12
@@ -26,9 +26,9 @@ def grow_actors(counts: Sequence[int], console: Console) -> Growth:
     random = np.random.default_rng(0)
     growth = Growth("From rename to first action", "actors", f"MLP 64x64, ONNX, steps of {1e3 * STEP_S:g} ms")
     with TemporaryDirectory(prefix="rl-hotswap-benchmark-") as directory:
-        shelf, store, logs = (Path(directory) / name for name in ("shelf", "store", "logs"))
-        make_shelf(shelf, versions=8, change=0.1)
-        with start_publisher(shelf, store) as publisher, ActorFleet(store, logs, pace_s=STEP_S) as fleet:
+        prepared, store, logs = (Path(directory) / name for name in ("prepared", "store", "logs"))
+        prepare_versions(prepared, versions=8, change=0.1)
+        with start_publisher(prepared, store) as publisher, ActorFleet(store, logs, pace_s=STEP_S) as fleet:
             before = 0
             for count in counts:
                 if psutil.virtual_memory().available / 1e6 < _ACTOR_MB * (count - before):

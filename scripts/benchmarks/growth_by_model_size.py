@@ -11,13 +11,13 @@ import psutil  # type: ignore[import-untyped]
 from rich.console import Console
 
 from scripts.benchmarks.growth import Budget, Growth
+from scripts.benchmarks.prepared_versions import prepare_versions
 from scripts.benchmarks.publish import STEP_S, read_hash_and_copy_s
 from scripts.benchmarks.publish_to_acting import ActorFleet, publish_and_wait
 from scripts.benchmarks.publishing_process import start_publisher
-from scripts.benchmarks.row import number
-from scripts.benchmarks.shelf import make_shelf
+from scripts.benchmarks.result import number
 from shared.errors import HotswapError
-from shared.policy_store import LocalPolicyStore
+from shared.store.policy_store import LocalPolicyStore
 
 _LARGE_MB = 50.0
 _HUGE_MB = 500.0
@@ -58,10 +58,10 @@ def grow_models(all_hidden_sizes: Sequence[tuple[int, ...]], console: Console) -
 
 def _adopt(hidden_sizes: tuple[int, ...], times: int) -> tuple[list[float], list[float]]:
     with TemporaryDirectory(prefix="rl-hotswap-benchmark-") as directory:
-        shelf, store, logs = (Path(directory) / name for name in ("shelf", "store", "logs"))
-        make_shelf(shelf, versions=2, change=0.1, hidden_sizes=hidden_sizes, onnx_alone=True)
+        prepared, store, logs = (Path(directory) / name for name in ("prepared", "store", "logs"))
+        prepare_versions(prepared, versions=2, change=0.1, hidden_sizes=hidden_sizes, onnx_alone=True)
         with (
-            start_publisher(shelf, store, keep_newest=2) as publisher,
+            start_publisher(prepared, store, keep_newest=2) as publisher,
             ActorFleet(store, logs, pace_s=STEP_S) as fleet,
         ):
             fleet.grow(1, publisher.call("publish").version)
@@ -75,7 +75,7 @@ def _adopt(hidden_sizes: tuple[int, ...], times: int) -> tuple[list[float], list
 
 
 def _weights_mb(hidden_sizes: tuple[int, ...]) -> float:
-    """Of the network with one trunk that the shelf makes of these."""
+    """Of the network with one trunk that the prepared makes of these."""
     sizes = (4, *hidden_sizes, 3)
     return sum(4e-6 * (n_in + 1) * n_out for n_in, n_out in itertools.pairwise(sizes))
 

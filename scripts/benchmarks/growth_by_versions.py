@@ -8,11 +8,11 @@ from tempfile import TemporaryDirectory
 
 from rich.console import Console
 
-from actor.policy_watcher import PolicyWatcher
+from actor.watching.policy_watcher import PolicyWatcher
 from scripts.benchmarks.growth import Budget, Growth
 from scripts.benchmarks.many_versions import add_versions
-from scripts.benchmarks.shelf import PreparedVersion, make_shelf, read_shelf
-from shared.policy_store import LocalPolicyStore, Retention
+from scripts.benchmarks.prepared_versions import PreparedVersion, prepare_versions, read_prepared_versions
+from shared.store.policy_store import LocalPolicyStore, Retention
 
 _TIMES = 5
 _BUDGET_S = 120.0
@@ -27,8 +27,8 @@ def grow_versions(counts: Sequence[int], console: Console) -> Growth:
     growth = Growth(f"Store operations in {where}", "versions in the store", f"{where}; {_TIMES} times each")
     with TemporaryDirectory(prefix="rl-hotswap-benchmark-", dir=place) as directory:
         store = LocalPolicyStore(Path(directory), fsync=False)
-        make_shelf(store.path, versions=1, change=0.0)
-        (prepared,) = read_shelf(store.path)
+        prepare_versions(store.path, versions=1, change=0.0)
+        (prepared,) = read_prepared_versions(store.path)
         budget, measured = Budget(_BUDGET_S), 1
         for count in counts:
             if (lack := budget.lack(count / measured)) is not None:

@@ -16,9 +16,9 @@ from typing import Any, Self
 
 import psutil  # type: ignore[import-untyped]
 
-from scripts.child_process import child_environment, python_module
+from rl_hotswap.launcher.child_process import child_environment, python_module
 from shared.errors import HotswapError
-from shared.process_guard import Lifeline, die_with_parent
+from shared.process.process_guard import Lifeline, die_with_parent
 
 ANSWER_TIMEOUT_S = 120.0
 

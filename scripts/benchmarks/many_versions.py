@@ -6,9 +6,9 @@ from contextlib import suppress
 
 import msgspec
 
-from shared.manifest import MANIFEST_NAME, encode_manifest
-from shared.policy_store import LocalPolicyStore, version_name
-from shared.version_files import mark_name
+from shared.policy.manifest import MANIFEST_NAME, encode_manifest
+from shared.store.policy_store import LocalPolicyStore, version_name
+from shared.store.version_files import mark_name
 
 _WHOLE = 1_000  # of each call, the oldest first: those that a sweep removes. More would take minutes to remove.
 _PLACEHOLDER = 987_654_321_987_654_321

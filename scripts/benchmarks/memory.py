@@ -12,12 +12,12 @@ from rich.console import Console
 
 from actor.agent import Agent
 from scripts.benchmarks.helper_process import HelperProcess, serve
+from scripts.benchmarks.prepared_versions import ENV_ID, prepare_versions
 from scripts.benchmarks.publishing_process import start_publisher
-from scripts.benchmarks.row import Row
-from scripts.benchmarks.shelf import ENV_ID, make_shelf
+from scripts.benchmarks.result import Result
 from shared.errors import HotswapError
-from shared.log import set_up_logging
-from shared.policy_store import LocalPolicyStore
+from shared.process.log import set_up_logging
+from shared.store.policy_store import LocalPolicyStore
 
 FIRST = 100
 _VERSIONS = 16
@@ -60,12 +60,12 @@ def run_adopter(connection: Connection, store: Path, logs: Path) -> None:
     serve(connection, Adopter(store))
 
 
-def measure_memory(adoptions: int, console: Console, *, budget_s: float) -> list[Row]:
+def measure_memory(adoptions: int, console: Console, *, budget_s: float) -> list[Result]:
     """Growth of the resident memory from adoption 100 on until there were ``adoptions``, or for ``budget_s``."""
     with TemporaryDirectory(prefix="rl-hotswap-benchmark-") as directory:
-        shelf, store, logs = (Path(directory) / name for name in ("shelf", "store", "logs"))
-        make_shelf(shelf, versions=_VERSIONS, change=0.1)
-        with start_publisher(shelf, store) as publisher, HelperProcess(run_adopter, store, logs) as adopter:
+        prepared, store, logs = (Path(directory) / name for name in ("prepared", "store", "logs"))
+        prepare_versions(prepared, versions=_VERSIONS, change=0.1)
+        with start_publisher(prepared, store) as publisher, HelperProcess(run_adopter, store, logs) as adopter:
             publisher.call("begin", _PUBLICATIONS_PER_S)
             held = [adopter.call("adopt", FIRST) for _ in range(2)]
             deadline_s = time.monotonic() + budget_s
@@ -77,7 +77,7 @@ def measure_memory(adoptions: int, console: Console, *, budget_s: float) -> list
     how = f"resident memory of an acting process after {len(held) * FIRST:,} adoptions less that after {FIRST}"
     growth = [(now - held[0]) / _MB for now in held[1:]]
     return [
-        Row(
+        Result(
             row=f"memory growth in {len(held) * FIRST:,} adoptions",
             value=growth[-1],
             target=5.0,
@@ -87,5 +87,5 @@ def measure_memory(adoptions: int, console: Console, *, budget_s: float) -> list
             unit="MB",
             how=how,
         ),
-        Row.of("memory of an acting process", [now / _MB for now in held], "MB", how),
+        Result.of("memory of an acting process", [now / _MB for now in held], "MB", how),
     ]

@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from scripts.benchmarks.row import number
+from scripts.benchmarks.result import number
 
 Scale = Literal["linear", "log"]
 

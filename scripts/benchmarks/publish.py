@@ -8,13 +8,13 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from rich.console import Console
 
+from scripts.benchmarks.prepared_versions import LARGE, prepare_versions
 from scripts.benchmarks.publish_to_acting import ActorFleet, publish_and_wait
 from scripts.benchmarks.publishing_process import start_publisher
 from scripts.benchmarks.publishing_side import measure_publishing_side
-from scripts.benchmarks.row import Row
+from scripts.benchmarks.result import Result
 from scripts.benchmarks.settings import BenchmarkSettings
-from scripts.benchmarks.shelf import LARGE, make_shelf
-from shared.policy_store import LocalPolicyStore
+from shared.store.policy_store import LocalPolicyStore
 
 ACTORS = 4
 STEP_S = 1e-3
@@ -27,7 +27,7 @@ _FIRST = 3
 _LARGE_PAUSE_S = 1.0  # until the publisher has synced the one, and swept another
 
 
-def measure_publish(settings: BenchmarkSettings, console: Console) -> list[Row]:
+def measure_publish(settings: BenchmarkSettings, console: Console) -> list[Result]:
     """All rows of this kind."""
     rows = []
     console.print("until four actors act with a new version …")
@@ -39,13 +39,13 @@ def measure_publish(settings: BenchmarkSettings, console: Console) -> list[Row]:
     return rows + measure_publishing_side(settings.rounds)
 
 
-def measure_small(rounds: int, publications: int, *, pace_s: float, actors: int = ACTORS) -> list[Row]:
+def measure_small(rounds: int, publications: int, *, pace_s: float, actors: int = ACTORS) -> list[Result]:
     """From rename to the first action in the last of four actors; a target only where they pace their steps."""
     random = np.random.default_rng(0)
     with TemporaryDirectory(prefix="rl-hotswap-benchmark-") as directory:
-        shelf, store, logs = (Path(directory) / name for name in ("shelf", "store", "logs"))
-        make_shelf(shelf, versions=_VERSIONS, change=0.1)
-        with start_publisher(shelf, store) as publisher, ActorFleet(store, logs, pace_s=pace_s) as fleet:
+        prepared, store, logs = (Path(directory) / name for name in ("prepared", "store", "logs"))
+        prepare_versions(prepared, versions=_VERSIONS, change=0.1)
+        with start_publisher(prepared, store) as publisher, ActorFleet(store, logs, pace_s=pace_s) as fleet:
             fleet.grow(actors, publisher.call("publish").version)
             latencies_ms = np.zeros((rounds, publications))
             for place in np.ndindex(latencies_ms.shape):
@@ -60,7 +60,7 @@ def measure_small(rounds: int, publications: int, *, pace_s: float, actors: int 
         parts = np.percentile(latencies_ms, percentile, axis=1)
         reached = value <= target if pace_s else None
         rows.append(
-            Row(
+            Result(
                 row=f"{what}, p{percentile:g}",
                 value=value,
                 target=target if pace_s else None,
@@ -74,14 +74,14 @@ def measure_small(rounds: int, publications: int, *, pace_s: float, actors: int 
     return rows
 
 
-def measure_large(publications: int, hidden_sizes: tuple[int, ...] = LARGE) -> list[Row]:
+def measure_large(publications: int, hidden_sizes: tuple[int, ...] = LARGE) -> list[Result]:
     """From rename to the first action of one actor, over what nobody can do without for a file of that size."""
     with TemporaryDirectory(prefix="rl-hotswap-benchmark-") as directory:
-        shelf, store, logs = (Path(directory) / name for name in ("shelf", "store", "logs"))
-        manifest = make_shelf(shelf, versions=_LARGE_VERSIONS, change=0.1, hidden_sizes=hidden_sizes)
+        prepared, store, logs = (Path(directory) / name for name in ("prepared", "store", "logs"))
+        manifest = prepare_versions(prepared, versions=_LARGE_VERSIONS, change=0.1, hidden_sizes=hidden_sizes)
         weights_mb = manifest.files[manifest.weights].size_bytes / 1e6
         with (
-            start_publisher(shelf, store, keep_newest=2) as publisher,
+            start_publisher(prepared, store, keep_newest=2) as publisher,
             ActorFleet(store, logs, pace_s=STEP_S) as fleet,
         ):
             fleet.grow(1, publisher.call("publish").version)
@@ -99,10 +99,10 @@ def measure_large(publications: int, hidden_sizes: tuple[int, ...] = LARGE) -> l
     ratios = (latencies_ms / floors_ms)[_FIRST:].tolist()
     what = f"rename to first action, {name}"
     return [
-        Row.of(f"{what}, over read + SHA-256 + copy", ratios, "", how, at_most=1.5),
-        Row.of(what, latencies_ms[_FIRST:].tolist(), "ms", how),
-        Row.of(f"{what}, an actor's first {_FIRST}", latencies_ms[:_FIRST].tolist(), "ms", how),
-        Row.of(f"one read, one SHA-256 and one copy of {name}", floors_ms.tolist(), "ms", how),
+        Result.of(f"{what}, over read + SHA-256 + copy", ratios, "", how, at_most=1.5),
+        Result.of(what, latencies_ms[_FIRST:].tolist(), "ms", how),
+        Result.of(f"{what}, an actor's first {_FIRST}", latencies_ms[:_FIRST].tolist(), "ms", how),
+        Result.of(f"one read, one SHA-256 and one copy of {name}", floors_ms.tolist(), "ms", how),
     ]
 
 

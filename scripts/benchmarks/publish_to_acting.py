@@ -12,10 +12,10 @@ import gymnasium
 
 from actor.agent import Agent
 from scripts.benchmarks.helper_process import HelperProcess
-from scripts.benchmarks.shelf import ENV_ID
+from scripts.benchmarks.prepared_versions import ENV_ID
 from shared.errors import HotswapError
-from shared.log import set_up_logging
-from shared.policy_store import LocalPolicyStore
+from shared.process.log import set_up_logging
+from shared.store.policy_store import LocalPolicyStore
 
 _PATIENCE_S = 120.0
 
@@ -25,7 +25,7 @@ class FirstAction(NamedTuple):
 
     version: int
     acted_s: float
-    rung: str
+    method: str
 
 
 def act_on(connection: Connection, store: Path, logs: Path, name: str, pace_s: float) -> None:
@@ -43,7 +43,7 @@ def act_on(connection: Connection, store: Path, logs: Path, name: str, pace_s: f
             policy = agent.adopt()
             action = agent.act(observation)
             if policy.version != told:
-                connection.send(FirstAction(policy.version, time.monotonic(), policy.rung))
+                connection.send(FirstAction(policy.version, time.monotonic(), policy.engine_name))
                 told = policy.version
             observation, _, terminated, truncated, _ = env.step(action)
             if pace_s:

@@ -1,4 +1,4 @@
-"""The publisher of a benchmark: a process that publishes from a shelf, one version at a call or many a second."""
+"""The publisher of a benchmark: a process that publishes from a prepared, one version at a call or many a second."""
 
 import os
 import sys
@@ -9,11 +9,11 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple
 
-from learner.store_keeper import StoreKeeper
+from learner.publishing.store_maintenance import StoreMaintenance
 from scripts.benchmarks.helper_process import HelperProcess, serve
-from scripts.benchmarks.shelf import read_shelf
-from shared.log import set_up_logging
-from shared.policy_store import LocalPolicyStore, Retention, parse_version_name
+from scripts.benchmarks.prepared_versions import read_prepared_versions
+from shared.process.log import set_up_logging
+from shared.store.policy_store import LocalPolicyStore, Retention, parse_version_name
 
 
 class Published(NamedTuple):
@@ -24,31 +24,35 @@ class Published(NamedTuple):
     duration_s: float
 
 
-def start_publisher(shelf: Path, store: Path, *, keep_newest: int = 20, elsewhere: Path | None = None) -> HelperProcess:
-    """A process that serves a ``Publisher``, which has read its shelf."""
-    process = HelperProcess(run_publisher, shelf, store, keep_newest, elsewhere)
+def start_publisher(
+    prepared: Path, store: Path, *, keep_newest: int = 20, elsewhere: Path | None = None
+) -> HelperProcess:
+    """A process that serves a ``Publisher``, which has read its prepared."""
+    process = HelperProcess(run_publisher, prepared, store, keep_newest, elsewhere)
     process.receive()
     return process
 
 
-def run_publisher(connection: Connection, shelf: Path, store: Path, keep_newest: int, elsewhere: Path | None) -> None:
+def run_publisher(
+    connection: Connection, prepared: Path, store: Path, keep_newest: int, elsewhere: Path | None
+) -> None:
     """What the process does."""
     set_up_logging("publisher", None, terminal_level="ERROR")
-    publisher = Publisher(shelf, store, keep_newest, elsewhere)
+    publisher = Publisher(prepared, store, keep_newest, elsewhere)
     connection.send("ready")
     serve(connection, publisher)
 
 
 class Publisher:
-    """Publishes what lies on a shelf, over and over, under ever new numbers; old versions are swept meanwhile.
+    """Publishes what lies on a prepared, over and over, under ever new numbers; old versions are swept meanwhile.
 
     ``elsewhere``: another store, which nobody watches.
     """
 
-    def __init__(self, shelf: Path, store: Path, keep_newest: int, elsewhere: Path | None = None) -> None:
-        self._following = cycle(read_shelf(shelf))
+    def __init__(self, prepared: Path, store: Path, keep_newest: int, elsewhere: Path | None = None) -> None:
+        self._following = cycle(read_prepared_versions(prepared))
         self._stores = [LocalPolicyStore(path) for path in (store, elsewhere) if path is not None]
-        self._keepers = [StoreKeeper(one, Retention(keep_newest)) for one in self._stores]
+        self._keepers = [StoreMaintenance(one, Retention(keep_newest)) for one in self._stores]
         self._renaming_s = 0.0
         self._ending = threading.Event()
         self._thread: threading.Thread | None = None

@@ -7,16 +7,16 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from learner.config import LearnerConfig
-from learner.learner import Learner
-from learner.policy_export import PolicyExporter
-from learner.policy_publisher import PolicyPublisher
-from scripts.benchmarks.row import Row
-from scripts.benchmarks.shelf import ENV_ID
-from shared.environment_probe import describe_environment
-from shared.manifest import TrainingProgress
-from shared.policy_store import LocalPolicyStore, Retention
-from shared.rollout import Rollout, RolloutHeader, RolloutLayout
+from learner.export.policy_export import PolicyExporter
+from learner.ppo.learner import Learner
+from learner.ppo.learner_config import LearnerConfig
+from learner.publishing.policy_publisher import PolicyPublisher
+from scripts.benchmarks.prepared_versions import ENV_ID
+from scripts.benchmarks.result import Result
+from shared.policy.manifest import TrainingProgress
+from shared.rollouts.rollout import Rollout, RolloutHeader, RolloutLayout
+from shared.run.environment_description import describe_environment
+from shared.store.policy_store import LocalPolicyStore, Retention
 
 PUBLICATIONS_PER_S = 10.0
 _BLOCK_S = 1.0
@@ -24,7 +24,7 @@ _PUBLICATIONS = 20
 _PATIENCE_S = 60.0
 
 
-def measure_publishing_side(rounds: int, block_s: float = _BLOCK_S, publications: int = _PUBLICATIONS) -> list[Row]:
+def measure_publishing_side(rounds: int, block_s: float = _BLOCK_S, publications: int = _PUBLICATIONS) -> list[Result]:
     """A request's time on the update thread, the time until it is committed, and updates with and without them."""
     environment = describe_environment(ENV_ID)
     config = LearnerConfig()
@@ -53,9 +53,9 @@ def measure_publishing_side(rounds: int, block_s: float = _BLOCK_S, publications
     how = f"MLP 64x64, TorchScript and ONNX, {publications} publications of what was just learned, one after another"
     how_ratio = f"mean update of {config.batch_steps} steps; {rounds} rounds of none, 10 publications a second, none"
     return [
-        Row.of("publishing, on the update thread", requests_us, "us", how),
-        Row.of("publishing, from the request to the commit", commits_ms, "ms", how),
-        Row.of("update time with 10 publications a second over none", ratios, "", how_ratio),
+        Result.of("publishing, on the update thread", requests_us, "us", how),
+        Result.of("publishing, from the request to the commit", commits_ms, "ms", how),
+        Result.of("update time with 10 publications a second over none", ratios, "", how_ratio),
     ]
 
 

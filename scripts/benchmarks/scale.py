@@ -9,7 +9,7 @@ from scripts.benchmarks.growth_by_actors import grow_actors
 from scripts.benchmarks.growth_by_model_size import grow_models
 from scripts.benchmarks.growth_by_versions import grow_versions
 from scripts.benchmarks.plot import save_plot
-from scripts.benchmarks.row import Row
+from scripts.benchmarks.result import Result
 from scripts.benchmarks.settings import BenchmarkSettings
 
 ACTORS = (1, 2, 4, 8, 16, 32, 64)
@@ -18,9 +18,9 @@ HIDDEN_SIZES = ((45, 45), (155, 155), (497, 497), (1577, 1577), (1600,) * 11, (2
 """Of networks with 10 kB, 100 kB, 1 MB, 10 MB, 103 MB and 990 MB of weights."""
 
 
-def measure_scale(settings: BenchmarkSettings, console: Console) -> list[Row]:
+def measure_scale(settings: BenchmarkSettings, console: Console) -> list[Result]:
     """All rows of this kind, none of which has a target."""
-    rows: list[Row] = []
+    rows: list[Result] = []
     console.print("adoption time against model size …")
     rows += _told(grow_models(HIDDEN_SIZES, console), settings.plots, "scale-model-size.png")
     console.print("publish-to-acting against the number of actors …")
@@ -29,7 +29,7 @@ def measure_scale(settings: BenchmarkSettings, console: Console) -> list[Row]:
     return rows + _told(grow_versions(VERSIONS, console), settings.plots, "scale-versions.png")
 
 
-def _told(growth: Growth, plots: Path | None, name: str) -> list[Row]:
+def _told(growth: Growth, plots: Path | None, name: str) -> list[Result]:
     if plots is not None:
         save_plot(plots / name, growth.lines(), title=growth.title, x_label=growth.x_label, y_label="milliseconds")
     return growth.rows()

@@ -13,14 +13,14 @@ from typing import NamedTuple
 
 from rich.console import Console
 
-from scripts.benchmarks.row import Row
+from rl_hotswap.cli.evaluate import evaluate
+from rl_hotswap.launcher.child_process import CHECKOUT, child_environment
+from scripts.benchmarks.result import Result
 from scripts.benchmarks.settings import BenchmarkSettings
-from scripts.child_process import CHECKOUT, child_environment
-from scripts.evaluate import evaluate
 from shared.errors import HotswapError
-from shared.manifest import TrainingProgress
-from shared.policy_store import LocalPolicyStore
-from shared.run_directory import RunDirectory
+from shared.policy.manifest import TrainingProgress
+from shared.run.run_directory import RunDirectory
+from shared.store.policy_store import LocalPolicyStore
 
 _ENV_ID = "CartPole-v1"
 _TARGET_RETURN = 475.0
@@ -38,7 +38,7 @@ class Solved(NamedTuple):
     first_version: TrainingProgress | None
 
 
-def measure_solve(settings: BenchmarkSettings, console: Console) -> list[Row]:
+def measure_solve(settings: BenchmarkSettings, console: Console) -> list[Result]:
     """Train once for each seed and give the rows. Raises HotswapError where a training fails."""
     solved = []
     flags = settings.training_flags
@@ -78,15 +78,17 @@ def _line(seed: int, solved: Solved) -> str:
     return f"seed {seed}: {to_target} and {solved.env_steps:,} steps; first good one: {found}"
 
 
-def _rows(solved: Sequence[Solved], how: str) -> list[Row]:
+def _rows(solved: Sequence[Solved], how: str) -> list[Result]:
     never = float("inf")
     times = [never if one.time_to_target_s is None else one.time_to_target_s for one in solved]
     firsts = [one.first_version or TrainingProgress(train_s=never, env_steps=sys.maxsize) for one in solved]
     versions = f"{how}; {_EPISODES} deterministic episodes of each version in turn"
     return [
-        Row.of(f"{_ENV_ID}: last 100 episodes at the target", times, "s", how, at_most=6.0),
-        Row.of(f"{_ENV_ID}: environment steps until then", [one.env_steps for one in solved], "steps", how),
-        Row.of(f"{_ENV_ID}: steps per second", [one.steps_per_s for one in solved], "steps/s", how),
-        Row.of(f"{_ENV_ID}: first good version", [first.train_s for first in firsts], "s", versions, at_most=0.8),
-        Row.of(f"{_ENV_ID}: steps until it", [first.env_steps for first in firsts], "steps", versions, at_most=20_000),
+        Result.of(f"{_ENV_ID}: last 100 episodes at the target", times, "s", how, at_most=6.0),
+        Result.of(f"{_ENV_ID}: environment steps until then", [one.env_steps for one in solved], "steps", how),
+        Result.of(f"{_ENV_ID}: steps per second", [one.steps_per_s for one in solved], "steps/s", how),
+        Result.of(f"{_ENV_ID}: first good version", [first.train_s for first in firsts], "s", versions, at_most=0.8),
+        Result.of(
+            f"{_ENV_ID}: steps until it", [first.env_steps for first in firsts], "steps", versions, at_most=20_000
+        ),
     ]

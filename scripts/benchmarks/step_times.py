@@ -15,10 +15,10 @@ import msgspec
 import numpy as np
 
 from scripts.benchmarks.helper_process import HelperProcess
+from scripts.benchmarks.prepared_versions import prepare_versions
 from scripts.benchmarks.publishing_process import start_publisher
-from scripts.benchmarks.row import Row
-from scripts.benchmarks.shelf import make_shelf
-from scripts.benchmarks.stepper import PERCENTILES, Block, run_stepper
+from scripts.benchmarks.result import Result
+from scripts.benchmarks.step_timer import PERCENTILES, Block, run_step_timer
 
 ADOPTIONS_PER_S = 10.0
 WINDOW_S = 0.2
@@ -51,14 +51,16 @@ class Round(NamedTuple):
         return self.windows[1::2]
 
 
-def measure_step_times(rounds: int) -> list[Row]:
+def measure_step_times(rounds: int) -> list[Result]:
     """The percentiles' ratios, and the steps that were lost."""
     with TemporaryDirectory(prefix="rl-hotswap-benchmark-") as directory:
-        shelf, store, elsewhere, logs = (Path(directory) / name for name in ("shelf", "store", "elsewhere", "logs"))
-        make_shelf(shelf, versions=_VERSIONS, change=_SMALL_CHANGE)
+        prepared, store, elsewhere, logs = (
+            Path(directory) / name for name in ("prepared", "store", "elsewhere", "logs")
+        )
+        prepare_versions(prepared, versions=_VERSIONS, change=_SMALL_CHANGE)
         with (
-            start_publisher(shelf, store, elsewhere=elsewhere) as publisher,
-            HelperProcess(run_stepper, store, logs) as stepper,
+            start_publisher(prepared, store, elsewhere=elsewhere) as publisher,
+            HelperProcess(run_step_timer, store, logs) as stepper,
         ):
             publisher.call("publish")
             _warm_up(publisher, stepper)
@@ -69,7 +71,7 @@ def _warm_up(publisher: HelperProcess, stepper: HelperProcess) -> None:
     """Adopt until that costs what it costs an actor that goes on doing so."""
     publisher.call("begin", _WARM_UP_ADOPTIONS_PER_S)
     deadline_s = time.monotonic() + _WARM_UP_AT_MOST_S
-    while not stepper.call("is_scouted") and time.monotonic() < deadline_s:
+    while not stepper.call("is_prefetching") and time.monotonic() < deadline_s:
         pass
     publisher.call("end")
 
@@ -89,7 +91,7 @@ def _edges(began_s: float, windows: int) -> list[float]:
     return [began_s + k * WINDOW_S for k in range(windows + 1)]
 
 
-def _rows(rounds: Sequence[Round]) -> list[Row]:
+def _rows(rounds: Sequence[Round]) -> list[Result]:
     how = (
         f"one CartPole-v1, MLP 64x64, every check on, in a process of its own beside the publisher's; {len(rounds)} "
         f"rounds of {WINDOWS} windows of {WINDOW_S:g} s, in turn with {ADOPTIONS_PER_S:g} adoptions a second and none: "
@@ -99,18 +101,20 @@ def _rows(rounds: Sequence[Round]) -> list[Row]:
     for name in PERCENTILES:
         nones = none_over_none(rounds, _step_us(name))
         adopting = adopting_over_none(rounds, _step_us(name))
-        row = Row.of(f"step time with 10 adoptions a second over none, {name}", adopting, "", how, at_most=_MOST[name])
+        row = Result.of(
+            f"step time with 10 adoptions a second over none, {name}", adopting, "", how, at_most=_MOST[name]
+        )
         rows.append(within_spread(row, nones))
-        rows.append(Row.of(f"step time with none over none, {name}", nones, "", how))
+        rows.append(Result.of(f"step time with none over none, {name}", nones, "", how))
     lost = _lost(adopting_over_none(rounds, _steps_per_s))
-    rows.append(Row.of("steps lost to 10 adoptions a second", lost, "%", how, at_most=1.0))
-    rows.append(Row.of("steps lost to none", _lost(none_over_none(rounds, _steps_per_s)), "%", how))
+    rows.append(Result.of("steps lost to 10 adoptions a second", lost, "%", how, at_most=1.0))
+    rows.append(Result.of("steps lost to none", _lost(none_over_none(rounds, _steps_per_s)), "%", how))
     beside = [_rate(one.none) / _rate(one.quiet) for one in rounds]
-    rows.append(Row.of("steps lost to 10 publications a second that nobody adopts", _lost(beside), "%", how))
+    rows.append(Result.of("steps lost to 10 publications a second that nobody adopts", _lost(beside), "%", how))
     times = [block.step_us["p50"] for one in rounds for block in one.none]
-    rows.append(Row.of("step time with none, p50", times, "us", how))
+    rows.append(Result.of("step time with none, p50", times, "us", how))
     rates = [sum(block.adoptions for block in one.adopting) / len(one.adopting) / WINDOW_S for one in rounds]
-    rows.append(Row.of("adoptions in a second of these", rates, "1/s", how))
+    rows.append(Result.of("adoptions in a second of these", rates, "1/s", how))
     return rows
 
 
@@ -145,7 +149,7 @@ def _rate(blocks: Sequence[Block]) -> float:
     return float(np.mean([block.steps_per_s for block in blocks]))
 
 
-def within_spread(row: Row, nones: Sequence[float]) -> Row:
+def within_spread(row: Result, nones: Sequence[float]) -> Result:
     """``row`` counts as reached where its median lies between the least and the most median of none over none.
 
     Medians of parts of the run are compared with: single ratios lie further apart than a median of many ever does.

@@ -16,18 +16,18 @@ import msgspec
 from msgspec.structs import replace
 from rich.console import Console
 
+from rl_hotswap.launcher.child_process import CHECKOUT, child_environment, python_module
+from scripts.benchmarks.result import Result
 from scripts.benchmarks.rounds import interleave, ratios
-from scripts.benchmarks.row import Row
 from scripts.benchmarks.sb3_training import ENV_ID, TARGET_RETURN, Candidate, TimedTraining
 from scripts.benchmarks.settings import BenchmarkSettings
-from scripts.child_process import CHECKOUT, child_environment, python_module
 from shared.errors import HotswapError
-from shared.run_directory import RunDirectory
+from shared.run.run_directory import RunDirectory
 
 # As much as the learner's core can learn from: many environments stepped as one, one pass over large batches, and
 # actors that do not wait for it.
 THROUGHPUT = (
-    "--no-take-turns",
+    "--async",
     "--envs-per-actor=1024",
     "--rollout-length=16",
     "--batch-steps=16384",
@@ -49,7 +49,7 @@ CANDIDATES = {
 _MOST_ROUNDS = 5  # each is a training of ours and one of theirs
 
 
-def measure_training(settings: BenchmarkSettings, console: Console) -> list[Row]:
+def measure_training(settings: BenchmarkSettings, console: Console) -> list[Result]:
     """Find Stable-Baselines3's best settings, then train with both in turn. Raises HotswapError where ours fails."""
     flags = (*THROUGHPUT, *settings.training_flags)
     rounds = min(settings.rounds, _MOST_ROUNDS)
@@ -68,8 +68,8 @@ def measure_training(settings: BenchmarkSettings, console: Console) -> list[Row]
     values = interleave(measurements, rounds)
     how = f"{command}, until solved: {_how_many_solved(ours)}"
     rows = [
-        Row.of(f"{ENV_ID}: steps learned from, until solved", values["ours"], "steps/s", how),
-        Row.of(f"{ENV_ID}: seconds until then", _seconds_until_solved(ours), "s", how),
+        Result.of(f"{ENV_ID}: steps learned from, until solved", values["ours"], "steps/s", how),
+        Result.of(f"{ENV_ID}: seconds until then", _seconds_until_solved(ours), "s", how),
     ]
     if best is None:
         return rows
@@ -78,7 +78,7 @@ def measure_training(settings: BenchmarkSettings, console: Console) -> list[Row]
         f"until solved: {_how_many_solved(theirs)}, where not, the speed counts all the same"
     )
     return [
-        Row.of(
+        Result.of(
             f"{ENV_ID}: training steps/s over Stable-Baselines3's best",
             ratios(values["ours"], values["theirs"]),
             "x",
@@ -86,17 +86,17 @@ def measure_training(settings: BenchmarkSettings, console: Console) -> list[Row]
             at_least=15.0,
         ),
         *rows,
-        Row.of(f"{ENV_ID}: Stable-Baselines3's best", values["theirs"], "steps/s", their_how),
-        Row.of(f"{ENV_ID}: its seconds until solved", _seconds_until_solved(theirs), "s", their_how),
+        Result.of(f"{ENV_ID}: Stable-Baselines3's best", values["theirs"], "steps/s", their_how),
+        Result.of(f"{ENV_ID}: its seconds until solved", _seconds_until_solved(theirs), "s", their_how),
     ]
 
 
 def _steps_per_s(kept: list[TimedTraining], timed: TimedTraining, whose: str, console: Console) -> float:
     """Keep ``timed``, say it, and give its rate; ours is 0 where it did not solve the environment."""
     kept.append(timed)
-    verdict = f"solved in {timed.seconds:.2f} s" if timed.solved else "not solved"
+    invariants = f"solved in {timed.seconds:.2f} s" if timed.solved else "not solved"
     console.print(
-        f"seed {len(kept) - 1}, {whose}: {timed.steps_per_s:,.0f} steps/s, {verdict}, {timed.env_steps:,} steps",
+        f"seed {len(kept) - 1}, {whose}: {timed.steps_per_s:,.0f} steps/s, {invariants}, {timed.env_steps:,} steps",
         highlight=False,
     )
     return timed.steps_per_s if timed.solved or whose != "ours" else 0.0
@@ -131,8 +131,8 @@ def _best_candidate(console: Console) -> Candidate | None:
 
     def consider(name: str, candidate: Candidate) -> None:
         timed = _train_sb3(candidate, 0)
-        verdict = f"solved in {timed.seconds:.1f} s" if timed.solved else "not solved"
-        console.print(f"Stable-Baselines3, {name}: {timed.steps_per_s:,.0f} steps/s, {verdict}", highlight=False)
+        invariants = f"solved in {timed.seconds:.1f} s" if timed.solved else "not solved"
+        console.print(f"Stable-Baselines3, {name}: {timed.steps_per_s:,.0f} steps/s, {invariants}", highlight=False)
         if timed.solved:
             found[timed.steps_per_s] = candidate
 

@@ -9,10 +9,10 @@ from tempfile import TemporaryDirectory
 from actor.agent import Agent
 from scripts.benchmarks.helper_process import HelperProcess
 from scripts.benchmarks.many_versions import add_versions
-from scripts.benchmarks.row import Row
-from scripts.benchmarks.shelf import make_shelf
-from shared.log import set_up_logging
-from shared.policy_store import LocalPolicyStore
+from scripts.benchmarks.prepared_versions import prepare_versions
+from scripts.benchmarks.result import Result
+from shared.process.log import set_up_logging
+from shared.store.policy_store import LocalPolicyStore
 
 ACTORS = 4
 SETTLE_S = 6.0  # by then it has listed the store for good, and only looks whether that has changed
@@ -27,14 +27,14 @@ def idle(connection: Connection, store: Path) -> None:
         connection.recv()
 
 
-def measure_watching(versions: int, seconds: float, settle_s: float = SETTLE_S) -> list[Row]:
+def measure_watching(versions: int, seconds: float, settle_s: float = SETTLE_S) -> list[Result]:
     """The CPU time of idle actors over a store of so many ``versions``.
 
     It is read from outside: an actor that had to tell would wake up for that, which costs more than its watching.
     """
     with TemporaryDirectory(prefix="rl-hotswap-benchmark-") as directory:
         store = LocalPolicyStore(Path(directory), fsync=False)
-        make_shelf(store.path, versions=1, change=0.0)
+        prepare_versions(store.path, versions=1, change=0.0)
         add_versions(store, range(1, versions))
         with ExitStack() as stack:
             actors = [stack.enter_context(HelperProcess(idle, store.path)) for _ in range(ACTORS)]
@@ -47,4 +47,4 @@ def measure_watching(versions: int, seconds: float, settle_s: float = SETTLE_S) 
             cpu_s = [actor.cpu_s() - before_s for actor, before_s in zip(actors, began_cpu_s, strict=True)]
             shares = [100 * each_s / took_s for each_s in cpu_s]
     how = f"CPU time of each of {ACTORS} processes over {seconds:g} s; {versions:,} versions in the store"
-    return [Row.of(f"watching {versions:,} versions, per idle actor", shares, "% of a core", how, at_most=0.1)]
+    return [Result.of(f"watching {versions:,} versions, per idle actor", shares, "% of a core", how, at_most=0.1)]

@@ -1,1 +1,1 @@
-"""Complete programs to copy from; each is run by CI."""
+"""Complete programs to copy from. CI runs each of them."""

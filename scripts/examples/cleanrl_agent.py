@@ -4,13 +4,8 @@
 sample: it says how actions are distributed, and randomness becomes an input. ``Published`` is all there is to write.
 """
 
-import sys
-from pathlib import Path
-
-if __name__ == "__main__":  # started as a file, so the path begins with scripts/: it has to begin with the checkout
-    sys.path[0] = str(Path(__file__).resolve().parents[2])
-
 import tempfile
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -20,8 +15,8 @@ from torch import Tensor, nn
 from torch.distributions.categorical import Categorical
 
 import actor.agent
-from learner.policy_export import publish_policy
-from shared.policy_store import LocalPolicyStore
+from learner.export.policy_export import publish_policy
+from shared.store.policy_store import LocalPolicyStore
 
 ENV_ID = "CartPole-v1"
 
@@ -73,7 +68,9 @@ def main() -> None:
                 np.testing.assert_allclose(found[0], log_prob.detach(), rtol=1e-5, atol=1e-5)
                 np.testing.assert_allclose(found[1], value.detach().squeeze(-1), rtol=1e-5, atol=1e-5)
                 observation, *_ = envs.step(decision.env_action)
-            print(f"100 steps of {ENV_ID} on {acting.policy.rung}: log-probabilities and values equal the agent's")
+            print(
+                f"100 steps of {ENV_ID} on {acting.policy.engine_name}: log-probabilities and values equal the agent's"
+            )
     envs.close()
 
 

@@ -13,7 +13,7 @@ import torch
 from shared.engines.eager import to_tensor
 from shared.engines.engine import EngineKind
 from shared.errors import NotTrusted, PolicyOutputError, ProgramError, WeightsError
-from shared.weights import check_finite, check_layout
+from shared.policy.weights import check_finite, check_layout
 
 # What a package says of itself, beside what AOTInductor writes.
 BUILD_KEY = "rl_hotswap_build"

@@ -1,4 +1,4 @@
-"""Runs a torch module as it is: what everything else is compared with, and the last rung of an importable policy."""
+"""Runs a torch module as it is: what everything else is compared with, and the last method of an importable policy."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from shared.engines.engine import EngineKind
 from shared.errors import PolicyOutputError
-from shared.weights import check_finite, check_layout
+from shared.policy.weights import check_finite, check_layout
 
 
 def module_tensors(module: nn.Module) -> dict[str, Tensor]:

@@ -23,7 +23,7 @@ class Engine(Protocol):
         """Compute the outputs, in their order, each batch first. ``inputs`` were checked by the caller.
 
         Inputs are C-contiguous. The outputs are fresh arrays that later calls do not touch. An engine whose program
-        checks them itself gives them as ``shared.output_bounds.InBounds`` where nothing is wrong with them.
+        checks them itself gives them as ``shared.policy.output_bounds.InBounds`` where nothing is wrong with them.
         """
         ...
 

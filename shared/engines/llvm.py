@@ -13,14 +13,14 @@ import numpy as np
 
 from shared.engines.engine import EngineKind
 from shared.engines.onnx_graph import check_external_initializers, external_initializers, keep_outputs
+from shared.engines.row_compiler.bounded_outputs import bounded
+from shared.engines.row_compiler.graph_reader import read_graph
+from shared.engines.row_compiler.llvm_program import LlvmProgram, RowCall, Slot, check_size
+from shared.engines.row_compiler.row_program import RowProgram
 from shared.errors import PolicyOutputError
-from shared.output_bounds import Bounds, InBounds
-from shared.program_digest import onnx_program_digest
-from shared.row_compiler.bounded_outputs import bounded
-from shared.row_compiler.compiled_program import CompiledProgram, RowCall, Slot, check_size
-from shared.row_compiler.graph_reader import read_graph
-from shared.row_compiler.row_program import RowProgram
-from shared.weights import check_finite, check_layout
+from shared.policy.output_bounds import Bounds, InBounds
+from shared.policy.program_digest import onnx_program_digest
+from shared.policy.weights import check_finite, check_layout
 
 _copy = np.ndarray.copy
 _MOST_CALLS = 8  # batch sizes in use at once: an actor has one, a pool of them a few
@@ -132,7 +132,7 @@ def read_row_program(graph: bytes, outputs: Sequence[int] | None = None) -> RowP
 
 
 @functools.lru_cache(maxsize=4)
-def _compile(graph: bytes, outputs: tuple[int, ...] | None, bounds: tuple[Bounds, ...]) -> CompiledProgram:
-    compiled = CompiledProgram(bounded(read_row_program(graph, outputs), bounds))
+def _compile(graph: bytes, outputs: tuple[int, ...] | None, bounds: tuple[Bounds, ...]) -> LlvmProgram:
+    compiled = LlvmProgram(bounded(read_row_program(graph, outputs), bounds))
     compiled.machine_code(is_brief=True)  # most calls are: what LLVM refuses is known before the first
     return compiled

@@ -7,11 +7,11 @@ from msgspec import UNSET
 
 from shared.engines.engine import Engine, EngineKind
 from shared.errors import ProgramError
-from shared.kept_memory import Data
-from shared.manifest import Manifest, ProgramEntry, ProgramKind
-from shared.output_bounds import Bounds, output_bounds
-from shared.program_digest import program_digest
-from shared.weights import decode_weights
+from shared.files.buffer_pool import Data
+from shared.policy.manifest import Manifest, ProgramEntry, ProgramKind
+from shared.policy.output_bounds import Bounds, output_bounds
+from shared.policy.program_digest import program_digest
+from shared.policy.weights import decode_weights
 
 Read = Callable[[str], Data]
 """A file's verified bytes by its name."""
@@ -111,9 +111,9 @@ def _import(
     trusted_modules: Sequence[str],
     outputs: Sequence[int] | None,
 ) -> Engine:
-    from shared.engines.compiled import CompiledEngine
     from shared.engines.eager import EagerEngine
-    from shared.importable import importable_digest, load_importable
+    from shared.engines.importable import importable_digest, load_importable
+    from shared.engines.torch_compile import TorchCompileEngine
 
-    make = CompiledEngine if kind == "compile" else EagerEngine
+    make = TorchCompileEngine if kind == "compile" else EagerEngine
     return make(load_importable(definition, weights, trusted_modules), importable_digest(definition), outputs)

@@ -11,9 +11,9 @@ from shared.engines.engine import EngineKind
 from shared.engines.onnx_graph import check_external_initializers, external_initializers, keep_outputs
 from shared.engines.onnx_sessions import session_maker
 from shared.errors import PolicyOutputError
-from shared.kept_memory import is_lasting
-from shared.program_digest import onnx_program_digest
-from shared.weights import check_finite, check_layout
+from shared.files.buffer_pool import is_lasting
+from shared.policy.program_digest import onnx_program_digest
+from shared.policy.weights import check_finite, check_layout
 
 _LARGE_BYTES = 2**22
 _MOST_BINDINGS = 8  # batch sizes in use at once: an actor has one, a pool of them a few

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from shared.errors import ProgramError, WeightsError
-from shared.weights import check_layout
+from shared.policy.weights import check_layout
 
 if TYPE_CHECKING:
     import onnx

@@ -12,7 +12,7 @@ import torch
 from shared.engines.eager import EagerEngine
 from shared.engines.engine import EngineKind
 from shared.errors import ProgramError
-from shared.program_digest import torchscript_program_digest
+from shared.policy.program_digest import torchscript_program_digest
 
 
 class TorchScriptEngine(EagerEngine):

@@ -13,7 +13,7 @@ import msgspec
 from loguru import logger
 
 from shared.errors import ConfigurationError
-from shared.run_directory import replace_file
+from shared.run.run_directory import replace_file
 
 _COMPACT_AFTER_LINES = 20_000
 
@@ -24,7 +24,7 @@ _line: msgspec.json.Decoder[tuple[str, str, int]] = msgspec.json.Decoder(tuple[s
 class ArrivalJournal:
     """A file that outlives its learner. Not synced: it has to survive a killed process, not a power cut.
 
-    ``heard`` is what it says of each (actor id, incarnation).
+    ``heard`` is what it says of each (actor id, session_id).
     """
 
     def __init__(self, path: Path) -> None:
@@ -49,16 +49,16 @@ class ArrivalJournal:
                 raise ConfigurationError(f"cannot keep the journal {path}: {error.strerror or error}") from error
             self._warn(error)
 
-    def note(self, actor_id: str, incarnation: str, heard: int) -> None:
+    def note(self, actor_id: str, session_id: str, heard: int) -> None:
         """``heard`` rollouts of that life were heard of by now. A full disk is logged, and stops nothing."""
-        self.heard[actor_id, incarnation] = heard
+        self.heard[actor_id, session_id] = heard
         if self._is_closed:
             return
         try:
             if self._file is None or self._lines > _COMPACT_AFTER_LINES + len(self.heard):
                 self._compact()
                 return
-            self._file.write(_encode((actor_id, incarnation, heard)) + b"\n")
+            self._file.write(_encode((actor_id, session_id, heard)) + b"\n")
             self._lines += 1
         except OSError as error:
             self._let_go()  # what was cut short is written again, with all the rest
@@ -89,8 +89,8 @@ class ArrivalJournal:
         is_there = self._path.exists()
         for line in self._path.read_bytes().splitlines() if is_there else []:
             with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):  # cut short
-                actor_id, incarnation, heard = _line.decode(line)
-                self.heard[actor_id, incarnation] = max(heard, self.heard.get((actor_id, incarnation), 0))
+                actor_id, session_id, heard = _line.decode(line)
+                self.heard[actor_id, session_id] = max(heard, self.heard.get((actor_id, session_id), 0))
         return is_there
 
     def _compact(self) -> None:

@@ -9,7 +9,7 @@ import msgspec
 from loguru import logger
 
 from shared.errors import RolloutInvalid, TransportClosed
-from shared.rollout import Rollout, RolloutLayout
+from shared.rollouts.rollout import Rollout, RolloutLayout
 from shared.transport.ledger import AccountedReceiver, SenderKey
 
 
@@ -38,7 +38,7 @@ class InProcessReceiver(AccountedReceiver):
         self._queue: deque[Rollout] = deque()
         self._held: list[SenderKey] = []
         self._senders: list[SenderKey] = []
-        self._lives = 0
+        self._sessions = 0
 
     @property
     def live_senders(self) -> int:
@@ -60,7 +60,7 @@ class InProcessReceiver(AccountedReceiver):
                     return None
                 rollout = self._queue.popleft()
                 if hold_credit:
-                    self._held.append(SenderKey(rollout.header.actor_id, rollout.header.incarnation))
+                    self._held.append(SenderKey(rollout.header.actor_id, rollout.header.session_id))
                 self.changed.notify_all()
             if self._fits(rollout):
                 return rollout
@@ -91,8 +91,8 @@ class InProcessReceiver(AccountedReceiver):
     def join(self, actor_id: str) -> SenderKey:
         """A sender begins."""
         with self.changed:
-            self._lives += 1
-            sender = SenderKey(actor_id, f"in-process-{self._lives}")
+            self._sessions += 1
+            sender = SenderKey(actor_id, f"in-process-{self._sessions}")
             self._senders.append(sender)
             self._ledger.announced(sender, 0)
             return sender
@@ -104,7 +104,7 @@ class InProcessReceiver(AccountedReceiver):
 
     def waiting(self, sender: SenderKey) -> int:
         """How many of the sender's rollouts have no credit yet. The caller holds ``changed``."""
-        queued = sum((rollout.header.actor_id, rollout.header.incarnation) == sender for rollout in self._queue)
+        queued = sum((rollout.header.actor_id, rollout.header.session_id) == sender for rollout in self._queue)
         return queued + self._held.count(sender)
 
     def put(self, sender: SenderKey, rollout: Rollout) -> None:
@@ -114,7 +114,7 @@ class InProcessReceiver(AccountedReceiver):
         """
         sequence = self._ledger.expected(sender)
         header = msgspec.structs.replace(
-            rollout.header, actor_id=sender.actor_id, incarnation=sender.incarnation, sequence=sequence
+            rollout.header, actor_id=sender.actor_id, session_id=sender.session_id, sequence=sequence
         )
         self._ledger.arrived(sender, sequence)
         self._queue.append(replace(rollout, header=header))
@@ -129,7 +129,7 @@ class InProcessReceiver(AccountedReceiver):
             raise TransportClosed("this receiver was closed")
 
     def _fits(self, rollout: Rollout) -> bool:
-        sender = SenderKey(rollout.header.actor_id, rollout.header.incarnation)
+        sender = SenderKey(rollout.header.actor_id, rollout.header.session_id)
         try:
             if rollout.header.run_id != self._run_id:
                 raise RolloutInvalid(f"expected rollouts of run {self._run_id!r}, found run {rollout.header.run_id!r}")

@@ -9,22 +9,22 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from shared.errors import CheckpointError
-from shared.rollout import Rollout
+from shared.rollouts.rollout import Rollout
 from shared.transport.arrival_journal import ArrivalJournal
-from shared.transport.complaints import Complaints
+from shared.transport.rate_limited_warnings import RateLimitedWarnings
 from shared.transport.transport import RolloutAccounts
 
 Place = Literal["learned", "stale", "invalid", "lost"]
 
 
 class SenderKey(NamedTuple):
-    """One life of one actor: a restarted actor has its old ``actor_id`` and a new ``incarnation``."""
+    """One life of one actor: a restarted actor has its old ``actor_id`` and a new ``session_id``."""
 
     actor_id: str
-    incarnation: str
+    session_id: str
 
     def __str__(self) -> str:
-        return f"{self.actor_id!r} ({self.incarnation})"
+        return f"{self.actor_id!r} ({self.session_id})"
 
 
 class _Book(msgspec.Struct):
@@ -150,9 +150,9 @@ class Ledger:
         with self._lock:
             heard, self._books = self._books, {}
             self._accounts = saved.accounts
-            for actor_id, incarnation, expected in saved.expected:
-                self._books[SenderKey(actor_id, incarnation)] = _Book(expected)
-                key = SenderKey(actor_id, incarnation)
+            for actor_id, session_id, expected in saved.expected:
+                self._books[SenderKey(actor_id, session_id)] = _Book(expected)
+                key = SenderKey(actor_id, session_id)
                 self._restored[key] = max(expected, self._restored.get(key, 0))
             self._restarts_before = saved.restarts
             for sender, book in heard.items():
@@ -185,7 +185,7 @@ class AccountedReceiver:
 
     def __init__(self, journal: ArrivalJournal | None = None) -> None:
         self._ledger = Ledger(journal)
-        self._complaints = Complaints()
+        self._complaints = RateLimitedWarnings()
 
     @property
     def accounts(self) -> RolloutAccounts:
@@ -222,4 +222,4 @@ class AccountedReceiver:
 
 def _whose(rollout: Rollout) -> tuple[SenderKey, int]:
     header = rollout.header
-    return SenderKey(header.actor_id, header.incarnation), header.sequence
+    return SenderKey(header.actor_id, header.session_id), header.sequence

@@ -27,16 +27,16 @@ Name = Annotated[str, msgspec.Meta(max_length=256)]
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=86400)]
 
 
-class Sender(msgspec.Struct, frozen=True):
+class Sender(msgspec.Struct, frozen=True, rename={"session_id": "incarnation"}):
     """Who speaks: which life of which actor, for which run."""
 
     run_id: Name
     actor_id: Name
-    incarnation: Name
+    session_id: Name
 
     @property
     def key(self) -> SenderKey:
-        return SenderKey(self.actor_id, self.incarnation)
+        return SenderKey(self.actor_id, self.session_id)
 
 
 class Hello(msgspec.Struct, frozen=True, tag="hello"):

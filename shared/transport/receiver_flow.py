@@ -14,9 +14,8 @@ from typing import Any, NamedTuple
 from loguru import logger
 
 from shared.errors import RolloutInvalid
-from shared.rollout import Rollout, RolloutLayout
-from shared.rollout_codec import decode_rollout
-from shared.transport.complaints import Complaints
+from shared.rollouts.rollout import Rollout, RolloutLayout
+from shared.rollouts.rollout_codec import decode_rollout
 from shared.transport.ledger import Ledger, SenderKey
 from shared.transport.messages import (
     PROTOCOL,
@@ -31,6 +30,7 @@ from shared.transport.messages import (
     Welcome,
     decode_from_actor,
 )
+from shared.transport.rate_limited_warnings import RateLimitedWarnings
 
 # More than any actor can act between two of its messages: such a count is a mistake, or a lie about everybody's sum.
 _MOST_UNHEARD = 2**32
@@ -70,7 +70,7 @@ class ReceiverFlow:
         self._version: int | None = None
         self._routes: dict[SenderKey, bytes] = {}
         self._names: dict[bytes, SenderKey] = {}
-        self._complaints = Complaints()
+        self._complaints = RateLimitedWarnings()
 
     @property
     def waiting(self) -> int:
@@ -206,10 +206,10 @@ class ReceiverFlow:
     def _decode(self, arrival: Arrival) -> Rollout:
         rollout = decode_rollout(arrival.frames, self._layout)
         header = rollout.header
-        found = (header.run_id, header.actor_id, header.incarnation, header.sequence)
+        found = (header.run_id, header.actor_id, header.session_id, header.sequence)
         expected = (self._run_id, *arrival.sender, arrival.sequence)
         if found != expected:
-            raise RolloutInvalid(f"expected run, actor, incarnation and sequence {expected}, found {found}")
+            raise RolloutInvalid(f"expected run, actor, session_id and sequence {expected}, found {found}")
         return rollout
 
     def _credit(self, sender: SenderKey) -> Credit:

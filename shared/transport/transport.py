@@ -7,7 +7,7 @@ While the learner's heartbeats do not arrive, a sender never blocks: what nobody
 goes on acting.
 
 Accounting: each sender numbers its rollouts from 0 as it sends them. It writes ``RolloutHeader.sequence`` and
-``incarnation`` (which tells this life of the actor from its others), whatever stood there. Every number ends in exactly
+``session_id`` (which tells this life of the actor from its others), whatever stood there. Every number ends in exactly
 one of four places: learned, stale, invalid, lost. ``lost`` is counted from gaps in the numbers, from each sender's own
 count of what it sent, and from the journal of a learner that was killed; never computed as the rest.
 """
@@ -16,7 +16,7 @@ from typing import Protocol
 
 import msgspec
 
-from shared.rollout import Rollout
+from shared.rollouts.rollout import Rollout
 
 
 class RolloutAccounts(msgspec.Struct, forbid_unknown_fields=True):

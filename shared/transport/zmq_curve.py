@@ -11,7 +11,7 @@ from zmq.utils.monitor import parse_monitor_message
 
 from shared.errors import ConfigurationError
 from shared.transport.addresses import needs_keys
-from shared.transport.complaints import Complaints
+from shared.transport.rate_limited_warnings import RateLimitedWarnings
 from shared.transport.transport_keys import ACTOR_KEY_NAME, ActorKeys, LearnerKeys
 
 _ZAP_ADDRESS = "inproc://zeromq.zap.01"
@@ -57,7 +57,7 @@ class LearnerDoor:
         """Call before ``socket`` binds."""
         self._socket = socket
         self._actor_key = bytes.fromhex(keys.actor_public_key)
-        self._complaints = Complaints()
+        self._complaints = RateLimitedWarnings()
         self._last_peer = "an unknown host"
         self._zap = context.socket(zmq.REP)
         self._zap.linger = 0

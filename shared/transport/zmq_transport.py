@@ -19,8 +19,8 @@ import zmq
 from loguru import logger
 
 from shared.errors import ConfigurationError, TransportClosed, TransportError
-from shared.rollout import Rollout, RolloutLayout
-from shared.rollout_codec import MAX_FRAME_BYTES, encode_rollout
+from shared.rollouts.rollout import Rollout, RolloutLayout
+from shared.rollouts.rollout_codec import MAX_FRAME_BYTES, encode_rollout
 from shared.transport import messages
 from shared.transport.arrival_journal import ArrivalJournal
 from shared.transport.ledger import AccountedReceiver
@@ -137,7 +137,7 @@ class ZmqSender:
 
     def _hand_over(self, rollout: Rollout) -> bool:
         sequence = self._flow.sent
-        header = msgspec.structs.replace(rollout.header, sequence=sequence, incarnation=self._name.incarnation)
+        header = msgspec.structs.replace(rollout.header, sequence=sequence, session_id=self._name.session_id)
         frames = [messages.encode(Sending(self._name, sequence)), *encode_rollout(replace(rollout, header=header))]
         try:
             self._socket.send_multipart(frames, zmq.NOBLOCK, copy=False)

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from actor.directory_events import DirectoryEvents, watch_directory
-from actor.inotify_events import InotifyEvents
-from actor.observer_events import ObserverEvents
-from actor.wake_up import WakeUp
-from tests.waiting import until
+from actor.watching.directory_events import DirectoryEvents, watch_directory
+from actor.watching.inotify_events import InotifyEvents
+from actor.watching.observer_events import ObserverEvents
+from actor.watching.wake_up import WakeUp
+from tests.support.waiting import until
 
 SOURCES = ["inotify", "observer"]
 
@@ -30,7 +30,7 @@ def woken() -> WakeUp:
 def _watch(source: str, path: Path, woken: WakeUp) -> DirectoryEvents:
     events = InotifyEvents(path) if source == "inotify" else ObserverEvents(path, woken.set)
     if events.descriptor is not None:
-        woken.heed(events.descriptor)
+        woken.register(events.descriptor)
     return events
 
 
@@ -96,7 +96,7 @@ def test_where_there_is_no_directory_there_are_no_events(source: str, tmp_path: 
 def test_a_directory_that_goes_says_so(directory: Path, woken: WakeUp) -> None:
     events = watch_directory(directory, woken.set)
     assert isinstance(events, InotifyEvents)
-    woken.heed(events.descriptor)
+    woken.register(events.descriptor)
     directory.rename(directory.parent / "elsewhere")
     assert woken.wait(20.0)
     assert "" in events.take()

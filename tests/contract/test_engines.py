@@ -12,17 +12,17 @@ import numpy as np
 import pytest
 from _pytest.mark import ParameterSet
 
-from learner.acting_policy import CLASS_PATH
-from learner.policy_export import PolicyExporter
+from learner.export.policy_export import PolicyExporter
+from learner.networks.acting_policy import CLASS_PATH
 from shared.engines.engine import Engine, EngineKind
+from shared.engines.importable import ImportablePolicy
 from shared.engines.load import PROGRAM_OF, check_support, load_program
 from shared.errors import NotTrusted, ProgramError, ProgramUnsupported, WeightsError
-from shared.importable import ImportablePolicy
-from shared.output_bounds import InBounds, output_bounds
-from shared.policy_signature import PolicySignature
-from shared.probe import compare, compute_probe, decode_probe, make_inputs
-from shared.weights import decode_weights
-from tests.policies import (
+from shared.policy.output_bounds import InBounds, output_bounds
+from shared.policy.probe import compare, compute_probe, decode_probe, make_inputs
+from shared.policy.signature import PolicySignature
+from shared.policy.weights import decode_weights
+from tests.support.policies import (
     CASES,
     COMBINATIONS,
     REPRESENTATIVES,
@@ -308,7 +308,7 @@ def test_every_combination_equals_eager(kind: EngineKind, case: str) -> None:
 @pytest.mark.parametrize("trusted", [(), ("learne", "shared")])
 def test_nothing_is_imported_that_was_not_allowed(kind: EngineKind, trusted: tuple[str, ...]) -> None:
     version = export("vector, discrete").first
-    with pytest.raises(NotTrusted, match=r"--trust-module learner\.acting_policy"):
+    with pytest.raises(NotTrusted, match=r"--trust-module learner\.networks\.acting_policy"):
         load_program(kind, version.read, version.manifest, trusted_modules=trusted, trust_native=True)
 
 

@@ -10,12 +10,12 @@ import pytest
 from gymnasium.envs.classic_control import CartPoleEnv
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from actor.environment_creation import make_environments
-from actor.environments import Environments
-from actor.vector_choice import VectorChoice
-from tests.unit.actor.counting_environment import LENGTHS, Counting
+from actor.environments.environment_creation import make_environments
+from actor.environments.environments import Environments
+from actor.environments.vector_choice import VectorChoice
+from tests.support.counting_environment import LENGTHS, Counting
 
-COUNTING = "tests.unit.actor.counting_environment:Counting-v0"
+COUNTING = "tests.support.counting_environment:Counting-v0"
 NEEDS_ENVPOOL = pytest.mark.skipif(importlib.util.find_spec("envpool") is None, reason="needs the extra envpool")
 
 WAYS = [pytest.param(way, marks=NEEDS_ENVPOOL if way == "envpool" else ()) for way in get_args(VectorChoice)]

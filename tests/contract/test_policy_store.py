@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.errors import DigestMismatch, ManifestError, StoreUnavailable, TransientLoadError, VersionNotFound
-from shared.kept_memory import Data, KeptMemory
-from shared.manifest import MAX_MANIFEST_BYTES, FileEntry, Manifest, decode_manifest, encode_manifest
-from shared.policy_store import PolicyStore, Retention, version_name
-from tests.contract.store_cases import CASES, StoreCase, store_case
-from tests.sample_versions import sample_files, sample_manifest
+from shared.files.buffer_pool import BufferPool, Data
+from shared.policy.manifest import MAX_MANIFEST_BYTES, FileEntry, Manifest, decode_manifest, encode_manifest
+from shared.store.policy_store import PolicyStore, Retention, version_name
+from tests.support.sample_versions import sample_files, sample_manifest
+from tests.support.store_cases import CASES, StoreCase, store_case
 
 
 @pytest.fixture(params=CASES)
@@ -184,24 +184,24 @@ def test_changed_bytes_are_never_returned(case: StoreCase, bad: bytes, says: str
 
 
 def test_bytes_can_be_looked_at_while_they_are_verified(case: StoreCase, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shared.version_files._HASHED_APART_BYTES", 7)
+    monkeypatch.setattr("shared.store.version_files._HASHED_APART_BYTES", 7)
     publish(case.open())
     version = case.open().open(0)
     seen: list[Data] = []
-    assert version.read_ahead("weights.safetensors", seen.append, KeptMemory()) is seen[0]
+    assert version.read_ahead("weights.safetensors", seen.append, BufferPool()) is seen[0]
     case.put(f"{version_name(0)}/weights.safetensors", b"weighty")
     with pytest.raises(DigestMismatch, match="SHA-256"):
-        version.read_ahead("weights.safetensors", seen.append, KeptMemory())
+        version.read_ahead("weights.safetensors", seen.append, BufferPool())
     assert seen == [b"weights", b"weighty"]
     case.put(f"{version_name(0)}/weights.safetensors", b"weight")
     with pytest.raises(DigestMismatch, match="expected 7 bytes, found 6"):
-        version.read_ahead("weights.safetensors", seen.append, KeptMemory())
+        version.read_ahead("weights.safetensors", seen.append, BufferPool())
     assert len(seen) == 2, "what is too short is not worth a look"
 
 
 def test_what_was_read_ahead_stays_as_it_is_while_it_is_held(case: StoreCase, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shared.version_files._HASHED_APART_BYTES", 7)
-    store, memory = case.open(), KeptMemory()
+    monkeypatch.setattr("shared.store.version_files._HASHED_APART_BYTES", 7)
+    store, memory = case.open(), BufferPool()
     expected = [b"weights %d" % i for i in range(4)]
     publish_many(store, len(expected))
     found = [store.open(i).read_ahead("weights.safetensors", print, memory) for i in range(len(expected))]
@@ -213,29 +213,29 @@ def test_what_was_read_ahead_stays_as_it_is_while_it_is_held(case: StoreCase, mo
 def test_only_files_of_the_manifest_are_read_ahead(case: StoreCase) -> None:
     publish(case.open())
     with pytest.raises(ManifestError, match="lists no file"):
-        case.open().open(0).read_ahead("nowhere", print, KeptMemory())
+        case.open().open(0).read_ahead("nowhere", print, BufferPool())
 
 
 def test_bytes_are_verified_where_no_thread_can_be_started(case: StoreCase, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(self: object, *_: object) -> None:
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr("shared.version_files._HASHED_APART_BYTES", 0)
+    monkeypatch.setattr("shared.store.version_files._HASHED_APART_BYTES", 0)
     monkeypatch.setattr("concurrent.futures.ThreadPoolExecutor.submit", refuse)
     publish(case.open())
     version = case.open().open(0)
     seen: list[Data] = []
-    assert version.read_ahead("weights.safetensors", seen.append, KeptMemory()) == b"weights"
+    assert version.read_ahead("weights.safetensors", seen.append, BufferPool()) == b"weights"
     case.put(f"{version_name(0)}/weights.safetensors", b"weighty")
     with pytest.raises(DigestMismatch):
-        version.read_ahead("weights.safetensors", seen.append, KeptMemory())
+        version.read_ahead("weights.safetensors", seen.append, BufferPool())
     assert seen == []
 
 
 def test_bytes_that_come_right_the_second_time_are_not_those_that_were_looked_at(
     case: StoreCase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shared.version_files._HASHED_APART_BYTES", 7)
+    monkeypatch.setattr("shared.store.version_files._HASHED_APART_BYTES", 7)
     publish(case.open())
     name = f"{version_name(0)}/weights.safetensors"
     case.put(name, b"weighty")
@@ -245,7 +245,7 @@ def test_bytes_that_come_right_the_second_time_are_not_those_that_were_looked_at
         seen.append(data)
         case.put(name, b"weights")
 
-    assert case.open().open(0).read_ahead("weights.safetensors", look_and_mend, KeptMemory()) == b"weights"
+    assert case.open().open(0).read_ahead("weights.safetensors", look_and_mend, BufferPool()) == b"weights"
     assert seen == [b"weighty"]
 
 

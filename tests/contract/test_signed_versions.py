@@ -5,13 +5,13 @@ from collections.abc import Iterator
 import msgspec
 import pytest
 
-from shared.authenticity import Authenticity
 from shared.errors import ManifestError, NotAuthentic, VersionNotFound
-from shared.manifest import FileEntry, Manifest, decode_manifest, encode_manifest
-from shared.policy_store import PolicyStore, Retention, version_name
-from shared.signing import SIGNATURE_BYTES, SigningKey
-from tests.contract.store_cases import CASES, StoreCase, store_case
-from tests.sample_versions import sample_files, sample_manifest
+from shared.policy.manifest import FileEntry, Manifest, decode_manifest, encode_manifest
+from shared.policy.signing import SIGNATURE_BYTES, SigningKey
+from shared.store.authenticity import Authenticity
+from shared.store.policy_store import PolicyStore, Retention, version_name
+from tests.support.sample_versions import sample_files, sample_manifest
+from tests.support.store_cases import CASES, StoreCase, store_case
 
 KEY, OTHER_KEY = SigningKey.generate(), SigningKey.generate()
 STRICT = Authenticity([KEY.public])

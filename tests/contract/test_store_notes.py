@@ -5,10 +5,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from shared.policy_store import Retention
-from shared.store_notes import MAX_NOTE_BYTES, StoreNotes
-from tests.contract.store_cases import CASES, StoreCase, store_case
-from tests.sample_versions import sample_files, sample_manifest
+from shared.store.policy_store import Retention
+from shared.store.store_notes import MAX_NOTE_BYTES, StoreNotes
+from tests.support.sample_versions import sample_files, sample_manifest
+from tests.support.store_cases import CASES, StoreCase, store_case
 
 
 @pytest.fixture(params=CASES)

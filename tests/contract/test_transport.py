@@ -7,11 +7,11 @@ import pytest
 from loguru import logger
 
 from shared.errors import CheckpointError, TransportClosed
-from shared.rollout import Rollout, RolloutLayout
+from shared.rollouts.rollout import Rollout, RolloutLayout
 from shared.transport.transport import RolloutAccounts
-from tests.contract.transport_cases import LEARNER_TIMEOUT_S, TRANSPORTS, TransportCase
-from tests.rollout_examples import assert_same, example_rollout, plain_layout, rich_layout
-from tests.waiting import PATIENCE_S, Running, until
+from tests.support.rollout_examples import assert_same, example_rollout, plain_layout, rich_layout
+from tests.support.transport_cases import LEARNER_TIMEOUT_S, TRANSPORTS, TransportCase
+from tests.support.waiting import PATIENCE_S, Running, until
 
 Open = Callable[..., TransportCase]
 

@@ -8,8 +8,8 @@ import pytest
 from loguru import logger
 
 from actor.agent import Agent
-from shared.policy_store import LocalPolicyStore
-from tests.agent_policies import local_store
+from shared.store.policy_store import LocalPolicyStore
+from tests.support.agent_policies import local_store
 
 MakeAgent = Callable[..., Agent]
 

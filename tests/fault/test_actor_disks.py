@@ -12,16 +12,16 @@ import pytest
 from loguru import logger
 
 from actor.agent import Agent
-from actor.episode_log import EpisodeLog
-from actor.episode_tracker import FinishedEpisode
-from actor.file_systems import file_system_type, shared_file_system, tells_of_all
-from actor.policy_watcher import PolicyWatcher
-from actor.wake_up import WakeUp
-from shared.policy_store import LocalPolicyStore
-from tests.agent_policies import local_store, publish_seed
-from tests.fault.mounts import mounted
-from tests.sample_versions import sample_files, sample_manifest
-from tests.waiting import until
+from actor.rollouts.episodes import FinishedEpisode
+from actor.session.episode_log import EpisodeLog
+from actor.watching.file_systems import file_system_type, shared_file_system, tells_of_all
+from actor.watching.policy_watcher import PolicyWatcher
+from actor.watching.wake_up import WakeUp
+from shared.store.policy_store import LocalPolicyStore
+from tests.support.agent_policies import local_store, publish_seed
+from tests.support.mounts import mounted
+from tests.support.sample_versions import sample_files, sample_manifest
+from tests.support.waiting import until
 
 OBSERVATIONS = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
 ROOT = Path(__file__).resolve().parents[2]
@@ -94,11 +94,11 @@ import pathlib, sys
 from loguru import logger
 logger.remove()
 logger.add(sys.stdout, format="{message}")
-from actor.policy_watcher import PolicyWatcher
-from actor.wake_up import WakeUp
-from shared.policy_store import LocalPolicyStore
-from tests.sample_versions import sample_files, sample_manifest
-from tests.waiting import until
+from actor.watching.policy_watcher import PolicyWatcher
+from actor.watching.wake_up import WakeUp
+from shared.store.policy_store import LocalPolicyStore
+from tests.support.sample_versions import sample_files, sample_manifest
+from tests.support.waiting import until
 
 limit = pathlib.Path("/proc/sys/user", sys.argv[2])
 limit.write_text("0")
@@ -170,7 +170,7 @@ def test_what_a_file_system_does_not_tell_is_found_all_the_same(tmp_path: Path) 
 
 class TestFileSystemsThatOthersChange:
     def test_they_are_polled(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("actor.policy_watcher.shared_file_system", lambda _: "nfs4")
+        monkeypatch.setattr("actor.watching.policy_watcher.shared_file_system", lambda _: "nfs4")
         lines: list[str] = []
         sink = logger.add(lines.append, format="{message}", level="WARNING")
         store = LocalPolicyStore(tmp_path / "policies", fsync=False)
@@ -218,7 +218,7 @@ def test_an_episode_log_on_a_full_disk_stops_nothing_and_goes_on(tmp_path: Path)
 def test_what_is_printed_to_a_full_disk_stops_nothing(tmp_path: Path) -> None:
     store = local_store(tmp_path / "policies")
     publish_seed(store, 0)
-    program = "from actor.session_report import say\nfor _ in range(3): say('x' * 9000)\nimport os; os._exit(7)"
+    program = "from actor.session.session_report import say\nfor _ in range(3): say('x' * 9000)\nimport os; os._exit(7)"
     with Path("/dev/full").open("w") as full:
         done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, stdout=full, check=False)
     assert done.returncode == 7

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from actor.agent import Agent
-from learner.policy_export import PROBE_FILE, TORCHSCRIPT_FILE, WEIGHTS_FILE
+from learner.export.policy_export import PROBE_FILE, TORCHSCRIPT_FILE, WEIGHTS_FILE
 from shared.engines.engine import EngineChoice
 from shared.errors import PolicyOutputError, PolicyUnavailable, StoreUnavailable, VersionNotFound
-from shared.manifest import ProgramEntry
-from shared.policy_store import LocalPolicyStore, Retention, VersionFiles, version_name
-from shared.version_directory import VersionDirectory
-from shared.weights import decode_weights, encode_weights
-from tests.agent_policies import (
+from shared.policy.manifest import ProgramEntry
+from shared.policy.weights import decode_weights, encode_weights
+from shared.store.policy_store import LocalPolicyStore, Retention, VersionFiles, version_name
+from shared.store.version_directory import VersionDirectory
+from tests.support.agent_policies import (
     TouchyPolicy,
     eager,
     exporter,
@@ -26,7 +26,7 @@ from tests.agent_policies import (
     quiet_noise,
     touchy_exporter,
 )
-from tests.waiting import until
+from tests.support.waiting import until
 
 OBSERVATIONS = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
 TOUCHING = OBSERVATIONS + np.array([1000, 0, 0, 0], np.float32)
@@ -77,7 +77,7 @@ class TestVersionsThatAreWrong:
         self, store: LocalPolicyStore, make_agent: MakeAgent, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Large ones are brought into an engine before they are verified: the standby's, where there is no other."""
-        monkeypatch.setattr("shared.version_files._HASHED_APART_BYTES", 0)
+        monkeypatch.setattr("shared.store.version_files._HASHED_APART_BYTES", 0)
         agent = make_agent()
         for seed in range(4):
             publish_seed(store, seed)
@@ -172,13 +172,13 @@ class TestVersionsThatAreWrong:
             publish_seed(store, seed, onnx=True)
             agent.reset()
             assert agent.policy.version == seed
-            assert agent.policy.rung == engine
+            assert agent.policy.engine_name == engine
             expected = eager(make_policy(seed=seed), OBSERVATIONS, quiet_noise(make_policy(), 3))
             np.testing.assert_array_equal(agent.act(OBSERVATIONS), expected[0])
         assert read.count(program) == 1
         publish_seed(store, 4, network="lstm")
         agent.reset()
-        assert agent.policy.rung == "torchscript"
+        assert agent.policy.engine_name == "torchscript"
         assert read[-1] == TORCHSCRIPT_FILE
 
     def test_a_program_that_was_altered_under_its_digest_is_refused_by_whoever_reads_it(
@@ -191,7 +191,9 @@ class TestVersionsThatAreWrong:
         for name in ("policy.onnx", TORCHSCRIPT_FILE):
             _flip_byte(store, 1, name, at=200)
         seasoned.reset()
-        assert (seasoned.policy.version, seasoned.policy.rung) == (1, "onnx"), "what runs is what came with version 0"
+        assert (seasoned.policy.version, seasoned.policy.engine_name) == (1, "onnx"), (
+            "what runs is what came with version 0"
+        )
         fresh.reset()
         assert fresh.policy.version == 0
         assert "policy.onnx: expected SHA-256" in _quarantine_lines(lines)[0]
@@ -210,7 +212,7 @@ class TestVersionsThatAreWrong:
             agent.reset()
         publish_seed(store, 2, onnx=True)
         agent.reset()
-        assert (agent.policy.version, agent.policy.rung) == (1, "onnx")
+        assert (agent.policy.version, agent.policy.engine_name) == (1, "onnx")
 
     def test_weights_that_are_not_finite(
         self, store: LocalPolicyStore, make_agent: MakeAgent, lines: list[str]
@@ -343,7 +345,7 @@ class TestTheLadderOfOneVersion:
         publish(store, policy, exporter(onnx=True), instead={"policy.onnx": broken}, programs=programs)
         agent = make_agent(engine="onnx")
         agent.reset()
-        assert agent.policy.rung == "torchscript"
+        assert agent.policy.engine_name == "torchscript"
         (line,) = [line for line in lines if "taken" in line]
         assert line.startswith("WARNING | actor.agent:reset - version 0: torchscript taken; onnx said: ")
 
@@ -353,7 +355,7 @@ class TestTheLadderOfOneVersion:
         """A graph of another policy loads well enough with these weights, and computes something else."""
         policy = make_policy(seed=1)
         other = exporter(onnx=True).files(policy.state_dict())[0]["policy.onnx"].replace(b"Tanh", b"Sinh")
-        from shared.program_digest import onnx_program_digest
+        from shared.policy.program_digest import onnx_program_digest
 
         _, programs, _ = exporter(onnx=True).files(policy.state_dict())
         programs = tuple(
@@ -363,7 +365,7 @@ class TestTheLadderOfOneVersion:
         publish(store, policy, exporter(onnx=True), instead={"policy.onnx": other}, programs=programs)
         agent = make_agent(engine="onnx")
         agent.reset()
-        assert agent.policy.rung == "torchscript"
+        assert agent.policy.engine_name == "torchscript"
         assert any("torchscript taken; onnx said: " in line and "rows differ by more than" in line for line in lines)
 
 
@@ -557,7 +559,7 @@ class TestFailuresWhileActing:
         for seed in range(2):
             publish_seed(store, seed, onnx=True)
             agent.reset()
-        assert agent.policy.rung == engine
+        assert agent.policy.engine_name == engine
         with pytest.raises(PolicyOutputError, match="observation holds values that are not finite: no policy can"):
             agent.act(np.full((3, 4), np.nan, np.float32))
         assert agent.policy.version == 1

@@ -7,9 +7,9 @@ import pytest
 from loguru import logger
 
 from actor.agent import Agent
-from actor.program_trial import TrialLimits
-from shared.policy_store import LocalPolicyStore
-from tests.agent_policies import (
+from actor.sandbox.program_sandbox import SandboxLimits
+from shared.store.policy_store import LocalPolicyStore
+from tests.support.agent_policies import (
     TouchyPolicy,
     eager,
     local_store,
@@ -19,12 +19,12 @@ from tests.agent_policies import (
     quiet_noise,
     touchy_exporter,
 )
-from tests.bad_versions import BAD_KINDS, SLOW_KINDS, BadKind, publish_bad
-from tests.waiting import until
+from tests.support.bad_versions import BAD_KINDS, SLOW_KINDS, BadKind, publish_bad
+from tests.support.waiting import until
 
 OBSERVATIONS = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
 FAR = OBSERVATIONS + np.array([1000, 0, 0, 0], np.float32)
-LIMITS = TrialLimits(timeout_s=10.0, memory_bytes=2**29)
+LIMITS = SandboxLimits(timeout_s=10.0, memory_bytes=2**29)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def lines() -> Iterator[list[str]]:
 def _as_if(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Large weights are brought into an engine while they are still being hashed."""
     if request.param == "large":
-        monkeypatch.setattr("shared.version_files._HASHED_APART_BYTES", 0)
+        monkeypatch.setattr("shared.store.version_files._HASHED_APART_BYTES", 0)
 
 
 def _kinds(slow: bool) -> list[object]:

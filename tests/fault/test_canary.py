@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from actor import trial_board
 from actor.agent import Agent
-from actor.episode_tracker import FinishedEpisode
-from actor.return_test import EPISODES
+from actor.canary import canary_ledger
+from actor.canary.rank_sum_test import EPISODES
+from actor.rollouts.episodes import FinishedEpisode
 from shared.errors import ConfigurationError, StoreUnavailable
-from shared.policy_store import LocalPolicyStore, version_name
-from shared.store_notes import MAX_NOTE_BYTES, LocalNotes
-from tests.agent_policies import TouchyPolicy, publish, publish_seed, touchy_exporter
+from shared.store.policy_store import LocalPolicyStore, version_name
+from shared.store.store_notes import MAX_NOTE_BYTES, LocalNotes
+from tests.support.agent_policies import TouchyPolicy, publish, publish_seed, touchy_exporter
 
 MakeAgent = Callable[..., Agent]
 SHARE = 0.25
@@ -168,7 +168,7 @@ def test_a_trial_of_what_is_gone_is_given_up_for_the_next(
     publish_seed(store, 2)
     returns = dict.fromkeys(range(3), 100.0)
     assert set(act(lives, returns, 50)) == {0}
-    monkeypatch.setattr(trial_board, "ABANDONED_AFTER_S", 0.0)
+    monkeypatch.setattr(canary_ledger, "ABANDONED_AFTER_S", 0.0)
     assert set(act(lives, returns, ENOUGH)) == {0, 2}
     assert lives.policy.version == 2
 

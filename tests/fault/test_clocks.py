@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from actor.agent import Agent
-from learner.outcome import Outcome
-from shared.policy_store import LocalPolicyStore, version_name
-from tests.agent_policies import publish_seed
-from tests.learner_loops import STEPS, LoopRun
-from tests.waiting import until
+from learner.training.outcome import Outcome
+from shared.store.policy_store import LocalPolicyStore, version_name
+from tests.support.agent_policies import publish_seed
+from tests.support.learner_loops import STEPS, LoopRun
+from tests.support.waiting import until
 
 ROOT = Path(__file__).resolve().parents[2]
 OBSERVATIONS = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
@@ -24,28 +24,28 @@ UPDATES = 6
 # Who may ask what time it is, and what for.
 ASK_THE_TIME = {
     # To date something: a version, a report, a rollout, advice.
-    "learner/module_export.py",
-    "learner/publish_once.py",
-    "learner/policy_publisher.py",
-    "learner/scalar_file.py",
-    "learner/training_observer.py",
-    "actor/rollout_worker.py",
+    "learner/export/module_export.py",
+    "learner/publishing/publish_once.py",
+    "learner/publishing/policy_publisher.py",
+    "learner/training/scalar_file.py",
+    "learner/training/training_observer.py",
+    "actor/rollouts/rollout_worker.py",
     "scripts/rollback.py",
-    "scripts/engine_agreement.py",
-    "shared/quarantine_advice.py",
+    "scripts/conformance/engine_agreement.py",
+    "shared/store/quarantine_advice.py",
     # To tell a person how old a version is.
-    "actor/policy_loader.py",
+    "actor/versions/policy_loader.py",
     "scripts/inspect_policy.py",
     # The age of the first rollout, which cannot be more than that of the learner.
-    "learner/training_clock.py",
+    "learner/training/training_clock.py",
     # The age of files, in either direction, and beside a lock that says whether their writer lives.
-    "shared/small_files.py",
-    "shared/pending_version.py",
+    "shared/files/small_files.py",
+    "shared/store/pending_version.py",
     # Whether a directory's last change is old enough that another would have another time; it is listed anyway.
-    "actor/policy_watcher.py",
+    "actor/watching/policy_watcher.py",
 }
 # What measures all the rest, and keeps nothing running.
-MEASURE = ("scripts/benchmarks/", "scripts/chaos.py", "scripts/faults/")
+MEASURE = ("scripts/benchmarks/", "scripts/chaos.py", "scripts/fault_injection/")
 _CLOCKS = ("time.time", "time.time_ns", "datetime.now", "datetime.utcnow")
 
 MakeAgent = Callable[..., Agent]
@@ -100,6 +100,8 @@ def test_nothing_else_asks_what_time_it_is() -> None:
         uses = (node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Attribute))
         return any(ast.unparse(use) in _CLOCKS for use in uses)
 
-    sources = (path for name in ("actor", "learner", "shared", "scripts") for path in (ROOT / name).rglob("*.py"))
+    sources = (
+        path for name in ("rl_hotswap", "actor", "learner", "shared", "scripts") for path in (ROOT / name).rglob("*.py")
+    )
     paths = {path.relative_to(ROOT).as_posix() for path in sources if asks(path)}
     assert {path for path in paths if not path.startswith(MEASURE)} == ASK_THE_TIME

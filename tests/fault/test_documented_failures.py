@@ -1,6 +1,6 @@
 """Every failure that the documents name, provoked for real, and what becomes of it here: README's table, row by row.
 
-Each test shows torch's own error first, then the export of the same module: on which rung it works, or the one sentence
+Each test shows torch's own error first, then the export of the same module: on which method it works, or the one sentence
 that says what to change.
 """
 
@@ -20,12 +20,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from actor.policy_loader import load_policy
-from learner.policy_export import export_module
+from actor.versions.policy_loader import load_policy
+from learner.export.pickled_module import load_pickled_module
+from learner.export.policy_export import export_module
 from shared.errors import ConfigurationError, ExportError, NotTrusted, SignatureMismatch
-from shared.pickled_module import load_pickled_module
-from tests.fault import documented_modules as modules
-from tests.fault.documented_modules import SOURCE, seeded
+from tests.support import documented_modules as modules
+from tests.support.documented_modules import SOURCE, seeded
 
 README = Path(__file__).parents[2] / "README.md"
 X = torch.linspace(-1, 1, 12).reshape(3, 4)
@@ -52,12 +52,12 @@ def documented(row: str) -> Callable[[Test], Test]:
 
 
 class Exported:
-    """One module exported without ONNX, and what each rung said."""
+    """One module exported without ONNX, and what each method said."""
 
     def __init__(self, directory: Path, module: nn.Module, *args: Any, how: Any = None, batch_dims: Any = None) -> None:
         report = export_module(module, args, directory, how=how, batch_dims=batch_dims, onnx=False)
         self.taken = report.taken
-        self.said = {rung.rung: rung.error or "" for rung in report.rungs if not rung.taken}
+        self.said = {method.method: method.error or "" for method in report.methods if not method.taken}
         self.call = load_policy(directory, trusted_modules=(modules.__name__,))
 
     def equals(self, module: nn.Module, *args: Any) -> None:
@@ -129,12 +129,12 @@ ONE_LINER = f"""
 {SOURCE}
 import sys, torch
 from pathlib import Path
-from actor.policy_loader import load_policy
-from learner.policy_export import export_module
+from actor.versions.policy_loader import load_policy
+from learner.export.policy_export import export_module
 net, x = Net().eval(), torch.randn(3, 4)
 report = export_module(net, (x,), Path(sys.argv[1]), onnx=False)
 assert torch.allclose(load_policy(sys.argv[1])(x + 1), net(x + 1), atol=1e-5)
-print(*report.taken, report.rungs[0].error, sep="; ")
+print(*report.taken, report.methods[0].error, sep="; ")
 """
 
 
@@ -277,7 +277,7 @@ def test_no_attribute_or_method(version: Path) -> None:
     with pytest.raises(RuntimeError, match=r"'Tensor' object has no attribute or method 'numpy'"):
         torch.jit.script(through_numpy)
     said = refused(version.with_name("other"), through_numpy, X)
-    assert "no rung gives a program that equals the module: script: 'Tensor' object has no attribute" in said
+    assert "no method gives a program that equals the module: script: 'Tensor' object has no attribute" in said
     assert "What to change: stay with torch's operations inside forward" in said
 
 
@@ -324,7 +324,7 @@ def test_a_branch_on_data(version: Path) -> None:
 )
 @pytest.mark.slow
 def test_a_batch_size_that_changes_under_compile() -> None:
-    from shared.engines.compiled import CompiledEngine
+    from shared.engines.torch_compile import TorchCompileEngine
 
     bare = torch.compile(seeded(modules.Squashed), backend="eager")
     with torch.no_grad(), torch._dynamo.config.patch(error_on_recompile=True):
@@ -333,7 +333,7 @@ def test_a_batch_size_that_changes_under_compile() -> None:
             bare([X5])
     torch._dynamo.reset()
     net = seeded(modules.Squashed)
-    engine = CompiledEngine(seeded(modules.Squashed), "0" * 64)
+    engine = TorchCompileEngine(seeded(modules.Squashed), "0" * 64)
     engine.run([np.ones((3, 4), np.float32)])
     with torch._dynamo.config.patch(error_on_recompile=True):
         for rows in (2, 5, 64):

@@ -10,13 +10,13 @@ import numpy as np
 import psutil
 import pytest
 
-from actor.environment_creation import make_environments
-from actor.environments import Environments
-from actor.process_environments import ProcessEnvironments
+from actor.environments.environment_creation import make_environments
+from actor.environments.environments import Environments
+from actor.environments.process_environments import ProcessEnvironments
 from shared.errors import ConfigurationError, EnvironmentFailed
-from tests.waiting import until
+from tests.support.waiting import until
 
-FAULTY = "tests.fault.environments_in_processes:Faulty-v0"
+FAULTY = "tests.support.environments_in_processes:Faulty-v0"
 ACTIONS = np.zeros(3, np.int64)
 
 
@@ -39,7 +39,7 @@ def _shared_memory() -> set[str]:
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_no_environment_outlives_an_actor_that_is_killed(fault: str, number: signal.Signals) -> None:
     before = _shared_memory()
-    command = [sys.executable, "-m", "tests.fault.environments_in_processes", fault]
+    command = [sys.executable, "-m", "tests.support.environments_in_processes", fault]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as actor:
         assert actor.stdout is not None
         pids = [int(word) for word in actor.stdout.readline().split()]

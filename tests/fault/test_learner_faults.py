@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 from loguru import logger
 
-from learner.outcome import Outcome
-from shared.manifest import Manifest
-from shared.policy_store import LocalPolicyStore
-from tests.fault.mounts import mounted
-from tests.learner_loops import STEPS, LoopRun
-from tests.waiting import PATIENCE_S, until
+from learner.training.outcome import Outcome
+from shared.policy.manifest import Manifest
+from shared.store.policy_store import LocalPolicyStore
+from tests.support.learner_loops import STEPS, LoopRun
+from tests.support.mounts import mounted
+from tests.support.waiting import PATIENCE_S, until
 
 FAILS_FROM, WORKS_FROM, UPDATES = 3, 6, 9
 
@@ -156,7 +156,7 @@ class HangingStore(LocalPolicyStore):
 
 def test_a_store_that_hangs_holds_up_no_training(tmp_path: Path) -> None:
     store = HangingStore(tmp_path / "policies")
-    run = LoopRun(tmp_path, total_steps=UPDATES * STEPS, store=store, synchronous=False, take_turns=True)
+    run = LoopRun(tmp_path, total_steps=UPDATES * STEPS, store=store, synchronous=False, sync=True)
 
     def hang() -> None:
         until(lambda: run.publisher.latest_version == 2)  # on a busy machine the loop has given up waiting for it

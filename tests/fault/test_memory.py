@@ -8,10 +8,10 @@ import msgspec
 import psutil
 import pytest
 
-from actor.version_checks import check_memory, is_out_of_memory
+from actor.verification.probe_verifier import check_memory, is_out_of_memory
 from shared.errors import ProgramError, TransientLoadError
-from shared.manifest import FileEntry
-from tests.sample_versions import sample_files, sample_manifest
+from shared.policy.manifest import FileEntry
+from tests.support.sample_versions import sample_files, sample_manifest
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -25,9 +25,9 @@ logger.remove()
 logger.add(sys.stdout, format="{message}")
 import numpy as np
 from actor.agent import Agent
-from learner.policy_export import PolicyExporter
-from tests.agent_policies import local_store, make_policy, publish, publish_seed
-from tests.waiting import until
+from learner.export.policy_export import PolicyExporter
+from tests.support.agent_policies import local_store, make_policy, publish, publish_seed
+from tests.support.waiting import until
 
 class Heavy(nn.Module):
     def __init__(self) -> None:

@@ -13,19 +13,19 @@ import pytest
 from loguru import logger
 
 from shared.errors import ConfigurationError, ManifestError, PolicyLoadError, RolloutInvalid, TransportError
-from shared.manifest import decode_manifest
-from shared.policy_store import LocalPolicyStore
-from shared.rollout import RolloutLayout
-from shared.rollout_codec import decode_rollout, encode_rollout
+from shared.policy.manifest import decode_manifest
+from shared.rollouts.rollout import RolloutLayout
+from shared.rollouts.rollout_codec import decode_rollout, encode_rollout
+from shared.store.policy_store import LocalPolicyStore
 from shared.transport import messages
 from shared.transport.ledger import Ledger
 from shared.transport.messages import Bye, Credit, Hello, Refused, Sender, Sending, Stop, Welcome
 from shared.transport.receiver_flow import ReceiverFlow
 from shared.transport.sender_flow import SenderFlow
 from shared.transport.transport_keys import ACTOR_KEY_NAME, keep_learner_keys, read_actor_keys
-from tests.mutations import mutants
-from tests.rollout_examples import RUN_ID, example_rollout, plain_layout, rich_layout
-from tests.sample_versions import sample_files, sample_manifest
+from tests.support.mutations import mutants
+from tests.support.rollout_examples import RUN_ID, example_rollout, plain_layout, rich_layout
+from tests.support.sample_versions import sample_files, sample_manifest
 
 HOW_MANY = [pytest.param(1_000), pytest.param(10_000, marks=pytest.mark.soak)]
 NAME = Sender(RUN_ID, "actor-0", "life-1")
@@ -37,7 +37,7 @@ pytestmark = pytest.mark.timeout(600)
 
 @pytest.fixture(autouse=True)
 def bounded_memory() -> Iterator[None]:
-    """What is bounded is each mutant's own cost, so the whole test stays small. Complaints about them are not shown."""
+    """What is bounded is each mutant's own cost, so the whole test stays small. RateLimitedWarnings about them are not shown."""
     logger.disable("shared")
     tracemalloc.start()
     yield
@@ -50,7 +50,7 @@ def bounded_memory() -> Iterator[None]:
 def wire(layout: RolloutLayout) -> list[bytes]:
     """A whole rollout's frames, with finals and the end of an episode."""
     rollout = example_rollout(layout, finals=2)
-    rollout.header = msgspec.structs.replace(rollout.header, sequence=0, incarnation=NAME.incarnation)
+    rollout.header = msgspec.structs.replace(rollout.header, sequence=0, session_id=NAME.session_id)
     return [messages.encode(Sending(NAME, 0)), *(bytes(frame) for frame in encode_rollout(rollout))]
 
 

@@ -16,12 +16,12 @@ from pathlib import Path
 
 import pytest
 
-from learner.checkpoint import CheckpointStore
+from learner.training.checkpoint import CheckpointStore
 from shared.errors import StoreUnavailable, VersionNotFound
-from shared.policy_store import LocalPolicyStore, Retention, version_name
-from shared.used_numbers import UsedNumbers
-from tests.fault import store_processes
-from tests.sample_versions import sample_files, sample_manifest
+from shared.store.policy_store import LocalPolicyStore, Retention, version_name
+from shared.store.used_numbers import UsedNumbers
+from tests.support import store_processes
+from tests.support.sample_versions import sample_files, sample_manifest
 
 ROOT = Path(__file__).parents[2]
 ENOUGH_STEPS = 120

@@ -1,4 +1,4 @@
-"""An agent with a scout: it acts as it would without one, whatever is published, and whatever becomes of the scout."""
+"""An agent with a prefetcher: it acts as it would without one, whatever is published, and whatever becomes of the prefetcher."""
 
 import shutil
 import signal
@@ -12,14 +12,14 @@ import numpy as np
 import psutil  # type: ignore[import-untyped]
 import pytest
 
-from actor import scout
 from actor.agent import Agent
-from scripts.faults.spoilt_versions import SPOILS
-from shared.policy_store import LocalPolicyStore, version_name
-from tests.agent_policies import eager, exporter, local_store, make_policy, publish, publish_seed, quiet_noise
-from tests.bad_versions import publish_spoilt
-from tests.signature_attacks import KEY, OTHER_KEY
-from tests.waiting import Running, until
+from actor.prefetch import prefetcher
+from scripts.fault_injection.corrupted_versions import SPOILS
+from shared.store.policy_store import LocalPolicyStore, version_name
+from tests.support.agent_policies import eager, exporter, local_store, make_policy, publish, publish_seed, quiet_noise
+from tests.support.bad_versions import publish_spoilt
+from tests.support.signature_attacks import KEY, OTHER_KEY
+from tests.support.waiting import Running, until
 
 OBSERVATIONS = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
 Scouted = Callable[..., Agent]
@@ -27,16 +27,16 @@ Scouted = Callable[..., Agent]
 
 @pytest.fixture
 def scouted(store: LocalPolicyStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scouted]:
-    """Makes an agent that acts with the newest version, and has a scout that is at work."""
-    monkeypatch.setattr(scout, "WORTH_S", 0.0)
+    """Makes an agent that acts with the newest version, and has a prefetcher that is at work."""
+    monkeypatch.setattr(prefetcher, "WORTH_S", 0.0)
     agents: list[Agent] = []
 
     def make(**settings: Any) -> Agent:
         agent = Agent(store, num_envs=3, deterministic=True, deadline_s=20.0, **settings)
         agents.append(agent)
         agent.reset()
-        assert agent.policy.rung == "llvm"
-        until(lambda: agent.is_scouted and agent._loader.watcher.is_relieved)
+        assert agent.policy.engine_name == "llvm"
+        until(lambda: agent.is_prefetching and agent._loader.watcher.is_delegated)
         return agent
 
     yield make
@@ -45,7 +45,7 @@ def scouted(store: LocalPolicyStore, monkeypatch: pytest.MonkeyPatch) -> Iterato
 
 
 def _process(agent: Agent) -> psutil.Process:
-    run = agent._loader._scout._run  # type: ignore[union-attr]
+    run = agent._loader._prefetcher._run  # type: ignore[union-attr]
     return psutil.Process(run._process.pid)  # type: ignore[union-attr]
 
 
@@ -65,7 +65,7 @@ def test_what_it_offers_acts_and_nothing_is_loaded_here(
 ) -> None:
     publish_seed(store, 0, onnx=True)
     agent = scouted()
-    monkeypatch.setattr(agent._loader, "_climb", lambda *_: pytest.fail("loaded by the actor itself"))
+    monkeypatch.setattr(agent._loader, "_load_version", lambda *_: pytest.fail("loaded by the actor itself"))
     for seed in range(1, 8):
         manifest = publish_seed(store, seed, onnx=True)
         assert agent.wait_for_version(manifest.version, 20.0)
@@ -117,13 +117,13 @@ def test_a_version_that_lost_a_file_is_tried_again(store: LocalPolicyStore, scou
 def test_without_it_the_actor_sees_to_everything(
     store: LocalPolicyStore, scouted: Scouted, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scout, "LATE_S", 0.1)
+    monkeypatch.setattr(prefetcher, "LATE_S", 0.1)
     publish_seed(store, 0, onnx=True)
     agent = scouted()
     process = _process(agent)
     process.send_signal(number)
     _adopts(agent, publish_seed(store, 1, onnx=True).version, seed=1)
-    until(lambda: not agent.is_scouted)
+    until(lambda: not agent.is_prefetching)
     until(lambda: not process.is_running())
     _adopts(agent, publish_seed(store, 2, onnx=True).version, seed=2)
 
@@ -138,8 +138,8 @@ def test_another_program_is_loaded_here_and_gets_a_scout_of_its_own(
     other = publish_seed(store, 0, onnx=True, network="lstm")
     until(lambda: agent.adopt().version == other.version)
     until(lambda: not first.is_running())
-    until(lambda: agent.is_scouted)
-    monkeypatch.setattr(agent._loader, "_climb", lambda *_: pytest.fail("loaded by the actor itself"))
+    until(lambda: agent.is_prefetching)
+    monkeypatch.setattr(agent._loader, "_load_version", lambda *_: pytest.fail("loaded by the actor itself"))
     newest = publish_seed(store, 1, onnx=True, network="lstm")
     until(lambda: agent.adopt().version == newest.version)
     agent.act(OBSERVATIONS)
@@ -151,13 +151,13 @@ def test_where_nothing_comes_any_more_it_ends_and_has_to_become_worth_it_again(
     publish_seed(store, 0, onnx=True)
     agent = scouted()
     process = _process(agent)
-    monkeypatch.setattr(scout, "WORTH_S", 1e9)
-    monkeypatch.setattr(scout, "IDLE_S", 0.0)
-    until(lambda: not agent.is_scouted)
+    monkeypatch.setattr(prefetcher, "WORTH_S", 1e9)
+    monkeypatch.setattr(prefetcher, "IDLE_S", 0.0)
+    until(lambda: not agent.is_prefetching)
     until(lambda: not process.is_running())
     until(lambda: (agent.adopt(), [line for line in lines if "nothing new has come" in line])[1])
     _adopts(agent, publish_seed(store, 1, onnx=True).version, seed=1)
-    assert not agent.is_scouted
+    assert not agent.is_prefetching
 
 
 def test_with_keys_nothing_else_is_offered(store: LocalPolicyStore, scouted: Scouted, lines: list[str]) -> None:
@@ -215,7 +215,7 @@ def test_a_store_that_goes_and_comes_again(store: LocalPolicyStore, scouted: Sco
 def test_a_scout_that_cannot_be_started_is_done_without(
     store: LocalPolicyStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scout, "WORTH_S", 0.0)
+    monkeypatch.setattr(prefetcher, "WORTH_S", 0.0)
     publish_seed(store, 0, onnx=True)
     with Agent(store, num_envs=3, deterministic=True) as agent:
         agent.reset()
@@ -228,16 +228,16 @@ _ACTOR = """
 import sys
 from pathlib import Path
 import numpy as np
-from actor import scout
+from actor.prefetch import prefetcher
 from actor.agent import Agent
-from shared.policy_store import LocalPolicyStore
-from tests.waiting import Running, until
+from shared.store.policy_store import LocalPolicyStore
+from tests.support.waiting import Running, until
 
-scout.WORTH_S = 0.0
+prefetcher.WORTH_S = 0.0
 agent = Agent(LocalPolicyStore(Path(sys.argv[1])), num_envs=None)
 agent.reset()
-until(lambda: agent.is_scouted)
-print(agent._loader._scout._run._process.pid, flush=True)
+until(lambda: agent.is_prefetching)
+print(agent._loader._prefetcher._run._process.pid, flush=True)
 if sys.argv[2] == "closes":
     agent.close()
 if sys.argv[2] == "acts":
@@ -264,12 +264,12 @@ def test_short_runs_start_none(store: LocalPolicyStore) -> None:
         agent.reset()
         for seed in range(1, 6):
             _adopts(agent, publish_seed(store, seed, onnx=True).version, seed)
-        assert not agent.is_scouted
+        assert not agent.is_prefetching
 
 
 def test_who_waits_for_each_version_starts_none(store: LocalPolicyStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """Loads take nothing from acting there."""
-    monkeypatch.setattr(scout, "WORTH_S", 1e-9)
+    monkeypatch.setattr(prefetcher, "WORTH_S", 1e-9)
     publish_seed(store, 0, onnx=True)
     with Agent(store, num_envs=3, deterministic=True) as agent:
         agent.reset()
@@ -279,14 +279,14 @@ def test_who_waits_for_each_version_starts_none(store: LocalPolicyStore, monkeyp
             publish_seed(store, version, onnx=True)
             assert waiting.join()
             _adopts(agent, version, seed=version)
-        assert agent._loader._scout is not None
-        assert agent._loader._scout._spent_s == 0.0
+        assert agent._loader._prefetcher is not None
+        assert agent._loader._prefetcher._spent_s == 0.0
         publish_seed(store, 4, onnx=True)
         _adopts(agent, 4, seed=4)
-        until(lambda: agent._loader._scout._spent_s > 0.0)  # type: ignore[union-attr]
+        until(lambda: agent._loader._prefetcher._spent_s > 0.0)  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("settings", [{"follow": "history:0.5"}, {"synchronous": True}, {"canary": 0.5}])
 def test_where_versions_come_otherwise_there_is_none(store: LocalPolicyStore, settings: dict[str, Any]) -> None:
     with Agent(store, num_envs=3, **settings) as agent:
-        assert agent._loader._scout is None
+        assert agent._loader._prefetcher is None

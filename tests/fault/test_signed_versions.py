@@ -11,12 +11,12 @@ import pytest
 
 from actor.agent import Agent
 from shared.errors import PolicyUnavailable
-from shared.policy_store import LocalPolicyStore, VersionFiles
-from shared.signing import SigningKey
-from shared.version_directory import VersionDirectory
-from tests.agent_policies import eager, exporter, local_store, make_policy, publish, quiet_noise
-from tests.contract.store_cases import StoreCase, store_case
-from tests.signature_attacks import ATTACKS, KEY, OTHER_KEY, Attack, publish_signed
+from shared.policy.signing import SigningKey
+from shared.store.policy_store import LocalPolicyStore, VersionFiles
+from shared.store.version_directory import VersionDirectory
+from tests.support.agent_policies import eager, exporter, local_store, make_policy, publish, quiet_noise
+from tests.support.signature_attacks import ATTACKS, KEY, OTHER_KEY, Attack, publish_signed
+from tests.support.store_cases import StoreCase, store_case
 
 OBSERVATIONS = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
 

@@ -14,13 +14,13 @@ from loguru import logger
 
 from actor.agent import Agent
 from shared.engines.eager import module_tensors
+from shared.engines.importable import ImportablePolicy, encode_importable
 from shared.errors import PolicyUnavailable
-from shared.importable import ImportablePolicy, encode_importable
-from shared.manifest import FileEntry, Manifest, ProbeEntry, ProgramEntry
-from shared.policy_store import LocalPolicyStore
-from shared.probe import compute_probe, encode_probe
-from shared.weights import encode_weights
-from tests.agent_policies import eager, local_store, make_policy, publish_seed
+from shared.policy.manifest import FileEntry, Manifest, ProbeEntry, ProgramEntry
+from shared.policy.probe import compute_probe, encode_probe
+from shared.policy.weights import encode_weights
+from shared.store.policy_store import LocalPolicyStore
+from tests.support.agent_policies import eager, local_store, make_policy, publish_seed
 
 OBSERVATIONS = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
 QUIET = np.zeros((3, 3), np.float32)
@@ -147,7 +147,7 @@ def test_could_not_get_source_code_is_logged_and_the_next_rung_acts(
     ship("Shipped", 1)
     with _agent(store, package, synchronous=synchronous) as agent:
         agent.reset()
-        assert agent.policy.rung == "trace"
+        assert agent.policy.engine_name == "trace"
         expected = eager(_module(package, "Shipped", 1), OBSERVATIONS, QUIET)
         np.testing.assert_array_equal(agent.act(OBSERVATIONS), expected[0])
     said = "WARNING | actor.agent:reset - version 0: trace taken; script said: could not get source code"
@@ -161,7 +161,7 @@ def test_new_weights_of_a_traced_policy_take_the_fast_path(
         for seed in range(6):
             ship("Shipped", seed)
             agent.reset()
-            assert (agent.policy.version, agent.policy.rung) == (seed, "trace")
+            assert (agent.policy.version, agent.policy.engine_name) == (seed, "trace")
             expected = eager(_module(package, "Shipped", seed), OBSERVATIONS, QUIET)
             np.testing.assert_allclose(agent.decide([OBSERVATIONS]).value, expected[2], rtol=1e-5)
     assert sum("could not get source code" in line for line in lines) == 3, "three instances, then only weights"
@@ -173,7 +173,7 @@ def test_a_policy_that_cannot_be_traced_either_runs_eagerly(
     ship("Undecided", 1)
     with _agent(store, package) as agent:
         agent.reset()
-        assert agent.policy.rung == "eager"
+        assert agent.policy.engine_name == "eager"
         expected = eager(_module(package, "Undecided", 1), OBSERVATIONS, QUIET)
         np.testing.assert_allclose(agent.decide([OBSERVATIONS]).value, expected[2], rtol=1e-5)
     (line,) = [line for line in lines if "eager taken" in line]

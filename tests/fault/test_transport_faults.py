@@ -17,15 +17,15 @@ import zmq
 from loguru import logger
 
 from shared.errors import ConfigurationError
-from shared.rollout_codec import encode_rollout
+from shared.rollouts.rollout_codec import encode_rollout
 from shared.transport import messages
 from shared.transport.messages import Bye, Hello, Sender, Sending
 from shared.transport.transport import RolloutAccounts
 from shared.transport.zmq_transport import ZmqReceiver, ZmqSender
-from tests.contract.transport_cases import fresh_address
-from tests.fault.transport_programs import HEAVY_LAYOUT
-from tests.rollout_examples import RUN_ID, example_rollout, plain_layout
-from tests.waiting import PATIENCE_S, Running, until
+from tests.support.rollout_examples import RUN_ID, example_rollout, plain_layout
+from tests.support.transport_cases import fresh_address
+from tests.support.transport_programs import HEAVY_LAYOUT
+from tests.support.waiting import PATIENCE_S, Running, until
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_S = 0.3
@@ -52,7 +52,7 @@ class Program:
 
     def __init__(self, name: str, *arguments: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.fault.transport_programs", name, *arguments],
+            [sys.executable, "-m", "tests.support.transport_programs", name, *arguments],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -485,7 +485,7 @@ def test_a_rollout_sent_twice_is_counted_once(
 ) -> None:
     receiver = open_receiver(stack)
     stranger = meet(receiver)
-    header = msgspec.structs.replace(ROLLOUT.header, actor_id="stranger", incarnation="life-1")
+    header = msgspec.structs.replace(ROLLOUT.header, actor_id="stranger", session_id="life-1")
     stranger_rollout = plain_layout().assemble(header, ROLLOUT.arrays())
     for _ in range(3):
         stranger.socket.send_multipart([messages.encode(Sending(NAME, 0)), *encode_rollout(stranger_rollout)])
@@ -546,13 +546,13 @@ def test_a_flood_neither_fills_memory_nor_starves_the_honest(
     receiver = open_receiver(stack, capacity=8, window=2)
     valid = encode_rollout(
         plain_layout().assemble(
-            msgspec.structs.replace(ROLLOUT.header, actor_id="stranger", incarnation="life-1"), ROLLOUT.arrays()
+            msgspec.structs.replace(ROLLOUT.header, actor_id="stranger", session_id="life-1"), ROLLOUT.arrays()
         )
     )
     kinds: dict[str, Callable[[int], list[bytes]]] = {
         "rollouts": lambda i: [messages.encode(Sending(NAME, i)), *valid],
         "empty rollouts": lambda i: [messages.encode(Sending(NAME, i)), b"no rollout", bytes(100_000)],
-        "greetings": lambda i: [messages.encode(Hello(msgspec.structs.replace(NAME, incarnation=str(i)), 0))],
+        "greetings": lambda i: [messages.encode(Hello(msgspec.structs.replace(NAME, session_id=str(i)), 0))],
         "nonsense": lambda i: [bytes(100_000)],
     }
     ended = threading.Event()

@@ -14,7 +14,7 @@ import zmq
 from loguru import logger
 
 from shared.errors import ConfigurationError
-from shared.run_directory import RunDirectory
+from shared.run.run_directory import RunDirectory
 from shared.transport.transport import RolloutAccounts
 from shared.transport.transport_keys import (
     ACTOR_KEY_NAME,
@@ -27,10 +27,10 @@ from shared.transport.transport_keys import (
     read_actor_keys,
 )
 from shared.transport.zmq_transport import ZmqReceiver, ZmqSender
-from tests.contract.transport_cases import fresh_address
-from tests.published_run import publish_run
-from tests.rollout_examples import RUN_ID, example_rollout, plain_layout
-from tests.waiting import PATIENCE_S, until
+from tests.support.published_run import publish_run
+from tests.support.rollout_examples import RUN_ID, example_rollout, plain_layout
+from tests.support.transport_cases import fresh_address
+from tests.support.waiting import PATIENCE_S, until
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_S = 0.5
@@ -251,6 +251,6 @@ def test_an_actor_without_the_key_says_so_in_one_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("address", ["ipc://x", "tcp://0.0.0.0", "tcp://0.0.0.0:0", "tcp://0.0.0.0:*", "tcp://:1", "x"])
 def test_a_learner_told_to_listen_nowhere_says_so_in_one_line(tmp_path: Path, address: str) -> None:
-    from scripts.train import main
+    from rl_hotswap.cli.train import command as main
 
     assert main([f"--run-dir={tmp_path / 'run'}", f"--listen={address}"]) == 2

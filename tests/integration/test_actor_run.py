@@ -12,21 +12,21 @@ from pathlib import Path
 import pytest
 import torch
 
-from actor.actor_settings import ActorSettings
 from actor.run import main
-from learner.acting_policy import ActingPolicy
-from learner.config import NetworkConfig
-from learner.policy_export import PolicyExporter
-from shared.command_line import run_command
-from shared.config import RunConfig
-from shared.environment_probe import describe_environment
-from shared.manifest import Manifest
-from shared.policy_store import PolicyStore, open_store
-from shared.rollout import Rollout, RolloutLayout
-from shared.run_directory import RunDirectory
+from actor.session.actor_settings import ActorSettings
+from learner.export.policy_export import PolicyExporter
+from learner.networks.acting_policy import ActingPolicy
+from learner.ppo.learner_config import NetworkConfig
+from shared.policy.manifest import Manifest
+from shared.process.command_line import run_command
+from shared.rollouts.rollout import Rollout, RolloutLayout
+from shared.run.environment_description import describe_environment
+from shared.run.run_config import RunConfig
+from shared.run.run_directory import RunDirectory
+from shared.store.policy_store import PolicyStore, open_store
 from shared.transport.addresses import local_address
 from shared.transport.zmq_transport import ZmqReceiver
-from tests.agent_policies import publish
+from tests.support.agent_policies import publish
 
 ENV = "CartPole-v1"
 LENGTH = 8
@@ -202,7 +202,7 @@ def test_a_signal_ends_the_wait_for_a_policy_too(tmp_path: Path) -> None:
 
 def test_an_actor_on_onnx_never_imports_torch(tmp_path: Path, store: PolicyStore) -> None:
     script = (
-        "import sys; from actor.run import main; from actor.actor_settings import ActorSettings; "
+        "import sys; from actor.run import main; from actor.session.actor_settings import ActorSettings; "
         f"main(ActorSettings(env={ENV!r}, store={str(tmp_path / 'policies')!r}, episodes=2, engine='onnx')); "
         "print('torch' in sys.modules)"
     )

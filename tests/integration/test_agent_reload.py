@@ -9,9 +9,9 @@ import pytest
 
 from actor.agent import Agent
 from shared.engines.engine import EngineChoice
-from shared.noise import NoiseStream
-from tests.agent_policies import eager, local_store, make_policy, publish_seed
-from tests.waiting import PATIENCE_S, Running, until
+from shared.policy.noise import NoiseStream
+from tests.support.agent_policies import eager, local_store, make_policy, publish_seed
+from tests.support.waiting import PATIENCE_S, Running, until
 
 ROWS = 3
 
@@ -37,7 +37,7 @@ def test_every_action_comes_from_the_version_that_it_is_stamped_with(tmp_path: P
                 observation = generator.standard_normal((ROWS, 4)).astype(np.float32)
                 offset = agent.noise_offset
                 acted.append((policy.version, policy.digest, offset, observation, agent.decide([observation])))
-        assert agent.policy.rung == engine
+        assert agent.policy.engine_name == engine
         assert agent._manager.engines_alive() == 3
         assert agent.adoptions > 3
     stream = NoiseStream(make_policy().signature.action, ROWS, agent.noise_seed)
@@ -56,7 +56,7 @@ import sys
 from pathlib import Path
 import numpy as np
 from actor.agent import Agent
-from shared.policy_store import LocalPolicyStore
+from shared.store.policy_store import LocalPolicyStore
 
 last = int(sys.argv[2])
 with Agent(LocalPolicyStore(Path(sys.argv[1])), num_envs=None, engine=sys.argv[3]) as agent:
@@ -65,7 +65,7 @@ with Agent(LocalPolicyStore(Path(sys.argv[1])), num_envs=None, engine=sys.argv[3
     while agent.policy.version < last:
         agent.adopt()
         agent.act(np.zeros(4, np.float32))
-    print(agent.policy.rung, *sorted({"onnxruntime", "torch"} & sys.modules.keys()), flush=True)
+    print(agent.policy.engine_name, *sorted({"onnxruntime", "torch"} & sys.modules.keys()), flush=True)
 """
 
 

@@ -10,16 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from actor.agent import Agent
-from actor.environment_creation import make_environments
-from actor.rollout_worker import RolloutWorker
-from learner.acting_policy import ActingPolicy
-from learner.config import NetworkConfig
-from learner.policy_export import PolicyExporter
-from shared.policy_store import LocalPolicyStore
-from shared.rollout import RolloutLayout
-from shared.spaces import ActionSpec
-from tests.agent_policies import VECTOR, local_store, publish
-from tests.waiting import PATIENCE_S, Running
+from actor.environments.environment_creation import make_environments
+from actor.rollouts.rollout_worker import RolloutWorker
+from learner.export.policy_export import PolicyExporter
+from learner.networks.acting_policy import ActingPolicy
+from learner.ppo.learner_config import NetworkConfig
+from shared.policy.spaces import ActionSpec
+from shared.rollouts.rollout import RolloutLayout
+from shared.store.policy_store import LocalPolicyStore
+from tests.support.agent_policies import VECTOR, local_store, publish
+from tests.support.waiting import PATIENCE_S, Running
 
 BALANCES = (0.0, 0.0, 1.0, 1.0)
 BALANCES_AS_WELL = (0.0, 0.0, 2.0, 2.0)

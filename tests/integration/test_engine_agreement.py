@@ -1,8 +1,8 @@
-"""All five engines on a policy of nested observation that remembers, as ``scripts/engine_agreement.py`` prints it."""
+"""All five engines on a policy of nested observation that remembers, as ``scripts/conformance/engine_agreement.py`` prints it."""
 
 import pytest
 
-from scripts.engine_agreement import measure
+from scripts.conformance.engine_agreement import measure
 
 
 @pytest.mark.slow

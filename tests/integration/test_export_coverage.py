@@ -1,9 +1,9 @@
-"""How much of torch.nn can be exported, as ``scripts/export_coverage.py`` prints it."""
+"""How much of torch.nn can be exported, as ``scripts/conformance/export_coverage.py`` prints it."""
 
 import pytest
 
-from scripts.export_coverage import measure, uncovered
-from scripts.torch_nn_cases import all_cases
+from scripts.conformance.export_coverage import measure, uncovered
+from scripts.conformance.torch_nn_cases import all_cases
 
 
 def test_every_class_of_torch_nn_has_a_case() -> None:
@@ -14,7 +14,7 @@ def test_every_class_of_torch_nn_has_a_case() -> None:
 @pytest.mark.filterwarnings("ignore")
 def test_nearly_all_of_torch_nn_exports_on_some_rung_and_equals_eager() -> None:
     outcomes = measure(all_cases())
-    refused = {outcome.name: outcome.reason for outcome in outcomes if outcome.rung is None}
+    refused = {outcome.name: outcome.reason for outcome in outcomes if outcome.method is None}
     assert len(outcomes) >= 120
     assert len(refused) <= 0.02 * len(outcomes), refused
     assert all(refused.values())

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from actor.agent import Agent
-from scripts.export_policy import COMMAND, ExportOptions, main
-from shared.command_line import CANNOT, run_command
+from rl_hotswap.cli.export import COMMAND, ExportOptions, main
 from shared.errors import ConfigurationError, NotTrusted, WeightsError
-from shared.policy_store import LocalPolicyStore
-from tests.tiny_policy import TinyPolicy
+from shared.process.command_line import CANNOT, run_command
+from shared.store.policy_store import LocalPolicyStore
+from tests.support.tiny_policy import TinyPolicy
 
-TINY = "tests.tiny_policy:TinyPolicy"
+TINY = "tests.support.tiny_policy:TinyPolicy"
 ENV_ID = "CartPole-v1"
 ROWS = 8
 
@@ -52,7 +52,7 @@ def observation() -> np.ndarray:
 @pytest.fixture
 def saved(tmp_path: Path) -> tuple[Any, Path]:
     sb3 = pytest.importorskip("stable_baselines3")
-    models = pytest.importorskip("scripts.sb3_models")
+    models = pytest.importorskip("scripts.conformance.sb3_models")
     model = sb3.PPO("MlpPolicy", ENV_ID, device="cpu", seed=0)
     models.stir(model.policy, 0)
     model.save(tmp_path / "model.zip")
@@ -130,10 +130,13 @@ def test_any_module_goes_into_a_directory(tmp_path: Path, capsys: pytest.Capture
         ((), "expected --sb3 MODEL.zip, or --module"),
         (("--sb3", "m.zip", "--module", "a:B"), "expected --sb3 MODEL.zip, or --module"),
         (
-            ("--module", "tests.tiny_policy", "--env", ENV_ID, "--store", "x"),
+            ("--module", "tests.support.tiny_policy", "--env", ENV_ID, "--store", "x"),
             "expected a class path like pkg.mod:Class",
         ),
-        (("--module", "tests.tiny_policy:Nope", "--env", ENV_ID, "--store", "x"), "cannot be imported: AttributeError"),
+        (
+            ("--module", "tests.support.tiny_policy:Nope", "--env", ENV_ID, "--store", "x"),
+            "cannot be imported: AttributeError",
+        ),
         (("--module", "os.path:join", "--env", ENV_ID, "--store", "x"), "no subclass of torch.nn.Module"),
         (("--module", TINY, "--arguments", "[1]", "--env", ENV_ID, "--store", "x"), "expected a JSON object"),
         (("--module", TINY, "--arguments", '{"wide": 1}', "--env", ENV_ID, "--store", "x"), "cannot be constructed"),
@@ -170,5 +173,5 @@ def test_weights_are_read_without_pickle(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="save the state dict alone"):
         main(options)
     torch.save(TinyPolicy(3).state_dict(), tmp_path / "whole.pt")
-    with pytest.raises(WeightsError, match=r"does not fit tests\.tiny_policy:TinyPolicy"):
+    with pytest.raises(WeightsError, match=r"does not fit tests\.support\.tiny_policy:TinyPolicy"):
         main(options)

@@ -11,12 +11,12 @@ import pytest
 import torch
 from msgspec.structs import replace
 
-from learner.policy_export import export_module
-from shared.manifest import Manifest, ProgramEntry, encode_manifest
-from shared.policy_store import version_name
-from shared.signing import SigningKey
-from tests.agent_policies import local_store, publish_seed
-from tests.fault.documented_modules import NotebookNet, seeded
+from learner.export.policy_export import export_module
+from shared.policy.manifest import Manifest, ProgramEntry, encode_manifest
+from shared.policy.signing import SigningKey
+from shared.store.policy_store import version_name
+from tests.support.agent_policies import local_store, publish_seed
+from tests.support.documented_modules import NotebookNet, seeded
 
 SOURCE = Path(__file__).parents[2] / "actor" / "native"
 PROBE_ROWS = 8

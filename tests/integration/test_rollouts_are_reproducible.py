@@ -8,17 +8,17 @@ import torch
 from gymnasium.vector import AutoresetMode
 
 from actor.agent import Agent
-from actor.environment_creation import make_environments
-from actor.rollout_worker import RolloutWorker
-from learner.acting_policy import ActingPolicy
-from learner.config import NetworkConfig
-from learner.policy_export import PolicyExporter
-from shared.noise import NoiseStream
-from shared.policy_store import LocalPolicyStore
-from shared.rollout import Rollout, RolloutLayout
-from tests.agent_policies import publish
+from actor.environments.environment_creation import make_environments
+from actor.rollouts.rollout_worker import RolloutWorker
+from learner.export.policy_export import PolicyExporter
+from learner.networks.acting_policy import ActingPolicy
+from learner.ppo.learner_config import NetworkConfig
+from shared.policy.noise import NoiseStream
+from shared.rollouts.rollout import Rollout, RolloutLayout
+from shared.store.policy_store import LocalPolicyStore
+from tests.support.agent_policies import publish
 
-COUNTING = "tests.unit.actor.counting_environment:Counting-v0"
+COUNTING = "tests.support.counting_environment:Counting-v0"
 ENVS, LENGTH, ROLLOUTS = 3, 7, 6
 
 

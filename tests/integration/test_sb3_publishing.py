@@ -17,10 +17,19 @@ from actor.agent import Agent
 from learner.sb3.adapter import from_sb3
 from learner.sb3.model_file import guess_algorithm, load_model, load_vec_normalize, load_weights
 from learner.sb3.publish_callback import PublishCallback
-from scripts.sb3_agreement import compare
-from scripts.sb3_models import BOX, DISCRETE, IMAGE, NESTED, VECTOR, ModelCase, model_cases, sample_observations
+from scripts.conformance.sb3_agreement import compare
+from scripts.conformance.sb3_models import (
+    BOX,
+    DISCRETE,
+    IMAGE,
+    NESTED,
+    VECTOR,
+    ModelCase,
+    model_cases,
+    sample_observations,
+)
 from shared.errors import ConfigurationError, NotTrusted, WeightsError
-from shared.policy_store import LocalPolicyStore
+from shared.store.policy_store import LocalPolicyStore
 
 ROWS = 16
 NORMALIZED = ModelCase(PPO, "MlpPolicy", VECTOR, BOX, {"n_steps": 20, "batch_size": 20, "n_epochs": 1}, normalized=True)

@@ -6,16 +6,16 @@ import pytest
 import torch
 from torch import nn
 
-from actor.policy_loader import load_policy
-from learner.policy_export import export_module, publish_policy
-from scripts.evaluate import COMMAND, EvaluateOptions, main
-from shared.authenticity import Authenticity, sign_run_config
-from shared.command_line import run_command
+from actor.versions.policy_loader import load_policy
+from learner.export.policy_export import export_module, publish_policy
+from rl_hotswap.cli.evaluate import COMMAND, EvaluateOptions, main
 from shared.errors import ConfigurationError, NotAuthentic
-from shared.policy_store import LocalPolicyStore
-from shared.signing import SigningKey
-from tests.published_run import publish_run
-from tests.tiny_policy import TINY_SIGNATURE, TinyPolicy
+from shared.policy.signing import SigningKey
+from shared.process.command_line import run_command
+from shared.store.authenticity import Authenticity, sign_run_config
+from shared.store.policy_store import LocalPolicyStore
+from tests.support.published_run import publish_run
+from tests.support.tiny_policy import TINY_SIGNATURE, TinyPolicy
 
 KEY, OTHER_KEY = SigningKey.generate(), SigningKey.generate()
 

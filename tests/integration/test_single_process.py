@@ -12,16 +12,16 @@ import pytest
 import torch
 from loguru import logger
 
-from learner.config import LearnerConfig
-from learner.outcome import Outcome
-from scripts.single_process import train_in_one_process
-from scripts.single_process_options import SingleProcessRun
-from shared.authenticity import Authenticity
+from learner.ppo.learner_config import LearnerConfig
+from learner.training.outcome import Outcome
+from rl_hotswap.launcher.single_process import train_in_one_process
+from rl_hotswap.launcher.single_process_options import SingleProcessRun
 from shared.errors import ConfigurationError
-from shared.policy_store import LocalPolicyStore
-from shared.run_directory import RunDirectory
-from shared.signing import SigningKey
-from tests.fault.mounts import mounted
+from shared.policy.signing import SigningKey
+from shared.run.run_directory import RunDirectory
+from shared.store.authenticity import Authenticity
+from shared.store.policy_store import LocalPolicyStore
+from tests.support.mounts import mounted
 
 _ROOT = Path(__file__).parents[2]
 
@@ -79,9 +79,9 @@ import os, signal, sys
 from dataclasses import replace
 from pathlib import Path
 import torch
-from scripts.single_process import train_in_one_process
-from shared.policy_store import LocalPolicyStore
-from shared.run_directory import RunDirectory
+from rl_hotswap.launcher.single_process import train_in_one_process
+from shared.store.policy_store import LocalPolicyStore
+from shared.run.run_directory import RunDirectory
 from tests.integration.test_single_process import OPTIONS
 
 torch.set_num_threads(1)

@@ -15,14 +15,14 @@ import msgspec
 import psutil
 import pytest
 
-from learner.checkpoint import CheckpointStore
-from shared.authenticity import Authenticity
-from shared.policy_store import LocalPolicyStore
-from shared.progress import Summary
-from shared.run_directory import RunDirectory
-from shared.signing import SigningKey
+from learner.training.checkpoint import CheckpointStore
+from shared.policy.signing import SigningKey
+from shared.run.progress import Summary
+from shared.run.run_directory import RunDirectory
+from shared.store.authenticity import Authenticity
+from shared.store.policy_store import LocalPolicyStore
 from shared.transport.transport_keys import ACTOR_KEY_NAME, read_actor_keys
-from tests.waiting import until
+from tests.support.waiting import until
 
 _REPOSITORY = Path(__file__).parents[2]
 _TRAIN = [sys.executable, str(_REPOSITORY / "scripts" / "train.py")]
@@ -206,7 +206,7 @@ def test_a_stopped_supervisor_stops_nobody_and_a_killed_one_leaves_nobody(
         until(lambda: (LocalPolicyStore(run.policies).newest() or 0) > newest, _PATIENCE_S)
         everyone = psutil.Process(process.pid).children(recursive=True)
         commands = " ".join(" ".join(one.cmdline()) for one in everyone)
-        assert "actor.trial_process" in commands
+        assert "actor.sandbox.sandbox_process" in commands
         assert len(everyone) >= 7  # the learner, the actor, its trial process and its four environments
         process.kill()  # a stopped process too
         process.wait()

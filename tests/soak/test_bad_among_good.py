@@ -14,18 +14,18 @@ from loguru import logger
 from torch import nn
 
 from actor.agent import Agent
-from actor.program_trial import TrialLimits
-from shared.manifest import Manifest
-from shared.policy_store import LocalPolicyStore, Retention
-from tests.agent_policies import TouchyPolicy, eager, exporter, local_store, make_policy, publish, quiet_noise
-from tests.bad_versions import BAD_KINDS, SIGNATURE_KINDS, SLOW_KINDS, BadKind, publish_bad
-from tests.signature_attacks import KEY
+from actor.sandbox.program_sandbox import SandboxLimits
+from shared.policy.manifest import Manifest
+from shared.store.policy_store import LocalPolicyStore, Retention
+from tests.support.agent_policies import TouchyPolicy, eager, exporter, local_store, make_policy, publish, quiet_noise
+from tests.support.bad_versions import BAD_KINDS, SIGNATURE_KINDS, SLOW_KINDS, BadKind, publish_bad
+from tests.support.signature_attacks import KEY
 
 ROWS = 3
 NEAR = np.random.default_rng(0).standard_normal((ROWS, 4)).astype(np.float32)
 FAR = NEAR + np.array([1000, 0, 0, 0], np.float32)
 NOISE = quiet_noise(make_policy(), ROWS)
-LIMITS = TrialLimits(timeout_s=2.0, memory_bytes=2**29)
+LIMITS = SandboxLimits(timeout_s=2.0, memory_bytes=2**29)
 KINDS = BAD_KINDS + SIGNATURE_KINDS
 PATIENCE = 2_000_000  # steps: minutes of them
 

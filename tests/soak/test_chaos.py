@@ -21,6 +21,6 @@ def test_ten_minutes_of_chaos_break_no_promise(tmp_path: Path, seed: int) -> Non
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
     told = json.loads(found.read_text())
     assert all(kept["looked"] for kept in told["promises"].values()), told["promises"]
-    deeds = told["deeds"]
-    kills = sum(times for deed, times in deeds.items() if deed.startswith("kill -9"))
-    assert kills >= _KILLS, f"only {kills}: {deeds}"
+    faults = told["faults"]
+    kills = sum(times for fault, times in faults.items() if fault.startswith("kill -9"))
+    assert kills >= _KILLS, f"only {kills}: {faults}"

@@ -13,25 +13,29 @@ _MAY_IMPORT = {
     "shared": {"shared"},
     "actor": {"actor", "shared"},
     "learner": {"learner", "shared"},
-    "scripts": {"scripts", "actor", "learner", "shared"},
+    "rl_hotswap": {"rl_hotswap", "actor", "learner", "shared"},
+    "scripts": {"scripts", "rl_hotswap", "actor", "learner", "shared"},
 }
 _ONLY_IN = {
     "zmq": {"shared/transport/zmq_transport.py", "shared/transport/zmq_curve.py"},
-    "watchdog": {"actor/observer_events.py"},
-    "inotify_simple": {"actor/inotify_events.py"},
-    # TorchScript is deprecated upstream: its successor must be able to take its place by one engine and one rung.
+    "watchdog": {"actor/watching/observer_events.py"},
+    "inotify_simple": {"actor/watching/inotify_events.py"},
+    # TorchScript is deprecated upstream: its successor must be able to take its place by one engine and one method.
     # The third is no user of ours: a loop as people write it, to be compared with.
     "torch.jit": {
-        "shared/scripting.py",
+        "shared/scripting/scripting.py",
         "shared/engines/torchscript.py",
         "scripts/benchmarks/bare_torchscript.py",
     },
     "llvmlite": {
-        *(f"shared/row_compiler/{name}.py" for name in ("block_rows", "emitter", "machine_code", "row_code", "rows")),
-        *(f"shared/row_compiler/{name}.py" for name in ("single_row", "vector_math")),
+        *(
+            f"shared/engines/row_compiler/{name}.py"
+            for name in ("block_rows", "emitter", "machine_code", "row_code", "rows")
+        ),
+        *(f"shared/engines/row_compiler/{name}.py" for name in ("single_row", "vector_math")),
     },
     "ray": set(),
-    "envpool": {"actor/envpool_environments.py"},
+    "envpool": {"actor/environments/envpool_environments.py"},
 }
 
 
@@ -82,7 +86,7 @@ def test_a_library_is_imported_in_its_own_place_only(library: str) -> None:
 @pytest.mark.parametrize("library", ["stable_baselines3", "sb3_contrib"])
 def test_nothing_but_its_adapter_needs_stable_baselines3(library: str) -> None:
     texts = {_name(path): path.read_text() for package in _MAY_IMPORT for path in _sources(package)}
-    theirs = ("learner/sb3/", "scripts/sb3_", "scripts/benchmarks/")
+    theirs = ("learner/sb3/", "scripts/conformance/sb3_", "scripts/benchmarks/")
     assert all(name.startswith(theirs) for name in _importers(library, texts))
 
 
@@ -104,12 +108,12 @@ def test_every_way_to_torch_jit_is_seen(text: str) -> None:
     "module",
     [
         "actor.run",
-        "actor.acting_session",
+        "actor.session.acting_session",
         "shared.engines.llvm",
         "shared.engines.onnx",
         "learner.run",
-        "scripts.train",
-        "scripts.supervisor",
+        "rl_hotswap.cli.train",
+        "rl_hotswap.launcher.supervisor",
     ],
 )
 def test_what_has_to_start_at_once_does_not_import_torch(module: str) -> None:

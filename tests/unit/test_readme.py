@@ -10,19 +10,19 @@ from pathlib import Path
 import pytest
 import tyro
 
-from actor.actor_settings import ActorSettings
-from learner.run_options import LearnerRun
+from actor.session.actor_settings import ActorSettings
+from learner.training.run_options import LearnerRun
+from rl_hotswap.cli.evaluate import EvaluateOptions
+from rl_hotswap.cli.export import ExportOptions
+from rl_hotswap.cli.inspect import InspectOptions
+from rl_hotswap.cli.keys import KeysOptions
+from rl_hotswap.cli.rollback import RollbackOptions
+from rl_hotswap.cli.train import TrainOptions
 from scripts.benchmark import BenchmarkOptions
 from scripts.chaos import ChaosOptions
-from scripts.evaluate import EvaluateOptions
-from scripts.export_policy import ExportOptions
-from scripts.inspect_policy import InspectOptions
-from scripts.keys import KeysOptions
-from scripts.rollback import RollbackOptions
-from scripts.train import TrainOptions
-from shared.environment_probe import find_environment
-from shared.progress import Summary
-from tests.published_run import publish_run
+from shared.run.environment_description import find_environment
+from shared.run.progress import Summary
+from tests.support.published_run import publish_run
 
 _REPOSITORY = Path(__file__).parents[2]
 _README = (_REPOSITORY / "README.md").read_text()
@@ -38,7 +38,7 @@ _SETTINGS = {
     "python -m actor.run": ActorSettings,
     "python -m learner.run": LearnerRun,
 }
-_EXAMPLES = ("python scripts/examples/cleanrl_agent.py", "python scripts/export_coverage.py")
+_EXAMPLES = ("python scripts/examples/cleanrl_agent.py", "python scripts/conformance/export_coverage.py")
 
 
 def _blocks(language: str) -> list[str]:

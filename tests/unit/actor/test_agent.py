@@ -9,15 +9,24 @@ import numpy as np
 import pytest
 
 from actor.agent import Agent
-from actor.policy_loader import PolicyLoader
-from actor.version_selection import History
-from learner.policy_export import WEIGHTS_FILE
+from actor.versions.policy_loader import PolicyLoader
+from actor.versions.version_selection import History
+from learner.export.policy_export import WEIGHTS_FILE
 from shared.errors import ConfigurationError, PolicyUnavailable, SignatureMismatch
-from shared.noise import NoiseStream
-from shared.policy_store import LocalPolicyStore, VersionFiles
-from shared.weights import decode_weights, encode_weights
-from tests.agent_policies import ACTIONS, eager, exporter, local_store, make_policy, publish, publish_seed, quiet_noise
-from tests.waiting import until
+from shared.policy.noise import NoiseStream
+from shared.policy.weights import decode_weights, encode_weights
+from shared.store.policy_store import LocalPolicyStore, VersionFiles
+from tests.support.agent_policies import (
+    ACTIONS,
+    eager,
+    exporter,
+    local_store,
+    make_policy,
+    publish,
+    publish_seed,
+    quiet_noise,
+)
+from tests.support.waiting import until
 
 OBSERVATIONS = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
 
@@ -65,7 +74,7 @@ def test_a_value_is_given_to_whoever_asked_for_it(store: LocalPolicyStore, make_
     assert decision.value is None
     whole = asked.decide([OBSERVATIONS])
     assert whole.value is not None
-    assert plain.policy.rung == engine
+    assert plain.policy.engine_name == engine
     for name in ("action", "env_action", "log_prob"):
         np.testing.assert_array_equal(getattr(decision, name), getattr(whole, name))
 
@@ -358,9 +367,9 @@ def test_an_observation_of_another_shape_is_refused(store: LocalPolicyStore, mak
 
 def test_a_fixed_order_of_engines_when_synchronous(store: LocalPolicyStore, make_agent: MakeAgent) -> None:
     publish_seed(store, 0, onnx=True)
-    rungs = []
+    methods = []
     for engine in ("auto", "llvm", "onnx", "torchscript"):
         agent = make_agent(engine=engine)
         agent.reset()
-        rungs.append(agent.policy.rung)
-    assert rungs == ["llvm", "llvm", "onnx", "torchscript"]
+        methods.append(agent.policy.engine_name)
+    assert methods == ["llvm", "llvm", "onnx", "torchscript"]

@@ -14,14 +14,14 @@ from rich.console import Console
 
 from scripts.benchmark import BenchmarkOptions, Kind, measure_apart, measure_of
 from scripts.benchmarks.plot import Line, can_plot, save_plot
+from scripts.benchmarks.result import Result, number, show, write_json, write_markdown
 from scripts.benchmarks.rounds import interleave, ratios
-from scripts.benchmarks.row import Row, number, show, write_json, write_markdown
 from scripts.benchmarks.settings import BenchmarkSettings
 from shared.errors import ConfigurationError
 
-_FASTER = Row.of("faster than others", [3.0, 2.0, 4.0], "x", "in turn", at_least=2.5)
-_LATE = Row.of("time to act", [12.0, 11.0, 30.0], "ms", "one actor", at_most=10.0)
-_CONTEXT = Row.of("context", [123456.0], "steps/s", "by the book")
+_FASTER = Result.of("faster than others", [3.0, 2.0, 4.0], "x", "in turn", at_least=2.5)
+_LATE = Result.of("time to act", [12.0, 11.0, 30.0], "ms", "one actor", at_most=10.0)
+_CONTEXT = Result.of("context", [123456.0], "steps/s", "by the book")
 _ROWS = [_FASTER, _LATE, _CONTEXT]
 
 
@@ -34,15 +34,15 @@ def test_a_row_is_the_median_between_the_extremes() -> None:
 
 
 def test_targets_have_a_direction() -> None:
-    assert (_FASTER.reached, _FASTER.to_reach, _FASTER.verdict) == (True, ">= 2.5", "reached")
-    assert (_LATE.reached, _LATE.to_reach, _LATE.verdict) == (False, "<= 10", "short by 2")
-    assert (_CONTEXT.reached, _CONTEXT.to_reach, _CONTEXT.verdict) == (None, "", "")
+    assert (_FASTER.reached, _FASTER.to_reach, _FASTER.invariants) == (True, ">= 2.5", "reached")
+    assert (_LATE.reached, _LATE.to_reach, _LATE.invariants) == (False, "<= 10", "short by 2")
+    assert (_CONTEXT.reached, _CONTEXT.to_reach, _CONTEXT.invariants) == (None, "", "")
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=9), st.floats(-1e6, 1e6))
 def test_exactly_one_direction_is_short_unless_the_target_is_met(values: list[float], target: float) -> None:
-    low = Row.of("row", values, "x", "", at_most=target)
-    high = Row.of("row", values, "x", "", at_least=target)
+    low = Result.of("row", values, "x", "", at_most=target)
+    high = Result.of("row", values, "x", "", at_least=target)
     assert (low.reached and high.reached) == (low.value == target)
     assert low.reached or high.reached
 
@@ -89,7 +89,7 @@ def test_the_table_shows_every_row_with_its_verdict() -> None:
     for row in _ROWS:
         (line,) = [line for line in text.splitlines() if row.row in line]
         assert row.to_reach in line
-        assert row.verdict in line
+        assert row.invariants in line
 
 
 def test_json_holds_exactly_what_a_reader_expects(tmp_path: Path) -> None:

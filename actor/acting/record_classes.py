@@ -1,0 +1,51 @@
+"""Classes of named tuples and dataclasses by their paths: imported only where a person allowed the module by name."""
+
+import dataclasses
+import importlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from shared.policy.structure import DictNode, RecordNode, SequenceNode, Structure
+
+
+def trusted_classes(structures: Iterable[Structure], trusted_prefixes: Sequence[str]) -> dict[str, type[Any]]:
+    """The classes of all records whose module is under one of ``trusted_prefixes`` and which are what they were.
+
+    A prefix ``a.b`` allows the modules ``a.b`` and ``a.b.*``. What is not allowed, not there any more, or has other
+    fields by now is left out: an equivalent class takes its place.
+    """
+    classes = {}
+    for record in (record for structure in structures for record in _records(structure)):
+        module, _, name = record.class_path.partition(":")
+        if any(module == prefix or module.startswith(f"{prefix}.") for prefix in trusted_prefixes if prefix):
+            found = _find(module, name)
+            if _is(found, record):
+                classes[record.class_path] = found
+    return classes
+
+
+def _find(module: str, name: str) -> Any:
+    try:
+        found: Any = importlib.import_module(module)
+        for part in name.split("."):
+            found = getattr(found, part)
+    except Exception:  # noqa: BLE001 - importing runs the module's own code
+        return None
+    return found
+
+
+def _is(found: Any, record: RecordNode) -> bool:
+    """Whether ``found`` is a class of this kind, with these fields, and stands where it says that it does."""
+    if not isinstance(found, type) or f"{found.__module__}:{found.__qualname__}" != record.class_path:
+        return False
+    if record.kind == "named_tuple":
+        return issubclass(found, tuple) and getattr(found, "_fields", None) == record.fields
+    return dataclasses.is_dataclass(found) and tuple(f.name for f in dataclasses.fields(found)) == record.fields
+
+
+def _records(structure: Structure) -> Iterator[RecordNode]:
+    if isinstance(structure, RecordNode):
+        yield structure
+    if isinstance(structure, RecordNode | SequenceNode | DictNode):
+        for item in structure.items:
+            yield from _records(item)

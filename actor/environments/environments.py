@@ -1,0 +1,191 @@
+"""A batch of environments as the rollout worker sees it: flat observation leaves, one kind of ending, masks beside it.
+
+However an environment resets itself (Gymnasium's AutoresetMode), ``step`` returns the observation to act on next, and
+the true final observations apart from it where they would otherwise be lost.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Self
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from gymnasium.vector import AutoresetMode, VectorEnv
+
+from shared.errors import ConfigurationError
+from shared.policy.signature import PolicySignature
+from shared.policy.spaces import ActionSpec, ObservationLeaf, action_spec, flatten_observation, observation_leaves
+
+BoolArray = npt.NDArray[np.bool_]
+Leaves = Sequence[np.ndarray]
+
+
+class Finals(NamedTuple):
+    """The last observations of episodes that have ended: environments ``rows`` [K], leaves [K, *leaf]."""
+
+    rows: npt.NDArray[np.intp]
+    observation: Leaves
+
+
+class Environments:
+    """``num_envs`` environments stepped together. What ``reset`` and ``step`` return, the next step may overwrite.
+
+    ``observation_space`` and ``action_space`` are those of one environment; ``leaves`` and ``action`` the same as plain
+    data. ``action_mask`` is bool [B, *mask], for the observation last returned; None where there are no masks.
+    """
+
+    def __init__(self, vector: VectorEnv[Any, Any, Any], env_id: str) -> None:
+        self.env_id = env_id
+        self.vector = vector
+        self.num_envs: int = vector.num_envs
+        self.observation_space = vector.single_observation_space
+        self.action_space = vector.single_action_space
+        self.leaves: tuple[ObservationLeaf, ...] = observation_leaves(self.observation_space)
+        self.action: ActionSpec = action_spec(self.action_space)
+        self.autoreset_mode: AutoresetMode = vector.metadata["autoreset_mode"]
+        self.action_mask: BoolArray | None = None
+        self._was_reset = False
+        self._flatten = _flattener(self.leaves)
+
+    @property
+    def supports_masks(self) -> bool:
+        """Whether ``info["action_mask"]`` came with the last reset."""
+        return self.action_mask is not None
+
+    def check_signature(self, signature: PolicySignature) -> None:
+        """Raise ConfigurationError unless a policy of this signature can act here. Masks are known after ``reset``."""
+        for what, wanted, found in (
+            ("observations", signature.observation, self.leaves),
+            ("actions", signature.action, self.action),
+        ):
+            if wanted != found:
+                raise ConfigurationError(
+                    f"the policy does not fit {self.env_id}: it was made for {what} {_brief(wanted)}, "
+                    f"the environment has {_brief(found)}"
+                )
+        if self._was_reset and self.action_mask is None and signature.input_position("action_mask") is not None:
+            raise ConfigurationError(
+                f'the policy needs action masks, and {self.env_id} gives no info["action_mask"] when it is reset'
+            )
+
+    def reset(self, seed: int | None = None) -> Leaves:
+        """Begin an episode everywhere; leaves [B, *leaf]. One seed stands for the whole batch."""
+        observation, info = self.vector.reset(seed=seed)
+        self._was_reset = True
+        self.action_mask = None
+        if "action_mask" in info and self.action.mask_shape is not None:
+            self.action_mask = np.ones((self.num_envs, *self.action.mask_shape), np.bool_)
+            self._update_mask(info, ended=None)
+        return self._flatten(observation)
+
+    def step(self, env_action: np.ndarray) -> tuple[Leaves, np.ndarray, BoolArray, BoolArray, Finals | None]:
+        """Observation leaves [B, *leaf], reward [B], terminated [B], truncated [B], and the finals.
+
+        Finals are None under next-step autoreset: there the observation itself is the final one, and the step after it
+        only resets.
+        """
+        observation, reward, terminated, truncated, info = self.vector.step(env_action)
+        finals = None
+        ended = None
+        if self.autoreset_mode is not AutoresetMode.NEXT_STEP:
+            ended = terminated | truncated
+            if ended.any():
+                observation, info, finals = self._begin_again(observation, info, ended)
+        if self.action_mask is not None:
+            self._update_mask(info, ended=terminated | truncated if ended is None else None)
+        return self._flatten(observation), reward, terminated, truncated, finals
+
+    def _begin_again(
+        self, observation: Any, info: dict[str, Any], ended: BoolArray
+    ) -> tuple[Any, dict[str, Any], Finals]:
+        """The observation and info to go on with, and what ended."""
+        rows = np.flatnonzero(ended)
+        if self.autoreset_mode is AutoresetMode.SAME_STEP:
+            return observation, info, Finals(rows, self._final_leaves(info, rows))
+        finals = Finals(rows, tuple(leaf[rows] for leaf in self._flatten(observation)))
+        observation, began = self.vector.reset(options={"reset_mask": ended})
+        return observation, self._with_new_masks(info, began, ended), finals
+
+    def _with_new_masks(self, info: dict[str, Any], began: dict[str, Any], ended: BoolArray) -> dict[str, Any]:
+        """``info`` of a step, with the masks of the rows that were reset after it."""
+        if self.action_mask is None or "action_mask" not in began:
+            return info
+        if "action_mask" not in info:
+            return began
+        new = began.get("_action_mask", ended)
+        masks = np.where(new[:, None], self._flat_masks(began["action_mask"]), self._flat_masks(info["action_mask"]))
+        return {"action_mask": masks, "_action_mask": info.get("_action_mask", True) | new}
+
+    def _final_leaves(self, info: dict[str, Any], rows: npt.NDArray[np.intp]) -> Leaves:
+        final = info.get("final_obs")
+        if final is None:
+            raise ConfigurationError(
+                f'{self.env_id} resets itself in the same step but gives no info["final_obs"]; without the true final '
+                "observation a truncated episode cannot be learned from"
+            )
+        if isinstance(final, np.ndarray) and final.dtype == object:
+            singles = [flatten_observation(final[row], self.leaves) for row in rows]
+            return tuple(np.stack(leaf) for leaf in zip(*singles, strict=True))
+        return tuple(leaf[rows] for leaf in flatten_observation(final, self.leaves))
+
+    def _update_mask(self, info: dict[str, Any], ended: BoolArray | None) -> None:
+        """Take the masks over. A row that ``info`` has none for may do anything.
+
+        So may a row that has just ``ended``: its state may allow nothing, and what is chosen there is ignored.
+        """
+        assert self.action_mask is not None
+        if "action_mask" not in info:
+            self.action_mask = np.ones_like(self.action_mask)
+            return
+        mask = self._flat_masks(info["action_mask"])
+        present = info.get("_action_mask")
+        if present is not None:
+            mask = mask | ~present[:, None]
+        if ended is not None:
+            mask = mask | ended[:, None]
+        possible = mask.any(axis=1)
+        if not possible.all():
+            raise ConfigurationError(
+                f"{self.env_id}: the action mask of environment {int(possible.argmin())} allows no action at all"
+            )
+        self.action_mask = mask
+
+    def _flat_masks(self, masks: Any) -> BoolArray:
+        """Bool [B, *mask] from an array, or from what Gymnasium stacks of a MultiDiscrete's tuples of arrays."""
+        assert self.action_mask is not None
+        if isinstance(masks, np.ndarray) and masks.dtype == object:
+            width = self.action_mask.shape[1]
+            blank = (np.ones(width, np.bool_),)
+            masks = [np.concatenate([np.ravel(part) for part in (blank if row is None else row)]) for row in masks]
+        flat = np.asarray(masks, np.bool_).reshape(self.num_envs, -1)
+        if flat.shape != self.action_mask.shape:
+            raise ConfigurationError(
+                f"{self.env_id}: expected action masks of {self.action_mask.shape[1]} numbers, found {flat.shape[1]}"
+            )
+        return flat
+
+    def close(self) -> None:
+        self.vector.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _flattener(leaves: tuple[ObservationLeaf, ...]) -> Callable[[Any], Leaves]:
+    """``flatten_observation`` without its walk, and without a copy, where the observation is one array."""
+    if len(leaves) == 1 and leaves[0].path == ():
+        return lambda observation: (observation,)
+    return lambda observation: flatten_observation(observation, leaves)
+
+
+def _brief(part: Any) -> str:
+    """Leaves or an action as JSON, without what is empty."""
+    fields = [{k: v for k, v in msgspec.to_builtins(one).items() if v not in ((), [])} for one in _several(part)]
+    return ", ".join(msgspec.json.encode(one).decode() for one in fields)
+
+
+def _several(part: Any) -> Sequence[Any]:
+    return part if isinstance(part, tuple) else (part,)

@@ -1,0 +1,123 @@
+"""The process that sees to what is new for an actor: it watches the store, verifies, and offers what may act.
+
+``actor.prefetch.prefetcher`` starts it once the actor has a program, and only for versions of that very program: it has compiled the
+same code, and packs weights the same way, so that the actor has nothing left to do but to copy a block. Whatever is
+not as it should be, or merely not as usual, it leaves to the actor, whose own loader finds it again, and says so.
+"""
+
+import sys
+from pathlib import Path
+
+import msgspec
+
+from actor.prefetch.prefetch_config import PrefetchConfig
+from actor.prefetch.shared_weights import Offer, SharedWeights
+from actor.verification.probe_verifier import ProbeVerifier
+from actor.versions.quarantine_cache import QuarantineCache
+from actor.watching.policy_watcher import PolicyWatcher
+from actor.watching.wake_up import WakeUp, wake
+from shared.engines.llvm import LlvmEngine
+from shared.engines.load import PROGRAM_OF, load_program
+from shared.errors import ManifestError, PolicyLoadError, StoreError, VersionNotFound
+from shared.policy.probe import decode_probe
+from shared.policy.signing import PublicKey
+from shared.policy.weights import decode_weights
+from shared.process.process_guard import die_with_parent
+from shared.store.authenticity import Authenticity
+from shared.store.policy_store import LocalPolicyStore, VersionFiles
+
+_LOOKED_AT = 8  # of the newest versions, for the actor's program: what it acts with is seldom older
+
+
+def main() -> None:
+    """Watch until the actor is gone. Ends by itself where the store is not to be had, or the code is another."""
+    die_with_parent()
+    prefetcher = _PrefetchWorker(msgspec.json.decode(sys.argv[1], type=PrefetchConfig))
+    try:
+        prefetcher.watch()
+    except StoreError as error:
+        sys.exit(str(error))
+
+
+class _PrefetchWorker:
+    def __init__(self, config: PrefetchConfig) -> None:
+        self._config = config
+        self._shared_weights = SharedWeights(config.shared_weights, config.block_floats)
+        self._store = LocalPolicyStore(Path(config.store))
+        self._woken = WakeUp()
+        self._watcher = PolicyWatcher(self._store, self._woken)
+        self._authenticity = Authenticity([PublicKey(raw) for raw in config.public_keys], config.run_id)
+        self._remembered = None if config.remember_in is None else QuarantineCache(Path(config.remember_in))
+        self._engine: LlvmEngine | None = None
+        self._done = config.version
+
+    def watch(self) -> None:
+        """Raises StoreError."""
+        self._watcher.start()
+        while True:
+            self._watcher.check()
+            if self._engine is None:
+                self._compile()
+            while self._engine is not None and self._watcher.known and self._watcher.known[-1] > self._done:
+                self._see_to(self._watcher.known[-1])
+                if not self._watcher.has_events or self._watcher.is_listing_due:
+                    self._watcher.check()  # where nothing else came: lists, so that what was swept is forgotten
+            self._woken.wait(self._watcher.interval_s)
+
+    def _compile(self) -> None:
+        """Make the engine of the newest version that has the actor's program."""
+        for version in self._watcher.known[: -_LOOKED_AT - 1 : -1]:
+            try:
+                files = self._open(version)
+                engine = load_program("llvm", files.read, files.manifest, outputs=self._verifier(files).outputs)
+            except (PolicyLoadError, VersionNotFound):
+                continue
+            assert isinstance(engine, LlvmEngine)
+            if engine.code_digest != self._config.code_digest:
+                sys.exit("this process compiles other code than the actor: the package was changed meanwhile")
+            self._engine = engine
+            self._shared_weights.begin()
+            wake(self._config.wake)
+            return
+
+    def _see_to(self, version: int) -> None:
+        self._done = version
+        try:
+            offer = self._verify(version)
+        except Exception:  # noqa: BLE001 - the actor's loader meets it again, and decides and tells
+            self._shared_weights.refuse(version)
+            wake(self._config.wake)
+        else:
+            assert self._engine is not None
+            self._shared_weights.offer(offer, self._engine.block)
+            wake(self._config.news)
+
+    def _verify(self, version: int) -> Offer:
+        """Bring its weights into the engine, and hold that to the probe."""
+        assert self._engine is not None
+        files = self._open(version)
+        self._engine.load_weights(decode_weights(files.read(files.manifest.weights)))
+        self._verifier(files).check(self._engine.run)
+        return Offer(version, files.manifest.digest, files.manifest_bytes)
+
+    def _open(self, version: int) -> VersionFiles:
+        """Raises ManifestError for a version that the actor's loader should look at."""
+        files = self._authenticity.open(self._store, version)
+        manifest = files.manifest
+        entry = manifest.program(PROGRAM_OF["llvm"])
+        if entry is None or entry.program_digest != self._config.program_digest:
+            raise ManifestError("another program")
+        if manifest.signature != self._config.signature:
+            raise ManifestError("another signature")
+        if self._remembered is not None and self._remembered.reason(manifest.digest) is not None:
+            raise ManifestError("a content that failed before")
+        return files
+
+    def _verifier(self, files: VersionFiles) -> ProbeVerifier:
+        manifest = files.manifest
+        probe = decode_probe(files.read(manifest.probe.file), manifest.signature)
+        return ProbeVerifier(manifest, probe, self._config.batch_size, values=self._config.values)
+
+
+if __name__ == "__main__":
+    main()

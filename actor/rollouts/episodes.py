@@ -1,0 +1,145 @@
+"""Which episodes ended in a rollout: their returns, lengths, and the versions that acted in them.
+
+All of it is computed once for a whole rollout, from its arrays, so that the acting loop does nothing for it.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import overload
+
+import msgspec
+import numpy as np
+
+from shared.rollouts.rollout import EpisodeEnds, Rollout
+
+_NOBODY = -1  # the episode's first action is still to come: the next rollout's version will have begun it
+
+
+class FinishedEpisode(msgspec.Struct, frozen=True, gc=False):
+    """One episode. ``version`` and ``digest`` are those that began it; ``versions`` acted in it, in their order.
+
+    ``row`` is which of the batch's environments it was.
+    """
+
+    episode_return: float
+    length: int
+    version: int
+    versions: tuple[int, ...]
+    digest: str
+    row: int = 0
+
+
+_Acted = tuple[int, tuple[int, ...], str]
+"""``version``, ``versions`` and ``digest`` of a FinishedEpisode."""
+
+
+class FinishedEpisodes(Sequence[FinishedEpisode]):
+    """The episodes that ended in one rollout, column by column: one by one they are made only for who asks for them."""
+
+    def __init__(
+        self, ends: EpisodeEnds, acted: Mapping[int, _Acted], began: Sequence[int], rows: Sequence[int]
+    ) -> None:
+        """``began`` names for each episode the entry of ``acted`` that is its own."""
+        self.ends = ends
+        self._acted = acted
+        self._began = began
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[FinishedEpisode]:
+        returns, lengths = self.ends.returns, self.ends.lengths
+        for episode_return, length, began, row in zip(returns, lengths, self._began, self._rows, strict=True):
+            yield FinishedEpisode(episode_return, length, *self._acted[began], row)
+
+    @overload
+    def __getitem__(self, at: int) -> FinishedEpisode: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[FinishedEpisode]: ...
+    def __getitem__(self, at: int | slice) -> FinishedEpisode | list[FinishedEpisode]:
+        if isinstance(at, slice):
+            return list(self)[at]
+        returns, lengths = self.ends.returns, self.ends.lengths
+        return FinishedEpisode(returns[at], lengths[at], *self._acted[self._began[at]], self._rows[at])
+
+
+class EpisodeTracker:
+    """The running episodes of ``batch_size`` environments, from rollout to rollout."""
+
+    def __init__(self, batch_size: int) -> None:
+        self._return = np.zeros(batch_size, np.float64)
+        self._length = np.zeros(batch_size, np.int64)
+        self._acted: list[tuple[int, str]] = []  # (version, digest), one entry for each change
+        self._began = np.full(batch_size, _NOBODY, np.int64)  # where in _acted each episode began
+
+    def restart(self) -> None:
+        """Forget the running episodes: every environment was reset."""
+        self._return[:] = 0
+        self._length[:] = 0
+        self._began[:] = _NOBODY
+
+    def acting(self, version: int, digest: str) -> None:
+        """Called before each rollout with what will act in it."""
+        if not self._acted or self._acted[-1] != (version, digest):
+            self._forget_what_nobody_needs()
+            self._acted.append((version, digest))
+        self._began[self._began == _NOBODY] = len(self._acted) - 1
+
+    def finish(self, rollout: Rollout, *, steps_to_next: int) -> FinishedEpisodes:
+        """The episodes that ended in ``rollout``, in the order in which they did.
+
+        ``steps_to_next`` is how many steps after its last one an episode's successor takes its first action: 2 under
+        next-step autoreset, else 1.
+        """
+        ended = _by_row((rollout.terminated | rollout.truncated) & rollout.valid)
+        rows, times = np.divmod(np.flatnonzero(ended), rollout.length)  # row by row, in time's order within each
+        first = np.concatenate(([True], rows[1:] != rows[:-1]))[: rows.size]
+        last = np.concatenate((first[1:], [True]))[: rows.size]
+        # The stretches of each row: one up to and with each end, and what is left after the last.
+        begins = np.ones_like(ended)
+        begins[:, 1:] = ended[:, :-1]
+        starts = np.flatnonzero(begins)
+        is_over = ended.ravel()[np.append(starts[1:], ended.size) - 1]
+        over, left = np.flatnonzero(is_over), np.flatnonzero(~is_over)
+        first_episodes, rows_left = np.flatnonzero(first), starts[left] // rollout.length
+        first_rows = rows[first_episodes]
+
+        def sums(steps: np.ndarray, carried: np.ndarray) -> np.ndarray:
+            """The sum of ``steps`` [T, B] over each episode; ``carried`` [B] is brought up to the rollout's end."""
+            stretches = np.add.reduceat(_by_row(steps).ravel(), starts, dtype=carried.dtype)
+            episodes: np.ndarray = stretches[over]
+            episodes[first_episodes] += carried[first_rows]
+            carried[first_rows] = 0
+            carried[rows_left] += stretches[left]
+            return episodes
+
+        episode_returns = sums(np.where(rollout.valid, rollout.reward, 0), self._return)
+        episode_lengths = sums(rollout.valid, self._length)
+        now = len(self._acted) - 1
+        began = np.where(first, self._began[rows], now)
+        self._began[rows[last]] = np.where(times[last] + steps_to_next < rollout.length, now, _NOBODY)
+        order = np.argsort(times.astype(np.min_scalar_type(rollout.length)), kind="stable")  # few bits: a radix sort
+        columns = (episode_returns, episode_lengths, rows, began)
+        returns, lengths, row, indices = (each[order].tolist() for each in columns)
+        acted = {index: self._acted_since(index) for index in set(indices)}
+        versions = [acted[index][0] for index in indices] if len(acted) > 1 else _versions(acted) * len(indices)
+        return FinishedEpisodes(EpisodeEnds(returns, lengths, versions), acted, indices, row)
+
+    def _acted_since(self, began: int) -> _Acted:
+        version, digest = self._acted[began]
+        return version, tuple(dict.fromkeys(acted for acted, _ in self._acted[began:])), digest
+
+    def _forget_what_nobody_needs(self) -> None:
+        needed_from = int(np.min(self._began, initial=len(self._acted), where=self._began != _NOBODY))
+        del self._acted[:needed_from]
+        self._began[self._began != _NOBODY] -= needed_from
+
+
+def _versions(acted: Mapping[int, _Acted]) -> list[int]:
+    return [version for version, _, _ in acted.values()]
+
+
+def _by_row(array: np.ndarray) -> np.ndarray:
+    """[T, B] as [B, T], in memory as well."""
+    rows: np.ndarray = np.ascontiguousarray(array.T)
+    return rows

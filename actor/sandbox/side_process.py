@@ -1,0 +1,61 @@
+"""A process beside the actor, of a module of this package: it sees no terminal, and never outlives the actor."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+
+from shared.process.process_guard import Lifeline
+
+
+class SideProcess:
+    """Runs ``python -m module argument …`` until it ends or is killed. It must begin with ``die_with_parent``."""
+
+    def __init__(self, module: str, arguments: Sequence[str], descriptors: Sequence[int]) -> None:
+        """``descriptors`` are open there under the same numbers. Raises OSError."""
+        self._lifeline = Lifeline()
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", module, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                pass_fds=(*descriptors, *self._lifeline.pass_fds),
+                env=_environment() | self._lifeline.environment,
+            )
+        except BaseException:
+            self._lifeline.close()
+            raise
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def is_gone(self) -> bool:
+        return self._process.poll() is not None
+
+    def kill(self) -> None:
+        """It holds nothing that anybody needs."""
+        self._process.kill()
+
+    def end(self) -> None:
+        """Kill it, and let go of everything."""
+        self.kill()
+        self._process.wait()
+        self._lifeline.close()
+
+    def describe_end(self) -> tuple[str, signal.Signals | None]:
+        """Wait until it has ended, and say how: ``exit code 1``, or the signal's name and the signal."""
+        code = self._process.wait()
+        if code >= 0:
+            return f"exit code {code}", None
+        number = signal.Signals(-code)
+        return number.name, number
+
+
+def _environment() -> dict[str, str]:
+    """This process's own, with the same path to import from, and one thread for every library."""
+    path = os.pathsep.join(entry for entry in sys.path if entry)
+    return os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}

@@ -1,0 +1,156 @@
+"""Any module as a program: one flat list of tensors in, one out, with the nested values rebuilt on the way.
+
+Traced and exported, the rebuilding leaves nothing behind. For scripting it is written out as TorchScript, for the types
+that the module really has: a compiler of static types takes no general code for it.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from shared.policy.structure import (
+    Classes,
+    ConstantNode,
+    DictNode,
+    NumberNode,
+    RecordNode,
+    SequenceNode,
+    Structure,
+    TensorNode,
+    flatten,
+    unflatten,
+)
+
+_NUMBERS = {"bool": torch.bool, "int": torch.int64, "float": torch.float64}
+
+
+class FlatModule(nn.Module):
+    """``forward(inputs)`` calls ``module(*args, **kwargs)`` and takes the result apart.
+
+    ``arguments`` is the structure of ``{"args": …, "kwargs": …}``. ``clone`` hands copies over, for a module that
+    writes into what it is given.
+    """
+
+    def __init__(
+        self, module: nn.Module, arguments: Structure, result: Structure, classes: Classes, *, clone: bool
+    ) -> None:
+        super().__init__()
+        self.module = module
+        self._arguments = arguments
+        self._result = result
+        self._classes = classes
+        self._clone = clone
+
+    def forward(self, inputs: list[Tensor]) -> list[Tensor]:
+        tensors = [tensor.clone() for tensor in inputs] if self._clone else inputs
+        value = unflatten(self._arguments, tensors, self._classes)
+        result = self.module(*value["args"], **value["kwargs"])
+        leaves = flatten(self._result, result, "the result", constants=False)
+        kinds = _leaf_kinds(self._result)
+        outputs = [leaf if kind is None else _as_tensor(leaf, kind) for leaf, kind in zip(leaves, kinds, strict=True)]
+        return _all_different(inputs, outputs)
+
+
+def _all_different(inputs: list[Tensor], outputs: list[Tensor]) -> list[Tensor]:
+    """Graphs name their tensors: one that goes in and comes out, or comes out twice, would have two names."""
+    seen = {id(tensor) for tensor in inputs}
+    different = []
+    for output in outputs:
+        different.append(output.clone() if id(output) in seen else output)
+        seen.add(id(output))
+    return different
+
+
+def _as_tensor(number: "Tensor | float", kind: torch.dtype) -> Tensor:
+    # While it is traced, a size is a tensor already: what it was computed from stays known.
+    return number.to(kind) if isinstance(number, Tensor) else torch.scalar_tensor(number, dtype=kind)
+
+
+def _leaf_kinds(structure: Structure) -> Iterator[torch.dtype | None]:
+    match structure:
+        case TensorNode():
+            yield None
+        case NumberNode(kind=kind):
+            yield _NUMBERS[kind]
+        case SequenceNode(items=items) | DictNode(items=items) | RecordNode(items=items):
+            for item in items:
+                yield from _leaf_kinds(item)
+
+
+def flat_source(arguments: Structure, result: Structure, *, clone: bool) -> tuple[str, dict[str, str]]:
+    """``forward`` of a ``FlatModule`` as TorchScript, and the class path of each name that stands for a record."""
+    writer = _SourceWriter(clone)
+    assert isinstance(arguments, DictNode)
+    args, kwargs = arguments.items
+    assert isinstance(args, SequenceNode)
+    assert isinstance(kwargs, DictNode)
+    passed = [writer.expression(item) for item in args.items]
+    passed += [f"{key}={writer.expression(item)}" for key, item in zip(kwargs.keys, kwargs.items, strict=True)]
+    writer.lines.append(f"result = self.module({', '.join(passed)})")
+    writer.take_apart(result, "result")
+    outputs = ", ".join(writer.outputs)
+    writer.lines += [f"outputs: List[Tensor] = [{outputs}]", "return outputs"]
+    body = "\n    ".join(writer.lines)
+    return f"def forward(self, inputs: List[Tensor]) -> List[Tensor]:\n    {body}\n", writer.records
+
+
+class _SourceWriter:
+    def __init__(self, clone: bool) -> None:
+        self.lines: list[str] = []
+        self.outputs: list[str] = []
+        self.records: dict[str, str] = {}
+        self._clone = clone
+        self._inputs = 0
+        self._names = 0
+
+    def expression(self, structure: Structure) -> str:  # noqa: PLR0911 - one return for each kind of node
+        """What builds this value of ``inputs``."""
+        match structure:
+            case TensorNode() | NumberNode():
+                self._inputs += 1
+                return f"inputs[{self._inputs - 1}]" + (".clone()" if self._clone else "")
+            case ConstantNode(kind="float", text=text):
+                return text if text[-1].isdigit() else f"float('{text}')"
+            case ConstantNode():
+                return repr(structure.value)
+            case SequenceNode(kind="list", items=items):
+                return f"[{', '.join(map(self.expression, items))}]"
+            case SequenceNode(items=items):
+                return f"({''.join(f'{self.expression(item)}, ' for item in items)})"
+            case DictNode(keys=keys, items=items):
+                pairs = zip(keys, map(self.expression, items), strict=True)
+                return f"{{{', '.join(f'{key!r}: {item}' for key, item in pairs)}}}"
+            case RecordNode(class_path=class_path, items=items):
+                name = f"Record{len(self.records)}"
+                self.records[name] = class_path
+                return f"{name}({', '.join(map(self.expression, items))})"
+
+    def take_apart(self, structure: Structure, value: str) -> None:
+        """Lines that take ``value`` apart into ``outputs``."""
+        match structure:
+            case TensorNode():
+                name = self._name(value)
+                self.lines.append(f"assert {name} is not None")  # makes a Tensor of an Optional[Tensor]
+                self.outputs.append(name)
+            case NumberNode(kind=kind):
+                self.outputs.append(self._name(f"torch.tensor({value}, dtype={_NUMBERS[kind]})"))
+            case ConstantNode():
+                pass
+            case RecordNode(fields=fields, items=items):
+                name = self._name(value)
+                for field, item in zip(fields, items, strict=True):
+                    self.take_apart(item, f"{name}.{field}")
+            case DictNode(keys=keys, items=items):
+                name = self._name(value)
+                for key, item in zip(keys, items, strict=True):
+                    self.take_apart(item, f"{name}[{key!r}]")
+            case SequenceNode(items=items):
+                name = self._name(value)
+                for i, item in enumerate(items):
+                    self.take_apart(item, f"{name}[{i}]")
+
+    def _name(self, value: str) -> str:
+        self._names += 1
+        self.lines.append(f"value{self._names} = {value}")
+        return f"value{self._names}"

@@ -1,0 +1,195 @@
+"""A module of one's own as a full acting policy: its observation and action spaces give the signature.
+
+The module is called as ``module(observation)``, with ``state`` and then ``mask`` behind it where they were asked for;
+``observation`` is nested as the space is, batch first. What it returns:
+
+- ``logits`` (Discrete, MultiDiscrete side by side, MultiBinary) or ``mean`` (Box; with ``log_std`` it is drawn from,
+  without it is the action), or the ``action`` itself, counted from 0;
+- ``value`` ``[B]`` or ``[B, 1]`` and the next ``state``, where it has them;
+
+as a dict, named tuple or dataclass with these names, as a list or tuple in the order of ``outputs``, or as the first of
+them alone.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+
+from learner.networks.distributions import make_distribution, mask_logits
+from shared.errors import ConfigurationError, ExportError, SignatureMismatch
+from shared.policy.probe import make_inputs
+from shared.policy.signature import PolicySignature, acting_signature
+from shared.policy.spaces import ActionSpec, action_spec, observation_leaves
+from shared.policy.structure import (
+    DictNode,
+    RecordNode,
+    SequenceNode,
+    Structure,
+    TensorNode,
+    describe,
+    flatten,
+    leaf_names,
+    unflatten,
+)
+
+OUTPUTS = ("logits", "mean", "log_std", "action", "value", "state")
+_HEADS = ("logits", "mean", "action")
+
+
+class SpacesPolicy(nn.Module):
+    """``forward`` takes and returns flat tensors in the order of ``signature``. ``module`` is shared, not copied."""
+
+    signature: PolicySignature
+
+    def __init__(
+        self,
+        module: nn.Module,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        *,
+        state: Any = None,
+        masked: bool = False,
+        outputs: Sequence[str] | None = None,
+    ) -> None:
+        """``state`` is an example of the recurrent state, float32 tensors nested in any way, each ``[1, …]``; it begins
+        as zeros. Calls the module once. Raises ConfigurationError and ExportError."""
+        super().__init__()
+        self.module = module
+        self._action = action_spec(action_space)
+        self._outputs = tuple(outputs or ())
+        if set(self._outputs) - set(OUTPUTS):
+            raise ConfigurationError(f"outputs are some of {OUTPUTS}; found {self._outputs}")
+        leaves = observation_leaves(observation_space)
+        self._observation = space_structure(observation_space)
+        self._n_observations = len(leaves)
+        self._state, tensors, self._classes = describe(state, "state")
+        self._has_state = bool(tensors)
+        self._masked = masked
+        states = [
+            ((name,) if name else (), tuple(t.shape[1:]))
+            for name, t in zip(leaf_names(self._state), tensors, strict=True)
+        ]
+        self.distribution = make_distribution(self._action, 0.0)
+        for parameter in self.distribution.parameters():
+            parameter.requires_grad_(False)
+        everything = acting_signature(leaves, self._action, state=states, masked=masked)
+        found = self._called(everything)
+        self._is_drawn = "logits" in found or "log_std" in found
+        self.signature = acting_signature(
+            leaves,
+            self._action,
+            state=states,
+            masked=masked,
+            noise=self._is_drawn,
+            log_prob=self._is_drawn,
+            value="value" in found,
+        )
+
+    def forward(self, inputs: list[Tensor]) -> list[Tensor]:
+        """See the signature."""
+        found = self._parts(inputs)
+        action, log_prob = self._act(found, inputs)
+        outputs = [action]
+        if self._action.has_env_action:
+            outputs.append(self.distribution.env_action(action))
+        if self._is_drawn:
+            outputs.append(log_prob)
+        if "value" in found:
+            outputs.append(found["value"].reshape(action.shape[0]))
+        if self._has_state:
+            outputs += flatten(self._state, found["state"], "the state", constants=False)
+        return outputs
+
+    def _parts(self, inputs: list[Tensor]) -> dict[str, Any]:
+        n = self._n_observations
+        args = [unflatten(self._observation, inputs[:n])]
+        if self._has_state:
+            n_states = len(leaf_names(self._state))
+            args.append(unflatten(self._state, inputs[n : n + n_states], self._classes))
+            n += n_states
+        if self._masked:
+            args.append(inputs[n])
+        return named_outputs(self.module(*args), self._outputs, self._action)
+
+    def _act(self, found: Mapping[str, Any], inputs: list[Tensor]) -> tuple[Tensor, Tensor]:
+        if "action" in found:
+            action = found["action"]
+            return action.to(getattr(torch, self._action.sample_dtype)).reshape(-1, *self._action.shape), action
+        if "mean" in found:
+            mean = found["mean"].reshape(-1, *self._action.shape)
+            if not self._is_drawn:
+                return mean, mean
+            return _gaussian(mean, found["log_std"], inputs[-1])
+        logits = found["logits"].flatten(1)
+        if self._masked:
+            logits = mask_logits(logits, inputs[-2])
+        terms = self.distribution.terms(logits)
+        action = self.distribution.sample(terms, inputs[-1])
+        return action, self.distribution.log_prob(terms, action)
+
+    def _called(self, signature: PolicySignature) -> dict[str, Any]:
+        """What the module returns for a batch of plausible inputs. Raises ExportError unless it is an answer."""
+        inputs = [torch.from_numpy(array) for array in make_inputs(signature, 3, seed=0)]
+        was_training = self.module.training
+        self.module.eval()
+        try:
+            with torch.no_grad():
+                found = self._parts(inputs)
+        except (ExportError, SignatureMismatch):
+            raise
+        except Exception as error:  # a module's own code may raise anything
+            raise ExportError(
+                f"the module, called with what the spaces say, raises {type(error).__name__}: {error}"
+            ) from error
+        finally:
+            self.module.train(was_training)
+        if sum(head in found for head in _HEADS) != 1:
+            raise ExportError(
+                f"expected one of {', '.join(_HEADS)} among what the module returns; found {sorted(found)}"
+            )
+        if self._has_state != (found.get("state") is not None):
+            raise ExportError(
+                "recurrent state goes in and comes out: hand over an example of it, and return the next one"
+            )
+        return found
+
+
+def space_structure(space: spaces.Space[Any]) -> Structure:
+    """How an observation of ``space`` is nested; its tensors are in the order of ``observation_leaves``."""
+    match space:
+        case spaces.Dict():
+            return DictNode(tuple(space.spaces), tuple(space_structure(child) for child in space.spaces.values()))
+        case spaces.Tuple():
+            return SequenceNode("tuple", tuple(space_structure(child) for child in space.spaces))
+    return TensorNode()
+
+
+def named_outputs(result: Any, outputs: Sequence[str], action: ActionSpec) -> dict[str, Any]:
+    """What a module returned, by name; ``outputs`` names the items of a tuple or list. Raises ExportError."""
+    if isinstance(result, Tensor):
+        head = "mean" if action.kind == "box" else "logits" if result.is_floating_point() else "action"
+        return {outputs[0] if outputs else head: result}
+    structure = describe(result, "the result")[0]
+    if isinstance(structure, RecordNode):
+        result = {name: getattr(result, name) for name in structure.fields}
+    elif isinstance(structure, SequenceNode):
+        if len(result) != len(outputs):
+            raise ExportError(
+                f"the module returns {len(result)} items: name them with outputs, each one of {', '.join(OUTPUTS)}"
+            )
+        result = dict(zip(outputs, result, strict=True))
+    if not isinstance(result, Mapping):
+        raise ExportError(
+            f"expected a tensor, a dict, a record or a tuple from the module; found {type(result).__name__}"
+        )
+    return {name: result[name] for name in OUTPUTS if result.get(name) is not None}
+
+
+def _gaussian(mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    deviation = noise * log_std.exp()
+    log_prob = -0.5 * noise * noise - log_std - 0.5 * math.log(2 * math.pi)
+    return mean + deviation, log_prob.flatten(1).sum(1)

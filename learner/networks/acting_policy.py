@@ -1,0 +1,66 @@
+"""The acting policy: observations, state, mask and noise in; action, log-probability, value and next state out."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+import torch
+from torch import Tensor, nn
+
+from learner.networks.distributions import make_distribution, mask_logits
+from learner.networks.networks import ObservationEncoder, make_core, state_shapes
+from learner.ppo.learner_config import NetworkConfig
+from shared.policy.signature import PolicySignature, acting_signature
+from shared.policy.spaces import ActionSpec, ObservationLeaf
+
+CLASS_PATH = "learner.networks.acting_policy:ActingPolicy"
+
+
+class ActingPolicy(nn.Module):
+    """A pure function of flat tensors, in the order of ``signature`` (see ``shared.policy.signature``).
+
+    ``arguments`` are what its constructor takes, as JSON-able data: with them, ``CLASS_PATH`` and a state dict it can
+    be built anywhere that this package is installed. Weights are drawn from ``generator``, or from torch's own.
+    """
+
+    value_scale: Tensor
+
+    def __init__(
+        self,
+        observation: Iterable[ObservationLeaf | Mapping[str, Any]],
+        action: ActionSpec | Mapping[str, Any],
+        network: NetworkConfig | Mapping[str, Any],
+        masked: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        leaves = msgspec.convert(tuple(observation), tuple[ObservationLeaf, ...])
+        action = msgspec.convert(action, ActionSpec)
+        network = msgspec.convert(network, NetworkConfig)
+        self.signature: PolicySignature = acting_signature(leaves, action, state=state_shapes(network), masked=masked)
+        self.arguments: dict[str, Any] = msgspec.to_builtins(
+            {"observation": leaves, "action": action, "network": network, "masked": masked}
+        )
+        self.encoder = ObservationEncoder(leaves, network.normalize_observations, generator)
+        self.distribution = make_distribution(action, network.initial_log_std)
+        self.core = make_core(self.encoder.size, self.distribution.head_size, network, generator)
+        self.register_buffer("value_scale", torch.ones(()))  # the unit that values are learned in
+        self._n_observations = len(leaves)
+        self._n_states = len(self.signature.state)
+        self._masked = self.signature.input_position("action_mask") is not None
+        self._has_env_action = action.has_env_action
+
+    def forward(self, inputs: list[Tensor]) -> list[Tensor]:
+        n = self._n_observations
+        state = inputs[n : n + self._n_states]
+        head, value, state = self.core(self.encoder(inputs[:n]), state)
+        if self._masked:
+            head = mask_logits(head, inputs[-2])
+        terms = self.distribution.terms(head)
+        action = self.distribution.sample(terms, inputs[-1])
+        outputs = [action]
+        if self._has_env_action:
+            outputs.append(self.distribution.env_action(action))
+        outputs += [self.distribution.log_prob(terms, action), value * self.value_scale]
+        outputs += state
+        return outputs

@@ -1,0 +1,292 @@
+"""Networks: encoders turn observations into one row of features, a core turns features into head and value.
+
+A core is called as ``core(features, state) -> (head, value, next state)``, feed-forward or recurrent, so that the
+policy around it is one. Everything here can be scripted, traced and exported.
+"""
+
+import itertools
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from learner.ppo.learner_config import Activation, NetworkConfig
+from shared.policy.spaces import ObservationLeaf, Path
+
+_HEAD_GAIN = 0.01  # the first policy is nearly uniform (Andrychowicz et al. 2021, "What matters for on-policy RL")
+
+
+def orthogonal(linear: nn.Linear | nn.Conv2d, gain: float, generator: torch.Generator | None) -> None:
+    """Initialise in place: orthogonal weights scaled by ``gain``, biases of zero."""
+    nn.init.orthogonal_(linear.weight, gain, generator=generator)
+    if linear.bias is not None:
+        nn.init.zeros_(linear.bias)
+
+
+def _activation(kind: Activation) -> nn.Module:
+    return nn.Tanh() if kind == "tanh" else nn.ReLU()
+
+
+def mlp(sizes: list[int], activation: Activation, generator: torch.Generator | None) -> nn.Sequential:
+    """Linear layers from ``sizes[0]`` inputs to ``sizes[-1]`` outputs, each but the last followed by the activation."""
+    gain = nn.init.calculate_gain(activation)
+    layers: list[nn.Module] = []
+    for n_in, n_out in itertools.pairwise(sizes):
+        linear = nn.Linear(n_in, n_out)
+        orthogonal(linear, gain, generator)
+        layers += [linear, _activation(activation)]
+    return nn.Sequential(*layers[:-1])
+
+
+def _init_head(linear: nn.Linear, head_size: int, generator: torch.Generator | None) -> None:
+    """The first ``head_size`` rows speak for the policy, the rest for the value: each initialised as if alone."""
+    with torch.no_grad():
+        nn.init.zeros_(linear.bias)
+        if head_size:
+            nn.init.orthogonal_(linear.weight[:head_size], _HEAD_GAIN, generator=generator)
+        if head_size < linear.out_features:
+            nn.init.orthogonal_(linear.weight[head_size:], 1.0, generator=generator)
+
+
+class BoxEncoder(nn.Module):
+    """Numbers as they are."""
+
+    def __init__(self, leaf: ObservationLeaf) -> None:
+        super().__init__()
+        self.size = math.prod(leaf.shape)
+
+    def forward(self, observation: Tensor) -> Tensor:
+        return observation.flatten(1).to(torch.float32)
+
+
+class NormalizedBoxEncoder(nn.Module):
+    """Numbers less their running mean, over their running standard deviation. The learner writes both."""
+
+    mean: Tensor
+    inverse_std: Tensor
+
+    def __init__(self, leaf: ObservationLeaf) -> None:
+        super().__init__()
+        self.size = math.prod(leaf.shape)
+        self.bound = 10.0
+        self.register_buffer("mean", torch.zeros(self.size))
+        self.register_buffer("inverse_std", torch.ones(self.size))
+
+    def forward(self, observation: Tensor) -> Tensor:
+        centred = observation.flatten(1).to(torch.float32) - self.mean
+        return (centred * self.inverse_std).clamp(-self.bound, self.bound)
+
+
+class OneHotEncoder(nn.Module):
+    """(Multi-)discrete numbers, one input for each value that each can take."""
+
+    def __init__(self, leaf: ObservationLeaf) -> None:
+        super().__init__()
+        self.cardinalities = list(leaf.cardinalities)
+        self.starts = list(leaf.start)
+        self.size = sum(self.cardinalities)
+
+    def forward(self, observation: Tensor) -> Tensor:
+        columns = observation.reshape([-1, len(self.starts)])
+        parts = [
+            functional.one_hot(columns[:, i] - start, self.cardinalities[i]) for i, start in enumerate(self.starts)
+        ]
+        return torch.cat(parts, -1).to(torch.float32)
+
+
+class ImageEncoder(nn.Module):
+    """``uint8`` images, scaled to [0, 1] and seen by a CNN: that of Mnih et al. 2015 where it is large enough."""
+
+    def __init__(self, leaf: ObservationLeaf, generator: torch.Generator | None) -> None:
+        super().__init__()
+        self.channels_last = leaf.shape[2] < leaf.shape[0]
+        n_channels, height, width = (leaf.shape[2], *leaf.shape[:2]) if self.channels_last else leaf.shape
+        large = min(height, width) >= 36
+        plan = [(32, 8, 4), (64, 4, 2), (64, 3, 1)] if large else [(16, 3, 2), (32, 3, 2)]
+        layers: list[nn.Module] = []
+        channels = n_channels
+        for filters, kernel, stride in plan:
+            conv = nn.Conv2d(channels, filters, kernel, stride, padding=0 if large else 1)
+            orthogonal(conv, math.sqrt(2), generator)
+            layers += [conv, nn.ReLU()]
+            channels = filters
+        self.convolutions = nn.Sequential(*layers)
+        with torch.no_grad():
+            flat = self.convolutions(torch.zeros(1, n_channels, height, width)).numel()
+        self.size = 512 if large else 128
+        self.project = nn.Linear(flat, self.size)
+        orthogonal(self.project, math.sqrt(2), generator)
+
+    def forward(self, observation: Tensor) -> Tensor:
+        image = observation.permute(0, 3, 1, 2) if self.channels_last else observation
+        maps = self.convolutions(image.to(torch.float32) * (1.0 / 255.0))
+        return torch.relu(self.project(maps.flatten(1)))
+
+
+class ObservationEncoder(nn.Module):
+    """All leaves' features side by side: ``[N, size]`` float32."""
+
+    def __init__(self, leaves: tuple[ObservationLeaf, ...], normalize: bool, generator: torch.Generator | None) -> None:
+        super().__init__()
+        encoders: list[BoxEncoder | NormalizedBoxEncoder | OneHotEncoder | ImageEncoder] = []
+        for leaf in leaves:
+            match leaf.kind:
+                case "image":
+                    encoders.append(ImageEncoder(leaf, generator))
+                case "discrete" | "multi_discrete":
+                    encoders.append(OneHotEncoder(leaf))
+                case "box" if normalize:
+                    encoders.append(NormalizedBoxEncoder(leaf))
+                case "box" | "multi_binary":
+                    encoders.append(BoxEncoder(leaf))
+        self.size = sum(encoder.size for encoder in encoders)
+        self.leaves = nn.ModuleList(encoders)
+
+    def forward(self, observation: list[Tensor]) -> Tensor:
+        features = [encoder(observation[i]) for i, encoder in enumerate(self.leaves)]
+        return features[0] if len(features) == 1 else torch.cat(features, -1)
+
+    def normalized(self) -> list[tuple[int, NormalizedBoxEncoder]]:
+        """The leaves, each with its position, whose running moments the learner keeps."""
+        return [(i, encoder) for i, encoder in enumerate(self.leaves) if isinstance(encoder, NormalizedBoxEncoder)]
+
+
+class SharedCore(nn.Module):
+    """One feed-forward network whose last layer holds both heads: the policy's first, the value's in its last row."""
+
+    def __init__(self, n_in: int, head_size: int, config: NetworkConfig, generator: torch.Generator | None) -> None:
+        super().__init__()
+        self.head_size = head_size
+        self.network = mlp([n_in, *config.hidden_sizes, head_size + 1], config.activation, generator)
+        _init_head(_last_linear(self.network), head_size, generator)
+
+    def forward(self, features: Tensor, state: list[Tensor]) -> tuple[Tensor, Tensor, list[Tensor]]:
+        output = self.network(features)
+        return output[:, : self.head_size], output[:, self.head_size], state
+
+    def value_parameters(self) -> tuple[Tensor, Tensor]:
+        """Weights and bias of the value's output alone, as views."""
+        last = _last_linear(self.network)
+        return last.weight.data[self.head_size :], last.bias.data[self.head_size :]
+
+
+class SeparateCore(nn.Module):
+    """Two feed-forward networks: what the value learns cannot disturb the policy."""
+
+    def __init__(self, n_in: int, head_size: int, config: NetworkConfig, generator: torch.Generator | None) -> None:
+        super().__init__()
+        self.policy = mlp([n_in, *config.hidden_sizes, head_size], config.activation, generator)
+        self.value = mlp([n_in, *config.hidden_sizes, 1], config.activation, generator)
+        _init_head(_last_linear(self.policy), head_size, generator)
+        _init_head(_last_linear(self.value), 0, generator)
+
+    def forward(self, features: Tensor, state: list[Tensor]) -> tuple[Tensor, Tensor, list[Tensor]]:
+        return self.policy(features), self.value(features).squeeze(-1), state
+
+    def value_parameters(self) -> tuple[Tensor, Tensor]:
+        """Weights and bias of the value's output alone, as views."""
+        last = _last_linear(self.value)
+        return last.weight.data, last.bias.data
+
+
+def _gate_layers(n_in: int, size: int, gates: int, generator: torch.Generator | None) -> tuple[nn.Linear, nn.Linear]:
+    """What a recurrent cell adds up for its gates: from its input, with the biases, and from its hidden state."""
+    from_input, from_hidden = nn.Linear(n_in, gates * size), nn.Linear(size, gates * size, bias=False)
+    orthogonal(from_input, 1.0, generator)
+    orthogonal(from_hidden, 1.0, generator)
+    return from_input, from_hidden
+
+
+class LstmCell(nn.Module):
+    """An LSTM's equations (Hochreiter & Schmidhuber 1997, with forget gates), written out.
+
+    The library's ``nn.LSTM`` is slow for one step, its gates are folded when exported to ONNX, and a traced one does
+    not check its state's size.
+    """
+
+    def __init__(self, n_in: int, size: int, generator: torch.Generator | None) -> None:
+        super().__init__()
+        self.size = size
+        self.from_input, self.from_hidden = _gate_layers(n_in, size, 4, generator)
+        with torch.no_grad():  # remember by default
+            self.from_input.bias[size : 2 * size] = 1.0
+
+    def step(self, projected: Tensor, state: list[Tensor]) -> list[Tensor]:
+        """Next ``[h, c]``, each ``[N, size]``, from ``projected = from_input(x)`` of ``[N, 4 * size]``."""
+        i, f, g, o = (projected + self.from_hidden(state[0])).chunk(4, -1)
+        c = torch.sigmoid(f) * state[1] + torch.sigmoid(i) * torch.tanh(g)
+        return [torch.sigmoid(o) * torch.tanh(c), c]
+
+    def forward(self, x: Tensor, state: list[Tensor]) -> list[Tensor]:
+        return self.step(self.from_input(x), state)
+
+
+class GruCell(nn.Module):
+    """A GRU's equations (Cho et al. 2014, with the reset gate after the product, as in cuDNN), written out.
+
+    As ``nn.GRUCell``, but that ``from_hidden`` has no biases.
+    """
+
+    def __init__(self, n_in: int, size: int, generator: torch.Generator | None) -> None:
+        super().__init__()
+        self.size = size
+        self.from_input, self.from_hidden = _gate_layers(n_in, size, 3, generator)
+
+    def step(self, projected: Tensor, state: list[Tensor]) -> list[Tensor]:
+        """Next ``[h]`` of ``[N, size]``, from ``projected = from_input(x)`` of ``[N, 3 * size]``."""
+        h = state[0]
+        input_r, input_z, input_n = projected.chunk(3, -1)
+        hidden_r, hidden_z, hidden_n = self.from_hidden(h).chunk(3, -1)
+        n = torch.tanh(input_n + torch.sigmoid(input_r + hidden_r) * hidden_n)
+        return [n + torch.sigmoid(input_z + hidden_z) * (h - n)]
+
+    def forward(self, x: Tensor, state: list[Tensor]) -> list[Tensor]:
+        return self.step(self.from_input(x), state)
+
+
+class RecurrentCore(nn.Module):
+    """Hidden layers, an LSTM (``state`` is ``[h, c]``) or GRU (``[h]``), and one linear layer with both heads."""
+
+    def __init__(self, n_in: int, head_size: int, config: NetworkConfig, generator: torch.Generator | None) -> None:
+        super().__init__()
+        self.head_size = head_size
+        sizes = [n_in, *config.hidden_sizes]
+        hidden = [mlp(sizes, config.activation, generator), _activation(config.activation)]
+        self.hidden = nn.Sequential(*(hidden if config.hidden_sizes else ()))
+        make_cell = LstmCell if config.kind == "lstm" else GruCell
+        self.cell: LstmCell | GruCell = make_cell(sizes[-1], config.recurrent_size, generator)
+        self.heads = nn.Linear(config.recurrent_size, head_size + 1)
+        _init_head(self.heads, head_size, generator)
+
+    def forward(self, features: Tensor, state: list[Tensor]) -> tuple[Tensor, Tensor, list[Tensor]]:
+        state = self.cell(self.hidden(features), state)
+        output = self.heads(state[0])
+        return output[:, : self.head_size], output[:, self.head_size], state
+
+    def value_parameters(self) -> tuple[Tensor, Tensor]:
+        """Weights and bias of the value's output alone, as views."""
+        return self.heads.weight.data[self.head_size :], self.heads.bias.data[self.head_size :]
+
+
+Core = SharedCore | SeparateCore | RecurrentCore
+
+
+def make_core(n_in: int, head_size: int, config: NetworkConfig, generator: torch.Generator | None) -> Core:
+    """The core that ``config`` asks for."""
+    if config.kind != "mlp":
+        return RecurrentCore(n_in, head_size, config, generator)
+    core = SharedCore if config.shared_trunk else SeparateCore
+    return core(n_in, head_size, config, generator)
+
+
+def state_shapes(config: NetworkConfig) -> tuple[tuple[Path, tuple[int, ...]], ...]:
+    """Path and shape (without the batch dimension) of each tensor of recurrent state; all float32."""
+    names = {"mlp": (), "lstm": ("h", "c"), "gru": ("h",)}[config.kind]
+    return tuple(((config.kind, name), (config.recurrent_size,)) for name in names)
+
+
+def _last_linear(network: nn.Sequential) -> nn.Linear:
+    last = network[-1]
+    assert isinstance(last, nn.Linear)
+    return last

@@ -1,0 +1,285 @@
+"""PPO with V-trace targets: one code path for rollouts of the current policy and for those of older ones.
+
+For every update: take in the statistics of what was observed, run the policy once over the batch for values and
+log-probabilities, correct for the lag with V-trace, then take gradient steps on minibatches.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from learner.networks.acting_policy import ActingPolicy
+from learner.networks.distributions import mask_logits
+from learner.ppo import losses
+from learner.ppo.batch import Batch, join_rollouts
+from learner.ppo.feed_forward import FeedForwardTraining
+from learner.ppo.gradients.flat_parameters import FlatAdam, FlatParameters
+from learner.ppo.learner_config import LearnerConfig
+from learner.ppo.minibatch import Minibatch, PolicyTraining, Targets
+from learner.ppo.normalization import ReturnScale, RunningMoments
+from learner.ppo.recurrent import RecurrentTraining
+from learner.ppo.vtrace import vtrace
+from shared.errors import CheckpointError
+from shared.policy.signature import PolicySignature
+from shared.policy.spaces import ActionSpec, ObservationLeaf
+from shared.rollouts.rollout import Rollout
+
+
+@dataclass(frozen=True)
+class UpdateMetrics:
+    """How one update went. Losses, divergence and the rest of the first line are those of its last minibatch.
+
+    ``approx_kl`` and ``entropy`` are in nats; ``mean_rho`` is the mean importance weight before clipping;
+    ``explained_variance`` is that of the value targets by the values before the update; ``seconds`` are of wall time.
+    """
+
+    policy_loss: float = 0.0
+    value_loss: float = 0.0
+    entropy: float = 0.0
+    approx_kl: float = 0.0
+    clip_fraction: float = 0.0
+    grad_norm: float = 0.0
+    explained_variance: float = 0.0
+    mean_rho: float = 1.0
+    learning_rate: float = 0.0
+    gradient_steps: int = 0
+    env_steps: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Schedule:
+    """What holds for one update."""
+
+    learning_rate: float
+    clip: float
+    entropy_coefficient: float
+
+
+@dataclass(frozen=True)
+class _Evaluation:
+    """What one forward pass over a minibatch gave."""
+
+    minibatch: Minibatch
+    terms: Tensor
+    log_prob: Tensor
+    value: Tensor
+
+
+class Learner:
+    """Owns the policy that is trained, its optimizer, and every statistic and generator that training goes by.
+
+    Two learners of one seed that are given the same rollouts have the same weights, bit for bit; so has one that
+    was restored from a ``state_dict``.
+    """
+
+    def __init__(
+        self,
+        observation: tuple[ObservationLeaf, ...],
+        action: ActionSpec,
+        config: LearnerConfig,
+        *,
+        masked: bool = False,
+        seed: int = 0,
+    ) -> None:
+        self._generator = torch.Generator().manual_seed(seed)
+        self._config = config
+        self.policy = ActingPolicy(observation, action, config.network_config, masked, self._generator).eval()
+        self._parameters = FlatParameters(self.policy)
+        self._optimizer = FlatAdam(self._parameters)
+        self._training: PolicyTraining
+        if config.network != "mlp":
+            self._training = RecurrentTraining(self.policy, self._parameters)
+        else:
+            self._training = FeedForwardTraining(self.policy, self._parameters)
+        if config.compile:
+            self._training.compile()
+        self._moments = {i: RunningMoments(encoder.size) for i, encoder in self.policy.encoder.normalized()}
+        self._return_scale = ReturnScale() if config.normalize_rewards else None
+        self.env_steps = 0
+        self.gradient_steps = 0
+
+    @property
+    def signature(self) -> PolicySignature:
+        """The policy's."""
+        return self.policy.signature
+
+    @torch.no_grad()
+    def update(self, rollouts: Sequence[Rollout], *, should_stop: Callable[[], bool] | None = None) -> UpdateMetrics:
+        """Learn from ``rollouts`` (of one length, of any numbers of environments) that passed ``RolloutLayout.check``.
+
+        ``should_stop`` is asked before every gradient step and ends the update early.
+        """
+        began_s = time.perf_counter()
+        batch = join_rollouts(rollouts)
+        schedule = self._schedule()
+        self.env_steps += int(np.count_nonzero(batch.valid))
+        self._observe(batch)
+        statistics = self._set_targets(batch)
+        gradient_steps_before = self.gradient_steps
+        statistics |= self._descend(schedule, should_stop)
+        return UpdateMetrics(
+            learning_rate=schedule.learning_rate,
+            gradient_steps=self.gradient_steps - gradient_steps_before,
+            env_steps=self.env_steps,
+            seconds=time.perf_counter() - began_s,
+            **statistics,
+        )
+
+    def _schedule(self) -> _Schedule:
+        config, left = self._config, 1.0
+        if config.anneal_steps is not None:
+            done = min(1.0, self.env_steps / config.anneal_steps)
+            left = 1.0 - done * (1.0 - config.final_fraction)
+        return _Schedule(config.learning_rate * left, config.clip * left, config.entropy_coefficient * left)
+
+    def _observe(self, batch: Batch) -> None:
+        """Take the batch's observations into the running moments, and those into the policy."""
+        for i, encoder in self.policy.encoder.normalized():
+            moments = self._moments[i]
+            moments.update(batch.observation[i][:-1][batch.valid].reshape(-1, encoder.size))
+            encoder.mean.copy_(torch.from_numpy(moments.mean))
+            encoder.inverse_std.copy_(torch.from_numpy(moments.inverse_std))
+
+    def _set_targets(self, batch: Batch) -> dict[str, float]:
+        """Values, V-trace, advantages; returns what is worth knowing about them."""
+        config = self._config
+        estimate = self._training.estimate(batch)
+        unit = np.float32(self._return_scale.scale if self._return_scale else 1.0)
+        value = estimate.value * unit
+        next_value = value[1:].copy()
+        next_value[tuple(batch.final_index.T)] = estimate.final_value * unit
+        log_rho = estimate.log_prob - batch.behaviour_log_prob
+        trace = vtrace(
+            log_rho=log_rho,
+            reward=batch.reward,
+            value=value[:-1],
+            next_value=next_value,
+            terminated=batch.terminated,
+            truncated=batch.truncated,
+            valid=batch.valid,
+            gamma=config.gamma,
+            trace_lambda=config.trace_lambda,
+            max_rho=config.max_rho,
+        )
+        target, old_value, advantage = trace.target, value[:-1], trace.advantage
+        valid_target = target[batch.valid]
+        error = valid_target - old_value[batch.valid]
+        if self._return_scale:
+            unit = self._change_unit(self._return_scale, valid_target)
+        advantage = _normalize(advantage, batch.valid) if config.normalize_advantages else advantage / unit
+        self._training.set_targets(Targets(batch.behaviour_log_prob, advantage, target / unit, old_value / unit))
+        variance = float(valid_target.var()) if valid_target.size else 0.0
+        return {
+            "explained_variance": 1.0 - float(error.var()) / variance if variance > 0 else 0.0,
+            "mean_rho": float(np.exp(np.minimum(log_rho[batch.valid], 20.0)).mean()) if valid_target.size else 1.0,
+        }
+
+    def _change_unit(self, scale: ReturnScale, target: Any) -> np.float32:
+        """Values are learned in a new unit, and mean what they meant."""
+        old_unit = scale.scale
+        scale.update(target)
+        for rows in self.policy.core.value_parameters():
+            rows.mul_(old_unit / scale.scale)
+        self.policy.value_scale.fill_(scale.scale)
+        return np.float32(scale.scale)
+
+    def _descend(self, schedule: _Schedule, should_stop: Callable[[], bool] | None) -> dict[str, float]:
+        """Gradient steps, epoch by epoch; returns the last one's statistics."""
+        config = self._config
+        evaluation, grad_norm = None, 0.0
+        for _ in range(config.epochs):
+            for minibatch in self._training.epoch(config.minibatch_size, self._generator):
+                if should_stop is not None and should_stop():
+                    break
+                evaluation = self._backpropagate(minibatch, schedule)
+                grad_norm = self._parameters.clip_gradient(config.max_grad_norm)
+                self._optimizer.step(schedule.learning_rate)
+                self.gradient_steps += 1
+            else:
+                if config.target_kl is None or evaluation is None or self._kl(evaluation) <= config.target_kl:
+                    continue
+            break
+        if evaluation is None:
+            return {}
+        return self._statistics(evaluation, schedule) | {"grad_norm": grad_norm}
+
+    def _backpropagate(self, minibatch: Minibatch, schedule: _Schedule) -> _Evaluation:
+        """Write the gradient of ``policy loss + c_v * value loss - c_e * entropy`` over ``minibatch``."""
+        config, distribution, weight = self._config, self.policy.distribution, minibatch.weight
+        head, value = self._training.backprop.forward(minibatch.inputs)
+        if minibatch.action_mask is not None:
+            head = mask_logits(head, minibatch.action_mask)
+        terms = distribution.terms_of_many(head)
+        log_prob = distribution.log_prob(terms, minibatch.action)
+        log_prob_gradient = losses.policy_loss_gradient(
+            log_prob, minibatch.behaviour_log_prob, minibatch.advantage, schedule.clip
+        ).mul_(weight)
+        head_gradient = distribution.gradient(
+            terms, minibatch.action, log_prob_gradient, weight * -schedule.entropy_coefficient
+        )
+        value_gradient = losses.value_loss_gradient(value, minibatch.old_value, minibatch.target, config.value_clip)
+        self._training.backprop.backward(head_gradient, value_gradient * (weight * config.value_coefficient))
+        return _Evaluation(minibatch, terms, log_prob, value)
+
+    def _kl(self, evaluation: _Evaluation) -> float:
+        minibatch = evaluation.minibatch
+        kl = losses.approximate_kl(evaluation.log_prob, minibatch.behaviour_log_prob)
+        return float((kl * minibatch.weight).sum())
+
+    def _statistics(self, evaluation: _Evaluation, schedule: _Schedule) -> dict[str, float]:
+        minibatch, log_prob = evaluation.minibatch, evaluation.log_prob
+        behaviour, weight = minibatch.behaviour_log_prob, minibatch.weight
+        policy_loss = losses.policy_loss(log_prob, behaviour, minibatch.advantage, schedule.clip)
+        value_loss = losses.value_loss(evaluation.value, minibatch.old_value, minibatch.target, self._config.value_clip)
+        entropy = self.policy.distribution.entropy(evaluation.terms)
+        clipped = losses.is_clipped(log_prob, behaviour, schedule.clip)
+        return {
+            "policy_loss": float((policy_loss * weight).sum()),
+            "value_loss": float((value_loss * weight).sum()),
+            "entropy": float((entropy * weight).sum()),
+            "clip_fraction": float((clipped * weight).sum()),
+            "approx_kl": self._kl(evaluation),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that training needs to go on: tensors, numbers, and dictionaries of them, all of them copies."""
+        return {
+            "policy": {name: tensor.clone() for name, tensor in self.policy.state_dict().items()},
+            "optimizer": self._optimizer.state_dict(),
+            "moments": {i: moments.state_dict() for i, moments in self._moments.items()},
+            "return_scale": self._return_scale.state_dict() if self._return_scale else None,
+            "generator": self._generator.get_state(),
+            "env_steps": self.env_steps,
+            "gradient_steps": self.gradient_steps,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a ``state_dict`` of a learner with the same spaces and configuration. Raises CheckpointError."""
+        try:
+            self.policy.load_state_dict(state["policy"])
+            self._optimizer.load_state_dict(state["optimizer"])
+            for i, moments in self._moments.items():
+                moments.load_state_dict(state["moments"][i])
+            if self._return_scale:
+                self._return_scale.load_state_dict(state["return_scale"])
+            self._generator.set_state(state["generator"])
+            self.env_steps, self.gradient_steps = state["env_steps"], state["gradient_steps"]
+        except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+            raise CheckpointError(
+                "the checkpoint is not one of a learner with these spaces and this configuration; resume with the "
+                f"flags that the run began with ({type(error).__name__}: {error})"
+            ) from error
+
+
+def _normalize(advantage: Any, valid: Any) -> Any:
+    """Zero mean and unit standard deviation over the valid steps."""
+    chosen = advantage[valid]
+    if chosen.size == 0:
+        return advantage
+    return (advantage - chosen.mean()) / (chosen.std() + np.float32(1e-8))

@@ -1,0 +1,170 @@
+"""Puts the parts of one training together: from flags and a run directory to a learner loop that is ready to run."""
+
+import contextlib
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from loguru import logger
+
+from learner.export.policy_export import PolicyExporter
+from learner.networks.acting_policy import CLASS_PATH
+from learner.ppo.learner import Learner
+from learner.publishing.policy_publisher import PolicyPublisher
+from learner.training.checkpoint import CheckpointStore
+from learner.training.learner_loop import LearnerLoop, StoppingRule
+from learner.training.outcome import Outcome
+from learner.training.run_options import RunOptions
+from learner.training.run_signing import signing_key_for
+from learner.training.schedule import Schedule
+from learner.training.training_observer import TrainingObserver, summarise
+from shared.engines.importable import ImportablePolicy
+from shared.errors import ConfigurationError
+from shared.policy.signing import SigningKey
+from shared.rollouts.rollout import RolloutLayout
+from shared.run.environment_description import EnvironmentDescription, describe_environment
+from shared.run.run_config import RunConfig
+from shared.run.run_directory import RunDirectory
+from shared.store.authenticity import sign_run_config
+from shared.store.policy_store import LocalPolicyStore
+from shared.store.retention import Retention
+from shared.store.used_numbers import UsedNumbers
+from shared.transport.addresses import advertised_address, local_address, needs_keys
+from shared.transport.transport import RolloutReceiver
+from shared.transport.transport_keys import keep_learner_keys
+
+_STOP_PATIENCE_S = 1.0  # a stopped training has three seconds in all
+
+
+@dataclass(frozen=True)
+class Acting:
+    """The acting side as the learner sees it: where rollouts come from, and what has to happen at checkpoints."""
+
+    receiver: RolloutReceiver
+    synchronous: bool = False
+    begin_epoch: Callable[[int], None] | None = None
+
+
+def train(
+    options: RunOptions,
+    run: RunDirectory,
+    connect: Callable[[RunConfig, RolloutLayout], Acting],
+    stop_requested: Callable[[], bool],
+) -> Outcome:
+    """One whole training, or the rest of one that ``options.resume`` goes on with. Writes ``summary.json`` at its end.
+
+    ``connect`` is called once, when it is known what rollouts look like. Raises ConfigurationError, CheckpointError and
+    StoreLocked before anything is trained.
+    """
+    with run.create().lock_learner(), contextlib.ExitStack() as parts:
+        run.forget_summary()
+        run.sweep()
+        checkpoints = CheckpointStore(run.checkpoints)
+        checkpoints.sweep()
+        key = signing_key_for(run, options.signing_key)
+        environment = describe_environment(options.env, options.environment_kwargs())
+        learner = Learner(
+            environment.leaves, environment.action, options.learner, masked=environment.masked, seed=options.seed
+        )
+        config = _run_config(options, run, learner, key)
+        if config != run.run_config():  # who goes on has nothing to say anew, and perhaps a disk that is full
+            run.write_run_config(config)
+        acting = connect(config, RolloutLayout(config.signature, config.rollout_length))
+        parts.callback(acting.receiver.close)
+        publisher = _publisher(options, run, config, learner, key, synchronous=acting.synchronous)
+        parts.callback(publisher.close)
+        observer = TrainingObserver(run)
+        parts.callback(observer.close)
+        loop = LearnerLoop(
+            learner,
+            acting.receiver,
+            publisher,
+            checkpoints,
+            batch_steps=options.learner.batch_steps,
+            max_lag=options.learner.max_lag,
+            sync=options.learner.sync,
+            stopping=_stopping(options, environment),
+            # A synchronous run has no clock: a period in seconds would make it another run every time.
+            publishing=Schedule(options.publish_every_updates, None if acting.synchronous else options.publish_every_s),
+            checkpointing=Schedule(
+                options.checkpoint_every_updates, None if acting.synchronous else options.checkpoint_every_s
+            ),
+            observer=observer,
+            stop_requested=stop_requested,
+            begin_epoch=acting.begin_epoch,
+        )
+        return _run(loop, run, observer, resume=options.resume)
+
+
+def _run(loop: LearnerLoop, run: RunDirectory, observer: TrainingObserver, *, resume: bool) -> Outcome:
+    if resume:
+        loop.resume()
+    observer.report(loop, "starting")
+    outcome = loop.run()
+    observer.report(loop, "stopping")
+    loop.receiver.stop_actors(_STOP_PATIENCE_S)
+    loop.publisher.flush(_STOP_PATIENCE_S)
+    try:
+        run.write_summary(summarise(loop))
+    except OSError as error:  # a training that has ended is no failed one
+        logger.error("summary.json could not be written: {}; what came of it: {}", error, summarise(loop))
+    observer.report(loop, "ended")
+    logger.info("{}; summary in {}", outcome.value, run.path / "summary.json")
+    return outcome
+
+
+def _run_config(options: RunOptions, run: RunDirectory, learner: Learner, key: SigningKey | None) -> RunConfig:
+    """What actors need to know; a run that goes on keeps its id, by which its actors find it again."""
+    before = run.run_config()
+    signature = learner.policy.signature
+    if before is not None and before.signature != signature:
+        raise ConfigurationError(
+            f"{run.path} holds a training with other observations, actions or recurrent state than {options.env} with "
+            "these flags; start a new run, or leave out the flags that changed the network"
+        )
+    run_id = before.run_id if before is not None else secrets.token_hex(8)
+    keys = None if options.listen is None or not needs_keys(options.listen) else keep_learner_keys(run.path)
+    config = RunConfig(
+        run_id=run_id,
+        env_id=options.env,
+        env_kwargs=options.environment_kwargs(),
+        seed=options.seed,
+        rollout_length=options.learner.rollout_length,
+        signature=signature,
+        address=local_address(run_id) if options.listen is None else advertised_address(options.listen),
+        learner_public_key=None if keys is None else keys.public_key,
+        policy_public_key=None if key is None else str(key.public),
+    )
+    return config if key is None else sign_run_config(config, key)
+
+
+def _publisher(
+    options: RunOptions,
+    run: RunDirectory,
+    config: RunConfig,
+    learner: Learner,
+    key: SigningKey | None,
+    *,
+    synchronous: bool,
+) -> PolicyPublisher:
+    return PolicyPublisher(
+        PolicyExporter(
+            learner.policy,
+            config.signature,
+            aot="aot" in options.programs,
+            importable=(
+                ImportablePolicy(CLASS_PATH, learner.policy.arguments) if "importable" in options.programs else None
+            ),
+        ),
+        LocalPolicyStore(run.policies, used_numbers=UsedNumbers(run.numbers)),
+        run_id=config.run_id,
+        env_id=options.env,
+        retention=Retention(keep_newest=options.keep_versions, keep_every=options.keep_every),
+        synchronous=synchronous,
+        signing_key=key,
+    )
+
+
+def _stopping(options: RunOptions, environment: EnvironmentDescription) -> StoppingRule:
+    target = options.target_return if options.target_return is not None else environment.reward_threshold
+    return StoppingRule(target, options.total_steps, options.max_seconds)

@@ -1,0 +1,205 @@
+"""``python scripts/export_policy.py``: a policy from elsewhere becomes an artifact that actors run."""
+
+import importlib.util
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import tyro
+
+from shared.errors import ConfigurationError
+from shared.policy.signing import signing_key_of
+from shared.process.command_line import run_command
+from shared.process.log import set_up_logging
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from shared.policy.manifest import Manifest
+
+COMMAND = "rl-hotswap export"
+
+_Value = TypeVar("_Value")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """Publish a policy that was trained elsewhere: a model of Stable-Baselines3, or any torch module.
+
+    --sb3 model.zip --store DIR publishes a model. Its pickles are read only with --trust-pickle; without, the policy is
+    built anew for --env and given the file's weights.
+
+    --module pkg.mod:Class --weights w.pt publishes a class of your own: with --env and --store as an acting policy
+    (what it takes and returns: learner/export/spaces_policy.py); with --example and --directory as a module of any kind.
+    """
+
+    sb3: Path | None = None
+    """A model that Stable-Baselines3 or sb3-contrib saved."""
+    vec_normalize: Path | None = None
+    """What VecNormalize.save wrote, to go into the artifact. A pickle: needs --trust-pickle."""
+    algorithm: str | None = None
+    """PPO, A2C, DQN, SAC, TD3, DDPG, MaskablePPO or RecurrentPPO, where the file does not tell."""
+    policy: str = "MlpPolicy"
+    """The model's policy class, where it is built anew."""
+
+    module: str | None = None
+    """Class path of a torch.nn.Module, pkg.mod:Class, imported from the current directory or PYTHONPATH."""
+    arguments: str = "{}"
+    """The constructor's keyword arguments, as JSON."""
+    weights: Path | None = None
+    """A state dict that torch.save wrote; or a whole pickled module, without --module and with --trust-pickle."""
+    example: tuple[str, ...] = ()
+    """The arguments of forward: "float32[3,4]" for each tensor, or one .pt file with a tuple of them."""
+    how: str | None = None
+    """With --example: the one method of the engines to take (such as trace), not the first that equals the module."""
+    directory: Path | None = None
+    """With --example: where a module that is no acting policy goes, a new directory."""
+    aot: bool = False
+    """Compile native code too, by AOTInductor: 15 to 40 s more. Actors run it only with --trust-native."""
+
+    store: Annotated[str | None, tyro.conf.arg(metavar="DIR|URL")] = None
+    """The policy store to publish into."""
+    env: str | None = None
+    """The environment that the policy acts in, by its Gymnasium id: says what its observations and actions are."""
+    signing_key: Path | None = None
+    """Sign what is published with this private key (python scripts/keys.py make DIR makes one)."""
+    trust_pickle: bool = False
+    """Read pickles, which run as code: only for files whose origin you trust."""
+
+
+def main(options: ExportOptions) -> int:
+    """Export, say what became of it. Raises ConfigurationError for flags that do not go together, and NotTrusted."""
+    set_up_logging("export", None, terminal_level="WARNING")
+    if (options.sb3 is not None) == (options.module is not None or options.weights is not None):
+        raise ConfigurationError("expected --sb3 MODEL.zip, or --module pkg.mod:Class with --weights FILE")
+    _check_destination(options)
+    if options.sb3 is None and options.example:
+        _export_module(options)
+        return 0
+    manifest = _publish_sb3(options, options.sb3) if options.sb3 is not None else _publish_module(options)
+    taken = ", ".join(report.method for report in manifest.export if report.taken)
+    print(f"published version {manifest.version} into {options.store}: {taken}")
+    return 0
+
+
+def _check_destination(options: ExportOptions) -> None:
+    """Raise ConfigurationError for a flag that would be passed over in silence."""
+    surplus: dict[str, object]
+    if options.sb3 is None and options.example:
+        surplus = {"--env": options.env, "--store": options.store, "--aot": options.how and options.aot}
+        where = (
+            "with --example and --directory, --how aot takes AOTInductor alone, and there is no environment or store"
+        )
+    else:
+        surplus = {"--how": options.how, "--directory": options.directory}
+        where = (
+            "it applies to a module of any kind, with --example; an acting policy goes the whole engines, into --store"
+        )
+    for flag, value in surplus.items():
+        if value:
+            raise ConfigurationError(f"{flag} has no place here: {where}")
+
+
+def _publish_sb3(options: ExportOptions, file: Path) -> "Manifest":
+    missing = [name for name in ("stable_baselines3", "sb3_contrib") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigurationError(f'{", ".join(missing)} is not installed: pip install "rl-hotswap[sb3]"')
+    store = _required(options.store, "--store DIR, where the policy is published")
+
+    from learner.publishing.publish_once import publish_once
+    from learner.sb3.adapter import from_sb3
+    from learner.sb3.model_file import load_model, load_vec_normalize, load_weights
+    from shared.store.policy_store import open_store
+
+    key = signing_key_of(options.signing_key)
+    spaces = None if options.env is None else _spaces(options.env)
+    normalization = None
+    if options.vec_normalize is not None:
+        normalization = load_vec_normalize(options.vec_normalize, trust_pickle=options.trust_pickle)
+    model: Any
+    if options.trust_pickle:
+        model = load_model(file, trust_pickle=True, algorithm=options.algorithm)
+    else:
+        observation, action = _required(spaces, "--env ID to build the policy for, or --trust-pickle to read it whole")
+        model = load_weights(
+            file,
+            observation_space=observation,
+            action_space=action,
+            algorithm=options.algorithm,
+            policy=options.policy,
+        )
+    policy = from_sb3(model, observation_space=spaces[0] if spaces else None, vec_normalize=normalization)
+    return publish_once(
+        policy, policy.signature, open_store(store), env_id=options.env, aot=options.aot, signing_key=key
+    )
+
+
+def _publish_module(options: ExportOptions) -> "Manifest":
+    store = _required(options.store, "--store DIR for an acting policy, or --example and --directory for any module")
+    env_id = _required(options.env, "--env ID, whose observations and actions the policy's are")
+
+    from learner.export.policy_export import publish_policy
+
+    module = _module(options)
+    observation, action = _spaces(env_id)
+    key = options.signing_key
+    return publish_policy(module, observation, action, store, env_id=env_id, aot=options.aot, signing_key=key)
+
+
+def _export_module(options: ExportOptions) -> None:
+    directory = _required(options.directory, "--directory DIR, where the module goes")
+
+    from learner.export.export_methods import EXPORT_METHODS
+    from learner.export.module_source import example_arguments
+    from learner.export.policy_export import export_module
+
+    how = next((method for method in EXPORT_METHODS if method == options.how), None)
+    if how is None and options.how is not None:
+        raise ConfigurationError(f"--how: expected one of {', '.join(EXPORT_METHODS)}; found {options.how!r}")
+    example = example_arguments(options.example)
+    key = options.signing_key
+    print(export_module(_module(options), example, directory, how=how, aot=options.aot, signing_key=key))
+
+
+def _module(options: ExportOptions) -> "nn.Module":
+    if options.module is None:
+        from learner.export.pickled_module import load_pickled_module
+
+        weights = _required(options.weights, "--module pkg.mod:Class, or --weights FILE with a module saved whole")
+        return load_pickled_module(weights, trust_pickle=options.trust_pickle)
+
+    from learner.export.module_source import build_module
+
+    try:
+        arguments = json.loads(options.arguments)
+    except ValueError as error:
+        raise ConfigurationError(f"--arguments: expected JSON, found {options.arguments!r}: {error}") from error
+    if not isinstance(arguments, dict):
+        raise ConfigurationError(f"--arguments: expected a JSON object, found {options.arguments!r}")
+    return build_module(options.module, arguments, options.weights)
+
+
+def _spaces(env_id: str) -> tuple[Any, Any]:
+    """An environment's observation and action space. Raises ConfigurationError for one that cannot be made."""
+    import gymnasium
+
+    from shared.run.environment_description import creation_of, find_environment
+
+    find_environment(env_id)
+    with creation_of(env_id):
+        env = gymnasium.make(env_id)
+        env.close()
+    return env.observation_space, env.action_space
+
+
+def _required(value: _Value | None, what: str) -> _Value:
+    if value is None:
+        raise ConfigurationError(f"expected {what}")
+    return value
+
+
+def command(arguments: Sequence[str]) -> int:
+    """Run the command with ``arguments`` and return its exit code."""
+    return run_command(COMMAND, ExportOptions, main, arguments)

@@ -1,0 +1,252 @@
+"""``python scripts/inspect_policy.py VERSION_DIR``: what a policy version is, and whether it verifies."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from actor.acting.module_call import ModuleVerifier
+from actor.verification.probe_verifier import ProbeVerifier, check_signature
+from actor.versions.staleness import describe_age
+from shared.engines.engine import Engine, EngineKind
+from shared.engines.load import Read, load_program
+from shared.errors import ConfigurationError, HotswapError, PolicyLoadError, ProgramUnsupported, VersionNotFound
+from shared.policy.manifest import Manifest
+from shared.policy.module_signature import ModuleSignature
+from shared.policy.probe import compare, decode_probe
+from shared.policy.signing import PublicKey, public_keys_of
+from shared.policy.weights import decode_weights
+from shared.process.command_line import run_command
+from shared.process.log import set_up_logging
+from shared.store.authenticity import Authenticity
+from shared.store.local_quarantine import LocalQuarantine
+from shared.store.policy_store import VersionFiles, open_version_directory
+from shared.store.quarantine_advice import QUARANTINE_DIRECTORY, QuarantineAdvice
+
+COMMAND = "rl-hotswap inspect"
+
+VERIFIES = 0
+FAILS = 1
+
+_BATCH_SIZES = (1, 3, 64)
+_FILE_WIDTH = 140
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectOptions:
+    """Say what a policy version is, and verify it as an actor would: every digest, every engine against the probe.
+
+    Exit code 0: it verifies. 1: it does not. 2: there is no such directory.
+    """
+
+    version_dir: Annotated[Path, tyro.conf.Positional]
+    """Directory of one version, such as runs/…/policies/v000042."""
+    public_key: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="KEY")] = ()
+    """Verify, too, that it was signed with this key: its file, or ed25519:HEX. May be repeated."""
+    trust_native: bool = False
+    """Run native code (policy.pt2) too: only where you trust who published it."""
+    trust_module: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Import the policy's class from this module or those below it, and run it too. May be repeated."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was verified; ``error`` is None where it holds."""
+
+    what: str
+    found: str
+    error: str | None = None
+
+
+def main(options: InspectOptions) -> int:
+    """Print everything; 0 where the version verifies, else 1. Raises ConfigurationError where there is no directory."""
+    set_up_logging("inspect", None, terminal_level="WARNING")
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=_FILE_WIDTH)
+    keys = public_keys_of(options.public_key)
+    if not options.version_dir.is_dir():
+        raise ConfigurationError(f"there is no directory {options.version_dir}; expected that of a policy version")
+    try:
+        files = open_version_directory(options.version_dir)
+    except (PolicyLoadError, VersionNotFound) as error:
+        console.print(f"does not verify: {error}", style="red", markup=False, soft_wrap=True)
+        return FAILS
+    for table in _describe(files.manifest):
+        console.print(table)
+    checks = [_check("signed", partial(_read_signer, files, keys))]
+    checks += verify(files, trust_native=options.trust_native, trusted_modules=options.trust_module)
+    advice = quarantine_advice(options.version_dir, files.manifest.digest)
+    if advice is not None:
+        console.print(_advice(advice))
+    console.print(_verdicts(checks))
+    failed = [check for check in checks if check.error is not None]
+    if failed:
+        reason = f"{failed[0].what}: {failed[0].error}"
+        console.print(f"does not verify: {reason}", style="red", markup=False, soft_wrap=True)
+        return FAILS
+    console.print("verifies", style="green")
+    return VERIFIES
+
+
+def verify(
+    files: VersionFiles, *, trust_native: bool = False, trusted_modules: tuple[str, ...] = ()
+) -> Iterator[Check]:
+    """Everything that an actor would refuse the version for, each with what was found.
+
+    Programs that need a permission are run only with it.
+    """
+    manifest = files.manifest
+    yield _check("signature", partial(_read_signature, manifest))
+    for name in sorted(manifest.files):
+        yield _check(name, partial(_read_file, files, name))
+    yield _check("weights", partial(_read_weights, files))
+    for program in manifest.programs:
+        kind: EngineKind = "eager" if program.kind == "importable" else program.kind
+        if kind == "aot" and not trust_native:
+            yield Check("aot program", "not run: it is native code, which --trust-native would allow")
+        elif kind == "eager" and not trusted_modules:
+            yield Check("importable program", "not run: it would import code, which --trust-module would allow")
+        else:
+            load = partial(load_program, kind, trust_native=trust_native, trusted_modules=trusted_modules)
+            yield _check(f"{program.kind} program", partial(_run_program, files, load))
+        if program.kind == "onnx":
+            yield _check("the same by LLVM", partial(_compile_program, files))
+
+
+def _check(what: str, attempt: Callable[[], str]) -> Check:
+    try:
+        return Check(what, attempt())
+    except HotswapError as error:
+        return Check(what, "", f"{type(error).__name__}: {error}")
+
+
+def _read_signer(files: VersionFiles, keys: Sequence[PublicKey]) -> str:
+    if keys:
+        return f"by {Authenticity(keys).signer(files)}"
+    return "no" if files.read_signature() is None else "by a key that --public-key would check"
+
+
+def _read_signature(manifest: Manifest) -> str:
+    if isinstance(manifest.module, ModuleSignature):
+        return f"a module and no policy: {len(manifest.module.inputs)} inputs, {len(manifest.module.outputs)} outputs"
+    check_signature(manifest.signature)
+    return f"{len(manifest.signature.inputs)} inputs, {len(manifest.signature.outputs)} outputs"
+
+
+def _read_file(files: VersionFiles, name: str) -> str:
+    data = files.read(name)
+    return f"{len(data):,} bytes, SHA-256 {files.manifest.files[name].sha256[:12]}…"
+
+
+def _read_weights(files: VersionFiles) -> str:
+    weights = decode_weights(files.read(files.manifest.weights))
+    return f"{len(weights)} tensors, {sum(array.size for array in weights.values()):,} finite numbers"
+
+
+def _run_program(files: VersionFiles, load: Callable[[Read, Manifest], Engine]) -> str:
+    manifest = files.manifest
+    if isinstance(manifest.module, ModuleSignature):
+        ModuleVerifier(files, manifest.module).verify(load(files.read, manifest))
+        return "equals the probe"
+    probe = decode_probe(files.read(manifest.probe.file), manifest.signature)
+    engine = load(files.read, manifest)
+    for batch_size in _BATCH_SIZES:
+        ProbeVerifier(manifest, probe, batch_size).check(engine.run)
+    tolerance = manifest.probe
+    largest = compare(probe.outputs, engine.run(probe.inputs), manifest.signature, tolerance.atol, tolerance.rtol)
+    return f"equals the probe to {largest:.1e}, at batch sizes {', '.join(map(str, _BATCH_SIZES))} too"
+
+
+def _compile_program(files: VersionFiles) -> str:
+    try:
+        return _run_program(files, partial(load_program, "llvm"))
+    except ProgramUnsupported as error:
+        return f"not of its kind ({error}): ONNX Runtime runs it"
+
+
+def _describe(manifest: Manifest) -> Iterator[Table]:
+    training = manifest.training
+    created = datetime.fromtimestamp(manifest.created_unix_s, UTC).isoformat(sep=" ", timespec="seconds")
+    mean_return = "no episode had ended" if training.mean_return is None else f"{training.mean_return:.1f}"
+    yield _table(
+        "Version",
+        ("", ""),
+        [
+            ("version", str(manifest.version)),
+            ("environment", manifest.env_id or "not said"),
+            ("run", manifest.run_id),
+            ("created", f"{created}, {describe_age(time.time() - manifest.created_unix_s)} ago"),
+            *([("content", f"that of version {manifest.restores}")] if isinstance(manifest.restores, int) else []),
+            ("digest", manifest.digest),
+            ("update", f"{training.update:,}"),
+            ("environment steps", f"{training.env_steps:,}"),
+            ("training time", f"{training.train_s:.1f} s"),
+            ("mean return", mean_return),
+        ],
+    )
+    signature = manifest.module if isinstance(manifest.module, ModuleSignature) else manifest.signature
+    without = "None is the batch" if signature is manifest.module else "without the batch dimension, which comes first"
+    rows = [("input", spec) for spec in signature.inputs] + [("output", spec) for spec in signature.outputs]
+    yield _table(
+        f"Signature (shapes: {without})",
+        ("", "name", "dtype", "shape"),
+        [(way, spec.name, spec.dtype, str(spec.shape)) for way, spec in rows],
+    )
+    yield _table(
+        "Programs",
+        ("kind", "file", "digest without weights"),
+        [(program.kind, program.file, program.program_digest[:12] + "…") for program in manifest.programs],
+    )
+    if manifest.export:
+        yield _table(
+            "Export",
+            ("method", "taken", "largest difference", "what it said"),
+            [
+                (
+                    report.method,
+                    "yes" if report.taken else "no",
+                    "" if report.largest_difference is None else f"{report.largest_difference:.1e}",
+                    report.error or "",
+                )
+                for report in manifest.export
+            ],
+        )
+
+
+def quarantine_advice(version_dir: Path, digest: str) -> QuarantineAdvice | None:
+    """What an actor reported of this digest in the store that ``version_dir`` lies in. Raises StoreUnavailable."""
+    return LocalQuarantine(version_dir.resolve().parent / QUARANTINE_DIRECTORY).advice(digest)
+
+
+def _advice(advice: QuarantineAdvice) -> Table:
+    when = datetime.fromtimestamp(advice.created_unix_s, UTC).isoformat(sep=" ", timespec="seconds")
+    rows = [("who", advice.by), ("when", when), ("why", advice.reason)]
+    return _table("Quarantine advice in the store: an actor refused these bytes", ("", ""), rows)
+
+
+def _verdicts(checks: list[Check]) -> Table:
+    rows = [(check.what, "yes" if check.error is None else "NO", check.error or check.found) for check in checks]
+    return _table("Verification", ("", "holds", "found"), rows)
+
+
+def _table(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", show_header=any(columns))
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*map(escape, row))
+    return table
+
+
+def command(arguments: Sequence[str]) -> int:
+    """Run the command with ``arguments`` and return its exit code."""
+    return run_command(COMMAND, InspectOptions, main, arguments)

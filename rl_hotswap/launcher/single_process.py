@@ -1,0 +1,87 @@
+"""Training with ``--actors 0``: one process acts and learns by turns, so that the same seed gives the same weights.
+
+It is the same learner loop, the same worker and the same agent as in a cluster, through the same store: only the
+rollouts travel by function call, and every version is published and adopted on the spot.
+"""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import sys
+from collections.abc import Callable
+from functools import partial
+
+from actor.agent import Agent
+from actor.environments.environment_creation import make_environments
+from actor.rollouts.rollout_worker import RolloutWorker
+from learner.run import run_training
+from learner.training.outcome import Outcome
+from learner.training.training import Acting, train
+from rl_hotswap.launcher.single_process_options import SingleProcessRun
+from shared.policy.signing import public_keys_of
+from shared.process.command_line import run_command
+from shared.rollouts.rollout import Rollout, RolloutLayout
+from shared.run.run_config import RunConfig
+from shared.run.run_directory import RunDirectory
+from shared.store.policy_store import LocalPolicyStore
+from shared.transport.in_process import InProcessReceiver, InProcessSender
+
+_ACTOR_ID = "actor-0"
+
+
+class WorkerDrivenReceiver(InProcessReceiver):
+    """The learner's end of an in-process transport: whenever the learner asks for a rollout, the worker acts one."""
+
+    worker: RolloutWorker
+
+    def receive(self, timeout_s: float, *, hold_credit: bool = False) -> Rollout | None:  # noqa: ARG002  nor waits
+        """The next rollout, acted now; never waited for."""
+        rollout = self.worker.collect()
+        if rollout is not None:
+            self.worker.send(rollout)
+        return super().receive(0.0, hold_credit=hold_credit)
+
+
+def main(options: SingleProcessRun) -> int:
+    """Train until the target, a limit or a signal. Returns the outcome's exit code."""
+    return run_training(options, partial(train_in_one_process, options))
+
+
+def train_in_one_process(options: SingleProcessRun, run: RunDirectory, stop_requested: Callable[[], bool]) -> Outcome:
+    """Run a whole training here. Raises what ``learner.training.training.train`` raises."""
+
+    def connect(config: RunConfig, layout: RolloutLayout) -> Acting:
+        receiver = WorkerDrivenReceiver(layout, config.run_id)
+        agent = Agent(
+            LocalPolicyStore(run.policies),
+            num_envs=options.envs_per_actor,
+            engine=options.engine,
+            trusted_modules=options.trusted_modules,
+            trust_native=options.trust_native,
+            seed=options.seed,
+            synchronous=True,
+            public_keys=public_keys_of(config.policy_public_key),
+            run_id=config.run_id,
+        )
+        receiver.worker = RolloutWorker(
+            agent,
+            make_environments(
+                options.env,
+                options.envs_per_actor,
+                vector=options.vector,
+                env_kwargs=options.environment_kwargs(),
+            ),
+            layout,
+            run_id=config.run_id,
+            actor_id=_ACTOR_ID,
+            seed=options.seed,
+            sender=InProcessSender(receiver, _ACTOR_ID, window=1),
+        )
+        return Acting(receiver, synchronous=True, begin_epoch=receiver.worker.begin_epoch)
+
+    return train(options, run, connect, stop_requested)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command("python -m rl_hotswap.launcher.single_process", SingleProcessRun, main))

@@ -1,0 +1,182 @@
+"""Whether any action was torn or stamped with another version: each is derived again from what its rollout says.
+
+A rollout's header names the content that acted (digest) and the noise (seed and offset). Out of these and of the
+recorded observations the actions and log-probabilities are computed again, in numpy: no engine and no exported
+program takes part in it.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+import numpy as np
+from rich.console import Console
+
+from actor.agent import Agent
+from actor.environments.environment_creation import make_environments
+from actor.rollouts.rollout_worker import RolloutWorker
+from scripts.benchmarks.helper_process import HelperProcess, serve
+from scripts.benchmarks.prepared_versions import ENV_ID, PreparedVersion, prepare_versions, read_prepared_versions
+from scripts.benchmarks.publishing_process import start_publisher
+from scripts.benchmarks.result import Result
+from shared.policy.noise import NoiseStream
+from shared.policy.weights import decode_weights
+from shared.process.log import set_up_logging
+from shared.rollouts.rollout import Rollout, RolloutLayout
+from shared.store.policy_store import LocalPolicyStore
+
+ADOPTIONS_PER_S = 50.0
+TOLERANCE = 1e-4
+"""Of a log-probability, and of the lead by which one action is chosen: float32 computed in another order."""
+
+_NUM_ENVS = 64
+_LENGTH = 16
+_VERSIONS = 32
+_CHANGE = 0.5  # no two of them give the same log-probabilities
+_ROLLOUTS_AT_ONCE = 256
+
+Weights = Mapping[str, np.ndarray]
+
+
+class Derivation(NamedTuple):
+    """What came of deriving actions again.
+
+    ``wrong``: action or log-probability is not that of the stamped digest. ``undecided``: the best two actions lie
+    within rounding of each other, so that either may be taken; its log-probability was compared all the same.
+    """
+
+    transitions: int
+    wrong: int
+    undecided: int
+    largest_difference: float
+
+    def plus(self, other: "Derivation") -> "Derivation":
+        """Both together."""
+        return Derivation(
+            self.transitions + other.transitions,
+            self.wrong + other.wrong,
+            self.undecided + other.undecided,
+            max(self.largest_difference, other.largest_difference),
+        )
+
+
+def derive(rollouts: Sequence[Rollout], weights: Mapping[str, Weights], noise: Mapping[int, NoiseStream]) -> Derivation:
+    """Derive the actions of ``rollouts`` again. ``weights`` by digest; a digest that is not there is wrong throughout.
+
+    ``noise``: a stream for each seed that a header names.
+    """
+    total = Derivation(0, 0, 0, 0.0)
+    for digest in {rollout.header.digest for rollout in rollouts}:
+        own = [rollout for rollout in rollouts if rollout.header.digest == digest]
+        observation = np.concatenate([rollout.observation[0][:-1].reshape(-1, 4) for rollout in own])
+        action = np.concatenate([rollout.action.ravel() for rollout in own])
+        log_prob = np.concatenate([rollout.behaviour_log_prob.ravel() for rollout in own])
+        if digest not in weights:
+            total = total.plus(Derivation(len(action), len(action), 0, 0.0))
+            continue
+        drawn = np.concatenate([_noise_of(rollout, noise[rollout.header.noise_seed]) for rollout in own])
+        total = total.plus(_derive(observation, action, log_prob, drawn, weights[digest]))
+    return total
+
+
+def _noise_of(rollout: Rollout, stream: NoiseStream) -> np.ndarray:
+    """[T * B, actions]"""
+    return np.concatenate([stream.at(rollout.header.noise_offset + t) for t in range(rollout.length)])
+
+
+def _derive(
+    observation: np.ndarray, action: np.ndarray, log_prob: np.ndarray, noise: np.ndarray, weights: Weights
+) -> Derivation:
+    log_probs = _log_probs(observation, weights)
+    scores = log_probs + noise
+    rows = np.arange(len(action))
+    lead = scores.max(axis=1) - scores[rows, action]
+    best_two = np.sort(scores, axis=1)[:, -2:]
+    is_undecided = best_two[:, 1] - best_two[:, 0] < TOLERANCE
+    difference = np.abs(log_probs[rows, action] - log_prob)
+    allowed = TOLERANCE * (1 + np.abs(log_prob))
+    is_wrong = (lead >= TOLERANCE) | ~(difference <= allowed)
+    return Derivation(len(action), int(is_wrong.sum()), int(is_undecided.sum()), float(difference.max(initial=0.0)))
+
+
+def _log_probs(observation: np.ndarray, weights: Weights) -> np.ndarray:
+    """Log-probabilities [N, actions] of two hidden layers of tanh."""
+    hidden = observation
+    for layer in (0, 2):
+        hidden = np.tanh(hidden @ weights[f"core.policy.{layer}.weight"].T + weights[f"core.policy.{layer}.bias"])
+    logits = hidden @ weights["core.policy.4.weight"].T + weights["core.policy.4.bias"]
+    logits -= logits.max(axis=1, keepdims=True)
+    return np.asarray(logits - np.log(np.exp(logits).sum(axis=1, keepdims=True)))
+
+
+class CheckedActor:
+    """Acts in a batch of CartPoles, records rollouts as an actor does, and derives all of them again."""
+
+    def __init__(self, store: Path, prepared: Path) -> None:
+        versions = read_prepared_versions(prepared)
+        self._weights = {version.manifest.digest: weights_of(version) for version in versions}
+        self._agent = Agent(LocalPolicyStore(store), num_envs=_NUM_ENVS, name="checked")
+        self._noise = NoiseStream(versions[0].manifest.signature.action, _NUM_ENVS, self._agent.noise_seed)
+        self._worker = RolloutWorker(
+            self._agent,
+            make_environments(ENV_ID, _NUM_ENVS),
+            RolloutLayout(versions[0].manifest.signature, _LENGTH),
+            run_id="benchmark",
+            actor_id="checked",
+            seed=0,
+        )
+
+    def act_and_derive(self) -> tuple[Derivation, int]:
+        """A stretch of acting, and what came of deriving it again; the adoptions in it."""
+        before = self._agent.adoptions
+        rollouts = [rollout for _ in range(_ROLLOUTS_AT_ONCE) if (rollout := self._worker.collect()) is not None]
+        noise = {self._agent.noise_seed: self._noise}
+        return derive(rollouts, self._weights, noise), self._agent.adoptions - before
+
+
+def weights_of(version: PreparedVersion) -> Weights:
+    """As the engines get them."""
+    return decode_weights(version.files[version.manifest.weights])
+
+
+def run_checked_actor(connection: Connection, store: Path, prepared: Path, logs: Path) -> None:
+    """What the acting process does."""
+    set_up_logging("actor-0", logs, terminal_level="ERROR")
+    serve(connection, CheckedActor(store, prepared))
+
+
+def measure_action_integrity(transitions: int, console: Console, *, budget_s: float) -> list[Result]:
+    """Count the actions that are not those of their stamped digest, in that many transitions or for ``budget_s``."""
+    with TemporaryDirectory(prefix="rl-hotswap-benchmark-") as directory:
+        prepared, store, logs = (Path(directory) / name for name in ("prepared", "store", "logs"))
+        prepare_versions(prepared, versions=_VERSIONS, change=_CHANGE)
+        with (
+            start_publisher(prepared, store) as publisher,
+            HelperProcess(run_checked_actor, store, prepared, logs) as actor,
+        ):
+            publisher.call("begin", ADOPTIONS_PER_S)
+            found, adoptions, said = Derivation(0, 0, 0, 0.0), 0, 0
+            deadline_s = time.monotonic() + budget_s
+            while found.transitions < transitions and time.monotonic() < deadline_s:
+                more, adopted = actor.call("act_and_derive")
+                found, adoptions = found.plus(more), adoptions + adopted
+                if (tenths := 10 * found.transitions // transitions) > said:
+                    said = tenths
+                    console.print(
+                        f"  {found.transitions:,}, {found.wrong} wrong, {adoptions:,} adoptions", highlight=False
+                    )
+            publisher.call("end")
+    how = (
+        f"{found.transitions:,} transitions of {_NUM_ENVS} CartPoles under {adoptions:,} adoptions, "
+        f"{ADOPTIONS_PER_S:g} versions a second; action and log-probability computed again in numpy, "
+        f"within {TOLERANCE:g}; {found.undecided:,} actions led by less, and their log-probabilities were compared; "
+        f"largest difference {found.largest_difference:.2g}"
+    )
+    return [
+        Result.of("torn or mis-stamped actions", [found.wrong], "actions", how, at_most=0.0),
+        Result.of("transitions derived again", [found.transitions], "transitions", how, at_least=transitions),
+        Result.of("adoptions meanwhile", [adoptions], "adoptions", how),
+    ]

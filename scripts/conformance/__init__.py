@@ -1,0 +1,1 @@
+"""Measurements of how much exports and how well engines agree, as commands."""

@@ -1,0 +1,157 @@
+"""``python scripts/conformance/engine_agreement.py``: how far each engine is from eager, on a nested policy that remembers."""
+
+import hashlib
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import get_args
+
+import numpy as np
+import torch
+from gymnasium import spaces
+
+from learner.export.policy_export import WEIGHTS_FILE, PolicyExporter
+from learner.networks.acting_policy import CLASS_PATH, ActingPolicy
+from learner.ppo.learner_config import NetworkConfig
+from shared.engines.engine import Engine, EngineKind
+from shared.engines.importable import ImportablePolicy
+from shared.engines.load import load_program
+from shared.policy.manifest import FileEntry, Manifest
+from shared.policy.probe import make_inputs
+from shared.policy.signature import PolicySignature
+from shared.policy.spaces import action_spec, observation_leaves
+
+ATOL = RTOL = 1e-5
+BATCH_SIZES = (1, 3, 64)
+STEPS = 8
+
+OBSERVATION = spaces.Dict(
+    {
+        "camera": spaces.Box(0, 255, (12, 12, 3), np.uint8),
+        "speed": spaces.Box(-1, 1, (3,), np.float32),
+        "arm": spaces.Tuple((spaces.Box(-np.inf, np.inf, (2, 2), np.float32), spaces.Discrete(4))),
+    }
+)
+ACTION = spaces.Discrete(6, start=2)
+NETWORK = NetworkConfig("lstm", (32,), 16, normalize_observations=True)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Of one engine from eager, over all outputs, steps and batch sizes.
+
+    ``largest_difference`` is of any float; ``of_allowed`` is the largest share of ``1e-5 + 1e-5 * |x|`` that one takes.
+    ``is_equal`` says that all which is no float, the action among it, is the same.
+    """
+
+    kind: EngineKind
+    largest_difference: float
+    of_allowed: float
+    is_equal: bool
+
+
+def measure() -> list[Agreement]:
+    """Export, load the five engines that run images, and let each act on with its own state.
+
+    Takes a minute, most of it compiling.
+    """
+    policy = _policy()
+    importable = ImportablePolicy(CLASS_PATH, policy.arguments)
+    engines = _engines(PolicyExporter(policy, policy.signature, importable=importable, aot=True), policy)
+    found: dict[EngineKind, list[Agreement]] = {kind: [] for kind in engines if kind != "eager"}
+    for batch_size in BATCH_SIZES:
+        states = {kind: [np.zeros((batch_size, *s.shape), s.dtype) for s in policy.signature.state] for kind in engines}
+        for step in range(STEPS):
+            outputs = _step(engines, states, policy.signature, make_inputs(policy.signature, batch_size, seed=step))
+            for kind, agreements in found.items():
+                agreements.append(_agreement(kind, outputs["eager"], outputs[kind]))
+    return [_worst(kind, agreements) for kind, agreements in found.items()]
+
+
+def _policy() -> ActingPolicy:
+    """Fresh weights, moved: an untrained policy's actions are nearly all as likely, and hardly differ."""
+    torch.manual_seed(0)
+    policy = ActingPolicy(observation_leaves(OBSERVATION), action_spec(ACTION), NETWORK, masked=True)
+    with torch.no_grad():
+        for tensor in filter(torch.is_floating_point, (*policy.parameters(), *policy.buffers())):
+            tensor.add_(torch.randn(tensor.shape), alpha=0.1)
+    return policy
+
+
+def _engines(exporter: PolicyExporter, policy: ActingPolicy) -> dict[EngineKind, Engine]:
+    files, programs, probe = exporter.files(policy.state_dict())
+    manifest = Manifest(
+        version=0,
+        run_id="agreement",
+        env_id=None,
+        created_unix_s=time.time(),
+        signature=exporter.signature,
+        programs=programs,
+        files={name: FileEntry(hashlib.sha256(data).hexdigest(), len(data)) for name, data in files.items()},
+        weights=WEIGHTS_FILE,
+        probe=probe,
+    )
+    trusted = (CLASS_PATH.partition(":")[0],)
+    return {
+        kind: load_program(kind, files.__getitem__, manifest, trust_native=True, trusted_modules=trusted)
+        for kind in get_args(EngineKind)
+        if kind != "llvm"  # which runs no images
+    }
+
+
+def _step(
+    engines: Mapping[EngineKind, Engine],
+    states: dict[EngineKind, list[np.ndarray]],
+    signature: PolicySignature,
+    inputs: list[np.ndarray],
+) -> dict[EngineKind, list[np.ndarray]]:
+    """The same inputs to all, each with the state that it returned last: what comes out as state goes in again."""
+    first = next(i for i, spec in enumerate(signature.inputs) if spec.role == "state")
+    n_states = len(signature.state)
+    outputs = {}
+    for kind, engine in engines.items():
+        inputs[first : first + n_states] = states[kind]
+        outputs[kind] = engine.run(inputs)
+        states[kind] = outputs[kind][-n_states:]
+    return outputs
+
+
+def _agreement(kind: EngineKind, expected: Sequence[np.ndarray], found: Sequence[np.ndarray]) -> Agreement:
+    largest = of_allowed = 0.0
+    is_equal = True
+    for wanted, got in zip(expected, found, strict=True):
+        if wanted.dtype.kind != "f":
+            is_equal &= np.array_equal(wanted, got)
+            continue
+        difference = np.abs(np.subtract(got, wanted, dtype=np.float64))
+        largest = max(largest, float(difference.max()))
+        of_allowed = max(of_allowed, float((difference / (ATOL + RTOL * np.abs(wanted))).max()))
+    return Agreement(kind, largest, of_allowed, is_equal)
+
+
+def _worst(kind: EngineKind, agreements: Sequence[Agreement]) -> Agreement:
+    return Agreement(
+        kind,
+        max(agreement.largest_difference for agreement in agreements),
+        max(agreement.of_allowed for agreement in agreements),
+        all(agreement.is_equal for agreement in agreements),
+    )
+
+
+def main() -> int:
+    """Print one line for each engine; 1 where one does not agree."""
+    warnings.simplefilter("ignore")
+    agreements = measure()
+    for found in agreements:
+        actions = "the same actions" if found.is_equal else "OTHER ACTIONS"
+        print(
+            f"{found.kind}: at most {found.largest_difference:.1e} from eager, {found.of_allowed:.1%} of "
+            f"{ATOL:g} + {RTOL:g} * |x|, {actions}"
+        )
+    print(f"over {STEPS} steps at batch sizes {', '.join(map(str, BATCH_SIZES))}")
+    return 0 if all(found.is_equal and found.of_allowed <= 1 for found in agreements) else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

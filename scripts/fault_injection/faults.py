@@ -1,0 +1,338 @@
+"""What chaos does to a training and its actors: each fault is drawn at random, and undone after a while if it can be."""
+
+import os
+import secrets
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+import numpy as np
+import psutil  # type: ignore[import-untyped]
+
+from rl_hotswap.cli.rollback import roll_back
+from scripts.fault_injection.corrupted_versions import SPOILS, edit_manifest, flip, sign_as_it_lies, truncate
+from scripts.fault_injection.garbage_client import flood
+from scripts.fault_injection.invalid_rollouts import INVALID
+from scripts.fault_injection.processes import signal_now
+from scripts.fault_injection.published import highest_number
+from scripts.fault_injection.run_state import ACTORS, INFERENCE_ACTORS, RunState
+from scripts.fault_injection.test_environment import bind_read_only, unmount
+from shared.errors import HotswapError
+from shared.policy.manifest import MANIFEST_NAME
+from shared.policy.signing import SigningKey
+from shared.store.authenticity import Authenticity
+from shared.store.pending_version import PENDING_DIRECTORY, TEMPORARY_PREFIX
+from shared.store.policy_store import LocalPolicyStore, version_name
+from shared.store.used_numbers import UsedNumbers
+
+_KILLS_WITHOUT_PROGRESS = 3
+_ABANDONED_AGE_S = 3600.0
+_CLAIMS = 20
+_KILL_BEFORE_IT_ACTS = 0.2
+_SIGN_SPOILT = 0.5
+
+
+@dataclass
+class _Undo:
+    at_s: float
+    what: str
+    action: Callable[[], None]
+    storage: bool
+    disturbs_learner: bool
+
+
+class Faults:
+    """``do_one`` does one of those that are possible now; ``undo`` those whose time has come."""
+
+    def __init__(self, state: RunState, generator: np.random.Generator, key: SigningKey | None) -> None:
+        """``key`` is what the training signs its versions with, if it does."""
+        self._state = state
+        self._key = key
+        self._generator = generator
+        self._undo: list[_Undo] = []
+        self._learner_kills = 0
+        self._updates_at_kill = -1
+        self._kinds: dict[Callable[[], bool], float] = {
+            self._kill_learner: 6,
+            self._kill_training_actor: 7,
+            self._kill_inference_actor: 8,
+            self._kill_supervisor: 4,
+            self._stop_one: 7,
+            self._publish_corrupted: 7,
+            self._break_checkpoint: 2,
+            self._move_store_away: 1.5,
+            self._fill_disk: 1.5,
+            self._make_store_read_only: 1.5,
+            self._flood: 2,
+            self._send_invalid: 2,
+            self._roll_back: 1.5,
+            self._abandon_write: 1.5,
+        }
+
+    def do_one(self) -> None:
+        """One that is possible, by its weight."""
+        kinds, weights = list(self._kinds), np.array(list(self._kinds.values()))
+        for kind in self._generator.choice(np.array(kinds), len(kinds), replace=False, p=weights / weights.sum()):
+            if kind():
+                return
+
+    def undo(self, *, all_of_them: bool = False) -> None:
+        """Undo what was done long enough."""
+        now_s = time.monotonic()
+        due = [undo for undo in self._undo if all_of_them or now_s >= undo.at_s]
+        self._undo = [undo for undo in self._undo if undo not in due]
+        for undo in due:
+            undo.action()
+            if undo.disturbs_learner:
+                self._state.lost_work.ends()
+            self._state.invariants.say(undo.what)
+
+    def _later(
+        self, seconds: float, what: str, action: Callable[[], None], *, storage: bool = False, disturbs: bool = True
+    ) -> None:
+        """Until then ``storage`` is ill, or somebody is stopped; ``disturbs``: the learner, perhaps."""
+        if disturbs:
+            self._state.lost_work.begins()
+        self._undo.append(_Undo(time.monotonic() + seconds, what, action, storage, disturbs))
+
+    def _storage_is_well(self) -> bool:
+        return not any(undo.storage for undo in self._undo)
+
+    def _one_of(self, names: tuple[str, ...]) -> str:
+        return str(self._generator.choice(np.array(names)))
+
+    def _between(self, low_s: float, high_s: float) -> float:
+        return float(self._generator.uniform(low_s, high_s))
+
+    def _kill(self, name: str) -> bool:
+        process = self._state.find(name)
+        if process is None or not signal_now(process, signal.SIGKILL):
+            return False
+        self._state.invariants.did(f"kill -9 {name}", f"(process {process.pid})")
+        return True
+
+    def _kill_training_actor(self) -> bool:
+        return self._kill(self._one_of(ACTORS))
+
+    def _kill_inference_actor(self) -> bool:
+        """Mostly one that acts already: how soon it does is measured."""
+        acting = tuple(name for name in INFERENCE_ACTORS if self._state.inference[name].first_acts_s is not None)
+        any_of_them = not acting or self._generator.random() < _KILL_BEFORE_IT_ACTS
+        actor = self._state.inference[self._one_of(INFERENCE_ACTORS if any_of_them else acting)]
+        if not self._kill(actor.name):
+            return False
+        actor.process.wait()
+        self._state.restart(actor, measured=self._storage_is_well())
+        return True
+
+    def _kill_learner(self) -> bool:
+        """Not over and over without letting it learn anything in between: that is a death loop, and rightly ended."""
+        process = self._state.find("learner")
+        if process is None or not self._may_kill_learner() or not self._kill("learner"):
+            return False
+        _wait_for_end(process)
+        self._state.learner_is_dead()
+        self._state.expect_resume()
+        return True
+
+    def _may_kill_learner(self) -> bool:
+        updates = self._state.whole_updates()
+        if updates > self._updates_at_kill:
+            self._learner_kills = 0
+        if self._learner_kills >= _KILLS_WITHOUT_PROGRESS:
+            return False
+        self._updates_at_kill = updates
+        self._learner_kills += 1
+        return True
+
+    def _kill_supervisor(self) -> bool:
+        """Everything of its must be gone soon. Whoever goes on with a training needs a disk to do that."""
+        if not self._storage_is_well() or not self._may_kill_learner():
+            return False
+        descendants = self._state.training.descendants()
+        if not self._kill("supervisor"):
+            return False
+        self._state.training.process.wait()
+        self._state.all_gone(descendants)
+        self._state.learner_is_dead()
+        self._state.expect_resume()
+        self._state.training.resume()
+        self._state.invariants.say("train.py --resume")
+        return True
+
+    def _stop_one(self) -> bool:
+        name = self._one_of(("supervisor", "learner", *ACTORS, *INFERENCE_ACTORS))
+        process = self._state.find(name)
+        if process is None or not signal_now(process, signal.SIGSTOP):
+            return False
+        seconds = self._between(0.2, 6.0)
+        self._state.stopped[process.pid] = name
+        if name in INFERENCE_ACTORS:
+            self._state.inference[name].disturbed = True
+
+        def go_on() -> None:
+            signal_now(process, signal.SIGCONT)
+            self._state.stopped.pop(process.pid, None)
+            if name in INFERENCE_ACTORS:
+                self._state.inference[name].grown_s = time.monotonic()
+
+        self._later(seconds, f"SIGCONT {name}", go_on, disturbs=name not in INFERENCE_ACTORS)
+        self._state.invariants.did(f"SIGSTOP {name}", f"for {seconds:.1f} s")
+        return True
+
+    def _publish_corrupted(self) -> bool:
+        store = self._state.run.policies
+        if not self._storage_is_well():
+            return False
+        kind = self._one_of(tuple(SPOILS))
+        staged = self._state.run.path / f"staged-{secrets.token_hex(4)}"
+        try:
+            for _ in range(_CLAIMS):
+                number = max(highest_number(store), UsedNumbers(self._state.run.numbers).highest()) + 1
+                real = max(
+                    number for number in self._state.published.digests if (store / version_name(number)).is_dir()
+                )
+                shutil.copytree(store / version_name(real), staged)
+                edit_manifest(staged, lambda manifest, number=number: manifest.update(version=number))  # type: ignore[misc]
+                SPOILS[kind](staged)
+                signed = self._key is not None and self._generator.random() < _SIGN_SPOILT
+                if signed and self._key is not None:
+                    sign_as_it_lies(staged, self._key)
+                if self._state.published.commit_corrupted(store, staged, number, kind):
+                    self._state.invariants.did("a corrupted version", f"{number}: {kind}{', signed' if signed else ''}")
+                    return True
+                shutil.rmtree(staged)
+        except (OSError, ValueError):  # swept while it was copied, or nothing is left to be copied
+            pass
+        finally:
+            shutil.rmtree(staged, ignore_errors=True)
+        return False
+
+    def _break_checkpoint(self) -> bool:
+        """The newest one, behind the back of a learner that was killed: its successor has to take the one before."""
+        process = self._state.find("learner")
+        if process is None or len(self._state.checkpoints()) < 2 or not self._may_kill_learner():
+            return False
+        if not self._kill("learner"):
+            return False
+        _wait_for_end(process)
+        self._state.learner_is_dead()
+        self._state.lost_work.spoiled()
+        *_, before, newest = self._state.checkpoints()
+        how = truncate if self._generator.random() < 0.5 else lambda path: flip(path, self._between(0.0, 0.99))
+        with suppress(OSError):
+            how(newest)
+            self._state.invariants.did("a broken checkpoint", f"{newest.name}; {before.name} is whole")
+        self._state.expect_resume()
+        return True
+
+    def _move_store_away(self) -> bool:
+        if not self._storage_is_well():
+            return False
+        store, away = self._state.run.policies, self._state.away
+        store.rename(away)
+
+        def move_back() -> None:
+            between = self._state.between
+            while away.exists():  # it was perhaps made anew meanwhile, and again while this looks
+                with suppress(FileNotFoundError):
+                    store.rename(between)
+                with suppress(OSError):
+                    away.rename(store)
+                for path in between.glob("v*"):  # what was published there belongs to the rest
+                    with suppress(OSError):  # a number that was used twice is told of elsewhere
+                        path.rename((away if away.exists() else store) / path.name)
+                shutil.rmtree(between, ignore_errors=True)
+
+        return self._storage("the store is moved away", "the store is back", move_back)
+
+    def _fill_disk(self) -> bool:
+        if not self._state.environment.mounts or not self._storage_is_well():
+            return False
+        filler = self._state.environment.disk / "filler"
+        with suppress(OSError), filler.open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(2**20))
+        with suppress(OSError), filler.open("ab", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+        return self._storage("the disk is full", "the disk has room", filler.unlink)
+
+    def _make_store_read_only(self) -> bool:
+        store = self._state.run.policies
+        if not self._state.environment.mounts or not self._storage_is_well() or not bind_read_only(store):
+            return False
+
+        def make_writable() -> None:
+            unmount(store)
+
+        return self._storage("the store is read-only", "the store is writable", make_writable)
+
+    def _storage(self, what: str, after: str, undo: Callable[[], None]) -> bool:
+        seconds = self._between(0.5, 4.0)
+        for actor in self._state.inference.values():
+            actor.disturbed = True
+        self._later(seconds, after, undo, storage=True)
+        self._state.invariants.did(what, f"for {seconds:.1f} s")
+        return True
+
+    def _flood(self) -> bool:
+        address = self._state.address()
+        if address is None:
+            return False
+        sent = flood(address, self._generator)
+        if not sent:
+            return False
+        self._state.invariants.did("a flood of garbage", f"of {sent:,} bytes into the learner's socket")
+        return True
+
+    def _send_invalid(self) -> bool:
+        process = self._state.find("learner")
+        if process is None or process.pid in self._state.stopped:
+            return False
+        kind = self._one_of(tuple(INVALID))
+        if not self._state.invalid_rollouts.send(kind):
+            return False
+        self._state.invariants.did("an invalid rollout", kind)
+        return True
+
+    def _roll_back(self) -> bool:
+        """To one of the learner's own, as the command does it; the learner goes on, and publishes what is newer."""
+        if not self._storage_is_well():
+            return False
+        store = LocalPolicyStore(self._state.run.policies, used_numbers=UsedNumbers(self._state.run.numbers))
+        keys = () if self._key is None else (self._key.public,)
+        try:
+            own = [number for number in store.versions() if number in self._state.published.digests]
+            to = int(self._generator.choice(own[:-1]))
+            config = self._state.run.run_config()
+            manifest = roll_back(store, to, Authenticity(keys, config.run_id if config else None), self._key)
+        except (HotswapError, OSError, ValueError):  # swept while it was read, or nothing is left to go back to
+            return False
+        self._state.invariants.did("a rollback", f"{manifest.version} is {to} again")
+        return True
+
+    def _abandon_write(self) -> bool:
+        directory = self._state.run.policies / PENDING_DIRECTORY / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
+        try:
+            directory.mkdir()
+            (directory / MANIFEST_NAME).write_bytes(self._generator.bytes(1000))
+            then = time.time() - _ABANDONED_AGE_S
+            for path in (directory / MANIFEST_NAME, directory):
+                os.utime(path, (then, then))
+        except OSError:
+            return False
+        self._state.abandoned.append(directory)
+        self._state.invariants.did("an abandoned write", directory.name)
+        return True
+
+
+def _wait_for_end(process: psutil.Process) -> None:
+    """Until the kernel has ended it; whose child it is may reap it later."""
+    with suppress(psutil.NoSuchProcess, psutil.TimeoutExpired):
+        deadline_s = time.monotonic() + 10.0
+        while process.status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline_s:
+            time.sleep(0.002)

@@ -1,0 +1,81 @@
+"""Reading what somebody else wrote: regular files only, never through a link, never more than was asked for."""
+
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from shared.files.buffer_pool import BufferPool
+
+_SMALL_READ_BYTES = 2**16
+_PIECE_BYTES = 2**22
+# A link would lead out of the directory, and opening a pipe without O_NONBLOCK would wait for ever.
+_OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+class NotRegularFileError(Exception):
+    """What stands where a regular file is expected; the caller, who knows what it was for, always maps it."""
+
+
+def read_regular_file(directory: int, name: str, size_bytes: int) -> bytes:
+    """At most ``size_bytes + 1`` bytes of ``name`` in an open directory: the one more tells that a file is too long.
+
+    Raises NotRegularFileError for a link, a directory, a pipe, a socket or a device; OSError as the system gives it.
+    """
+    with _regular_file(directory, name) as (descriptor, file_bytes):
+        return _read_up_to(descriptor, size_bytes + 1, chunk_bytes=max(file_bytes + 1, _SMALL_READ_BYTES))
+
+
+def read_regular_file_into(
+    memory: BufferPool, directory: int, name: str, size_bytes: int, on_piece: Callable[[memoryview], None]
+) -> memoryview:
+    """As ``read_regular_file``, but into ``memory``; ``on_piece`` is told of each piece as it comes.
+
+    All that is given to anybody is read-only.
+    """
+    with _regular_file(directory, name) as (descriptor, file_bytes):
+        room = memory.take(min(size_bytes, file_bytes) + 1)
+        end = 0
+        while count := os.readv(descriptor, [room[end : end + _PIECE_BYTES]]):
+            on_piece(room[end : end + count].toreadonly())
+            end += count
+    return room[:end].toreadonly()
+
+
+@contextmanager
+def _regular_file(directory: int, name: str) -> Iterator[tuple[int, int]]:
+    """A descriptor of it, and its size in bytes."""
+    try:
+        descriptor = os.open(name, _OPEN_FILE, dir_fd=directory)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise NotRegularFileError("a symbolic link") from error
+        if error.errno == errno.ENXIO:
+            raise NotRegularFileError("a socket or a device") from error
+        raise
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise NotRegularFileError(_FILE_TYPES.get(stat.S_IFMT(status.st_mode), "something else"))
+        yield descriptor, status.st_size
+    finally:
+        os.close(descriptor)
+
+
+_FILE_TYPES = {stat.S_IFDIR: "a directory", stat.S_IFIFO: "a pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
+
+
+def _read_up_to(descriptor: int, limit: int, chunk_bytes: int) -> bytes:
+    """Chunks no larger than the file: each read allocates, and a manifest may promise gigabytes that are not there."""
+    chunks = []
+    remaining = limit
+    while remaining:
+        chunk = os.read(descriptor, min(remaining, chunk_bytes))
+        if not chunk:
+            break
+        chunks.append(chunk)
+        remaining -= len(chunk)
+        if remaining == 1 and len(chunk) < chunk_bytes:
+            break  # asked for the one byte more as well, and it is not there
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)

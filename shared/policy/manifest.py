@@ -1,0 +1,162 @@
+"""What a policy version says of itself: ``manifest.json``, written last: a version exists when its manifest does."""
+
+import hashlib
+import re
+from functools import cached_property
+from typing import Literal
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from shared.errors import ManifestError
+from shared.policy.module_signature import ModuleSignature
+from shared.policy.signature import PolicySignature
+
+FORMAT_VERSION = 1
+MANIFEST_NAME = "manifest.json"
+SIGNATURE_NAME = "manifest.sig"
+MAX_MANIFEST_BYTES = 4 * 2**20
+MAX_VERSION_BYTES = 8 * 2**30
+
+ProgramKind = Literal["torchscript", "onnx", "aot", "importable"]
+
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a file of the version must be, to the bit."""
+
+    sha256: str
+    size_bytes: int
+
+
+class ProgramEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One executable form of the policy. ``program_digest`` is what it is without its weights."""
+
+    kind: ProgramKind
+    file: str
+    program_digest: str
+
+
+class ProbeEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Golden inputs and outputs, and how near a program must come: ``atol + rtol * |expected|``."""
+
+    file: str
+    atol: float
+    rtol: float
+
+
+class MethodReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"method": "rung"}):
+    """What one method of the export engines said: ``largest_difference`` from eager where it ran, ``error`` where not.
+
+    ``by_batch_size`` has that difference for each batch size that was tried, and ``input_sets`` says how many different
+    sets of inputs there were at each.
+    """
+
+    method: str
+    taken: bool
+    error: str | None = None
+    largest_difference: float | None = None
+    by_batch_size: dict[str, float] | UnsetType = UNSET
+    input_sets: int | UnsetType = UNSET
+
+
+class TrainingProgress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the training stood when the version was published; seconds count from the first environment step."""
+
+    update: int = 0
+    env_steps: int = 0
+    train_s: float = 0.0
+    mean_return: float | None = None
+
+
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True):
+    """One policy version. ``files`` names everything in the directory but the manifest itself and its signature.
+
+    ``module`` is there for a module that was exported as it is: the nested values that it takes and returns.
+    ``restores`` is there after a rollback: the older version that this one has its files from.
+    """
+
+    version: int
+    run_id: str
+    env_id: str | None
+    created_unix_s: float
+    signature: PolicySignature
+    programs: tuple[ProgramEntry, ...]
+    files: dict[str, FileEntry]
+    weights: str
+    probe: ProbeEntry
+    export: tuple[MethodReport, ...] = ()
+    training: TrainingProgress = TrainingProgress()
+    format_version: int = FORMAT_VERSION
+    module: ModuleSignature | UnsetType = UNSET
+    restores: int | UnsetType = UNSET
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of what acts: signature, programs, files and probe tolerances; not number, time or progress.
+
+        It is what rollouts are stamped with and quarantine goes by: the same content under another number is the same.
+        """
+        files = sorted(self.files.items())
+        what_acts = (self.format_version, self.signature, self.programs, files, self.weights, self.probe)
+        if self.module is not UNSET:
+            what_acts = (*what_acts, self.module)  # type: ignore[assignment]
+        return hashlib.sha256(msgspec.json.encode(what_acts, order="deterministic")).hexdigest()
+
+    def program(self, kind: ProgramKind) -> ProgramEntry | None:
+        """The program of ``kind``, or None where this version has none."""
+        return next((program for program in self.programs if program.kind == kind), None)
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """Indented JSON in a deterministic order, for people and digests alike."""
+    return msgspec.json.format(msgspec.json.encode(manifest, order="deterministic"), indent=1)
+
+
+def decode_manifest(data: bytes) -> Manifest:
+    """Parse and validate. Raises ManifestError with what was expected and what was found."""
+    if len(data) > MAX_MANIFEST_BYTES:
+        raise ManifestError(f"a manifest has at most {MAX_MANIFEST_BYTES} bytes; found {len(data)}")
+    try:
+        head = msgspec.json.decode(data, type=_Head)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise ManifestError(f"not a manifest: {error}") from error
+    if head.format_version != FORMAT_VERSION:
+        raise ManifestError(
+            f"expected manifest format {FORMAT_VERSION}, found {head.format_version}; "
+            "update rl-hotswap here, or publish with the release that this actor runs"
+        )
+    try:
+        manifest = msgspec.json.decode(data, type=Manifest)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise ManifestError(f"not a manifest of format {FORMAT_VERSION}: {error}") from error
+    _check_files(manifest)
+    return manifest
+
+
+def decode_manifest_again(data: bytes) -> Manifest:
+    """What ``decode_manifest`` has accepted before, in this process or another: nothing is checked again."""
+    return msgspec.json.decode(data, type=Manifest)
+
+
+class _Head(msgspec.Struct):
+    format_version: int
+
+
+def _check_files(manifest: Manifest) -> None:
+    for name, entry in manifest.files.items():
+        if not _PLAIN_NAME.fullmatch(name) or name in (MANIFEST_NAME, SIGNATURE_NAME):
+            raise ManifestError(f"file names are plain names inside the version's directory; found {name!r}")
+        if not _SHA256.fullmatch(entry.sha256) or entry.size_bytes < 0:
+            raise ManifestError(f"{name}: expected a SHA-256 in hexadecimal and a size in bytes; found {entry}")
+    if (total := sum(entry.size_bytes for entry in manifest.files.values())) > MAX_VERSION_BYTES:
+        raise ManifestError(f"a version has at most {MAX_VERSION_BYTES:,} bytes; its manifest promises {total:,}")
+    if manifest.version < 0:
+        raise ManifestError(f"versions count from 0; found {manifest.version}")
+    if not manifest.programs:
+        raise ManifestError("a version needs at least one program; found none")
+    for needed in (manifest.weights, manifest.probe.file, *(program.file for program in manifest.programs)):
+        if needed not in manifest.files:
+            raise ManifestError(f"the manifest needs {needed!r} but does not list it among its files")

@@ -1,0 +1,101 @@
+"""How every command reads its flags and ends: typed settings in, one exit code out, no traceback for a mistake.
+
+Exit codes: 0 and 1 are the command's own; 2 says that it could not do what was asked, in one line on stderr; 130 is
+Ctrl-C.
+"""
+
+import contextlib
+import io
+import os
+import re
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from shared.errors import HotswapError
+
+# Flags of the last release, still accepted for this one.
+_DEPRECATED_FLAGS = {"--take-turns": "--sync", "--no-take-turns": "--async"}
+
+CANNOT = 2
+INTERRUPTED = 130
+_BROKEN_PIPE = 141
+
+Settings = TypeVar("Settings")
+
+_BOX = re.compile(r"\x1b\[[0-9;]*m|[│╭╮╰╯]")
+_RULE = re.compile(r"─{3,}.*")
+
+
+def run_command(
+    name: str, settings: type[Settings], main: Callable[[Settings], int], arguments: Sequence[str] | None = None
+) -> int:
+    """Parse ``arguments`` (``sys.argv[1:]`` if None) into ``settings``, run ``main`` with them, return the exit code.
+
+    ``name`` is how a person starts the command ("python -m actor.run"). The dataclass's docstring heads ``--help``, and
+    the docstrings of its fields explain the flags. Every HotswapError becomes one line and code 2; anything else is a
+    fault of ours and keeps its traceback.
+    """
+    _find_modules_in_the_working_directory()
+    try:
+        parsed = _parse(name, settings, _replace_deprecated(sys.argv[1:] if arguments is None else arguments))
+        return parsed if isinstance(parsed, int) else main(parsed)
+    except HotswapError as error:
+        _complain(name, str(error) or type(error).__name__)
+        return CANNOT
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of our output (`| head`) has gone; Python would complain again at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _BROKEN_PIPE
+
+
+def _find_modules_in_the_working_directory() -> None:
+    """Append the working directory to the import path, so that flags can name modules in it (``--env module:EnvId``)."""
+    directory = str(Path.cwd())
+    if directory not in sys.path:
+        sys.path.append(directory)
+
+
+def _replace_deprecated(arguments: Sequence[str]) -> list[str]:
+    """Return ``arguments`` with each deprecated flag replaced, after a warning, and ``--async`` as tyro names it."""
+    current = []
+    for argument in arguments:
+        flag = _DEPRECATED_FLAGS.get(argument.replace("_", "-"), argument)
+        if flag != argument:
+            warnings.warn(f"{argument} is deprecated; use {flag}", DeprecationWarning, stacklevel=2)
+        current.append("--no-sync" if flag == "--async" else flag)
+    return current
+
+
+def _parse(name: str, settings: type[Settings], arguments: Sequence[str]) -> Settings | int:
+    """The settings, or the exit code where the parser has already said all there is to say."""
+    import tyro
+
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(settings, prog=name, args=arguments)
+    except SystemExit as done:
+        if not done.code:
+            return 0
+        _complain(name, f"{_first_part(said.getvalue())} (--help lists every flag)")
+        return CANNOT
+
+
+def _first_part(box: str) -> str:
+    """What a boxed message says above its first inner rule, as one line."""
+    lines = [_BOX.sub("", line).strip() for line in box.splitlines()]
+    title, *body = [line for line in lines if line] or ["bad flags"]
+    words: list[str] = []
+    for line in body:
+        if _RULE.match(line):
+            break
+        words.append(line)
+    return " ".join(words) or _RULE.sub("", title).strip("─ ")
+
+
+def _complain(name: str, message: str) -> None:
+    print(f"{name}: {' '.join(message.split())}", file=sys.stderr)  # noqa: T201

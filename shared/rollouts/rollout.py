@@ -1,0 +1,278 @@
+"""A rollout: T steps of B environments, acted by exactly one policy version.
+
+All arrays are time-major. ``terminated`` and ``truncated`` never share a flag: a truncated step still bootstraps, from
+the true final observation. Where that observation stands depends on how the environments reset themselves:
+
+* next-step autoreset: ``observation[t + 1]`` is the final observation, and step ``t + 1`` is the reset step, whose
+  action the environment ignored: ``valid[t + 1]`` is False. Its successor begins the new episode.
+* same-step autoreset: ``observation[t + 1]`` already begins the next episode, and the final observation is a row of
+  ``final_observation``, found through ``final_index``.
+* disabled autoreset (the worker resets the rows itself): recorded as same-step.
+
+``begins_episode[t]`` is True where the recurrent state is zero before ``observation[t]`` is seen.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from shared.errors import RolloutInvalid
+from shared.policy.signature import PolicySignature
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_LARGEST_REWARD = float(np.finfo(np.float32).max)
+_COUNTLESS = 2**53
+
+
+class EpisodeEnds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The episodes that ended, in their order: undiscounted return, length in steps, and the version that began each.
+
+    Columns of the same length: of many short episodes an object each would cost more than acting in them.
+    """
+
+    returns: list[float] = []
+    lengths: list[int] = []
+    versions: list[int] = []
+
+
+class RolloutHeader(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"session_id": "incarnation"}):
+    """Who acted, with what, and when. ``digest`` is the manifest's.
+
+    ``sequence`` counts the rollouts of this life (``session_id``) of the actor from 0; the sender fills both in.
+
+    The noise of step ``t`` is that of the counter ``noise_offset + t`` under ``noise_seed`` (see ``shared.policy.noise``).
+    """
+
+    run_id: str
+    actor_id: str
+    sequence: int
+    version: int
+    digest: str
+    noise_seed: int
+    noise_offset: int
+    began_unix_s: float
+    episodes: EpisodeEnds = EpisodeEnds()
+    session_id: str = ""
+
+
+@dataclass(slots=True)
+class Rollout:
+    """Shapes: T steps, B environments, K finals. Observation and state are tuples with one array for each leaf.
+
+    observation         leaf dtype  [T + 1, B, *leaf]   the last is the bootstrap observation
+    state               float32     [B, *state]         recurrent state before ``observation[0]``
+    action              sample      [T, B, *action]     the raw sample
+    action_mask         bool        [T, B, *mask]       None where the environment has no masks
+    reward              float32     [T, B]
+    terminated          bool        [T, B]
+    truncated           bool        [T, B]
+    valid               bool        [T, B]              False on an autoreset step: nothing is learned from it
+    begins_episode      bool        [T + 1, B]
+    behaviour_log_prob  float32     [T, B]
+    final_observation   leaf dtype  [K, *leaf]
+    final_index         int32       [K, 2]              (t, b) of each final observation
+    """
+
+    header: RolloutHeader
+    observation: tuple[np.ndarray, ...]
+    state: tuple[np.ndarray, ...]
+    action: np.ndarray
+    action_mask: np.ndarray | None
+    reward: npt.NDArray[np.float32]
+    terminated: npt.NDArray[np.bool_]
+    truncated: npt.NDArray[np.bool_]
+    valid: npt.NDArray[np.bool_]
+    begins_episode: npt.NDArray[np.bool_]
+    behaviour_log_prob: npt.NDArray[np.float32]
+    final_observation: tuple[np.ndarray, ...]
+    final_index: npt.NDArray[np.int32]
+
+    @property
+    def length(self) -> int:
+        """T, in steps."""
+        return int(self.reward.shape[0])
+
+    @property
+    def batch_size(self) -> int:
+        """B, in environments."""
+        return int(self.reward.shape[1])
+
+    @property
+    def env_steps(self) -> int:
+        """Steps that environments really took: autoreset steps are none."""
+        return int(np.count_nonzero(self.valid))
+
+    def arrays(self) -> list[np.ndarray]:
+        """Every array, in the order of ``RolloutLayout.arrays``."""
+        return [
+            *self.observation,
+            *self.state,
+            self.action,
+            *(() if self.action_mask is None else (self.action_mask,)),
+            self.reward,
+            self.terminated,
+            self.truncated,
+            self.valid,
+            self.begins_episode,
+            self.behaviour_log_prob,
+            *self.final_observation,
+            self.final_index,
+        ]
+
+
+class ArraySpec(NamedTuple):
+    """What one array of a rollout must be. ``dtype`` is a name, ``shape`` is complete."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes; exact, however many a header from elsewhere promises."""
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+
+@dataclass(frozen=True)
+class RolloutLayout:
+    """What every rollout of one run must look like: what the actor allocates and the learner checks."""
+
+    signature: PolicySignature
+    length: int
+
+    def arrays(self, batch_size: int, finals: int) -> list[ArraySpec]:
+        """Every array of a rollout, in the order in which they travel."""
+        t, b, signature = self.length, batch_size, self.signature
+        mask = next((spec for spec in signature.inputs if spec.role == "action_mask"), None)
+        leaves = list(enumerate(signature.observation))
+        return [
+            *(ArraySpec(f"observation[{i}]", leaf.dtype, (t + 1, b, *leaf.shape)) for i, leaf in leaves),
+            *(ArraySpec(f"state[{i}]", spec.dtype, (b, *spec.shape)) for i, spec in enumerate(signature.state)),
+            ArraySpec("action", signature.action.sample_dtype, (t, b, *signature.action.shape)),
+            *([] if mask is None else [ArraySpec("action_mask", "bool", (t, b, *mask.shape))]),
+            ArraySpec("reward", "float32", (t, b)),
+            ArraySpec("terminated", "bool", (t, b)),
+            ArraySpec("truncated", "bool", (t, b)),
+            ArraySpec("valid", "bool", (t, b)),
+            ArraySpec("begins_episode", "bool", (t + 1, b)),
+            ArraySpec("behaviour_log_prob", "float32", (t, b)),
+            *(ArraySpec(f"final_observation[{i}]", leaf.dtype, (finals, *leaf.shape)) for i, leaf in leaves),
+            ArraySpec("final_index", "int32", (finals, 2)),
+        ]
+
+    def allocate(self, batch_size: int, header: RolloutHeader) -> Rollout:
+        """A rollout of zeros to be written in place, with no finals and every step valid."""
+        rollout = self.assemble(header, [np.zeros(spec.shape, spec.dtype) for spec in self.arrays(batch_size, 0)])
+        rollout.valid[:] = True
+        return rollout
+
+    def assemble(self, header: RolloutHeader, arrays: Sequence[np.ndarray]) -> Rollout:
+        """A rollout of ``arrays``, which stand in the order of ``self.arrays``. Checks nothing."""
+        following = iter(arrays)
+        leaves = len(self.signature.observation)
+        masked = self.signature.input_position("action_mask") is not None
+        return Rollout(
+            header=header,
+            observation=tuple(islice(following, leaves)),
+            state=tuple(islice(following, len(self.signature.state))),
+            action=next(following),
+            action_mask=next(following) if masked else None,
+            reward=next(following),
+            terminated=next(following),
+            truncated=next(following),
+            valid=next(following),
+            begins_episode=next(following),
+            behaviour_log_prob=next(following),
+            final_observation=tuple(islice(following, leaves)),
+            final_index=next(following),
+        )
+
+    def check(self, rollout: Rollout) -> None:
+        """Raise RolloutInvalid unless all that a learner relies on is so.
+
+        Every array has the shape and dtype that it must; floats are finite, flags are 0 or 1, actions and discrete
+        observations are among those that exist (an index beyond them would end the training), finals point inside, and
+        what the header says can be so.
+        """
+        if rollout.reward.ndim != 2 or rollout.length != self.length or rollout.batch_size < 1:
+            raise RolloutInvalid(
+                f"expected a reward of shape ({self.length}, B) with B >= 1, found {rollout.reward.shape}"
+            )
+        found = rollout.arrays()
+        expected = self.arrays(rollout.batch_size, len(rollout.final_index))
+        if len(found) != len(expected):
+            raise RolloutInvalid(f"expected {len(expected)} arrays, found {len(found)}")
+        for spec, array in zip(expected, found, strict=True):
+            if array.shape != spec.shape or array.dtype != np.dtype(spec.dtype):
+                raise RolloutInvalid(
+                    f"{spec.name}: expected {spec.dtype} {spec.shape}, found {array.dtype} {array.shape}"
+                )
+        self.check_values(expected, found, rollout)
+
+    def check_values(self, specs: Sequence[ArraySpec], arrays: Sequence[np.ndarray], rollout: Rollout) -> None:
+        """The half of ``check`` that is left where shapes and dtypes are known to be right."""
+        for spec, array in zip(specs, arrays, strict=True):
+            _check_values(spec.name, array)
+        self._check_choices(rollout)
+        self._check_ends(rollout)
+        self._check_header(rollout)
+
+    def _check_ends(self, rollout: Rollout) -> None:
+        index = rollout.final_index
+        if index.size and (index.min() < 0 or (index >= (rollout.length, rollout.batch_size)).any()):
+            raise RolloutInvalid("final_index points outside the rollout")
+
+    def _check_header(self, rollout: Rollout) -> None:
+        header = rollout.header
+        if header.sequence < 0 or header.version < 0 or not _SHA256.fullmatch(header.digest):
+            raise RolloutInvalid(
+                "expected numbers from 0 and a SHA-256, found "
+                f"sequence {header.sequence}, version {header.version}, digest {header.digest[:80]!r}"
+            )
+        if not math.isfinite(header.began_unix_s):
+            raise RolloutInvalid(f"expected a time, found {header.began_unix_s}")
+        _check_episodes(header.episodes)
+
+    def _check_choices(self, rollout: Rollout) -> None:
+        action = self.signature.action
+        if action.kind == "multi_binary":
+            _check_range("action", rollout.action, 0, 2)
+        elif action.cardinalities:
+            _check_range("action", rollout.action, 0, np.array(action.cardinalities).reshape(action.shape))
+        for i, leaf in enumerate(self.signature.observation):
+            if leaf.cardinalities:
+                start = np.array(leaf.start).reshape(leaf.shape)
+                end = start + np.array(leaf.cardinalities).reshape(leaf.shape)
+                _check_range(f"observation[{i}]", rollout.observation[i], start, end)
+                _check_range(f"final_observation[{i}]", rollout.final_observation[i], start, end)
+
+
+def _check_episodes(ends: EpisodeEnds) -> None:
+    if not len(ends.returns) == len(ends.lengths) == len(ends.versions):
+        numbers = f"{len(ends.returns)} returns, {len(ends.lengths)} lengths and {len(ends.versions)} versions"
+        raise RolloutInvalid(f"expected as many returns of episodes as lengths and versions, found {numbers}")
+    for episode in zip(ends.returns, ends.lengths, ends.versions, strict=True):
+        episode_return, length, version = episode
+        # Rewards are float32, so no return is further from 0; NaN is no nearer.
+        possible = abs(episode_return) <= _LARGEST_REWARD * max(length, 0)
+        if not possible or not 0 < length < _COUNTLESS or version < 0:
+            raise RolloutInvalid(f"no episode can have ended with this return, length and version: {episode}")
+
+
+def _check_values(name: str, array: np.ndarray) -> None:
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise RolloutInvalid(f"{name} holds values that are not finite")
+    if array.dtype.kind == "b" and array.size and array.view(np.uint8).max() > 1:
+        raise RolloutInvalid(f"{name} holds bytes that are neither true nor false")
+
+
+def _check_range(name: str, array: np.ndarray, start: "int | np.ndarray", end: "int | np.ndarray") -> None:
+    if ((array < start) | (array >= end)).any():
+        raise RolloutInvalid(f"{name} holds choices that do not exist")

@@ -1,0 +1,135 @@
+"""What an environment is, found by its id: the spaces, masks and threshold that the learner builds a policy for.
+
+Ids are Gymnasium's own, versions included; ``module:EnvId-v0`` imports the module that registers the environment first.
+"""
+
+import contextlib
+import difflib
+import importlib
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import gymnasium
+from gymnasium.envs.registration import EnvSpec
+from loguru import logger
+
+from shared.errors import ConfigurationError, HotswapError
+from shared.policy.spaces import ActionSpec, ObservationLeaf, action_spec, observation_leaves
+
+_OUR_EXTRAS = frozenset({"box2d"})
+_GYMNASIUM_EXTRA = re.compile(r"gymnasium\[([a-z0-9_-]+)\]")
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+# Ids under these namespaces are registered by a package that has to be installed and imported.
+_NAMESPACES = {"ALE": ("gymnasium[atari]", "ale_py")}
+
+
+class EnvironmentDescription(NamedTuple):
+    """One environment as policies see it. ``masked`` says whether ``info["action_mask"]`` comes with observations."""
+
+    leaves: tuple[ObservationLeaf, ...]
+    action: ActionSpec
+    masked: bool
+    reward_threshold: float | None
+
+
+def describe_environment(env_id: str, env_kwargs: Mapping[str, Any] | None = None) -> EnvironmentDescription:
+    """Make one environment, reset it once, and say what it is.
+
+    Raises ConfigurationError for an unknown id (naming the near misses), for one that cannot be made (naming what to
+    install), and for spaces that no policy here can read or act in.
+    """
+    spec = find_environment(env_id)
+    with creation_of(env_id):
+        env: Any
+        if spec.entry_point is None:
+            env = gymnasium.make_vec(env_id, num_envs=1, **(env_kwargs or {}))
+        else:
+            env = gymnasium.make(env_id, **(env_kwargs or {}))
+    with contextlib.closing(env):
+        single = env.single_observation_space if spec.entry_point is None else env.observation_space
+        leaves = observation_leaves(single)
+        action = action_spec(env.single_action_space if spec.entry_point is None else env.action_space)
+        with creation_of(env_id):
+            _, info = env.reset(seed=0)
+    masked = "action_mask" in info and action.mask_shape is not None
+    return EnvironmentDescription(leaves, action, masked, spec.reward_threshold)
+
+
+def find_environment(env_id: str) -> EnvSpec:
+    """The registry's entry for ``env_id``, after importing its module where it names one. Raises ConfigurationError."""
+    module, separator, name = env_id.rpartition(":")
+    if separator:
+        _import(module, env_id)
+    spec = gymnasium.registry.get(name)
+    if spec is None:
+        raise ConfigurationError(_unknown(name))
+    return spec
+
+
+@contextlib.contextmanager
+def creation_of(env_id: str) -> Iterator[None]:
+    """Maps whatever an environment raises while it is made to ConfigurationError, and its warnings to the log."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            yield
+        except HotswapError:
+            raise
+        except gymnasium.error.DependencyNotInstalled as error:
+            raise ConfigurationError(_missing_dependency(env_id, str(error))) from error
+        except Exception as error:
+            raise ConfigurationError(f"cannot make {env_id}: {type(error).__name__}: {error}") from error
+    for category, message in dict.fromkeys((warning.category, str(warning.message)) for warning in caught):
+        level = "DEBUG" if issubclass(category, DeprecationWarning) else "WARNING"
+        logger.log(level, "{}: {}", env_id, _COLOUR.sub("", message))
+
+
+def _import(module: str, env_id: str) -> None:
+    try:
+        importlib.import_module(module)
+    except Exception as error:
+        raise ConfigurationError(
+            f"cannot import {module!r}, which should register {env_id!r}: {type(error).__name__}: {error}. "
+            "Is it installed, or on PYTHONPATH?"
+        ) from error
+
+
+def _unknown(name: str) -> str:
+    near = _near_misses(name)
+    message = f"there is no environment {name!r}"
+    if near:
+        message += f"; did you mean {' or '.join(near)}?"
+    package, module = _NAMESPACES.get(name.partition("/")[0], (None, None))
+    if package is not None:
+        return f'{message}. Its package may be missing: pip install "{package}", then --env {module}:{name}'
+    if near:
+        return message
+    return (
+        f"{message}. Another package's environment is named module:EnvId-v0, after the module that registers it; "
+        'python -c "import gymnasium; gymnasium.pprint_registry()" lists Gymnasium\'s own'
+    )
+
+
+def _near_misses(name: str) -> list[str]:
+    """Up to three registered ids, other versions of the same name first."""
+    ids = {env_id.lower(): env_id for env_id in gymnasium.registry}
+    wanted = name.lower()
+    stem = re.sub(r"-v\d+$", "", wanted)
+    same_name = sorted((i for i in ids if re.sub(r"-v\d+$", "", i) == stem), key=_version, reverse=True)
+    close = difflib.get_close_matches(wanted, ids, n=3, cutoff=0.7)
+    return [ids[i] for i in dict.fromkeys([*same_name, *close])][:3]
+
+
+def _version(env_id: str) -> int:
+    match = re.search(r"-v(\d+)$", env_id)
+    return int(match[1]) if match else -1
+
+
+def _missing_dependency(env_id: str, message: str) -> str:
+    extra = _GYMNASIUM_EXTRA.search(message)
+    if extra is None:
+        return f"{env_id} needs a package that is not installed: {message}"
+    package = "rl-hotswap" if extra[1] in _OUR_EXTRAS else "gymnasium"
+    return f'{env_id} needs a package that is not installed: pip install "{package}[{extra[1]}]"'

@@ -1,0 +1,236 @@
+"""A policy store in a directory, which commits by renaming.
+
+The directory holds, beside its versions (``v000042``), ``quarantine`` and ``notes``:
+
+- ``.pending/.tmp-…`` a version that is being written. A rename makes it a version: readers see all of it or nothing.
+- ``.highest-000042`` the high-water mark, an empty file made before version 42 is committed. It is what keeps a number
+  from being used twice when the newest directory was deleted, or when its publisher was killed. Making it is also the
+  claim to the number: of two publishers one fails, and takes the next.
+
+A version is swept where it lies, its manifest first: without one there is no version. A reader that has lost the race
+finds none; a sweeper that is killed leaves a directory without a manifest, which the next one removes.
+"""
+
+import os
+import secrets
+import shutil
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from loguru import logger
+
+from shared.errors import VersionNotFound
+from shared.files.small_files import sweep_unfinished
+from shared.files.storage_errors import storage
+from shared.policy.manifest import MANIFEST_NAME, Manifest
+from shared.store.local_quarantine import LocalQuarantine
+from shared.store.pending_version import PENDING_DIRECTORY, TEMPORARY_PREFIX, PendingVersion, is_abandoned, sync
+from shared.store.quarantine_advice import QUARANTINE_DIRECTORY
+from shared.store.retention import Retention
+from shared.store.store_notes import NOTES_DIRECTORY, LocalNotes
+from shared.store.used_numbers import UsedNumbers
+from shared.store.version_directory import open_version
+from shared.store.version_files import (
+    DescribeVersion,
+    Sign,
+    VersionFiles,
+    describe_files,
+    describe_version,
+    mark_name,
+    parse_mark_name,
+    parse_version_name,
+    version_name,
+)
+
+_TRASH_PREFIX = ".trash-"
+
+
+class LocalPolicyStore:
+    """A store in a directory of this machine, or of a mounted file system.
+
+    Any number of processes may read and publish. ``fsync=False`` trusts the operating system not to crash; a process
+    may be killed at any point in either case. An abandoned write is swept ``abandon_after_s`` after its last write.
+    With ``used_numbers`` no number that was used comes again, though the whole directory is taken away.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        fsync: bool = True,
+        abandon_after_s: float = 600.0,
+        used_numbers: UsedNumbers | None = None,
+    ) -> None:
+        self.path = Path(path).absolute()  # a process that changes its directory goes on in the same store
+        self._fsync = fsync
+        self._abandon_after_s = abandon_after_s
+        self._used_numbers = used_numbers
+        self._highest: int | None = None
+        self._stuck: set[str] = set()
+        self._quarantine = LocalQuarantine(self.path / QUARANTINE_DIRECTORY)
+        self.notes = LocalNotes(self.path / NOTES_DIRECTORY)
+
+    def __repr__(self) -> str:
+        return f"LocalPolicyStore({str(self.path)!r})"
+
+    def __str__(self) -> str:
+        """Where it is, for messages."""
+        return str(self.path)
+
+    @property
+    def watch_path(self) -> Path:
+        return self.path
+
+    def versions(self) -> list[int]:
+        return sorted(self._list().versions)
+
+    def newest(self) -> int | None:
+        return max(self._list().versions, default=None)
+
+    def open(self, version: int) -> VersionFiles:
+        return open_version(self.path / version_name(version), version)
+
+    def publish(
+        self,
+        files: Mapping[str, bytes],
+        describe: DescribeVersion,
+        *,
+        durable: bool = True,
+        sign: Sign | None = None,
+    ) -> Manifest:
+        entries = describe_files(files)
+        version = self._next_version()
+        manifest, stated = describe_version(version, entries, describe, sign)
+        with self._pending_version(fsync=durable and self._fsync) as pending:
+            pending.write({**files, **stated})
+            while not (self._claim(version) and pending.commit(version_name(version))):
+                version = self._next_version()
+                manifest, stated = describe_version(version, entries, describe, sign)
+                pending.replace(stated)
+        return manifest
+
+    def make_durable(self, version: int) -> None:
+        if not self._fsync:
+            return
+        directory = self.path / version_name(version)
+        with storage(f"sync {directory}"):
+            try:
+                for path in (*directory.iterdir(), directory, self.path):
+                    sync(path)
+            except FileNotFoundError as error:
+                raise VersionNotFound(f"version {version} was swept from {self} before it was synced") from error
+
+    def _next_version(self) -> int:
+        if self._highest is None:
+            outside = -1 if self._used_numbers is None else self._used_numbers.highest()
+            self._highest = max(self._list().highest, outside)
+        return self._highest + 1
+
+    def _pending_version(self, *, fsync: bool) -> PendingVersion:
+        try:
+            return PendingVersion(self.path, fsync=fsync)
+        except FileNotFoundError:
+            with storage(f"make {self.path}"):
+                self.path.mkdir(parents=True, exist_ok=True)
+                return PendingVersion(self.path, fsync=fsync)
+
+    def _claim(self, version: int) -> bool:
+        """Make the high-water mark ``version``. False where the number is another's, or may have been.
+
+        The listing afterwards matters: a mark is removed once there is a higher one, so that making it proves nothing
+        if others have gone beyond it since we last looked.
+        """
+        if self._used_numbers is not None and not self._used_numbers.use(version):
+            self._highest = max(version, self._used_numbers.highest())
+            return False
+        mark = self.path / mark_name(version)
+        is_ours = True
+        with storage(f"make {mark}"):
+            try:
+                mark.touch(exist_ok=False)
+            except FileExistsError:
+                is_ours = False
+        listing = self._list()
+        self._highest = max(listing.highest, version)
+        for lower in listing.marks:
+            if lower < self._highest and self._highest in listing.marks:
+                with suppress(OSError):  # the next publication tries again
+                    (self.path / mark_name(lower)).unlink()
+        return is_ours and self._highest == version and version not in listing.versions
+
+    def sweep(self, retention: Retention) -> list[int]:
+        with storage(f"sweep {self.path}"):
+            swept = [v for v in retention.expendable(self._list().versions) if self._remove(version_name(v))]
+            self._sweep_pending()
+            for directory in (QUARANTINE_DIRECTORY, NOTES_DIRECTORY):
+                sweep_unfinished(self.path / directory, self._abandon_after_s)
+        return swept
+
+    def _remove(self, name: str) -> bool:
+        """Delete a version where it lies. False where another sweeper had begun to."""
+        directory = self.path / name
+        try:
+            (directory / MANIFEST_NAME).unlink()
+            was_there = True
+        except OSError:  # gone already, or no file: what is left of the directory goes in any case
+            was_there = False
+        self._delete(directory)
+        return was_there
+
+    def _sweep_pending(self) -> None:
+        """What killed writers have left; moved first, so that one that was only slow cannot commit half of it."""
+        pending = self.path / PENDING_DIRECTORY
+        for path in list(pending.iterdir()) if pending.is_dir() else []:
+            if path.name.startswith(TEMPORARY_PREFIX) and is_abandoned(path, self._abandon_after_s):
+                logger.info("{}: sweeping the abandoned write {}", self.path, path.name)
+                trash = pending / f"{_TRASH_PREFIX}{secrets.token_hex(8)}"
+                with suppress(FileNotFoundError):  # committed, or another sweeper was faster
+                    path.rename(trash)
+                    self._delete(trash)
+            elif path.name.startswith(_TRASH_PREFIX):
+                self._delete(path)
+
+    def _delete(self, directory: Path) -> None:
+        shutil.rmtree(directory, ignore_errors=True)  # another sweeper may be at it
+        if os.path.lexists(directory) and directory.name not in self._stuck:
+            self._stuck.add(directory.name)
+            logger.warning("{}: could not remove {} yet; every sweep tries again", self.path, directory.name)
+
+    def quarantine(self, digest: str, reason: str, by: str) -> None:
+        self._quarantine.add(digest, reason, by)
+
+    def quarantined(self) -> dict[str, str]:
+        return self._quarantine.reasons()
+
+    def _list(self) -> "_Listing":
+        listing = _Listing()
+        with storage(f"list {self.path}"):
+            try:
+                entries = os.scandir(self.path)
+            except FileNotFoundError:
+                return listing
+            with entries:
+                for entry in entries:
+                    listing.add(entry)
+        return listing
+
+
+@dataclass
+class _Listing:
+    """What one look into the store's directory shows. ``highest`` is -1 where no number was ever used."""
+
+    versions: list[int] = field(default_factory=list)
+    marks: list[int] = field(default_factory=list)
+    highest: int = -1
+
+    def add(self, entry: os.DirEntry[str]) -> None:
+        name = entry.name
+        if (version := parse_version_name(name)) is not None:
+            self.highest = max(self.highest, version)
+            if entry.is_dir(follow_symlinks=False):
+                self.versions.append(version)
+        elif (mark := parse_mark_name(name)) is not None:
+            self.marks.append(mark)
+            self.highest = max(self.highest, mark)

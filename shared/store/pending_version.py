@@ -1,0 +1,151 @@
+"""A version on its way into a local store: a temporary directory that a rename makes a version, whole or not at all.
+
+It lies one level below the store: a watcher of the store sees the version come, and nothing move away, which watchdog
+would wait half a second for the other end of.
+
+The writer holds a lock on its temporary directory for as long as it lives, so that a sweeper can tell a slow writer
+(or a stopped one, or one whose clock has jumped) from a dead one. The kernel drops the lock of a killed process.
+"""
+
+import errno
+import fcntl
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+
+from shared.files.storage_errors import storage
+
+PENDING_DIRECTORY = ".pending"
+TEMPORARY_PREFIX = ".tmp-"
+_NOT_SUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno.ENOLCK)
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class PendingVersion:
+    """A context manager around one temporary directory in ``store``; what was not committed is removed on leaving.
+
+    Raises StoreUnavailable, but FileNotFoundError on construction where the store's directory is not there.
+    """
+
+    def __init__(self, store: Path, *, fsync: bool) -> None:
+        self._store = store
+        self._fsync = fsync
+        self._path = store / PENDING_DIRECTORY / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
+        with storage(f"write into {store}", expecting=FileNotFoundError):
+            self._path.parent.mkdir(exist_ok=True)
+            self._path.mkdir()
+            self._directory = os.open(self._path, _DIRECTORY)
+        with suppress(OSError):  # some network file systems have no locks: there, age alone tells
+            fcntl.flock(self._directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def __enter__(self) -> "PendingVersion":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        os.close(self._directory)
+        shutil.rmtree(self._path, ignore_errors=True)  # gone already where it was committed
+
+    def write(self, files: Mapping[str, bytes]) -> None:
+        """Write new files, and have them on the disk before returning."""
+        with storage(f"write into {self._store}"):
+            self._write(files)
+
+    def _write(self, files: Mapping[str, bytes]) -> None:
+        descriptors = []
+        try:
+            for name, data in files.items():
+                descriptor = os.open(name, _NEW_FILE, 0o666, dir_fd=self._directory)
+                descriptors.append(descriptor)
+                _write_all(descriptor, data)
+            if self._fsync:  # once everything is written, so that the disk can take it in one go
+                for descriptor in descriptors:
+                    os.fsync(descriptor)
+                _sync(self._directory)
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+
+    def replace(self, files: Mapping[str, bytes]) -> None:
+        """Write files anew that were written before."""
+        with storage(f"write into {self._store}"):
+            for name in files:
+                os.unlink(name, dir_fd=self._directory)
+            self._write(files)
+
+    def commit(self, name: str) -> bool:
+        """Give the directory its final name. False where that name is taken already."""
+        with storage(f"commit {self._store / name}"):
+            try:
+                self._path.rename(self._store / name)
+            except OSError as error:
+                if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+                    return False
+                raise
+            if self._fsync:
+                sync(self._store)
+        return True
+
+
+def is_abandoned(path: Path, abandon_after_s: float) -> bool:
+    """Whether the temporary directory ``path`` has had no write for that long, and no living writer holds it."""
+    try:
+        directory = os.open(path, _DIRECTORY)
+    except OSError:
+        return False  # committed or removed meanwhile, or nothing that a writer made
+    try:
+        # A time stamp far in the future says that the clock was set back, not that the writer is at work.
+        now_unix_s = time.time()
+        is_old = all(abs(now_unix_s - stamp) >= abandon_after_s for stamp in _write_times_unix_s(directory))
+        return is_old and _lock_is_free(directory)
+    except FileNotFoundError:
+        return False
+    finally:
+        os.close(directory)
+
+
+def _write_times_unix_s(directory: int) -> list[float]:
+    files = [os.stat(name, dir_fd=directory, follow_symlinks=False) for name in os.listdir(directory)]
+    return [status.st_mtime for status in (os.fstat(directory), *files)]
+
+
+def _lock_is_free(directory: int) -> bool:
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _NOT_SUPPORTED:
+            raise
+    return True
+
+
+def sync(path: Path) -> None:
+    """Have a file, or a directory's names, on the disk. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _sync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync(descriptor: int) -> None:
+    """Have what is open on the disk, where the file system knows how to sync it (not all know directories)."""
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NOT_SUPPORTED:
+            raise
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    left = memoryview(data)
+    while left:
+        left = left[os.write(descriptor, left) :]

@@ -1,0 +1,121 @@
+"""The few file operations that a remote store needs, over fsspec, each with one meaning on every backend.
+
+Whatever a backend raises is mapped to StoreUnavailable, but for the one or two errors that a method's docstring names.
+"""
+
+from contextlib import suppress
+from typing import Any
+
+import fsspec  # type: ignore[import-untyped]
+from fsspec.core import url_to_fs  # type: ignore[import-untyped]
+
+from shared.errors import ConfigurationError
+from shared.files.bounded_read import NotRegularFileError
+from shared.files.storage_errors import remote_storage
+
+Details = dict[str, Any]
+
+
+class RemoteFiles:
+    """Files below one URL, named by their paths relative to it; ``""`` is the root itself."""
+
+    def __init__(self, url: str) -> None:
+        try:
+            self._fs, root = url_to_fs(url)
+        except ValueError as error:
+            raise ConfigurationError(
+                f"{url!r}: {error}; expected a path, or a URL of one of "
+                f"{', '.join(sorted(fsspec.available_protocols()))}"
+            ) from error
+        except ImportError as error:
+            raise ConfigurationError(f"{url!r}: {error}") from error
+        self._root = root.rstrip("/")
+
+    def list(self, directory: str) -> dict[str, Details]:
+        """What lies directly in ``directory`` now, by name; nothing where there is no such directory."""
+        path = self._path(directory)
+        with remote_storage(f"list {path}"):
+            self._fs.invalidate_cache()
+            try:
+                found: list[Details] = self._fs.ls(path, detail=True)
+            except FileNotFoundError:
+                return {}
+        # Object stores list a directory's own placeholder among its contents.
+        return {_base_name(details): details for details in found if details["name"].rstrip("/") != path}
+
+    def exists(self, name: str) -> bool:
+        """Not fsspec's ``exists``: that one says False for any error, and what does not exist gets swept."""
+        try:
+            self._info(name)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def read(self, name: str, size_bytes: int) -> bytes:
+        """At most ``size_bytes + 1`` bytes.
+
+        Raises FileNotFoundError, and NotRegularFileError for a link, a directory, a pipe or a device.
+        """
+        details = self._info(name)
+        if details["type"] != "file" or details.get("islink"):
+            raise NotRegularFileError("a symbolic link" if details.get("islink") else f"type {details['type']!r}")
+        if details.get("size") == 0:
+            return b""  # object stores answer a range of nothing with an error
+        path = self._path(name)
+        with remote_storage(f"read {path}", expecting=FileNotFoundError):
+            return bytes(self._fs.cat_file(path, start=0, end=size_bytes + 1))
+
+    def write(self, name: str, data: bytes) -> None:
+        """Create or replace a file."""
+        path = self._path(name)
+        with remote_storage(f"write {path}"):
+            self._fs.pipe_file(path, data)
+
+    def create(self, name: str, data: bytes = b"1") -> bool:
+        """Create a small file that must not exist yet; False where it does."""
+        path = self._path(name)
+        try:
+            with remote_storage(f"create {path}", expecting=FileExistsError):
+                self._create(path, data)
+        except FileExistsError:
+            return False
+        return True
+
+    def _create(self, path: str, data: bytes) -> None:
+        try:
+            with self._fs.open(path, "xb") as file:
+                file.write(data)
+        except (NotImplementedError, ValueError):  # a backend that knows no exclusive creation
+            self._fs.pipe_file(path, data, mode="create")
+
+    def remove(self, name: str) -> None:
+        """Remove a file, which may be gone already."""
+        path = self._path(name)
+        with remote_storage(f"remove {path}"), suppress(FileNotFoundError):
+            self._fs.rm_file(path)
+
+    def make_directory(self, directory: str) -> None:
+        """For backends that have directories; a no-op on object stores."""
+        path = self._path(directory)
+        with remote_storage(f"make {path}"):
+            self._fs.makedirs(path, exist_ok=True)
+
+    def remove_directory(self, directory: str) -> None:
+        """Remove a directory with what is in it; it may be gone already."""
+        path = self._path(directory)
+        with remote_storage(f"remove {path}"), suppress(FileNotFoundError):
+            self._fs.invalidate_cache()
+            self._fs.rm(path, recursive=True)
+
+    def _info(self, name: str) -> Details:
+        path = self._path(name)
+        with remote_storage(f"look at {path}", expecting=FileNotFoundError):
+            info: Details = self._fs.info(path)
+        return info
+
+    def _path(self, name: str) -> str:
+        return f"{self._root}/{name}" if name else self._root
+
+
+def _base_name(details: Details) -> str:
+    return str(details["name"]).rstrip("/").rpartition("/")[2]

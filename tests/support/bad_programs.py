@@ -1,0 +1,149 @@
+"""Programs that load, promise what they should, and do what no program may: each around a policy that is right."""
+
+import io
+import warnings
+import zipfile
+
+import torch
+from torch import Tensor, nn
+
+from learner.export.policy_export import TORCHSCRIPT_FILE, WEIGHTS_FILE
+from shared.policy.manifest import Manifest, ProgramEntry
+from shared.policy.program_digest import torchscript_program_digest
+from shared.policy.weights import encode_weights
+from shared.store.policy_store import PolicyStore
+from tests.support.agent_policies import exporter, make_policy, publish
+
+
+class _Around(nn.Module):
+    """A right policy, which subclasses lead astray."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        self.policy = make_policy(seed=seed)
+        self.signature = self.policy.signature
+
+
+class HangsWhileItLoads(_Around):
+    """TorchScript runs ``__setstate__`` while it unpacks an archive, before anybody can call anything."""
+
+    @torch.jit.export
+    def __getstate__(self) -> tuple[int, bool]:
+        return 1, self.training
+
+    @torch.jit.export
+    def __setstate__(self, state: tuple[int, bool]) -> None:
+        number = state[0]
+        while number > 0:
+            number = number % 7 + 1
+        self.training = state[1]
+
+    def forward(self, inputs: list[Tensor]) -> list[Tensor]:
+        return self.policy(inputs)
+
+
+class Hangs(_Around):
+    def forward(self, inputs: list[Tensor]) -> list[Tensor]:
+        total = inputs[0].sum()
+        while bool(total < 1e30):
+            total = total * 0.5
+        return self.policy(inputs)
+
+
+class NeedsAHundredTimes(_Around):
+    """Computes the right thing, a thousand times over."""
+
+    def forward(self, inputs: list[Tensor]) -> list[Tensor]:
+        outputs = self.policy(inputs)
+        for _ in range(1000):
+            outputs = self.policy(inputs)
+        return outputs
+
+
+class EatsAllMemory(_Around):
+    def forward(self, inputs: list[Tensor]) -> list[Tensor]:
+        outputs = self.policy(inputs)
+        eaten = outputs[2].repeat(2_000_000)
+        while eaten.shape[0] < 2**50:
+            eaten = torch.cat([eaten, eaten])
+        return [outputs[0], outputs[1] + 0 * eaten[0], outputs[2]]
+
+
+class FewerOutputs(_Around):
+    def forward(self, inputs: list[Tensor]) -> list[Tensor]:
+        return self.policy(inputs)[:2]
+
+
+class MoreOutputs(_Around):
+    def forward(self, inputs: list[Tensor]) -> list[Tensor]:
+        outputs = self.policy(inputs)
+        return [outputs[0], outputs[1], outputs[2], outputs[2]]
+
+
+class SwappedOutputs(_Around):
+    """Log-probability and value are of one shape and dtype: only the probe tells them apart."""
+
+    def forward(self, inputs: list[Tensor]) -> list[Tensor]:
+        outputs = self.policy(inputs)
+        return [outputs[0], outputs[2], outputs[1]]
+
+
+class RightAtOneBatchSize(_Around):
+    """Right at the probe's batch size, and the opposite of right at any other."""
+
+    def forward(self, inputs: list[Tensor]) -> list[Tensor]:
+        if inputs[0].shape[0] == 8:
+            return self.policy(inputs)
+        return self.policy([-inputs[0], -inputs[1]])
+
+
+class _BakedState(nn.Module):
+    """An LSTM whose state is made for one row: traced, it writes beyond its end where there are more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(4, 512)
+
+    def forward(self, observation: Tensor) -> Tensor:
+        state = torch.zeros(1, 1, 512)
+        return self.lstm(observation.unsqueeze(0), (state, state))[0].sum()
+
+
+class Crashes(_Around):
+    """Ends the process that calls it: a write beyond the end of an array, in native code."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__(seed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it is told that what it bakes in is baked in
+            self.native = torch.jit.trace(_BakedState(), torch.zeros(1, 4), check_trace=False)
+
+    def forward(self, inputs: list[Tensor]) -> list[Tensor]:
+        many = inputs[0].repeat(1000, 1)
+        return self.policy([inputs[0] + 0 * self.native(many), inputs[1]])
+
+
+def publish_program(store: PolicyStore, module: _Around) -> Manifest:
+    """Publish ``module``'s TorchScript with its own weights, and the probe of the policy inside it."""
+    buffer = io.BytesIO()
+    torch.jit.save(torch.jit.script(module.eval()), buffer)
+    program = buffer.getvalue()
+    weights = {name: tensor.numpy() for name, tensor in module.state_dict().items()}
+    return publish(
+        store,
+        module.policy,
+        exporter(),
+        instead={TORCHSCRIPT_FILE: program, WEIGHTS_FILE: encode_weights(weights)},
+        programs=(ProgramEntry("torchscript", TORCHSCRIPT_FILE, torchscript_program_digest(program)),),
+    )
+
+
+def zip_bomb() -> tuple[bytes, ProgramEntry]:
+    """An archive of TorchScript that unpacks to twice what one may, and what a manifest says of it."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("policy/data.pkl", b"")
+        with archive.open("policy/code/bomb.py", "w") as entry:
+            for _ in range(8):
+                entry.write(bytes(2**24))
+    return buffer.getvalue(), ProgramEntry("torchscript", TORCHSCRIPT_FILE, "0" * 64)

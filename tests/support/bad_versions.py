@@ -1,0 +1,221 @@
+"""Versions that must never act, of every kind that we could think of, made from versions that are right.
+
+A bad version is committed as any other is, by a rename: no reader sees it while it is made.
+"""
+
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from torch import nn
+
+from learner.export.policy_export import ONNX_FILE, TORCHSCRIPT_FILE
+from scripts.fault_injection.corrupted_versions import SPOILS, Spoil, flip, sign_as_it_lies
+from shared.policy.signing import SigningKey
+from shared.store.policy_store import LocalPolicyStore, version_name
+from shared.store.version_files import mark_name, parse_mark_name
+from tests.support import bad_programs
+from tests.support.agent_policies import TouchyPolicy, exporter, make_policy, publish, publish_seed, touchy_exporter
+from tests.support.signature_attacks import ATTACKS, Attack, publish_signed, versions
+from tests.support.store_cases import StoreCase
+
+Outcome = Literal["quarantined", "retried", "not seen", "quarantined while acting"]
+"""What becomes of it: refused for good before it acts, refused for now, never noticed, or caught by what it answers."""
+
+Stage = Callable[[LocalPolicyStore, int], None]
+"""Publishes a version, with weights of a seed, into a store that nobody watches, and spoils it there."""
+
+
+@dataclass(frozen=True)
+class BadKind:
+    """``reason`` is a part of the one line that is said of it. ``signed``: its stage signs it, or rightly does not."""
+
+    name: str
+    stage: Stage
+    reason: str
+    outcome: Outcome = "quarantined"
+    signed: bool = False
+
+
+def publish_bad(store: LocalPolicyStore, kind: BadKind, seed: int = 1, key: SigningKey | None = None) -> int:
+    """Commit a version of ``kind`` under a new number, which is returned.
+
+    With ``key`` all is signed as it lies there, so that it is refused for its own flaw.
+    """
+
+    def stage(staged: LocalPolicyStore) -> None:
+        kind.stage(staged, seed)
+        if key is not None and not kind.signed:
+            for directory in staged.path.glob("v*"):
+                sign_as_it_lies(directory, key)
+
+    return _publish_staged(store, stage)
+
+
+def publish_spoilt(store: LocalPolicyStore, spoil: Spoil, *, seed: int, onnx: bool = False) -> int:
+    """Commit ``make_policy(seed=seed)``, spoilt, under a new number, which is returned."""
+
+    def stage(staged: LocalPolicyStore) -> None:
+        publish_seed(staged, seed, onnx=onnx)
+        spoil(_directory(staged))
+
+    return _publish_staged(store, stage)
+
+
+def _publish_staged(store: LocalPolicyStore, stage: Callable[[LocalPolicyStore], None]) -> int:
+    newest = store.newest()
+    staged = LocalPolicyStore(store.path.parent / f"staged-{secrets.token_hex(4)}", fsync=False)
+    if newest is not None:
+        staged.path.mkdir()
+        (staged.path / mark_name(newest)).touch()
+    stage(staged)
+    version = max(number for path in staged.path.iterdir() if (number := parse_mark_name(path.name)) is not None)
+    (store.path / mark_name(version)).touch()
+    for path in staged.path.iterdir():
+        if path.name == ".pending":
+            for write in path.iterdir():
+                write.rename(store.path / ".pending" / write.name)
+        elif not path.name.startswith(".highest"):
+            path.rename(store.path / path.name)
+    return version
+
+
+def _directory(store: LocalPolicyStore) -> Path:
+    version = store.newest()
+    assert version is not None
+    return store.path / version_name(version)
+
+
+def _spoilt(spoil: Spoil) -> Stage:
+    """A right version whose directory is spoilt."""
+
+    def stage(store: LocalPolicyStore, seed: int) -> None:
+        publish_seed(store, seed)
+        spoil(_directory(store))
+
+    return stage
+
+
+def _program(make: Callable[[int], nn.Module]) -> Stage:
+    def stage(store: LocalPolicyStore, seed: int) -> None:
+        bad_programs.publish_program(store, make(seed))  # type: ignore[arg-type]
+
+    return stage
+
+
+def _zip_bomb(store: LocalPolicyStore, seed: int) -> None:
+    policy = make_policy(seed=seed)
+    program, entry = bad_programs.zip_bomb()
+    publish(store, policy, exporter(), instead={TORCHSCRIPT_FILE: program}, programs=(entry,))
+
+
+def _touchy(**limits: float) -> Stage:
+    def stage(store: LocalPolicyStore, seed: int) -> None:
+        publish(store, TouchyPolicy(seed=seed, **limits), touchy_exporter())
+
+    return stage
+
+
+def _flipped_torchscript(store: LocalPolicyStore, seed: int) -> None:
+    """Of a network that no actor has seen: one that holds the same program already never reads that file."""
+    publish_seed(store, seed, network="lstm")
+    flip(_directory(store) / TORCHSCRIPT_FILE, 0.5)
+
+
+def _flipped_onnx(store: LocalPolicyStore, seed: int) -> None:
+    """The only program: with another beside it, that one may act."""
+    policy, made_by = make_policy(seed=seed), exporter(onnx=True)
+    _, programs, _ = made_by.files(policy.state_dict())
+    publish(store, policy, made_by, programs=tuple(program for program in programs if program.kind == "onnx"))
+    flip(_directory(store) / ONNX_FILE, 0.5)
+
+
+def _other_actions(store: LocalPolicyStore, seed: int) -> None:
+    publish_seed(store, seed, action="box")
+
+
+def _attacked(attack: Attack) -> Stage:
+    """What is signed rightly is there until it is attacked."""
+
+    def stage(store: LocalPolicyStore, seed: int) -> None:
+        case = StoreCase("local", f"file://{store.path}")
+        for number in (0, seed):
+            publish_signed(case, number)
+        attack(case)
+        *others, _ = versions(case)
+        for name in others:
+            case.remove(name)
+
+    return stage
+
+
+def _abandoned(directory: Path) -> None:
+    directory.rename(directory.parent / ".pending" / f".tmp-{secrets.token_hex(8)}")
+
+
+def _kind(name: str, reason: str, outcome: Outcome = "quarantined") -> BadKind:
+    """One whose directory is spoilt in a way that has a name."""
+    return BadKind(name, _spoilt(SPOILS[name]), reason, outcome)
+
+
+BAD_KINDS = (
+    _kind("missing weights", "is not there", "retried"),
+    _kind("missing manifest", "", "not seen"),
+    _kind("missing probe", "is not there", "retried"),
+    _kind("empty weights", "expected"),
+    _kind("empty manifest", "not a manifest"),
+    _kind("truncated weights", "bytes, found"),
+    _kind("a bit flipped in the weights", "expected SHA-256"),
+    _kind("a bit flipped in the probe", "expected SHA-256"),
+    BadKind("a bit flipped in the TorchScript program", _flipped_torchscript, "policy.ts: expected SHA-256"),
+    BadKind("a bit flipped in the ONNX graph", _flipped_onnx, "policy.onnx: expected SHA-256"),
+    _kind("a bit flipped in programs that nobody has seen", "expected SHA-256"),
+    _kind("a bit flipped in the manifest", "not a manifest"),
+    _kind("a wrong digest", "expected SHA-256"),
+    BadKind("an abandoned write", _spoilt(_abandoned), "", "not seen"),
+    _kind("a path that leads outside", "plain names"),
+    _kind("a link", "a symbolic link"),
+    _kind("a pipe", "a pipe"),
+    *([_kind("a device", "a device")] if "a device" in SPOILS else []),  # only root can make one
+    _kind("a file of 10 GB", "at most"),
+    BadKind("a zip bomb", _zip_bomb, "unpack"),
+    _kind("weights of wrong shapes", "belong to another network"),
+    _kind("weights of wrong dtypes", "belong to another network"),
+    _kind("weights of wrong names", "weights do not fit"),
+    _kind("weights that are NaN", "not finite"),
+    _kind("weights that are infinite", "not finite"),
+    _kind("no probe", "probe"),
+    _kind("a probe without rows", "no rows"),
+    _kind("a probe that lies", "differ by more than"),
+    BadKind("another action space", _other_actions, "made for another environment"),
+    BadKind("fewer outputs", _program(bad_programs.FewerOutputs), "does not return what its signature promises"),
+    BadKind("more outputs", _program(bad_programs.MoreOutputs), "does not return what its signature promises"),
+    BadKind("outputs swapped", _program(bad_programs.SwappedOutputs), "differ by more than"),
+    BadKind("right at one batch size", _program(bad_programs.RightAtOneBatchSize), "differ by more than"),
+    BadKind("a loader that hangs", _program(bad_programs.HangsWhileItLoads), "no answer within"),
+    BadKind("a program that hangs", _program(bad_programs.Hangs), "no answer within"),
+    BadKind("a program that needs a hundred times the time", _program(bad_programs.NeedsAHundredTimes), "as long as"),
+    BadKind("a program that eats all memory", _program(bad_programs.EatsAllMemory), "GiB of memory"),
+    BadKind("a program that crashes", _program(bad_programs.Crashes), "killed the process that tried it"),
+    _kind("a newer format", "expected manifest format"),
+    _kind("another number", "expected a manifest of"),
+    BadKind("NaN for some inputs", _touchy(nan_above=500.0), "it answered with", "quarantined while acting"),
+    BadKind("illegal for some inputs", _touchy(illegal_above=500.0), "it answered with", "quarantined while acting"),
+)
+"""At least one of every kind."""
+
+SIGNATURE_KINDS = tuple(
+    BadKind(attack.__name__.replace("_", " "), _attacked(attack), reason.rpartition(".*")[2], signed=True)
+    for attack, reason in ATTACKS.items()
+)
+"""For actors with a key; the tests of signatures hold each to its whole reason."""
+
+SLOW_KINDS = (
+    "a loader that hangs",
+    "a program that hangs",
+    "a program that eats all memory",
+    "a program that needs a hundred times the time",
+)
+"""Those that take seconds to find out."""

@@ -1,0 +1,132 @@
+"""Learner loops of real parts, as small as they get: one policy, an in-process transport, a store in a directory."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import msgspec
+
+from learner.export.policy_export import PolicyExporter
+from learner.ppo.learner import Learner, UpdateMetrics
+from learner.ppo.learner_config import LearnerConfig
+from learner.publishing.policy_publisher import PolicyPublisher
+from learner.training.checkpoint import CheckpointStore
+from learner.training.learner_loop import LearnerLoop, StoppingRule
+from learner.training.schedule import Schedule
+from shared.rollouts.rollout import Rollout
+from shared.store.policy_store import LocalPolicyStore, Retention
+from shared.transport.in_process import InProcessReceiver, InProcessTransport
+from tests.support.rollout_examples import RUN_ID, example_rollout, header, plain_layout
+from tests.support.waiting import PATIENCE_S, until
+
+LAYOUT = plain_layout(4)
+STEPS = 8  # of one rollout: 4 of each of two environments
+
+_CONFIG = LearnerConfig(hidden_sizes=(8,), epochs=1, minibatch_size=8)
+
+
+def small_learner() -> Learner:
+    return Learner(LAYOUT.signature.observation, LAYOUT.signature.action, _CONFIG)
+
+
+@cache
+def _exporter() -> PolicyExporter:
+    learner = small_learner()
+    return PolicyExporter(learner.policy, learner.signature, onnx=False)
+
+
+def rollout(version: int = 0, seed: int = 0) -> Rollout:
+    """Of two environments, none of whose steps is a reset."""
+    one = example_rollout(LAYOUT, 2, version=version, seed=seed)
+    one.valid[:] = True
+    return one
+
+
+class LateActor(InProcessReceiver):
+    """Hands rollouts out as if each had been acted when it is asked for: with the digest of its version as published.
+
+    Those that say another digest than the examples do keep it.
+    """
+
+    def __init__(self, store: LocalPolicyStore) -> None:
+        super().__init__(LAYOUT, RUN_ID)
+        self._store = store
+        self._digests: dict[int, str] = {}
+
+    def receive(self, timeout_s: float, *, hold_credit: bool = False) -> Rollout | None:
+        one = super().receive(timeout_s, hold_credit=hold_credit)
+        if one is None or one.header.digest != header().digest:
+            return one
+        version = one.header.version
+        if version not in self._digests:
+            until(lambda: version in self._store.versions())
+            self._digests[version] = self._store.open(version).manifest.digest
+        return replace(one, header=msgspec.structs.replace(one.header, digest=self._digests[version]))
+
+
+class LoopRun:
+    """One loop and all that it works with. ``after_update`` is called with the number of each update."""
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        batch_steps: int = STEPS,
+        max_lag: int = 100,
+        sync: bool = False,
+        total_steps: int | None = None,
+        target_return: float | None = None,
+        max_seconds: float = PATIENCE_S,
+        publish_every: int = 1,
+        checkpoint_every: int = 1,
+        begin_epoch: Callable[[int], None] | None = None,
+        store: LocalPolicyStore | None = None,
+        synchronous: bool = True,
+    ) -> None:
+        self.store = store or LocalPolicyStore(directory / "policies", fsync=False)
+        self.checkpoints = CheckpointStore(directory / "checkpoints")
+        self.transport = InProcessTransport(LAYOUT, RUN_ID)
+        self.transport.receiver = LateActor(self.store)
+        self.publisher = PolicyPublisher(
+            _exporter(),
+            self.store,
+            run_id=RUN_ID,
+            env_id=None,
+            retention=Retention(keep_newest=1000),
+            synchronous=synchronous,
+        )
+        self.after_update_do: Callable[[int], None] = lambda _update: None
+        self.stop_requested = False
+        self.loop = LearnerLoop(
+            small_learner(),
+            self.transport.receiver,
+            self.publisher,
+            self.checkpoints,
+            batch_steps=batch_steps,
+            max_lag=max_lag,
+            sync=sync,
+            stopping=StoppingRule(target_return, total_steps, max_seconds),
+            publishing=Schedule(publish_every, None),
+            checkpointing=Schedule(checkpoint_every, None),
+            observer=self,
+            stop_requested=lambda: self.stop_requested,
+            begin_epoch=begin_epoch,
+        )
+
+    def after_update(self, loop: LearnerLoop, metrics: UpdateMetrics) -> None:
+        self.after_update_do(loop.counters.updates)
+
+    def send(self, *rollouts: Rollout) -> None:
+        """Put rollouts into the learner's queue, from one more actor."""
+        sender = self.transport.sender(f"actor-{self.transport.receiver.live_senders}", window=len(rollouts))
+        for one in rollouts:
+            assert sender.send(one)
+
+    def send_many(self, count: int) -> None:
+        self.send(*(rollout(seed=seed) for seed in range(count)))
+
+    def published_updates(self) -> list[int]:
+        """After which updates a version was published."""
+        progress = [self.store.open(version).manifest.training for version in self.store.versions()]
+        return [one.update for one in progress if one is not None]

@@ -1,0 +1,83 @@
+"""The transports that the conformance suite is run on. A new one joins by one line in ``TRANSPORTS``."""
+
+import itertools
+import os
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from shared.rollouts.rollout import RolloutLayout
+from shared.transport.addresses import local_address
+from shared.transport.in_process import InProcessTransport
+from shared.transport.transport import RolloutReceiver, RolloutSender
+from shared.transport.transport_keys import make_keys
+from shared.transport.zmq_transport import ZmqReceiver, ZmqSender
+from tests.support.rollout_examples import RUN_ID
+
+HEARTBEAT_S = 0.02
+LEARNER_TIMEOUT_S = 0.5
+
+_numbers = itertools.count()
+
+
+class TransportCase(Protocol):
+    """One receiver and its senders, all closed by ``close``."""
+
+    receiver: RolloutReceiver
+
+    def sender(self, actor_id: str = "actor-0", window: int = 1) -> RolloutSender: ...
+
+    def close(self) -> None: ...
+
+
+class ZmqCase:
+    def __init__(self, layout: RolloutLayout, address: str, *, encrypted: bool = False) -> None:
+        learner_keys, self._actor_keys = make_keys() if encrypted else (None, None)
+        self.receiver = ZmqReceiver(address, layout, RUN_ID, heartbeat_s=HEARTBEAT_S, keys=learner_keys)
+        self._senders: list[ZmqSender] = []
+
+    def sender(self, actor_id: str = "actor-0", window: int = 1) -> ZmqSender:
+        sender = ZmqSender(
+            self.receiver.address,
+            RUN_ID,
+            actor_id,
+            window=window,
+            learner_timeout_s=LEARNER_TIMEOUT_S,
+            keys=self._actor_keys,
+        )
+        self._senders.append(sender)
+        return sender
+
+    def close(self) -> None:
+        for sender in self._senders:
+            sender.close()
+        self.receiver.close()
+
+
+class InProcessCase:
+    def __init__(self, layout: RolloutLayout) -> None:
+        self._transport = InProcessTransport(layout, RUN_ID)
+        self.receiver = self._transport.receiver
+        self._senders: list[RolloutSender] = []
+
+    def sender(self, actor_id: str = "actor-0", window: int = 1) -> RolloutSender:
+        sender = self._transport.sender(actor_id, window=window)
+        self._senders.append(sender)
+        return sender
+
+    def close(self) -> None:
+        for sender in self._senders:
+            sender.close()
+        self.receiver.close()
+
+
+def fresh_address() -> str:
+    """An ipc address that no other test uses, in whichever process."""
+    return local_address(f"test-{os.getpid()}-{next(_numbers)}")
+
+
+TRANSPORTS: dict[str, Callable[[RolloutLayout], Any]] = {
+    "zmq-ipc": lambda layout: ZmqCase(layout, fresh_address()),
+    "zmq-tcp": lambda layout: ZmqCase(layout, "tcp://127.0.0.1:0"),
+    "zmq-curve": lambda layout: ZmqCase(layout, "tcp://127.0.0.1:0", encrypted=True),
+    "in-process": InProcessCase,
+}

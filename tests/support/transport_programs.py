@@ -1,0 +1,71 @@
+"""A learner and actors as processes of their own, to be stopped and killed (``-m tests.support.transport_programs``).
+
+The learner learns from whatever comes, prints how many rollouts it has taken up, and at the end of its standard input
+stops the actors and prints its books. With a directory it keeps a journal there, and at a line of input the books, from
+which it goes on when it is started again. The actor sends until it is told to stop; that of five sends five and waits.
+"""
+
+import sys
+import threading
+from pathlib import Path
+
+import msgspec
+
+from shared.transport.arrival_journal import ArrivalJournal
+from shared.transport.zmq_transport import ZmqReceiver, ZmqSender
+from tests.support.rollout_examples import RUN_ID, example_rollout, plain_layout, rich_layout
+
+HEAVY_LAYOUT = rich_layout(length=32)
+
+
+def learner(address: str, directory: str | None = None) -> None:
+    journal = None if directory is None else ArrivalJournal(Path(directory) / "arrivals.jsonl")
+    receiver = ZmqReceiver(address, plain_layout(), RUN_ID, heartbeat_s=0.02, journal=journal)
+    books = Path(directory or "") / "books"
+    if directory is not None and books.exists():
+        receiver.restore(books.read_bytes())
+    ended = threading.Event()
+
+    def obey() -> None:
+        for _ in sys.stdin:
+            books.write_bytes(receiver.state())
+            print("kept", flush=True)
+        ended.set()
+
+    threading.Thread(target=obey, daemon=True).start()
+    print("bound", flush=True)
+    while not ended.is_set():
+        rollout = receiver.receive(0.05)
+        if rollout is not None:
+            receiver.count_learned(rollout)
+            print(f"learned {rollout.header.sequence}", flush=True)
+    receiver.stop_actors(10.0)
+    print(msgspec.json.encode(receiver.accounts).decode(), flush=True)
+    receiver.close()
+
+
+def actor(address: str) -> None:
+    sender = ZmqSender(address, RUN_ID, "actor-0", learner_timeout_s=0.5)
+    while not sender.stop_requested:
+        if sender.wait_for_room(1.0):
+            sender.send(example_rollout(plain_layout()))
+    sender.close()
+
+
+def actor_of_five(address: str) -> None:
+    sender = ZmqSender(address, RUN_ID, "five", learner_timeout_s=30.0)
+    for _ in range(5):
+        sender.send(example_rollout(plain_layout(), actor_id="five"))
+    threading.Event().wait()
+
+
+def heavy_actor(address: str) -> None:
+    rollout = example_rollout(HEAVY_LAYOUT, batch_size=64)
+    sender = ZmqSender(address, RUN_ID, "actor-0", window=4, learner_timeout_s=30.0)
+    while True:
+        sender.send(rollout)
+
+
+if __name__ == "__main__":
+    programs = {"learner": learner, "actor": actor, "actor-of-five": actor_of_five, "heavy-actor": heavy_actor}
+    programs[sys.argv[1]](*sys.argv[2:])

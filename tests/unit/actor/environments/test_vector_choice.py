@@ -1,0 +1,127 @@
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import gymnasium
+import pytest
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from loguru import logger
+
+from actor.environments.environment_creation import make_environments
+from actor.environments.process_environments import ProcessEnvironments
+from actor.environments.vector_choice import MESSAGES_S, async_pays
+from shared.errors import ConfigurationError
+from tests.contract.test_environments import NEEDS_ENVPOOL
+from tests.support.counting_environment import Counting
+
+COUNTING = "tests.support.counting_environment:Counting-v0"
+
+
+@pytest.fixture
+def said() -> Iterator[list[str]]:
+    lines: list[str] = []
+    sink = logger.add(lambda message: lines.append(message.record["message"]), level="INFO")
+    yield lines
+    logger.remove(sink)
+
+
+class _Slow(Counting):
+    """Takes far longer than two messages, however fast the machine is."""
+
+    def step(self, action: Any) -> Any:
+        time.sleep(0.02)
+        return super().step(action)
+
+
+@pytest.fixture
+def slow() -> Iterator[str]:
+    gymnasium.register("Slow-v0", _Slow)
+    yield "Slow-v0"
+    del gymnasium.registry["Slow-v0"]
+
+
+@pytest.mark.parametrize(
+    ("step_s", "num_envs", "cores", "pays"),
+    [
+        (1e-6, 64, 64, False),  # a step costs less than the messages about it
+        (MESSAGES_S, 64, 64, False),
+        (10e-3, 8, 8, True),
+        (10e-3, 8, 2, True),
+        (10e-3, 8, 1, False),  # nobody to share the work with
+        (10e-3, 1, 8, False),
+        (0.3e-3, 8, 2, False),  # faster, but by too little to take eight processes for it
+        (0.3e-3, 8, 8, True),
+    ],
+)
+def test_processes_pay_where_a_step_is_slow_and_cores_are_there(
+    step_s: float, num_envs: int, cores: int, pays: bool
+) -> None:
+    assert async_pays(step_s, num_envs, cores) is pays
+
+
+def test_auto_takes_the_entry_point_before_anything_is_measured(said: list[str]) -> None:
+    make_environments("CartPole-v1", 4, measure=True).close()
+    assert said == ["4 of CartPole-v1 in its vector entry point, the fastest form it has"]
+
+
+def test_auto_measures_and_says_so(monkeypatch: pytest.MonkeyPatch, slow: str, said: list[str]) -> None:
+    monkeypatch.setattr("actor.environments.environment_creation.usable_cores", lambda: 4)
+    with make_environments(slow, 4, measure=True) as environments:
+        assert isinstance(environments.vector, ProcessEnvironments)
+    with make_environments(COUNTING, 2, measure=True) as environments:
+        assert isinstance(environments.vector, SyncVectorEnv)
+    first, second = said
+    assert first.startswith(
+        "4 of Slow-v0 in a process each (AsyncVectorEnv): it has no vector entry point; a step takes 2"
+    )
+    assert first.endswith("and there are 4 cores")
+    assert "one after another (SyncVectorEnv)" in second
+
+
+def test_without_measuring_no_clock_decides(slow: str, said: list[str]) -> None:
+    with make_environments(slow, 4) as environments:
+        assert isinstance(environments.vector, SyncVectorEnv)
+    assert "no clock" in said[0]
+
+
+def test_one_environment_is_stepped_alone(slow: str, said: list[str]) -> None:
+    with make_environments(slow, 1, measure=True) as environments:
+        assert isinstance(environments.vector, SyncVectorEnv)
+    assert said == ["1 of Slow-v0 alone"]
+
+
+def test_what_was_asked_for_is_taken_and_said(said: list[str]) -> None:
+    with make_environments("CartPole-v1", 2, vector="async") as environments:
+        assert isinstance(environments.vector, ProcessEnvironments)
+    assert said == ["2 of CartPole-v1 in a process each (AsyncVectorEnv): --vector async"]
+
+
+def test_without_envpool_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "envpool", None)
+    with pytest.raises(ConfigurationError, match=r'not installed: pip install "rl-hotswap\[envpool\]"'):
+        make_environments("CartPole-v1", 2, vector="envpool")
+
+
+@NEEDS_ENVPOOL
+@pytest.mark.parametrize(
+    ("env_id", "kwargs", "autoreset", "said"),
+    [
+        ("Taxi-v4", {}, None, "EnvPool has no Taxi-v4; Taxi-v3, which it has, is another task"),
+        ("Blackjack-v1", {"natural": True}, None, "does not know Gymnasium's natural"),
+        ("CartPole-v1", {}, AutoresetMode.SAME_STEP, "resets by"),
+        ("CartPole-v1", {"max_episode_steps": -1}, None, "needs a max_episode_steps"),
+        ("tests.support.counting_environment:Counting-v0", {"max_episode_steps": 3}, None, "is not Gymnasium's own"),
+    ],
+)
+def test_what_envpool_does_not_have_is_refused(
+    env_id: str, kwargs: dict[str, Any], autoreset: AutoresetMode | None, said: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=said):
+        make_environments(env_id, 2, vector="envpool", env_kwargs=kwargs, autoreset=autoreset)
+
+
+@NEEDS_ENVPOOL
+def test_auto_leaves_envpool_to_be_asked_for(said: list[str]) -> None:
+    with make_environments("Acrobot-v1", 2) as environments:
+        assert isinstance(environments.vector, SyncVectorEnv)

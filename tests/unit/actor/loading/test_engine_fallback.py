@@ -1,0 +1,193 @@
+"""Which program of a version is taken: by the fixed order, by measurement, by what was learned before."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import shared.engines.llvm
+from actor.loading import engine_fallback
+from actor.loading.engine_choice import is_clearly_faster, median_call_s
+from actor.loading.engine_fallback import EngineFallback
+from shared.engines.engine import Engine, EngineKind
+from shared.engines.llvm import read_row_program
+from shared.engines.onnx import OnnxEngine
+from shared.engines.row_compiler.row_program import RowProgram
+from shared.files.buffer_pool import is_lasting
+from shared.policy.weights import decode_weights
+from shared.store.policy_store import LocalPolicyStore
+from tests.support.agent_policies import eager, local_store, make_policy, publish_seed, quiet_noise
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> LocalPolicyStore:
+    return local_store(tmp_path / "policies")
+
+
+def _no_spare(kind: EngineKind, program_digest: str) -> Engine | None:
+    return None
+
+
+def _measured(monkeypatch: pytest.MonkeyPatch, first_s: float, challenger_s: float) -> list[int]:
+    """Let the clock say so; returns how many engines each measurement compared."""
+    compared = []
+
+    def measure(engines: Sequence[Engine], inputs: Sequence[np.ndarray]) -> list[float]:
+        assert {array.shape[0] for array in inputs} == {5}, "measured at the batch size in use"
+        compared.append(len(engines))
+        return [first_s, challenger_s][: len(engines)]
+
+    monkeypatch.setattr(engine_fallback, "median_call_s", measure)
+    return compared
+
+
+@pytest.mark.parametrize(("nested", "first", "challenger"), [(False, "llvm", "onnx"), (True, "onnx", "torchscript")])
+@pytest.mark.parametrize(
+    ("first_s", "challenger_s", "is_faster"), [(1e-3, 5e-4, 1), (5e-4, 1e-3, 0), (1e-3, 0.95e-3, 0)]
+)
+def test_auto_takes_what_is_clearly_faster_and_remembers_it(
+    store: LocalPolicyStore,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    nested: bool,
+    first: str,
+    challenger: str,
+    first_s: float,
+    challenger_s: float,
+    is_faster: bool,
+) -> None:
+    """An image is in what is nested, which LLVM does not run."""
+    compared = _measured(monkeypatch, first_s, challenger_s)
+    engines = EngineFallback("auto", batch_size=5)
+    for seed in range(2):
+        version = publish_seed(store, seed, onnx=True, nested=nested).version
+        result = engines.load(store.open(version), _no_spare)
+        assert result.policy.engine_name == (challenger if is_faster else first)
+        assert result.describe() is None
+    assert compared == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("choice", "method"), [("auto", "llvm"), ("llvm", "llvm"), ("onnx", "onnx"), ("torchscript", "torchscript")]
+)
+def test_without_measurement_the_order_is_fixed(
+    store: LocalPolicyStore, monkeypatch: pytest.MonkeyPatch, choice: str, method: str
+) -> None:
+    compared = _measured(monkeypatch, 1.0, 0.0)
+    publish_seed(store, 0, onnx=True)
+    engines = EngineFallback(choice, batch_size=5, measure=choice != "auto")  # type: ignore[arg-type]
+    assert engines.load(store.open(0), _no_spare).policy.engine_name == method
+    assert compared == []
+
+
+def test_an_engine_that_was_asked_for_and_is_not_there_has_a_fallback(store: LocalPolicyStore) -> None:
+    publish_seed(store, 0)
+    assert EngineFallback("onnx", batch_size=5).load(store.open(0), _no_spare).policy.engine_name == "torchscript"
+
+
+@pytest.fixture
+def looked_at(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The graphs that LLVM's engine looked at."""
+    graphs = []
+
+    def look(graph: bytes, outputs: Sequence[int] | None = None) -> RowProgram:
+        graphs.append(graph)
+        return read_row_program(graph, outputs)
+
+    monkeypatch.setattr(shared.engines.llvm, "read_row_program", look)
+    return graphs
+
+
+def test_what_an_engine_does_not_run_is_passed_over_in_silence_and_looked_at_once(
+    store: LocalPolicyStore, looked_at: list[bytes]
+) -> None:
+    engines = EngineFallback("auto", batch_size=5, measure=False)
+    for seed in range(3):
+        version = publish_seed(store, seed, onnx=True, nested=True).version
+        result = engines.load(store.open(version), _no_spare)
+        assert (result.policy.engine_name, result.policy.engine.kind) == ("onnx", "onnx")
+        assert (result.refusals, result.describe()) == ([], None)
+    assert len(looked_at) == 1
+
+
+def test_an_engine_that_was_asked_for_and_does_not_run_the_program_says_so_in_one_line(
+    store: LocalPolicyStore, looked_at: list[bytes]
+) -> None:
+    engines = EngineFallback("llvm", batch_size=5)
+    for seed in range(2):
+        version = publish_seed(store, seed, onnx=True, nested=True).version
+        result = engines.load(store.open(version), _no_spare)
+        assert result.policy.engine_name == "onnx"
+        assert result.describe() == f"version {version}: onnx taken; llvm said: operator Transpose"
+    assert len(looked_at) == 1
+
+
+def test_new_weights_of_a_program_that_llvm_runs_are_given_to_a_spare(store: LocalPolicyStore) -> None:
+    engines = EngineFallback("auto", batch_size=5, measure=False)
+    first = engines.load(store.open(publish_seed(store, 0, onnx=True).version), _no_spare).policy.engine
+    spare = first.twin()
+    second = engines.load(store.open(publish_seed(store, 1, onnx=True).version), lambda kind, digest: spare)
+    assert second.policy.engine is spare
+    observation = np.random.default_rng(0).standard_normal((5, 4)).astype(np.float32)
+    for seed, engine in ((0, first), (1, spare)):
+        policy = make_policy(seed=seed)
+        inputs = [observation, quiet_noise(policy, 5)]
+        for mine, expected in zip(engine.run(inputs), eager(policy, *inputs)[:2], strict=True):
+            np.testing.assert_allclose(mine, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_measurement_is_of_whole_calls() -> None:
+    calls: list[str] = []
+
+    class Counting:
+        kind: EngineKind = "onnx"
+        program_digest = "p"
+
+        def __init__(self, name: str, work: int) -> None:
+            self.name, self.work = name, work
+
+        def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+            calls.append(self.name)
+            return [inputs[0] + i for i in range(self.work)]
+
+        def load_weights(self, weights: object) -> None:
+            raise AssertionError
+
+        def twin(self) -> None:
+            raise AssertionError
+
+    fast_s, slow_s = median_call_s([Counting("fast", 1), Counting("slow", 300)], [np.zeros(1000)])
+    assert is_clearly_faster(fast_s, slow_s)
+    assert not is_clearly_faster(slow_s, fast_s)
+    assert calls[:4] == ["fast", "slow", "fast", "slow"]
+    assert calls.count("fast") == calls.count("slow") >= 5
+
+
+def test_large_weights_lie_in_memory_that_is_used_again_but_never_under_an_engine_that_reads_it(
+    store: LocalPolicyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shared.store.version_files._HASHED_APART_BYTES", 0)
+    engines, spares = EngineFallback("onnx", batch_size=5), dict[str, Engine]()
+    engines = []
+    for seed in range(8):
+        files = store.open(publish_seed(store, seed, onnx=True).version)
+        engine = engines.load(files, lambda kind, digest: spares.pop(kind, None)).policy.engine
+        assert isinstance(engine, OnnxEngine)
+        engines.append((engine, files))
+        if len(engines) == 3:
+            oldest, _ = engines.pop(0)
+            spares["onnx"] = oldest
+        for held, of in engines:
+            expected = decode_weights(of.read(of.manifest.weights))
+            for name, array in held._weights.items():
+                assert is_lasting(_memory(array)), "not copied"
+                np.testing.assert_array_equal(array, expected[name])
+    assert len(engines._memory._pieces) == 4, "two in use, the spare's and that which its next weights will lie in"
+
+
+def _memory(array: np.ndarray) -> object:
+    memory: object = array
+    while isinstance(memory, np.ndarray):
+        memory = memory.base
+    return memory

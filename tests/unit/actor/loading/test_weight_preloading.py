@@ -1,0 +1,83 @@
+"""Weights that are brought into an engine before they are known to be right."""
+
+import numpy as np
+import pytest
+
+from actor.loading.weight_preloading import WeightPreloader
+from shared.engines.engine import Engine, EngineKind
+from shared.engines.torchscript import TorchScriptEngine
+from shared.errors import WeightsError
+from tests.support.agent_policies import exporter, make_policy, quiet_noise
+
+FIRST: tuple[EngineKind, str] = ("torchscript", "digest")
+OBSERVATIONS = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
+
+
+def _files(seed: int) -> dict[str, bytes]:
+    return exporter().files(make_policy(seed=seed).state_dict())[0]
+
+
+class _Spares:
+    """One engine, given to whoever asks first."""
+
+    def __init__(self) -> None:
+        self.engine: Engine | None = TorchScriptEngine.from_bytes(_files(0)["policy.ts"])
+
+    def __call__(self, kind: EngineKind, program_digest: str) -> Engine | None:
+        assert (kind, program_digest) == FIRST
+        engine, self.engine = self.engine, None
+        return engine
+
+
+def _answers(engine: Engine) -> list[np.ndarray]:
+    return list(engine.run([OBSERVATIONS, quiet_noise(make_policy(), 3)]))
+
+
+def test_an_engine_has_the_weights_once_they_are_known_to_be_right() -> None:
+    weights = _files(1)["weights.safetensors"]
+    expected = TorchScriptEngine.from_bytes(_files(1)["policy.ts"])
+    ahead = WeightPreloader(FIRST, _Spares())
+    ahead.bring(weights)
+    assert ahead.take(*FIRST) is None, "not yet"
+    tensors = ahead.weights(weights)
+    engine = ahead.take(*FIRST)
+    assert engine is not None
+    for found, wanted in zip(_answers(engine), _answers(expected), strict=True):
+        np.testing.assert_array_equal(found, wanted)
+    assert all(tensor.base is not None for tensor in tensors.values()), "views of the bytes, which were read once"
+    assert ahead.take(*FIRST) is None, "once"
+
+
+def test_what_was_made_of_other_bytes_is_forgotten() -> None:
+    wrong, right = _files(1)["weights.safetensors"], _files(2)["weights.safetensors"]
+    ahead = WeightPreloader(FIRST, _Spares())
+    ahead.bring(wrong)
+    assert ahead.weights(right).keys() == ahead.weights(wrong).keys()
+    assert ahead.take(*FIRST) is None
+
+
+def test_an_engine_of_another_program_is_not_given_out() -> None:
+    weights = _files(1)["weights.safetensors"]
+    ahead = WeightPreloader(FIRST, _Spares())
+    ahead.bring(weights)
+    ahead.weights(weights)
+    assert ahead.take("onnx", "digest") is None
+    assert ahead.take("torchscript", "another") is None
+    assert ahead.take(*FIRST) is not None
+
+
+@pytest.mark.parametrize("data", [b"", b"no weights", _files(1)["weights.safetensors"][:-1]])
+def test_what_cannot_be_weights_is_told_of_only_where_it_counts(data: bytes) -> None:
+    ahead = WeightPreloader(FIRST, _Spares())
+    ahead.bring(data)
+    with pytest.raises(WeightsError):
+        ahead.weights(data)
+    assert ahead.take(*FIRST) is None
+
+
+def test_where_no_program_can_be_tried_there_is_nothing_to_bring_weights_into() -> None:
+    weights = _files(1)["weights.safetensors"]
+    ahead = WeightPreloader(None, _Spares())
+    ahead.bring(weights)
+    assert ahead.weights(weights)
+    assert ahead.take(*FIRST) is None

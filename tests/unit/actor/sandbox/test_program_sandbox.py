@@ -1,0 +1,284 @@
+"""Programs tried in a process of their own: what is learned there, and what becomes of that process."""
+
+import functools
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import psutil  # type: ignore[import-untyped]
+import pytest
+
+from actor.loading.engine_fallback import EngineFallback
+from actor.sandbox.program_sandbox import ProgramSandbox, SandboxLimits
+from actor.sandbox.sandbox_cache import SandboxCache
+from learner.export.policy_export import WEIGHTS_FILE
+from shared.engines.engine import Engine, EngineKind
+from shared.errors import ProbeMismatch, ProgramError, TransientLoadError
+from shared.policy.manifest import Manifest
+from shared.store.policy_store import LocalPolicyStore
+from tests.support import bad_programs
+from tests.support.agent_policies import exporter, local_store, make_policy, publish, publish_seed
+from tests.support.waiting import until
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> LocalPolicyStore:
+    return local_store(tmp_path_factory.mktemp("trial") / "policies")
+
+
+@pytest.fixture
+def trial() -> Iterator[ProgramSandbox]:
+    trial = ProgramSandbox(SandboxLimits(timeout_s=60.0), batch_size=3)
+    yield trial
+    trial.close()
+
+
+def require(trial: ProgramSandbox, store: LocalPolicyStore, manifest: Manifest) -> None:
+    files = store.open(manifest.version)
+    program = manifest.programs[0]
+    content = {name: files.read(name) for name in manifest.files}
+    trial.require(program.kind, program.program_digest, files.manifest_bytes, content)
+
+
+def _children() -> list[psutil.Process]:
+    return [p for p in psutil.Process().children() if "actor.sandbox.sandbox_process" in p.cmdline()]
+
+
+def test_a_right_program_passes_and_is_known_by_its_digest_from_then_on(
+    trial: ProgramSandbox, store: LocalPolicyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = publish_seed(store, 0)
+    program = manifest.programs[0]
+    if sys.platform == "linux":
+        monkeypatch.setattr("tempfile.tempdir", "/nowhere")  # disks may be full
+    assert not trial.has_passed(program.kind, program.program_digest)
+    require(trial, store, manifest)
+    assert trial.has_passed(program.kind, program.program_digest)
+    trial.close()
+    require(trial, store, publish_seed(store, 1))
+    assert not _children(), "nobody was asked again"
+
+
+def test_the_process_stays_for_the_next_program(trial: ProgramSandbox, store: LocalPolicyStore) -> None:
+    require(trial, store, publish_seed(store, 0))
+    (first,) = _children()
+    require(trial, store, publish_seed(store, 0, action="box"))
+    with pytest.raises(ProbeMismatch):
+        require(trial, store, bad_programs.publish_program(store, bad_programs.SwappedOutputs()))
+    assert _children() == [first]
+
+
+def test_what_a_program_raises_is_raised_here(trial: ProgramSandbox, store: LocalPolicyStore) -> None:
+    with pytest.raises(ProbeMismatch, match="differ by more than"):
+        require(trial, store, bad_programs.publish_program(store, bad_programs.SwappedOutputs()))
+
+
+def test_a_crash_is_the_programs_fault_and_the_next_one_is_tried_in_a_new_process(
+    trial: ProgramSandbox, store: LocalPolicyStore
+) -> None:
+    with pytest.raises(ProgramError, match=r"it killed the process that tried it \(SIG"):
+        require(trial, store, bad_programs.publish_program(store, bad_programs.Crashes()))
+    assert not _children()
+    with pytest.raises(ProbeMismatch):
+        require(trial, store, bad_programs.publish_program(store, bad_programs.SwappedOutputs()))
+
+
+def test_a_process_that_is_killed_from_outside_blames_nobody_at_first(
+    trial: ProgramSandbox, store: LocalPolicyStore
+) -> None:
+    manifest = bad_programs.publish_program(store, bad_programs.Hangs())
+    for error in (TransientLoadError, ProgramError):
+        with ThreadPoolExecutor(1) as pool:
+            trying = pool.submit(require, trial, store, manifest)
+            until(functools.partial(_is_over, trial, trying))
+            with pytest.raises(error, match="SIGKILL"):
+                trying.result()
+        assert not _children()
+
+
+def _is_over(trial: ProgramSandbox, trying: "Future[None]") -> bool:
+    trial.cancel()
+    return trying.done()
+
+
+def test_a_process_that_has_gone_meanwhile_is_replaced(trial: ProgramSandbox, store: LocalPolicyStore) -> None:
+    trial.start("torchscript")
+    (process,) = _children()
+    process.kill()
+    until(lambda: process.status() == psutil.STATUS_ZOMBIE)
+    require(trial, store, publish_seed(store, 2))
+
+
+def test_a_program_is_tried_with_llvm_where_that_runs_it(trial: ProgramSandbox, store: LocalPolicyStore) -> None:
+    version = publish_seed(store, 0, onnx=True).version
+    digest = _digest(store, version)
+    engines = EngineFallback("auto", batch_size=3, trial=trial, measure=False)
+    assert engines.load(store.open(version), _no_spare).policy.engine_name == "llvm"
+    assert trial.has_passed("llvm", digest)
+    assert not trial.has_passed("onnx", digest), "another engine is another matter"
+    (process,) = _children()
+    assert process.cmdline()[-1] == "llvm"
+
+
+def test_a_program_that_llvm_does_not_run_is_tried_with_the_engine_that_does_alone(
+    trial: ProgramSandbox, store: LocalPolicyStore
+) -> None:
+    version = publish_seed(store, 0, onnx=True, nested=True).version
+    engines = EngineFallback("auto", batch_size=3, trial=trial, measure=False)
+    result = engines.load(store.open(version), _no_spare)
+    assert (result.policy.engine_name, result.refusals) == ("onnx", [])
+    assert not trial.has_passed("llvm", _digest(store, version))
+    (process,) = _children()
+    assert process.cmdline()[-1] == "onnx", "none was started before"
+
+
+def test_what_llvm_makes_of_a_wrong_program_is_known_there(trial: ProgramSandbox, store: LocalPolicyStore) -> None:
+    """With other weights than the probe was computed with."""
+    policy = make_policy(seed=1)
+    made = exporter(onnx=True)
+    weights = made.files(make_policy(seed=2).state_dict())[0][WEIGHTS_FILE]
+    manifest = publish(store, policy, made, instead={WEIGHTS_FILE: weights})
+    files = store.open(manifest.version)
+    content = {name: files.read(name) for name in manifest.files}
+    with pytest.raises(ProbeMismatch, match="differ by more than"):
+        trial.require("llvm", _digest(store, manifest.version), files.manifest_bytes, content)
+
+
+def _digest(store: LocalPolicyStore, version: int) -> str:
+    program = store.open(version).manifest.program("onnx")
+    assert program is not None
+    return program.program_digest
+
+
+def _no_spare(kind: EngineKind, program_digest: str) -> Engine | None:
+    return None
+
+
+def test_importable_programs_are_not_tried_their_code_was_allowed_by_name(trial: ProgramSandbox) -> None:
+    assert trial.has_passed("eager", "0" * 64)
+    assert trial.has_passed("compile", "0" * 64)
+
+
+def _remembering(directory: Path, batch_size: int = 3) -> ProgramSandbox:
+    limits = SandboxLimits(timeout_s=60.0)
+    return ProgramSandbox(limits, batch_size=batch_size, tried=SandboxCache(directory))
+
+
+@pytest.fixture(scope="module")
+def remembered(store: LocalPolicyStore, tmp_path_factory: pytest.TempPathFactory) -> tuple[Manifest, Path]:
+    """A version whose first program has passed, and where that is remembered."""
+    directory = tmp_path_factory.mktemp("cache") / "rl-hotswap" / "tried-programs"
+    manifest = publish_seed(store, 4)
+    trial = _remembering(directory)
+    require(trial, store, manifest)
+    trial.close()
+    return manifest, directory
+
+
+def test_what_has_passed_is_remembered_by_actors_that_are_started_later(
+    store: LocalPolicyStore, remembered: tuple[Manifest, Path]
+) -> None:
+    manifest, directory = remembered
+    trial = _remembering(directory)
+    trial.prepare(manifest.programs[0].kind)
+    require(trial, store, manifest)
+    assert not _children(), "nobody was asked"
+
+
+@pytest.mark.parametrize("what", ["another batch size", "another library", "another machine", "a broken record"])
+def test_what_is_remembered_of_something_else_does_not_count(
+    what: str, remembered: tuple[Manifest, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest, directory = remembered
+    program = manifest.programs[0]
+    copy = shutil.copytree(directory, tmp_path / "copy")
+    if what == "another library":
+        monkeypatch.setattr("actor.sandbox.sandbox_cache.version", lambda library: "0.0.1")
+    elif what == "another machine":
+        monkeypatch.setattr("platform.node", lambda: "elsewhere")
+    elif what == "a broken record":
+        (record,) = copy.iterdir()
+        record.write_bytes(record.read_bytes()[:-2])
+    trial = _remembering(copy, batch_size=4 if what == "another batch size" else 3)
+    assert not trial.has_passed(program.kind, program.program_digest)
+
+
+def test_what_fails_is_not_remembered(store: LocalPolicyStore, tmp_path: Path) -> None:
+    bad = bad_programs.publish_program(store, bad_programs.SwappedOutputs())
+    trial = _remembering(tmp_path / "cache")
+    with pytest.raises(ProbeMismatch):
+        require(trial, store, bad)
+    trial.close()
+    assert not (tmp_path / "cache").exists()
+
+
+def test_where_nothing_can_be_remembered_a_program_is_tried_all_the_same(
+    store: LocalPolicyStore, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    trial = _remembering(tmp_path / "file" / "cache")
+    require(trial, store, publish_seed(store, 5))
+    trial.close()
+
+
+def test_the_oldest_are_forgotten_where_there_are_very_many(tmp_path: Path) -> None:
+    tried = SandboxCache(tmp_path / "cache")
+    for number in range(1010):
+        tried.passed("onnx", f"{number:064x}", 1, 1e-5)
+    assert len(list((tmp_path / "cache").iterdir())) == 1000
+    assert tried.call_s("onnx", f"{1009:064x}", 1) == 1e-5
+
+
+def test_closing_leaves_no_process_and_may_be_done_twice() -> None:
+    trial = ProgramSandbox(SandboxLimits(), batch_size=1)
+    trial.start("onnx")
+    (process,) = [p for p in _children() if "onnx" in p.cmdline()]
+    trial.close()
+    trial.close()
+    assert not process.is_running()
+
+
+_TRIES = """
+import pathlib, signal, sys
+from actor.sandbox.program_sandbox import ProgramSandbox, SandboxLimits
+from tests.support.agent_policies import local_store
+from tests.unit.actor.sandbox.test_program_sandbox import require
+
+store = local_store(pathlib.Path(sys.argv[1]))
+trial = ProgramSandbox(SandboxLimits(timeout_s=60.0), batch_size=3)
+require(trial, store, store.open(int(sys.argv[2])).manifest)
+print(trial._process._process.pid, flush=True)
+signal.pause()
+"""
+
+
+@pytest.mark.slow
+def test_it_ends_with_its_actor_even_where_it_can_do_nothing_itself(store: LocalPolicyStore) -> None:
+    """The actor is killed while the process is stopped."""
+    version = publish_seed(store, 3).version
+    with subprocess.Popen(
+        [sys.executable, "-c", _TRIES, str(store.path), str(version)],
+        cwd=Path(__file__).parents[3],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as actor:
+        assert actor.stdout is not None
+        process = psutil.Process(int(actor.stdout.readline()))
+        process.suspend()
+        actor.kill()
+        until(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE, 60.0)
+
+
+def test_a_process_that_cannot_be_started_is_no_reason_not_to_begin(
+    store: LocalPolicyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loader's thread starts it; without that thread nothing would ever be loaded."""
+    monkeypatch.setattr(sys, "executable", "/no/such/python")
+    trial = ProgramSandbox(SandboxLimits(), batch_size=3)
+    engines = EngineFallback("onnx", batch_size=3, trial=trial)
+    engines.prepare()
+    with pytest.raises(TransientLoadError, match="could not be started"):
+        require(trial, store, publish_seed(store, 3))

@@ -1,0 +1,272 @@
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from actor.canary.canary_assignment import CanaryAssignment
+from actor.loading.loaded_policy import LoadedPolicy
+from actor.rollouts.episodes import FinishedEpisode
+from actor.versions.policy_manager import PolicyManager
+from actor.versions.version_life import VersionState, VersionTable
+from shared.engines.engine import EngineKind
+from tests.support.sample_versions import SIGNATURE
+
+S = VersionState
+
+
+class _Engine:
+    """Nothing runs here: the manager only moves engines about."""
+
+    kind: EngineKind = "onnx"
+
+    def __init__(self, program_digest: str) -> None:
+        self.program_digest = program_digest
+
+    def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        raise AssertionError("the manager runs nothing")
+
+    def load_weights(self, weights: Mapping[str, np.ndarray]) -> None:
+        raise AssertionError("the manager loads nothing")
+
+    def twin(self) -> "_Engine":
+        return _Engine(self.program_digest)
+
+
+@pytest.fixture
+def versions() -> VersionTable:
+    return VersionTable()
+
+
+@pytest.fixture
+def manager(versions: VersionTable) -> PolicyManager:
+    return PolicyManager(versions)
+
+
+def _policy(versions: VersionTable, version: int, *, program: str = "p", digest: str | None = None) -> LoadedPolicy:
+    versions.move(version, S.LOADING)
+    return LoadedPolicy(version, digest or f"d{version}", SIGNATURE, _Engine(program), "onnx", b"")
+
+
+def _acting(manager: PolicyManager, versions: VersionTable, *numbers: int) -> list[LoadedPolicy]:
+    policies = [_policy(versions, number) for number in numbers]
+    for policy in policies:
+        manager.offer(policy)
+        assert manager.adopt(begins_episodes=True) is policy
+    return policies
+
+
+def test_nothing_acts_before_the_first_offer(manager: PolicyManager) -> None:
+    assert manager.adopt(begins_episodes=True) is None
+    assert manager.acting is None
+    assert manager.fail_acting("nothing acts") is None
+
+
+def test_an_offer_acts_from_the_next_adoption_on(manager: PolicyManager, versions: VersionTable) -> None:
+    (one,) = _acting(manager, versions, 1)
+    two = _policy(versions, 2)
+    manager.offer(two)
+    assert manager.acting is one
+    assert manager.held_version == 2
+    assert manager.adopt(begins_episodes=False) is two
+    assert (versions.state(1), versions.state(2)) == (S.RETIRED, S.ACTING)
+    assert manager.adopt(begins_episodes=True) is two
+    assert manager.highest_acted == 2
+
+
+def test_an_offer_that_nobody_adopted_makes_way(manager: PolicyManager, versions: VersionTable) -> None:
+    _acting(manager, versions, 1)
+    two, three = _policy(versions, 2), _policy(versions, 3)
+    manager.offer(two)
+    manager.offer(three)
+    assert versions.state(2) is S.RETIRED
+    assert manager.adopt(begins_episodes=True) is three
+    assert manager.take_spare("onnx", "p", withdraw_ready=False) is two.engine
+
+
+def test_the_engine_of_the_version_before_the_last_good_one_is_used_again(
+    manager: PolicyManager, versions: VersionTable
+) -> None:
+    one, two, three = _acting(manager, versions, 1, 2, 3)
+    assert manager.engines_alive() == 3
+    assert manager.take_spare("onnx", "other program", withdraw_ready=True) is None
+    assert manager.take_spare("torchscript", "p", withdraw_ready=True) is None
+    assert manager.take_spare("onnx", "p", withdraw_ready=True) is one.engine
+    twin = manager.take_spare("onnx", "p", withdraw_ready=True)
+    assert twin is not None
+    assert all(twin is not engine for engine in (one.engine, two.engine, three.engine)), "what acts is not written to"
+
+
+def test_the_acting_and_the_last_good_engine_are_never_given_away(
+    manager: PolicyManager, versions: VersionTable
+) -> None:
+    policies = _acting(manager, versions, 1)
+    for version in range(2, 30):
+        spare = manager.take_spare("onnx", "p", withdraw_ready=True)
+        held = [policies[-1].engine, *(p.engine for p in policies[-2:-1])]
+        assert all(spare is not engine for engine in held)
+        policy = _policy(versions, version)
+        policies.append(policy if spare is None else replace(policy, engine=spare))
+        manager.offer(policies[-1])
+        manager.adopt(begins_episodes=True)
+        assert manager.engines_alive() <= 3
+
+
+def test_the_standby_gives_up_its_engine_to_its_successor(manager: PolicyManager, versions: VersionTable) -> None:
+    (one,) = _acting(manager, versions, 1)
+    two = _policy(versions, 2)
+    manager.offer(two)
+    assert manager.take_spare("onnx", "p", withdraw_ready=True) is two.engine
+    assert versions.state(2) is S.RETIRED
+    assert manager.held_version == 1
+    assert manager.adopt(begins_episodes=True) is one
+
+
+def test_spares_beyond_one_are_freed(manager: PolicyManager, versions: VersionTable) -> None:
+    _acting(manager, versions, 1, 2, 3, 4, 5)
+    assert manager.engines_alive() == 5
+    manager.trim_spares()
+    assert manager.engines_alive() == 3
+
+
+def test_the_last_good_policy_takes_over_from_one_that_fails(manager: PolicyManager, versions: VersionTable) -> None:
+    one, _ = _acting(manager, versions, 1, 2)
+    assert manager.fail_acting("NaN") is one
+    assert manager.acting is one
+    assert (versions.state(1), versions.state(2)) == (S.ACTING, S.FAILED)
+    assert versions.quarantine_reason("d2") == "NaN"
+    assert manager.highest_acted == 2
+    assert manager.fail_acting("NaN too") is None
+    assert manager.acting is None
+
+
+def test_what_fails_takes_everything_of_the_same_content_with_it(
+    manager: PolicyManager, versions: VersionTable
+) -> None:
+    one = _policy(versions, 1, digest="good")
+    two, three = (_policy(versions, version, digest="bad") for version in (2, 3))
+    for policy in (one, two):
+        manager.offer(policy)
+        manager.adopt(begins_episodes=True)
+    manager.offer(three)
+    assert manager.fail_acting("NaN") is one
+    assert versions.state(3) is S.FAILED
+    assert manager.adopt(begins_episodes=True) is one
+
+
+def test_a_draw_from_history_acts_whole_episodes_only(manager: PolicyManager, versions: VersionTable) -> None:
+    (five,) = _acting(manager, versions, 5)
+    two = _policy(versions, 2)
+    manager.offer_draw(two)
+    assert manager.adopt(begins_episodes=False) is five
+    assert manager.adopt(begins_episodes=True) is two
+    six = _policy(versions, 6)
+    manager.offer(six)
+    assert manager.adopt(begins_episodes=False) is two
+    assert manager.adopt(begins_episodes=True) is six
+    assert [versions.state(v) for v in (2, 5, 6)] == [S.RETIRED, S.RETIRED, S.ACTING]
+    assert manager.highest_acted == 6
+
+
+def test_a_draw_that_fails_gives_way_to_the_newest(manager: PolicyManager, versions: VersionTable) -> None:
+    (five,) = _acting(manager, versions, 5)
+    manager.offer_draw(_policy(versions, 2))
+    manager.adopt(begins_episodes=True)
+    assert manager.fail_acting("NaN") is five
+    assert [versions.state(v) for v in (2, 5)] == [S.FAILED, S.ACTING]
+
+
+def test_a_draw_of_what_is_held_anyway_loads_nothing(manager: PolicyManager, versions: VersionTable) -> None:
+    four, five = _acting(manager, versions, 4, 5)
+    assert not manager.draw_held(3)
+    assert manager.draw_held(4)
+    assert manager.adopt(begins_episodes=True) is four
+    assert manager.draw_held(4)
+    assert manager.adopt(begins_episodes=True) is four
+    assert manager.adopt(begins_episodes=True) is five
+    assert [versions.state(v) for v in (4, 5)] == [S.RETIRED, S.ACTING]
+    assert manager.engines_alive() == 2
+
+
+def test_a_newer_version_adopted_behind_a_draw_retires_the_one_before(
+    manager: PolicyManager, versions: VersionTable
+) -> None:
+    _acting(manager, versions, 5)
+    manager.offer_draw(_policy(versions, 2))
+    manager.adopt(begins_episodes=True)
+    for newer, older in ((6, 3), (7, 1), (8, 4)):
+        manager.offer(_policy(versions, newer))
+        manager.offer_draw(_policy(versions, older))
+        acting = manager.adopt(begins_episodes=True)
+        assert acting is not None
+        assert acting.version == older
+    assert manager.held_version == 8
+    acting = manager.adopt(begins_episodes=True)
+    assert acting is not None
+    assert acting.version == 8
+
+
+class TestTrials:
+    @pytest.fixture
+    def manager(self, versions: VersionTable) -> PolicyManager:
+        return PolicyManager(versions, CanaryAssignment(0.5, 1, seed=0))
+
+    def _until(self, manager: PolicyManager, policy: LoadedPolicy) -> None:
+        """Turns of one episode each, until ``policy`` acts."""
+        for _ in range(100):
+            if manager.adopt(begins_episodes=True) is policy:
+                return
+            assert manager._assignment is not None
+            manager._assignment.ended([FinishedEpisode(0.0, 1, 0, (0,), "")])
+        raise AssertionError("it never acted")
+
+    def test_what_is_on_trial_acts_by_turns_and_is_adopted_at_the_end(
+        self, manager: PolicyManager, versions: VersionTable
+    ) -> None:
+        (one,) = _acting(manager, versions, 1)
+        two = _policy(versions, 2)
+        manager.offer_candidate(two)
+        for policy, other in ((two, one), (one, two), (two, one)):
+            self._until(manager, policy)
+            assert manager.acting is policy
+            assert manager.newest is one
+            assert versions.state(policy.version) is S.ACTING
+            assert versions.state(other.version) in (S.RETIRED, S.READY)
+        manager.promote_candidate(two)
+        assert manager.adopt(begins_episodes=False) is two
+        assert (manager.newest, manager.candidate) == (two, None)
+        assert (versions.state(1), versions.state(2)) == (S.RETIRED, S.ACTING)
+
+    @pytest.mark.parametrize("acts", [True, False])
+    def test_what_is_withdrawn_acts_no_more_and_its_engine_is_used_again(
+        self, manager: PolicyManager, versions: VersionTable, *, acts: bool
+    ) -> None:
+        (one,) = _acting(manager, versions, 1)
+        two = _policy(versions, 2)
+        manager.offer_candidate(two)
+        self._until(manager, two if acts else one)
+        versions.fail(2, "worse", digest=two.digest)
+        manager.withdraw_candidate(two)
+        assert manager.adopt(begins_episodes=False) is one
+        assert versions.state(2) is S.FAILED
+        assert manager.take_spare("onnx", "p", withdraw_ready=False) is two.engine
+        manager.promote_candidate(two)
+        assert manager.adopt(begins_episodes=True) is one
+
+    def test_what_fails_on_trial_makes_way_at_once(self, manager: PolicyManager, versions: VersionTable) -> None:
+        (one,) = _acting(manager, versions, 1)
+        two = _policy(versions, 2)
+        manager.offer_candidate(two)
+        self._until(manager, two)
+        assert manager.fail_acting("NaN") is one
+        assert manager.candidate is None
+        assert versions.state(2) is S.FAILED
+
+    def test_better_what_is_on_trial_than_nothing(self, manager: PolicyManager, versions: VersionTable) -> None:
+        (one,) = _acting(manager, versions, 1)
+        two = _policy(versions, 2)
+        manager.offer_candidate(two)
+        self._until(manager, one)
+        assert manager.fail_acting("NaN") is two
+        assert manager.candidate is None
+        assert manager.adopt(begins_episodes=True) is two

@@ -1,0 +1,99 @@
+import itertools
+
+import pytest
+
+from actor.versions.version_life import TRANSITIONS, VersionState, VersionTable
+
+S = VersionState
+
+
+def _table_at(state: VersionState) -> VersionTable:
+    """A table in which version 1 stands at ``state``, having come there along written transitions."""
+    paths = {
+        S.SEEN: [],
+        S.SKIPPED: [S.SKIPPED],
+        S.LOADING: [S.LOADING],
+        S.READY: [S.LOADING, S.READY],
+        S.ACTING: [S.LOADING, S.READY, S.ACTING],
+        S.RETIRED: [S.LOADING, S.READY, S.ACTING, S.RETIRED],
+        S.FAILED: [S.FAILED],
+    }
+    table = VersionTable()
+    table.see([1])
+    for step in paths[state]:
+        table.move(1, step)
+    return table
+
+
+@pytest.mark.parametrize(("state", "to"), list(itertools.product(S, S)))
+def test_only_written_transitions_are_made(state: VersionState, to: VersionState) -> None:
+    table = _table_at(state)
+    if to in TRANSITIONS[state]:
+        assert table.move(1, to).state is to
+    else:
+        with pytest.raises(RuntimeError, match=f"version 1 cannot go from {state.name} to {to.name}"):
+            table.move(1, to)
+        assert table.state(1) is state
+
+
+def test_every_state_can_fail_and_none_but_failed_remembers_why() -> None:
+    for state in S:
+        assert S.FAILED in TRANSITIONS[state]
+
+
+def test_only_the_newest_of_a_listing_matters() -> None:
+    table = VersionTable()
+    table.see([1, 2, 3])
+    assert [table.state(v) for v in (1, 2, 3)] == [None, None, S.SEEN]
+    table.see([1, 2, 3, 4, 5, 6])
+    assert [table.state(v) for v in (3, 4, 5, 6)] == [S.SKIPPED, S.SKIPPED, S.SKIPPED, S.SEEN]
+
+
+def test_what_is_loading_or_acts_is_not_skipped() -> None:
+    table = _table_at(S.ACTING)
+    table.see([1, 2])
+    table.move(2, S.LOADING)
+    table.see([1, 2, 3])
+    assert [table.state(v) for v in (1, 2, 3)] == [S.ACTING, S.LOADING, S.SEEN]
+
+
+def test_a_permanent_failure_quarantines_the_digest_and_is_never_due() -> None:
+    table = _table_at(S.LOADING)
+    record = table.fail(1, "ProbeMismatch: no", digest="d1")
+    assert record.quarantined
+    assert table.quarantine_reason("d1") == "ProbeMismatch: no"
+    assert table.unusable(1e12) == {1}
+    assert table.next_retry_s(0.0) is None
+    assert record.describe_failure() == "version 1 (quarantined): ProbeMismatch: no"
+
+
+def test_a_transient_failure_is_due_again_and_keeps_its_digest_clean() -> None:
+    table = _table_at(S.LOADING)
+    table.fail(1, "TransientLoadError: disk", digest="d1", retry_at_s=10.0)
+    assert table.quarantine_reason("d1") is None
+    assert table.unusable(9.0) == {1}
+    assert table.unusable(10.0) == frozenset()
+    assert table.next_retry_s(4.0) == 6.0
+    table.move(1, S.LOADING)
+    table.fail(1, "TransientLoadError: disk", retry_at_s=20.0)
+    assert table.attempts(1) == 2
+    assert table.failures()[0].describe_failure() == (
+        "version 1 (2 attempts, will be tried again): TransientLoadError: disk"
+    )
+
+
+def test_records_of_swept_versions_are_dropped_but_for_those_held_and_the_last_failures() -> None:
+    table = _table_at(S.RETIRED)
+    table.see([1, 2])
+    table.move(2, S.LOADING)
+    for version in range(3, 200):
+        table.see([version], held={1})
+        table.fail(version, "bad", digest=str(version))
+    table.see([200], held={1})
+    assert table.state(1) is S.RETIRED
+    assert table.state(2) is S.LOADING
+    assert table.state(3) is None
+    assert table.quarantine_reason("3") == "bad"
+    assert len(table.failures()) <= 101
+    table.see([201])
+    assert table.state(1) is None

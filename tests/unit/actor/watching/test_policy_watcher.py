@@ -1,0 +1,351 @@
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from actor.watching.policy_watcher import PolicyWatcher
+from actor.watching.wake_up import WakeUp
+from shared.errors import StoreUnavailable
+from shared.store.policy_store import LocalPolicyStore, PolicyStore, Retention
+from shared.store.remote_policy_store import RemotePolicyStore
+from tests.support.sample_versions import sample_files, sample_manifest
+from tests.support.waiting import until
+
+
+class _CountingStore(LocalPolicyStore):
+    listings = 0
+    fault: StoreUnavailable | None = None
+
+    def versions(self) -> list[int]:
+        self.listings += 1
+        if self.fault is not None:
+            raise self.fault
+        return super().versions()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> _CountingStore:
+    return _CountingStore(tmp_path / "policies", fsync=False)
+
+
+@pytest.fixture
+def woken() -> WakeUp:
+    return WakeUp()
+
+
+@pytest.fixture
+def watcher(store: PolicyStore, woken: WakeUp):
+    watcher = PolicyWatcher(store, woken, rescan_s=60.0, poll_s=0.1)
+    yield watcher
+    watcher.stop()
+
+
+def _publish(store: PolicyStore) -> int:
+    return store.publish(sample_files(), sample_manifest).version
+
+
+def _age(directory: Path) -> None:
+    """Let the directory look as if nothing had happened there for a while."""
+    os.utime(directory, (1e9, 1e9))
+
+
+def test_an_event_wakes_and_a_check_finds_the_version(
+    store: _CountingStore, watcher: PolicyWatcher, woken: WakeUp
+) -> None:
+    watcher.start()
+    assert watcher.has_events
+    assert watcher.interval_s == 60.0
+    _publish(store)
+    assert woken.wait(20)
+    assert watcher.check()
+    assert watcher.known == (0,)
+
+
+def test_a_version_that_an_event_names_is_known_without_a_listing(
+    store: _CountingStore, watcher: PolicyWatcher, woken: WakeUp
+) -> None:
+    watcher.start()
+    watcher.check()
+    for version in range(3):
+        woken.clear()
+        _publish(store)
+        assert woken.wait(20)
+        listings = store.listings
+        assert watcher.check()
+        assert watcher.known == tuple(range(version + 1))
+        assert store.listings == listings
+
+
+def test_a_store_whose_listing_takes_long_is_listed_seldom_while_events_come(
+    store: _CountingStore, watcher: PolicyWatcher, woken: WakeUp
+) -> None:
+    watcher.start()
+    watcher.check()
+    watcher._listing_took_s = 1e6
+    (store.path / ".something").mkdir()
+    listings = store.listings
+    assert not watcher.check()
+    assert store.listings == listings
+    watcher.check(force=True)
+    assert store.listings == listings + 1
+    watcher._listing_took_s = 1e6
+    watcher.stop()
+    watcher.check()
+    assert store.listings == listings + 2, "nothing else tells of new versions"
+
+
+def test_watching_makes_the_directory_and_nothing_before_that(store: _CountingStore, watcher: PolicyWatcher) -> None:
+    assert not watcher.check()
+    assert watcher.known == ()
+    assert not store.path.exists()
+    watcher.start()
+    assert store.path.is_dir()
+
+
+def test_reading_wakes_nobody(store: _CountingStore, watcher: PolicyWatcher, woken: WakeUp) -> None:
+    _publish(store)
+    watcher.start()
+    for _ in range(50):
+        store.versions()
+        store.open(0).read("policy.ts")
+    assert not woken.wait(0.1)
+
+
+def test_without_events_a_check_finds_the_version(store: _CountingStore, watcher: PolicyWatcher) -> None:
+    assert not watcher.has_events
+    assert watcher.interval_s == 0.1
+    _publish(store)
+    assert watcher.check()
+    _publish(store)
+    assert watcher.check()
+    assert watcher.known == (0, 1)
+
+
+def test_an_untouched_directory_is_not_listed_again(store: _CountingStore, watcher: PolicyWatcher) -> None:
+    _publish(store)
+    _age(store.path)
+    assert watcher.check()
+    assert not watcher.check()
+    assert store.listings == 1
+    assert not watcher.check(force=True)
+    assert store.listings == 2
+    _publish(store)
+    assert watcher.check()
+    assert watcher.known == (0, 1)
+
+
+def test_a_single_look_tells_whether_anything_may_have_come(
+    store: _CountingStore, watcher: PolicyWatcher, tmp_path: Path
+) -> None:
+    assert not watcher.is_untouched(), "nothing was ever listed"
+    _publish(store)
+    watcher.check()
+    assert not watcher.is_untouched(), "more may come within the same tick of the clock"
+    _age(store.path)
+    watcher.check()
+    assert watcher.is_untouched()
+    watcher.announce(1)
+    assert not watcher.is_untouched()
+    watcher.check()
+    assert watcher.is_untouched()
+    other = LocalPolicyStore(tmp_path / "other", fsync=False)
+    _publish(other)
+    _age(other.path)
+    store.path.rename(tmp_path / "gone")
+    assert not watcher.is_untouched()
+    other.path.rename(store.path)
+    assert not watcher.is_untouched(), "another directory, though it looks as old"
+
+
+@pytest.mark.parametrize(("tells_of_all", "intervals_s"), [(True, (5.0, 30.0)), (False, (1.0, 1.0))])
+def test_where_events_tell_of_everything_it_is_looked_at_seldom(
+    store: LocalPolicyStore, monkeypatch: pytest.MonkeyPatch, tells_of_all: bool, intervals_s: tuple[float, float]
+) -> None:
+    monkeypatch.setattr("actor.watching.policy_watcher.tells_of_all", lambda _: tells_of_all)
+    watcher = PolicyWatcher(store)
+    watcher.start()
+    watcher.check()
+    assert watcher.interval_s == intervals_s[0]
+    _age(store.path)
+    watcher.check(force=True)
+    assert watcher.interval_s == intervals_s[1]
+    assert watcher.is_untouched()
+    watcher._listed_at_s -= 1e3
+    assert watcher.is_untouched() is tells_of_all, "an old listing is good only where events tell of all"
+    watcher.delegate()
+    assert watcher.interval_s == 1.0
+    watcher.stop()
+
+
+def test_a_directory_touched_just_now_is_listed_again(store: _CountingStore, watcher: PolicyWatcher) -> None:
+    """A change within the same tick of the clock would leave the directory's time as it is."""
+    _publish(store)
+    watcher.check()
+    changed_ns = store.path.stat().st_mtime_ns
+    _publish(store)
+    os.utime(store.path, ns=(changed_ns, changed_ns))
+    assert watcher.check()
+    assert watcher.known == (0, 1)
+
+
+def test_a_store_that_is_removed_and_comes_back_is_watched_again(
+    store: _CountingStore, watcher: PolicyWatcher, woken: WakeUp
+) -> None:
+    watcher.start()
+    _publish(store)
+    watcher.check()
+    shutil.rmtree(store.path)
+    assert watcher.check()
+    assert watcher.known == ()
+    assert not watcher.has_events
+    assert watcher.interval_s == 0.1
+    assert not store.path.exists(), "whoever moves the store back must not find another in its place"
+    _publish(store)
+    until(lambda: watcher.check() or watcher.known)
+    assert watcher.has_events
+    woken.clear()
+    _publish(store)
+    assert woken.wait(20)
+
+
+def test_a_store_that_is_replaced_is_watched_again(
+    store: _CountingStore, watcher: PolicyWatcher, woken: WakeUp, tmp_path: Path
+) -> None:
+    watcher.start()
+    other = LocalPolicyStore(tmp_path / "other", fsync=False)
+    _publish(other)
+    store.path.rename(tmp_path / "gone")
+    other.path.rename(store.path)
+    watcher.check()
+    assert watcher.known == (0,)
+    woken.clear()
+    _publish(store)
+    assert woken.wait(20)
+
+
+def test_a_store_that_does_not_answer_is_the_callers_to_wait_for(store: _CountingStore, watcher: PolicyWatcher) -> None:
+    _publish(store)
+    watcher.check()
+    store.fault = StoreUnavailable("gone fishing")
+    with pytest.raises(StoreUnavailable, match="gone fishing"):
+        watcher.check(force=True)
+    assert watcher.known == (0,)
+    store.fault = None
+    assert not watcher.check(force=True)
+
+
+def test_a_remote_store_is_polled_slowly(woken: WakeUp) -> None:
+    store = RemotePolicyStore("memory://watched")
+    watcher = PolicyWatcher(store, woken, rescan_s=3.0)
+    watcher.start()
+    assert not watcher.has_events
+    assert watcher.interval_s == 3.0
+    _publish(store)
+    assert watcher.check()
+    _publish(store)
+    assert watcher.check()
+    assert watcher.known == (0, 1)
+
+
+_NO_DESCRIPTORS_LEFT = """
+import os, resource, sys
+from pathlib import Path
+from loguru import logger
+logger.remove()
+logger.add(sys.stdout, format="{message}")
+from actor.watching.policy_watcher import PolicyWatcher
+from actor.watching.wake_up import WakeUp
+from shared.store.policy_store import LocalPolicyStore
+from tests.support.sample_versions import sample_files, sample_manifest
+
+store = LocalPolicyStore(Path(sys.argv[1]), fsync=False)
+watcher = PolicyWatcher(store, rescan_s=60.0, poll_s=0.1)
+os.makedirs(store.path)
+soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+free = os.open(os.devnull, os.O_RDONLY)
+os.close(free)
+resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+watcher.start()
+resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+assert not watcher.has_events and watcher.interval_s == 0.1
+store.publish(sample_files(), sample_manifest)
+assert watcher.check() and watcher.known == (0,)
+watcher.stop()
+"""
+
+
+def test_where_the_system_has_no_watches_left_it_polls(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _NO_DESCRIPTORS_LEFT, str(tmp_path / "policies")],
+        cwd=Path(__file__).parents[3],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Errno 24" in done.stdout
+    assert "polling every 0.1 s" in done.stdout
+
+
+def test_while_somebody_else_watches_it_is_told_and_lists_seldom(
+    store: _CountingStore, watcher: PolicyWatcher, woken: WakeUp
+) -> None:
+    _publish(store)
+    watcher.start()
+    watcher.check()
+    watcher.delegate()
+    watcher.delegate()
+    assert watcher.is_delegated
+    assert not watcher.has_events
+    assert watcher.interval_s == 60.0
+    woken.clear()
+    listings = store.listings
+    version = _publish(store)
+    watcher.announce(version)
+    watcher.announce(-1)
+    assert watcher.check()
+    assert watcher.known == (0, version)
+    assert not watcher.check()
+    assert store.listings == listings
+    assert not woken.wait(0.0)
+    assert _publish(store) == 2
+    assert not watcher.check()  # not due
+    assert watcher.check(force=True)
+    watcher.start()
+    assert not watcher.is_delegated
+    _publish(store)
+    assert woken.wait(5.0)
+
+
+def test_what_was_swept_is_forgotten_though_there_is_always_something_announced(store: _CountingStore) -> None:
+    watcher = PolicyWatcher(store, rescan_s=0.0)
+    watcher.start()
+    watcher.check()
+    watcher.delegate()
+
+    def goes_on() -> int:
+        watcher.announce(_publish(store))
+        store.sweep(Retention(3))
+        assert watcher.check()
+        return len(watcher.known)
+
+    for _ in range(10):
+        goes_on()
+    assert until(lambda: goes_on() == 3)  # a listing is due after 500 times as long as it takes
+
+
+def test_a_directory_that_was_exchanged_is_listed_though_somebody_else_watches(
+    store: _CountingStore, watcher: PolicyWatcher
+) -> None:
+    _publish(store)
+    _publish(store)
+    watcher.start()
+    watcher.check()
+    watcher.delegate()
+    store.path.rename(store.path.parent / "away")
+    _publish(_CountingStore(store.path, fsync=False))
+    assert watcher.check()
+    assert watcher.known == (0,)

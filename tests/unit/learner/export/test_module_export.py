@@ -1,0 +1,407 @@
+"""Any module becomes a directory that answers as the module did; what cannot says why in one sentence."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from actor.agent import Agent
+from actor.versions.policy_loader import load_policy
+from learner.export.policy_export import export_module
+from shared.errors import ConfigurationError, ExportError, NotTrusted, ProgramError, SignatureMismatch
+from shared.policy.manifest import decode_manifest
+from shared.store.policy_store import LocalPolicyStore
+
+
+class Gate(nn.Module):
+    """The notebook's decision."""
+
+    def forward(self, x):
+        if x.sum() > 0:
+            return x
+        else:  # noqa: RET505
+            return -x
+
+
+class Cell(nn.Module):
+    """The notebook's cell around the decision."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = Gate()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x, h):
+        new_h = torch.tanh(self.gate(self.linear(x)) + h)
+        return new_h, new_h
+
+
+class Loop(nn.Module):
+    """One step for each row."""
+
+    def forward(self, x):
+        total = torch.zeros(x.shape[1])
+        for i in range(x.shape[0]):
+            total = total * 0.5 + x[i]
+        return total
+
+
+class Unscriptable(nn.Module):
+    """No decision, and code that TorchScript does not read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, *tensors):
+        return torch.relu(self.linear(sum(t for t in tensors)))
+
+
+class LoopOverUnscriptable(nn.Module):
+    """Has to be scripted for its loop, and its piece traced."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.step = Unscriptable()
+
+    def forward(self, x):
+        h = torch.zeros_like(x[:1])
+        for i in range(x.shape[0]):
+            h = self.step(x[i : i + 1]) + 0.5 * h
+        return h
+
+
+class UnscriptableAroundGate(nn.Module):
+    """Has to be traced for its own code, and its decision scripted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = Gate()
+        self.linear = nn.Linear(4, 2)
+
+    def forward(self, *tensors):
+        return self.linear(self.gate(sum(t for t in tensors)))
+
+
+class Recurrent(nn.Module):
+    """The notebook's network: [feature, legal actions, (hidden, cell)] in, and out in another order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTMCell(6, 8)
+        self.policy = nn.Linear(8, 3)
+        self.value = nn.Linear(8, 1)
+
+    def forward(self, inputs):
+        feature, legal_action, (hidden, cell) = inputs
+        hidden, cell = self.lstm(feature, (hidden, cell))
+        logits = self.policy(hidden).masked_fill(~legal_action, -1e9)
+        return [logits, self.value(hidden).squeeze(-1), (hidden, cell)]
+
+
+class Pair(NamedTuple):
+    first: Tensor
+    rows: int
+
+
+@dataclasses.dataclass
+class Options:
+    x: Tensor
+    scale: float
+
+
+class Everything(nn.Module):
+    """Every kind of nesting, in and out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 2)
+
+    def forward(self, obs, options, state=None, *, temperature=1.0):
+        y = self.linear(obs["a"]) / temperature + options.x * options.scale
+        ragged = [y, [y + 1, (y, None)], {"deep": {"er": [y * 2]}}]
+        return {"pair": Pair(y, obs["a"].shape[0]), "ragged": ragged, "state": state, "text": "k", "constant": 1.5}
+
+
+def example() -> tuple[Any, ...]:
+    return ({"a": torch.randn(3, 4)}, Options(torch.randn(3, 2), 0.5), [torch.randn(3)])
+
+
+def same(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor):
+        return isinstance(b, Tensor) and a.shape == b.shape and torch.allclose(a, b, atol=1e-5)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, list | tuple):
+        alike = isinstance(b, list if isinstance(a, list) else tuple)
+        return alike and len(a) == len(b) and all(map(same, a, b))
+    return bool(a == b)
+
+
+def eager(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    with torch.no_grad():
+        return module.eval()(*args, **kwargs)
+
+
+@pytest.mark.parametrize("engine", ["torchscript", "onnx"])
+def test_nested_state_goes_in_and_comes_out(tmp_path: Path, engine: Any) -> None:
+    def inputs(n: int) -> list[Any]:
+        return [torch.randn(n, 6), torch.ones(n, 3, dtype=torch.bool), (torch.randn(n, 8), torch.randn(n, 8))]
+
+    module = Recurrent()
+    report = export_module(module, (inputs(2),), tmp_path / "m")
+    assert report.taken == ("trace", "onnx")
+    policy = load_policy(tmp_path / "m", engine)
+    assert policy.engine.kind == engine
+    for n in (1, 2, 7):
+        args = inputs(n)
+        assert same(policy(args), eager(module, args))
+
+
+def test_every_kind_of_nesting_in_and_out(tmp_path: Path) -> None:
+    module = Everything()
+    report = export_module(module, example(), tmp_path / "m", example_kwargs={"temperature": 2.0}, onnx=False)
+    policy = load_policy(tmp_path / "m")
+    args = ({"a": torch.randn(5, 4)}, Options(torch.randn(5, 2), 0.5), [torch.randn(5)])
+    found, expected = policy(*args, temperature=2.0), eager(module, *args, temperature=2.0)
+    assert same(found, expected)
+    assert found["pair"].rows == 5
+    assert found["pair"]._fields == Pair._fields
+    assert decode_manifest((tmp_path / "m" / "manifest.json").read_bytes()) == report.manifest
+    with pytest.raises(SignatureMismatch, match=r"kwargs.*temperature.*expected 2.0, found 3.0"):
+        policy(*args, temperature=3.0)
+
+
+def test_records_are_of_their_own_class_where_it_is_trusted(tmp_path: Path) -> None:
+    packed = nn.utils.rnn.pack_sequence([torch.randn(3, 4), torch.randn(2, 4)])
+    module = nn.LSTM(4, 3)
+    export_module(module, (packed,), tmp_path / "m", onnx=False, dynamic_batch=False)
+    expected = eager(module, packed)[0]
+    for trusted, cls in (((), None), (("torch",), nn.utils.rnn.PackedSequence), (("torch.nn.utils.r",), None)):
+        found = load_policy(tmp_path / "m", trusted_modules=trusted)(packed)[0]
+        assert (type(found) is nn.utils.rnn.PackedSequence) is (cls is not None)
+        assert type(found).__name__ == "PackedSequence"
+        assert same(found.data, expected.data)
+
+
+def test_numpy_gives_numpy(tmp_path: Path) -> None:
+    module = nn.Linear(4, 2)
+    export_module(module, (torch.randn(3, 4),), tmp_path / "m")
+    x = np.random.default_rng(0).standard_normal((6, 4)).astype(np.float32)
+    for choice, kind in (("auto", "llvm"), ("onnx", "onnx")):
+        policy = load_policy(tmp_path / "m", choice)
+        assert policy.engine.kind == kind
+        found = policy(x)
+        assert isinstance(found, np.ndarray)
+        np.testing.assert_allclose(found, eager(module, torch.from_numpy(x)).numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("module", "shape", "method"),
+    [
+        (Loop(), (3, 4), "script"),
+        (LoopOverUnscriptable(), (3, 4), "script+trace"),
+        (UnscriptableAroundGate(), (3, 4), "trace+script"),
+        (Unscriptable(), (3, 4), "trace"),
+    ],
+    ids=["loop", "loop over a piece without source", "decision inside", "plain"],
+)
+def test_each_rung_is_taken_where_those_above_it_fail(
+    module: nn.Module, shape: tuple[int, ...], method: str, tmp_path: Path
+) -> None:
+    report = export_module(module, (torch.randn(shape),), tmp_path / "m", onnx=False)
+    assert report.taken == (method,), str(report)
+    assert [r.method for r in report.methods if not r.taken] == [r.method for r in report.methods[:-1]]
+    assert set(report.methods[-1].by_batch_size) == {"1", "3", "16"}
+    policy = load_policy(tmp_path / "m")
+    for n in (2, 9):
+        for sign in (1, -1):
+            x = sign * torch.rand(n, *shape[1:])
+            assert same(policy(x), eager(module, x))
+
+
+@pytest.mark.parametrize(
+    ("module", "reason"),
+    [
+        (Loop(), "trace: a loop over the batch was baked in: traced at 3 rows"),
+        (Gate(), "trace: a branch or a value was baked in: Converting a tensor to a Python boolean .* forward"),
+    ],
+    ids=["loop", "branch"],
+)
+def test_what_a_trace_bakes_in_is_refused_with_that_reason(module: nn.Module, reason: str, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=reason):
+        export_module(module, (torch.randn(3, 4),), tmp_path / "m", how="trace")
+    assert not (tmp_path / "m").exists()
+
+
+class MasksWhereSomeAreIllegal(Recurrent):
+    """The notebook's network as it is often written: of an example in which all is legal, a trace has no mask."""
+
+    def forward(self, inputs):
+        feature, legal_action, (hidden, cell) = inputs
+        hidden, cell = self.lstm(feature, (hidden, cell))
+        logits = self.policy(hidden)
+        if not legal_action.all():
+            logits = logits.masked_fill(~legal_action, -1e9)
+        return [logits, self.value(hidden).squeeze(-1), (hidden, cell)]
+
+
+def test_a_mask_is_never_lost(tmp_path: Path) -> None:
+    inputs = [torch.randn(3, 6), torch.ones(3, 3, dtype=torch.bool), (torch.randn(3, 8), torch.randn(3, 8))]
+    with pytest.raises(ExportError, match=r"trace: a branch or a value was baked in: .* trace to be incorrect"):
+        export_module(MasksWhereSomeAreIllegal(), (inputs,), tmp_path / "m", onnx=False)
+
+
+class MixedKeys(nn.Module):
+    """A dictionary for which TorchScript has no type, around a decision."""
+
+    def forward(self, x):
+        scales = {1: 2.0, "two": 3.0}
+        return x * scales[1] if x.sum() > 0 else x * scales["two"]
+
+
+def test_what_to_change_is_said_whatever_script_stumbles_over(tmp_path: Path) -> None:
+    state = (torch.randn(3, 8), torch.randn(3, 8))
+    for module, args, advice in (
+        (MasksWhereSomeAreIllegal(), ([torch.randn(3, 6), torch.ones(3, 3).bool(), state],), "annotate the arguments"),
+        (Repeats(), (torch.randn(3, 4), torch.tensor(2)), "name the arguments of forward one by one"),
+        (MixedKeys(), (torch.randn(3, 4),), "write forward so that script can read it"),
+    ):
+        with pytest.raises(ExportError, match=f"; aot was not tried.* What to change: {advice}"):
+            export_module(module, args, tmp_path / "m", onnx=False)
+
+
+class Repeats(nn.Module):
+    """A number that came in as a tensor, as often as a loop turns."""
+
+    def forward(self, *inputs):
+        x, times = inputs
+        for _ in range(int(times)):
+            x = torch.sin(x)
+        return x
+
+
+def test_a_number_that_comes_in_as_a_tensor_is_not_written_down(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="trace: a branch or a value was baked in"):
+        export_module(Repeats(), (torch.randn(3, 4), torch.tensor(2)), tmp_path / "m", onnx=False)
+
+
+@pytest.mark.parametrize(
+    "example",
+    [torch.linspace(-1, 1, 12).reshape(3, 4), torch.zeros(3, 4).bool(), torch.tensor(2)],
+    ids=["floats", "a mask", "a number"],
+)
+def test_inputs_are_varied(example: Tensor, tmp_path: Path) -> None:
+    class Doubles(nn.Module):
+        def forward(self, x):
+            return x + x
+
+    report = export_module(Doubles(), (example,), tmp_path / "m", onnx=False)
+    assert report.methods[0].input_sets == 3
+
+
+def test_a_module_that_takes_its_example_alone_is_told_of(tmp_path: Path) -> None:
+    class TakesOne(nn.Module):
+        def forward(self, x):
+            if not bool((x == 1).all()):
+                raise ValueError("expected ones")
+            return x * 2
+
+    report = export_module(TakesOne(), (torch.ones(3, 4),), tmp_path / "m", how="trace")
+    assert report.methods[0].input_sets == 1
+    assert "compared for the example's values alone" in str(report)
+
+
+def test_a_rung_asked_for_by_name_is_given(tmp_path: Path) -> None:
+    for how in ("script", "trace", "onnx"):
+        assert export_module(nn.Linear(4, 2), (torch.randn(3, 4),), tmp_path / how, how=how).taken == (how,)
+    with pytest.raises(ConfigurationError, match="expected one of script"):
+        export_module(nn.Linear(4, 2), (torch.randn(3, 4),), tmp_path / "m", how="magic")  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+def test_a_package_of_native_code_where_it_is_asked_for(tmp_path: Path) -> None:
+    inputs = [torch.randn(3, 6), torch.ones(3, 3, dtype=torch.bool), (torch.randn(3, 8), torch.randn(3, 8))]
+    module = Recurrent()
+    assert export_module(module, (inputs,), tmp_path / "m", how="aot").taken == ("aot",)
+    with pytest.raises(NotTrusted, match="--trust-native"):
+        load_policy(tmp_path / "m", "aot")
+    assert same(load_policy(tmp_path / "m", trust_native=True)(inputs), eager(module, inputs))
+
+
+def test_random_answers_are_refused(tmp_path: Path) -> None:
+    class Random(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x + torch.randn_like(x)
+
+    with pytest.raises(ExportError, match="answers the same inputs differently"):
+        export_module(Random(), (torch.randn(3, 4),), tmp_path / "m")
+
+
+def test_a_batch_size_that_the_module_itself_fixes(tmp_path: Path) -> None:
+    module, x = Cell(), (torch.randn(3, 4), torch.randn(3, 4))
+    fixed = nn.Bilinear(4, 4, 2)
+
+    class Fixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = fixed
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.inner(x, torch.ones(3, 4))
+
+    with pytest.raises(ExportError, match=r"takes no other batch size .* batch_dims, or .* dynamic_batch=False"):
+        export_module(Fixed(), (x[0],), tmp_path / "m")
+    report = export_module(Fixed(), (x[0],), tmp_path / "m", dynamic_batch=False, onnx=False)
+    with pytest.raises(SignatureMismatch, match=r"expected float32 \(3, 4\), found float32 \(5, 4\)"):
+        load_policy(tmp_path / "m")(torch.randn(5, 4))
+    assert report.taken
+    assert export_module(module, x, tmp_path / "cell", onnx=False).taken == ("script",)
+
+
+def test_a_state_of_the_wrong_size_never_reaches_the_program(tmp_path: Path) -> None:
+    module = nn.LSTM(4, 5)
+    export_module(module, (torch.randn(2, 3, 4), (torch.randn(1, 3, 5), torch.randn(1, 3, 5))), tmp_path / "m")
+    for engine in ("torchscript", "onnx"):
+        policy = load_policy(tmp_path / "m", engine)  # type: ignore[arg-type]
+        x, state = torch.randn(2, 7, 4), (torch.randn(1, 7, 5), torch.randn(1, 7, 5))
+        assert same(policy(x, state), eager(module, x, state))
+        with pytest.raises(SignatureMismatch, match=r"args.1.1: expected float32 \(1, 7, 5\), found .* \(1, 6, 5\)"):
+            policy(x, (state[0], torch.randn(1, 6, 5)))
+
+
+def test_a_directory_that_is_taken_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ConfigurationError, match="never changed"):
+        export_module(nn.Linear(4, 2), (torch.randn(3, 4),), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_engines_that_a_version_lacks_are_refused(tmp_path: Path) -> None:
+    export_module(nn.Linear(4, 2), (torch.randn(3, 4),), tmp_path / "m", how="trace")
+    with pytest.raises(ProgramError, match="has no onnx program"):
+        load_policy(tmp_path / "m", "onnx")
+    with pytest.raises((NotTrusted, ProgramError)):
+        load_policy(tmp_path / "m", "aot")
+
+
+def test_an_agent_refuses_a_module_that_is_no_policy(tmp_path: Path) -> None:
+    export_module(nn.Linear(4, 2), (torch.randn(3, 4),), tmp_path / "v000000", onnx=False)
+    agent = Agent(LocalPolicyStore(tmp_path), num_envs=1, synchronous=True, deadline_s=0.0)
+    with pytest.raises(Exception, match="load_policy runs it"):
+        agent.reset()
+    agent.close()
+
+
+def test_inputs_that_begin_with_different_sizes_are_told_to_name_their_batch(tmp_path: Path) -> None:
+    class Rowwise(nn.Module):
+        def forward(self, rows: Tensor, columns: Tensor) -> Tensor:
+            return rows + columns.reshape(2, -1).T
+
+    example = (torch.randn(3, 2), torch.randn(6))
+    with pytest.raises(ExportError, match=r"begin with different sizes \[3, 6\], .*: name each .* batch_dims"):
+        export_module(Rowwise(), example, tmp_path / "m")

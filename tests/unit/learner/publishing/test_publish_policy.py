@@ -1,0 +1,175 @@
+"""A module of one's own, published for agents by its spaces alone."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+
+from actor.agent import Agent
+from actor.versions.policy_loader import load_policy
+from learner.export.policy_export import publish_policy
+from shared.errors import ConfigurationError, ExportError
+from shared.store.policy_store import LocalPolicyStore
+from tests.support.policies import make_policy
+
+VECTOR = spaces.Box(-1, 1, (4,), np.float32)
+NESTED = spaces.Dict({"camera": spaces.Box(0, 255, (4, 4, 3), np.uint8), "body": spaces.Tuple((VECTOR, VECTOR))})
+
+
+class Recurrent(nn.Module):
+    """Nested observation, state as a pair, a decision on data, outputs in an order of its own."""
+
+    def __init__(self, n_outputs: int) -> None:
+        super().__init__()
+        self.cell = nn.LSTMCell(4 * 4 * 3 + 8, 6)
+        self.head = nn.Linear(6, n_outputs)
+        self.value = nn.Linear(6, 1)
+
+    def forward(self, observation: dict[str, Any], state: tuple[Tensor, Tensor]) -> list[Any]:
+        first, second = observation["body"]
+        x = torch.cat([observation["camera"].flatten(1) / 255.0, first, second], 1)
+        h, c = self.cell(x, state)
+        return [self.value(h), (h, c), self.head(h)]
+
+
+def act(store: LocalPolicyStore, space: spaces.Space[Any], n: int = 3) -> np.ndarray:
+    agent = Agent(store, num_envs=n, synchronous=True, deadline_s=10.0, seed=0)
+    try:
+        agent.reset()
+        batch = [space.sample() for _ in range(n)]
+        if isinstance(space, spaces.Dict):
+            camera = np.stack([row["camera"] for row in batch])
+            body = tuple(np.stack([row["body"][i] for row in batch]) for i in range(2))
+            return np.asarray(agent.act({"camera": camera, "body": body}))
+        return np.asarray(agent.act(np.stack(batch)))
+    finally:
+        agent.close()
+
+
+@pytest.mark.parametrize(
+    ("action", "n_outputs"),
+    [(spaces.Discrete(3, start=1), 3), (spaces.MultiDiscrete([2, 3]), 5), (spaces.MultiBinary(4), 4)],
+    ids=str,
+)
+def test_logits_become_a_policy_that_agents_act_with(action: spaces.Space[Any], n_outputs: int, tmp_path: Path) -> None:
+    store = LocalPolicyStore(tmp_path)
+    state = (torch.zeros(1, 6), torch.zeros(1, 6))
+    manifest = publish_policy(
+        Recurrent(n_outputs), NESTED, action, store, state=state, outputs=("value", "state", "logits")
+    )
+    assert [spec.name for spec in manifest.signature.state] == ["state.0", "state.1"]
+    assert {program.kind for program in manifest.programs} == {"torchscript", "onnx"}
+    assert all(action.contains(row) for row in act(store, NESTED))
+    assert callable(load_policy(tmp_path / f"v{manifest.version:06d}"))
+
+
+class Gaussian(nn.Module):
+    def __init__(self, drawn: bool) -> None:
+        super().__init__()
+        self.mean = nn.Linear(4, 2)
+        self.log_std = nn.Parameter(torch.zeros(2))
+        self.drawn = drawn
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        found = {"mean": self.mean(x)}
+        if self.drawn:
+            found["log_std"] = self.log_std
+        return found
+
+
+@pytest.mark.parametrize("drawn", [False, True])
+def test_means_become_a_policy_with_and_without_noise(drawn: bool, tmp_path: Path) -> None:
+    action = spaces.Box(-0.5, 0.5, (2,), np.float32)
+    manifest = publish_policy(Gaussian(drawn), VECTOR, action, tmp_path)
+    assert ("noise" in manifest.signature.input_names) is drawn
+    assert ("log_prob" in manifest.signature.output_names) is drawn
+    assert all(action.contains(row) for row in act(LocalPolicyStore(tmp_path), VECTOR))
+
+
+def test_a_decision_inside_survives(tmp_path: Path) -> None:
+    class Decides(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            logits = self.linear(x)
+            if bool(x.sum() > 0):
+                logits = -logits
+            return logits
+
+    manifest = publish_policy(Decides(), VECTOR, spaces.Discrete(3), tmp_path)
+    assert [report.method for report in manifest.export if report.taken] == ["trace+script"]
+
+
+def test_a_branch_that_plausible_inputs_hardly_take_survives(tmp_path: Path) -> None:
+    class Seldom(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            if x.min() > 0.5:
+                return -3 * self.linear(x)
+            return self.linear(x)
+
+    module = Seldom()
+    manifest = publish_policy(module, VECTOR, spaces.Discrete(3), tmp_path)
+    assert [report.method for report in manifest.export if report.taken] == ["trace+script"]
+    policy = load_policy(tmp_path / f"v{manifest.version:06d}")
+    for x in (torch.full((2, 4), 0.9), torch.full((2, 4), 0.1)):
+        assert torch.equal(policy([x, torch.zeros(2, 3)])[0], module(x).argmax(-1))
+
+
+def test_a_loop_over_code_without_types_survives(tmp_path: Path) -> None:
+    class Step(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(4, 3)
+
+        def forward(self, *rows: Tensor) -> Tensor:
+            return torch.tanh(self.linear(rows[0]))
+
+    class RowByRow(nn.Module):
+        """Has to be scripted for its loop, and its piece traced."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.step = Step()
+
+        def forward(self, x: Tensor) -> Tensor:
+            rows = []
+            for i in range(x.shape[0]):
+                rows.append(self.step(x[i : i + 1]))
+            return torch.cat(rows)
+
+    manifest = publish_policy(RowByRow(), VECTOR, spaces.Discrete(3), tmp_path)
+    assert [report.method for report in manifest.export if report.taken] == ["trace+script"], manifest.export
+
+
+@pytest.mark.slow
+def test_native_code_where_it_is_asked_for(tmp_path: Path) -> None:
+    manifest = publish_policy(nn.Linear(4, 3), VECTOR, spaces.Discrete(3), tmp_path, aot=True)
+    assert manifest.program("aot") is not None
+    assert load_policy(tmp_path / f"v{manifest.version:06d}", "aot", trust_native=True).engine.kind == "aot"
+
+
+def test_a_policy_under_the_contract_is_published_as_it_is(tmp_path: Path) -> None:
+    policy = make_policy("vector, discrete")
+    manifest = publish_policy(policy, VECTOR, spaces.Discrete(3), tmp_path)
+    assert manifest.signature == policy.signature
+    with pytest.raises(ConfigurationError, match="the policy acts in"):
+        publish_policy(policy, VECTOR, spaces.Discrete(4), tmp_path)
+
+
+def test_what_is_no_answer_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="name them with outputs"):
+        publish_policy(nn.LSTM(4, 3), VECTOR, spaces.Discrete(3), tmp_path)
+    with pytest.raises(ConfigurationError, match="outputs are some of"):
+        publish_policy(nn.Linear(4, 3), VECTOR, spaces.Discrete(3), tmp_path, outputs=("pi",))
+    with pytest.raises(ExportError, match="called with what the spaces say, raises RuntimeError"):
+        publish_policy(nn.Linear(5, 3), VECTOR, spaces.Discrete(3), tmp_path)

@@ -1,0 +1,138 @@
+"""Checkpoints: whole or not at all, verified, and never the only one."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from loguru import logger
+
+from learner.training.checkpoint import CheckpointStore
+from shared.errors import CheckpointError
+from shared.run.run_directory import RunDirectory
+
+PAYLOAD = {"weights": {"w": torch.arange(5.0)}, "count": 7, "name": "x", "none": None, "list": [1.5, b"bytes"]}
+
+
+@pytest.fixture
+def warnings() -> Iterator[list[str]]:
+    lines: list[str] = []
+    sink = logger.add(lambda message: lines.append(str(message)), level="WARNING", format="{message}")
+    yield lines
+    logger.remove(sink)
+
+
+def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path / "checkpoints")
+    store.save(3, PAYLOAD)
+    step, payload = store.load_newest()
+    assert step == 3
+    assert torch.equal(payload.pop("weights")["w"], torch.arange(5.0))
+    assert payload == {"count": 7, "name": "x", "none": None, "list": [1.5, b"bytes"]}
+
+
+def test_the_newest_few_are_kept_and_nothing_else_lies_about(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, keep=2)
+    for step in (1, 2, 10):
+        store.save(step, {"step": step})
+    assert store.steps() == [2, 10]
+    assert len(list(tmp_path.iterdir())) == 2
+    assert store.load_newest() == (10, {"step": 10})
+
+
+def test_what_a_killed_learner_had_half_written_is_swept_and_is_no_checkpoint(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path).create()
+    (run.checkpoints / ".tmp-abc").write_bytes(b"half")
+    assert not run.has_checkpoint()
+    store = CheckpointStore(run.checkpoints)
+    store.save(7, {"step": 7})
+    newest = run.newest_checkpoint()
+    assert newest is not None
+    assert newest[0] == 7
+    store.sweep()
+    assert [path.name for path in run.checkpoints.iterdir()] == ["checkpoint-000000007.pt"]
+
+
+@pytest.mark.parametrize(
+    "damage", ["flip a bit", "truncate", "empty", "something else", "of a later release", "directory"]
+)
+def test_a_damaged_newest_falls_back_to_the_one_before(tmp_path: Path, damage: str, warnings: list[str]) -> None:
+    store = CheckpointStore(tmp_path)
+    store.save(1, {"step": 1})
+    path = store.save(2, {"step": 2})
+    data = bytearray(path.read_bytes())
+    if damage == "flip a bit":
+        data[len(data) // 2] ^= 1
+    elif damage == "truncate":
+        del data[len(data) // 2 :]
+    elif damage == "of a later release":
+        data = data.replace(b"checkpoint 1\n", b"checkpoint 2\n", 1)
+    else:
+        data = bytearray(b"" if damage == "empty" else b"P" * 500)
+    path.unlink()
+    if damage == "directory":
+        path.mkdir()
+    else:
+        path.write_bytes(data)
+    assert store.load_newest() == (1, {"step": 1})
+    assert len(warnings) == 1
+    assert str(path) in warnings[0]
+    assert "falling back" in warnings[0]
+
+
+def test_where_the_newest_few_are_damaged_an_older_one_does(tmp_path: Path, warnings: list[str]) -> None:
+    store = CheckpointStore(tmp_path, keep=3)
+    paths = [store.save(step, {"step": step}) for step in range(1, 5)]
+    paths[3].write_bytes(b"")
+    paths[2].unlink()
+    assert store.load_newest() == (2, {"step": 2})
+    assert len(warnings) == 1
+
+
+def test_every_bit_is_verified(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path)
+    path = store.save(1, {"w": torch.zeros(3)})
+    whole = path.read_bytes()
+    for position in range(0, len(whole), 37):
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ 4]) + whole[position + 1 :])
+        with pytest.raises(CheckpointError):
+            store.load_newest()
+
+
+def test_where_none_can_be_read_the_error_names_each(tmp_path: Path, warnings: list[str]) -> None:
+    store = CheckpointStore(tmp_path / "absent")
+    with pytest.raises(CheckpointError, match="holds no checkpoint that can be read"):
+        store.load_newest()
+    store.save(1, {})
+    store.save(2, {})
+    for path in (tmp_path / "absent").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"(?s)000000002.*000000001"):
+        store.load_newest()
+
+
+class Stranger:
+    """Not plain data: unpickling it would run code."""
+
+
+def test_only_plain_data_is_loaded(tmp_path: Path, warnings: list[str]) -> None:
+    store = CheckpointStore(tmp_path)
+    store.save(1, {"step": 1})
+    store.save(2, {"step": Stranger()})
+    assert store.load_newest() == (1, {"step": 1})
+    assert "no plain data" in warnings[0]
+
+
+def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = CheckpointStore(tmp_path)
+    store.save(1, {"step": 1})
+
+    def no_space(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("os.fsync", no_space)
+        with pytest.raises(CheckpointError, match="No space left"):
+            store.save(2, {"step": 2})
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-000000001.pt"]
+    assert store.load_newest() == (1, {"step": 1})

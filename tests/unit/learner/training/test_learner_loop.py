@@ -1,0 +1,263 @@
+"""The learner's loop over an in-process transport: turns, lag, cadence, what ends it, and how it goes on."""
+
+import shutil
+from pathlib import Path
+
+import msgspec
+import pytest
+import torch
+
+from learner.training.outcome import Outcome
+from shared.errors import CheckpointError
+from shared.rollouts.rollout import EpisodeEnds, Rollout
+from shared.store.version_files import version_name
+from shared.transport.in_process import InProcessSender
+from tests.support.learner_loops import STEPS, LoopRun, rollout
+from tests.support.waiting import PATIENCE_S, Running
+
+
+def act_what_is_wanted(sender: InProcessSender) -> list[int | None]:
+    """An actor: sends a rollout whenever there is room; returns what was wanted each time."""
+    wanted: list[int | None] = []
+    while not sender.stop_requested:
+        if sender.wait_for_room(0.01):
+            wanted.append(sender.wanted_version)
+            sender.send(rollout(sender.wanted_version or 0, seed=len(wanted)))
+    return wanted
+
+
+@pytest.mark.parametrize(("rollouts_each", "wanted"), [(1, [None, 1, 2, 3]), (2, [None, 0, 1, 1, 2, 2])])
+def test_actors_that_take_turns_act_what_the_last_update_learned(
+    tmp_path: Path, rollouts_each: int, wanted: list[int | None]
+) -> None:
+    run = LoopRun(tmp_path, sync=True, batch_steps=rollouts_each * STEPS, total_steps=len(wanted) * STEPS)
+    actor = Running(act_what_is_wanted, run.transport.sender("actor-0"))
+    assert run.loop.run() is Outcome.STEP_LIMIT
+    run.transport.receiver.stop_actors(PATIENCE_S)
+    assert actor.join()[: len(wanted)] == wanted
+    assert run.loop.lag == 0
+    assert run.loop.counters.updates == len(wanted) // rollouts_each
+    run.publisher.close()
+
+
+def test_without_turns_actors_have_credit_while_the_learner_learns(tmp_path: Path) -> None:
+    run = LoopRun(tmp_path, total_steps=4 * STEPS)
+    sender = run.transport.sender("actor-0", window=1)
+    seen: list[bool] = []
+    run.after_update_do = lambda _update: seen.append(sender.wait_for_room(0.0) and sender.send(rollout()))
+    sender.send(rollout())
+    assert run.loop.run() is Outcome.STEP_LIMIT
+    assert seen == [True] * 4
+    assert sender.wanted_version is None
+    run.publisher.close()
+
+
+def test_what_is_older_than_the_largest_lag_is_dropped_and_counted(tmp_path: Path) -> None:
+    run = LoopRun(tmp_path, max_lag=1, total_steps=6 * STEPS)
+    # Each update publishes, so the newest versions are 0, 1, 2, 2, 3, 3 when these come.
+    run.send(*(rollout(version) for version in (0, 0, 0, 1, 1, 3)))
+    assert run.loop.run() is Outcome.STEP_LIMIT
+    accounts = run.transport.receiver.accounts
+    assert (accounts.sent, accounts.learned, accounts.stale) == (6, 4, 2)
+    assert run.loop.counters.env_steps == 6 * STEPS  # acted all the same
+    assert run.loop.counters.updates == 4
+    assert run.loop.lag == 0
+    assert run.loop.counters.reloads == 2  # the one actor went from 0 to 1, and from 1 to 3
+    run.publisher.close()
+
+
+def test_what_says_another_digest_than_its_version_has_is_invalid(tmp_path: Path) -> None:
+    run = LoopRun(tmp_path, total_steps=2 * STEPS)
+    forged = [rollout(version) for version in (0, 7)]  # version 7 is nowhere
+    for one in forged:
+        one.header = msgspec.structs.replace(one.header, digest="cd" * 32)
+    run.send(rollout(), *forged, rollout())
+    assert run.loop.run() is Outcome.STEP_LIMIT
+    accounts = run.transport.receiver.accounts
+    assert (accounts.learned, accounts.invalid) == (2, 2)
+    run.publisher.close()
+
+
+def test_a_batch_is_as_many_rollouts_as_its_steps_need(tmp_path: Path) -> None:
+    run = LoopRun(tmp_path, batch_steps=2 * STEPS + 1, total_steps=6 * STEPS)
+    run.send_many(6)
+    run.loop.run()
+    assert run.loop.counters.updates == 2
+    run.publisher.close()
+
+
+def test_versions_and_checkpoints_come_at_their_own_pace_and_at_the_end(tmp_path: Path) -> None:
+    run = LoopRun(tmp_path, publish_every=3, checkpoint_every=2, total_steps=7 * STEPS)
+    checkpoints: list[int] = []
+    run.after_update_do = lambda _update: checkpoints.append(run.loop.counters.checkpoints)
+    run.send_many(7)
+    run.loop.run()
+    assert run.published_updates() == [0, 3, 6, 7]
+    # The observer is told before the checkpoint of the same update.
+    assert checkpoints == [1, 1, 2, 2, 3, 3, 4]
+    assert run.loop.counters.checkpoints == 5
+    run.publisher.close()
+
+
+def test_nothing_is_published_or_written_twice(tmp_path: Path) -> None:
+    run = LoopRun(tmp_path, publish_every=2, checkpoint_every=2, total_steps=2 * STEPS)
+    run.send_many(2)
+    run.loop.run()
+    assert run.published_updates() == [0, 2]
+    assert run.loop.counters.checkpoints == 2
+    run.publisher.close()
+
+
+def test_epochs_begin_at_every_checkpoint_and_the_end_adds_none(tmp_path: Path) -> None:
+    epochs: list[tuple[int, int | None]] = []
+    run = LoopRun(
+        tmp_path,
+        publish_every=100,
+        checkpoint_every=2,
+        total_steps=5 * STEPS,
+        begin_epoch=lambda number: epochs.append((number, run.publisher.latest_version)),
+    )
+    run.send_many(5)
+    run.loop.run()
+    # What acts in the new epoch is what the checkpoint holds.
+    assert epochs == [(1, 0), (2, 1), (3, 2)]
+    assert run.published_updates() == [0, 2, 4, 5]
+    assert run.checkpoints.steps() == [1, 2, 3]
+    run.publisher.close()
+
+
+def finished(*returns: float) -> Rollout:
+    """A rollout in which episodes of these returns ended."""
+    one = rollout()
+    episodes = EpisodeEnds(list(returns), [10] * len(returns), [0] * len(returns))
+    one.header = msgspec.structs.replace(one.header, episodes=episodes)
+    return one
+
+
+def test_the_target_is_reached_by_a_hundred_episodes_and_not_by_fewer(tmp_path: Path) -> None:
+    run = LoopRun(tmp_path, target_return=475.0, total_steps=5 * STEPS)
+    run.send(finished(*[475.0] * 99), finished(0.0), finished(*[475.0] * 100), finished())
+    assert run.loop.run() is Outcome.TARGET_REACHED
+    assert run.loop.counters.updates == 3
+    assert run.loop.counters.time_to_target_s is not None
+    run.publisher.close()
+
+
+def test_the_step_limit_ends_what_did_not_reach_the_target(tmp_path: Path) -> None:
+    run = LoopRun(tmp_path, target_return=475.0, total_steps=2 * STEPS)
+    run.send(finished(*[474.0] * 100), finished(), finished())
+    assert run.loop.run() is Outcome.STEP_LIMIT
+    assert run.loop.counters.time_to_target_s is None
+    run.publisher.close()
+
+
+def test_the_time_limit_ends_even_what_waits_for_rollouts(tmp_path: Path) -> None:
+    run = LoopRun(tmp_path, max_seconds=0.05)
+    assert run.loop.run() is Outcome.TIME_LIMIT
+    assert run.published_updates() == [0]
+    run.publisher.close()
+
+
+def test_an_interrupt_leaves_the_newest_weights_and_a_checkpoint(tmp_path: Path) -> None:
+    run = LoopRun(tmp_path, publish_every=100, checkpoint_every=100)
+
+    def interrupt(update: int) -> None:
+        run.stop_requested = update == 2
+
+    run.after_update_do = interrupt
+    run.send_many(3)
+    assert run.loop.run() is Outcome.INTERRUPTED
+    assert run.published_updates() == [0, 2]
+    assert run.checkpoints.load_newest()[1]["counters"]["updates"] == 2
+    run.publisher.close()
+
+
+def test_a_resumed_loop_goes_on_where_the_checkpoint_stood(tmp_path: Path) -> None:
+    before = LoopRun(tmp_path, total_steps=3 * STEPS)
+    before.send(finished(1.0, 2.0), rollout(), rollout())
+    before.loop.run()
+    before.publisher.close()
+
+    after = LoopRun(tmp_path, total_steps=4 * STEPS)
+    after.loop.resume()
+    assert after.loop.counters == before.loop.counters
+    assert after.loop.episodes.state() == before.loop.episodes.state()
+    resumed, trained = after.loop.learner.state_dict()["policy"], before.loop.learner.state_dict()["policy"]
+    assert all(torch.equal(resumed[name], trained[name]) for name in trained)
+    after.send_many(2)
+    assert after.loop.run() is Outcome.STEP_LIMIT
+    assert after.loop.counters.updates == 4
+    accounts = after.transport.receiver.accounts
+    assert (accounts.sent, accounts.learned) == (5, 4)
+    after.publisher.close()
+
+
+class _Killed(Exception):
+    """What ends a learner between two checkpoints."""
+
+
+def _die_after_five_updates(update: int) -> None:
+    if update == 5:
+        raise _Killed
+
+
+def test_versions_are_counted_over_every_learner_of_a_run(tmp_path: Path) -> None:
+    """Those that were swept meanwhile, and those that one published after its last checkpoint."""
+    swept = 0
+    for resumed in (False, True, True):
+        run = LoopRun(tmp_path, checkpoint_every=3)
+        if resumed:
+            swept += 1
+            shutil.rmtree(run.store.path / version_name(swept))  # version 0 is what acts here
+            run.loop.resume()
+            assert run.publisher.published.count == len(run.store.versions()) + swept
+        run.after_update_do = _die_after_five_updates
+        run.send_many(5)
+        with pytest.raises(_Killed):
+            run.loop.run()
+        assert run.publisher.published.count == len(run.store.versions()) + swept
+        run.publisher.close()
+
+
+def test_a_checkpoint_from_before_versions_and_targets_were_kept_is_gone_on_from(tmp_path: Path) -> None:
+    before = LoopRun(tmp_path, total_steps=2 * STEPS)
+    before.send_many(2)
+    before.loop.run()
+    before.publisher.close()
+    step, state = before.checkpoints.load_newest()
+    for name in ("published", "target_reached"):
+        del state["counters"][name]
+    before.checkpoints.save(step + 1, state)
+
+    after = LoopRun(tmp_path, total_steps=3 * STEPS)
+    after.loop.resume()
+    assert after.publisher.published.count == 3
+    assert after.loop.counters.updates == 2
+    after.publisher.close()
+
+
+@pytest.mark.parametrize(
+    ("target", "outcome", "kept"),
+    [(100.0, Outcome.TARGET_REACHED, True), (90.0, Outcome.TARGET_REACHED, True), (101.0, Outcome.STEP_LIMIT, False)],
+)
+def test_a_target_that_was_reached_counts_for_no_higher_one(
+    tmp_path: Path, target: float, outcome: Outcome, kept: bool
+) -> None:
+    before = LoopRun(tmp_path, target_return=100.0, checkpoint_every=100)  # the last holds what was reached
+    before.send(finished(*[100.0] * 100))
+    assert before.loop.run() is Outcome.TARGET_REACHED
+    before.publisher.close()
+
+    after = LoopRun(tmp_path, target_return=target, total_steps=2 * STEPS)
+    after.loop.resume()
+    after.send(finished())
+    assert after.loop.run() is outcome
+    assert after.loop.counters.time_to_target_s == (before.loop.counters.time_to_target_s if kept else None)
+    after.publisher.close()
+
+
+def test_without_a_checkpoint_there_is_nothing_to_resume(tmp_path: Path) -> None:
+    run = LoopRun(tmp_path)
+    with pytest.raises(CheckpointError, match="holds no checkpoint"):
+        run.loop.resume()
+    run.publisher.close()

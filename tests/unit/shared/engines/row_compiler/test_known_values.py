@@ -1,0 +1,90 @@
+"""What is worked out without the rows: constants, and shapes in which the batch's size is one number like others."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+
+from shared.engines.row_compiler.known_values import BATCH, MOST_NUMBERS, axes_of, dtype_of, integers, work_out
+from shared.errors import ProgramUnsupported
+
+
+def _ints(*numbers: int) -> np.ndarray:
+    return np.array(numbers, np.int64)
+
+
+@pytest.mark.parametrize(
+    ("operator", "inputs", "attributes", "expected"),
+    [
+        ("Constant", [], {"value_float": 0.5}, np.float32(0.5)),
+        ("Constant", [], {"value_floats": [0.5, 2.0]}, np.array([0.5, 2.0], np.float32)),
+        ("Constant", [], {"value_floats": []}, np.array([], np.float32)),
+        ("Constant", [], {"value_int": 3}, np.int64(3)),
+        ("Constant", [], {"value_ints": []}, _ints()),
+        (
+            "Constant",
+            [],
+            {"value": helper.make_tensor("", TensorProto.BOOL, [2], [True, False])},
+            np.array([True, False]),
+        ),
+        ("Cast", [_ints(1, 0)], {"to": TensorProto.BOOL}, np.array([True, False])),
+        ("Cast", [_ints(BATCH, 3)], {"to": TensorProto.INT64}, _ints(BATCH, 3)),
+        ("Concat", [_ints(BATCH), _ints(2, 3)], {"axis": 0}, _ints(BATCH, 2, 3)),
+        ("Gather", [_ints(BATCH, 3), np.array(1)], {}, np.int64(3)),
+        ("Gather", [_ints(BATCH, 3), _ints(0)], {"axis": 0}, _ints(BATCH)),
+        ("Range", [np.array(2), np.array(7), np.array(2)], {}, _ints(2, 4, 6)),
+        ("Reshape", [_ints(BATCH, 3), _ints(2, 1)], {}, _ints(BATCH, 3)[:, None]),
+        ("Squeeze", [_ints(BATCH)], {}, np.int64(BATCH)),
+        ("Squeeze", [_ints(BATCH), _ints(0)], {}, np.int64(BATCH)),
+        ("Squeeze", [_ints(BATCH)], {"axes": [0]}, np.int64(BATCH)),
+        ("Unsqueeze", [np.array(BATCH), _ints(0)], {}, _ints(BATCH)),
+    ],
+)
+def test_works_out(operator: str, inputs: list[np.ndarray], attributes: dict[str, Any], expected: np.ndarray) -> None:
+    found = work_out(operator, inputs, attributes)
+    assert isinstance(found, np.ndarray), "also where it has no dimension"
+    assert (found.dtype, found.shape) == (expected.dtype, expected.shape)
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_other_operators_are_left_to_steps() -> None:
+    assert work_out("Add", [_ints(1), _ints(2)], {}) is None
+
+
+@pytest.mark.parametrize(
+    ("operator", "inputs", "attributes"),
+    [
+        ("Constant", [], {"value_string": b"12"}),
+        ("Cast", [_ints(BATCH)], {"to": TensorProto.FLOAT}),
+        ("Cast", [_ints(BATCH)], {"to": TensorProto.INT32}),
+        ("Cast", [_ints(1)], {"to": 999}),
+        ("Range", [np.array(0), np.array(BATCH), np.array(1)], {}),
+        ("Range", [np.array(BATCH), np.array(0), np.array(1)], {}),
+        ("Range", [np.array(0), np.array(2**40), np.array(1)], {}),
+        ("Range", [np.array(0), np.array(1), np.array(0)], {}),
+        ("Concat", [np.zeros(MOST_NUMBERS), np.zeros(1)], {"axis": 0}),
+        ("Gather", [_ints(*range(9)), np.zeros(MOST_NUMBERS + 1, np.int64)], {}),
+        ("Reshape", [_ints(1, 2), _ints(BATCH)], {}),
+        ("Unsqueeze", [np.array(1), _ints(BATCH)], {}),
+    ],
+)
+def test_refuses(operator: str, inputs: list[np.ndarray], attributes: dict[str, Any]) -> None:
+    with pytest.raises(ProgramUnsupported):
+        work_out(operator, inputs, attributes)
+
+
+def test_the_batchs_size_is_no_axis_and_no_place() -> None:
+    assert integers(_ints(BATCH, 2), may_be_batch=True) == [BATCH, 2]
+    for read in (integers, lambda value: axes_of([None, value], {})):
+        with pytest.raises(ProgramUnsupported, match="batch's size"):
+            read(_ints(BATCH))
+    for value in (None, np.array([0.5]), "text"):
+        with pytest.raises(ProgramUnsupported, match="not known beforehand"):
+            integers(value)
+
+
+def test_dtypes_go_by_onnxs_numbers() -> None:
+    assert dtype_of(TensorProto.UINT8) == np.uint8
+    with pytest.raises(ProgramUnsupported, match="dtype 0"):
+        dtype_of(TensorProto.UNDEFINED)

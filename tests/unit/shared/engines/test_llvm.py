@@ -1,0 +1,290 @@
+"""The engine around compiled code: its arrays, its refusals, its weights, and threads."""
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from shared.engines.llvm import LlvmEngine
+from shared.engines.row_compiler.emitter import LANES
+from shared.engines.row_compiler.row_code import blocks_and_singles
+from shared.errors import PolicyOutputError, ProgramError, ProgramUnsupported, WeightsError
+from tests.support.small_graphs import BATCH_SIZES, Spec, graph, node, numbers
+
+INPUTS: dict[str, Spec] = {"x": ("float32", (5,)), "count": ("int64", ()), "mask": ("bool", (3,))}
+OUTPUTS: dict[str, Spec] = {"best": ("int64", ()), "log_prob": ("float32", (1,)), "all": ("float32", (3,))}
+
+
+def policy() -> bytes:
+    """A linear layer, plus a count, masked; the best of it and its log-probability."""
+    return graph(
+        [
+            node("Gemm", "x weight bias", "logits"),
+            node("Cast", "count", "float_count", to=1),
+            node("Unsqueeze", "float_count axis", "column"),
+            node("Add", "logits column", "moved"),
+            node("Where", "mask moved low", "masked"),
+            node("LogSoftmax", "masked", "all"),
+            node("ArgMax", "all", "place", axis=1),
+            node("GatherElements", "all place", "log_prob", axis=1),
+            node("Squeeze", "place axis", "best"),
+        ],
+        inputs=INPUTS,
+        outputs=OUTPUTS,
+        weights=weights(),
+        constants={"axis": np.array([1]), "low": np.array([-1e9], np.float32)},
+    )
+
+
+def weights(seed: int = 0) -> dict[str, np.ndarray]:
+    generator = np.random.default_rng(seed)
+    return {name: generator.standard_normal(shape).astype(np.float32) for name, shape in _SHAPES.items()}
+
+
+_SHAPES = {"weight": (5, 3), "bias": (3,)}
+_GUARD = 256  # bytes
+
+
+def rows(count: int, seed: int = 0) -> list[np.ndarray]:
+    return [numbers(spec, count, seed + i) for i, spec in enumerate(INPUTS.values())]
+
+
+def _same(found: list[np.ndarray], expected: list[np.ndarray]) -> bool:
+    return all(a.tobytes() == b.tobytes() for a, b in zip(found, expected, strict=True))
+
+
+class _Guarded:
+    """Arrays in one piece of memory, each between guards; whatever is read from a guard is NaN."""
+
+    def __init__(self, arrays: Sequence[np.ndarray]) -> None:
+        starts = np.cumsum([_GUARD, *(-(-array.nbytes // _GUARD) * _GUARD + _GUARD for array in arrays)]).tolist()
+        memory = np.full(starts[-1] + _GUARD, 0xFF, np.uint8)
+        self._memory = memory[-memory.ctypes.data % _GUARD :][: starts[-1]]
+        self._is_guard = np.ones(self._memory.size, bool)
+        self.arrays = []
+        for start, array in zip(starts, arrays, strict=False):
+            place = slice(start, start + array.nbytes)
+            self._is_guard[place] = False
+            self.arrays.append(self._memory[place].view(array.dtype).reshape(array.shape))
+            self.arrays[-1][...] = array
+
+    def is_whole(self) -> bool:
+        return bool(np.all(self._memory[self._is_guard] == 0xFF))
+
+
+def test_never_reads_or_writes_outside_of_its_arrays() -> None:
+    engine = LlvmEngine(policy(), weights())
+    compiled = engine._compiled
+    block = compiled.make_block()
+    compiled.pack(weights(), block)
+    for count in range(1, 41):
+        blocks, singles = blocks_and_singles(count)
+        room = LANES * blocks + singles
+        read = [block, *(np.resize(array, (room, *array.shape[1:])) for array in rows(count))]
+        written = [np.zeros((room, *shape), dtype) for dtype, shape in OUTPUTS.values()]
+        guarded = _Guarded([*read, np.zeros(compiled.scratch_floats, np.float32), *written])
+        packed, *inputs = guarded.arrays[: len(read)]
+        scratch, *outputs = guarded.arrays[len(read) :]
+        places = [array.ctypes.data for array in (packed, scratch, *inputs, *outputs)]
+        table = np.array([blocks, singles, *places], np.int64)
+        for is_brief in (True, False):
+            for output in outputs:
+                output[...] = 0
+            compiled.machine_code(is_brief=is_brief).call(table.ctypes.data)
+            assert guarded.is_whole()
+            assert _same([packed, *inputs], read), "only read"
+            assert _same([array[:count] for array in outputs], engine.run(rows(count)))
+
+
+@pytest.mark.parametrize("count", range(1, 41))
+def test_inputs_and_outputs_keep_to_their_rows(count: int) -> None:
+    """In the arrays of the calls themselves: rows beyond a full block belong to nobody, and are nobody's input."""
+    engine = LlvmEngine(policy(), weights())
+    inputs = rows(count)
+    first = engine.run(inputs)
+    call = engine._calls[count]
+    for buffer, array in zip(call.inputs, inputs, strict=True):
+        np.testing.assert_array_equal(buffer, array)
+        beyond = buffer.base
+        assert beyond is not None
+        beyond[count:] = 1  # whatever lies there
+    assert _same(engine.run(inputs), first)
+    assert _same([array[:1] for array in engine.run(inputs)], engine.run([array[:1] for array in inputs]))
+
+
+def test_a_row_has_the_same_bits_whatever_the_batch() -> None:
+    engine = LlvmEngine(policy(), weights())
+    whole = engine.run(rows(64))
+    for count in BATCH_SIZES:
+        assert _same(engine.run([array[:count] for array in rows(64)]), [array[:count] for array in whole])
+
+
+def test_an_empty_batch_gives_empty_outputs() -> None:
+    found = LlvmEngine(policy(), weights()).run(rows(0))
+    assert [(array.shape, str(array.dtype)) for array in found] == [((0, *s), d) for d, s in OUTPUTS.values()]
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda x, count, mask: [x.astype(np.float64), count, mask],
+        lambda x, count, mask: [x, count.astype(np.int32), mask],
+        lambda x, count, mask: [x, count, mask.astype(np.uint8)],
+        lambda x, count, mask: [x[:, :4], count, mask],
+        lambda x, count, mask: [x[:, :1], count, mask],
+        lambda x, count, mask: [x, count, mask[:1]],
+        lambda x, count, mask: [x, count[:1], mask],
+        lambda x, count, mask: [x[:, 0], count, mask],
+        lambda x, count, mask: [x[..., None], count, mask],
+        lambda x, count, mask: [x[0, 0], count, mask],
+        lambda x, count, mask: [x, count],
+        lambda x, count, mask: [x, count, mask, x],
+        lambda x, count, mask: [],
+    ],
+    ids=[
+        *("float64", "int32", "bytes", "narrower", "one column", "one row", "one count", "flat", "one dimension more"),
+        *("a number", "one input less", "one input more", "none"),
+    ],
+)
+@pytest.mark.parametrize("is_seen_before", [False, True])
+def test_inputs_of_another_dtype_or_shape_are_refused(spoil: object, is_seen_before: bool) -> None:
+    engine = LlvmEngine(policy(), weights())
+    inputs = rows(3)
+    before = engine.run(inputs) if is_seen_before else None
+    with pytest.raises(PolicyOutputError, match="do not fit the program"):
+        engine.run(spoil(*inputs))  # type: ignore[operator]
+    assert before is None or _same(engine.run(inputs), before)
+
+
+def _sum_of_two() -> LlvmEngine:
+    specs: dict[str, Spec] = {"x": ("float32", (3,)), "noise": ("float32", (3,))}
+    nodes = [node("Add", "x noise", "y")]
+    return LlvmEngine(graph(nodes, inputs=specs, outputs={"y": ("float32", (3,))}), {})
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda x, noise: [x.astype(np.float64), noise],
+        lambda x, noise: [x, noise.astype(np.float64)],
+        lambda x, noise: [x[:, :1], noise],
+        lambda x, noise: [x, noise[:, :1]],
+        lambda x, noise: [x, noise[:1]],
+        lambda x, noise: [x],
+        lambda x, noise: [x, noise, noise],
+    ],
+    ids=["float64", "second float64", "narrow", "second narrow", "one row", "one input", "three"],
+)
+def test_two_inputs_are_held_to_the_same(spoil: object) -> None:
+    engine = _sum_of_two()
+    x, noise = np.random.default_rng(0).standard_normal((2, 5, 3)).astype(np.float32)
+    assert _same(engine.run([x, noise]), [x + noise])
+    with pytest.raises(PolicyOutputError, match="do not fit the program"):
+        engine.run(spoil(x, noise))  # type: ignore[operator]
+    assert _same(engine.run([noise, noise]), [noise + noise])
+
+
+def test_outputs_are_the_callers_own() -> None:
+    """Whether in bounds or not: what was given out is not written to again."""
+    x = np.ones((5, 3), np.float32)
+    engine = _sum_of_two()
+    given = engine.run([x, x])[0]
+    engine.run([np.full_like(x, 7.0), x])
+    assert (given == 2.0).all()
+    given[...] = 9.0
+    assert _same(engine.run([x, x]), [x + x])
+
+
+@pytest.mark.parametrize("count", [1, 3, 16, 20])
+def test_nan_goes_in_and_comes_out_in_its_row_alone(count: int) -> None:
+    engine = LlvmEngine(policy(), weights())
+    inputs = [rows(count)[0], rows(count)[1], np.ones((count, 3), bool)]
+    expected = engine.run(inputs)
+    inputs[0][count - 1, 2] = np.nan
+    found = engine.run(inputs)
+    assert np.isnan(found[1][-1]).all()
+    assert np.isnan(found[2][-1]).all()
+    assert _same([array[:-1] for array in found], [array[:-1] for array in expected])
+
+
+def test_twins_answer_with_their_own_weights_while_others_run() -> None:
+    """As an actor does it: one engine acts on a thread, twins are given weights and tried on another."""
+    inputs = rows(19)
+    expected = [LlvmEngine(policy(), weights(seed)).run(inputs) for seed in range(4)]
+    acting = LlvmEngine(policy(), weights())
+
+    def act(_: int) -> bool:
+        return _same(acting.run(inputs), expected[0])
+
+    with ThreadPoolExecutor(1) as pool:
+        answers = pool.map(act, range(500))
+        for turn in range(60):
+            seed = 1 + turn % 3
+            twin = acting.twin()
+            twin.load_weights(weights(seed))
+            for _ in range(5):
+                assert _same(twin.run(inputs), expected[seed])
+        assert all(answers)
+
+
+def test_a_twin_that_is_given_bad_weights_changes_nothing() -> None:
+    engine = LlvmEngine(policy(), weights())
+    before = engine.run(rows(3))
+    for wrong in ({}, {**weights(), "bias": np.zeros(4, np.float32)}, {**weights(), "bias": np.full(3, np.nan)}):
+        with pytest.raises(WeightsError):
+            engine.twin().load_weights(wrong)
+    assert _same(engine.run(rows(3)), before)
+
+
+def test_serves_more_batch_sizes_than_it_keeps_arrays_for() -> None:
+    engine = LlvmEngine(policy(), weights())
+    whole = engine.run(rows(64))
+    for count in (*range(1, 30), 5):
+        assert _same(engine.run([array[:count] for array in rows(64)]), [array[:count] for array in whole])
+    assert len(engine._calls) <= 8
+
+
+def _layer(width: int) -> tuple[bytes, dict[str, np.ndarray]]:
+    given = {"w": np.zeros((512, width), np.float32)}
+    nodes = [node("MatMul", "x w", "y")]
+    return graph(nodes, inputs={"x": ("float32", (512,))}, outputs={"y": ("float32", (width,))}, weights=given), given
+
+
+def test_a_matrix_that_is_too_large_for_a_cores_cache_is_left_to_others() -> None:
+    assert len(LlvmEngine(*_layer(256)).run([np.ones((2, 512), np.float32)])) == 1
+    with pytest.raises(ProgramUnsupported, match="a weight of 139264 numbers; at most 131072"):
+        LlvmEngine(*_layer(257))
+
+
+def test_what_is_no_graph_or_lacks_a_weight_is_as_bad_for_any_engine() -> None:
+    with pytest.raises(ProgramError) as caught:
+        LlvmEngine(b"not a graph", weights())
+    assert not isinstance(caught.value, ProgramUnsupported)
+    with pytest.raises(WeightsError, match=r"missing \['bias'\]"):
+        LlvmEngine(policy(), {"weight": weights()["weight"]})
+    with pytest.raises(ProgramError, match="has 3 outputs"):
+        LlvmEngine(policy(), weights(), outputs=[3])
+
+
+def test_what_nobody_asked_for_is_not_computed() -> None:
+    engine, whole = LlvmEngine(policy(), weights(), outputs=[0]), LlvmEngine(policy(), weights())
+    assert len(engine._compiled.program.steps) < len(whole._compiled.program.steps)
+    assert _same(engine.run(rows(5)), whole.run(rows(5))[:1])
+    assert engine.program_digest == whole.program_digest
+
+
+def test_needs_neither_torch_nor_onnxruntime() -> None:
+    code = (
+        "import sys, shared.engines.llvm, numpy as np\n"
+        "from onnx import TensorProto, helper\n"
+        "info = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ['batch', 2]) for n in 'xy']\n"
+        "made = helper.make_graph([helper.make_node('Tanh', ['x'], ['y'])], 'policy', info[:1], info[1:])\n"
+        "model = helper.make_model(made, opset_imports=[helper.make_opsetid('', 20)])\n"
+        "engine = shared.engines.llvm.LlvmEngine(model.SerializeToString(), {})\n"
+        "assert engine.run([np.zeros((3, 2), np.float32)])[0].tolist() == [[0.0] * 2] * 3\n"
+        "assert not {'torch', 'onnxruntime'} & sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

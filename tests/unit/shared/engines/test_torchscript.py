@@ -1,0 +1,123 @@
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from shared.engines.eager import EagerEngine, module_tensors
+from shared.engines.torchscript import TorchScriptEngine
+from shared.errors import PolicyOutputError, ProgramError
+from shared.policy.probe import compare, compute_probe, make_inputs
+from shared.policy.program_digest import torchscript_program_digest
+from shared.scripting.scripting import save_archive, script_or_trace
+from tests.support.tiny_policy import TINY_SIGNATURE, TinyPolicy
+
+EXAMPLE = [torch.zeros(3, 4), torch.zeros(3, 3)]
+
+
+def archive_of(module: nn.Module) -> bytes:
+    return save_archive(script_or_trace(module.eval(), EXAMPLE, lambda _: 0.0).module)
+
+
+@pytest.fixture(scope="module")
+def archive() -> bytes:
+    return archive_of(TinyPolicy())
+
+
+def test_an_archive_brings_its_weights() -> None:
+    policy = TinyPolicy().eval()
+    data = archive_of(policy)
+    engine = TorchScriptEngine.from_bytes(data)
+    probe = compute_probe(policy, TINY_SIGNATURE)
+    compare(probe.outputs, engine.run(probe.inputs), TINY_SIGNATURE, 1e-6, 1e-6)
+    assert engine.kind == "torchscript"
+    assert engine.program_digest == torchscript_program_digest(data)
+
+
+def test_loads_where_gradients_are_off_and_takes_new_weights_later(archive: bytes) -> None:
+    with torch.inference_mode():
+        engine = TorchScriptEngine.from_bytes(archive)
+    other = TinyPolicy().eval()
+    engine.load_weights({name: tensor.numpy() for name, tensor in module_tensors(other).items()})
+    probe = compute_probe(other, TINY_SIGNATURE)
+    compare(probe.outputs, engine.run(probe.inputs), TINY_SIGNATURE, 1e-6, 1e-6)
+
+
+def test_what_cannot_be_loaded_is_a_program_error(archive: bytes) -> None:
+    for data in (b"", b"not a program", archive[:-100], archive[: len(archive) // 2]):
+        with pytest.raises(ProgramError):
+            TorchScriptEngine.from_bytes(data)
+
+
+def test_mutants_load_or_are_program_errors(archive: bytes) -> None:
+    generator = np.random.default_rng(0)
+    refused = 0
+    for _ in range(150):
+        mutant = bytearray(archive)
+        for at in generator.integers(0, len(archive), 4):
+            mutant[at] ^= int(generator.integers(1, 256))
+        try:
+            TorchScriptEngine.from_bytes(bytes(mutant))
+        except ProgramError:
+            refused += 1
+    assert refused > 50
+
+
+class Raises(nn.Module):
+    def forward(self, inputs: list[Tensor]) -> list[Tensor]:
+        return [inputs[0] @ inputs[1]]
+
+
+@pytest.mark.parametrize("engine_type", ["eager", "torchscript"])
+def test_what_a_policy_raises_is_mapped(engine_type: str) -> None:
+    module = Raises()
+    engine = EagerEngine(module, "") if engine_type == "eager" else TorchScriptEngine.from_bytes(archive_of(module))
+    with pytest.raises(PolicyOutputError, match="RuntimeError") as caught:
+        engine.run(make_inputs(TINY_SIGNATURE, 3, 0))
+    assert isinstance(caught.value.__cause__, RuntimeError)
+
+
+class Aliases(nn.Module):
+    """Returns what it was given, what it is made of, and one thing twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(1))
+
+    def forward(self, inputs: list[Tensor]) -> list[Tensor]:
+        rows = inputs[0].shape[0]
+        return [inputs[0], self.bias.expand(rows), inputs[1].t(), inputs[1].t()]
+
+
+@pytest.mark.parametrize("engine_type", ["eager", "torchscript"])
+def test_outputs_alias_neither_inputs_nor_weights_nor_each_other(engine_type: str) -> None:
+    module = Aliases()
+    engine = EagerEngine(module, "") if engine_type == "eager" else TorchScriptEngine.from_bytes(archive_of(module))
+    inputs = make_inputs(TINY_SIGNATURE, 3, 0)
+    outputs = engine.run(inputs)
+    for output in outputs:
+        output[...] = 7
+    np.testing.assert_array_equal(engine.run(inputs)[1], np.zeros(3))
+    assert not (inputs[0] == 7).any()
+    assert outputs[2].flags.c_contiguous
+
+
+class Dropout(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(0.5)
+
+    def forward(self, inputs: list[Tensor]) -> list[Tensor]:
+        return [self.dropout(inputs[0])]
+
+
+def test_runs_in_eval_mode() -> None:
+    engine = EagerEngine(Dropout().train(), "")
+    inputs = make_inputs(TINY_SIGNATURE, 64, 0)
+    np.testing.assert_array_equal(engine.run(inputs)[0], inputs[0])
+
+
+def test_a_buffer_that_a_state_dict_leaves_out_is_among_the_weights() -> None:
+    module = nn.Module()
+    module.register_buffer("kept", torch.zeros(1))
+    module.register_buffer("left_out", torch.zeros(2), persistent=False)
+    assert module_tensors(module).keys() == {"kept", "left_out"}

@@ -1,0 +1,69 @@
+"""Memory that is used again, but never while anybody holds what was read into it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from shared.files.buffer_pool import BufferPool, is_lasting
+
+
+def _address(view: memoryview) -> int:
+    return int(np.frombuffer(view, np.uint8).ctypes.data)
+
+
+def test_memory_is_used_again_once_nobody_holds_it() -> None:
+    memory = BufferPool()
+    view = memory.take(1000)
+    view[:4] = b"full"
+    address = _address(view)
+    del view
+    again = memory.take(2000)
+    assert _address(again) == address
+    assert (len(again), bytes(again[:4])) == (2000, b"full"), "the very same, as it was left"
+
+
+@pytest.mark.parametrize(
+    "hold",
+    [
+        lambda view: view,
+        lambda view: view[10:20],
+        lambda view: view[10:20].toreadonly(),
+        lambda view: np.frombuffer(view[10:].toreadonly(), np.uint8, 4, 2).reshape(2, 2)[1:],
+    ],
+    ids=["view", "part", "read-only part", "array"],
+)
+def test_memory_that_somebody_holds_is_not_given_to_another(hold: Callable[[memoryview], Any]) -> None:
+    memory = BufferPool()
+    view = memory.take(1000)
+    view[:] = b"a" * 1000
+    held = hold(view)
+    del view
+    for _ in range(3):
+        memory.take(1000)[:] = b"b" * 1000
+    assert bytes(held).strip(b"a") == b""
+
+
+def test_what_is_held_outlives_the_memory() -> None:
+    held = np.frombuffer(BufferPool().take(1000), np.uint8)
+    assert not held.any()
+
+
+def test_of_what_is_free_only_the_size_asked_for_last_is_kept() -> None:
+    memory = BufferPool()
+    small, large = 2**21, 2**23
+    views = [memory.take(small), memory.take(small), memory.take(large)]
+    views.clear()
+    memory.take(large)
+    assert [len(piece) for piece in memory._pieces] == [large]
+
+
+def test_only_what_nobody_can_write_to_lasts() -> None:
+    view = BufferPool().take(1000)
+    assert is_lasting(view.toreadonly())
+    assert is_lasting(b"bytes")
+    assert is_lasting(memoryview(b"bytes"))
+    assert not is_lasting(view)
+    assert not is_lasting(memoryview(bytearray(5)).toreadonly())
+    assert not is_lasting(bytearray(5))

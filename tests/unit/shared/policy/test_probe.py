@@ -1,0 +1,211 @@
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from shared.errors import ExportError, ProbeMismatch
+from shared.policy.probe import Probe, compare, compute_probe, decode_probe, encode_probe, make_inputs
+from shared.policy.signature import PolicySignature, acting_signature
+from shared.policy.spaces import ActionSpec, action_spec, observation_leaves
+from tests.support.policies import NESTED, VECTOR
+from tests.support.tiny_policy import TINY_SIGNATURE, TinyPolicy
+
+ACTIONS = [spaces.Discrete(3), spaces.MultiDiscrete([3, 4]), spaces.MultiBinary([2, 2]), spaces.Box(-1, 1, (2,))]
+
+
+def signature_of(action: spaces.Space, *, masked: bool = False) -> PolicySignature:
+    return acting_signature(observation_leaves(NESTED), action_spec(action), state=[(("h",), (3,))], masked=masked)
+
+
+@pytest.mark.parametrize("action", ACTIONS, ids=lambda space: type(space).__name__)
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+def test_inputs_fit_their_signature_and_lie_in_their_spaces(action: spaces.Space, batch_size: int) -> None:
+    signature = signature_of(action, masked=True)
+    inputs = make_inputs(signature, batch_size, seed=3)
+    signature.check_inputs(inputs)
+    for leaf, array in zip(signature.observation, inputs, strict=False):
+        if leaf.cardinalities:
+            low = np.array(leaf.start).reshape(leaf.shape)
+            assert (array >= low).all()
+            assert (array < low + np.array(leaf.cardinalities).reshape(leaf.shape)).all()
+
+
+def test_the_same_seed_gives_the_same_inputs_and_another_gives_others() -> None:
+    signature = signature_of(spaces.Discrete(3))
+    first, again, other = (make_inputs(signature, 8, seed) for seed in (1, 1, 2))
+    for a, b, c in zip(first, again, other, strict=True):
+        np.testing.assert_array_equal(a, b)
+        assert (a != c).any()
+
+
+@pytest.mark.parametrize("action", [spaces.Discrete(5), spaces.MultiDiscrete([2, 7])], ids=["discrete", "multi"])
+def test_every_choice_has_a_legal_action(action: spaces.Space) -> None:
+    signature = signature_of(action, masked=True)
+    mask = make_inputs(signature, 200, seed=0)[signature.input_position("action_mask") or 0]
+    parts = np.split(mask, np.cumsum(signature.action.cardinalities)[:-1], axis=1)
+    assert all(part.any(axis=1).all() for part in parts)
+    assert not mask.all()
+
+
+def choosing(spec: ActionSpec, logits: Callable[[Tensor], Tensor]) -> Callable[[list[Tensor]], list[Tensor]]:
+    """A policy whose logits are a function of its first input."""
+
+    def policy(inputs: list[Tensor]) -> list[Tensor]:
+        noisy = logits(inputs[0]) + inputs[-1]
+        if spec.kind == "multi_binary":
+            action = (noisy > 0).to(torch.int64)
+        elif spec.kind == "multi_discrete":
+            action = torch.stack([p.argmax(-1) for p in noisy.split(list(spec.cardinalities), -1)], -1)
+        else:
+            action = noisy.argmax(-1)
+        return [action, noisy.flatten(1).sum(-1), noisy.flatten(1).sum(-1)]
+
+    return policy
+
+
+def lead(spec: ActionSpec, noise: np.ndarray) -> np.ndarray:
+    """By how much each row's closest choice was made, where all logits are zero."""
+    if spec.kind == "multi_binary":
+        return np.abs(noise).reshape(len(noise), -1).min(axis=1)
+    parts = np.split(noise, np.cumsum(spec.cardinalities)[:-1], axis=1)
+    best_two = [np.sort(part, axis=1)[:, -2:] for part in parts]
+    return np.min([two[:, 1] - two[:, 0] for two in best_two], axis=0)
+
+
+@pytest.mark.parametrize("action", ACTIONS[:3], ids=lambda space: type(space).__name__)
+def test_no_choice_of_a_probe_hangs_on_a_rounding_error(action: spaces.Space) -> None:
+    signature = acting_signature(observation_leaves(VECTOR), action_spec(action))
+    spec = signature.action
+    close = lead(spec, make_inputs(signature, 400, seed=0)[-1]) < 1e-2
+    assert close.any(), "the test means nothing unless some rows have to be replaced"
+    probe = compute_probe(
+        choosing(spec, lambda x: torch.zeros((len(x), *spec.noise_shape))), signature, batch_size=400, seed=0
+    )
+    assert (lead(spec, probe.inputs[-1]) > 1e-3).all()
+    np.testing.assert_array_equal(probe.inputs[-1][~close], make_inputs(signature, 400, seed=0)[-1][~close])
+
+
+def test_a_policy_without_noise_is_probed_away_from_its_boundaries() -> None:
+    with_noise = acting_signature(observation_leaves(spaces.Box(-1, 1, (1,))), action_spec(spaces.Discrete(2)))
+    signature = PolicySignature(
+        with_noise.observation, with_noise.action, with_noise.inputs[:1], with_noise.outputs[:1]
+    )
+    probe = compute_probe(lambda inputs: [(inputs[0][:, 0] > 0.5).to(torch.int64)], signature, batch_size=64)
+    assert (np.abs(probe.inputs[0] - 0.5) > 1e-6).all()
+
+
+class _Greedy:
+    """Chooses by values that no noise is added to, which for half of all observations all but tie."""
+
+    def values(self, inputs: list[Tensor]) -> Tensor:
+        return torch.stack([inputs[0][:, 0].relu(), torch.full((len(inputs[0]),), 1e-9)], -1)
+
+    def choice_lead(self, inputs: list[Tensor]) -> Tensor:
+        best, second = self.values(inputs).topk(2, -1).values.unbind(-1)
+        return best - second
+
+    def __call__(self, inputs: list[Tensor]) -> list[Tensor]:
+        return [self.values(inputs).argmax(-1), inputs[0][:, 0]]
+
+
+def test_values_that_all_but_tie_are_in_no_probe() -> None:
+    signature = acting_signature(observation_leaves(spaces.Box(-1, 1, (1,))), action_spec(spaces.Discrete(2)))
+    signature = PolicySignature(signature.observation, signature.action, signature.inputs, signature.outputs[:2])
+    assert (make_inputs(signature, 64, seed=0)[0] < 0).any(), "the test means nothing unless some rows are replaced"
+    probe = compute_probe(_Greedy(), signature, batch_size=64)
+    assert (probe.inputs[0] > 1e-7).all()
+
+
+def test_a_policy_whose_choice_hangs_on_rounding_cannot_be_probed() -> None:
+    def random(inputs: list[Tensor]) -> list[Tensor]:
+        value = inputs[0].sum(-1)
+        return [(inputs[1].sum(-1) * 1e9).to(torch.int64) % 3, value, value]
+
+    with pytest.raises(ExportError, match="best two actions"):
+        compute_probe(random, TINY_SIGNATURE, batch_size=64)
+
+
+@pytest.mark.parametrize(
+    ("policy", "message"),
+    [
+        (lambda inputs: [inputs[1].argmax(-1)], "expected 3 outputs"),
+        (lambda inputs: [inputs[1].argmax(-1), inputs[0][:, :2], inputs[0][:, 0]], "output log_prob: expected float32"),
+        (lambda inputs: [inputs[1].argmax(-1), inputs[0][:, 0].log(), inputs[0][:, 0]], "log_prob is not finite: row"),
+    ],
+    ids=["count", "shape", "NaN"],
+)
+def test_outputs_that_no_signature_promises_are_refused(policy: Callable, message: str) -> None:
+    with pytest.raises(ExportError, match=message):
+        compute_probe(policy, TINY_SIGNATURE)
+
+
+def tiny_probe() -> Probe:
+    torch.manual_seed(0)
+    return compute_probe(TinyPolicy().eval(), TINY_SIGNATURE)
+
+
+def test_probes_survive_encoding() -> None:
+    probe = tiny_probe()
+    again = decode_probe(encode_probe(probe, TINY_SIGNATURE), TINY_SIGNATURE)
+    for mine, theirs in zip((*probe.inputs, *probe.outputs), (*again.inputs, *again.outputs), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+        assert mine.dtype == theirs.dtype
+
+
+def test_a_probe_of_another_signature_is_refused() -> None:
+    data = encode_probe(tiny_probe(), TINY_SIGNATURE)
+    other = replace_action(ActionSpec("discrete", "int64", (), (5,), (0,)))
+    with pytest.raises(ProbeMismatch, match="noise"):
+        decode_probe(data, other)
+    with pytest.raises(ProbeMismatch, match=r"input\.state\.h"):
+        decode_probe(data, acting_signature(TINY_SIGNATURE.observation, TINY_SIGNATURE.action, state=[(("h",), (2,))]))
+    with pytest.raises(ProbeMismatch):
+        decode_probe(data[:-1], TINY_SIGNATURE)
+
+
+def replace_action(action: ActionSpec) -> PolicySignature:
+    return acting_signature(TINY_SIGNATURE.observation, action)
+
+
+def test_comparing_gives_the_largest_difference() -> None:
+    probe = tiny_probe()
+    found = [output.copy() for output in probe.outputs]
+    assert compare(probe.outputs, found, TINY_SIGNATURE, 0, 0) == 0
+    found[2][3] += 1e-3
+    assert compare(probe.outputs, found, TINY_SIGNATURE, 1e-2, 0) == pytest.approx(1e-3, rel=1e-2)
+
+
+def test_a_mismatch_names_the_tensor_the_worst_row_and_both_values() -> None:
+    probe = tiny_probe()
+    found = [output.copy() for output in probe.outputs]
+    found[1][2] -= 0.5
+    found[1][6] -= 1.5
+    with pytest.raises(ProbeMismatch, match=r"log_prob, row 6: expected -?\d.*, found -?\d.*; 2 of 8 rows"):
+        compare(probe.outputs, found, TINY_SIGNATURE, 1e-5, 1e-5)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_not_finite_never_matches(value: float) -> None:
+    probe = tiny_probe()
+    found = [output.copy() for output in probe.outputs]
+    found[2][5] = value
+    with pytest.raises(ProbeMismatch, match="value, row 5"):
+        compare(probe.outputs, found, TINY_SIGNATURE, 1e3, 1e3)
+
+
+def test_another_choice_never_matches() -> None:
+    probe = tiny_probe()
+    found = [output.copy() for output in probe.outputs]
+    found[0][1] = (found[0][1] + 1) % 3
+    with pytest.raises(ProbeMismatch, match="action, row 1"):
+        compare(probe.outputs, found, TINY_SIGNATURE, 1e3, 1e3)
+
+
+def test_outputs_of_the_wrong_shape_or_number_never_match() -> None:
+    probe = tiny_probe()
+    for found in (probe.outputs[:2], [output[:4] for output in probe.outputs]):
+        with pytest.raises(ProbeMismatch, match="does not return what its signature promises"):
+            compare(probe.outputs, found, TINY_SIGNATURE, 1e3, 1e3)

@@ -1,0 +1,135 @@
+"""The policy contract: tensors in a fixed order, with unique names, checked before any program sees them."""
+
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from gymnasium import spaces
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.errors import ConfigurationError, SignatureMismatch
+from shared.policy.signature import PolicySignature, acting_signature
+from shared.policy.spaces import action_spec, observation_leaves
+from tests.unit.shared.policy.test_spaces import nested_spaces
+
+_actions = st.sampled_from(
+    [spaces.Discrete(3), spaces.MultiDiscrete([2, 3]), spaces.MultiBinary(2), spaces.Box(-1, 1, (2,), np.float32)]
+)
+_states = st.lists(st.integers(1, 3), max_size=2).map(lambda sizes: [(("lstm", i), (n,)) for i, n in enumerate(sizes)])
+
+
+@st.composite
+def signatures(draw: st.DrawFn) -> PolicySignature:
+    return acting_signature(
+        observation_leaves(draw(nested_spaces)),
+        action_spec(draw(_actions)),
+        state=draw(_states),
+        masked=draw(st.booleans()),
+    )
+
+
+def example_signature(space: spaces.Space[Any] | None = None) -> PolicySignature:
+    space = space or spaces.Dict({"camera": spaces.Box(0, 255, (2, 2, 1), np.uint8), "speed": spaces.Box(-1, 1, (1,))})
+    state = [(("lstm", "h"), (4,)), (("lstm", "c"), (4,))]
+    return acting_signature(
+        observation_leaves(space), action_spec(spaces.Discrete(3, start=1)), state=state, masked=True
+    )
+
+
+def arrays(specs: tuple[Any, ...], batch_size: int) -> list[np.ndarray]:
+    return [np.zeros((batch_size, *spec.shape), spec.dtype) for spec in specs]
+
+
+@given(signatures())
+def test_a_signature_travels_as_json(signature: PolicySignature) -> None:
+    assert msgspec.json.decode(msgspec.json.encode(signature), type=PolicySignature) == signature
+
+
+@given(signatures())
+def test_names_are_unique(signature: PolicySignature) -> None:
+    for names in (signature.input_names, signature.output_names):
+        assert len(set(names)) == len(names)
+
+
+@given(signatures(), st.integers(1, 3))
+def test_tensors_as_the_signature_says_pass(signature: PolicySignature, batch_size: int) -> None:
+    signature.check_inputs(arrays(signature.inputs, batch_size))
+    signature.check_outputs(arrays(signature.outputs, batch_size), batch_size)
+
+
+@given(signatures(), st.data())
+def test_one_wrong_tensor_is_found_and_named(signature: PolicySignature, data: st.DataObject) -> None:
+    specs, check, names = data.draw(
+        st.sampled_from(
+            [
+                (signature.inputs, signature.check_inputs, signature.input_names),
+                (signature.outputs, lambda tensors: signature.check_outputs(tensors, 2), signature.output_names),
+            ]
+        )
+    )
+    tensors = arrays(specs, 2)
+    which = data.draw(st.integers(1 if specs is signature.inputs else 0, len(tensors) - 1))
+    wrong = data.draw(st.sampled_from(["rows", "axis", "dtype"]))
+    if wrong == "rows":
+        tensors[which] = np.zeros((3, *specs[which].shape), specs[which].dtype)
+    elif wrong == "axis":
+        tensors[which] = tensors[which][..., None]
+    else:
+        tensors[which] = tensors[which].astype(np.complex64)
+    with pytest.raises(SignatureMismatch) as caught:
+        check(tensors)
+    assert names[which] in str(caught.value)
+
+
+@pytest.mark.parametrize("change", [lambda tensors: tensors[:-1], lambda tensors: [*tensors, tensors[0]]])
+def test_a_wrong_number_of_tensors_is_a_mismatch(change: Any) -> None:
+    signature = example_signature()
+    with pytest.raises(SignatureMismatch, match="expected 6 inputs"):
+        signature.check_inputs(change(arrays(signature.inputs, 1)))
+
+
+def test_tensors_stand_in_the_contracts_order() -> None:
+    signature = example_signature()
+    assert signature.input_names == (
+        "observation.camera",
+        "observation.speed",
+        "state.lstm.h",
+        "state.lstm.c",
+        "action_mask",
+        "noise",
+    )
+    assert signature.output_names == ("action", "env_action", "log_prob", "value", "state.lstm.h", "state.lstm.c")
+    assert signature.input_position("state") == 2
+    assert signature.input_position("action_mask") == 4
+    assert signature.output_position("value") == 3
+    assert [spec.path for spec in signature.state] == [("lstm", "h"), ("lstm", "c")]
+
+
+def test_what_a_policy_does_not_have_stands_nowhere() -> None:
+    signature = acting_signature(
+        observation_leaves(spaces.Box(-1, 1, (2,))), action_spec(spaces.MultiBinary(2)), masked=True
+    )
+    assert signature.input_position("action_mask") is None  # that kind of action has no masks
+    assert signature.output_position("env_action") is None
+    assert signature.state == ()
+
+
+def test_leaves_whose_names_would_be_one_are_refused() -> None:
+    box = spaces.Box(-1, 1, (1,))
+    space = spaces.Dict({"a.b": box, "a": spaces.Dict({"b": box})})
+    with pytest.raises(ConfigurationError, match=r"observation\.a\.b"):
+        example_signature(space)
+
+
+def test_a_deterministic_policy_may_leave_out_noise_and_both_estimates() -> None:
+    signature = acting_signature(
+        observation_leaves(spaces.Box(-1, 1, (2,))),
+        action_spec(spaces.Box(-1, 1, (1,))),
+        noise=False,
+        log_prob=False,
+        value=False,
+    )
+    assert signature.input_names == ("observation",)
+    assert signature.output_names == ("action", "env_action")

@@ -1,0 +1,163 @@
+import json
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from shared.errors import WeightsError
+from shared.policy.weights import check_finite, check_layout, data_start, decode_weights, encode_weights, tensor_places
+
+DTYPES = [
+    "bool",
+    "uint8",
+    "int8",
+    "uint16",
+    "int16",
+    "uint32",
+    "int32",
+    "uint64",
+    "int64",
+    "float16",
+    "float32",
+    "float64",
+]
+
+
+@st.composite
+def tensors(draw: st.DrawFn) -> np.ndarray:
+    dtype = np.dtype(draw(st.sampled_from(DTYPES)))
+    elements = {"allow_nan": False, "allow_infinity": False} if dtype.kind == "f" else {}
+    shape = hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4)
+    return draw(hnp.arrays(dtype, shape, elements=hnp.from_dtype(dtype, **elements)))
+
+
+WEIGHTS = st.dictionaries(
+    st.text(min_size=1, max_size=10).filter(lambda name: name != "__metadata__"), tensors(), max_size=5
+)
+
+
+def file(header: object, data: bytes = b"") -> bytes:
+    encoded = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return len(encoded).to_bytes(8, "little") + encoded + data
+
+
+@given(WEIGHTS)
+def test_what_was_encoded_is_decoded(weights: dict[str, np.ndarray]) -> None:
+    decoded = decode_weights(encode_weights(weights))
+    assert decoded.keys() == weights.keys()
+    for name, array in weights.items():
+        assert (decoded[name].dtype, decoded[name].shape) == (array.dtype, array.shape)
+        np.testing.assert_array_equal(decoded[name], array)
+
+
+@given(WEIGHTS)
+def test_the_library_reads_the_same(weights: dict[str, np.ndarray]) -> None:
+    data = encode_weights(weights)
+    theirs, mine = safetensors.numpy.load(data), decode_weights(data)
+    assert theirs.keys() == mine.keys()
+    for name, array in theirs.items():
+        np.testing.assert_array_equal(mine[name], array, strict=True)
+
+
+def test_reads_what_the_library_writes_with_metadata() -> None:
+    data = safetensors.numpy.save({"w": np.arange(3)}, metadata={"format": "np"})
+    np.testing.assert_array_equal(decode_weights(data)["w"], np.arange(3))
+
+
+def test_the_layout_depends_on_names_and_shapes_alone() -> None:
+    one = encode_weights({"b": np.zeros(3, np.float32), "a": np.zeros((2, 2))})
+    two = encode_weights({"a": np.ones((2, 2)), "b": np.ones(3, np.float32)})
+    assert one[: data_start(one)] == two[: data_start(two)]
+
+
+def test_places_point_at_the_bytes() -> None:
+    weights = {"a": np.arange(6, dtype=np.int16).reshape(2, 3), "b": np.array(1.5)}
+    data = encode_weights(weights)
+    for name, place in tensor_places(data).items():
+        assert data[place.offset : place.offset + place.length] == weights[name].tobytes()
+
+
+@pytest.mark.parametrize("length", [0, 7, 8, 20, -1])
+def test_a_file_cut_short_is_refused(length: int) -> None:
+    data = encode_weights({"w": np.arange(10.0)})
+    with pytest.raises(WeightsError):
+        decode_weights(data[:length])
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        file(b"{"),
+        file(b"[]"),
+        file(b"\xff\xfe"),
+        file(b"[" * 100_000),
+        file({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4], "more": 1}}, bytes(4)),
+        file({"w": {"dtype": "BF16", "shape": [2], "data_offsets": [0, 4]}}, bytes(4)),
+        file({"w": {"dtype": "F32", "shape": [-1], "data_offsets": [0, -4]}}),
+        file({"w": {"dtype": "F32", "shape": [2**40, 2**40], "data_offsets": [0, 4]}}, bytes(4)),
+        file({"w": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}}, bytes(8)),
+        file({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, bytes(8)),
+        file({n: {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]} for n in "ab"}, bytes(4)),
+        (2**63).to_bytes(8, "little") + b"{}",
+    ],
+    ids=["json", "list", "utf8", "deep", "field", "bf16", "negative", "huge", "gap", "surplus", "overlap", "header"],
+)
+def test_a_malformed_file_is_refused(data: bytes) -> None:
+    with pytest.raises(WeightsError):
+        decode_weights(data)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_is_refused_by_name(value: float) -> None:
+    with pytest.raises(WeightsError, match=r"layer\.bias holds values that are not finite"):
+        decode_weights(encode_weights({"layer.bias": np.array([0, value], np.float32)}))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.filterwarnings("error")
+def test_large_tensors_are_finite_or_not_to_the_last_number(dtype: type) -> None:
+    many = np.ones(2**19 + 5, dtype)
+    decode_weights(encode_weights({"large": many}))
+    many[::2] = np.finfo(dtype).max  # their sum is no number any more
+    decode_weights(encode_weights({"large": many}))
+    decode_weights(encode_weights({"large": np.where(np.arange(len(many)) % 2, many, -many)}))
+    for values in ([np.inf], [np.nan], [np.inf, -np.inf]):
+        spoilt = np.ones_like(many)
+        spoilt[-len(values) :] = values
+        with pytest.raises(WeightsError, match="large holds values that are not finite"):
+            decode_weights(encode_weights({"large": spoilt}))
+
+
+def test_what_was_found_finite_is_not_read_again_and_what_took_its_place_is() -> None:
+    found = decode_weights(encode_weights({"a": np.zeros(2, np.float32), "b": np.zeros(2, np.float32)}))
+    check_finite(found)
+    with pytest.raises(WeightsError, match="b holds"):
+        check_finite({**found, "b": np.full(2, np.nan, np.float32)})
+    found["b"] = np.full(2, np.nan, np.float32)
+    with pytest.raises(WeightsError, match="b holds"):
+        check_finite(found)
+
+
+def test_what_decode_weights_gives_cannot_be_changed() -> None:
+    found = decode_weights(encode_weights({"a": np.zeros(2, np.float32)}))
+    with pytest.raises(ValueError, match="read-only"):
+        found["a"][0] = np.nan
+    with pytest.raises(ValueError, match="WRITEABLE"):
+        found["a"].flags.writeable = True
+
+
+def test_a_dtype_without_a_place_is_refused() -> None:
+    with pytest.raises(WeightsError, match="w: complex64"):
+        encode_weights({"w": np.zeros(2, np.complex64)})
+
+
+def test_layouts_are_compared_by_name_shape_and_dtype() -> None:
+    mine = {"a": np.zeros(2), "b": np.zeros(3)}
+    check_layout(mine, {"b": np.ones(3), "a": np.ones(2)})
+    with pytest.raises(WeightsError, match=r"missing \['b'\], not expected \['c'\]"):
+        check_layout(mine, {"a": np.zeros(2), "c": np.zeros(3)})
+    with pytest.raises(WeightsError, match=r"b: expected float64 \(3,\), found float32 \(3,\)"):
+        check_layout(mine, {"a": np.zeros(2), "b": np.zeros(3, np.float32)})

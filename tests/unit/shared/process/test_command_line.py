@@ -1,0 +1,81 @@
+from dataclasses import dataclass
+from typing import Literal
+
+import pytest
+
+from shared.errors import ConfigurationError, PolicyUnavailable
+from shared.process.command_line import run_command
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """Do something with an environment.
+
+    More about it.
+    """
+
+    env: str
+    """The environment's id."""
+    envs: int = 1
+    """How many of them."""
+    engine: Literal["auto", "onnx"] = "auto"
+    """What runs the policy."""
+
+
+def _main(settings: _Settings) -> int:
+    match settings.env:
+        case "unknown":
+            raise ConfigurationError("no environment\nunknown")
+        case "unavailable":
+            raise PolicyUnavailable("nothing can act")
+        case "interrupted":
+            raise KeyboardInterrupt
+        case "faulty":
+            raise ZeroDivisionError
+    return settings.envs
+
+
+def _run(*arguments: str) -> int:
+    return run_command("python -m something", _Settings, _main, arguments)
+
+
+def test_settings_reach_the_command_and_its_code_comes_back() -> None:
+    assert _run("--env", "x", "--envs", "7") == 7
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--env", "unknown"], "python -m something: no environment unknown"),
+        (["--env", "unavailable"], "python -m something: nothing can act"),
+        (["--env", "x", "--envs", "many"], "--envs"),
+        (["--env", "x", "--engine", "steam"], "'steam'"),
+        (["--env", "x", "--speed", "9"], "--speed"),
+        ([], "--env"),
+    ],
+)
+def test_a_mistake_is_one_line_and_code_2(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run(*arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert err.startswith("python -m something: ")
+    assert said in err
+    assert not set(err) & set("│─╭╰")
+
+
+def test_an_interrupt_is_130() -> None:
+    assert _run("--env", "interrupted") == 130
+
+
+def test_a_fault_of_ours_keeps_its_traceback() -> None:
+    with pytest.raises(ZeroDivisionError):
+        _run("--env", "faulty")
+
+
+def test_help_explains_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run("--help") == 0
+    said = capsys.readouterr().out
+    assert "Do something with an environment." in said
+    assert "--engine {auto,onnx}" in said
+    assert "How many of them. (default: 1)" in said

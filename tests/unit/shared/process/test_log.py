@@ -1,0 +1,138 @@
+import errno
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from loguru import logger
+
+from shared.errors import ConfigurationError
+from shared.process.log import set_up_logging, tell_warnings
+
+_REPOSITORY = Path(__file__).parents[3]
+
+
+@pytest.fixture(autouse=True)
+def _restore_logging() -> Iterator[None]:
+    yield
+    logger.remove()
+    logger.configure(patcher=None)
+    logger.add(sys.stderr)
+
+
+def test_file_and_terminal_name_the_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    set_up_logging("learner", tmp_path / "logs")
+    logger.debug("only in the file")
+    logger.error("could not get source code")
+    lines = (tmp_path / "logs" / "learner.log").read_text().splitlines()
+    place = re.escape(f"{__name__}:test_file_and_terminal_name_the_place:") + r"\d+"
+    stamp = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}"
+    assert re.fullmatch(rf"{stamp} \| DEBUG    \| {place} - only in the file", lines[0])
+    assert re.fullmatch(rf"{stamp} \| ERROR    \| {place} - could not get source code", lines[1])
+    terminal = capsys.readouterr().err
+    assert "only in the file" not in terminal
+    assert re.search(rf"ERROR    \| {place} - could not get source code", terminal)
+
+
+def test_a_supervised_child_shows_warnings_only_and_in_short(capsys: pytest.CaptureFixture[str]) -> None:
+    set_up_logging("actor-0", None, supervised=True)
+    logger.info("adopted version 3")
+    logger.warning("slow")
+    said = capsys.readouterr().err
+    assert re.fullmatch(rf"WARNING \| {re.escape(__name__)}:\w+:\d+ - slow\n", said)
+
+
+def test_warnings_are_told_in_short_for_as_long_as_they_are_asked_for() -> None:
+    told: list[str] = []
+    with tell_warnings(told.append):
+        logger.info("started")
+        logger.warning("it {died}")
+    logger.error("later")
+    (line,) = told
+    assert re.fullmatch(rf"WARNING \| {re.escape(__name__)}:\w+:\d+ - it {{died}}", line)
+
+
+def test_a_silent_terminal_and_a_second_setting_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    set_up_logging("first", tmp_path)
+    set_up_logging("second", tmp_path, terminal_level=None)
+    logger.error("here")
+    assert capsys.readouterr().err == ""
+    assert "here" in (tmp_path / "second.log").read_text()
+    assert "here" not in (tmp_path / "first.log").read_text()
+
+
+def test_values_of_variables_stay_out_of_tracebacks(tmp_path: Path) -> None:
+    set_up_logging("learner", tmp_path, terminal_level=None)
+    key = "a private key"
+    try:
+        raise ValueError("wrong" + key[:0])
+    except ValueError:
+        logger.exception("failed")
+    text = (tmp_path / "learner.log").read_text()
+    assert "ValueError: wrong" in text
+    assert "a private key'" not in text
+
+
+def test_a_log_file_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "logs").touch()
+    with pytest.raises(ConfigurationError, match="cannot write the log file"):
+        set_up_logging("learner", tmp_path / "logs")
+
+
+def test_the_main_module_is_called_by_its_name(tmp_path: Path) -> None:
+    (tmp_path / "a_package").mkdir()
+    (tmp_path / "a_package" / "run.py").write_text(
+        "from loguru import logger\nfrom shared.process.log import set_up_logging, tell_warnings\n"
+        "set_up_logging('x', None, supervised=True)\nlogger.warning('here')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "a_package.run"],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(_REPOSITORY)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr == "WARNING | a_package.run:<module>:4 - here\n"
+
+
+def test_a_full_disk_costs_lines_and_says_so_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    full, path = Path("/dev/full"), tmp_path / "learner.log"
+    if not full.exists():
+        pytest.skip("this system has no disk that is always full")
+    path.symlink_to(full)
+    set_up_logging("learner", tmp_path, terminal_level=None)
+    for _ in range(3):
+        logger.info("lost")
+    assert re.fullmatch(
+        r"WARNING \| shared.process.log:write - cannot write .*learner.log: .*No space left.*\n",
+        capsys.readouterr().err,
+    )
+
+
+def test_lines_go_on_where_a_disk_has_room_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_up_logging("learner", tmp_path, terminal_level=None)
+    logger.info("before")
+    with monkeypatch.context() as full:
+        full.setattr("shared.process.log._LogFile._append", _no_room)
+        for _ in range(3):
+            logger.info("lost")
+    logger.info("after")
+    text = (tmp_path / "learner.log").read_text()
+    assert re.search(r"before\n\n3 lines are missing here: they could not be written\n.* after\n$", text)
+
+
+def _no_room(_file: object, _text: str) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_files_are_rotated_and_the_oldest_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shared.process.log._ROTATE_AFTER_BYTES", 1)
+    set_up_logging("learner", tmp_path, terminal_level=None)
+    for number in range(10):
+        logger.info("line {}", number)
+    assert "line 9" in (tmp_path / "learner.log").read_text()
+    assert "line 8" in (tmp_path / "learner.1.log").read_text()
+    assert {path.name for path in tmp_path.iterdir()} == {"learner.log", *(f"learner.{n}.log" for n in range(1, 6))}

@@ -1,0 +1,279 @@
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from shared.errors import ConfigurationError, StoreLocked
+from shared.policy.signature import PolicySignature
+from shared.policy.spaces import ActionSpec
+from shared.run.progress import Progress, Summary
+from shared.run.run_config import RunConfig
+from shared.run.run_directory import RunDirectory, find_run, new_run_directory, replace_file
+from shared.transport.transport import RolloutAccounts
+
+_REPOSITORY = Path(__file__).parents[3]
+
+
+def _config(env_id: str) -> RunConfig:
+    signature = PolicySignature((), ActionSpec("discrete", "int64", (), (2,)), (), ())
+    return RunConfig("a-run", env_id, {"gravity": 9.8}, 1, 32, signature, "ipc://@a-run")
+
+
+def _summary() -> Summary:
+    return Summary(
+        solved=True,
+        env_steps=10,
+        wall_s=2.0,
+        time_to_target_s=1.5,
+        mean_return=480.0,
+        steps_per_s=5.0,
+        versions_published=3,
+        reloads=2,
+        actor_restarts=0,
+        rollouts=RolloutAccounts(4, 2, 1, 0, 1),
+    )
+
+
+def _run(root: Path, name: str, env_id: str, *, modified_s: float, version: bool) -> RunDirectory:
+    run = RunDirectory(root / name).create()
+    run.write_run_config(_config(env_id))
+    os.utime(run.path / "run.json", (modified_s, modified_s))
+    if version:
+        (run.policies / "v000000").mkdir()
+        (run.policies / "v000000" / "manifest.json").touch()
+    return run
+
+
+def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "a" / "b").create()
+    run.write_run_config(_config("CartPole-v1"))
+    run.write_progress(Progress(phase="training", env_steps=5, mean_return=None, version=3))
+    run.write_summary(_summary())
+    run.write_options({"env": "CartPole-v1", "flags": ["--seed=1"]})
+
+    assert run.run_config() == _config("CartPole-v1")
+    assert run.progress() == Progress(phase="training", env_steps=5, mean_return=None, version=3)
+    assert run.summary() == _summary()
+    assert run.options() == {"env": "CartPole-v1", "flags": ["--seed=1"]}
+    assert {path.name for path in run.path.iterdir() if path.is_file()} == {
+        "run.json",
+        "progress.json",
+        "summary.json",
+        "options.json",
+    }
+
+
+def test_nothing_there_is_none_and_not_an_error(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "none")
+    assert (run.run_config(), run.progress(), run.summary(), run.options(), run.env_id()) == (None,) * 5
+    assert not run.has_version()
+    assert not run.has_checkpoint()
+    assert not run.live()
+    assert not run.path.exists()
+
+
+def test_a_run_is_locked_on_a_full_disk_too(tmp_path: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no disk that is always full")
+    (tmp_path / "learner.lock").symlink_to("/dev/full")
+    run = RunDirectory(tmp_path)
+    with run.lock_learner():
+        assert run.learner_alive()
+    assert not run.learner_alive()
+
+
+def test_what_a_killed_process_had_half_written_is_swept_and_what_a_living_one_writes_is_not(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    run.write_summary(_summary())
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    for pid in (dead.pid, os.getpid()):
+        (tmp_path / f".progress.json.{pid}.abcdef").write_bytes(b"{")
+    run.sweep()
+    assert {path.name for path in tmp_path.iterdir()} == {"summary.json", f".progress.json.{os.getpid()}.abcdef"}
+
+
+_JSON_FILES = ["run.json", "progress.json", "summary.json", "options.json"]
+_NEVER_RIGHT = [b"", b"{", b"[]", b'"\xff"']
+_FOREIGN = [(name, content) for name in _JSON_FILES for content in _NEVER_RIGHT]
+_FOREIGN += [(name, b'{"no_such_field": 1}') for name in _JSON_FILES if name != "options.json"]
+
+
+@pytest.mark.parametrize(("name", "content"), _FOREIGN)
+def test_foreign_content_is_a_configuration_error(tmp_path: Path, name: str, content: bytes) -> None:
+    run = RunDirectory(tmp_path)
+    (tmp_path / name).write_bytes(content)
+    read = {"run": run.run_config, "progress": run.progress, "summary": run.summary, "options": run.options}
+    with pytest.raises(ConfigurationError, match=name):
+        read[name.removesuffix(".json")]()
+
+
+def test_a_directory_in_the_way_is_a_configuration_error(tmp_path: Path) -> None:
+    (tmp_path / "run.json").mkdir()
+    with pytest.raises(ConfigurationError, match=r"cannot read .*run\.json"):
+        RunDirectory(tmp_path).run_config()
+
+
+def test_a_run_directory_that_cannot_be_made_is_one_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigurationError, match="cannot write into the run directory"):
+        RunDirectory(tmp_path / "file").create()
+
+
+def test_a_reader_sees_the_old_file_or_the_new_one(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    contents = {bytes([65 + i]) * 100_000 for i in range(8)}
+    replace_file(path, min(contents))
+    seen = set()
+    done = threading.Event()
+
+    def read() -> None:
+        while not done.is_set():
+            seen.add(path.read_bytes())
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for _ in range(20):
+        for content in contents:
+            replace_file(path, content)
+    done.set()
+    reader.join()
+    assert seen <= contents
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_write_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
+    (tmp_path / "file").mkdir()
+    with pytest.raises(OSError, match="directory"):
+        replace_file(tmp_path / "file", b"data")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+def test_runs_are_named_for_their_environment_and_never_alike(tmp_path: Path) -> None:
+    runs = {new_run_directory("ALE/Pong-v5", tmp_path).path for _ in range(20)}
+    assert len(runs) == 20
+    assert all(path.parent == tmp_path and path.name.startswith("ALE-Pong-v5-") for path in runs)
+
+
+def test_no_run_is_found_where_there_is_none(tmp_path: Path) -> None:
+    assert find_run("CartPole-v1", tmp_path / "runs") is None
+    _run(tmp_path, "other", "Acrobot-v1", modified_s=1, version=True)
+    _run(tmp_path, "empty", "CartPole-v1", modified_s=2, version=False)
+    assert find_run("CartPole-v1", tmp_path) is None
+
+
+def test_the_newest_run_with_a_version_is_found(tmp_path: Path) -> None:
+    _run(tmp_path, "old", "CartPole-v1", modified_s=1, version=True)
+    newer = _run(tmp_path, "newer", "CartPole-v1", modified_s=2, version=True)
+    _run(tmp_path, "empty", "CartPole-v1", modified_s=3, version=False)
+    _run(tmp_path, "other", "Acrobot-v1", modified_s=4, version=True)
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "run.json").write_text("{}")
+    (tmp_path / "a file").touch()
+    found = find_run("CartPole-v1", tmp_path)
+    assert found is not None
+    assert found.path == newer.path
+
+
+def test_a_live_run_goes_before_a_newer_one(tmp_path: Path) -> None:
+    live = _run(tmp_path, "live", "CartPole-v1", modified_s=1, version=False)
+    newer = _run(tmp_path, "newer", "CartPole-v1", modified_s=2, version=True)
+    with live.lock_learner():
+        assert _found(tmp_path) == live.path
+    assert _found(tmp_path) == newer.path
+
+
+def test_a_run_that_only_just_starts_is_found_by_its_options(tmp_path: Path) -> None:
+    _run(tmp_path, "older", "CartPole-v1", modified_s=1, version=True)
+    starting = RunDirectory(tmp_path / "starting").create()
+    starting.write_options({"env": "CartPole-v1"})
+    with starting.lock_supervisor():
+        assert _found(tmp_path) == starting.path
+
+
+def _found(root: Path) -> Path:
+    run = find_run("CartPole-v1", root)
+    assert run is not None
+    return run.path
+
+
+def test_one_learner_at_a_time(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    with run.lock_learner():
+        assert run.learner_alive()
+        refused = _in_another_process(_try_to_lock, tmp_path)
+        assert refused == f"another learner (process {os.getpid()}) trains in {tmp_path}"
+    assert not run.learner_alive()
+    with run.lock_learner():
+        assert run.learner_alive()
+
+
+@pytest.mark.parametrize("who", ["learner", "supervisor"])
+def test_a_lock_that_cannot_be_opened_is_one_clear_error(tmp_path: Path, who: str) -> None:
+    (tmp_path / f"{who}.lock").mkdir()
+    run = RunDirectory(tmp_path)
+    lock = {"learner": run.lock_learner, "supervisor": run.lock_supervisor}[who]
+    with pytest.raises(ConfigurationError, match=rf"cannot open the {who}'s lock file .*{who}\.lock: Is a") as refusal:
+        lock().__enter__()
+    assert isinstance(refusal.value.__cause__, OSError)
+
+
+def _try_to_lock(path: Path) -> str:
+    try:
+        with RunDirectory(path).lock_learner():
+            return "locked"
+    except StoreLocked as error:
+        return str(error).partition(";")[0]
+
+
+def _in_another_process(function, *arguments):  # type: ignore[no-untyped-def]
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(function, arguments)
+
+
+def test_the_lock_goes_with_a_killed_learner(tmp_path: Path) -> None:
+    program = (
+        "import sys, pathlib; from shared.run.run_directory import RunDirectory\n"
+        "with RunDirectory(pathlib.Path(sys.argv[1])).lock_learner():\n"
+        "    print('locked', flush=True); sys.stdin.read()\n"
+    )
+    learner = subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path)],
+        cwd=_REPOSITORY,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with learner:
+        assert learner.stdout is not None
+        assert learner.stdout.readline() == "locked\n"
+        assert RunDirectory(tmp_path).learner_alive()
+        learner.send_signal(signal.SIGKILL)
+    assert not RunDirectory(tmp_path).learner_alive()
+    assert RunDirectory(tmp_path).run_config() is None
+
+
+def test_asking_who_is_alive_never_keeps_a_learner_out(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    with run.lock_learner():
+        pass
+    done = threading.Event()
+
+    def ask() -> None:
+        while not done.is_set():
+            run.learner_alive()
+
+    asker = threading.Thread(target=ask)
+    asker.start()
+    try:
+        for _ in range(50):
+            with run.lock_learner():
+                pass
+    finally:
+        done.set()
+        asker.join()

@@ -1,0 +1,69 @@
+"""What a run says of itself, signed and forged."""
+
+import msgspec
+import pytest
+from gymnasium import spaces
+
+from shared.errors import NotAuthentic
+from shared.policy.signature import acting_signature
+from shared.policy.signing import SigningKey
+from shared.policy.spaces import action_spec, observation_leaves
+from shared.run.run_config import RunConfig, decode_run_config, encode_run_config
+from shared.store.authenticity import check_run_config, sign_run_config
+
+KEY, OTHER = SigningKey.generate(), SigningKey.generate()
+CONFIG = RunConfig(
+    run_id="run",
+    env_id="CartPole-v1",
+    env_kwargs={"max_episode_steps": 20},
+    seed=0,
+    rollout_length=32,
+    signature=acting_signature(observation_leaves(spaces.Box(-1, 1, (4,))), action_spec(spaces.Discrete(2))),
+    address="ipc://@there",
+)
+WHERE = "runs/one/run.json"
+
+
+def test_what_was_signed_passes_as_it_lies_on_the_disk() -> None:
+    signed = decode_run_config(encode_run_config(sign_run_config(CONFIG, KEY)))
+    check_run_config(signed, [KEY.public], WHERE)
+    check_run_config(signed, [OTHER.public, KEY.public], WHERE)
+    assert sign_run_config(signed, KEY) == signed, "who goes on has nothing to write anew"
+
+
+def test_without_a_key_everything_passes() -> None:
+    check_run_config(CONFIG, [], WHERE)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"run_id": "other"},
+        {"env_kwargs": {}},
+        {"address": "tcp://192.0.2.1:5555"},
+        {"learner_public_key": "ab" * 32},
+        {"rollout_length": 64},
+        {"authentication": "ab" * 64},
+        {"authentication": "no number"},
+        {"authentication": ""},
+    ],
+    ids=str,
+)
+def test_whatever_was_changed_is_told(change: dict[str, object]) -> None:
+    forged = msgspec.structs.replace(sign_run_config(CONFIG, KEY), **change)
+    with pytest.raises(NotAuthentic, match=r"runs/one/run\.json has no signature by ed25519:"):
+        check_run_config(forged, [KEY.public], WHERE)
+
+
+def test_another_key_and_none_are_refused() -> None:
+    with pytest.raises(NotAuthentic, match="another key's"):
+        check_run_config(sign_run_config(CONFIG, OTHER), [KEY.public], WHERE)
+    with pytest.raises(NotAuthentic, match="is not signed"):
+        check_run_config(CONFIG, [KEY.public], WHERE)
+
+
+def test_a_signature_of_the_bare_file_is_none() -> None:
+    """A signature of a manifest, or of anything else, must not do for a run."""
+    bare = KEY.sign(encode_run_config(CONFIG)).hex()
+    with pytest.raises(NotAuthentic):
+        check_run_config(msgspec.structs.replace(CONFIG, authentication=bare), [KEY.public], WHERE)

@@ -1,0 +1,358 @@
+"""What is particular to the local store; what every store does is in tests/contract."""
+
+import errno
+import os
+import shutil
+import stat
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.errors import (
+    ConfigurationError,
+    DigestMismatch,
+    ManifestError,
+    StoreUnavailable,
+    TransientLoadError,
+    VersionNotFound,
+)
+from shared.files.storage_errors import store_unavailable
+from shared.policy.manifest import MAX_VERSION_BYTES, FileEntry, encode_manifest
+from shared.store.pending_version import PendingVersion, is_abandoned
+from shared.store.policy_store import (
+    LocalPolicyStore,
+    Retention,
+    open_store,
+    open_version_directory,
+    parse_version_name,
+    version_name,
+)
+from shared.store.remote_policy_store import RemotePolicyStore
+from shared.store.version_directory import VersionDirectory
+from shared.store.version_files import describe_files, read_verified
+from tests.support.sample_versions import sample_files, sample_manifest
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> LocalPolicyStore:
+    return LocalPolicyStore(tmp_path / "policies", fsync=False)
+
+
+def publish_many(store: LocalPolicyStore, count: int) -> None:
+    for _ in range(count):
+        store.publish(sample_files(), sample_manifest)
+
+
+def names(store: LocalPolicyStore) -> set[str]:
+    return {path.name for path in store.path.iterdir() if path.name != ".pending" or any(path.iterdir())}
+
+
+@pytest.mark.parametrize(("version", "name"), [(0, "v000000"), (42, "v000042"), (1_234_567, "v1234567")])
+def test_a_version_has_one_name(version: int, name: str) -> None:
+    assert version_name(version) == name
+    assert parse_version_name(name) == version
+
+
+@given(st.text(alphabet="v0123456789x-", max_size=10))
+def test_no_other_name_is_read_as_a_version(name: str) -> None:
+    version = parse_version_name(name)
+    assert version is None or version_name(version) == name
+
+
+@given(
+    versions=st.sets(st.integers(0, 100), max_size=30),
+    keep_newest=st.integers(1, 10),
+    keep_every=st.none() | st.integers(1, 20),
+    pinned=st.frozensets(st.integers(0, 100), max_size=5),
+)
+def test_retention(versions: set[int], keep_newest: int, keep_every: int | None, pinned: frozenset[int]) -> None:
+    retention = Retention(keep_newest, keep_every, pinned)
+    expendable = set(retention.expendable(list(versions)))
+    kept = versions - expendable
+    assert expendable <= versions
+    assert set(sorted(versions)[-keep_newest:]) <= kept
+    assert pinned & versions <= kept
+    assert {v for v in versions if keep_every is not None and v % keep_every == 0} <= kept
+    assert len(kept) <= keep_newest + len(pinned) + (0 if keep_every is None else 100 // keep_every + 1)
+    assert not set(retention.expendable(sorted(kept)))
+
+
+@pytest.mark.parametrize("make", [lambda: Retention(keep_newest=0), lambda: Retention(keep_every=0)])
+def test_a_retention_that_keeps_nothing_is_a_mistake(make: Callable[[], Retention]) -> None:
+    with pytest.raises(ConfigurationError, match="at least 1"):
+        make()
+
+
+def test_open_store_takes_paths_and_urls(tmp_path: Path) -> None:
+    for where in (tmp_path, str(tmp_path), f"file://{tmp_path}"):
+        found = open_store(where)
+        assert isinstance(found, LocalPolicyStore)
+        assert found.watch_path == tmp_path
+    remote = open_store("memory://somewhere")
+    assert isinstance(remote, RemotePolicyStore)
+    assert remote.watch_path is None
+
+
+@pytest.mark.parametrize("where", ["", "nonsense://bucket", "s4://bucket/policies"])
+def test_open_store_says_what_it_expected(where: str) -> None:
+    with pytest.raises(ConfigurationError, match="expected a"):
+        open_store(where)
+
+
+def test_a_store_stays_where_it_was_when_the_process_moves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    store = LocalPolicyStore(Path("policies"), fsync=False)
+    monkeypatch.chdir("/")
+    publish_many(store, 1)
+    assert LocalPolicyStore(tmp_path / "policies").versions() == [0]
+
+
+def test_reading_makes_no_directory(tmp_path: Path) -> None:
+    store = LocalPolicyStore(tmp_path / "policies")
+    assert store.versions() == []
+    assert store.sweep(Retention()) == []
+    assert store.quarantined() == {}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_store_that_is_removed_and_comes_back_goes_on_counting(store: LocalPolicyStore, tmp_path: Path) -> None:
+    publish_many(store, 3)
+    store.path.rename(tmp_path / "away")
+    assert store.versions() == []
+    publish_many(store, 1)
+    assert store.versions() == [3]
+
+
+def test_a_store_may_be_a_link(store: LocalPolicyStore, tmp_path: Path) -> None:
+    publish_many(store, 1)
+    (tmp_path / "link").symlink_to(store.path)
+    linked = LocalPolicyStore(tmp_path / "link")
+    assert linked.publish(sample_files(), sample_manifest).version == 1
+    assert linked.versions() == store.versions() == [0, 1]
+    assert linked.open(0).read("policy.ts")
+
+
+def test_publishing_leaves_one_mark_and_nothing_else(store: LocalPolicyStore) -> None:
+    publish_many(store, 3)
+    assert names(store) == {"v000000", "v000001", "v000002", ".highest-000002"}
+
+
+def test_others_may_read_what_is_published(store: LocalPolicyStore) -> None:
+    publish_many(store, 1)
+    umask = os.umask(0)
+    os.umask(umask)
+    version = store.path / version_name(0)
+    assert stat.S_IMODE(version.stat().st_mode) == 0o777 & ~umask
+    assert {stat.S_IMODE(file.stat().st_mode) for file in version.iterdir()} == {0o666 & ~umask}
+
+
+def test_one_fsync_for_each_file_and_two_for_the_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced = []
+    fsync = os.fsync
+
+    def count(descriptor: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", count)
+    publish_many(LocalPolicyStore(tmp_path / "policies"), 1)
+    assert synced[:3] == list(sample_files())
+    assert synced[3] == "manifest.json"
+    assert synced[4].startswith(".tmp-")
+    assert synced[5:] == ["policies"]
+    synced.clear()
+    publish_many(LocalPolicyStore(tmp_path / "policies", fsync=False), 1)
+    assert synced == []
+
+
+def test_versions_is_one_listing(store: LocalPolicyStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish_many(store, 3)
+    listed = []
+    scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: listed.append(path) or scandir(path))
+    assert store.versions() == [0, 1, 2]
+    assert listed == [store.path]
+
+
+def test_what_a_sweeper_that_died_has_left_is_removed(store: LocalPolicyStore) -> None:
+    publish_many(store, 3)
+    (store.path / version_name(0) / "manifest.json").unlink()
+    (store.path / ".pending" / ".trash-0123456789abcdef").mkdir()
+    assert store.sweep(Retention(keep_newest=1)) == [1]
+    assert names(store) == {"v000002", ".highest-000002"}
+
+
+def test_a_version_that_is_being_swept_is_none_from_its_first_moment(
+    store: LocalPolicyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish_many(store, 2)
+    monkeypatch.setattr(shutil, "rmtree", lambda path, **_: None)  # as if it were killed here
+    assert store.sweep(Retention(keep_newest=1)) == [0]
+    with pytest.raises(VersionNotFound):
+        store.open(0)
+
+
+def test_what_is_being_written_is_never_swept_however_old_it_looks(store: LocalPolicyStore) -> None:
+    """A stopped writer, a slow one, one whose clock has jumped: the lock tells, not the time stamps."""
+    store.path.mkdir()
+    hasty = LocalPolicyStore(store.path, abandon_after_s=0.0)
+    with PendingVersion(store.path, fsync=False) as pending:
+        pending.write({"policy.ts": b"program"})
+        hasty.sweep(Retention())
+        assert pending.commit(version_name(5))
+    assert store.versions() == [5]
+
+
+@pytest.mark.parametrize("age_s", [3600.0, -3600.0], ids=["old", "from the future, by a clock since set back"])
+def test_an_abandoned_write_is_told_by_its_last_write(store: LocalPolicyStore, age_s: float) -> None:
+    write = store.path / ".pending" / ".tmp-0123456789abcdef"
+    write.mkdir(parents=True)
+    (write / "policy.ts").write_bytes(b"half")
+    then_unix_s = time.time() - age_s
+    os.utime(write, (then_unix_s, then_unix_s))
+    assert not is_abandoned(write, 600.0)  # the file in it is new
+    os.utime(write / "policy.ts", (then_unix_s, then_unix_s))
+    assert is_abandoned(write, 600.0)
+    store.sweep(Retention())
+    assert names(store) == set()
+
+
+def test_what_is_no_directory_is_no_abandoned_write(tmp_path: Path) -> None:
+    (tmp_path / ".tmp-file").write_bytes(b"")
+    (tmp_path / ".tmp-link").symlink_to("/")
+    assert not any(is_abandoned(tmp_path / name, 0.0) for name in (".tmp-file", ".tmp-link", ".tmp-gone"))
+
+
+def test_half_written_advice_is_swept(store: LocalPolicyStore) -> None:
+    publish_many(store, 1)
+    half = store.path / "quarantine" / ".tmp-0123456789abcdef"
+    half.parent.mkdir()
+    half.write_bytes(b"{")
+    store.sweep(Retention())
+    assert half.exists()
+    LocalPolicyStore(store.path, abandon_after_s=0.0).sweep(Retention())
+    assert not half.exists()
+
+
+def test_open_version_directory_takes_a_version_from_anywhere(store: LocalPolicyStore, tmp_path: Path) -> None:
+    publish_many(store, 2)
+    path = store.path / version_name(1)
+    assert open_version_directory(path).manifest.version == 1
+    (tmp_path / "latest").symlink_to(path)
+    assert open_version_directory(tmp_path / "latest").read("policy.ts") == sample_files()["policy.ts"]
+    path.rename(tmp_path / "my-best-policy")
+    assert open_version_directory(tmp_path / "my-best-policy").manifest.version == 1
+    (tmp_path / "my-best-policy").rename(tmp_path / version_name(2))
+    with pytest.raises(ManifestError, match="expected a manifest of version 2, found one of 1"):
+        open_version_directory(tmp_path / version_name(2))
+
+
+def test_open_version_directory_says_what_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(VersionNotFound, match="no such version"):
+        open_version_directory(tmp_path / "nothing")
+    with pytest.raises(VersionNotFound, match=r"manifest\.json"):
+        open_version_directory(tmp_path)
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(VersionNotFound, match="is a directory"):
+        open_version_directory(tmp_path / "file")
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(VersionNotFound, match="a link"):
+        open_version_directory(tmp_path / "loop")
+
+
+def test_one_bad_read_does_not_condemn_a_version() -> None:
+    manifest = sample_manifest(0, describe_files(sample_files()))
+    program = sample_files()["policy.ts"]
+    reads = iter([b"flipped on its way", program])
+    assert read_verified(manifest, "policy.ts", "here", lambda entry: next(reads)) == program
+    reads = iter([b"flipped on its way", program[:-1]])
+    with pytest.raises(DigestMismatch, match=r"here/policy\.ts: expected 512 bytes, found 511"):
+        read_verified(manifest, "policy.ts", "here", lambda entry: next(reads))
+
+
+def test_a_reader_between_two_opens_loses_to_the_sweeper(
+    store: LocalPolicyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The directory is open already when it goes: what is missing then is the version, not one file of it."""
+    publish_many(store, 2)
+    version = store.open(0)
+    real_open = os.open
+
+    def sweep_before_the_file(path: str | Path, *args: int, dir_fd: int | None = None) -> int:
+        if path == "policy.ts":
+            monkeypatch.undo()
+            assert store.sweep(Retention(keep_newest=1)) == [0]
+        return real_open(path, *args, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "open", sweep_before_the_file)
+    with pytest.raises(VersionNotFound, match="swept meanwhile"):
+        version.read("policy.ts")
+
+
+def test_a_promise_of_gigabytes_allocates_nothing(store: LocalPolicyStore) -> None:
+    publish_many(store, 1)
+    path = store.path / version_name(0)
+    opened = store.open(0).manifest
+    huge = {**opened.files, "policy.ts": FileEntry("0" * 64, 7 * 2**30)}
+    (path / "manifest.json").write_bytes(encode_manifest(msgspec.structs.replace(opened, files=huge)))
+    with pytest.raises(DigestMismatch, match="found 512"):
+        store.open(0).read("policy.ts")
+
+
+def test_a_promise_of_more_than_a_version_may_have_is_refused_unread(store: LocalPolicyStore) -> None:
+    publish_many(store, 1)
+    opened = store.open(0).manifest
+    huge = {**opened.files, "policy.ts": FileEntry("0" * 64, MAX_VERSION_BYTES)}
+    path = store.path / version_name(0) / "manifest.json"
+    path.write_bytes(encode_manifest(msgspec.structs.replace(opened, files=huge)))
+    with pytest.raises(ManifestError, match="a version has at most"):
+        store.open(0)
+
+
+def test_a_huge_file_is_not_read_to_its_end(store: LocalPolicyStore) -> None:
+    publish_many(store, 1)
+    os.truncate(store.path / version_name(0) / "policy.ts", 2**40)  # sparse
+    with pytest.raises(DigestMismatch, match="expected 512 bytes, found more"):
+        store.open(0).read("policy.ts")
+
+
+def test_an_input_output_error_is_transient() -> None:
+    """Reading address 0 of one's own memory is an I/O error that the kernel gives for nothing."""
+    manifest = sample_manifest(0, {"mem": FileEntry("0" * 64, 8)})
+    with pytest.raises(TransientLoadError, match="check that disk"):
+        VersionDirectory(Path(f"/proc/{os.getpid()}"), manifest, b"").read("mem")
+
+
+@pytest.mark.parametrize(
+    ("code", "advice"),
+    [
+        (errno.ENOSPC, "free some space"),
+        (errno.EDQUOT, "free some space"),
+        (errno.EROFS, "mount it writable"),
+        (errno.EACCES, "let this user"),
+        (errno.EIO, "check that disk"),
+        (errno.ESTALE, "the network mount went away"),
+        (errno.EMFILE, "raise this process's limit"),
+    ],
+)
+def test_faults_of_the_storage_say_what_to_do(code: int, advice: str) -> None:
+    error = store_unavailable(OSError(code, os.strerror(code)), "publish into /store")
+    assert str(error).startswith(f"could not publish into /store: {os.strerror(code)}; {advice}")
+
+
+def test_a_fault_without_a_number_keeps_its_message() -> None:
+    assert str(store_unavailable(RuntimeError("403"), "list s3://b")) == "could not list s3://b: RuntimeError: 403"
+    assert str(store_unavailable(OSError("throttled"), "list s3://b")) == "could not list s3://b: throttled"
+
+
+@pytest.mark.parametrize("act", [lambda s: s.versions(), lambda s: s.sweep(Retention()), lambda s: s.newest()])
+def test_a_file_in_the_stores_place_is_unavailable(tmp_path: Path, act: Callable[[LocalPolicyStore], object]) -> None:
+    (tmp_path / "policies").write_bytes(b"")
+    with pytest.raises(StoreUnavailable, match="no directory stands in its way") as caught:
+        act(LocalPolicyStore(tmp_path / "policies"))
+    assert isinstance(caught.value.__cause__, NotADirectoryError)

@@ -1,0 +1,133 @@
+"""A backend's faults, mapped; what remote stores do when all is well is in tests/contract."""
+
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import fsspec
+import pytest
+from fsspec import AbstractFileSystem
+from fsspec.implementations.memory import MemoryFileSystem
+
+from shared.errors import StoreUnavailable, TransientLoadError
+from shared.store.policy_store import Retention, version_name
+from shared.store.remote_policy_store import RemotePolicyStore
+from tests.support.sample_versions import sample_files, sample_manifest
+
+
+class BackendError(Exception):
+    """What a backend's own library raises: no OSError."""
+
+
+class FaultyFileSystem(MemoryFileSystem):
+    """A backend some of whose operations fail, for paths that contain a given text."""
+
+    protocol = "faulty"
+    store: ClassVar[dict[str, Any]] = {}
+    pseudo_dirs: ClassVar[list[str]] = [""]
+    faults: ClassVar[dict[str, str]] = {}
+
+    def _may_fail(self, operation: str, path: str) -> None:
+        if operation in self.faults and self.faults[operation] in path:
+            raise BackendError(f"503 for {operation}")
+
+    def ls(self, path, detail=True, **options):
+        self._may_fail("ls", path)
+        return super().ls(path, detail=detail, **options)
+
+    def info(self, path, **options):
+        self._may_fail("info", path)
+        return super().info(path, **options)
+
+    def cat_file(self, path, start=None, end=None, **options):
+        self._may_fail("cat_file", path)
+        return super().cat_file(path, start, end, **options)
+
+    def pipe_file(self, path, value, mode="overwrite", **options):
+        self._may_fail("pipe_file", path)
+        write = AbstractFileSystem.pipe_file if "xb" in self.faults else MemoryFileSystem.pipe_file
+        write(self, path, value, mode=mode, **options)
+
+    def open(self, path, mode="rb", **options):
+        if mode == "xb" and "xb" in self.faults:
+            raise NotImplementedError(f"mode {mode!r}")
+        return super().open(path, mode, **options)
+
+
+@pytest.fixture
+def store() -> Iterator[RemotePolicyStore]:
+    fsspec.register_implementation("faulty", FaultyFileSystem, clobber=True)
+    made = RemotePolicyStore("faulty://bucket/policies", abandon_after_s=0.0)
+    made.publish(sample_files(), sample_manifest)
+    yield made
+    for kept in (FaultyFileSystem.store, FaultyFileSystem.faults):
+        kept.clear()
+    FaultyFileSystem.pseudo_dirs[:] = [""]
+
+
+def another() -> RemotePolicyStore:
+    """A store object that has not seen anything yet."""
+    return RemotePolicyStore("faulty://bucket/policies", abandon_after_s=0.0)
+
+
+def test_a_listing_that_fails_is_not_an_empty_store(store: RemotePolicyStore) -> None:
+    FaultyFileSystem.faults["ls"] = "policies"
+    for act in (store.versions, store.newest, store.quarantined, lambda: store.sweep(Retention())):
+        with pytest.raises(StoreUnavailable, match=r"could not list .*BackendError: 503") as caught:
+            act()
+        assert isinstance(caught.value.__cause__, BackendError)
+    with pytest.raises(StoreUnavailable):
+        store.publish(sample_files(), sample_manifest)
+    FaultyFileSystem.faults.clear()
+    assert store.versions() == [0]
+
+
+def test_a_version_that_cannot_be_looked_at_is_not_taken_for_an_abandoned_one(store: RemotePolicyStore) -> None:
+    FaultyFileSystem.faults["info"] = "manifest.json"
+    with pytest.raises(StoreUnavailable, match="could not look at"):
+        another().sweep(Retention())
+    FaultyFileSystem.faults.clear()
+    assert another().open(0).read("policy.ts") == sample_files()["policy.ts"]
+
+
+def test_a_read_that_fails_may_be_tried_again(store: RemotePolicyStore) -> None:
+    version = store.open(0)
+    FaultyFileSystem.faults["cat_file"] = ""
+    with pytest.raises(TransientLoadError, match=r"could not read .*503"):
+        version.read("policy.ts")
+    with pytest.raises(StoreUnavailable, match=r"could not read .*503"):
+        another().open(0)
+    FaultyFileSystem.faults.clear()
+    assert version.read("policy.ts") == sample_files()["policy.ts"]
+
+
+def test_an_upload_that_fails_is_no_version_and_is_swept(store: RemotePolicyStore) -> None:
+    FaultyFileSystem.faults["pipe_file"] = "probe"
+    with pytest.raises(StoreUnavailable, match=r"could not write .*probe\.safetensors"):
+        store.publish(sample_files(), sample_manifest)
+    FaultyFileSystem.faults.clear()
+    assert store.versions() == another().versions() == [0]
+    assert store.sweep(Retention()) == []
+    assert not any(version_name(1) in path for path in FaultyFileSystem.store)
+    assert store.publish(sample_files(), sample_manifest).version == 2
+
+
+def test_an_upload_that_a_sweeper_took_for_abandoned_gets_no_manifest(
+    store: RemotePolicyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = FaultyFileSystem.pipe_file
+
+    def sweep_before_the_last_file(self, path, value, mode="overwrite", **options):
+        if path.endswith("probe.safetensors"):
+            another().sweep(Retention())
+        real(self, path, value, mode=mode, **options)
+
+    monkeypatch.setattr(FaultyFileSystem, "pipe_file", sweep_before_the_last_file)
+    with pytest.raises(StoreUnavailable, match=r"uploaded policy\.ts.*publish again"):
+        store.publish(sample_files(), sample_manifest)
+    assert store.versions() == [0]
+
+
+def test_a_backend_without_exclusive_creation_serves_one_publisher(store: RemotePolicyStore) -> None:
+    FaultyFileSystem.faults["xb"] = ""
+    assert store.publish(sample_files(), sample_manifest).version == 1
+    assert another().publish(sample_files(), sample_manifest).version == 2

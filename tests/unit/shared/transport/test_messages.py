@@ -1,0 +1,87 @@
+"""Control messages: typed, strict, and no random bytes get past them."""
+
+import contextlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.errors import ConfigurationError, RolloutInvalid, TransportError
+from shared.transport.addresses import local_address
+from shared.transport.ledger import Ledger
+from shared.transport.messages import (
+    Bye,
+    Credit,
+    Hello,
+    Refused,
+    Sender,
+    Sending,
+    Stop,
+    Welcome,
+    decode_from_actor,
+    decode_from_learner,
+    encode,
+)
+from shared.transport.receiver_flow import ReceiverFlow
+from tests.support.rollout_examples import RUN_ID, plain_layout
+
+SENDER = Sender(RUN_ID, "actor-0", "life-1")
+FROM_ACTOR = [Hello(SENDER, 3), Sending(SENDER, 2), Bye(SENDER, 7)]
+FROM_LEARNER = [Welcome(3, 2, 0.5), Refused("why"), Credit(4), Stop()]
+
+
+@pytest.mark.parametrize("message", FROM_ACTOR)
+def test_what_an_actor_says_is_understood(message: Hello | Sending | Bye) -> None:
+    assert decode_from_actor(encode(message)) == message
+
+
+@pytest.mark.parametrize("message", FROM_LEARNER)
+def test_what_a_learner_says_is_understood(message: Welcome | Refused | Credit | Stop) -> None:
+    assert decode_from_learner(encode(message)) == message
+
+
+@pytest.mark.parametrize(
+    "message", [Hello(SENDER, -1), Sending(SENDER, 2**60), Bye(Sender("r", "a" * 300, "i"), 0), Credit(1)]
+)
+def test_what_no_actor_says_is_refused(message: object) -> None:
+    with pytest.raises(RolloutInvalid):
+        decode_from_actor(encode(message))
+
+
+@pytest.mark.parametrize("message", [Credit(-1), Welcome(0, 0, 0.0), Welcome(0, 0, float("nan")), Hello(SENDER, 0)])
+def test_what_no_learner_says_is_refused(message: object) -> None:
+    with pytest.raises(TransportError):
+        decode_from_learner(encode(message))
+
+
+@st.composite
+def mutated(draw: st.DrawFn, messages: list[object]) -> bytes:
+    data = bytearray(encode(draw(st.sampled_from(messages))))
+    for _ in range(draw(st.integers(1, 4))):
+        data[draw(st.integers(0, len(data) - 1))] = draw(st.integers(0, 255))
+    return bytes(data[: draw(st.integers(0, len(data)))])
+
+
+@given(st.lists(st.one_of(mutated(FROM_ACTOR), st.binary(max_size=40)), max_size=3))
+def test_a_receiver_takes_any_bytes_calmly(frames: list[bytes]) -> None:
+    flow = ReceiverFlow(plain_layout(), RUN_ID, Ledger(), 0.5)
+    flow.hear(b"route", frames)
+    while flow.waiting:
+        arrival, _ = flow.take_up()
+        assert flow.decode(arrival) is None
+
+
+@given(st.one_of(mutated(FROM_LEARNER), st.binary(max_size=40)))
+def test_a_sender_meets_any_bytes_with_one_error(data: bytes) -> None:
+    with contextlib.suppress(TransportError):
+        decode_from_learner(data)
+
+
+def test_a_local_address_is_an_ipc_address() -> None:
+    assert local_address("run-1").startswith("ipc://")
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "a@b", "a:b", "a\0b", "x" * 200])
+def test_a_name_that_makes_no_address_is_a_mistake_of_configuration(name: str) -> None:
+    with pytest.raises(ConfigurationError):
+        local_address(name)
