@@ -60,7 +60,8 @@ class Agent:
     hang or crash; None tries nothing first. ``remember_in``: a directory, this user's own, in which it is remembered
     what passed its trial, and what failed while it acted, on this machine; None remembers nothing.
     ``canary``: a new version acts in this share of the episodes first, and is adopted unless its returns are worse than
-    those of the version that acts (``actor/canary/canary_evaluation.py``). It needs to be told of every episode: ``episodes_ended``.
+    those of the version that acts (``actor/canary/canary_evaluation.py``). It needs to be told of every episode:
+    ``episodes_ended``.
     """
 
     def __init__(
@@ -152,7 +153,8 @@ class Agent:
 
     @property
     def is_prefetching(self) -> bool:
-        """Whether a process beside this one watches the store and verifies what is new (``actor/prefetch/prefetcher.py``).
+        """Whether a process beside this one watches the store and verifies what is new
+        (``actor/prefetch/prefetcher.py``).
 
         One is started once that has cost this process as much as another costs.
         """

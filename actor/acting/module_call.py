@@ -75,7 +75,8 @@ def load_policy(
 ) -> LoadedModule:
     """Load one version by its directory: verified, held to its probe, warm.
 
-    What ``learner.export.policy_export.export_module`` made is called as the module itself; a policy of a store with one
+    What ``learner.export.policy_export.export_module`` made is called as the module itself; a policy of a store
+    with one
     list of tensors, ``inputs``, and returns one, ``outputs``, in the order of its signature. ``engine`` names one
     engine; ``auto`` takes the first that works of LLVM, ONNX Runtime, TorchScript and, where they are allowed, a
     package of native code and an importable class. Named tuples and dataclasses are of their own class where its module

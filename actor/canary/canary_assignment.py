@@ -1,9 +1,11 @@
 """Who acts while a version is on trial: assignment, drawn by lot, and the returns of the episodes in them.
 
 In one turn one version acts, until every environment has finished one whole episode that began in it, and those count.
-The lot is drawn anew for each turn, whatever was seen before, and both versions' assignment are counted by the same rule. So
+The lot is drawn anew for each turn, whatever was seen before, and both versions' assignment are counted by the
+same rule. So
 where both are equally good nothing tells their episodes apart, neither their lengths nor their order, and the test of
-``actor/canary/rank_sum_test.py`` errs as seldom as it says. (To count whatever ends would prefer short episodes, and more so for
+``actor/canary/rank_sum_test.py`` errs as seldom as it says. (To count whatever ends would prefer short episodes,
+and more so for
 the version that acts less.)
 """
 

@@ -1,7 +1,9 @@
 """The gate on returns: a new version acts in a share of the episodes first, and is adopted unless it does worse.
 
-The trials' log (``actor/canary/canary_ledger.py``) says which version that is, for all actors of the store; the assignment
-(``actor/canary/canary_assignment.py``) say who acts here; the test (``actor/canary/rank_sum_test.py``) says which is worse. Newer versions
+The trials' log (``actor/canary/canary_ledger.py``) says which version that is, for all actors of the store; the
+assignment
+(``actor/canary/canary_assignment.py``) say who acts here; the test
+(``actor/canary/rank_sum_test.py``) says which is worse. Newer versions
 wait while one is on trial; then the newest of them is next, so that no stream of versions is too fast to be judged.
 """
 

@@ -1,4 +1,5 @@
 """Batches of environments behind one interface, and the choice of how to vectorise them.
 
-Entry point: ``environment_creation.make_environments``. The session, ``rollouts`` and ``rl_hotswap`` import this folder.
+Entry point: ``environment_creation.make_environments``. The session, ``rollouts`` and ``rl_hotswap`` import this
+folder.
 """

@@ -48,13 +48,17 @@ _WARM_UP_CALLS = 3
 
 @dataclass
 class LoadResult:
-    """What became of one version. ``refusals`` are (engine_name, what it said) of the engine_names above the one taken, in order."""
+    """What became of one version. ``refusals`` are (engine_name, what it said) of the engine_names above the one
+    taken, in order.
+    """
 
     policy: LoadedPolicy
     refusals: list[tuple[str, str]]
 
     def describe(self) -> str | None:
-        """One line on the engine_name taken and what those above it said; None where the first engine_name was taken."""
+        """One line on the engine_name taken and what those above it said; None where the first engine_name was
+        taken.
+        """
         if not self.refusals:
             return None
         said = "; ".join(f"{engine_name} said: {one_line(message)}" for engine_name, message in self.refusals)
@@ -282,7 +286,9 @@ class EngineFallback:
         )
 
     def _import(self, entry: ProgramEntry, material: _Material) -> tuple[Engine, str]:
-        """Scripted, else traced, else as it is: the engines within the engines, for whoever asked for no one engine_name."""
+        """Scripted, else traced, else as it is: the engines within the engines, for whoever asked for no one
+        engine_name.
+        """
         definition = read_program(entry, material.read)
         imported = import_program(
             definition, material.weights, material.verifier, entry.program_digest, self._trusted_modules
@@ -331,7 +337,9 @@ def _programs_key(manifest: Manifest) -> tuple[str, ...]:
 
 
 def _failure(material: _Material) -> Exception:
-    """One error for all engine_names: their own where they agree; transient where any was, since that engine_name may do yet."""
+    """One error for all engine_names: their own where they agree; transient where any was, since that engine_name
+    may do yet.
+    """
     errors = material.errors
     if len(errors) == 1 and isinstance(errors[0], PolicyLoadError):
         return errors[0]

@@ -1,4 +1,6 @@
-"""The engine_names of an importable policy (class path plus weights) in the actor: scripted, else traced, else eager."""
+"""The engine_names of an importable policy (class path plus weights) in the actor: scripted, else traced, else
+eager.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +17,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ImportedProgram:
-    """``engine_name`` is ``script``, ``trace`` or ``eager``; ``refusals`` are (engine_name, what it said) of those above it."""
+    """``engine_name`` is ``script``, ``trace`` or ``eager``; ``refusals`` are (engine_name, what it said) of those
+    above it.
+    """
 
     engine: Engine
     engine_name: str
@@ -29,7 +33,8 @@ def import_program(
     program_digest: str,
     trusted_modules: tuple[str, ...],
 ) -> ImportedProgram:
-    """Import the class that ``definition`` names, give it ``weights``, and find the first engine_name that answers the probe.
+    """Import the class that ``definition`` names, give it ``weights``, and find the first engine_name that answers
+    the probe.
 
     Raises NotTrusted unless its module is under one of ``trusted_modules``, WeightsError and ProgramError otherwise.
     """

@@ -11,7 +11,8 @@ from shared.policy.signature import PolicySignature
 class LoadedPolicy:
     """A version that was verified and warmed up. What a rollout is stamped with is read from the object that acted.
 
-    ``engine_name`` says what runs it: ``onnx``, ``torchscript``, or ``script``, ``trace`` or ``eager`` for an importable
+    ``engine_name`` says what runs it: ``onnx``, ``torchscript``, or ``script``, ``trace`` or ``eager`` for an
+    importable
     policy.
     """
 

@@ -1,6 +1,7 @@
 """The process that sees to what is new for an actor: it watches the store, verifies, and offers what may act.
 
-``actor.prefetch.prefetcher`` starts it once the actor has a program, and only for versions of that very program: it has compiled the
+``actor.prefetch.prefetcher`` starts it once the actor has a program, and only for versions of that very program:
+it has compiled the
 same code, and packs weights the same way, so that the actor has nothing left to do but to copy a block. Whatever is
 not as it should be, or merely not as usual, it leaves to the actor, whose own loader finds it again, and says so.
 """

@@ -1,7 +1,9 @@
 """A prefetcher: a process beside an actor that verifies what is new, so that adopting it costs no more than a copy.
 
-The loader's thread does all that a prefetcher does, and more; but it shares Python's lock with the thread that acts, and
-each of its moves costs a little acting. A prefetcher costs an interpreter of its own, once. So one is started when loads
+The loader's thread does all that a prefetcher does, and more; but it shares Python's lock with the thread that
+acts, and
+each of its moves costs a little acting. A prefetcher costs an interpreter of its own, once. So one is started when
+loads
 have taken as long as that, for versions of the program that acts; it ends when nothing has come for a minute. What it
 cannot see to is the loader's as before, and where it dies, falls silent or comes late, everything is.
 """

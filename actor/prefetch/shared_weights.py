@@ -1,4 +1,5 @@
-"""What a prefetcher has made ready, in memory that it shares with its actor: the newest version alone, ready to be copied.
+"""What a prefetcher has made ready, in memory that it shares with its actor: the newest version alone, ready to be
+copied.
 
 One process writes and one reads, without a lock: neither ever waits for the other. Of two slots the one is written that
 was not offered last. A reader that is overtaken all the same, by two versions at once, sees it by the sums, and takes

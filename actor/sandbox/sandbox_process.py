@@ -1,6 +1,7 @@
 """The process in which a program that nobody has seen before is tried: it may hang, crash or eat all memory here.
 
-``actor.sandbox.program_sandbox`` starts it, and talks to it over a socket: a request is one byte and a descriptor of a file with
+``actor.sandbox.program_sandbox`` starts it, and talks to it over a socket: a request is one byte and a descriptor
+of a file with
 a SandboxRequest in it; it is answered by one byte once the engine's library is there, and by a SandboxReply at the end.
 """
 

@@ -67,7 +67,8 @@ class ActorSettings:
     Only what follows the newest is learned from."""
     canary: Annotated[float | None, arg(metavar="P", help_behavior_hint="")] = None
     """Let a new version act only a share P of the episodes (0 < P < 1) until 20 of them have ended; then it is adopted,
-    or quarantined where its returns are worse (one-sided rank-sum test, 1%). All actors of a store with this flag rank_sum_test
+    or quarantined where its returns are worse (one-sided rank-sum test, 1%). All actors of a store with this flag
+    rank_sum_test
     together; give them the same P. Episodes must end. Left out: every new version acts at once."""
     deterministic: _Switch = False
     """Act without noise: the most probable action. Nothing is sent to the learner."""

@@ -1,4 +1,6 @@
-"""What to change about a module that no method of the methods could export: one sentence for each of torch's messages."""
+"""What to change about a module that no method of the methods could export: one sentence for each of torch's
+messages.
+"""
 
 import re
 from collections.abc import Sequence

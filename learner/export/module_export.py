@@ -91,7 +91,8 @@ def export_module(
 ) -> ExportReport:
     """Export ``module`` as it answers ``module(*example_args, **example_kwargs)`` in eval mode, into a new directory.
 
-    Arguments and results may be nested in any way (``shared.policy.structure``); what is no tensor among the arguments becomes
+    Arguments and results may be nested in any way (``shared.policy.structure``); what is no tensor among the
+    arguments becomes
     part of the program. ``actor.versions.policy_loader.load_policy(directory)`` gives a callable with the same ones.
 
     The methods: script; script with pieces traced; trace with pieces scripted; trace; the first that equals eager

@@ -209,7 +209,8 @@ def publish_policy(
 ) -> Manifest:
     """Publish ``module`` as the newest policy of ``store``, for agents that act in these spaces.
 
-    What it takes and returns, and what ``state``, ``masked`` and ``outputs`` are for: see ``learner.export.spaces_policy``. A
+    What it takes and returns, and what ``state``, ``masked`` and ``outputs`` are for: see
+    ``learner.export.spaces_policy``. A
     module that has a ``signature`` follows the policy contract already and is published as it is. ``aot`` compiles
     native code too (15 to 40 s). ``signing_key`` (or the file that it is in) signs the version, for agents that were
     given its public key.

@@ -14,7 +14,9 @@ from shared.rollouts.rollout import Rollout
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """As ``shared.rollouts.rollout.Rollout``, with B the sum of the rollouts' environments and K of their final observations."""
+    """As ``shared.rollouts.rollout.Rollout``, with B the sum of the rollouts' environments and K of their final
+    observations.
+    """
 
     observation: tuple[npt.NDArray[Any], ...]
     state: tuple[npt.NDArray[np.float32], ...]

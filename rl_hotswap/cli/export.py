@@ -32,7 +32,8 @@ class ExportOptions:
     built anew for --env and given the file's weights.
 
     --module pkg.mod:Class --weights w.pt publishes a class of your own: with --env and --store as an acting policy
-    (what it takes and returns: learner/export/spaces_policy.py); with --example and --directory as a module of any kind.
+    (what it takes and returns: learner/export/spaces_policy.py); with --example and --directory as any
+    module.
     """
 
     sb3: Path | None = None

@@ -1,4 +1,6 @@
-"""``python scripts/conformance/engine_agreement.py``: how far each engine is from eager, on a nested policy that remembers."""
+"""``python scripts/conformance/engine_agreement.py``: how far each engine is from eager, on a nested policy that
+remembers.
+"""
 
 import hashlib
 import time

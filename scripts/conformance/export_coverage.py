@@ -1,4 +1,6 @@
-"""``python scripts/conformance/export_coverage.py``: the share of torch.nn that exports on some method and equals eager."""
+"""``python scripts/conformance/export_coverage.py``: the share of torch.nn that exports on some method and equals
+eager.
+"""
 
 import collections
 import re

@@ -1,4 +1,6 @@
-"""``python scripts/conformance/sb3_agreement.py``: Stable-Baselines3's ``predict`` against the published artifact, in numbers."""
+"""``python scripts/conformance/sb3_agreement.py``: Stable-Baselines3's ``predict`` against the published artifact,
+in numbers.
+"""
 
 import sys
 import tempfile

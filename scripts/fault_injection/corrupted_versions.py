@@ -1,6 +1,7 @@
 """Ways to spoil the directory of a policy version that is right, so that nobody may act with it any more.
 
-Each takes a version's directory that no reader sees yet, and leaves it corrupted. Where a manifest has to promise rightly
+Each takes a version's directory that no reader sees yet, and leaves it corrupted. Where a manifest has to promise
+rightly
 what is wrong, it is made to.
 """
 

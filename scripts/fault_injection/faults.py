@@ -1,4 +1,6 @@
-"""What chaos does to a training and its actors: each fault is drawn at random, and undone after a while if it can be."""
+"""What chaos does to a training and its actors: each fault is drawn at random, and undone after a while if it can
+be.
+"""
 
 import os
 import secrets

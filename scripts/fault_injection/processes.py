@@ -24,7 +24,8 @@ from shared.run.run_directory import RunDirectory
 
 # What every actor imports before it can act, and what one does that has tried TorchScript, too.
 _IMPORTS = (
-    "import actor.run, actor.session.acting_session, actor.agent, gymnasium.envs.classic_control.cartpole, onnxruntime, "
+    "import actor.run, actor.session.acting_session, actor.agent, gymnasium.envs.classic_control.cartpole, "
+    "onnxruntime, "
     "shared.engines.onnx"
 )
 _TORCH_IMPORTS = f"{_IMPORTS}, torch, shared.engines.torchscript"

@@ -45,7 +45,9 @@ class RunState:
         training: list[str],
         inference: list[str],
     ) -> None:
-        """``flags`` begin the training, ``training`` are what each start needs; ``inference`` go to the inference actors."""
+        """``flags`` begin the training, ``training`` are what each start needs; ``inference`` go to the inference
+        actors.
+        """
         self.environment = environment
         self.run = run
         self.invariants = invariants
@@ -102,7 +104,9 @@ class RunState:
         return None
 
     def restart(self, actor: InferenceActor, *, measured: bool) -> None:
-        """Start a inference actor that was killed; where nothing else disturbs it, how long it takes is ``measured``."""
+        """Start a inference actor that was killed; where nothing else disturbs it, how long it takes is
+        ``measured``.
+        """
         actor.look(self.published, self.invariants)
         self.stopped.pop(actor.process.pid, None)
         actor.close()

@@ -53,7 +53,9 @@ def run_command(
 
 
 def _find_modules_in_the_working_directory() -> None:
-    """Append the working directory to the import path, so that flags can name modules in it (``--env module:EnvId``)."""
+    """Append the working directory to the import path, so that flags can name modules in it (``--env
+    module:EnvId``).
+    """
     directory = str(Path.cwd())
     if directory not in sys.path:
         sys.path.append(directory)

@@ -47,7 +47,8 @@ class RolloutHeader(msgspec.Struct, frozen=True, forbid_unknown_fields=True, ren
 
     ``sequence`` counts the rollouts of this life (``session_id``) of the actor from 0; the sender fills both in.
 
-    The noise of step ``t`` is that of the counter ``noise_offset + t`` under ``noise_seed`` (see ``shared.policy.noise``).
+    The noise of step ``t`` is that of the counter ``noise_offset + t`` under ``noise_seed`` (see
+    ``shared.policy.noise``).
     """
 
     run_id: str

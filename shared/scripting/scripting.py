@@ -43,7 +43,8 @@ class Scripted:
 def script_or_trace(module: nn.Module, example: Sequence[Tensor], check: Check) -> Scripted:
     """Take the first method that passes ``check``. ``module`` is in eval mode.
 
-    Raises ScriptingError where none does; its message is what was said first, word for word; its notes name every method.
+    Raises ScriptingError where none does; its message is what was said first, word for word; its notes name every
+    method.
     """
     scripted, failures = try_methods(module, example, check)
     if scripted is None:

@@ -1,6 +1,7 @@
 """Every failure that the documents name, provoked for real, and what becomes of it here: README's table, row by row.
 
-Each test shows torch's own error first, then the export of the same module: on which method it works, or the one sentence
+Each test shows torch's own error first, then the export of the same module: on which method it works, or the one
+sentence
 that says what to change.
 """
 

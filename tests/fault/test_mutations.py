@@ -37,7 +37,9 @@ pytestmark = pytest.mark.timeout(600)
 
 @pytest.fixture(autouse=True)
 def bounded_memory() -> Iterator[None]:
-    """What is bounded is each mutant's own cost, so the whole test stays small. RateLimitedWarnings about them are not shown."""
+    """What is bounded is each mutant's own cost, so the whole test stays small. RateLimitedWarnings about them are
+    not shown.
+    """
     logger.disable("shared")
     tracemalloc.start()
     yield

@@ -1,4 +1,6 @@
-"""An agent with a prefetcher: it acts as it would without one, whatever is published, and whatever becomes of the prefetcher."""
+"""An agent with a prefetcher: it acts as it would without one, whatever is published, and whatever becomes of the
+prefetcher.
+"""
 
 import shutil
 import signal

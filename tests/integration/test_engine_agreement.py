@@ -1,4 +1,6 @@
-"""All five engines on a policy of nested observation that remembers, as ``scripts/conformance/engine_agreement.py`` prints it."""
+"""All five engines on a policy of nested observation that remembers, as
+``scripts/conformance/engine_agreement.py`` prints it.
+"""
 
 import pytest
 

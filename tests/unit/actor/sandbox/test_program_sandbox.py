@@ -261,7 +261,7 @@ def test_it_ends_with_its_actor_even_where_it_can_do_nothing_itself(store: Local
     version = publish_seed(store, 3).version
     with subprocess.Popen(
         [sys.executable, "-c", _TRIES, str(store.path), str(version)],
-        cwd=Path(__file__).parents[3],
+        cwd=Path(__file__).parents[4],
         stdout=subprocess.PIPE,
         text=True,
     ) as actor:

@@ -280,7 +280,7 @@ watcher.stop()
 def test_where_the_system_has_no_watches_left_it_polls(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", _NO_DESCRIPTORS_LEFT, str(tmp_path / "policies")],
-        cwd=Path(__file__).parents[3],
+        cwd=Path(__file__).parents[4],
         capture_output=True,
         text=True,
         check=False,

@@ -71,4 +71,4 @@ def test_a_bad_value_is_refused_by_its_flag(wrong: dict[str, object], said: str)
 
 def test_reading_flags_does_not_import_torch() -> None:
     program = "import sys, learner.training.run_options; sys.exit('torch' in sys.modules)"
-    subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[3])
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[4])

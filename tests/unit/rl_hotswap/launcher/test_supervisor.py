@@ -17,7 +17,7 @@ from shared.run.progress import Progress, Summary
 from shared.run.run_directory import RunDirectory
 from shared.transport.transport import RolloutAccounts
 
-_REPOSITORY = Path(__file__).parents[3]
+_REPOSITORY = Path(__file__).parents[4]
 
 # Stand-ins are told the run directory. A read of the fifo "end" blocks until the test opens it.
 _PRELUDE = """

@@ -134,7 +134,10 @@ def test_two_entries_of_one_name_are_refused() -> None:
 
 
 def test_needs_no_torch() -> None:
-    code = "import sys, shared.policy.program_digest, shared.policy.weights, shared.policy.probe; assert 'torch' not in sys.modules"
+    code = (
+        "import sys, shared.policy.program_digest, shared.policy.weights, shared.policy.probe; "
+        "assert 'torch' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -11,7 +11,7 @@ from loguru import logger
 from shared.errors import ConfigurationError
 from shared.process.log import set_up_logging, tell_warnings
 
-_REPOSITORY = Path(__file__).parents[3]
+_REPOSITORY = Path(__file__).parents[4]
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-_REPOSITORY = Path(__file__).parents[3]
+_REPOSITORY = Path(__file__).parents[4]
 _PATIENCE_S = 30
 
 # Guards, says so, and waits for ever; "native" waits where no Python thread can run.

@@ -16,7 +16,7 @@ from shared.run.run_config import RunConfig
 from shared.run.run_directory import RunDirectory, find_run, new_run_directory, replace_file
 from shared.transport.transport import RolloutAccounts
 
-_REPOSITORY = Path(__file__).parents[3]
+_REPOSITORY = Path(__file__).parents[4]
 
 
 def _config(env_id: str) -> RunConfig:
