@@ -5,6 +5,8 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
+from tests.support.captured_logs import CapturedLogs, capture_logs
+
 # A test that is slow on a busy machine is still right: only pytest's own timeout ends a hang.
 settings.register_profile("default", deadline=None)
 settings.load_profile("default")
@@ -16,3 +18,10 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture
+def captured_logs() -> Iterator[CapturedLogs]:
+    """The log of this process during the test."""
+    with capture_logs() as captured:
+        yield captured

@@ -20,11 +20,11 @@ from actor.watching.wake_up import WakeUp
 from shared.store.policy_store import LocalPolicyStore
 from tests.support.agent_policies import local_store, publish_seed
 from tests.support.mounts import mounted
+from tests.support.paths import REPOSITORY
 from tests.support.sample_versions import sample_files, sample_manifest
 from tests.support.waiting import until
 
 OBSERVATIONS = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
-ROOT = Path(__file__).resolve().parents[2]
 
 MakeAgent = Callable[..., Agent]
 
@@ -133,7 +133,7 @@ def test_where_the_system_has_no_watches_left_it_polls_until_there_are_some(
         pytest.skip("a namespace takes more rights than these")
     done = subprocess.run(
         [*alone, sys.executable, "-c", _WITHOUT_WATCHES, str(tmp_path / "policies"), limit],
-        cwd=ROOT,
+        cwd=REPOSITORY,
         capture_output=True,
         text=True,
         check=False,
@@ -220,7 +220,7 @@ def test_what_is_printed_to_a_full_disk_stops_nothing(tmp_path: Path) -> None:
     publish_seed(store, 0)
     program = "from actor.session.session_report import say\nfor _ in range(3): say('x' * 9000)\nimport os; os._exit(7)"
     with Path("/dev/full").open("w") as full:
-        done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, stdout=full, check=False)
+        done = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, stdout=full, check=False)
     assert done.returncode == 7
 
 

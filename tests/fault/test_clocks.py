@@ -14,9 +14,9 @@ from learner.training.outcome import Outcome
 from shared.store.policy_store import LocalPolicyStore, version_name
 from tests.support.agent_policies import publish_seed
 from tests.support.learner_loops import STEPS, LoopRun
+from tests.support.paths import REPOSITORY
 from tests.support.waiting import until
 
-ROOT = Path(__file__).resolve().parents[2]
 OBSERVATIONS = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
 DAY_S = 86400.0
 UPDATES = 6
@@ -30,12 +30,12 @@ ASK_THE_TIME = {
     "learner/training/scalar_file.py",
     "learner/training/training_observer.py",
     "actor/rollouts/rollout_worker.py",
-    "scripts/rollback.py",
+    "rl_hotswap/cli/rollback.py",
     "scripts/conformance/engine_agreement.py",
     "shared/store/quarantine_advice.py",
     # To tell a person how old a version is.
     "actor/versions/policy_loader.py",
-    "scripts/inspect_policy.py",
+    "rl_hotswap/cli/inspect.py",
     # The age of the first rollout, which cannot be more than that of the learner.
     "learner/training/training_clock.py",
     # The age of files, in either direction, and beside a lock that says whether their writer lives.
@@ -101,7 +101,9 @@ def test_nothing_else_asks_what_time_it_is() -> None:
         return any(ast.unparse(use) in _CLOCKS for use in uses)
 
     sources = (
-        path for name in ("rl_hotswap", "actor", "learner", "shared", "scripts") for path in (ROOT / name).rglob("*.py")
+        path
+        for name in ("rl_hotswap", "actor", "learner", "shared", "scripts")
+        for path in (REPOSITORY / name).rglob("*.py")
     )
-    paths = {path.relative_to(ROOT).as_posix() for path in sources if asks(path)}
+    paths = {path.relative_to(REPOSITORY).as_posix() for path in sources if asks(path)}
     assert {path for path in paths if not path.startswith(MEASURE)} == ASK_THE_TIME

@@ -27,8 +27,9 @@ from learner.export.policy_export import export_module
 from shared.errors import ConfigurationError, ExportError, NotTrusted, SignatureMismatch
 from tests.support import documented_modules as modules
 from tests.support.documented_modules import SOURCE, seeded
+from tests.support.paths import REPOSITORY
 
-README = Path(__file__).parents[2] / "README.md"
+README = REPOSITORY / "README.md"
 X = torch.linspace(-1, 1, 12).reshape(3, 4)
 X5 = torch.linspace(-2, 1, 20).reshape(5, 4)
 

@@ -11,9 +11,8 @@ import pytest
 from actor.verification.probe_verifier import check_memory, is_out_of_memory
 from shared.errors import ProgramError, TransientLoadError
 from shared.policy.manifest import FileEntry
+from tests.support.paths import REPOSITORY
 from tests.support.sample_versions import sample_files, sample_manifest
-
-ROOT = Path(__file__).resolve().parents[2]
 
 # Weights of 80 MB, which are allowed, and a limit on this process's memory, which is real.
 _LITTLE_IS_LEFT = """
@@ -96,7 +95,7 @@ def test_a_version_for_which_memory_is_short_is_tried_again_and_adopted_when_the
     """Each in a process of its own: one that has had more memory keeps some for later."""
     done = subprocess.run(
         [sys.executable, "-c", _LITTLE_IS_LEFT, str(tmp_path / "policies"), str(megabytes)],
-        cwd=ROOT,
+        cwd=REPOSITORY,
         capture_output=True,
         text=True,
         check=False,

@@ -21,9 +21,9 @@ from shared.errors import StoreUnavailable, VersionNotFound
 from shared.store.policy_store import LocalPolicyStore, Retention, version_name
 from shared.store.used_numbers import UsedNumbers
 from tests.support import store_processes
+from tests.support.paths import REPOSITORY
 from tests.support.sample_versions import sample_files, sample_manifest
 
-ROOT = Path(__file__).parents[2]
 ENOUGH_STEPS = 120
 
 
@@ -88,7 +88,7 @@ def killed_at_every_step(act: str, template: Path, tmp_path: Path) -> list[Local
     paths = [tmp_path / f"killed-{step:03d}" for step in range(ENOUGH_STEPS)]
     for path in paths:
         shutil.copytree(template, path)
-    done = subprocess.run(command("kill", act, *paths), cwd=ROOT, check=True, capture_output=True, text=True)
+    done = subprocess.run(command("kill", act, *paths), cwd=REPOSITORY, check=True, capture_output=True, text=True)
     report = json.loads(done.stdout)
     assert report["exit_code"] == 0, done.stderr
     return [LocalPolicyStore(path, abandon_after_s=0.0) for path in paths[: report["killed"]]]
@@ -172,7 +172,7 @@ def test_an_actor_killed_while_it_gives_advice_gives_all_of_it_or_none(tmp_path:
 @contextmanager
 def stopped_at(step: int, act: str, store: LocalPolicyStore) -> Iterator[subprocess.Popen[bytes]]:
     """A process that stopped itself in the middle of ``act``."""
-    process = subprocess.Popen(command("stop", act, store.path, step), cwd=ROOT)
+    process = subprocess.Popen(command("stop", act, store.path, step), cwd=REPOSITORY)
     try:
         _, status = os.waitpid(process.pid, os.WUNTRACED)
         assert os.WIFSTOPPED(status)
@@ -211,7 +211,11 @@ def test_publishers_that_race_share_the_numbers_out(tmp_path: Path) -> None:
     path, count = tmp_path / "policies", 40
     racers = [
         subprocess.Popen(
-            command("publish", path, name, count), cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            command("publish", path, name, count),
+            cwd=REPOSITORY,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         for name in ("one", "two", "three")
     ]

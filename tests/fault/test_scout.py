@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from scripts.fault_injection.corrupted_versions import SPOILS
 from shared.store.policy_store import LocalPolicyStore, version_name
 from tests.support.agent_policies import eager, exporter, local_store, make_policy, publish, publish_seed, quiet_noise
 from tests.support.bad_versions import publish_spoilt
+from tests.support.paths import REPOSITORY
 from tests.support.signature_attacks import KEY, OTHER_KEY
 from tests.support.waiting import Running, until
 
@@ -252,7 +252,7 @@ if sys.argv[2] == "acts":
 def test_it_ends_with_its_actor(store: LocalPolicyStore, end: str) -> None:
     publish_seed(store, 0, onnx=True)
     command = [sys.executable, "-c", _ACTOR, str(store.path), end]
-    with subprocess.Popen(command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, text=True) as actor:
+    with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as actor:
         assert actor.stdout is not None
         process = psutil.Process(int(actor.stdout.readline()))
         if end == "acts":

@@ -22,12 +22,12 @@ from shared.transport import messages
 from shared.transport.messages import Bye, Hello, Sender, Sending
 from shared.transport.transport import RolloutAccounts
 from shared.transport.zmq_transport import ZmqReceiver, ZmqSender
+from tests.support.paths import REPOSITORY
 from tests.support.rollout_examples import RUN_ID, example_rollout, plain_layout
 from tests.support.transport_cases import fresh_address
 from tests.support.transport_programs import HEAVY_LAYOUT
 from tests.support.waiting import PATIENCE_S, Running, until
 
-ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_S = 0.3
 ROLLOUT = example_rollout(plain_layout())
 
@@ -53,7 +53,7 @@ class Program:
     def __init__(self, name: str, *arguments: str) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.support.transport_programs", name, *arguments],
-            cwd=ROOT,
+            cwd=REPOSITORY,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -27,12 +27,12 @@ from shared.transport.transport_keys import (
     read_actor_keys,
 )
 from shared.transport.zmq_transport import ZmqReceiver, ZmqSender
+from tests.support.paths import REPOSITORY
 from tests.support.published_run import publish_run
 from tests.support.rollout_examples import RUN_ID, example_rollout, plain_layout
 from tests.support.transport_cases import fresh_address
 from tests.support.waiting import PATIENCE_S, until
 
-ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_S = 0.5
 ROLLOUT = example_rollout(plain_layout())
 
@@ -236,7 +236,7 @@ def test_an_actor_without_the_key_says_so_in_one_line(tmp_path: Path) -> None:
     with run.lock_learner():
         done = subprocess.run(
             [sys.executable, "-m", "actor.run", "--env=CartPole-v1", f"--run-dir={run.path}"],
-            cwd=ROOT,
+            cwd=REPOSITORY,
             capture_output=True,
             text=True,
             check=False,

@@ -27,6 +27,7 @@ from shared.store.policy_store import PolicyStore, open_store
 from shared.transport.addresses import local_address
 from shared.transport.zmq_transport import ZmqReceiver
 from tests.support.agent_policies import publish
+from tests.support.paths import REPOSITORY
 
 ENV = "CartPole-v1"
 LENGTH = 8
@@ -70,7 +71,7 @@ def _process(*flags: str, cwd: Path | None = None) -> Iterator[subprocess.Popen[
         stderr=subprocess.PIPE,
         text=True,
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
     )
     try:
         yield process
@@ -206,9 +207,7 @@ def test_an_actor_on_onnx_never_imports_torch(tmp_path: Path, store: PolicyStore
         f"main(ActorSettings(env={ENV!r}, store={str(tmp_path / 'policies')!r}, episodes=2, engine='onnx')); "
         "print('torch' in sys.modules)"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]
-    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=REPOSITORY)
     assert result.stdout.splitlines()[-1] == "False"
 
 

@@ -11,6 +11,7 @@ from actor.agent import Agent
 from shared.engines.engine import EngineChoice
 from shared.policy.noise import NoiseStream
 from tests.support.agent_policies import eager, local_store, make_policy, publish_seed
+from tests.support.paths import REPOSITORY
 from tests.support.waiting import PATIENCE_S, Running, until
 
 ROWS = 3
@@ -77,7 +78,7 @@ def test_an_actor_follows_another_process_and_imports_no_library_but_its_engines
     publish_seed(store, 0, onnx=True)
     actor = subprocess.Popen(
         [sys.executable, "-c", _ACTOR, str(store.path), "3", engine],
-        cwd=Path(__file__).parents[2],
+        cwd=REPOSITORY,
         stdout=subprocess.PIPE,
         text=True,
     )

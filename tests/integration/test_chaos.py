@@ -2,11 +2,12 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-_CHAOS = Path(__file__).parents[2] / "scripts" / "chaos.py"
+from tests.support.paths import REPOSITORY
+
+_CHAOS = REPOSITORY / "scripts" / "chaos.py"
 
 
 @pytest.mark.slow

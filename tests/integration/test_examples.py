@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-_EXAMPLES = Path(__file__).parents[2] / "scripts" / "examples"
+from tests.support.paths import REPOSITORY
+
+_EXAMPLES = REPOSITORY / "scripts" / "examples"
 
 
 @pytest.mark.slow

@@ -17,8 +17,9 @@ from shared.policy.signing import SigningKey
 from shared.store.policy_store import version_name
 from tests.support.agent_policies import local_store, publish_seed
 from tests.support.documented_modules import NotebookNet, seeded
+from tests.support.paths import REPOSITORY
 
-SOURCE = Path(__file__).parents[2] / "actor" / "native"
+SOURCE = REPOSITORY / "actor" / "native"
 PROBE_ROWS = 8
 
 Act = Callable[..., subprocess.CompletedProcess[str]]

@@ -22,8 +22,7 @@ from shared.run.run_directory import RunDirectory
 from shared.store.authenticity import Authenticity
 from shared.store.policy_store import LocalPolicyStore
 from tests.support.mounts import mounted
-
-_ROOT = Path(__file__).parents[2]
+from tests.support.paths import REPOSITORY
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -100,7 +99,7 @@ train_in_one_process(replace(OPTIONS, total_steps=1300), run, die)
 def test_a_kill_changes_nothing_either_and_no_number_comes_twice(tmp_path: Path) -> None:
     whole, run = _train(tmp_path / "whole", 1300), RunDirectory(tmp_path / "killed")
     # Checkpoints come with versions 3, 7, …: of those after 3 none knows, and they keep their numbers all the same.
-    done = subprocess.run([sys.executable, "-c", _KILLED, str(run.path), "6"], cwd=_ROOT, check=False)
+    done = subprocess.run([sys.executable, "-c", _KILLED, str(run.path), "6"], cwd=REPOSITORY, check=False)
     assert done.returncode == -signal.SIGKILL
     store = LocalPolicyStore(run.policies)
     before = {version: store.open(version).manifest.digest for version in store.versions()}

@@ -22,11 +22,11 @@ from shared.run.run_directory import RunDirectory
 from shared.store.authenticity import Authenticity
 from shared.store.policy_store import LocalPolicyStore
 from shared.transport.transport_keys import ACTOR_KEY_NAME, read_actor_keys
+from tests.support.paths import REPOSITORY
 from tests.support.waiting import until
 
-_REPOSITORY = Path(__file__).parents[2]
-_TRAIN = [sys.executable, str(_REPOSITORY / "scripts" / "train.py")]
-_EVALUATE = [sys.executable, str(_REPOSITORY / "scripts" / "evaluate.py")]
+_TRAIN = [sys.executable, str(REPOSITORY / "scripts" / "train.py")]
+_EVALUATE = [sys.executable, str(REPOSITORY / "scripts" / "evaluate.py")]
 _FLAGS = ["--env=CartPole-v1", "--envs-per-actor=4", "--batch-steps=256", "--epochs=2", "--hidden-sizes=16"]
 # A target that is never reached: only what the test does ends the training.
 _ENDLESS = [*_FLAGS, "--target-return=inf"]
@@ -277,7 +277,7 @@ def test_an_actor_started_by_hand_joins_and_its_rollouts_are_learned(tmp_path: P
     """The learner alone, so that whatever it learns comes from that actor; found by its environment, not by a path."""
     run = RunDirectory(tmp_path / "runs" / "by-hand")
     python = [sys.executable, "-m"]
-    environment = {"PYTHONPATH": str(_REPOSITORY), "PATH": "/usr/bin:/bin"}
+    environment = {"PYTHONPATH": str(REPOSITORY), "PATH": "/usr/bin:/bin"}
     learner = subprocess.Popen(
         [*python, "learner.run", f"--run-dir={run.path}", *_ENDLESS],
         cwd=tmp_path,
@@ -339,7 +339,7 @@ def test_a_training_that_signs(tmp_path: Path) -> None:
             capture_output=True,
             text=True,
             check=False,
-            cwd=_REPOSITORY,
+            cwd=REPOSITORY,
         )
         assert acted.returncode == code, acted.stderr
     assert re.search(
@@ -353,6 +353,6 @@ def test_a_training_that_signs(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        cwd=_REPOSITORY,
+        cwd=REPOSITORY,
     )
     assert (forged.returncode, "was changed since" in forged.stderr) == (2, True), forged.stderr

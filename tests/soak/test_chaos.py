@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-_CHAOS = Path(__file__).parents[2] / "scripts" / "chaos.py"
+from tests.support.paths import REPOSITORY
+
+_CHAOS = REPOSITORY / "scripts" / "chaos.py"
 _KILLS = 150  # of each seed; 450 together
 
 

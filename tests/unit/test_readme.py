@@ -22,10 +22,10 @@ from scripts.benchmark import BenchmarkOptions
 from scripts.chaos import ChaosOptions
 from shared.run.environment_description import find_environment
 from shared.run.progress import Summary
+from tests.support.paths import REPOSITORY
 from tests.support.published_run import publish_run
 
-_REPOSITORY = Path(__file__).parents[2]
-_README = (_REPOSITORY / "README.md").read_text()
+_README = (REPOSITORY / "README.md").read_text()
 _SETTINGS = {
     "python scripts/train.py": TrainOptions,
     "python scripts/evaluate.py": EvaluateOptions,
@@ -59,7 +59,7 @@ def _commands() -> list[str]:
 @pytest.mark.parametrize("command", _commands())
 def test_commands_parse(command: str) -> None:
     if command in _EXAMPLES:  # without flags; other tests run them
-        assert (_REPOSITORY / command.removeprefix("python ")).is_file()
+        assert (REPOSITORY / command.removeprefix("python ")).is_file()
         return
     name, settings = next((name, settings) for name, settings in _SETTINGS.items() if command.startswith(name))
     options = tyro.cli(settings, args=shlex.split(command.removeprefix(name)))
@@ -85,7 +85,7 @@ def test_links_lead_to_files() -> None:
     links = re.findall(r"\]\(([^)#]+)\)", _README)
     assert len(links) > 10
     for link in links:
-        assert link.startswith("https://") or (_REPOSITORY / link).is_file(), link
+        assert link.startswith("https://") or (REPOSITORY / link).is_file(), link
 
 
 def test_the_two_commands_stand_on_the_first_screen_and_are_complete() -> None:
@@ -98,15 +98,15 @@ def test_the_two_commands_stand_on_the_first_screen_and_are_complete() -> None:
 
 def test_ci_runs_the_test_command_as_it_is_printed() -> None:
     """The line of .ci/run that reads it out of README, run here."""
-    script = (_REPOSITORY / ".ci" / "run").read_text()
+    script = (REPOSITORY / ".ci" / "run").read_text()
     (reading,) = re.findall(r"^test_command=\$\((.*)\)$", script, re.MULTILINE)
-    read = subprocess.run(["bash", "-c", reading], cwd=_REPOSITORY, capture_output=True, text=True, check=True)
+    read = subprocess.run(["bash", "-c", reading], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert read.stdout == _blocks("bash")[1]
     assert 'step "$test_command"' in script
 
 
 def test_extras_exist() -> None:
-    extras = tomllib.loads((_REPOSITORY / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    extras = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     named = set(re.findall(r"\.\[([a-z0-9,]+)\]", _README))
     assert named
     assert named <= set(extras)
@@ -122,4 +122,4 @@ def test_the_tests_that_keep_the_promises_are_there() -> None:
     named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", _README)
     assert len(named) > 10
     for path, name in named:
-        assert f"def {name}(" in (_REPOSITORY / path).read_text(), f"{path}::{name}"
+        assert f"def {name}(" in (REPOSITORY / path).read_text(), f"{path}::{name}"

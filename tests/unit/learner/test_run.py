@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-_REPOSITORY = Path(__file__).parents[3]
+from tests.support.paths import REPOSITORY
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,7 @@ def test_a_mistake_is_one_line_and_makes_no_run(flags: list[str], said: str, tmp
         capture_output=True,
         text=True,
         check=False,
-        cwd=_REPOSITORY,
+        cwd=REPOSITORY,
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("python -m learner.run: ")

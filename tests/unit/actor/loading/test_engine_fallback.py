@@ -168,11 +168,11 @@ def test_large_weights_lie_in_memory_that_is_used_again_but_never_under_an_engin
     store: LocalPolicyStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shared.store.version_files._HASHED_APART_BYTES", 0)
-    engines, spares = EngineFallback("onnx", batch_size=5), dict[str, Engine]()
+    fallback, spares = EngineFallback("onnx", batch_size=5), dict[str, Engine]()
     engines = []
     for seed in range(8):
         files = store.open(publish_seed(store, seed, onnx=True).version)
-        engine = engines.load(files, lambda kind, digest: spares.pop(kind, None)).policy.engine
+        engine = fallback.load(files, lambda kind, digest: spares.pop(kind, None)).policy.engine
         assert isinstance(engine, OnnxEngine)
         engines.append((engine, files))
         if len(engines) == 3:
@@ -183,7 +183,7 @@ def test_large_weights_lie_in_memory_that_is_used_again_but_never_under_an_engin
             for name, array in held._weights.items():
                 assert is_lasting(_memory(array)), "not copied"
                 np.testing.assert_array_equal(array, expected[name])
-    assert len(engines._memory._pieces) == 4, "two in use, the spare's and that which its next weights will lie in"
+    assert len(fallback._memory._pieces) == 4, "two in use, the spare's and that which its next weights will lie in"
 
 
 def _memory(array: np.ndarray) -> object:

@@ -21,6 +21,7 @@ from shared.policy.manifest import Manifest
 from shared.store.policy_store import LocalPolicyStore
 from tests.support import bad_programs
 from tests.support.agent_policies import exporter, local_store, make_policy, publish, publish_seed
+from tests.support.paths import REPOSITORY
 from tests.support.waiting import until
 
 
@@ -261,7 +262,7 @@ def test_it_ends_with_its_actor_even_where_it_can_do_nothing_itself(store: Local
     version = publish_seed(store, 3).version
     with subprocess.Popen(
         [sys.executable, "-c", _TRIES, str(store.path), str(version)],
-        cwd=Path(__file__).parents[4],
+        cwd=REPOSITORY,
         stdout=subprocess.PIPE,
         text=True,
     ) as actor:

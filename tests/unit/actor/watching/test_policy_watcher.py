@@ -11,6 +11,7 @@ from actor.watching.wake_up import WakeUp
 from shared.errors import StoreUnavailable
 from shared.store.policy_store import LocalPolicyStore, PolicyStore, Retention
 from shared.store.remote_policy_store import RemotePolicyStore
+from tests.support.paths import REPOSITORY
 from tests.support.sample_versions import sample_files, sample_manifest
 from tests.support.waiting import until
 
@@ -280,7 +281,7 @@ watcher.stop()
 def test_where_the_system_has_no_watches_left_it_polls(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", _NO_DESCRIPTORS_LEFT, str(tmp_path / "policies")],
-        cwd=Path(__file__).parents[4],
+        cwd=REPOSITORY,
         capture_output=True,
         text=True,
         check=False,

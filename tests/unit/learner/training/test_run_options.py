@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from learner.ppo.learner_config import LearnerConfig
 from learner.training.run_options import LearnerRun, to_flags
 from shared.errors import ConfigurationError
+from tests.support.paths import REPOSITORY
 
 
 def test_flags_without_any_give_the_defaults() -> None:
@@ -71,4 +72,4 @@ def test_a_bad_value_is_refused_by_its_flag(wrong: dict[str, object], said: str)
 
 def test_reading_flags_does_not_import_torch() -> None:
     program = "import sys, learner.training.run_options; sys.exit('torch' in sys.modules)"
-    subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[4])
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=REPOSITORY)

@@ -16,8 +16,7 @@ from shared.errors import ConfigurationError
 from shared.run.progress import Progress, Summary
 from shared.run.run_directory import RunDirectory
 from shared.transport.transport import RolloutAccounts
-
-_REPOSITORY = Path(__file__).parents[4]
+from tests.support.paths import REPOSITORY
 
 # Stand-ins are told the run directory. A read of the fifo "end" blocks until the test opens it.
 _PRELUDE = """
@@ -213,7 +212,7 @@ sys.exit(Supervisor(run, lambda _: command(learner), lambda *_: command(actor), 
 def _in_a_process(run: RunDirectory, learner: str, actor: str = _FOREVER) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(
         [sys.executable, "-c", _SUPERVISE, str(run.path), _PRELUDE, learner, actor],
-        cwd=_REPOSITORY,
+        cwd=REPOSITORY,
         start_new_session=True,
     )
 
@@ -304,7 +303,7 @@ def test_a_child_that_was_stopped_before_it_could_guard_itself_does_not_outlive_
     stopped += "os.kill(os.getpid(), signal.SIGSTOP)"
     supervise = _SUPERVISE.replace("prelude + text", "text")
     with subprocess.Popen(
-        [sys.executable, "-c", supervise, str(run.path), "", stopped, stopped], cwd=_REPOSITORY, start_new_session=True
+        [sys.executable, "-c", supervise, str(run.path), "", stopped, stopped], cwd=REPOSITORY, start_new_session=True
     ) as supervisor:
         alive.wait_for(3)
         supervisor.kill()

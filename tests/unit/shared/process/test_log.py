@@ -10,8 +10,7 @@ from loguru import logger
 
 from shared.errors import ConfigurationError
 from shared.process.log import set_up_logging, tell_warnings
-
-_REPOSITORY = Path(__file__).parents[4]
+from tests.support.paths import REPOSITORY
 
 
 @pytest.fixture(autouse=True)
@@ -90,7 +89,7 @@ def test_the_main_module_is_called_by_its_name(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "a_package.run"],
         cwd=tmp_path,
-        env={"PYTHONPATH": str(_REPOSITORY)},
+        env={"PYTHONPATH": str(REPOSITORY)},
         capture_output=True,
         text=True,
         check=True,

@@ -4,11 +4,11 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-_REPOSITORY = Path(__file__).parents[4]
+from tests.support.paths import REPOSITORY
+
 _PATIENCE_S = 30
 
 # Guards, says so, and waits for ever; "native" waits where no Python thread can run.
@@ -42,7 +42,7 @@ def test_a_child_does_not_outlive_its_parent(how: str, ending: signal.Signals) -
         pytest.skip("only the kernel reaches a child in native code")
     parent = subprocess.Popen(
         [sys.executable, "-c", _PARENT, _CHILD, how],
-        cwd=_REPOSITORY,
+        cwd=REPOSITORY,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -61,7 +61,7 @@ def test_a_parent_that_was_gone_before_the_guard_is_noticed() -> None:
     environment = os.environ | {"RL_HOTSWAP_PARENT_PID": "1"}  # not this process, which is the real parent
     done = subprocess.run(
         [sys.executable, "-c", _CHILD, "both"],
-        cwd=_REPOSITORY,
+        cwd=REPOSITORY,
         env=environment,
         capture_output=True,
         timeout=_PATIENCE_S,

@@ -15,8 +15,7 @@ from shared.run.progress import Progress, Summary
 from shared.run.run_config import RunConfig
 from shared.run.run_directory import RunDirectory, find_run, new_run_directory, replace_file
 from shared.transport.transport import RolloutAccounts
-
-_REPOSITORY = Path(__file__).parents[4]
+from tests.support.paths import REPOSITORY
 
 
 def _config(env_id: str) -> RunConfig:
@@ -244,7 +243,7 @@ def test_the_lock_goes_with_a_killed_learner(tmp_path: Path) -> None:
     )
     learner = subprocess.Popen(
         [sys.executable, "-c", program, str(tmp_path)],
-        cwd=_REPOSITORY,
+        cwd=REPOSITORY,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -1,0 +1,47 @@
+"""The log as tests see it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from loguru import logger
+
+if TYPE_CHECKING:
+    from loguru import Message, Record
+
+
+@dataclass
+class CapturedLogs:
+    """Records since the test began, from every level; ``clear`` forgets them."""
+
+    records: "list[Record]" = field(default_factory=list)
+
+    def messages(self, level: str = "TRACE") -> list[str]:
+        """Return the messages of ``level`` and above, oldest first."""
+        least = logger.level(level).no
+        return [record["message"] for record in self.records if record["level"].no >= least]
+
+    @property
+    def lines(self) -> list[str]:
+        """The log as a person reads it: ``LEVEL | name:function - message``."""
+        return [f"{r['level'].name} | {r['name']}:{r['function']} - {r['message']}" for r in self.records]
+
+    def clear(self) -> None:
+        """Forget all records."""
+        self.records.clear()
+
+
+@contextmanager
+def capture_logs() -> Iterator[CapturedLogs]:
+    """Capture the log of this process until the context ends."""
+    captured = CapturedLogs()
+
+    def keep(message: "Message") -> None:
+        captured.records.append(message.record)
+
+    sink = logger.add(keep, level="TRACE")
+    try:
+        yield captured
+    finally:
+        logger.remove(sink)
