@@ -33,6 +33,14 @@ Foreign exceptions are mapped where they arise, with ``raise … from error``.
 """
 
 
+def one_line(message: object, most_characters: int | None = None) -> str:
+    """Return ``str(message)`` on one line: each run of white space becomes one space; cut after ``most_characters``.
+
+    torch's messages run over many lines; a log line and a report hold one line for each event.
+    """
+    return " ".join(str(message).split())[:most_characters]
+
+
 class HotswapError(Exception):
     """Base of every error that callers of this project may want to catch."""
 

@@ -30,6 +30,7 @@ from shared.errors import (
     StoreUnavailable,
     TransientLoadError,
     VersionNotFound,
+    one_line,
 )
 from shared.files.buffer_pool import BufferPool, Data
 from shared.policy.manifest import Manifest, ProgramEntry
@@ -325,11 +326,6 @@ def _is_what_it_says(entry: ProgramEntry, material: _Material) -> bool:
         return program_digest(entry.kind, bytes(material.read(entry.file))) == entry.program_digest
     except (PolicyLoadError, StoreError):
         return False
-
-
-def one_line(message: str) -> str:
-    """torch's messages run over many lines; a log has one for each event."""
-    return " ".join(message.split())
 
 
 def _programs_key(manifest: Manifest) -> tuple[str, ...]:

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from learner.export.export_verdicts import Failure, one_line, refusal, stale_weights
+from learner.export.export_verdicts import MOST_CHARACTERS, Failure, refusal, stale_weights
 from shared.engines.eager import module_tensors
-from shared.errors import ExportError, PolicyError
+from shared.errors import ExportError, PolicyError, one_line
 from shared.policy.probe import MakeInputs, Probe, compare, compute_probe, make_inputs
 from shared.policy.signature import PolicySignature
 
@@ -67,7 +67,7 @@ class ExportChecks:
                 try:
                     difference = self._difference(run, case)
                 except PolicyError as error:
-                    failures.append(Failure(case.batch_size, case.inputs_set, one_line(error)))
+                    failures.append(Failure(case.batch_size, case.inputs_set, one_line(error, MOST_CHARACTERS)))
                 else:
                     found[case.batch_size] = max(found.get(case.batch_size, 0.0), difference)
             if failures:

@@ -3,8 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from shared.errors import ExportError
+from shared.errors import ExportError, one_line
 from shared.policy.manifest import MethodReport
+
+MOST_CHARACTERS = 400
+"""Of an error's message in a report."""
 
 
 class BakedBatchError(ExportError):
@@ -41,7 +44,7 @@ def refusal(failures: Sequence[Failure], example_rows: int | None) -> ExportErro
 
 def stale_weights(error: Exception) -> ExportError:
     """The reason where a program is right with the weights that it was made with, and with no others."""
-    return ExportError(f"new weights do not reach all of the program: {one_line(error)}")
+    return ExportError(f"new weights do not reach all of the program: {one_line(error, MOST_CHARACTERS)}")
 
 
 def taken(method: str, differences: Mapping[int, float], input_sets: int) -> MethodReport:
@@ -49,8 +52,3 @@ def taken(method: str, differences: Mapping[int, float], input_sets: int) -> Met
     by_size = {str(size): difference for size, difference in sorted(differences.items()) if size}
     largest = max(differences.values(), default=0.0)
     return MethodReport(method, True, largest_difference=largest, by_batch_size=by_size, input_sets=input_sets)
-
-
-def one_line(error: object) -> str:
-    """An error's message without line breaks, cut where it gets long."""
-    return " ".join(str(error).split())[:400]

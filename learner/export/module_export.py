@@ -25,7 +25,7 @@ from learner.export.export_methods import (
 from learner.export.flat_module import FlatModule
 from learner.export.program_checks import ProgramChecks
 from shared.engines.eager import module_tensors
-from shared.errors import ConfigurationError, ExportError, SignatureMismatch, WeightsError
+from shared.errors import ConfigurationError, ExportError, SignatureMismatch, WeightsError, one_line
 from shared.policy.manifest import Manifest, MethodReport, ProbeEntry, ProgramEntry
 from shared.policy.module_probe import encode_module_probe
 from shared.policy.module_signature import NOT_A_POLICY
@@ -65,7 +65,7 @@ class ExportReport:
 def describe_report(report: MethodReport) -> str:
     """One line: taken with which differences, or refused for which reason."""
     if not report.taken:
-        return f"  {report.method}: refused: {' '.join((report.error or '').split())}"
+        return f"  {report.method}: refused: {one_line(report.error or '')}"
     sizes = report.by_batch_size if isinstance(report.by_batch_size, dict) else {}
     at = ", ".join(f"{difference:.1e} at {size}" for size, difference in sorted(sizes.items(), key=_rows))
     alone = "; compared for the example's values alone: the module takes no others" if report.input_sets == 1 else ""
@@ -191,7 +191,7 @@ def _try_methods(
 
 
 def _no_method(reports: Sequence[MethodReport], *, aot_was_tried: bool) -> ExportError:
-    said = "; ".join(f"{report.method}: {' '.join((report.error or '').split())}" for report in reports)
+    said = "; ".join(f"{report.method}: {one_line(report.error or '')}" for report in reports)
     if len(reports) > 1:
         said = f"no method gives a program that equals the module: {said}"
         said += "" if aot_was_tried else "; aot was not tried"

@@ -7,8 +7,8 @@ import numpy as np
 
 from learner.export.eager_cases import Case, EagerCases
 from learner.export.export_checks import perturbed
-from learner.export.export_verdicts import Failure, one_line, refusal, stale_weights
-from shared.errors import ExportError, PolicyError
+from learner.export.export_verdicts import MOST_CHARACTERS, Failure, refusal, stale_weights
+from shared.errors import ExportError, PolicyError, one_line
 from shared.policy.module_probe import compare_outputs
 
 ATOL = RTOL = 1e-5
@@ -51,7 +51,7 @@ class ProgramChecks:
             try:
                 difference = self._difference(run, case)
             except PolicyError as error:
-                failures.append(Failure(case.batch_size, case.inputs_set, one_line(error)))
+                failures.append(Failure(case.batch_size, case.inputs_set, one_line(error, MOST_CHARACTERS)))
             else:
                 size = case.batch_size or 0
                 found[size] = max(found.get(size, 0.0), difference)

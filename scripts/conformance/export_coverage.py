@@ -15,7 +15,7 @@ import torch
 from actor.versions.policy_loader import load_policy
 from learner.export.policy_export import export_module
 from scripts.conformance.torch_nn_cases import NOT_CALLED_WITH_TENSORS, NnCase, all_cases, nn_classes
-from shared.errors import HotswapError
+from shared.errors import HotswapError, one_line
 from shared.policy.structure import describe
 
 TOLERANCE = 1e-5
@@ -52,7 +52,7 @@ def _outcome(case: NnCase) -> Outcome:
                 report = export_module(module, case.args, path, dynamic_batch=case.dynamic_batch, **settings)
                 _call_loaded(module, case, path)
             except HotswapError as error:
-                reason = reason or re.split(r"(?<=\w)\. |; script\+trace", " ".join(str(error).split()))[0]
+                reason = reason or re.split(r"(?<=\w)\. |; script\+trace", one_line(error))[0]
             else:
                 return Outcome(case.name, report.taken[0])
     return Outcome(case.name, None, reason)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from shared.errors import HotswapError
+from shared.errors import HotswapError, one_line
 
 # Flags of the last release, still accepted for this one.
 _DEPRECATED_FLAGS = {"--take-turns": "--sync", "--no-take-turns": "--async"}
@@ -100,4 +100,4 @@ def _first_part(box: str) -> str:
 
 
 def _complain(name: str, message: str) -> None:
-    print(f"{name}: {' '.join(message.split())}", file=sys.stderr)  # noqa: T201
+    print(f"{name}: {one_line(message)}", file=sys.stderr)  # noqa: T201
