@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from learner.networks.distributions import make_distribution, mask_logits
+from learner.networks.network_config import NetworkConfig
 from learner.networks.networks import ObservationEncoder, make_core, state_shapes
-from learner.ppo.learner_config import NetworkConfig
 from shared.policy.signature import PolicySignature, acting_signature
 from shared.policy.spaces import ActionSpec, ObservationLeaf
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from learner.ppo.learner_config import Activation, NetworkConfig
+from learner.networks.network_config import Activation, NetworkConfig
 from shared.policy.spaces import ObservationLeaf, Path
 
 _HEAD_GAIN = 0.01  # the first policy is nearly uniform (Andrychowicz et al. 2021, "What matters for on-policy RL")

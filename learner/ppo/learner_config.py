@@ -1,28 +1,13 @@
-"""Every setting of training, as plain data: no torch here, so that commands can show their help at once."""
+"""Settings of the learning algorithm. The module does not import torch, so that ``--help`` is fast."""
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
-import msgspec
-
+from learner.networks.network_config import Activation, NetworkConfig, NetworkKind
 from shared.errors import ConfigurationError
 
-NetworkKind = Literal["mlp", "lstm", "gru"]
-Activation = Literal["tanh", "relu"]
-
-
-class NetworkConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a policy's network looks like: all that is needed, beside the spaces, to build it again."""
-
-    kind: NetworkKind = "mlp"
-    hidden_sizes: tuple[int, ...] = (64, 64)
-    recurrent_size: int = 64
-    activation: Activation = "tanh"
-    shared_trunk: bool = True
-    normalize_observations: bool = False
-    initial_log_std: float = 0.0
+_NETWORK = NetworkConfig()
 
 
 @dataclass(frozen=True)
@@ -61,17 +46,17 @@ _BOUNDS = (
 class LearnerConfig:
     """PPO with V-trace targets. The defaults suit CartPole-v1."""
 
-    network: NetworkKind = "mlp"
+    network: NetworkKind = _NETWORK.kind
     """Kind of policy network: a feed-forward one, or an LSTM or GRU for environments that hide part of their state."""
-    hidden_sizes: tuple[int, ...] = (64, 64)
+    hidden_sizes: tuple[int, ...] = _NETWORK.hidden_sizes
     """Units of each hidden layer (before the LSTM or GRU, where there is one)."""
-    recurrent_size: int = 64
+    recurrent_size: int = _NETWORK.recurrent_size
     """Units of the LSTM or GRU (only with --network lstm or gru)."""
-    activation: Activation = "tanh"
+    activation: Activation = _NETWORK.activation
     """Activation between layers."""
-    shared_trunk: bool = False
+    shared_trunk: bool = _NETWORK.shared_trunk
     """One network with two heads for policy and value; otherwise two networks, slower to train and less entangled."""
-    initial_log_std: float = 0.0
+    initial_log_std: float = _NETWORK.initial_log_std
     """Logarithm of the standard deviation that exploration in a Box action space begins with."""
 
     rollout_length: int = 16

@@ -12,7 +12,7 @@ from actor.agent import Agent
 from actor.environments.environment_creation import make_environments
 from actor.rollouts.rollout_worker import RolloutWorker
 from learner.networks.acting_policy import ActingPolicy
-from learner.ppo.learner_config import NetworkConfig
+from learner.networks.network_config import NetworkConfig
 from learner.publishing.publish_once import publish_once
 from scripts.benchmarks.speed import Piece
 from shared.rollouts.rollout import RolloutLayout
@@ -34,7 +34,7 @@ def make_environment() -> gymnasium.Env[np.ndarray, int]:
 def publish_policy(directory: Path, *, onnx: bool = True) -> LocalPolicyStore:
     """A store of one untrained version: two networks of ``HIDDEN_SIZES`` (policy and value), as PPO has them."""
     description = describe_environment(ENV_ID)
-    network = NetworkConfig(hidden_sizes=HIDDEN_SIZES, shared_trunk=False)
+    network = NetworkConfig(hidden_sizes=HIDDEN_SIZES)
     generator = torch.Generator().manual_seed(0)
     policy = ActingPolicy(description.leaves, description.action, network, generator=generator).eval()
     store = LocalPolicyStore(directory)

@@ -64,7 +64,7 @@ def prepare_versions(
 
     from learner.export.policy_export import WEIGHTS_FILE, PolicyExporter
     from learner.networks.acting_policy import ActingPolicy
-    from learner.ppo.learner_config import Activation, NetworkConfig
+    from learner.networks.network_config import Activation, NetworkConfig
     from shared.engines.eager import module_tensors
     from shared.run.environment_description import describe_environment
 

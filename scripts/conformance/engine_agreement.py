@@ -15,7 +15,7 @@ from gymnasium import spaces
 
 from learner.export.policy_export import WEIGHTS_FILE, PolicyExporter
 from learner.networks.acting_policy import CLASS_PATH, ActingPolicy
-from learner.ppo.learner_config import NetworkConfig
+from learner.networks.network_config import NetworkConfig
 from shared.engines.engine import Engine, EngineKind
 from shared.engines.importable import ImportablePolicy
 from shared.engines.load import load_program

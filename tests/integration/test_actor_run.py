@@ -16,7 +16,7 @@ from actor.run import main
 from actor.session.actor_settings import ActorSettings
 from learner.export.policy_export import PolicyExporter
 from learner.networks.acting_policy import ActingPolicy
-from learner.ppo.learner_config import NetworkConfig
+from learner.networks.network_config import NetworkConfig
 from shared.policy.manifest import Manifest
 from shared.process.command_line import run_command
 from shared.rollouts.rollout import Rollout, RolloutLayout

@@ -12,7 +12,7 @@ from actor.environments.environment_creation import make_environments
 from actor.rollouts.rollout_worker import RolloutWorker
 from learner.export.policy_export import PolicyExporter
 from learner.networks.acting_policy import ActingPolicy
-from learner.ppo.learner_config import NetworkConfig
+from learner.networks.network_config import NetworkConfig
 from shared.policy.noise import NoiseStream
 from shared.rollouts.rollout import Rollout, RolloutLayout
 from shared.store.policy_store import LocalPolicyStore

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from learner.export.policy_export import WEIGHTS_FILE, PolicyExporter
 from learner.networks.acting_policy import ActingPolicy
-from learner.ppo.learner_config import NetworkConfig
+from learner.networks.network_config import NetworkConfig
 from shared.policy.manifest import FileEntry, Manifest
 from shared.policy.spaces import ActionSpec, ObservationLeaf
 from shared.store.policy_store import LocalPolicyStore, PolicyStore
@@ -35,7 +35,7 @@ def make_policy(
     *, action: str = "discrete", nested: bool = False, network: str = "mlp", masked: bool = False, seed: int = 0
 ) -> ActingPolicy:
     """A small untrained policy; policies that differ in ``seed`` alone have the same program."""
-    config = NetworkConfig(kind=network, hidden_sizes=(8,), recurrent_size=4)
+    config = NetworkConfig(kind=network, hidden_sizes=(8,), recurrent_size=4, shared_trunk=True)
     generator = torch.Generator().manual_seed(seed)
     policy = ActingPolicy(NESTED if nested else VECTOR, ACTIONS[action], config, masked, generator)
     with torch.no_grad():  # fresh heads are nearly uniform: then every version would act alike

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from learner.export.policy_export import WEIGHTS_FILE, PolicyExporter
 from learner.networks.acting_policy import ActingPolicy
-from learner.ppo.learner_config import NetworkConfig
+from learner.networks.network_config import NetworkConfig
 from shared.policy.manifest import FileEntry, Manifest
 from shared.policy.spaces import action_spec, observation_leaves
 
@@ -39,9 +39,14 @@ TUPLE = spaces.Tuple((spaces.MultiDiscrete([3, 2]), spaces.Box(-5, 5, (4,), np.f
 _LARGE_CLIP = spaces.Box(np.array([-1, -np.inf, 0], np.float32), np.array([1, np.inf, 2], np.float32), dtype=np.float32)
 
 CASES: dict[str, tuple[spaces.Space, spaces.Space, NetworkConfig, bool]] = {
-    "vector, discrete": (VECTOR, spaces.Discrete(3), NetworkConfig(hidden_sizes=(32,)), False),
+    "vector, discrete": (VECTOR, spaces.Discrete(3), NetworkConfig(hidden_sizes=(32,), shared_trunk=True), False),
     "image, gru, masked multi-discrete": (IMAGE, spaces.MultiDiscrete([3, 4]), NetworkConfig("gru", (32,), 16), True),
-    "nested, clipped box": (NESTED, _LARGE_CLIP, NetworkConfig(hidden_sizes=(32,), normalize_observations=True), False),
+    "nested, clipped box": (
+        NESTED,
+        _LARGE_CLIP,
+        NetworkConfig(hidden_sizes=(32,), shared_trunk=True, normalize_observations=True),
+        False,
+    ),
     "recurrent, multi-binary": (VECTOR, spaces.MultiBinary([2, 3]), NetworkConfig("lstm", (32,), 16), False),
     "sensors, lstm, masked discrete": (
         SENSORS,
@@ -49,7 +54,7 @@ CASES: dict[str, tuple[spaces.Space, spaces.Space, NetworkConfig, bool]] = {
         NetworkConfig("lstm", (32,), 16, normalize_observations=True),
         True,
     ),
-    "vector, float64 box": (VECTOR, spaces.Box(-1, 1, (2,), np.float64), NetworkConfig(shared_trunk=False), False),
+    "vector, float64 box": (VECTOR, spaces.Box(-1, 1, (2,), np.float64), NetworkConfig(), False),
 }
 
 

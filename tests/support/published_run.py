@@ -6,7 +6,7 @@ import torch
 
 from learner.export.policy_export import PolicyExporter
 from learner.networks.acting_policy import ActingPolicy
-from learner.ppo.learner_config import NetworkConfig
+from learner.networks.network_config import NetworkConfig
 from learner.publishing.policy_publisher import PolicyPublisher
 from shared.policy.manifest import TrainingProgress
 from shared.run.environment_description import describe_environment
@@ -20,7 +20,7 @@ def publish_run(
 ) -> RunDirectory:
     """``versions`` versions of differently initialised policies for ``env_id``, and its ``run.json``."""
     description = describe_environment(env_id)
-    network = network or NetworkConfig(hidden_sizes=(8,))
+    network = network or NetworkConfig(hidden_sizes=(8,), shared_trunk=True)
 
     def policy(seed: int) -> ActingPolicy:
         generator = torch.Generator().manual_seed(seed)

@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as numpy_strategies
 from learner.export.export_checks import ExportChecks, perturbed, write_weights
 from learner.export.policy_export import PolicyExporter
 from learner.networks.acting_policy import ActingPolicy
-from learner.ppo.learner_config import NetworkConfig
+from learner.networks.network_config import NetworkConfig
 from shared.engines.eager import EagerEngine
 from shared.errors import ExportError
 from tests.support.agent_policies import ACTIONS, VECTOR

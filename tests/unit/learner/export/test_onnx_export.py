@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from learner.export.onnx_export import export_onnx
 from learner.export.policy_export import PolicyExporter
 from learner.networks.acting_policy import ActingPolicy
-from learner.ppo.learner_config import NetworkConfig
+from learner.networks.network_config import NetworkConfig
 from shared.engines.eager import module_tensors
 from shared.engines.onnx import OnnxEngine
 from shared.errors import ExportError

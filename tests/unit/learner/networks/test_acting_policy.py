@@ -10,8 +10,8 @@ from gymnasium import spaces
 from torch import nn
 
 from learner.networks.acting_policy import ActingPolicy
+from learner.networks.network_config import NetworkConfig
 from learner.networks.networks import GruCell, LstmCell
-from learner.ppo.learner_config import NetworkConfig
 from shared.engines.importable import ImportablePolicy, encode_importable, load_importable
 from shared.policy.probe import make_inputs
 from shared.policy.spaces import action_spec, observation_leaves
@@ -34,8 +34,8 @@ ACTIONS = [
     spaces.Box(-np.inf, np.inf, (2, 1), np.float64),
 ]
 NETWORKS = [
-    NetworkConfig(hidden_sizes=(16,)),
-    NetworkConfig(hidden_sizes=(16, 8), shared_trunk=False, activation="relu", normalize_observations=True),
+    NetworkConfig(hidden_sizes=(16,), shared_trunk=True),
+    NetworkConfig(hidden_sizes=(16, 8), activation="relu", normalize_observations=True),
     NetworkConfig(kind="lstm", hidden_sizes=(16,), recurrent_size=8),
     NetworkConfig(kind="lstm", hidden_sizes=(), recurrent_size=8),
     NetworkConfig(kind="gru", hidden_sizes=(16,), recurrent_size=8, normalize_observations=True),
@@ -157,7 +157,7 @@ def test_the_other_cell_is_a_gru() -> None:
 )
 def test_images_of_any_size_and_layout(shape: tuple[int, ...], features: int) -> None:
     leaves = observation_leaves(spaces.Box(0, 255, shape, np.uint8))
-    policy = ActingPolicy(leaves, action_spec(spaces.Discrete(2)), NetworkConfig(hidden_sizes=(8,)))
+    policy = ActingPolicy(leaves, action_spec(spaces.Discrete(2)), NetworkConfig(hidden_sizes=(8,), shared_trunk=True))
     assert policy.encoder.size == features
     with torch.no_grad():
         assert policy(tensors(policy, 2))[0].shape == (2,)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from actor.agent import Agent
-from learner.ppo.learner_config import NetworkConfig
+from learner.networks.network_config import NetworkConfig
 from rl_hotswap.cli.evaluate import COMMAND, EvaluateOptions, evaluate, main
 from rl_hotswap.cli.one_version_store import OneVersionStore
 from shared.process.command_line import run_command

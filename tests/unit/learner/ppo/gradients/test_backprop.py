@@ -3,12 +3,12 @@
 import pytest
 import torch
 
+from learner.networks.network_config import NetworkConfig
 from learner.networks.networks import LstmCell, RecurrentCore, SeparateCore, SharedCore
 from learner.ppo.gradients import llvm_forward
 from learner.ppo.gradients.backprop import AutogradBackprop, SeparateCoreBackprop, SharedCoreBackprop
 from learner.ppo.gradients.flat_parameters import FlatParameters
 from learner.ppo.gradients.lstm_backprop import LstmBackprop
-from learner.ppo.learner_config import NetworkConfig
 from shared.engines.row_compiler import llvm_program
 
 
