@@ -7,9 +7,8 @@ from pathlib import Path
 
 from shared.errors import ConfigurationError, NotAuthentic, PolicyUnavailable
 from shared.policy.signing import PublicKey
-from shared.run.run_config import RunConfig
+from shared.run.run_config import RunConfig, check_run_config
 from shared.run.run_directory import DEFAULT_ROOT, RunDirectory, find_run
-from shared.store.authenticity import check_run_config
 from shared.store.policy_store import PolicyStore, open_store
 
 _LOOK_AGAIN_S = 0.2

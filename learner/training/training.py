@@ -23,9 +23,8 @@ from shared.errors import ConfigurationError
 from shared.policy.signing import SigningKey
 from shared.rollouts.rollout import RolloutLayout
 from shared.run.environment_description import EnvironmentDescription, describe_environment
-from shared.run.run_config import RunConfig
+from shared.run.run_config import RunConfig, sign_run_config
 from shared.run.run_directory import RunDirectory
-from shared.store.authenticity import sign_run_config
 from shared.store.policy_store import LocalPolicyStore
 from shared.store.retention import Retention
 from shared.store.used_numbers import UsedNumbers

@@ -21,8 +21,9 @@ from shared.errors import ConfigurationError, VersionNotFound
 from shared.policy.signing import public_keys_of
 from shared.process.command_line import run_command
 from shared.process.log import set_up_logging
+from shared.run.run_config import check_run_config
 from shared.run.run_directory import RunDirectory, find_run
-from shared.store.authenticity import Authenticity, check_run_config
+from shared.store.authenticity import Authenticity
 from shared.store.policy_store import LocalPolicyStore, VersionFiles, open_version_directory
 
 COMMAND = "rl-hotswap evaluate"

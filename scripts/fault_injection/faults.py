@@ -23,10 +23,11 @@ from scripts.fault_injection.published import highest_number
 from scripts.fault_injection.run_state import ACTORS, INFERENCE_ACTORS, RunState
 from scripts.fault_injection.test_environment import bind_read_only, unmount
 from shared.errors import HotswapError
+from shared.files.small_files import TEMPORARY_PREFIX
 from shared.policy.manifest import MANIFEST_NAME
 from shared.policy.signing import SigningKey
 from shared.store.authenticity import Authenticity
-from shared.store.pending_version import PENDING_DIRECTORY, TEMPORARY_PREFIX
+from shared.store.pending_version import PENDING_DIRECTORY
 from shared.store.policy_store import LocalPolicyStore, version_name
 from shared.store.used_numbers import UsedNumbers
 

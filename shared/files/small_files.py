@@ -1,12 +1,16 @@
-"""Small files that many processes write into one local directory: each is seen whole, whoever is killed."""
+"""Small files that are replaced whole: a reader sees the old content or the new one, even if a writer is killed."""
 
+import os
+import re
 import secrets
 import time
 from contextlib import suppress
 from pathlib import Path
 
 from shared.files.storage_errors import storage
-from shared.store.pending_version import TEMPORARY_PREFIX
+
+TEMPORARY_PREFIX = ".tmp-"
+_UNFINISHED = re.compile(r"\..+\.(\d+)\.[0-9a-f]{6}")  # what replace_file writes before it renames
 
 
 def write_whole(directory: Path, name: str, data: bytes) -> None:
@@ -18,6 +22,36 @@ def write_whole(directory: Path, name: str, data: bytes) -> None:
         temporary.rename(directory / name)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Replace ``path`` with ``data`` atomically, without syncing it to the disk. Raises OSError."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(3)}")
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def sweep_dead_writers(directory: Path) -> None:
+    """Remove the temporary files of processes of this machine that were killed in ``replace_file``."""
+    for path in directory.glob(".*"):
+        unfinished = _UNFINISHED.fullmatch(path.name)
+        if unfinished is not None and not _is_alive(int(unfinished[1])):
+            with suppress(OSError):  # a later sweep tries again
+                path.unlink()
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's process
+        pass
+    return True
 
 
 def forget_oldest(directory: Path, keep: int) -> None:

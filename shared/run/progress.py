@@ -5,7 +5,7 @@ from typing import Literal
 import msgspec
 
 from shared.errors import ConfigurationError
-from shared.transport.transport import RolloutAccounts
+from shared.rollouts.rollout_accounts import RolloutAccounts
 
 Phase = Literal["starting", "training", "stopping", "ended"]
 

@@ -1,11 +1,16 @@
 """``run.json``: what the learner of a run decided and every actor of that run must know."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
-from shared.errors import ConfigurationError
+from shared.errors import ConfigurationError, NotAuthentic
 from shared.policy.signature import PolicySignature
+from shared.policy.signing import PublicKey, SigningKey
+
+# What is signed begins with it, so that no signature of a manifest can stand for one of a run, or the other way round.
+_RUN_CONFIG = b"rl-hotswap run.json\n"
 
 
 class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -45,3 +50,32 @@ def decode_run_config(data: bytes) -> RunConfig:
         return msgspec.json.decode(data, type=RunConfig)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"run.json is not one that this release can read: {error}") from error
+
+
+def sign_run_config(config: RunConfig, key: SigningKey) -> RunConfig:
+    """``config`` with the signature of all that it says."""
+    return msgspec.structs.replace(config, authentication=key.sign(_signed_bytes(config)).hex())
+
+
+def check_run_config(config: RunConfig, keys: Sequence[PublicKey], where: str) -> None:
+    """Raise NotAuthentic unless one of ``keys`` signed the run.json at ``where``; without keys everything passes.
+
+    It says which environment is made with which arguments, of which run versions may act, and who gets the rollouts.
+    """
+    if not keys:
+        return
+    accepted = " or ".join(key.short for key in keys)
+    if config.authentication is None:
+        raise NotAuthentic(
+            f"{where} is not signed; expected a signature by {accepted}, which a learner with --signing-key makes"
+        )
+    try:
+        signature = bytes.fromhex(config.authentication)
+    except ValueError:
+        signature = b""
+    if not any(key.verifies(signature, _signed_bytes(config)) for key in keys):
+        raise NotAuthentic(f"{where} has no signature by {accepted}: it is another key's, or was changed since")
+
+
+def _signed_bytes(config: RunConfig) -> bytes:
+    return _RUN_CONFIG + encode_run_config(msgspec.structs.replace(config, authentication=None))

@@ -17,8 +17,6 @@ Every JSON file is replaced whole, so that a reader sees either the old one or t
 """
 
 import contextlib
-import fcntl
-import os
 import re
 import secrets
 import time
@@ -28,17 +26,16 @@ from typing import Any, Self
 
 import msgspec
 
-from shared.errors import ConfigurationError, StoreLocked
+from shared.errors import ConfigurationError
+from shared.files.small_files import replace_file, sweep_dead_writers
 from shared.run.progress import Progress, Summary, decode_progress, decode_summary, encode_report
 from shared.run.run_config import RunConfig, decode_run_config, encode_run_config
+from shared.run.run_locks import hold_lock, is_locked
 
 DEFAULT_ROOT = Path("runs")
 
 CHECKPOINT_NAME = re.compile(r"checkpoint-(\d{9})\.pt")
 """What a checkpoint is called; the group is the number of updates that it was made after."""
-
-_LOCK_PATIENCE_S = 1.0
-_UNFINISHED = re.compile(r"\..+\.(\d+)\.[0-9a-f]{6}")
 
 
 class RunDirectory:
@@ -142,32 +139,28 @@ class RunDirectory:
             return number, 0
 
     def sweep(self) -> None:
-        """Remove what processes that were killed had half written, of the files that are replaced whole."""
-        for path in self.path.glob(".*"):
-            unfinished = _UNFINISHED.fullmatch(path.name)
-            if unfinished is not None and not _sessions(int(unfinished[1])):
-                with contextlib.suppress(OSError):  # a disk that refuses now is swept by whoever goes on later
-                    path.unlink()
+        """Remove what killed processes left half written."""
+        sweep_dead_writers(self.path)
 
     @contextlib.contextmanager
     def lock_learner(self) -> Iterator[None]:
         """Held while the learner lives. Raises StoreLocked where another one trains here."""
-        with _hold(self.path / "learner.lock", "learner"):
+        with hold_lock(self.path / "learner.lock", "learner"):
             yield
 
     @contextlib.contextmanager
     def lock_supervisor(self) -> Iterator[None]:
         """Held while a supervisor lives. Raises StoreLocked where another one runs here."""
-        with _hold(self.path / "supervisor.lock", "supervisor"):
+        with hold_lock(self.path / "supervisor.lock", "supervisor"):
             yield
 
     def learner_alive(self) -> bool:
         """Whether a learner trains here now; right even after ``kill -9``."""
-        return _is_held(self.path / "learner.lock")
+        return is_locked(self.path / "learner.lock")
 
     def live(self) -> bool:
         """Whether a learner trains here, or a supervisor is about to start (or restart) one."""
-        return self.learner_alive() or _is_held(self.path / "supervisor.lock")
+        return self.learner_alive() or is_locked(self.path / "supervisor.lock")
 
 
 def new_run_directory(env_id: str, root: Path = DEFAULT_ROOT) -> RunDirectory:
@@ -215,77 +208,5 @@ def _read(path: Path) -> bytes | None:
         return path.read_bytes()
     except FileNotFoundError:
         return None
-    except OSError as error:
-        raise ConfigurationError(f"cannot read {path}: {error.strerror or error}") from error
-
-
-def _sessions(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # somebody else's
-        pass
-    return True
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Write ``data`` to ``path`` so that a reader sees all of the old file or all of the new one. Raises OSError.
-
-    Not synced to the disk: for what is written often, and may be lost with the machine.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(3)}")
-    try:
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-@contextlib.contextmanager
-def _hold(path: Path, who: str) -> Iterator[None]:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        opened = path.open("a+b", buffering=0)
-    except OSError as error:
-        raise ConfigurationError(
-            f"cannot open the {who}'s lock file {path}: {error.strerror or error}; remove what is there, or choose "
-            "another --run-dir"
-        ) from error
-    with opened as file:
-        _lock(file.fileno(), path, who)
-        with contextlib.suppress(OSError):  # whose it is only serves a message, and the disk may be full
-            file.truncate(0)
-            file.write(str(os.getpid()).encode())
-        yield
-
-
-def _lock(descriptor: int, path: Path, who: str) -> None:
-    """Take the lock, or raise StoreLocked. It tries for a moment: whoever asks ``_is_held`` holds it for an instant."""
-    deadline = time.monotonic() + _LOCK_PATIENCE_S
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError as error:
-            if time.monotonic() > deadline:
-                raise StoreLocked(
-                    f"another {who} (process {path.read_text() or 'unknown'}) trains in {path.parent}; "
-                    "stop it, or choose another --run-dir"
-                ) from error
-            time.sleep(0.02)
-
-
-def _is_held(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            try:
-                fcntl.flock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True
-            return False
-    except FileNotFoundError:
-        return False
     except OSError as error:
         raise ConfigurationError(f"cannot read {path}: {error.strerror or error}") from error

@@ -2,17 +2,11 @@
 
 from collections.abc import Sequence
 
-import msgspec
-
 from shared.errors import NotAuthentic
 from shared.policy.manifest import MANIFEST_NAME, SIGNATURE_NAME, Manifest
-from shared.policy.signing import SIGNATURE_BYTES, PublicKey, SigningKey
-from shared.run.run_config import RunConfig, encode_run_config
+from shared.policy.signing import SIGNATURE_BYTES, PublicKey
 from shared.store.policy_store import PolicyStore
 from shared.store.version_files import VersionFiles
-
-# What is signed begins with it, so that no signature of a manifest can stand for one of a run, or the other way round.
-_RUN_CONFIG = b"rl-hotswap run.json\n"
 
 
 class Authenticity:
@@ -76,32 +70,3 @@ class Authenticity:
         """From now on only versions of this one's run, where no run was named."""
         if self.run_id is None:
             self.run_id = manifest.run_id
-
-
-def sign_run_config(config: RunConfig, key: SigningKey) -> RunConfig:
-    """``config`` with the signature of all that it says."""
-    return msgspec.structs.replace(config, authentication=key.sign(_signed_bytes(config)).hex())
-
-
-def check_run_config(config: RunConfig, keys: Sequence[PublicKey], where: str) -> None:
-    """Raise NotAuthentic unless one of ``keys`` signed the run.json at ``where``; without keys everything passes.
-
-    It says which environment is made with which arguments, of which run versions may act, and who gets the rollouts.
-    """
-    if not keys:
-        return
-    accepted = " or ".join(key.short for key in keys)
-    if config.authentication is None:
-        raise NotAuthentic(
-            f"{where} is not signed; expected a signature by {accepted}, which a learner with --signing-key makes"
-        )
-    try:
-        signature = bytes.fromhex(config.authentication)
-    except ValueError:
-        signature = b""
-    if not any(key.verifies(signature, _signed_bytes(config)) for key in keys):
-        raise NotAuthentic(f"{where} has no signature by {accepted}: it is another key's, or was changed since")
-
-
-def _signed_bytes(config: RunConfig) -> bytes:
-    return _RUN_CONFIG + encode_run_config(msgspec.structs.replace(config, authentication=None))

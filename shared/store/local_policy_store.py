@@ -22,11 +22,11 @@ from pathlib import Path
 from loguru import logger
 
 from shared.errors import VersionNotFound
-from shared.files.small_files import sweep_unfinished
+from shared.files.small_files import TEMPORARY_PREFIX, sweep_unfinished
 from shared.files.storage_errors import storage
 from shared.policy.manifest import MANIFEST_NAME, Manifest
 from shared.store.local_quarantine import LocalQuarantine
-from shared.store.pending_version import PENDING_DIRECTORY, TEMPORARY_PREFIX, PendingVersion, is_abandoned, sync
+from shared.store.pending_version import PENDING_DIRECTORY, PendingVersion, is_abandoned, sync
 from shared.store.quarantine_advice import QUARANTINE_DIRECTORY
 from shared.store.retention import Retention
 from shared.store.store_notes import NOTES_DIRECTORY, LocalNotes

@@ -18,10 +18,10 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
+from shared.files.small_files import TEMPORARY_PREFIX
 from shared.files.storage_errors import storage
 
 PENDING_DIRECTORY = ".pending"
-TEMPORARY_PREFIX = ".tmp-"
 _NOT_SUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno.ENOLCK)
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC

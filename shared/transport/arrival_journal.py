@@ -13,7 +13,7 @@ import msgspec
 from loguru import logger
 
 from shared.errors import ConfigurationError
-from shared.run.run_directory import replace_file
+from shared.files.small_files import replace_file
 
 _COMPACT_AFTER_LINES = 20_000
 

@@ -10,9 +10,9 @@ import msgspec
 
 from shared.errors import CheckpointError
 from shared.rollouts.rollout import Rollout
+from shared.rollouts.rollout_accounts import RolloutAccounts
 from shared.transport.arrival_journal import ArrivalJournal
 from shared.transport.rate_limited_warnings import RateLimitedWarnings
-from shared.transport.transport import RolloutAccounts
 
 Place = Literal["learned", "stale", "invalid", "lost"]
 

@@ -14,19 +14,8 @@ count of what it sent, and from the journal of a learner that was killed; never 
 
 from typing import Protocol
 
-import msgspec
-
 from shared.rollouts.rollout import Rollout
-
-
-class RolloutAccounts(msgspec.Struct, forbid_unknown_fields=True):
-    """Where rollouts went. ``sent == learned + stale + invalid + lost`` once nothing is under way."""
-
-    sent: int = 0
-    learned: int = 0
-    stale: int = 0
-    invalid: int = 0
-    lost: int = 0
+from shared.rollouts.rollout_accounts import RolloutAccounts
 
 
 class RolloutSender(Protocol):

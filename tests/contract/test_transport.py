@@ -8,7 +8,7 @@ from loguru import logger
 
 from shared.errors import CheckpointError, TransportClosed
 from shared.rollouts.rollout import Rollout, RolloutLayout
-from shared.transport.transport import RolloutAccounts
+from shared.rollouts.rollout_accounts import RolloutAccounts
 from tests.support.rollout_examples import assert_same, example_rollout, plain_layout, rich_layout
 from tests.support.transport_cases import LEARNER_TIMEOUT_S, TRANSPORTS, TransportCase
 from tests.support.waiting import PATIENCE_S, Running, until

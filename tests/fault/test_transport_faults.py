@@ -17,10 +17,10 @@ import zmq
 from loguru import logger
 
 from shared.errors import ConfigurationError
+from shared.rollouts.rollout_accounts import RolloutAccounts
 from shared.rollouts.rollout_codec import encode_rollout
 from shared.transport import messages
 from shared.transport.messages import Bye, Hello, Sender, Sending
-from shared.transport.transport import RolloutAccounts
 from shared.transport.zmq_transport import ZmqReceiver, ZmqSender
 from tests.support.paths import REPOSITORY
 from tests.support.rollout_examples import RUN_ID, example_rollout, plain_layout

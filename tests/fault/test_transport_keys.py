@@ -14,8 +14,8 @@ import zmq
 from loguru import logger
 
 from shared.errors import ConfigurationError
+from shared.rollouts.rollout_accounts import RolloutAccounts
 from shared.run.run_directory import RunDirectory
-from shared.transport.transport import RolloutAccounts
 from shared.transport.transport_keys import (
     ACTOR_KEY_NAME,
     LEARNER_KEY_NAME,

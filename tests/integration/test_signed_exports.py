@@ -12,7 +12,8 @@ from rl_hotswap.cli.evaluate import COMMAND, EvaluateOptions, main
 from shared.errors import ConfigurationError, NotAuthentic
 from shared.policy.signing import SigningKey
 from shared.process.command_line import run_command
-from shared.store.authenticity import Authenticity, sign_run_config
+from shared.run.run_config import sign_run_config
+from shared.store.authenticity import Authenticity
 from shared.store.policy_store import LocalPolicyStore
 from tests.support.published_run import publish_run
 from tests.support.tiny_policy import TINY_SIGNATURE, TinyPolicy

@@ -17,9 +17,9 @@ from rl_hotswap.cli.train import command as main
 from rl_hotswap.launcher.single_process_options import SingleProcessRun
 from shared.errors import ConfigurationError
 from shared.policy.signing import SigningKey
+from shared.rollouts.rollout_accounts import RolloutAccounts
 from shared.run.progress import Summary
 from shared.run.run_directory import RunDirectory
-from shared.transport.transport import RolloutAccounts
 
 _OPTIONS = TrainOptions(
     env="Acrobot-v1",

@@ -13,9 +13,9 @@ import pytest
 
 from rl_hotswap.launcher.supervisor import GAVE_UP, Standing, Supervisor, restart_delay_s
 from shared.errors import ConfigurationError
+from shared.rollouts.rollout_accounts import RolloutAccounts
 from shared.run.progress import Progress, Summary
 from shared.run.run_directory import RunDirectory
-from shared.transport.transport import RolloutAccounts
 from tests.support.paths import REPOSITORY
 
 # Stand-ins are told the run directory. A read of the fifo "end" blocks until the test opens it.
@@ -24,7 +24,7 @@ import os, pathlib, signal, sys, time
 from shared.process.process_guard import die_with_parent
 from shared.run.progress import Progress, Summary
 from shared.run.run_directory import RunDirectory
-from shared.transport.transport import RolloutAccounts
+from shared.rollouts.rollout_accounts import RolloutAccounts
 run = RunDirectory(pathlib.Path(sys.argv[1]))
 die_with_parent()
 alive = open(run.path / "alive", "wb", 0) if (run.path / "alive").exists() else None

@@ -8,10 +8,10 @@ from loguru import logger
 
 from scripts.fault_injection.invalid_rollouts import INVALID, InvalidRollouts, send_invalid
 from scripts.fault_injection.invariants import Invariants
+from shared.rollouts.rollout_accounts import RolloutAccounts
 from shared.run.progress import Progress
 from shared.run.run_config import RunConfig
 from shared.run.run_directory import RunDirectory
-from shared.transport.transport import RolloutAccounts
 from shared.transport.zmq_transport import ZmqReceiver
 from tests.support.rollout_examples import RUN_ID, plain_layout
 

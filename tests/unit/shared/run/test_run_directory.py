@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from shared.errors import ConfigurationError, StoreLocked
+from shared.files.small_files import replace_file
 from shared.policy.signature import PolicySignature
 from shared.policy.spaces import ActionSpec
+from shared.rollouts.rollout_accounts import RolloutAccounts
 from shared.run.progress import Progress, Summary
 from shared.run.run_config import RunConfig
-from shared.run.run_directory import RunDirectory, find_run, new_run_directory, replace_file
-from shared.transport.transport import RolloutAccounts
+from shared.run.run_directory import RunDirectory, find_run, new_run_directory
 from tests.support.paths import REPOSITORY
 
 
@@ -206,7 +207,7 @@ def test_one_learner_at_a_time(tmp_path: Path) -> None:
     with run.lock_learner():
         assert run.learner_alive()
         refused = _in_another_process(_try_to_lock, tmp_path)
-        assert refused == f"another learner (process {os.getpid()}) trains in {tmp_path}"
+        assert refused == f"process {os.getpid()} already runs a learner in {tmp_path}"
     assert not run.learner_alive()
     with run.lock_learner():
         assert run.learner_alive()
@@ -227,7 +228,7 @@ def _try_to_lock(path: Path) -> str:
         with RunDirectory(path).lock_learner():
             return "locked"
     except StoreLocked as error:
-        return str(error).partition(";")[0]
+        return str(error).partition(": ")[2]
 
 
 def _in_another_process(function, *arguments):  # type: ignore[no-untyped-def]

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from loguru import logger
 
 from shared.errors import ConfigurationError
+from shared.rollouts.rollout_accounts import RolloutAccounts
 from shared.transport.arrival_journal import ArrivalJournal
 from shared.transport.ledger import Ledger, SenderKey
-from shared.transport.transport import RolloutAccounts
 from tests.support.mutations import mutants
 
 

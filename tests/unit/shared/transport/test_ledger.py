@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.errors import CheckpointError
+from shared.rollouts.rollout_accounts import RolloutAccounts
 from shared.transport.ledger import Ledger, SenderKey
-from shared.transport.transport import RolloutAccounts
 
 A1, A2, B1 = SenderKey("a", "1"), SenderKey("a", "2"), SenderKey("b", "1")
 

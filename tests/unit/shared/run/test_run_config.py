@@ -8,8 +8,7 @@ from shared.errors import NotAuthentic
 from shared.policy.signature import acting_signature
 from shared.policy.signing import SigningKey
 from shared.policy.spaces import action_spec, observation_leaves
-from shared.run.run_config import RunConfig, decode_run_config, encode_run_config
-from shared.store.authenticity import check_run_config, sign_run_config
+from shared.run.run_config import RunConfig, check_run_config, decode_run_config, encode_run_config, sign_run_config
 
 KEY, OTHER = SigningKey.generate(), SigningKey.generate()
 CONFIG = RunConfig(
