@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from learner.export.export_verdicts import EXAMPLE_ROWS
 from shared.errors import ExportError, SignatureMismatch
 from shared.policy.module_signature import ArgumentSpec, ModuleSignature
 from shared.policy.structure import Structure, describe, flatten, leaf_names, merge, unflatten
 
-EXAMPLE_ROWS = 3  # what programs are traced with: neither 0 nor 1, which exporters take for constants
 _SMALLEST = (1, 2)  # the second where the module itself does not take a batch of one
 _LARGEST = 16
 _MOST_GUESSES = 32
@@ -350,6 +350,3 @@ def _output_spec(name: str, arrays: Sequence[np.ndarray]) -> ArgumentSpec:
 def _first_line(error: object) -> str:
     text = str(error).strip() or type(error).__name__
     return text.splitlines()[0][:300]
-
-
-Weights = Mapping[str, np.ndarray]

@@ -1,25 +1,30 @@
 """When a program counts as the policy: equal to eager at three batch sizes, for two sets of inputs, and new weights."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from learner.export.export_verdicts import MOST_CHARACTERS, Failure, refusal, stale_weights
+from learner.export.export_verdicts import (
+    ATOL,
+    EXAMPLE_ROWS,
+    MOST_CHARACTERS,
+    RTOL,
+    Failure,
+    LoadWeights,
+    Run,
+    refusal,
+    stale_weights,
+)
 from shared.engines.eager import module_tensors
 from shared.errors import ExportError, PolicyError, one_line
 from shared.policy.probe import MakeInputs, Probe, compare, compute_probe, make_inputs
 from shared.policy.signature import PolicySignature
 
-EXAMPLE_ROWS = 3  # what programs are traced with: neither 0 nor 1, which exporters take for constants
 BATCH_SIZES = (EXAMPLE_ROWS, 1, 64)
-ATOL = RTOL = 1e-5
-
-Run = Callable[[Sequence[np.ndarray]], list[np.ndarray]]
-LoadWeights = Callable[[Mapping[str, np.ndarray]], None]
 
 
 @dataclass(frozen=True)

@@ -7,16 +7,16 @@ from typing import Literal, get_args
 import numpy as np
 from torch import nn
 
-from learner.export.eager_cases import EXAMPLE_ROWS, EagerCases, resized
+from learner.export.eager_cases import EagerCases, resized
 from learner.export.export_checks import perturbed, write_weights
 from learner.export.export_copy import copy_for_export
-from learner.export.export_verdicts import BakedBatchError, taken
+from learner.export.export_verdicts import EXAMPLE_ROWS, BakedBatchError, taken
 from learner.export.flat_module import FlatModule, flat_source
 from learner.export.mixed_scripting import PieceCall, piece_calls, with_scripted_pieces, with_traced_pieces
 from learner.export.program_checks import ProgramChecks
 from shared.engines.engine import Engine
 from shared.errors import ExportError, PolicyError
-from shared.policy.manifest import MethodReport, ProgramKind
+from shared.policy.manifest import WEIGHTS_FILE, MethodReport, ProgramKind
 from shared.policy.program_digest import onnx_program_digest, torchscript_program_digest
 from shared.policy.weights import TensorPlace
 from shared.scripting.scripting import (
@@ -33,9 +33,6 @@ ExportMethod = Literal["script", "script+trace", "trace+script", "trace", "onnx"
 EXPORT_METHODS: tuple[ExportMethod, ...] = get_args(ExportMethod)
 TORCHSCRIPT_METHODS: tuple[ExportMethod, ...] = ("script", "script+trace", "trace+script", "trace")
 _MESSAGE_CHARACTERS = 2000
-
-WEIGHTS_FILE = "weights.safetensors"
-FILES: Mapping[ProgramKind, str] = {"torchscript": "policy.ts", "onnx": "policy.onnx", "aot": "policy.pt2"}
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,20 @@
 """What is said of a program once its outputs have been compared with eager: taken, or refused for which reason."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from shared.errors import ExportError, one_line
 from shared.policy.manifest import MethodReport
 
+EXAMPLE_ROWS = 3  # rows of the example that programs are made with; exporters take 0 and 1 for constants
+ATOL = RTOL = 1e-5
 MOST_CHARACTERS = 400
 """Of an error's message in a report."""
+
+Run = Callable[[Sequence[np.ndarray]], list[np.ndarray]]
+LoadWeights = Callable[[Mapping[str, np.ndarray]], None]
 
 
 class BakedBatchError(ExportError):

@@ -14,31 +14,28 @@ from learner.export.eager_cases import EagerCases, EagerModule, tensors_of
 from learner.export.export_checks import write_weights
 from learner.export.export_copy import copy_for_export
 from learner.export.export_hints import hint
-from learner.export.export_methods import (
-    FILES,
-    TORCHSCRIPT_METHODS,
-    WEIGHTS_FILE,
-    ExportMethod,
-    MadeProgram,
-    MethodRunner,
-)
+from learner.export.export_methods import TORCHSCRIPT_METHODS, ExportMethod, MadeProgram, MethodRunner
 from learner.export.flat_module import FlatModule
 from learner.export.program_checks import ProgramChecks
 from shared.engines.eager import module_tensors
 from shared.errors import ConfigurationError, ExportError, SignatureMismatch, WeightsError, one_line
-from shared.policy.manifest import Manifest, MethodReport, ProbeEntry, ProgramEntry
+from shared.policy.manifest import (
+    PROBE_FILE,
+    PROGRAM_FILES,
+    WEIGHTS_FILE,
+    Manifest,
+    MethodReport,
+    ProbeEntry,
+    ProgramEntry,
+)
 from shared.policy.module_probe import encode_module_probe
 from shared.policy.module_signature import NOT_A_POLICY
-from shared.policy.probe import Probe
+from shared.policy.probe import PROBE_ATOL, PROBE_RTOL, Probe
 from shared.policy.signing import SigningKey, signing_key_of
 from shared.policy.structure import describe
 from shared.policy.weights import encode_weights, tensor_places
 from shared.store.pending_version import PendingVersion
 from shared.store.version_files import Sign, describe_files, describe_version, parse_version_name
-
-PROBE_FILE = "probe.safetensors"
-# Wider than what programs are held to here: an actor may run them on another processor's kernels.
-PROBE_ATOL = PROBE_RTOL = 1e-4
 
 
 @dataclass(frozen=True)
@@ -183,9 +180,9 @@ def _try_methods(
             made[program.kind] = program
     if not made:
         raise _no_method(reports, aot_was_tried="aot" in methods)
-    files = {FILES[program.kind]: program.data for program in made.values()}
+    files = {PROGRAM_FILES[program.kind]: program.data for program in made.values()}
     entries = tuple(
-        ProgramEntry(program.kind, FILES[program.kind], program.program_digest) for program in made.values()
+        ProgramEntry(program.kind, PROGRAM_FILES[program.kind], program.program_digest) for program in made.values()
     )
     return {WEIGHTS_FILE: encoded, **files}, entries, tuple(reports)
 

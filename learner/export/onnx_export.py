@@ -15,6 +15,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from learner.export.export_verdicts import EXAMPLE_ROWS
 from shared.errors import ExportError
 from shared.policy.probe import make_inputs
 from shared.policy.signature import PolicySignature
@@ -27,7 +28,6 @@ _FLOATS = (
     onnx.TensorProto.DOUBLE,
 )
 _VALUES = ("raw_data", "float_data", "double_data", "int32_data", "int64_data", "uint64_data")
-_EXAMPLE_ROWS = 3  # neither 0 nor 1, which the exporter would take for constants
 
 
 def export_onnx(
@@ -39,7 +39,7 @@ def export_onnx(
     of a graph may be alike.
     Raises ExportError where the exporter fails, or where a float in the graph is none of the policy's weights.
     """
-    example = [torch.from_numpy(array) for array in make_inputs(signature, _EXAMPLE_ROWS, seed=0)]
+    example = [torch.from_numpy(array) for array in make_inputs(signature, EXAMPLE_ROWS, seed=0)]
     outputs = [f"next_{spec.name}" if spec.role == "state" else spec.name for spec in signature.outputs]
     model = export_model(module, example, [0] * len(example), signature.input_names, outputs)
     return with_weights_outside(model, places, weights_file)

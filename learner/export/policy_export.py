@@ -21,8 +21,20 @@ from shared.engines.eager import EagerEngine, module_tensors
 from shared.engines.importable import ImportablePolicy, encode_importable, importable_digest, load_importable
 from shared.engines.torchscript import TorchScriptEngine
 from shared.errors import ConfigurationError, ExportError, PolicyError, ProbeMismatch, WeightsError
-from shared.policy.manifest import Manifest, MethodReport, ProbeEntry, ProgramEntry, ProgramKind
-from shared.policy.probe import Probe, compare, compute_probe, encode_probe, run_policy
+from shared.policy.manifest import (
+    AOT_FILE,
+    IMPORTABLE_FILE,
+    ONNX_FILE,
+    PROBE_FILE,
+    TORCHSCRIPT_FILE,
+    WEIGHTS_FILE,
+    Manifest,
+    MethodReport,
+    ProbeEntry,
+    ProgramEntry,
+    ProgramKind,
+)
+from shared.policy.probe import PROBE_ATOL, PROBE_RTOL, Probe, compare, compute_probe, encode_probe, run_policy
 from shared.policy.program_digest import onnx_program_digest, torchscript_program_digest
 from shared.policy.signature import PolicySignature
 from shared.policy.signing import SigningKey, signing_key_of
@@ -32,16 +44,6 @@ from shared.scripting.scripting import Scripted, ScriptModule, save_archive, try
 from shared.store.policy_store import PolicyStore, open_store
 
 __all__ = ["ExportReport", "PolicyExporter", "export_module", "publish_policy"]
-
-TORCHSCRIPT_FILE = "policy.ts"
-ONNX_FILE = "policy.onnx"
-AOT_FILE = "policy.pt2"
-IMPORTABLE_FILE = "importable.json"
-WEIGHTS_FILE = "weights.safetensors"
-PROBE_FILE = "probe.safetensors"
-
-# Wider than what exports are held to here: an actor may run trained weights on another processor's kernels.
-PROBE_ATOL = PROBE_RTOL = 1e-4
 
 
 class PolicyExporter:

@@ -1,21 +1,17 @@
 """Whether a program computes what the eager module computes, and if not, the one sentence that says why."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from learner.export.eager_cases import Case, EagerCases
 from learner.export.export_checks import perturbed
-from learner.export.export_verdicts import MOST_CHARACTERS, Failure, refusal, stale_weights
+from learner.export.export_verdicts import ATOL, MOST_CHARACTERS, Failure, LoadWeights, Run, refusal, stale_weights
 from shared.errors import ExportError, PolicyError, one_line
 from shared.policy.module_probe import compare_outputs
 
-ATOL = RTOL = 1e-5
 _EPSILONS = 32  # of the coarsest dtype among the outputs: float16 is no nearer to itself than that
-
-Run = Callable[[Sequence[np.ndarray]], list[np.ndarray]]
-LoadWeights = Callable[[Mapping[str, np.ndarray]], None]
 
 
 @dataclass(frozen=True)

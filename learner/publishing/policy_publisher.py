@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from loguru import logger
 from torch import Tensor, nn
 
-from learner.export.policy_export import WEIGHTS_FILE, PolicyExporter
+from learner.export.policy_export import PolicyExporter
 from learner.publishing.error_throttle import ErrorThrottle
 from learner.publishing.store_maintenance import StoreMaintenance
 from learner.training.training_statistics import PublishedVersions
 from shared.engines.eager import module_tensors
 from shared.errors import StoreError
-from shared.policy.manifest import FileEntry, Manifest, ProbeEntry, ProgramEntry, TrainingProgress
+from shared.policy.manifest import WEIGHTS_FILE, FileEntry, Manifest, ProbeEntry, ProgramEntry, TrainingProgress
 from shared.policy.signing import SigningKey
 from shared.retry import RetrySchedule
 from shared.store.policy_store import PolicyStore, Retention

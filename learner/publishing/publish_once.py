@@ -4,9 +4,9 @@ import time
 
 from torch import nn
 
-from learner.export.policy_export import WEIGHTS_FILE, PolicyExporter
+from learner.export.policy_export import PolicyExporter
 from shared.engines.eager import module_tensors
-from shared.policy.manifest import Manifest
+from shared.policy.manifest import WEIGHTS_FILE, Manifest
 from shared.policy.signature import PolicySignature
 from shared.policy.signing import SigningKey
 from shared.store.policy_store import PolicyStore

@@ -62,10 +62,11 @@ def prepare_versions(
     """
     import torch
 
-    from learner.export.policy_export import WEIGHTS_FILE, PolicyExporter
+    from learner.export.policy_export import PolicyExporter
     from learner.networks.acting_policy import ActingPolicy
     from learner.networks.network_config import Activation, NetworkConfig
     from shared.engines.eager import module_tensors
+    from shared.policy.manifest import WEIGHTS_FILE
     from shared.run.environment_description import describe_environment
 
     assert versions > 0
@@ -102,9 +103,9 @@ def prepare_versions(
 def _onnx_files(policy: "ActingPolicy") -> _MakeFiles:
     from learner.export.export_copy import copy_for_export
     from learner.export.onnx_export import export_onnx
-    from learner.export.policy_export import ONNX_FILE, PROBE_ATOL, PROBE_FILE, PROBE_RTOL, WEIGHTS_FILE
     from shared.engines.eager import module_tensors
-    from shared.policy.probe import compute_probe, encode_probe
+    from shared.policy.manifest import ONNX_FILE, PROBE_FILE, WEIGHTS_FILE
+    from shared.policy.probe import PROBE_ATOL, PROBE_RTOL, compute_probe, encode_probe
     from shared.policy.program_digest import onnx_program_digest
     from shared.policy.weights import encode_weights, tensor_places
 

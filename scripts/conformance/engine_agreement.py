@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
-from learner.export.policy_export import WEIGHTS_FILE, PolicyExporter
+from learner.export.policy_export import PolicyExporter
 from learner.networks.acting_policy import CLASS_PATH, ActingPolicy
 from learner.networks.network_config import NetworkConfig
 from shared.engines.engine import Engine, EngineKind
 from shared.engines.importable import ImportablePolicy
 from shared.engines.load import load_program
-from shared.policy.manifest import FileEntry, Manifest
+from shared.policy.manifest import WEIGHTS_FILE, FileEntry, Manifest
 from shared.policy.probe import make_inputs
 from shared.policy.signature import PolicySignature
 from shared.policy.spaces import action_spec, observation_leaves

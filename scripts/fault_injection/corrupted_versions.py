@@ -16,8 +16,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from learner.export.policy_export import ONNX_FILE, PROBE_FILE, TORCHSCRIPT_FILE, WEIGHTS_FILE
-from shared.policy.manifest import MANIFEST_NAME, SIGNATURE_NAME
+from shared.policy.manifest import MANIFEST_NAME, ONNX_FILE, PROBE_FILE, SIGNATURE_NAME, TORCHSCRIPT_FILE, WEIGHTS_FILE
 from shared.policy.signing import SigningKey
 from shared.policy.weights import decode_weights, encode_weights
 

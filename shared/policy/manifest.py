@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Literal
 
@@ -19,6 +20,19 @@ MAX_MANIFEST_BYTES = 4 * 2**20
 MAX_VERSION_BYTES = 8 * 2**30
 
 ProgramKind = Literal["torchscript", "onnx", "aot", "importable"]
+
+WEIGHTS_FILE = "weights.safetensors"
+PROBE_FILE = "probe.safetensors"
+TORCHSCRIPT_FILE = "policy.ts"
+ONNX_FILE = "policy.onnx"
+AOT_FILE = "policy.pt2"
+IMPORTABLE_FILE = "importable.json"
+PROGRAM_FILES: Mapping[ProgramKind, str] = {
+    "torchscript": TORCHSCRIPT_FILE,
+    "onnx": ONNX_FILE,
+    "aot": AOT_FILE,
+    "importable": IMPORTABLE_FILE,
+}
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")

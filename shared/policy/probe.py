@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 Policy = Callable[[list["Tensor"]], list["Tensor"]]
 """A module in eval mode, or anything else that is called as one."""
 
+# The tolerances in a published probe. They are wider than those of the export: an actor may run other kernels.
+PROBE_ATOL = PROBE_RTOL = 1e-4
 _FIRST_MARGIN = 1e-2
 _ROUNDS = 16  # each asks for half the margin of the one before: a policy with a thousand dimensions gets there too
 

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 
 from actor.agent import Agent
-from learner.export.policy_export import PROBE_FILE, TORCHSCRIPT_FILE, WEIGHTS_FILE
 from shared.engines.engine import EngineChoice
 from shared.errors import PolicyOutputError, PolicyUnavailable, StoreUnavailable, VersionNotFound
-from shared.policy.manifest import ProgramEntry
+from shared.policy.manifest import PROBE_FILE, TORCHSCRIPT_FILE, WEIGHTS_FILE, ProgramEntry
 from shared.policy.weights import decode_weights, encode_weights
 from shared.store.policy_store import LocalPolicyStore, Retention, VersionFiles, version_name
 from shared.store.version_directory import VersionDirectory

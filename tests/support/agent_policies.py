@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from learner.export.policy_export import WEIGHTS_FILE, PolicyExporter
+from learner.export.policy_export import PolicyExporter
 from learner.networks.acting_policy import ActingPolicy
 from learner.networks.network_config import NetworkConfig
-from shared.policy.manifest import FileEntry, Manifest
+from shared.policy.manifest import WEIGHTS_FILE, FileEntry, Manifest
 from shared.policy.spaces import ActionSpec, ObservationLeaf
 from shared.store.policy_store import LocalPolicyStore, PolicyStore
 from shared.store.version_files import Sign

@@ -7,8 +7,7 @@ import zipfile
 import torch
 from torch import Tensor, nn
 
-from learner.export.policy_export import TORCHSCRIPT_FILE, WEIGHTS_FILE
-from shared.policy.manifest import Manifest, ProgramEntry
+from shared.policy.manifest import TORCHSCRIPT_FILE, WEIGHTS_FILE, Manifest, ProgramEntry
 from shared.policy.program_digest import torchscript_program_digest
 from shared.policy.weights import encode_weights
 from shared.store.policy_store import PolicyStore

@@ -11,8 +11,8 @@ from typing import Literal
 
 from torch import nn
 
-from learner.export.policy_export import ONNX_FILE, TORCHSCRIPT_FILE
 from scripts.fault_injection.corrupted_versions import SPOILS, Spoil, flip, sign_as_it_lies
+from shared.policy.manifest import ONNX_FILE, TORCHSCRIPT_FILE
 from shared.policy.signing import SigningKey
 from shared.store.policy_store import LocalPolicyStore, version_name
 from shared.store.version_files import mark_name, parse_mark_name

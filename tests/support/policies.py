@@ -10,10 +10,10 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from learner.export.policy_export import WEIGHTS_FILE, PolicyExporter
+from learner.export.policy_export import PolicyExporter
 from learner.networks.acting_policy import ActingPolicy
 from learner.networks.network_config import NetworkConfig
-from shared.policy.manifest import FileEntry, Manifest
+from shared.policy.manifest import WEIGHTS_FILE, FileEntry, Manifest
 from shared.policy.spaces import action_spec, observation_leaves
 
 VECTOR = spaces.Box(-1, 1, (4,), np.float32)

@@ -11,8 +11,8 @@ import pytest
 from actor.agent import Agent
 from actor.versions.policy_loader import PolicyLoader
 from actor.versions.version_selection import History
-from learner.export.policy_export import WEIGHTS_FILE
 from shared.errors import ConfigurationError, PolicyUnavailable, SignatureMismatch
+from shared.policy.manifest import WEIGHTS_FILE
 from shared.policy.noise import NoiseStream
 from shared.policy.weights import decode_weights, encode_weights
 from shared.store.policy_store import LocalPolicyStore, VersionFiles

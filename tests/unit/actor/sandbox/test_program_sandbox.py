@@ -14,10 +14,9 @@ import pytest
 from actor.loading.engine_fallback import EngineFallback
 from actor.sandbox.program_sandbox import ProgramSandbox, SandboxLimits
 from actor.sandbox.sandbox_cache import SandboxCache
-from learner.export.policy_export import WEIGHTS_FILE
 from shared.engines.engine import Engine, EngineKind
 from shared.errors import ProbeMismatch, ProgramError, TransientLoadError
-from shared.policy.manifest import Manifest
+from shared.policy.manifest import WEIGHTS_FILE, Manifest
 from shared.store.policy_store import LocalPolicyStore
 from tests.support import bad_programs
 from tests.support.agent_policies import exporter, local_store, make_policy, publish, publish_seed
