@@ -20,7 +20,7 @@ from loguru import logger
 from rl_hotswap.launcher.child_process import ChildProcess
 from shared.errors import ConfigurationError
 from shared.process.command_line import CANNOT
-from shared.process.log import tell_warnings
+from shared.process.log import forward_warnings
 from shared.process.process_guard import Lifeline
 from shared.run.progress import Progress
 from shared.run.run_directory import RunDirectory
@@ -108,7 +108,7 @@ class Supervisor:
 
         Raises ConfigurationError with a child's own words where it could not do what was asked.
         """
-        with tell_warnings(self._tell_of_oneself):
+        with forward_warnings(self._tell_of_oneself):
             with self._selector, _stop_signals(self._selector, self._signals), Lifeline() as lifeline:
                 try:
                     code = self._until_over(lifeline)

@@ -1,6 +1,6 @@
-"""How every command reads its flags and ends: typed settings in, one exit code out, no traceback for a mistake.
+"""Command lines: typed settings, one exit code, and errors as one line without a traceback.
 
-Exit codes: 0 and 1 are the command's own; 2 says that it could not do what was asked, in one line on stderr; 130 is
+Exit codes: 0 and 1 belong to the command; 2 means that it could not run, with the reason in one line on stderr; 130 is
 Ctrl-C.
 """
 
@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from shared.errors import HotswapError, one_line
 
-# Flags of the last release, still accepted for this one.
+# Flags of the last release that this release still accepts.
 _DEPRECATED_FLAGS = {"--take-turns": "--sync", "--no-take-turns": "--async"}
 
 CANNOT = 2
@@ -32,30 +32,36 @@ _RULE = re.compile(r"─{3,}.*")
 def run_command(
     name: str, settings: type[Settings], main: Callable[[Settings], int], arguments: Sequence[str] | None = None
 ) -> int:
-    """Parse ``arguments`` (``sys.argv[1:]`` if None) into ``settings``, run ``main`` with them, return the exit code.
+    """Parse ``arguments`` into ``settings`` and run ``main`` with them.
 
-    ``name`` is how a person starts the command ("python -m actor.run"). The dataclass's docstring heads ``--help``, and
-    the docstrings of its fields explain the flags. Every HotswapError becomes one line and code 2; anything else is a
-    fault of ours and keeps its traceback.
+    The docstring of the dataclass heads ``--help``; the docstrings of its fields explain the flags. A HotswapError is
+    printed as one line; any other exception is a bug and keeps its traceback.
+
+    Args:
+        name: how the command is started, such as "python -m actor.run".
+        settings: dataclass of the flags.
+        main: the command; returns its exit code.
+        arguments: the flags; ``sys.argv[1:]`` if None.
+
+    Returns:
+        The exit code.
     """
-    _find_modules_in_the_working_directory()
+    _make_working_directory_importable()
     try:
         parsed = _parse(name, settings, _replace_deprecated(sys.argv[1:] if arguments is None else arguments))
         return parsed if isinstance(parsed, int) else main(parsed)
     except HotswapError as error:
-        _complain(name, str(error) or type(error).__name__)
+        _print_error(name, str(error) or type(error).__name__)
         return CANNOT
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:  # the reader of our output (`| head`) has gone; Python would complain again at exit
+    except BrokenPipeError:  # the reader of stdout (`| head`) ended; Python would print an error at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _BROKEN_PIPE
 
 
-def _find_modules_in_the_working_directory() -> None:
-    """Append the working directory to the import path, so that flags can name modules in it (``--env
-    module:EnvId``).
-    """
+def _make_working_directory_importable() -> None:
+    """Let flags name modules in the working directory (``--env module:EnvId``)."""
     directory = str(Path.cwd())
     if directory not in sys.path:
         sys.path.append(directory)
@@ -73,22 +79,22 @@ def _replace_deprecated(arguments: Sequence[str]) -> list[str]:
 
 
 def _parse(name: str, settings: type[Settings], arguments: Sequence[str]) -> Settings | int:
-    """The settings, or the exit code where the parser has already said all there is to say."""
+    """Return the settings, or an exit code after the parser printed help or an error."""
     import tyro
 
-    said = io.StringIO()
+    output = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(output):
             return tyro.cli(settings, prog=name, args=arguments)
     except SystemExit as done:
         if not done.code:
             return 0
-        _complain(name, f"{_first_part(said.getvalue())} (--help lists every flag)")
+        _print_error(name, f"{_first_part(output.getvalue())} (--help lists every flag)")
         return CANNOT
 
 
 def _first_part(box: str) -> str:
-    """What a boxed message says above its first inner rule, as one line."""
+    """Return the text of a boxed message above its first inner rule, as one line."""
     lines = [_BOX.sub("", line).strip() for line in box.splitlines()]
     title, *body = [line for line in lines if line] or ["bad flags"]
     words: list[str] = []
@@ -99,5 +105,5 @@ def _first_part(box: str) -> str:
     return " ".join(words) or _RULE.sub("", title).strip("─ ")
 
 
-def _complain(name: str, message: str) -> None:
+def _print_error(name: str, message: str) -> None:
     print(f"{name}: {one_line(message)}", file=sys.stderr)  # noqa: T201

@@ -1,4 +1,4 @@
-"""Logging as every process here does it: to the terminal, and to a rotating file of its own in the run directory."""
+"""Logging of a process: to the terminal, and to a rotating file of its own in the run directory."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -21,9 +21,8 @@ TERMINAL_FORMAT = (
     "<cyan>{name}:{function}:{line}</cyan> - {message}"
 )
 
-# A supervisor reads its children's terminal output line by line and knows these by their level.
+# A supervisor reads the stderr of its children line by line and recognizes log lines by their level.
 SUPERVISED_FORMAT = "{level} | {name}:{function}:{line} - {message}"
-
 
 _ROTATE_AFTER_BYTES = 10 * 2**20
 _FILES_KEPT = 5
@@ -37,10 +36,19 @@ def set_up_logging(
     file_level: Level = "DEBUG",
     supervised: bool = False,
 ) -> None:
-    """Send this process's log to stderr and to ``log_dir/process_name.log``; a later call replaces an earlier one.
+    """Log to stderr and to ``log_dir/process_name.log``. A later call replaces an earlier one.
 
-    ``terminal_level`` None keeps the terminal silent. A ``supervised`` child shows warnings and worse, in a short form
-    that its supervisor prints. Raises ConfigurationError where the file cannot be written.
+    Only processes that this project starts call it: it replaces all sinks of loguru.
+
+    Args:
+        process_name: name of the log file.
+        log_dir: directory of the log file; None for no file.
+        terminal_level: lowest level shown on stderr; None shows nothing.
+        file_level: lowest level written to the file.
+        supervised: show only warnings and errors, in the short format that a supervisor reads.
+
+    Raises:
+        ConfigurationError: the log file cannot be written.
     """
     logger.remove()
     logger.configure(patcher=_name_main_module)
@@ -53,10 +61,10 @@ def set_up_logging(
 
 
 @contextmanager
-def tell_warnings(tell: Callable[[str], None]) -> Iterator[None]:
-    """Tell warnings and worse of this process, each as one line in the form that supervised children show theirs."""
+def forward_warnings(forward: Callable[[str], None]) -> Iterator[None]:
+    """Pass each warning and error of this process to ``forward``, as one line in the format of supervised children."""
     sink = logger.add(
-        lambda line: tell(line.rstrip("\n")),
+        lambda line: forward(line.rstrip("\n")),
         level="WARNING",
         format=SUPERVISED_FORMAT,
         colorize=False,
@@ -70,17 +78,19 @@ def tell_warnings(tell: Callable[[str], None]) -> Iterator[None]:
 
 def _add_file(path: Path, level: Level) -> None:
     try:
-        # diagnose=False: values of variables in tracebacks can hold keys, and whole arrays.
+        # diagnose=False: variables in tracebacks can contain keys, and large arrays.
         path.parent.mkdir(parents=True, exist_ok=True)
         logger.add(_LogFile(path), level=level, format=FILE_FORMAT, diagnose=False)
     except OSError as error:
-        raise ConfigurationError(f"cannot write the log file {path}: {error.strerror or error}") from error
+        raise ConfigurationError(
+            f"choose a writable --run-dir: cannot write the log file {path}: {error.strerror or error}"
+        ) from error
 
 
 class _LogFile:
-    """A sink of loguru: a file that is rotated. A disk that takes no more costs lines, which is said, and nothing else.
+    """Sink of loguru that writes a rotating file. On a full disk lines are lost, with one warning on stderr.
 
-    Loguru's own files print a traceback for every line that is lost.
+    The file sink of loguru prints a traceback for every lost line.
     """
 
     def __init__(self, path: Path) -> None:
@@ -97,7 +107,7 @@ class _LogFile:
                 self._append(f"\n{self._lost_lines} lines are missing here: they could not be written\n")
                 self._lost_lines = 0
             self._append(message)
-        except (OSError, ValueError) as error:  # ValueError: closed, as it could not be opened again
+        except (OSError, ValueError) as error:  # ValueError: closed, and could not be opened again
             self._lost_lines += 1
             if self._lost_lines == 1:
                 print(f"WARNING | {__name__}:write - cannot write {self._path}: {error}", file=sys.stderr)  # noqa: T201
@@ -108,7 +118,7 @@ class _LogFile:
     def _append(self, text: str) -> None:
         data = text.encode(errors="backslashreplace")
         written = self._file.write(data)
-        if written < len(data):  # the next attempt says why
+        if written < len(data):  # the second write raises the reason
             self._file.write(data[written:])
 
     def _rotate(self) -> None:
@@ -124,7 +134,7 @@ class _LogFile:
 
 
 def _name_main_module(record: "Record") -> None:
-    """``python -m actor.run`` calls its module ``__main__``; the log says ``actor.run``."""
+    """Log ``actor.run`` instead of ``__main__`` for ``python -m actor.run``."""
     if record["name"] == "__main__":
         spec = getattr(sys.modules["__main__"], "__spec__", None)
         if spec is not None:

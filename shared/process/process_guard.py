@@ -1,9 +1,9 @@
-"""No orphans: a child process that ends when its parent ends, in whatever way the parent was killed.
+"""Child processes that end with their parent, even if the parent is killed.
 
-Two mechanisms, since neither is enough alone. On Linux the kernel kills the child when the thread that started it is
-gone (``PR_SET_PDEATHSIG``), even while the child is inside native code; so a supervisor starts its children on its main
-thread. Everywhere, the child holds the reading end of a pipe whose only writing end is the parent's: end of file means
-that the parent is gone. Neither needs anything from the dying parent, so ``kill -9`` is covered.
+Two mechanisms complement each other. On Linux the kernel kills the child when the thread that started it ends
+(``PR_SET_PDEATHSIG``), even inside native code; so a supervisor starts its children on its main thread. On every
+platform the child holds the read end of a pipe whose only write end belongs to the parent: end of file means that the
+parent ended. Neither needs the cooperation of the parent, so ``kill -9`` is covered.
 """
 
 import ctypes
@@ -16,18 +16,18 @@ from typing import Self
 _PARENT_VARIABLE = "RL_HOTSWAP_PARENT_PID"
 _LIFELINE_VARIABLE = "RL_HOTSWAP_LIFELINE_FD"
 _PR_SET_PDEATHSIG = 1
-_LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None  # now, and not between fork and exec
+_LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None  # loaded here, not between fork and exec
 
 
 class Lifeline:
-    """The parent's end. Give every child ``environment`` and ``pass_fds`` when starting it (``subprocess.Popen``)."""
+    """The pipe of a parent. Start children with its ``environment`` and ``pass_fds`` (see ``subprocess.Popen``)."""
 
     def __init__(self) -> None:
         self._read_fd, self._write_fd = os.pipe()
 
     @property
     def environment(self) -> dict[str, str]:
-        """Variables by which ``die_with_parent`` finds its parent."""
+        """Environment variables for ``die_with_parent``."""
         return {_PARENT_VARIABLE: str(os.getpid()), _LIFELINE_VARIABLE: str(self._read_fd)}
 
     @property
@@ -35,7 +35,7 @@ class Lifeline:
         return (self._read_fd,)
 
     def close(self) -> None:
-        """Let go: children that still live are killed by their own guards."""
+        """Close the pipe: children that still run are killed by their guards."""
         os.close(self._read_fd)
         os.close(self._write_fd)
 
@@ -47,10 +47,10 @@ class Lifeline:
 
 
 def die_with_parent() -> None:
-    """Called by a child as the first thing it does: from now on it is killed (SIGKILL) once its parent is gone.
+    """Kill this process (SIGKILL) when its parent ends. A child calls it first of all.
 
-    It notices too when the parent had gone before this call. Without a ``Lifeline``'s environment it guards against
-    the end of whoever is its parent now.
+    A parent that ended before the call is noticed too. Without the environment of a ``Lifeline`` the parent is the
+    current one.
     """
     die_with(int(os.environ.get(_PARENT_VARIABLE, os.getppid())))
     lifeline = os.environ.get(_LIFELINE_VARIABLE)
@@ -59,10 +59,9 @@ def die_with_parent() -> None:
 
 
 def die_with(parent: int) -> None:
-    """The kernel's half of the guard, for a child that process ``parent`` started otherwise than with a ``Lifeline``.
+    """Let the kernel kill this process when process ``parent`` ends, without a ``Lifeline``.
 
-    Called by the child, or for it between fork and exec: so that it is guarded before it runs any code, though it be
-    stopped before it does. Does nothing but look, once, where the kernel is not Linux.
+    Also for the time between fork and exec. On platforms other than Linux it checks once that the parent runs.
     """
     if sys.platform == "linux":
         assert _LIBC is not None
@@ -77,7 +76,7 @@ def _watch(read_fd: int) -> None:
     try:
         while os.read(read_fd, 1):
             pass
-    except OSError:  # closed or never passed on: the parent cannot be watched through it, and must be taken as gone
+    except OSError:  # closed or not inherited: the parent cannot be watched and is taken to have ended
         pass
     _end()
 

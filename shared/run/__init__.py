@@ -1,4 +1,4 @@
 """The files of one training run: directory, configuration, progress, and the description of its environment.
 
-Entry point: ``run_directory.RunDirectory``. Both sides, ``store`` and ``transport`` import this folder.
+Entry point: ``run_directory.RunDirectory``. Both sides and ``transport`` import this folder.
 """

@@ -1,6 +1,6 @@
-"""What an environment is, found by its id: the spaces, masks and threshold that the learner builds a policy for.
+"""Spaces, action masks and reward threshold of an environment, found by its id.
 
-Ids are Gymnasium's own, versions included; ``module:EnvId-v0`` imports the module that registers the environment first.
+Ids are those of Gymnasium; ``module:EnvId-v0`` imports the module that registers the environment first.
 """
 
 import contextlib
@@ -21,12 +21,12 @@ from shared.policy.spaces import ActionSpec, ObservationLeaf, action_spec, obser
 _OUR_EXTRAS = frozenset({"box2d"})
 _GYMNASIUM_EXTRA = re.compile(r"gymnasium\[([a-z0-9_-]+)\]")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-# Ids under these namespaces are registered by a package that has to be installed and imported.
+# Namespaces of ids whose package has to be installed and imported: its name, and the module.
 _NAMESPACES = {"ALE": ("gymnasium[atari]", "ale_py")}
 
 
 class EnvironmentDescription(NamedTuple):
-    """One environment as policies see it. ``masked`` says whether ``info["action_mask"]`` comes with observations."""
+    """An environment as policies see it. ``masked`` is True when ``info["action_mask"]`` comes with observations."""
 
     leaves: tuple[ObservationLeaf, ...]
     action: ActionSpec
@@ -35,10 +35,10 @@ class EnvironmentDescription(NamedTuple):
 
 
 def describe_environment(env_id: str, env_kwargs: Mapping[str, Any] | None = None) -> EnvironmentDescription:
-    """Make one environment, reset it once, and say what it is.
+    """Create the environment, reset it once, and return its description.
 
-    Raises ConfigurationError for an unknown id (naming the near misses), for one that cannot be made (naming what to
-    install), and for spaces that no policy here can read or act in.
+    Raises ConfigurationError for an unknown id (with similar ids), for an environment that cannot be created (with the
+    package to install), and for unsupported spaces.
     """
     spec = find_environment(env_id)
     with creation_of(env_id):
@@ -58,7 +58,7 @@ def describe_environment(env_id: str, env_kwargs: Mapping[str, Any] | None = Non
 
 
 def find_environment(env_id: str) -> EnvSpec:
-    """The registry's entry for ``env_id``, after importing its module where it names one. Raises ConfigurationError."""
+    """Return the registry entry of ``env_id`` after importing its module, if any. Raises ConfigurationError."""
     module, separator, name = env_id.rpartition(":")
     if separator:
         _import(module, env_id)
@@ -70,7 +70,7 @@ def find_environment(env_id: str) -> EnvSpec:
 
 @contextlib.contextmanager
 def creation_of(env_id: str) -> Iterator[None]:
-    """Maps whatever an environment raises while it is made to ConfigurationError, and its warnings to the log."""
+    """Map exceptions raised while an environment is created to ConfigurationError, and its warnings to the log."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
@@ -83,7 +83,7 @@ def creation_of(env_id: str) -> Iterator[None]:
             raise ConfigurationError(f"cannot make {env_id}: {type(error).__name__}: {error}") from error
     for category, message in dict.fromkeys((warning.category, str(warning.message)) for warning in caught):
         level = "DEBUG" if issubclass(category, DeprecationWarning) else "WARNING"
-        logger.log(level, "{}: {}", env_id, _COLOUR.sub("", message))
+        logger.log(level, "environment warning env={} warning={}", env_id, _COLOUR.sub("", message))
 
 
 def _import(module: str, env_id: str) -> None:
@@ -91,8 +91,8 @@ def _import(module: str, env_id: str) -> None:
         importlib.import_module(module)
     except Exception as error:
         raise ConfigurationError(
-            f"cannot import {module!r}, which should register {env_id!r}: {type(error).__name__}: {error}. "
-            "Is it installed, or on PYTHONPATH?"
+            f"install {module!r} or put it on PYTHONPATH: cannot import it to register {env_id!r}: "
+            f"{type(error).__name__}: {error}"
         ) from error
 
 
@@ -100,20 +100,20 @@ def _unknown(name: str) -> str:
     near = _near_misses(name)
     message = f"there is no environment {name!r}"
     if near:
-        message += f"; did you mean {' or '.join(near)}?"
+        message = f"did you mean {' or '.join(near)}? {message}"
     package, module = _NAMESPACES.get(name.partition("/")[0], (None, None))
     if package is not None:
-        return f'{message}. Its package may be missing: pip install "{package}", then --env {module}:{name}'
+        return f'run pip install "{package}", then --env {module}:{name}: {message}'
     if near:
         return message
     return (
-        f"{message}. Another package's environment is named module:EnvId-v0, after the module that registers it; "
-        'python -c "import gymnasium; gymnasium.pprint_registry()" lists Gymnasium\'s own'
+        f"name an environment of another package as module:EnvId-v0, after the module that registers it: {message}; "
+        'python -c "import gymnasium; gymnasium.pprint_registry()" lists those of Gymnasium'
     )
 
 
 def _near_misses(name: str) -> list[str]:
-    """Up to three registered ids, other versions of the same name first."""
+    """Return up to three registered ids, other versions of the same name first."""
     ids = {env_id.lower(): env_id for env_id in gymnasium.registry}
     wanted = name.lower()
     stem = re.sub(r"-v\d+$", "", wanted)
@@ -130,6 +130,6 @@ def _version(env_id: str) -> int:
 def _missing_dependency(env_id: str, message: str) -> str:
     extra = _GYMNASIUM_EXTRA.search(message)
     if extra is None:
-        return f"{env_id} needs a package that is not installed: {message}"
+        return f"install the package that {env_id} needs: {message}"
     package = "rl-hotswap" if extra[1] in _OUR_EXTRAS else "gymnasium"
-    return f'{env_id} needs a package that is not installed: pip install "{package}[{extra[1]}]"'
+    return f'run pip install "{package}[{extra[1]}]": {env_id} needs a package that is not installed'

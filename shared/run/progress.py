@@ -1,6 +1,6 @@
-"""What a learner tells the people who watch it: ``progress.json`` while it trains, ``summary.json`` at its end."""
+"""Reports of a learner: ``progress.json`` during training, ``summary.json`` at its end."""
 
-from typing import Literal
+from typing import Literal, TypeVar
 
 import msgspec
 
@@ -11,12 +11,15 @@ Phase = Literal["starting", "training", "stopping", "ended"]
 
 
 class Progress(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Where a training stands. Written at most five times a second.
+    """State of a training, written at most five times a second.
 
-    ``steps_per_s`` is over the last seconds; ``mean_return`` over the last 100 episodes, None before the first has
-    ended; ``version`` is the newest one published; ``lag`` is the learner's version minus the last update's rollouts',
-    in versions, on average; ``reloads`` counts how often an actor was seen to act with another version than in its
-    rollout before; ``train_s`` counts from the first environment step.
+    Attributes:
+        steps_per_s: environment steps per second over the last seconds.
+        mean_return: mean return of the last 100 episodes; None before the first episode ended.
+        version: newest published version.
+        lag: mean lag of the rollouts of the last update, in versions.
+        reloads: number of rollouts acted by another version than the actor's rollout before.
+        train_s: seconds since the first environment step.
     """
 
     phase: Phase = "starting"
@@ -35,9 +38,9 @@ class Progress(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 
 class Summary(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What came of a run, over all its learners. ``time_to_target_s`` counts from the first environment step.
+    """Result of a run over all sessions of its learner.
 
-    None: the target of the last learner was not reached.
+    ``time_to_target_s`` counts from the first environment step; None if the last session missed its target.
     """
 
     solved: bool
@@ -52,22 +55,26 @@ class Summary(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     rollouts: RolloutAccounts
 
 
+_Report = TypeVar("_Report", Progress, Summary)
+
+
 def encode_report(report: Progress | Summary) -> bytes:
-    """Indented JSON, for people and programs alike."""
+    """Return ``report`` as indented JSON."""
     return msgspec.json.format(msgspec.json.encode(report), indent=1)
 
 
 def decode_progress(data: bytes) -> Progress:
-    """Parse and validate. Raises ConfigurationError."""
-    try:
-        return msgspec.json.decode(data, type=Progress)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"progress.json is not one that this release can read: {error}") from error
+    """Decode ``progress.json``. Raises ConfigurationError."""
+    return _decode(data, Progress, "progress.json")
 
 
 def decode_summary(data: bytes) -> Summary:
-    """Parse and validate. Raises ConfigurationError."""
+    """Decode ``summary.json``. Raises ConfigurationError."""
+    return _decode(data, Summary, "summary.json")
+
+
+def _decode(data: bytes, kind: type[_Report], name: str) -> _Report:
     try:
-        return msgspec.json.decode(data, type=Summary)
+        return msgspec.json.decode(data, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"summary.json is not one that this release can read: {error}") from error
+        raise ConfigurationError(f"use the release that wrote {name}, or remove it: {error}") from error

@@ -1,19 +1,19 @@
-"""One training on disk: where its policies, checkpoints and logs are, whether its learner lives, and how it gets on.
+"""The directory of one training run: where its files are and what they contain.
 
     runs/CartPole-v1-20250131-140501-a1b2c3/
       policies/  checkpoints/  logs/  tensorboard/
-      numbers/        the highest version number that was used (shared.store.used_numbers)
-      options.json    the flags that it was started with; what --resume goes on with
-      run.json        what actors must know (shared.run.run_config.RunConfig)
-      progress.json   several times a second while it trains
-      summary.json    when it has ended
-      arrivals.jsonl  which rollouts the learner has heard of (shared.transport.arrival_journal)
-      learner.key     with --listen: the learner's keys, and
-      actor.key       the one file that an actor elsewhere needs (shared.transport.transport_keys)
-      learner.lock    locked (flock) while a learner lives: the kernel lets go of it however the learner ends
-      supervisor.lock the same for scripts/train.py, which holds it while it restarts a learner that died
+      numbers/         the highest version number used (shared.store.used_numbers)
+      options.json     the flags of the run; --resume continues with them
+      run.json         what actors have to know (shared.run.run_config)
+      progress.json    written several times a second during training
+      summary.json     written at the end
+      arrivals.jsonl   the rollouts that the learner has received (shared.transport.arrival_journal)
+      learner.key      with --listen: the keys of the learner
+      actor.key        with --listen: the only file that a remote actor needs (shared.transport.transport_keys)
+      learner.lock     locked while a learner runs (shared.run.run_locks)
+      supervisor.lock  locked while a supervisor runs, also between two learners
 
-Every JSON file is replaced whole, so that a reader sees either the old one or the new one.
+Every JSON file is replaced atomically.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ from shared.run.run_locks import hold_lock, is_locked
 DEFAULT_ROOT = Path("runs")
 
 CHECKPOINT_NAME = re.compile(r"checkpoint-(\d{9})\.pt")
-"""What a checkpoint is called; the group is the number of updates that it was made after."""
+"""File name of a checkpoint. The group is the number of updates before it."""
 
 
 class RunDirectory:
@@ -53,18 +53,19 @@ class RunDirectory:
         return f"RunDirectory({str(self.path)!r})"
 
     def create(self) -> Self:
-        """Make the directory and its parts where they are missing. Raises ConfigurationError where it can't."""
+        """Create missing directories. Raises ConfigurationError."""
         try:
             for directory in (self.policies, self.checkpoints, self.logs, self.tensorboard):
                 directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigurationError(
-                f"cannot write into the run directory {self.path}: {error.strerror or error}"
+                f"choose a writable --run-dir: cannot write into the run directory {self.path}: "
+                f"{error.strerror or error}"
             ) from error
         return self
 
     def run_config(self) -> RunConfig | None:
-        """What the learner wrote for its actors, or None where it has not yet. Raises ConfigurationError."""
+        """Return the configuration for actors, or None before the learner wrote it. Raises ConfigurationError."""
         data = _read(self.path / "run.json")
         return None if data is None else decode_run_config(data)
 
@@ -72,7 +73,7 @@ class RunDirectory:
         replace_file(self.path / "run.json", encode_run_config(config))
 
     def options(self) -> dict[str, Any] | None:
-        """The flags that the run was started with, or None. Raises ConfigurationError."""
+        """Return the flags that the run was started with, or None. Raises ConfigurationError."""
         data = _read(self.path / "options.json")
         if data is None:
             return None
@@ -85,7 +86,7 @@ class RunDirectory:
         replace_file(self.path / "options.json", msgspec.json.format(msgspec.json.encode(options), indent=1))
 
     def progress(self) -> Progress | None:
-        """The learner's last report, or None before its first. Raises ConfigurationError."""
+        """Return the last report of the learner, or None before the first. Raises ConfigurationError."""
         data = _read(self.path / "progress.json")
         return None if data is None else decode_progress(data)
 
@@ -93,7 +94,7 @@ class RunDirectory:
         replace_file(self.path / "progress.json", encode_report(progress))
 
     def summary(self) -> Summary | None:
-        """What came of the run, or None while it has not ended. Raises ConfigurationError."""
+        """Return the summary of the run, or None before its end. Raises ConfigurationError."""
         data = _read(self.path / "summary.json")
         return None if data is None else decode_summary(data)
 
@@ -101,11 +102,11 @@ class RunDirectory:
         replace_file(self.path / "summary.json", encode_report(summary))
 
     def forget_summary(self) -> None:
-        """The run goes on: a summary from before would be taken for its end."""
+        """Remove the summary of an earlier session: readers take a summary for the end of the run."""
         (self.path / "summary.json").unlink(missing_ok=True)
 
     def env_id(self) -> str | None:
-        """The environment that the run trains on, or None where this is no run."""
+        """Return the id of the environment, or None if this is not a run."""
         config = self.run_config()
         if config is not None:
             return config.env_id
@@ -113,17 +114,17 @@ class RunDirectory:
         return env_id if isinstance(env_id, str) else None
 
     def has_version(self) -> bool:
-        """Whether at least one policy version was published here and not swept."""
+        """Return True if the store of the run contains a policy version."""
         return any(self.policies.glob("v*/manifest.json"))
 
     def has_checkpoint(self) -> bool:
-        """Whether there is something to resume from."""
+        """Return True if the run can be resumed."""
         return self.newest_checkpoint() is not None
 
     def newest_checkpoint(self) -> tuple[int, int] | None:
-        """The number of the newest checkpoint, whole or not, and when it was written; None where there is none.
+        """Return the number and modification time (ns) of the newest checkpoint file, valid or not, or None.
 
-        When: in ns of the file system's clock. A number comes again where the one before could not be read.
+        A number is used again if the earlier checkpoint of that number could not be read.
         """
         found = {
             int(name[1]): path
@@ -135,45 +136,45 @@ class RunDirectory:
         number = max(found)
         try:
             return number, found[number].stat().st_mtime_ns
-        except OSError:  # taken away just now
+        except OSError:  # removed meanwhile
             return number, 0
 
     def sweep(self) -> None:
-        """Remove what killed processes left half written."""
+        """Remove the unfinished files of killed processes."""
         sweep_dead_writers(self.path)
 
     @contextlib.contextmanager
     def lock_learner(self) -> Iterator[None]:
-        """Held while the learner lives. Raises StoreLocked where another one trains here."""
+        """Hold the lock of the learner. Raises StoreLocked if another learner trains here."""
         with hold_lock(self.path / "learner.lock", "learner"):
             yield
 
     @contextlib.contextmanager
     def lock_supervisor(self) -> Iterator[None]:
-        """Held while a supervisor lives. Raises StoreLocked where another one runs here."""
+        """Hold the lock of the supervisor. Raises StoreLocked if another supervisor runs here."""
         with hold_lock(self.path / "supervisor.lock", "supervisor"):
             yield
 
     def learner_alive(self) -> bool:
-        """Whether a learner trains here now; right even after ``kill -9``."""
+        """Return True while a learner process holds its lock."""
         return is_locked(self.path / "learner.lock")
 
     def live(self) -> bool:
-        """Whether a learner trains here, or a supervisor is about to start (or restart) one."""
+        """Return True while a learner trains here, or a supervisor is about to start one."""
         return self.learner_alive() or is_locked(self.path / "supervisor.lock")
 
 
 def new_run_directory(env_id: str, root: Path = DEFAULT_ROOT) -> RunDirectory:
-    """A fresh directory, named for the environment and the time. Raises ConfigurationError where it can't be made."""
+    """Create a new directory below ``root``, named after environment and time. Raises ConfigurationError."""
     slug = re.sub(r"[^A-Za-z0-9._-]+", "-", env_id).strip("-.") or "run"
     stamp = time.strftime("%Y%m%d-%H%M%S")
     return RunDirectory(root / f"{slug}-{stamp}-{secrets.token_hex(3)}").create()
 
 
 def find_run(env_id: str, root: Path = DEFAULT_ROOT) -> RunDirectory | None:
-    """The run of ``env_id`` that is live, else the newest that has a version, else None. Of several, the newest.
+    """Return the newest live run of ``env_id``, else the newest run with a policy version, else None.
 
-    A directory that this release cannot read is passed over: it is somebody else's.
+    Directories that this release cannot read are skipped.
     """
     runs = [run for run in _newest_first(root) if _trains(run, env_id)]
     live = next((run for run in runs if run.live()), None)

@@ -343,7 +343,7 @@ def test_a_training_that_signs(tmp_path: Path) -> None:
         )
         assert acted.returncode == code, acted.stderr
     assert re.search(
-        r"run\.json has no signature by ed25519:.*: it is another key's, or was changed since", acted.stderr
+        r"run\.json has no signature by ed25519:.*: it was signed with another key, or changed afterwards", acted.stderr
     )
     config = run.run_config()
     assert config is not None

@@ -9,7 +9,7 @@ import pytest
 from loguru import logger
 
 from shared.errors import ConfigurationError
-from shared.process.log import set_up_logging, tell_warnings
+from shared.process.log import forward_warnings, set_up_logging
 from tests.support.paths import REPOSITORY
 
 
@@ -45,7 +45,7 @@ def test_a_supervised_child_shows_warnings_only_and_in_short(capsys: pytest.Capt
 
 def test_warnings_are_told_in_short_for_as_long_as_they_are_asked_for() -> None:
     told: list[str] = []
-    with tell_warnings(told.append):
+    with forward_warnings(told.append):
         logger.info("started")
         logger.warning("it {died}")
     logger.error("later")
@@ -83,7 +83,7 @@ def test_a_log_file_that_cannot_be_written_is_one_clear_error(tmp_path: Path) ->
 def test_the_main_module_is_called_by_its_name(tmp_path: Path) -> None:
     (tmp_path / "a_package").mkdir()
     (tmp_path / "a_package" / "run.py").write_text(
-        "from loguru import logger\nfrom shared.process.log import set_up_logging, tell_warnings\n"
+        "from loguru import logger\nfrom shared.process.log import set_up_logging, forward_warnings\n"
         "set_up_logging('x', None, supervised=True)\nlogger.warning('here')\n"
     )
     done = subprocess.run(
