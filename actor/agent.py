@@ -17,6 +17,7 @@ from actor.canary.canary_evaluation import LOOK_EVERY_S, CanaryEvaluation
 from actor.canary.canary_ledger import CanaryLedger
 from actor.loading.engine_choice import check_trusted
 from actor.loading.engine_fallback import EngineFallback
+from actor.loading.engine_loader import EngineOptions
 from actor.loading.loaded_policy import LoadedPolicy
 from actor.prefetch.prefetcher import Prefetcher
 from actor.rollouts.episodes import FinishedEpisode
@@ -102,16 +103,16 @@ class Agent:
         self._values = values
         self._store = store
         self._name = name
-        engines = EngineFallback(
+        options = EngineOptions(
             engine,
             batch_size=self._batch_size,
             trusted_modules=trusted_modules,
             trust_native=trust_native,
             measure=not synchronous,
             values=values,
-            expected=signature,
-            trial=None if trial is None else self._trial(trial, remember_in),
+            signature=signature,
         )
+        engines = EngineFallback(options, None if trial is None else self._trial(trial, remember_in))
         self._follow = parse_follow(follow) if isinstance(follow, str) else follow
         check_canary(canary, self._follow)
         versions = VersionTable()
@@ -251,8 +252,8 @@ class Agent:
         self.close()
 
     def _trial(self, limits: SandboxLimits, remember_in: Path | None) -> ProgramSandbox:
-        tried = None if remember_in is None else SandboxCache(remember_in / "tried-programs")
-        return ProgramSandbox(limits, batch_size=self._batch_size, tried=tried)
+        cache = None if remember_in is None else SandboxCache(remember_in / "tried-programs")
+        return ProgramSandbox(limits, batch_size=self._batch_size, cache=cache)
 
     def _gate(self, versions: VersionTable, assignment: CanaryAssignment) -> CanaryEvaluation:
         board = CanaryLedger(self._store.notes, self._name)

@@ -1,4 +1,4 @@
-"""Which engine runs a version: what was asked for first, and for ``auto`` what is measured to be faster here."""
+"""The order in which engines are tried, and the measurement by which ``auto`` prefers one."""
 
 import statistics
 import sys
@@ -10,36 +10,33 @@ import numpy as np
 from shared.engines.engine import Engine, EngineChoice, EngineKind
 from shared.errors import ConfigurationError
 
-# Another engine's library takes a part of a second to import and tens of megabytes, torch a second or more and some
-# 200 MB. Only calls that take longer than this leave something to win that is worth it.
+# Importing another engine's library takes part of a second and tens of megabytes; torch takes a second or more and some
+# 200 MB. Only calls that take longer than this can gain enough to be worth it.
 WORTH_AN_IMPORT_S = 1e-3
 
 _BUDGET_S = 4e-3
 _LEAST_CALLS = 5
-# What is measured within this of each other may turn round tomorrow: the first of the fixed order is taken.
+# A smaller difference than this may be noise: the first of the fixed order is used.
 _CLEARLY_FASTER = 0.9
 
 FIXED_ORDER: tuple[EngineKind, ...] = ("llvm", "onnx", "torchscript", "aot", "eager")
 
 CHALLENGERS: Mapping[EngineKind, EngineKind] = {"llvm": "onnx", "onnx": "torchscript"}
-"""For ``auto``: which engine may turn out to be faster than the one that the order comes to first."""
+"""For ``auto``: the engine that may be faster than the first one of the order that works."""
 _LIBRARIES: Mapping[EngineKind, str] = {"onnx": "onnxruntime", "torchscript": "torch"}
 
 
 def order_of(choice: EngineChoice) -> tuple[EngineKind, ...]:
-    """The order in which engines are tried before anything was measured: ``choice`` first, the others as fallbacks.
-
-    ``compile`` stands in no other order: whoever did not ask for it would wait for a compiler.
-    """
+    """Return the engines to try, ``choice`` first. ``compile`` is no fallback: it would start a compiler unasked."""
     if choice == "auto":
         return FIXED_ORDER
     return (choice, *(kind for kind in FIXED_ORDER if kind != choice))
 
 
 def check_trusted(choice: EngineChoice, *, trust_native: bool, trusted_modules: Sequence[str]) -> None:
-    """Raise ConfigurationError where ``choice`` could never act, since what it runs was not allowed by name."""
+    """Raise ConfigurationError for a ``choice`` without the permission that it needs."""
     if choice == "aot" and not trust_native:
-        raise ConfigurationError("--engine aot runs native code out of the store: allow it with --trust-native")
+        raise ConfigurationError("--engine aot runs native code from the store: allow it with --trust-native")
     if choice in ("compile", "eager") and not trusted_modules:
         raise ConfigurationError(
             f"--engine {choice} imports the policy's class: allow its module by name, with --trust-module PREFIX "
@@ -48,7 +45,7 @@ def check_trusted(choice: EngineChoice, *, trust_native: bool, trusted_modules: 
 
 
 def median_call_s(engines: Sequence[Engine], inputs: Sequence[np.ndarray]) -> list[float]:
-    """Median seconds of one call of each engine; calls interleaved, for a few milliseconds in all."""
+    """Return the median seconds of a call of each engine, from interleaved calls during a few milliseconds."""
     times: list[list[float]] = [[] for _ in engines]
     deadline = time.perf_counter() + _BUDGET_S
     while len(times[0]) < _LEAST_CALLS or time.perf_counter() < deadline:
@@ -60,13 +57,10 @@ def median_call_s(engines: Sequence[Engine], inputs: Sequence[np.ndarray]) -> li
 
 
 def is_worth_measuring(challenger: EngineKind, call_s: float) -> bool:
-    """Whether ``challenger`` could be the better choice by enough to pay for its library in this process.
-
-    ``call_s`` is what a call takes now.
-    """
+    """Return True when ``challenger`` may gain more than its library costs, for calls that take ``call_s`` now."""
     return _LIBRARIES[challenger] in sys.modules or call_s > WORTH_AN_IMPORT_S
 
 
 def is_clearly_faster(challenger_s: float, incumbent_s: float) -> bool:
-    """Whether a measured difference is more than chance."""
+    """Return True when the measured difference is more than noise."""
     return challenger_s < _CLEARLY_FASTER * incumbent_s

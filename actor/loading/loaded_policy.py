@@ -1,19 +1,22 @@
-"""What acts: one version, its content's digest and the engine that runs it, in one immutable object."""
+"""The result of a load: a version with the engine that runs it, and the engines that refused it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from shared.engines.engine import Engine
+from shared.errors import one_line
 from shared.policy.manifest import Manifest, decode_manifest_again
 from shared.policy.signature import PolicySignature
+
+Refusals = Sequence[tuple[str, str]]
+"""Names of engines, each with the message of its error, in the order in which they were tried."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedPolicy:
-    """A version that was verified and warmed up. What a rollout is stamped with is read from the object that acted.
+    """A verified, warm version. Rollouts take their version and digest from the policy that acted.
 
-    ``engine_name`` says what runs it: ``onnx``, ``torchscript``, or ``script``, ``trace`` or ``eager`` for an
-    importable
-    policy.
+    ``engine_name`` is the engine's kind, or ``script``, ``trace`` or ``eager`` for an importable policy.
     """
 
     version: int
@@ -22,9 +25,24 @@ class LoadedPolicy:
     engine: Engine
     engine_name: str
     manifest_bytes: bytes
-    """The manifest as it was found."""
+    """The manifest as read from the store."""
 
     @property
     def manifest(self) -> Manifest:
-        """All that the manifest says; decoded for each that asks, who are few."""
+        """The whole manifest, decoded at each access: few callers need it."""
         return decode_manifest_again(self.manifest_bytes)
+
+
+@dataclass(frozen=True)
+class LoadResult:
+    """A policy, and the engines that were tried before and refused it."""
+
+    policy: LoadedPolicy
+    refusals: Refusals
+
+    def describe(self) -> str | None:
+        """Return one line on the engine in use and on the refusals, or None without refusals."""
+        if not self.refusals:
+            return None
+        said = "; ".join(f"{name} said: {one_line(message)}" for name, message in self.refusals)
+        return f"version {self.policy.version}: {self.policy.engine_name} taken; {said}"

@@ -98,7 +98,7 @@ class _PrefetchWorker:
         assert self._engine is not None
         files = self._open(version)
         self._engine.load_weights(decode_weights(files.read(files.manifest.weights)))
-        self._verifier(files).check(self._engine.run)
+        self._verifier(files).verify(self._engine.run)
         return Offer(version, files.manifest.digest, files.manifest_bytes)
 
     def _open(self, version: int) -> VersionFiles:

@@ -1,4 +1,4 @@
-"""Runs programs that this machine has never seen in a separate process with limits before they may be loaded.
+"""A process apart in which programs from a store run before the actor loads them.
 
 Entry point: ``program_sandbox.ProgramSandbox``. ``loading``, ``prefetch`` and the agent import this folder.
 """

@@ -1,4 +1,4 @@
-"""What programs have passed their trial on this machine: an actor that is started again need not try them again."""
+"""A cache on disk of the programs that passed the sandbox, for actors that start later on this machine."""
 
 import platform
 from contextlib import suppress
@@ -10,17 +10,12 @@ import msgspec
 from shared.engines.engine import EngineKind
 from shared.files.small_files import forget_oldest, write_whole
 
-_LIBRARIES: dict[EngineKind, str] = {
-    "llvm": "llvmlite",
-    "onnx": "onnxruntime",
-    "torchscript": "torch",
-    "aot": "torch",
-}
-_MOST_REMEMBERED = 1000
+_LIBRARIES: dict[EngineKind, str] = {"llvm": "llvmlite", "onnx": "onnxruntime", "torchscript": "torch", "aot": "torch"}
+_MOST_RECORDS = 1000
 
 
 class _Record(msgspec.Struct, frozen=True):
-    """``call_s``: the least time of a call. What it was tried with must be what it would run with now."""
+    """A record counts only for the library version and the machine that it names; ``call_s`` is the fastest call."""
 
     call_s: float
     library: str
@@ -28,16 +23,16 @@ class _Record(msgspec.Struct, frozen=True):
 
 
 class SandboxCache:
-    """One small file for each engine, program and batch size in ``directory``, which only its user should write to.
+    """One small file for each engine, program and batch size in ``directory``; only its user should be able to write.
 
-    That a program has passed is worth remembering, not relying on: where nothing can be read or written, it is tried.
+    Errors of the disk are ignored: a program without a readable record runs in the sandbox again.
     """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
     def call_s(self, kind: EngineKind, program_digest: str, batch_size: int) -> float | None:
-        """What a call took when it passed; None where it has not, or not on this machine with this library."""
+        """Return the seconds of a call when the program passed, or None without a record that counts here."""
         with suppress(OSError, msgspec.DecodeError):
             data = (self._directory / _name(kind, program_digest, batch_size)).read_bytes()
             record = msgspec.json.decode(data, type=_Record)
@@ -46,18 +41,18 @@ class SandboxCache:
         return None
 
     def knows_any(self, kind: EngineKind) -> bool:
-        """Whether any program of ``kind`` has passed here."""
+        """Return True when any program of ``kind`` has a record."""
         with suppress(OSError):
             return next(self._directory.glob(f"{kind}-*"), None) is not None
         return False
 
-    def passed(self, kind: EngineKind, program_digest: str, batch_size: int, call_s: float) -> None:
-        """Remember it, and forget the oldest where there are very many."""
+    def add(self, kind: EngineKind, program_digest: str, batch_size: int, call_s: float) -> None:
+        """Record that a program passed, and delete the oldest of more than 1000 records."""
         with suppress(OSError):
             self._directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             data = msgspec.json.encode(_record(kind, call_s))
             write_whole(self._directory, _name(kind, program_digest, batch_size), data)
-            forget_oldest(self._directory, _MOST_REMEMBERED)
+            forget_oldest(self._directory, _MOST_RECORDS)
 
 
 def _name(kind: EngineKind, program_digest: str, batch_size: int) -> str:

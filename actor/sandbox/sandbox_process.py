@@ -1,8 +1,8 @@
-"""The process in which a program that nobody has seen before is tried: it may hang, crash or eat all memory here.
+"""The sandbox process: it loads and runs programs that may hang, crash or exhaust its memory.
 
-``actor.sandbox.program_sandbox`` starts it, and talks to it over a socket: a request is one byte and a descriptor
-of a file with
-a SandboxRequest in it; it is answered by one byte once the engine's library is there, and by a SandboxReply at the end.
+``actor.sandbox.sandbox_client`` starts it and talks to it over a socket. A request is one byte and the descriptor of a
+file that holds a SandboxRequest. The process answers with one byte when the engine's library is imported, and with a
+SandboxReply at the end.
 """
 
 import gc
@@ -23,16 +23,16 @@ from shared.policy.probe import decode_probe
 from shared.process.process_guard import die_with_parent
 
 BEGUN = b"b"
-"""From here on the time that the program takes counts."""
+"""The reply once the engine's library is imported: the program's time limit starts."""
 _MESSAGE = b"t"
 _CALLS = 5
 _PAGE_BYTES = resource.getpagesize()
 
 
 class SandboxRequest(msgspec.Struct, frozen=True):
-    """One program, whose files were verified, and what it is to be held to. ``memory_bytes`` is beside what is there.
+    """One program to run: ``files`` are the program, the weights and the probe by their names in the manifest.
 
-    ``files`` are those that the program needs, the weights and the probe, by their names in the manifest.
+    ``memory_bytes`` is allowed in addition to what the process uses before.
     """
 
     kind: EngineKind
@@ -43,7 +43,7 @@ class SandboxRequest(msgspec.Struct, frozen=True):
 
 
 class SandboxReply(msgspec.Struct, frozen=True):
-    """``call_s`` is the least time of a call at the batch size in use. ``error`` names the class of what it raised."""
+    """The result: ``call_s``, the fastest call at the batch size in use, or the class name and text of an error."""
 
     call_s: float = 0.0
     error: str | None = None
@@ -51,7 +51,7 @@ class SandboxReply(msgspec.Struct, frozen=True):
 
 
 def main() -> None:
-    """Try what is asked for, one program after another, until the other side is gone."""
+    """Run the requested programs, one after another, until the actor closes the socket."""
     die_with_parent()
     channel = socket.socket(fileno=int(sys.argv[1]))
     _warm_up(sys.argv[2:])
@@ -63,37 +63,37 @@ def main() -> None:
             request = msgspec.msgpack.decode(file.read(), type=SandboxRequest)
         _import_engine(request.kind)
         channel.sendall(BEGUN)
-        reply = msgspec.msgpack.encode(_try_program(request))
+        reply = msgspec.msgpack.encode(_run_program(request))
         channel.sendall(len(reply).to_bytes(4, "little") + reply)
         del request
         gc.collect()
 
 
 def send_request(channel: socket.socket, descriptor: int) -> None:
-    """Hand an open file with a SandboxRequest to the other side."""
+    """Send an open file that holds a SandboxRequest to the process."""
     socket.send_fds(channel, [_MESSAGE], [descriptor])
 
 
-def _try_program(request: SandboxRequest) -> SandboxReply:
+def _run_program(request: SandboxRequest) -> SandboxReply:
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
     limit = _data_bytes() + request.memory_bytes
     resource.setrlimit(resource.RLIMIT_DATA, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
     try:
         return SandboxReply(call_s=_call_s(*_load(request)))
-    except Exception as error:  # noqa: BLE001 - the other side decides: it is told the type and the message
+    except Exception as error:  # noqa: BLE001 - the actor decides by the type and the message
         return SandboxReply(error=type(error).__name__, message=str(error))
     finally:
         resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
 def _load(request: SandboxRequest) -> tuple[Engine, ProbeVerifier]:
-    """The engine that the actor would act with, and the probe that it has answered rightly."""
+    """Return the engine, as the actor would load it, after it reproduces the probe."""
     manifest = decode_manifest(request.manifest_bytes)
     probe = decode_probe(request.files[manifest.probe.file], manifest.signature)
     verifier = ProbeVerifier(manifest, probe, request.batch_size)
-    # Native code gets here only where a person allowed it: the actor asks for nothing else.
+    # The actor requests native code only with the user's permission.
     engine = load_program(request.kind, request.files.__getitem__, manifest, trust_native=True)
-    verifier.check(engine.run)
+    verifier.verify(engine.run)
     return engine, verifier
 
 
@@ -107,14 +107,14 @@ def _call_s(engine: Engine, verifier: ProbeVerifier) -> float:
 
 
 def _warm_up(kinds: list[str]) -> None:
-    """Import what will be needed first, while nobody waits for it."""
+    """Import the library that the first request is expected to need."""
     for kind in ("llvm", "onnx"):
         if kind in kinds[:1]:
             _import_engine(kind)
 
 
 def _import_engine(kind: EngineKind) -> None:
-    """An import may take seconds and hundreds of megabytes, of which no program is to be blamed."""
+    """Import the engine's library before the limits apply: an import may take seconds and hundreds of megabytes."""
     if kind == "llvm":
         import shared.engines.llvm
     elif kind == "onnx":
@@ -126,7 +126,7 @@ def _import_engine(kind: EngineKind) -> None:
 
 
 def _data_bytes() -> int:
-    """What this process has of data now. Without /proc (which RLIMIT_DATA's meaning is Linux's anyhow): nothing."""
+    """Return the size of this process's data segment, or 0 without /proc (only Linux limits it by RLIMIT_DATA)."""
     status = Path("/proc/self/statm")
     return int(status.read_text().split()[5]) * _PAGE_BYTES if status.exists() else 0
 

@@ -1,4 +1,4 @@
-"""A process beside the actor, of a module of this package: it sees no terminal, and never outlives the actor."""
+"""A child process that runs a module of this package, without a terminal, and that ends with the actor."""
 
 import os
 import signal
@@ -10,10 +10,16 @@ from shared.process.process_guard import Lifeline
 
 
 class SideProcess:
-    """Runs ``python -m module argument …`` until it ends or is killed. It must begin with ``die_with_parent``."""
+    """Runs ``python -m module argument …``. The module must call ``die_with_parent`` first.
+
+    Args:
+        descriptors: file descriptors that are open in the child under the same numbers.
+
+    Raises:
+        OSError: the process cannot start.
+    """
 
     def __init__(self, module: str, arguments: Sequence[str], descriptors: Sequence[int]) -> None:
-        """``descriptors`` are open there under the same numbers. Raises OSError."""
         self._lifeline = Lifeline()
         try:
             self._process = subprocess.Popen(
@@ -37,17 +43,16 @@ class SideProcess:
         return self._process.poll() is not None
 
     def kill(self) -> None:
-        """It holds nothing that anybody needs."""
         self._process.kill()
 
     def end(self) -> None:
-        """Kill it, and let go of everything."""
+        """Kill the process and release its resources."""
         self.kill()
         self._process.wait()
         self._lifeline.close()
 
     def describe_end(self) -> tuple[str, signal.Signals | None]:
-        """Wait until it has ended, and say how: ``exit code 1``, or the signal's name and the signal."""
+        """Wait for the end; return its description (``exit code 1``, or the signal's name) and the signal, if any."""
         code = self._process.wait()
         if code >= 0:
             return f"exit code {code}", None
@@ -56,6 +61,6 @@ class SideProcess:
 
 
 def _environment() -> dict[str, str]:
-    """This process's own, with the same path to import from, and one thread for every library."""
+    """Return this process's environment with its import path, and one thread for every library."""
     path = os.pathsep.join(entry for entry in sys.path if entry)
     return os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}

@@ -1,4 +1,5 @@
-"""Verification of a version before it may act: its signature, its structure, and its outputs for the probe.
+"""Checks that a version passes before it acts: signature, memory, and its probe on the engine in use.
 
-Entry point: ``probe_verifier.ProbeVerifier``. ``loading``, ``sandbox`` and ``prefetch`` import this folder.
+Entry points: ``version_checks``, ``probe_verifier`` and ``module_verifier``. ``loading``, ``sandbox``, ``acting``,
+``prefetch`` and ``rl_hotswap`` import this folder.
 """

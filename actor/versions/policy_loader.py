@@ -11,7 +11,8 @@ import numpy as np
 
 from actor.acting.module_call import LoadedModule, load_policy
 from actor.canary.canary_evaluation import CanaryEvaluation
-from actor.loading.engine_fallback import EngineFallback, LoadResult
+from actor.loading.engine_fallback import EngineFallback
+from actor.loading.loaded_policy import LoadResult
 from actor.loading.weight_preloading import TakeSpare
 from actor.prefetch.prefetcher import Prefetcher
 from actor.versions.load_barrier import LoadBarrier, use_short_switch_interval

@@ -13,8 +13,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from actor.acting.module_call import ModuleVerifier
-from actor.verification.probe_verifier import ProbeVerifier, check_signature
+from actor.verification.module_verifier import ModuleVerifier
+from actor.verification.probe_verifier import ProbeVerifier
+from actor.verification.version_checks import check_signature
 from actor.versions.staleness import describe_age
 from shared.engines.engine import Engine, EngineKind
 from shared.engines.load import Read, load_program
@@ -160,7 +161,7 @@ def _run_program(files: VersionFiles, load: Callable[[Read, Manifest], Engine]) 
     probe = decode_probe(files.read(manifest.probe.file), manifest.signature)
     engine = load(files.read, manifest)
     for batch_size in _BATCH_SIZES:
-        ProbeVerifier(manifest, probe, batch_size).check(engine.run)
+        ProbeVerifier(manifest, probe, batch_size).verify(engine.run)
     tolerance = manifest.probe
     largest = compare(probe.outputs, engine.run(probe.inputs), manifest.signature, tolerance.atol, tolerance.rtol)
     return f"equals the probe to {largest:.1e}, at batch sizes {', '.join(map(str, _BATCH_SIZES))} too"

@@ -8,7 +8,7 @@ import msgspec
 import psutil
 import pytest
 
-from actor.verification.probe_verifier import check_memory, is_out_of_memory
+from actor.verification.version_checks import check_memory, is_out_of_memory
 from shared.errors import ProgramError, TransientLoadError
 from shared.policy.manifest import FileEntry
 from tests.support.paths import REPOSITORY

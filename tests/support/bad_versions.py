@@ -198,7 +198,7 @@ BAD_KINDS = (
     BadKind("a program that hangs", _program(bad_programs.Hangs), "no answer within"),
     BadKind("a program that needs a hundred times the time", _program(bad_programs.NeedsAHundredTimes), "as long as"),
     BadKind("a program that eats all memory", _program(bad_programs.EatsAllMemory), "GiB of memory"),
-    BadKind("a program that crashes", _program(bad_programs.Crashes), "killed the process that tried it"),
+    BadKind("a program that crashes", _program(bad_programs.Crashes), "killed the sandbox process"),
     _kind("a newer format", "expected manifest format"),
     _kind("another number", "expected a manifest of"),
     BadKind("NaN for some inputs", _touchy(nan_above=500.0), "it answered with", "quarantined while acting"),

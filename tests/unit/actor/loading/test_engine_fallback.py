@@ -10,6 +10,7 @@ import shared.engines.llvm
 from actor.loading import engine_fallback
 from actor.loading.engine_choice import is_clearly_faster, median_call_s
 from actor.loading.engine_fallback import EngineFallback
+from actor.loading.engine_loader import EngineOptions
 from shared.engines.engine import Engine, EngineKind
 from shared.engines.llvm import read_row_program
 from shared.engines.onnx import OnnxEngine
@@ -59,7 +60,7 @@ def test_auto_takes_what_is_clearly_faster_and_remembers_it(
 ) -> None:
     """An image is in what is nested, which LLVM does not run."""
     compared = _measured(monkeypatch, first_s, challenger_s)
-    engines = EngineFallback("auto", batch_size=5)
+    engines = EngineFallback(EngineOptions("auto", batch_size=5))
     for seed in range(2):
         version = publish_seed(store, seed, onnx=True, nested=nested).version
         result = engines.load(store.open(version), _no_spare)
@@ -76,14 +77,14 @@ def test_without_measurement_the_order_is_fixed(
 ) -> None:
     compared = _measured(monkeypatch, 1.0, 0.0)
     publish_seed(store, 0, onnx=True)
-    engines = EngineFallback(choice, batch_size=5, measure=choice != "auto")  # type: ignore[arg-type]
+    engines = EngineFallback(EngineOptions(choice, batch_size=5, measure=choice != "auto"))  # type: ignore[arg-type]
     assert engines.load(store.open(0), _no_spare).policy.engine_name == method
     assert compared == []
 
 
 def test_an_engine_that_was_asked_for_and_is_not_there_has_a_fallback(store: LocalPolicyStore) -> None:
     publish_seed(store, 0)
-    assert EngineFallback("onnx", batch_size=5).load(store.open(0), _no_spare).policy.engine_name == "torchscript"
+    assert EngineFallback(EngineOptions("onnx", batch_size=5)).load(store.open(0), _no_spare).policy.engine_name == "torchscript"
 
 
 @pytest.fixture
@@ -102,7 +103,7 @@ def looked_at(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
 def test_what_an_engine_does_not_run_is_passed_over_in_silence_and_looked_at_once(
     store: LocalPolicyStore, looked_at: list[bytes]
 ) -> None:
-    engines = EngineFallback("auto", batch_size=5, measure=False)
+    engines = EngineFallback(EngineOptions("auto", batch_size=5, measure=False))
     for seed in range(3):
         version = publish_seed(store, seed, onnx=True, nested=True).version
         result = engines.load(store.open(version), _no_spare)
@@ -114,7 +115,7 @@ def test_what_an_engine_does_not_run_is_passed_over_in_silence_and_looked_at_onc
 def test_an_engine_that_was_asked_for_and_does_not_run_the_program_says_so_in_one_line(
     store: LocalPolicyStore, looked_at: list[bytes]
 ) -> None:
-    engines = EngineFallback("llvm", batch_size=5)
+    engines = EngineFallback(EngineOptions("llvm", batch_size=5))
     for seed in range(2):
         version = publish_seed(store, seed, onnx=True, nested=True).version
         result = engines.load(store.open(version), _no_spare)
@@ -124,7 +125,7 @@ def test_an_engine_that_was_asked_for_and_does_not_run_the_program_says_so_in_on
 
 
 def test_new_weights_of_a_program_that_llvm_runs_are_given_to_a_spare(store: LocalPolicyStore) -> None:
-    engines = EngineFallback("auto", batch_size=5, measure=False)
+    engines = EngineFallback(EngineOptions("auto", batch_size=5, measure=False))
     first = engines.load(store.open(publish_seed(store, 0, onnx=True).version), _no_spare).policy.engine
     spare = first.twin()
     second = engines.load(store.open(publish_seed(store, 1, onnx=True).version), lambda kind, digest: spare)
@@ -168,7 +169,7 @@ def test_large_weights_lie_in_memory_that_is_used_again_but_never_under_an_engin
     store: LocalPolicyStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shared.store.version_files._HASHED_APART_BYTES", 0)
-    fallback, spares = EngineFallback("onnx", batch_size=5), dict[str, Engine]()
+    fallback, spares = EngineFallback(EngineOptions("onnx", batch_size=5)), dict[str, Engine]()
     engines = []
     for seed in range(8):
         files = store.open(publish_seed(store, seed, onnx=True).version)

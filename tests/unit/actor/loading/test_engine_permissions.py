@@ -9,6 +9,7 @@ from torch import nn
 from actor.agent import Agent
 from actor.loading.engine_choice import check_trusted, order_of
 from actor.loading.engine_fallback import EngineFallback
+from actor.loading.engine_loader import EngineOptions
 from learner.export.policy_export import PolicyExporter
 from learner.networks.acting_policy import CLASS_PATH
 from shared.engines.engine import Engine, EngineChoice, EngineKind
@@ -96,7 +97,7 @@ def test_auto_imports_nothing_where_another_program_will_do(
     store: LocalPolicyStore, importable: PolicyExporter
 ) -> None:
     publish(store, make_policy(), importable)
-    result = EngineFallback("auto", batch_size=2, trusted_modules=("learner",)).load(store.open(0), _no_spare)
+    result = EngineFallback(EngineOptions("auto", batch_size=2, trusted_modules=("learner",))).load(store.open(0), _no_spare)
     assert result.policy.engine_name == "torchscript"
     assert result.describe() is None
 
@@ -104,7 +105,7 @@ def test_auto_imports_nothing_where_another_program_will_do(
 def test_what_was_asked_for_and_is_not_there_is_said_once(store: LocalPolicyStore, importable: PolicyExporter) -> None:
     for seed in range(2):
         publish(store, make_policy(seed=seed), importable)
-    engines = EngineFallback("aot", batch_size=2, trust_native=True)
+    engines = EngineFallback(EngineOptions("aot", batch_size=2, trust_native=True))
     first, second = (engines.load(store.open(version), _no_spare) for version in range(2))
     assert first.describe() == "version 0: torchscript taken; aot said: the version has no aot program"
     assert second.describe() is None
@@ -119,7 +120,7 @@ def test_native_code_alone_without_permission_is_refused_by_name(
     native = type(entry)("aot", entry.file, entry.program_digest)  # nothing of it is looked at
     publish(store, policy, importable, instead=files, programs=(native,), probe=probe)
     with pytest.raises(NotTrusted, match="--trust-native"):
-        EngineFallback("auto", batch_size=2).load(store.open(0), _no_spare)
+        EngineFallback(EngineOptions("auto", batch_size=2)).load(store.open(0), _no_spare)
 
 
 @pytest.mark.slow
@@ -130,7 +131,7 @@ def test_a_policy_that_would_be_compiled_for_each_batch_size_is_not(store: Local
     exporter = _exporter(policy, importable=ImportablePolicy("tests.support.tiny_policy:OneRowAtATime"))
     for _ in range(2):
         publish(store, policy, exporter)
-    engines = EngineFallback("compile", batch_size=2, trusted_modules=("tests",))
+    engines = EngineFallback(EngineOptions("compile", batch_size=2, trusted_modules=("tests",)))
     for version in range(2):
         result = engines.load(store.open(version), _no_spare)
         assert result.policy.engine_name == "torchscript"

@@ -36,48 +36,48 @@ def _answers(engine: Engine) -> list[np.ndarray]:
 def test_an_engine_has_the_weights_once_they_are_known_to_be_right() -> None:
     weights = _files(1)["weights.safetensors"]
     expected = TorchScriptEngine.from_bytes(_files(1)["policy.ts"])
-    ahead = WeightPreloader(FIRST, _Spares())
-    ahead.bring(weights)
-    assert ahead.take(*FIRST) is None, "not yet"
-    tensors = ahead.weights(weights)
-    engine = ahead.take(*FIRST)
+    preloader = WeightPreloader(FIRST, _Spares())
+    preloader.preload(weights)
+    assert preloader.take(*FIRST) is None, "not yet"
+    tensors = preloader.weights(weights)
+    engine = preloader.take(*FIRST)
     assert engine is not None
     for found, wanted in zip(_answers(engine), _answers(expected), strict=True):
         np.testing.assert_array_equal(found, wanted)
     assert all(tensor.base is not None for tensor in tensors.values()), "views of the bytes, which were read once"
-    assert ahead.take(*FIRST) is None, "once"
+    assert preloader.take(*FIRST) is None, "once"
 
 
 def test_what_was_made_of_other_bytes_is_forgotten() -> None:
     wrong, right = _files(1)["weights.safetensors"], _files(2)["weights.safetensors"]
-    ahead = WeightPreloader(FIRST, _Spares())
-    ahead.bring(wrong)
-    assert ahead.weights(right).keys() == ahead.weights(wrong).keys()
-    assert ahead.take(*FIRST) is None
+    preloader = WeightPreloader(FIRST, _Spares())
+    preloader.preload(wrong)
+    assert preloader.weights(right).keys() == preloader.weights(wrong).keys()
+    assert preloader.take(*FIRST) is None
 
 
 def test_an_engine_of_another_program_is_not_given_out() -> None:
     weights = _files(1)["weights.safetensors"]
-    ahead = WeightPreloader(FIRST, _Spares())
-    ahead.bring(weights)
-    ahead.weights(weights)
-    assert ahead.take("onnx", "digest") is None
-    assert ahead.take("torchscript", "another") is None
-    assert ahead.take(*FIRST) is not None
+    preloader = WeightPreloader(FIRST, _Spares())
+    preloader.preload(weights)
+    preloader.weights(weights)
+    assert preloader.take("onnx", "digest") is None
+    assert preloader.take("torchscript", "another") is None
+    assert preloader.take(*FIRST) is not None
 
 
 @pytest.mark.parametrize("data", [b"", b"no weights", _files(1)["weights.safetensors"][:-1]])
 def test_what_cannot_be_weights_is_told_of_only_where_it_counts(data: bytes) -> None:
-    ahead = WeightPreloader(FIRST, _Spares())
-    ahead.bring(data)
+    preloader = WeightPreloader(FIRST, _Spares())
+    preloader.preload(data)
     with pytest.raises(WeightsError):
-        ahead.weights(data)
-    assert ahead.take(*FIRST) is None
+        preloader.weights(data)
+    assert preloader.take(*FIRST) is None
 
 
 def test_where_no_program_can_be_tried_there_is_nothing_to_bring_weights_into() -> None:
     weights = _files(1)["weights.safetensors"]
-    ahead = WeightPreloader(None, _Spares())
-    ahead.bring(weights)
-    assert ahead.weights(weights)
-    assert ahead.take(*FIRST) is None
+    preloader = WeightPreloader(None, _Spares())
+    preloader.preload(weights)
+    assert preloader.weights(weights)
+    assert preloader.take(*FIRST) is None

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from actor.loading.engine_fallback import EngineFallback
+from actor.loading.engine_loader import EngineOptions
 from actor.versions.policy_loader import PolicyLoader
 from actor.versions.policy_manager import PolicyManager
 from actor.versions.version_life import VersionTable
@@ -37,7 +38,7 @@ def test_while_the_store_stays_as_it_is_a_loader_only_looks_whether_it_does(tmp_
     watcher = _CountingWatcher(store, poll_s=0.002)
     versions = VersionTable()
     manager = PolicyManager(versions)
-    engines = EngineFallback("auto", batch_size=1, measure=False)
+    engines = EngineFallback(EngineOptions("auto", batch_size=1, measure=False))
     loader = PolicyLoader(store, manager, versions, engines, Newest(), name="idle", watcher=watcher)
     loader.start()
     try:

@@ -1,0 +1,86 @@
+"""Checks of a version before any engine runs it: its signature, its spaces and the memory that it needs."""
+
+import psutil  # type: ignore[import-untyped]
+
+from shared.errors import ManifestError, TransientLoadError
+from shared.policy.manifest import Manifest
+from shared.policy.signature import PolicySignature, Role
+
+_COPIES = 3  # the bytes, the engine's copy and the standby's copy
+_SMALL_BYTES = 2**28
+_OUT_OF_MEMORY = ("bad_alloc", "bad allocation", "allocate memory", "Cannot allocate")
+
+_INPUT_ORDER: tuple[Role, ...] = ("observation", "state", "action_mask", "noise")
+_AT_MOST_ONCE: tuple[Role, ...] = ("action_mask", "noise", "env_action", "log_prob", "value")
+
+
+def check_signature(signature: PolicySignature) -> None:
+    """Raise ManifestError unless an agent can call programs of ``signature``."""
+    if signature.action.kind == "none":
+        raise ManifestError("use load_policy: this version is a module, not a policy")
+    inputs, outputs = signature.inputs, signature.outputs
+    roles = [spec.role for spec in (*inputs, *outputs)]
+    if roles.count("action") != 1 or any(roles.count(role) > 1 for role in _AT_MOST_ONCE):
+        raise ManifestError(f"expected one action and at most one of {_AT_MOST_ONCE}; found {roles}")
+    leaves = [(leaf.path, leaf.dtype, leaf.shape) for leaf in signature.observation]
+    observation = [(spec.path, spec.dtype, spec.shape) for spec in inputs if spec.role == "observation"]
+    if not leaves or leaves != observation:
+        raise ManifestError(f"expected the leaves of the observation as inputs, {leaves}; found {observation}")
+    in_order = [_INPUT_ORDER.index(spec.role) if spec.role in _INPUT_ORDER else -1 for spec in inputs]
+    if in_order != sorted(in_order) or -1 in in_order:
+        raise ManifestError(f"expected inputs in the order {_INPUT_ORDER}; found {[spec.role for spec in inputs]}")
+    if signature.state != tuple(outputs[len(outputs) - len(signature.state) :]):
+        raise ManifestError("the last outputs must be the recurrent state: same names, shapes, dtypes and order")
+    action, noise_at = signature.action, signature.input_position("noise")
+    mask_at, env_action_at = signature.input_position("action_mask"), signature.output_position("env_action")
+    action_spec = outputs[signature.output_position("action") or 0]
+    _require("action", action_spec.shape, action_spec.dtype, action.shape, action.sample_dtype)
+    if env_action_at is not None:
+        _require("env_action", outputs[env_action_at].shape, outputs[env_action_at].dtype, action.shape, action.dtype)
+    if noise_at is not None:
+        _require("noise", inputs[noise_at].shape, inputs[noise_at].dtype, action.noise_shape, "float32")
+    if mask_at is not None:
+        _require("action_mask", inputs[mask_at].shape, inputs[mask_at].dtype, action.mask_shape, "bool")
+
+
+def _require(
+    name: str, shape: tuple[int, ...], dtype: str, expected_shape: tuple[int, ...] | None, expected_dtype: str
+) -> None:
+    if shape != expected_shape or dtype != expected_dtype:
+        raise ManifestError(
+            f"{name}: expected {expected_dtype} {expected_shape} for this action space, found {dtype} {shape}"
+        )
+
+
+def check_same_spaces(expected: PolicySignature, found: PolicySignature) -> None:
+    """Raise ManifestError unless both signatures have the same observations and actions.
+
+    Recurrent state, masks and the optional outputs may differ: the network may change, the environment may not.
+    """
+    for what, wanted, there in (
+        ("observation", expected.observation, found.observation),
+        ("action", expected.action, found.action),
+    ):
+        if wanted != there:
+            raise ManifestError(
+                f"made for another environment: expected {what} {wanted}, found {there}; "
+                "point the actor at the store of this environment's run"
+            )
+
+
+def check_memory(manifest: Manifest) -> None:
+    """Raise TransientLoadError when the machine has too little free memory to load the version now."""
+    needed = _COPIES * sum(entry.size_bytes for entry in manifest.files.values())
+    if needed > _SMALL_BYTES and needed > (available := psutil.virtual_memory().available):
+        raise TransientLoadError(
+            f"loading it takes about {needed / 2**30:.1f} GiB of memory, and {available / 2**30:.1f} GiB are left"
+        )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return True when ``error`` or a cause of it reports a failed allocation, by type or by native code's message."""
+    return (
+        isinstance(error, MemoryError)
+        or any(words in str(error) for words in _OUT_OF_MEMORY)
+        or (error.__cause__ is not None and is_out_of_memory(error.__cause__))
+    )
