@@ -113,7 +113,7 @@ class EngineLoader:
         )
 
     def _import(self, entry: ProgramEntry, material: VersionMaterial) -> NamedEngine:
-        """Import the policy's class; return it scripted, else traced, else eager, as the first that passes the probe."""
+        """Import the policy's class; return it scripted, else traced, else eager: the first that passes the probe."""
         definition = read_program(entry, material.read)
         import torch
 

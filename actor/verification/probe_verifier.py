@@ -27,7 +27,7 @@ class ProbeVerifier:
     def __init__(self, manifest: Manifest, probe: Probe, batch_size: int, *, values: bool = True) -> None:
         rows = probe.inputs[0].shape[0]
         if rows < 1:
-            raise ManifestError("expected a probe of at least one row, found none")
+            raise ManifestError("the probe has no rows; expected at least one")
         signature = manifest.signature
         self._signature = signature if values else signature.without_value
         self._tolerance = manifest.probe

@@ -84,7 +84,10 @@ def test_without_measurement_the_order_is_fixed(
 
 def test_an_engine_that_was_asked_for_and_is_not_there_has_a_fallback(store: LocalPolicyStore) -> None:
     publish_seed(store, 0)
-    assert EngineFallback(EngineOptions("onnx", batch_size=5)).load(store.open(0), _no_spare).policy.engine_name == "torchscript"
+    assert (
+        EngineFallback(EngineOptions("onnx", batch_size=5)).load(store.open(0), _no_spare).policy.engine_name
+        == "torchscript"
+    )
 
 
 @pytest.fixture

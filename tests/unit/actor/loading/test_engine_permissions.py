@@ -97,7 +97,9 @@ def test_auto_imports_nothing_where_another_program_will_do(
     store: LocalPolicyStore, importable: PolicyExporter
 ) -> None:
     publish(store, make_policy(), importable)
-    result = EngineFallback(EngineOptions("auto", batch_size=2, trusted_modules=("learner",))).load(store.open(0), _no_spare)
+    result = EngineFallback(EngineOptions("auto", batch_size=2, trusted_modules=("learner",))).load(
+        store.open(0), _no_spare
+    )
     assert result.policy.engine_name == "torchscript"
     assert result.describe() is None
 
