@@ -6,7 +6,7 @@ from loguru import logger
 
 from shared.errors import StoreError
 from shared.files.small_files import forget_oldest
-from shared.store.local_quarantine import LocalQuarantine
+from shared.store.quarantine import LocalQuarantine
 
 _MOST_REMEMBERED = 1000
 

@@ -28,9 +28,8 @@ from shared.policy.weights import decode_weights
 from shared.process.command_line import run_command
 from shared.process.log import set_up_logging
 from shared.store.authenticity import Authenticity
-from shared.store.local_quarantine import LocalQuarantine
 from shared.store.policy_store import VersionFiles, open_version_directory
-from shared.store.quarantine_advice import QUARANTINE_DIRECTORY, QuarantineAdvice
+from shared.store.quarantine import QUARANTINE_DIRECTORY, LocalQuarantine, QuarantineAdvice
 
 COMMAND = "rl-hotswap inspect"
 

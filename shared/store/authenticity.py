@@ -1,4 +1,4 @@
-"""Who published a version, or began a run: checked before anything else about it is believed."""
+"""Verification of the signer and the run of a version. It precedes every other use of its manifest."""
 
 from collections.abc import Sequence
 
@@ -10,23 +10,22 @@ from shared.store.version_files import VersionFiles
 
 
 class Authenticity:
-    """What one reader demands of versions: signed with one of ``keys``, and of one run.
+    """Requirements of a reader on versions: a signature by one of ``keys``, and one run.
 
-    ``manifest.sig`` signs the bytes of ``manifest.json``, and so the digest of every file, the version's number, the
-    run's id and the time. Without ``keys`` everything passes. ``run_id`` is the run's where that is known; else the
-    first version that was made ready decides (``pin``): whoever can write into the store without having a key could
-    otherwise exchange runs that were signed with the same one.
+    ``manifest.sig`` signs the bytes of ``manifest.json``, which contain the digest of every file, the number of the
+    version, the run id and the time. Without ``keys`` every version passes. If ``run_id`` is None, the first version
+    that is loaded sets it (``pin``): otherwise a writer without a key could mix runs signed with the same key.
     """
 
     def __init__(self, keys: Sequence[PublicKey] = (), run_id: str | None = None) -> None:
         self.keys = tuple(keys)
         self.run_id = run_id
-        """The run that versions have to be of; None while that is not settled."""
+        """Id of the required run, or None before the first version."""
 
     def open(self, store: PolicyStore, version: int) -> VersionFiles:
-        """``store.open(version)``, with ``check``: a flaw is read once more before it is believed.
+        """Open ``version`` and ``check`` it; after a failure it is read once more.
 
-        Raises what both raise.
+        Raises the errors of both.
         """
         files = store.open(version)
         try:
@@ -37,18 +36,18 @@ class Authenticity:
         return files
 
     def check(self, files: VersionFiles) -> None:
-        """Raise NotAuthentic unless the version is what is demanded, or what ``read_signature`` raises."""
+        """Raise NotAuthentic unless the version meets the requirements. Raises the errors of ``read_signature`` too."""
         if not self.keys:
             return
         self.signer(files)
         if self.run_id is not None and files.manifest.run_id != self.run_id:
             raise NotAuthentic(
-                f"{files.location}: signed for run {files.manifest.run_id!r}, and this is run {self.run_id!r}: "
-                "versions of another run were put here; whoever is to act with them has to be started anew"
+                f"restart the actor to use another run: {files.location} is signed for run {files.manifest.run_id!r}, "
+                f"and this is run {self.run_id!r}"
             )
 
     def signer(self, files: VersionFiles) -> PublicKey:
-        """The key that the version is signed with. Raises NotAuthentic where it is none of ``keys``."""
+        """Return the key that signed the version. Raises NotAuthentic if it is none of ``keys``."""
         signature = files.read_signature()
         accepted = " or ".join(key.short for key in self.keys)
         where = f"{files.location}/{SIGNATURE_NAME}"
@@ -67,6 +66,6 @@ class Authenticity:
         )
 
     def pin(self, manifest: Manifest) -> None:
-        """From now on only versions of this one's run, where no run was named."""
+        """Require the run of ``manifest`` from now on, if no run is required yet."""
         if self.run_id is None:
             self.run_id = manifest.run_id

@@ -1,14 +1,14 @@
 """A policy store in a directory, which commits by renaming.
 
-The directory holds, beside its versions (``v000042``), ``quarantine`` and ``notes``:
+Beside versions (``v000042``), ``quarantine`` and ``notes`` the directory contains:
 
-- ``.pending/.tmp-…`` a version that is being written. A rename makes it a version: readers see all of it or nothing.
-- ``.highest-000042`` the high-water mark, an empty file made before version 42 is committed. It is what keeps a number
-  from being used twice when the newest directory was deleted, or when its publisher was killed. Making it is also the
-  claim to the number: of two publishers one fails, and takes the next.
+- ``.pending/.tmp-…``: a version that is being written. A rename commits it: readers see all of it or nothing.
+- ``.highest-000042``: the high-water mark, an empty file created before version 42 is committed. It prevents a number
+  from being used twice after the newest version was removed or its publisher was killed. Creating it claims the number:
+  of two publishers one fails and takes the next.
 
-A version is swept where it lies, its manifest first: without one there is no version. A reader that has lost the race
-finds none; a sweeper that is killed leaves a directory without a manifest, which the next one removes.
+A version is swept in place, its manifest first: without a manifest there is no version. If a sweeper is killed, the
+next one removes what is left of the directory.
 """
 
 import os
@@ -25,9 +25,8 @@ from shared.errors import VersionNotFound
 from shared.files.small_files import TEMPORARY_PREFIX, sweep_unfinished
 from shared.files.storage_errors import storage
 from shared.policy.manifest import MANIFEST_NAME, Manifest
-from shared.store.local_quarantine import LocalQuarantine
 from shared.store.pending_version import PENDING_DIRECTORY, PendingVersion, is_abandoned, sync
-from shared.store.quarantine_advice import QUARANTINE_DIRECTORY
+from shared.store.quarantine import QUARANTINE_DIRECTORY, LocalQuarantine
 from shared.store.retention import Retention
 from shared.store.store_notes import NOTES_DIRECTORY, LocalNotes
 from shared.store.used_numbers import UsedNumbers
@@ -48,11 +47,15 @@ _TRASH_PREFIX = ".trash-"
 
 
 class LocalPolicyStore:
-    """A store in a directory of this machine, or of a mounted file system.
+    """``PolicyStore`` in a directory of this machine or of a mounted file system.
 
-    Any number of processes may read and publish. ``fsync=False`` trusts the operating system not to crash; a process
-    may be killed at any point in either case. An abandoned write is swept ``abandon_after_s`` after its last write.
-    With ``used_numbers`` no number that was used comes again, though the whole directory is taken away.
+    Any number of processes may read and publish, and be killed at any point.
+
+    Args:
+        path: the directory; created by the first publication.
+        fsync: sync versions to the disk. Without it a crash of the operating system may damage them.
+        abandon_after_s: age of the last write after which an unfinished version is swept.
+        used_numbers: record of used numbers outside the store, so that none is reused even if the store is removed.
     """
 
     def __init__(
@@ -63,7 +66,7 @@ class LocalPolicyStore:
         abandon_after_s: float = 600.0,
         used_numbers: UsedNumbers | None = None,
     ) -> None:
-        self.path = Path(path).absolute()  # a process that changes its directory goes on in the same store
+        self.path = Path(path).absolute()  # stays the same when the process changes its directory
         self._fsync = fsync
         self._abandon_after_s = abandon_after_s
         self._used_numbers = used_numbers
@@ -76,7 +79,6 @@ class LocalPolicyStore:
         return f"LocalPolicyStore({str(self.path)!r})"
 
     def __str__(self) -> str:
-        """Where it is, for messages."""
         return str(self.path)
 
     @property
@@ -137,10 +139,10 @@ class LocalPolicyStore:
                 return PendingVersion(self.path, fsync=fsync)
 
     def _claim(self, version: int) -> bool:
-        """Make the high-water mark ``version``. False where the number is another's, or may have been.
+        """Create the high-water mark ``version``; return False if another publisher may have the number.
 
-        The listing afterwards matters: a mark is removed once there is a higher one, so that making it proves nothing
-        if others have gone beyond it since we last looked.
+        The listing afterwards is needed: marks are removed below a higher one, so that creating one proves nothing if
+        others have published more since the last listing.
         """
         if self._used_numbers is not None and not self._used_numbers.use(version):
             self._highest = max(version, self._used_numbers.highest())
@@ -169,22 +171,22 @@ class LocalPolicyStore:
         return swept
 
     def _remove(self, name: str) -> bool:
-        """Delete a version where it lies. False where another sweeper had begun to."""
+        """Remove a version in place; return False if another sweeper began to."""
         directory = self.path / name
         try:
             (directory / MANIFEST_NAME).unlink()
-            was_there = True
-        except OSError:  # gone already, or no file: what is left of the directory goes in any case
-            was_there = False
+            existed = True
+        except OSError:  # removed already, or not a file
+            existed = False
         self._delete(directory)
-        return was_there
+        return existed
 
     def _sweep_pending(self) -> None:
-        """What killed writers have left; moved first, so that one that was only slow cannot commit half of it."""
+        """Remove what killed writers left. A rename comes first, so that a slow writer cannot commit a part."""
         pending = self.path / PENDING_DIRECTORY
         for path in list(pending.iterdir()) if pending.is_dir() else []:
             if path.name.startswith(TEMPORARY_PREFIX) and is_abandoned(path, self._abandon_after_s):
-                logger.info("{}: sweeping the abandoned write {}", self.path, path.name)
+                logger.info("abandoned write swept store={} directory={}", self.path, path.name)
                 trash = pending / f"{_TRASH_PREFIX}{secrets.token_hex(8)}"
                 with suppress(FileNotFoundError):  # committed, or another sweeper was faster
                     path.rename(trash)
@@ -193,10 +195,10 @@ class LocalPolicyStore:
                 self._delete(path)
 
     def _delete(self, directory: Path) -> None:
-        shutil.rmtree(directory, ignore_errors=True)  # another sweeper may be at it
+        shutil.rmtree(directory, ignore_errors=True)  # another sweeper may remove it too
         if os.path.lexists(directory) and directory.name not in self._stuck:
             self._stuck.add(directory.name)
-            logger.warning("{}: could not remove {} yet; every sweep tries again", self.path, directory.name)
+            logger.warning("swept version not removed yet store={} directory={}", self.path, directory.name)
 
     def quarantine(self, digest: str, reason: str, by: str) -> None:
         self._quarantine.add(digest, reason, by)
@@ -219,7 +221,7 @@ class LocalPolicyStore:
 
 @dataclass
 class _Listing:
-    """What one look into the store's directory shows. ``highest`` is -1 where no number was ever used."""
+    """Content of the directory of a store. ``highest`` is -1 if no number was used."""
 
     versions: list[int] = field(default_factory=list)
     marks: list[int] = field(default_factory=list)

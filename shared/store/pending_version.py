@@ -1,10 +1,10 @@
-"""A version on its way into a local store: a temporary directory that a rename makes a version, whole or not at all.
+"""A version that is being written to a local store: a temporary directory that a rename commits as a whole.
 
-It lies one level below the store: a watcher of the store sees the version come, and nothing move away, which watchdog
-would wait half a second for the other end of.
+The directory lies one level below the store, so that a watcher of the store sees only the rename into it. watchdog
+would wait half a second for the other end of a rename within the store.
 
-The writer holds a lock on its temporary directory for as long as it lives, so that a sweeper can tell a slow writer
-(or a stopped one, or one whose clock has jumped) from a dead one. The kernel drops the lock of a killed process.
+The writer holds a lock on the directory while it runs, so that a sweeper can tell a slow or stopped writer from a dead
+one. The kernel drops the lock of a killed process.
 """
 
 import errno
@@ -28,9 +28,9 @@ _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class PendingVersion:
-    """A context manager around one temporary directory in ``store``; what was not committed is removed on leaving.
+    """Context manager of a temporary directory in ``store``, which is removed on exit unless it was committed.
 
-    Raises StoreUnavailable, but FileNotFoundError on construction where the store's directory is not there.
+    Methods raise StoreUnavailable; construction raises FileNotFoundError if the directory of the store does not exist.
     """
 
     def __init__(self, store: Path, *, fsync: bool) -> None:
@@ -41,7 +41,7 @@ class PendingVersion:
             self._path.parent.mkdir(exist_ok=True)
             self._path.mkdir()
             self._directory = os.open(self._path, _DIRECTORY)
-        with suppress(OSError):  # some network file systems have no locks: there, age alone tells
+        with suppress(OSError):  # some network file systems have no locks; there the age alone decides
             fcntl.flock(self._directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def __enter__(self) -> "PendingVersion":
@@ -51,10 +51,10 @@ class PendingVersion:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         os.close(self._directory)
-        shutil.rmtree(self._path, ignore_errors=True)  # gone already where it was committed
+        shutil.rmtree(self._path, ignore_errors=True)  # does not exist after a commit
 
     def write(self, files: Mapping[str, bytes]) -> None:
-        """Write new files, and have them on the disk before returning."""
+        """Write new files and sync them to the disk."""
         with storage(f"write into {self._store}"):
             self._write(files)
 
@@ -65,7 +65,7 @@ class PendingVersion:
                 descriptor = os.open(name, _NEW_FILE, 0o666, dir_fd=self._directory)
                 descriptors.append(descriptor)
                 _write_all(descriptor, data)
-            if self._fsync:  # once everything is written, so that the disk can take it in one go
+            if self._fsync:  # after all writes, so that the disk can merge them
                 for descriptor in descriptors:
                     os.fsync(descriptor)
                 _sync(self._directory)
@@ -74,14 +74,14 @@ class PendingVersion:
                 os.close(descriptor)
 
     def replace(self, files: Mapping[str, bytes]) -> None:
-        """Write files anew that were written before."""
+        """Replace files that were written before."""
         with storage(f"write into {self._store}"):
             for name in files:
                 os.unlink(name, dir_fd=self._directory)
             self._write(files)
 
     def commit(self, name: str) -> bool:
-        """Give the directory its final name. False where that name is taken already."""
+        """Rename the directory to ``name``; return False if that name is taken."""
         with storage(f"commit {self._store / name}"):
             try:
                 self._path.rename(self._store / name)
@@ -95,13 +95,13 @@ class PendingVersion:
 
 
 def is_abandoned(path: Path, abandon_after_s: float) -> bool:
-    """Whether the temporary directory ``path`` has had no write for that long, and no living writer holds it."""
+    """Return True if ``path`` was not written to for ``abandon_after_s`` and no live writer holds its lock."""
     try:
         directory = os.open(path, _DIRECTORY)
     except OSError:
-        return False  # committed or removed meanwhile, or nothing that a writer made
+        return False  # committed or removed meanwhile, or not a directory of a writer
     try:
-        # A time stamp far in the future says that the clock was set back, not that the writer is at work.
+        # A time stamp far in the future means that the clock was set back, not that the writer is active.
         now_unix_s = time.time()
         is_old = all(abs(now_unix_s - stamp) >= abandon_after_s for stamp in _write_times_unix_s(directory))
         return is_old and _lock_is_free(directory)
@@ -128,7 +128,7 @@ def _lock_is_free(directory: int) -> bool:
 
 
 def sync(path: Path) -> None:
-    """Have a file, or a directory's names, on the disk. Raises OSError."""
+    """Sync a file, or the names in a directory, to the disk. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         _sync(descriptor)
@@ -137,7 +137,7 @@ def sync(path: Path) -> None:
 
 
 def _sync(descriptor: int) -> None:
-    """Have what is open on the disk, where the file system knows how to sync it (not all know directories)."""
+    """Sync, if the file system supports it (some cannot sync directories)."""
     try:
         os.fsync(descriptor)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The policy store: where versions are published, whole and verified, under numbers that only ever grow (DESIGN 5)."""
+"""The interface of policy stores, where versions are published under growing numbers."""
 
 import re
 from collections.abc import Mapping
@@ -26,19 +26,19 @@ __all__ = [
 
 
 class PolicyStore(Protocol):
-    """One conformance suite holds for every implementation: ``tests/contract/test_policy_store.py``.
+    """A store of versions; every implementation passes ``tests/contract/test_policy_store.py``.
 
-    Every method may raise StoreUnavailable. A store that is not there yet is an empty one; publishing makes it.
+    Every method may raise StoreUnavailable. A store that does not exist is empty; publishing creates it.
     """
 
     @property
     def watch_path(self) -> Path | None:
-        """Where file events tell of new versions (perhaps not there yet), or None where only polling helps."""
+        """Directory whose file events announce versions (it may not exist yet), or None if only polling works."""
         ...
 
     @property
     def notes(self) -> StoreNotes | None:
-        """What actors tell each other of trials, or None where this store takes no notes."""
+        """Notes of canary evaluations, or None if the store has none."""
         ...
 
     def publish(
@@ -49,50 +49,55 @@ class PolicyStore(Protocol):
         durable: bool = True,
         sign: Sign | None = None,
     ) -> Manifest:
-        """Commit one version with these ``files`` under the next number, and return its manifest as readers see it.
+        """Commit a version with the next number and return its manifest as readers see it.
 
-        Readers see all of it or nothing, whoever is killed. ``durable`` promises the same for a power cut, and waits
-        for the disk; without it, that holds only once ``make_durable`` has returned.
-        ``describe`` makes the manifest for the number and the files' entries; it is called again with a higher number
-        where another publisher was faster. ``sign`` gives the signature of each manifest's bytes. Raises ManifestError
-        for a manifest that no reader would take.
+        Readers see all of it or nothing, even if the publisher is killed.
+
+        Args:
+            files: content by name, without the manifest.
+            describe: returns the manifest; called again with a higher number if another publisher was faster.
+            durable: wait for the disk, so that the version survives a power cut; otherwise ``make_durable`` does.
+            sign: returns the signature of the bytes of a manifest.
+
+        Raises:
+            ManifestError: readers would refuse the manifest.
         """
         ...
 
     def make_durable(self, version: int) -> None:
-        """Return when the disk holds all of ``version``. Raises VersionNotFound where it was swept meanwhile."""
+        """Sync ``version`` to the disk. Raises VersionNotFound if it was swept meanwhile."""
         ...
 
     def versions(self) -> list[int]:
-        """The committed versions, ascending; cheap enough for polling: one listing."""
+        """Return the committed versions, ascending. One listing: cheap enough for polling."""
         ...
 
     def newest(self) -> int | None:
-        """The highest committed version, or None."""
+        """Return the highest committed version, or None."""
         ...
 
     def open(self, version: int) -> VersionFiles:
-        """Read and check a version's manifest. Raises VersionNotFound (select again) or ManifestError."""
+        """Read and check the manifest of ``version``. Raises VersionNotFound (select again) or ManifestError."""
         ...
 
     def sweep(self, retention: Retention) -> list[int]:
-        """Remove the versions that ``retention`` does not keep, and abandoned writes. Returns the versions removed."""
+        """Remove versions that ``retention`` does not keep, and abandoned writes; return the removed versions."""
         ...
 
     def quarantine(self, digest: str, reason: str, by: str) -> None:
-        """Advise others that a manifest's ``digest`` failed. The first reason given for a digest stays."""
+        """Report that the manifest with ``digest`` failed. The first reason for a digest stays."""
         ...
 
     def quarantined(self) -> dict[str, str]:
-        """The advice of all actors: digest -> reason."""
+        """Return the reports of all actors, digest -> reason."""
         ...
 
 
 def open_store(where: str | Path) -> PolicyStore:
-    """The store at a path or an fsspec URL (``s3://bucket/policies``). Raises ConfigurationError for neither."""
+    """Open the store at a path or an fsspec URL (``s3://bucket/policies``). Raises ConfigurationError."""
     text = str(where)
     if not text:
-        raise ConfigurationError("expected a directory or a URL for the policy store, found an empty text")
+        raise ConfigurationError("expected a directory or a URL for the policy store, found an empty string")
     local = re.sub(r"^(file|local)://", "", text)
     if "://" not in local:
         return LocalPolicyStore(Path(local).expanduser())

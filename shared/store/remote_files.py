@@ -1,6 +1,6 @@
-"""The few file operations that a remote store needs, over fsspec, each with one meaning on every backend.
+"""The file operations of a remote store over fsspec, with one meaning on every backend.
 
-Whatever a backend raises is mapped to StoreUnavailable, but for the one or two errors that a method's docstring names.
+Exceptions of a backend are mapped to StoreUnavailable, except those that a docstring names.
 """
 
 from contextlib import suppress
@@ -17,14 +17,14 @@ Details = dict[str, Any]
 
 
 class RemoteFiles:
-    """Files below one URL, named by their paths relative to it; ``""`` is the root itself."""
+    """Files below a URL, named by relative paths; ``""`` is the root."""
 
     def __init__(self, url: str) -> None:
         try:
             self._fs, root = url_to_fs(url)
         except ValueError as error:
             raise ConfigurationError(
-                f"{url!r}: {error}; expected a path, or a URL of one of "
+                f"expected a path or a URL, found {url!r}: {error}; protocols: "
                 f"{', '.join(sorted(fsspec.available_protocols()))}"
             ) from error
         except ImportError as error:
@@ -32,7 +32,7 @@ class RemoteFiles:
         self._root = root.rstrip("/")
 
     def list(self, directory: str) -> dict[str, Details]:
-        """What lies directly in ``directory`` now, by name; nothing where there is no such directory."""
+        """Return the entries of ``directory`` by name, uncached; none if it does not exist."""
         path = self._path(directory)
         with remote_storage(f"list {path}"):
             self._fs.invalidate_cache()
@@ -40,11 +40,11 @@ class RemoteFiles:
                 found: list[Details] = self._fs.ls(path, detail=True)
             except FileNotFoundError:
                 return {}
-        # Object stores list a directory's own placeholder among its contents.
+        # Object stores list the placeholder of a directory among its entries.
         return {_base_name(details): details for details in found if details["name"].rstrip("/") != path}
 
     def exists(self, name: str) -> bool:
-        """Not fsspec's ``exists``: that one says False for any error, and what does not exist gets swept."""
+        """Return True if the file exists. Errors are not taken for absence, as ``exists`` of fsspec does."""
         try:
             self._info(name)
         except FileNotFoundError:
@@ -52,7 +52,7 @@ class RemoteFiles:
         return True
 
     def read(self, name: str, size_bytes: int) -> bytes:
-        """At most ``size_bytes + 1`` bytes.
+        """Return at most ``size_bytes + 1`` bytes.
 
         Raises FileNotFoundError, and NotRegularFileError for a link, a directory, a pipe or a device.
         """
@@ -60,7 +60,7 @@ class RemoteFiles:
         if details["type"] != "file" or details.get("islink"):
             raise NotRegularFileError("a symbolic link" if details.get("islink") else f"type {details['type']!r}")
         if details.get("size") == 0:
-            return b""  # object stores answer a range of nothing with an error
+            return b""  # object stores refuse an empty range
         path = self._path(name)
         with remote_storage(f"read {path}", expecting=FileNotFoundError):
             return bytes(self._fs.cat_file(path, start=0, end=size_bytes + 1))
@@ -72,7 +72,7 @@ class RemoteFiles:
             self._fs.pipe_file(path, data)
 
     def create(self, name: str, data: bytes = b"1") -> bool:
-        """Create a small file that must not exist yet; False where it does."""
+        """Create a small file; return False if it exists."""
         path = self._path(name)
         try:
             with remote_storage(f"create {path}", expecting=FileExistsError):
@@ -85,23 +85,23 @@ class RemoteFiles:
         try:
             with self._fs.open(path, "xb") as file:
                 file.write(data)
-        except (NotImplementedError, ValueError):  # a backend that knows no exclusive creation
+        except (NotImplementedError, ValueError):  # the backend has no exclusive creation
             self._fs.pipe_file(path, data, mode="create")
 
     def remove(self, name: str) -> None:
-        """Remove a file, which may be gone already."""
+        """Remove a file if it exists."""
         path = self._path(name)
         with remote_storage(f"remove {path}"), suppress(FileNotFoundError):
             self._fs.rm_file(path)
 
     def make_directory(self, directory: str) -> None:
-        """For backends that have directories; a no-op on object stores."""
+        """Create a directory; a no-op on object stores."""
         path = self._path(directory)
         with remote_storage(f"make {path}"):
             self._fs.makedirs(path, exist_ok=True)
 
     def remove_directory(self, directory: str) -> None:
-        """Remove a directory with what is in it; it may be gone already."""
+        """Remove a directory and its content if it exists."""
         path = self._path(directory)
         with remote_storage(f"remove {path}"), suppress(FileNotFoundError):
             self._fs.invalidate_cache()

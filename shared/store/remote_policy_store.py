@@ -1,14 +1,13 @@
-"""A policy store on anything that fsspec reaches: S3, GCS, Azure, SFTP, memory.
+"""A policy store on any file system of fsspec: S3, GCS, Azure, SFTP, memory.
 
-There is no rename to commit with, so a version's files are uploaded into its own directory and its manifest last: a
-version exists when its manifest does. Its number is claimed first, by creating the high-water mark exclusively (as a
-local store does). Where a backend cannot create exclusively, only one publisher at a time is safe.
+Without a rename, a version is committed by its manifest, which is uploaded last. Its number is claimed first, by the
+exclusive creation of the high-water mark, as in a local store. On a backend without exclusive creation only one
+publisher at a time is safe.
 """
 
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 from loguru import logger
@@ -25,7 +24,7 @@ from shared.files.bounded_read import NotRegularFileError
 from shared.files.buffer_pool import BufferPool, Data
 from shared.policy.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, SIGNATURE_NAME, FileEntry, Manifest
 from shared.policy.signing import SIGNATURE_BYTES
-from shared.store.quarantine_advice import (
+from shared.store.quarantine import (
     MAX_ADVICE_BYTES,
     QUARANTINE_DIRECTORY,
     advice_name,
@@ -38,27 +37,24 @@ from shared.store.retention import Retention
 from shared.store.store_notes import RemoteNotes
 from shared.store.version_files import (
     DescribeVersion,
-    Meanwhile,
     Sign,
+    VerifiedFiles,
     VersionFiles,
     checked_manifest,
     describe_files,
     describe_version,
-    is_read_ahead,
     mark_name,
     parse_mark_name,
     parse_version_name,
-    read_verified,
-    read_verified_ahead,
     version_name,
 )
 
 
 class RemotePolicyStore:
-    """``PolicyStore`` at an fsspec URL such as ``s3://bucket/policies``; credentials are found as fsspec finds them.
+    """``PolicyStore`` at an fsspec URL such as ``s3://bucket/policies``. fsspec finds the credentials.
 
-    An upload whose files have not changed for ``abandon_after_s``, as seen by this object, is swept as abandoned.
-    Raises ConfigurationError for a URL that no installed backend understands.
+    An upload is abandoned when this object has seen no change of its files for ``abandon_after_s``. Raises
+    ConfigurationError for a URL without an installed backend.
     """
 
     watch_path: Path | None = None
@@ -77,7 +73,6 @@ class RemotePolicyStore:
         return f"RemotePolicyStore({self._url!r})"
 
     def __str__(self) -> str:
-        """Where it is, for messages."""
         return self._url
 
     def versions(self) -> list[int]:
@@ -96,16 +91,15 @@ class RemotePolicyStore:
             raise _not_found(location) from error
         except NotRegularFileError as error:
             raise ManifestError(f"{location}/{MANIFEST_NAME}: expected a regular file, found {error}") from error
-        return _RemoteVersion(
-            self._files, directory, location, checked_manifest(manifest_bytes, version, location), manifest_bytes
-        )
+        manifest = checked_manifest(manifest_bytes, version, location)
+        return _RemoteVersion(self._files, self._url, directory, manifest, manifest_bytes)
 
     def publish(
         self,
         files: Mapping[str, bytes],
         describe: DescribeVersion,
         *,
-        durable: bool = True,  # noqa: ARG002  an object store answers when it holds what was uploaded
+        durable: bool = True,  # noqa: ARG002  an upload is durable when it returns
         sign: Sign | None = None,
     ) -> Manifest:
         entries = describe_files(files)
@@ -123,11 +117,10 @@ class RemotePolicyStore:
         return manifest
 
     def make_durable(self, version: int) -> None:
-        """An object store answers when it holds what was uploaded."""
+        """Do nothing: an upload is durable when it returns."""
 
     def _claim(self, version: int) -> bool:
-        """Make the mark of ``version``. False where the number is another's, or may have been: the listing afterwards
-        shows whether anybody had gone beyond it before the mark was made."""
+        """Create the mark of ``version``; return False if another publisher may have the number."""
         is_ours = self._files.create(mark_name(version))
         directories, marks = self._numbers()
         highest = max([version, *directories, *marks])
@@ -147,15 +140,15 @@ class RemotePolicyStore:
         for name, data in files.items():
             self._files.write(f"{directory}/{name}", data)
         self._check_uploaded(directory, entries)
-        for name, data in stated.items():  # the manifest comes last
+        for name, data in stated.items():  # the manifest last
             self._files.write(f"{directory}/{name}", data)
 
     def _check_uploaded(self, directory: str, entries: Mapping[str, FileEntry]) -> None:
-        """A sweeper that took us for dead has removed what we wrote: then there must be no manifest."""
+        """Raise StoreUnavailable if a sweeper removed files of this upload, which must not get a manifest then."""
         found = {name: details.get("size") for name, details in self._files.list(directory).items()}
         if missing := [name for name, entry in entries.items() if found.get(name) != entry.size_bytes]:
             raise StoreUnavailable(
-                f"{self._url}/{directory}: uploaded {', '.join(missing)}, but found it otherwise; publish again"
+                f"publish again: uploaded {', '.join(missing)} to {self._url}/{directory}, but it is missing or changed"
             )
 
     def sweep(self, retention: Retention) -> list[int]:
@@ -166,19 +159,19 @@ class RemotePolicyStore:
             self._remove_version(version)
         for version in set(directories) - set(committed) - self._uploading:
             if self._is_abandoned(version):
-                logger.info("{}: sweeping the abandoned upload {}", self._url, version_name(version))
+                logger.info("abandoned upload swept store={} directory={}", self._url, version_name(version))
                 self._remove_version(version)
         return swept
 
     def _remove_version(self, version: int) -> None:
-        """The manifest first, so that no reader opens what is half gone."""
+        """Remove a version, its manifest first, so that readers never open a part."""
         self._committed.discard(version)
         self._uncommitted.pop(version, None)
         self._files.remove(f"{version_name(version)}/{MANIFEST_NAME}")
         self._files.remove_directory(version_name(version))
 
     def _is_abandoned(self, version: int) -> bool:
-        """By this machine's monotonic clock: the clock that stamps the files is another's."""
+        """Use the monotonic clock of this machine: another clock stamps the files."""
         names = frozenset(self._files.list(version_name(version)))
         now_s = time.monotonic()
         seen_names, since_s = self._uncommitted.get(version, (names, now_s))
@@ -208,7 +201,7 @@ class RemotePolicyStore:
         return advice.reason if advice else None
 
     def _numbers(self) -> tuple[list[int], list[int]]:
-        """The numbers that have a directory, committed or not, and the numbers that have a mark: one listing."""
+        """Return the numbers with a directory, committed or not, and those with a mark, from one listing."""
         names = self._files.list("")
         directories = [
             n
@@ -222,7 +215,7 @@ class RemotePolicyStore:
         return max([*directories, *marks], default=-1)
 
     def _committed_among(self, directories: list[int]) -> list[int]:
-        """Those that have a manifest. What was committed stays so until its directory is gone: it is asked for once."""
+        """Return those with a manifest. Each is looked up once: commits are final."""
         committed = self._committed.intersection(directories)
         for version in set(directories) - committed:
             if self._files.exists(f"{version_name(version)}/{MANIFEST_NAME}"):
@@ -232,28 +225,16 @@ class RemotePolicyStore:
 
 
 @dataclass(frozen=True)
-class _RemoteVersion:
-    """``VersionFiles`` of a directory in a remote store."""
-
+class _RemoteVersion(VerifiedFiles):
     files: RemoteFiles
+    url: str
     directory: str
-    location: str
     manifest: Manifest
     manifest_bytes: bytes = field(repr=False)
 
-    def read(self, name: str) -> bytes:
-        return read_verified(self.manifest, name, self.location, partial(self._read_once, name))
-
-    def read_ahead(self, name: str, meanwhile: Meanwhile, memory: BufferPool) -> Data:  # noqa: ARG002  fsspec's own
-        if not is_read_ahead(self.manifest, name):
-            return self.read(name)
-
-        def read_pieces(entry: FileEntry, on_piece: Callable[[Data], None]) -> Data:
-            found = self._read_once(name, entry)
-            on_piece(found)
-            return found
-
-        return read_verified_ahead(self.manifest, name, self.location, read_pieces, meanwhile)
+    @property
+    def location(self) -> str:
+        return f"{self.url}/{self.directory}"
 
     def read_signature(self) -> bytes | None:
         name = f"{self.directory}/{SIGNATURE_NAME}"
@@ -267,11 +248,22 @@ class _RemoteVersion:
         except StoreUnavailable as error:
             raise TransientLoadError(str(error)) from error
 
-    def _read_once(self, name: str, entry: FileEntry) -> bytes:
+    def _fetch(self, name: str, entry: FileEntry) -> bytes:
         try:
             return self._read_regular(name, entry)
         except StoreUnavailable as error:
             raise TransientLoadError(str(error)) from error
+
+    def _fetch_pieces(
+        self,
+        name: str,
+        entry: FileEntry,
+        on_piece: Callable[[Data], None],
+        memory: BufferPool,  # noqa: ARG002  fsspec allocates
+    ) -> Data:
+        found = self._fetch(name, entry)
+        on_piece(found)
+        return found
 
     def _read_regular(self, name: str, entry: FileEntry) -> bytes:
         try:
@@ -280,13 +272,13 @@ class _RemoteVersion:
             raise DigestMismatch(f"{self.location}/{name}: expected a regular file, found {error}") from error
         except FileNotFoundError as error:
             self._require_manifest(error)
-            raise TransientLoadError(f"{self.location}/{name}: the manifest lists it, but it is not there") from error
+            raise TransientLoadError(f"{self.location}/{name}: the manifest lists it, but it does not exist") from error
 
     def _require_manifest(self, error: FileNotFoundError) -> None:
-        """Raise VersionNotFound where the whole version is gone, and not one file of it."""
+        """Raise VersionNotFound if the whole version was removed."""
         if not self.files.exists(f"{self.directory}/{MANIFEST_NAME}"):
             raise _not_found(self.location) from error
 
 
 def _not_found(location: str) -> VersionNotFound:
-    return VersionNotFound(f"{location}: no such version; it was never published, or has been swept meanwhile")
+    return VersionNotFound(f"{location}: no such version; it was never published, or was swept meanwhile")

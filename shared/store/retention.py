@@ -1,4 +1,4 @@
-"""Which versions a store keeps: a pure decision over version numbers."""
+"""Selection of the versions that a store keeps. It is a pure function of version numbers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from shared.errors import ConfigurationError
 
 @dataclass(frozen=True)
 class Retention:
-    """Keep the newest ``keep_newest``, every number that ``keep_every`` divides, and whatever is ``pinned``."""
+    """Keep the newest ``keep_newest``, every number that ``keep_every`` divides, and all that are ``pinned``."""
 
     keep_newest: int = 20
     keep_every: int | None = None
@@ -16,14 +16,12 @@ class Retention:
 
     def __post_init__(self) -> None:
         if self.keep_newest < 1:
-            raise ConfigurationError(
-                f"keep_newest is at least 1, since the newest version always stays; found {self.keep_newest}"
-            )
+            raise ConfigurationError(f"keep_newest has to be at least 1, found {self.keep_newest}")
         if self.keep_every is not None and self.keep_every < 1:
-            raise ConfigurationError(f"keep_every is at least 1, or None for no milestones; found {self.keep_every}")
+            raise ConfigurationError(f"keep_every has to be at least 1, or None; found {self.keep_every}")
 
     def expendable(self, versions: Sequence[int]) -> list[int]:
-        """Those of ``versions`` that may go, ascending. The newest is never among them."""
+        """Return the ``versions`` that may be removed, ascending; never the newest."""
         return [version for version in sorted(versions)[: -self.keep_newest] if not self._is_kept(version)]
 
     def _is_kept(self, version: int) -> bool:

@@ -1,4 +1,4 @@
-"""Small notes that actors leave each other in a policy store, beside its versions. Nobody signs them: they advise."""
+"""Small notes that actors exchange through a policy store, beside its versions. They are unsigned advice."""
 
 import os
 import re
@@ -18,35 +18,35 @@ _SUFFIX = ".json"
 
 
 class StoreNotes(Protocol):
-    """One conformance suite holds for every store's: ``tests/contract/test_store_notes.py``.
+    """Notes in a store; every implementation passes ``tests/contract/test_store_notes.py``.
 
-    A name has 1 to 100 of a-z, 0-9 and -; anything else raises ValueError. Every method may raise StoreUnavailable.
-    Nothing is forced to a disk: notes may be lost with a machine that crashes.
+    A name has 1 to 100 characters of a-z, 0-9 and -; others raise ValueError. All methods may raise StoreUnavailable.
+    Nothing is synced to the disk: notes may be lost when the machine crashes.
     """
 
     def names(self) -> list[str]:
-        """The names of all notes, ascending."""
+        """Return the names of all notes, ascending."""
         ...
 
     def read(self, name: str) -> bytes | None:
-        """What the note says. None where there is none, where it is longer than MAX_NOTE_BYTES, or is no file."""
+        """Return a note, or None if it does not exist, is longer than MAX_NOTE_BYTES, or is not a regular file."""
         ...
 
     def write(self, name: str, data: bytes) -> None:
-        """Write or replace a note; readers see the old or the new."""
+        """Write or replace a note atomically."""
         ...
 
     def create(self, name: str, data: bytes) -> bool:
-        """Write a note that must not be there yet; False where it is. Of several at once, one is first."""
+        """Write a new note; return False if it exists. Of several concurrent calls one succeeds."""
         ...
 
     def remove(self, name: str) -> None:
-        """Remove a note, which may be gone already."""
+        """Remove a note if it exists."""
         ...
 
 
 class LocalNotes:
-    """``StoreNotes`` in a directory, which is made with the first note."""
+    """``StoreNotes`` in a local directory, which is created with the first note."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -125,7 +125,7 @@ class RemoteNotes:
 
 def _file_name(name: str) -> str:
     if not _NAME.fullmatch(name):
-        raise ValueError(f"expected 1 to 100 of a-z, 0-9 and - as a note's name; found {name!r}")
+        raise ValueError(f"the name of a note has 1 to 100 characters of a-z, 0-9 and -; found {name!r}")
     return name + _SUFFIX
 
 

@@ -1,4 +1,4 @@
-"""Which version numbers a run has used, kept outside its store: that may be taken away, and come back."""
+"""Version numbers that a run has used, recorded outside its store: the store may be removed and come back."""
 
 import os
 from contextlib import suppress
@@ -9,17 +9,17 @@ from shared.store.version_files import mark_name, parse_mark_name
 
 
 class UsedNumbers:
-    """A directory with one empty file, named for the highest number that was used. Any number of processes use it."""
+    """A directory with one empty file, named after the highest used number. Any number of processes may use it."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
     def highest(self) -> int:
-        """-1 where none was used. Raises StoreUnavailable."""
+        """Return the highest used number, or -1. Raises StoreUnavailable."""
         return max(self._marks(), default=-1)
 
     def use(self, number: int) -> bool:
-        """Claim ``number``. False where it was used before, or a higher one. Raises StoreUnavailable."""
+        """Claim ``number``; return False if it or a higher one was used before. Raises StoreUnavailable."""
         with storage(f"make {self._directory / mark_name(number)}"):
             self._directory.mkdir(parents=True, exist_ok=True)
             try:
@@ -28,7 +28,7 @@ class UsedNumbers:
                 return False
         marks = self._marks()
         for lower in marks:
-            if lower < max(marks):  # a lower mark is no matter beside a higher one
+            if lower < max(marks):  # a mark below another one is redundant
                 with suppress(OSError):
                     (self._directory / mark_name(lower)).unlink()
         return max(marks) == number

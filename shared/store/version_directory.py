@@ -1,11 +1,10 @@
-"""A version in a directory of this machine, opened: what it holds is read once, bounded, and never through a link."""
+"""A version in a local directory. Reads are bounded and never follow links."""
 
 import errno
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 from shared.errors import DigestMismatch, ManifestError, NotAuthentic, TransientLoadError, VersionNotFound
@@ -14,36 +13,28 @@ from shared.files.buffer_pool import BufferPool, Data
 from shared.files.storage_errors import store_unavailable
 from shared.policy.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, SIGNATURE_NAME, FileEntry, Manifest
 from shared.policy.signing import SIGNATURE_BYTES
-from shared.store.version_files import (
-    Meanwhile,
-    VersionFiles,
-    checked_manifest,
-    is_read_ahead,
-    parse_version_name,
-    read_verified,
-    read_verified_ahead,
-)
+from shared.store.version_files import VerifiedFiles, VersionFiles, checked_manifest, parse_version_name
 
 
 def open_version_directory(path: Path) -> VersionFiles:
-    """Open one version by its directory, wherever that lies.
+    """Open the version in the directory ``path``, inside or outside a store.
 
-    A directory named like a version of a store must hold that version. Raises VersionNotFound, ManifestError or
+    A directory with the name of a version has to contain that version. Raises VersionNotFound, ManifestError or
     StoreUnavailable.
     """
-    resolved = Path(os.path.realpath(path))  # unlike Path.resolve, leaves a loop of links for open_version to refuse
+    resolved = Path(os.path.realpath(path))  # unlike Path.resolve, leaves loops of links for open_version to refuse
     return open_version(resolved, parse_version_name(resolved.name))
 
 
 def open_version(path: Path, version: int | None) -> VersionFiles:
-    """Open the directory ``path``, which must not be a link and must hold ``version``, where that is given."""
+    """Open the directory ``path``, which must not be a link and must contain ``version`` (if given)."""
     manifest_bytes = _read_manifest(path)
     return VersionDirectory(path, checked_manifest(manifest_bytes, version, str(path)), manifest_bytes)
 
 
 @dataclass(frozen=True)
-class VersionDirectory:
-    """``VersionFiles`` of a directory of this machine."""
+class VersionDirectory(VerifiedFiles):
+    """``VersionFiles`` of a local directory."""
 
     path: Path
     manifest: Manifest
@@ -52,19 +43,6 @@ class VersionDirectory:
     @property
     def location(self) -> str:
         return str(self.path)
-
-    def read(self, name: str) -> bytes:
-        return read_verified(self.manifest, name, self.location, partial(self._read_once, name))
-
-    def read_ahead(self, name: str, meanwhile: Meanwhile, memory: BufferPool) -> Data:
-        if not is_read_ahead(self.manifest, name):
-            return self.read(name)
-
-        def read_pieces(entry: FileEntry, on_piece: Callable[[Data], None]) -> Data:
-            with self._open_for(name) as directory:
-                return read_regular_file_into(memory, directory, name, entry.size_bytes, on_piece)
-
-        return read_verified_ahead(self.manifest, name, self.location, read_pieces, meanwhile)
 
     def read_signature(self) -> bytes | None:
         name = self.path / SIGNATURE_NAME
@@ -80,22 +58,26 @@ class VersionDirectory:
         except OSError as error:
             raise TransientLoadError(str(store_unavailable(error, f"read {name}"))) from error
 
-    def _read_once(self, name: str, entry: FileEntry) -> bytes:
+    def _fetch(self, name: str, entry: FileEntry) -> bytes:
         with self._open_for(name) as directory:
             return read_regular_file(directory, name, entry.size_bytes)
 
+    def _fetch_pieces(self, name: str, entry: FileEntry, on_piece: Callable[[Data], None], memory: BufferPool) -> Data:
+        with self._open_for(name) as directory:
+            return read_regular_file_into(memory, directory, name, entry.size_bytes, on_piece)
+
     @contextmanager
     def _open_for(self, name: str) -> Iterator[int]:
-        """A descriptor of the directory, to read the file ``name`` from; tells what is wrong in terms of versions."""
+        """Yield a descriptor of the directory for reading ``name``; map errors to those of ``VersionFiles.read``."""
         try:
             with _open_directory(self.path) as directory:
                 yield directory
         except NotRegularFileError as error:
             raise DigestMismatch(f"{self.path / name}: expected a regular file, found {error}") from error
         except FileNotFoundError as error:
-            if not os.path.lexists(self.path / MANIFEST_NAME):  # a sweeper takes that first
+            if not os.path.lexists(self.path / MANIFEST_NAME):  # sweepers remove it first
                 raise _not_found(self.path) from error
-            raise TransientLoadError(f"{self.path / name}: the manifest lists it, but it is not there") from error
+            raise TransientLoadError(f"{self.path / name}: the manifest lists it, but it does not exist") from error
         except OSError as error:
             raise TransientLoadError(str(store_unavailable(error, f"read {self.path / name}"))) from error
 
@@ -108,23 +90,21 @@ def _read_manifest(path: Path) -> bytes:
     except NotRegularFileError as error:
         raise ManifestError(f"{manifest_path}: expected a regular file, found {error}") from error
     except FileNotFoundError as error:
-        raise VersionNotFound(f"{manifest_path}: not there, so there is no version here, or not yet") from error
+        raise VersionNotFound(f"{manifest_path}: does not exist, so there is no version here yet") from error
     except OSError as error:
         raise store_unavailable(error, f"read {manifest_path}") from error
 
 
 @contextmanager
 def _open_directory(path: Path) -> Iterator[int]:
-    """A descriptor of the version's directory. Raises VersionNotFound where there is none, or a link."""
+    """Yield a descriptor of the directory of a version. Raises VersionNotFound if there is none, or a link."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
         if error.errno == errno.ENOENT:
             raise _not_found(path) from error
         if error.errno in (errno.ENOTDIR, errno.ELOOP):
-            raise VersionNotFound(
-                f"{path}: a version is a directory of its own; found a link or a file there"
-            ) from error
+            raise VersionNotFound(f"{path}: a version is a directory; found a link or a file there") from error
         raise
     try:
         yield descriptor
@@ -133,4 +113,4 @@ def _open_directory(path: Path) -> Iterator[int]:
 
 
 def _not_found(path: Path) -> VersionNotFound:
-    return VersionNotFound(f"{path}: no such version; it was never published, or has been swept meanwhile")
+    return VersionNotFound(f"{path}: no such version; it was never published, or was swept meanwhile")

@@ -1,7 +1,8 @@
-"""What every store agrees on about one version: its names, its manifest, and that bytes are verified before use."""
+"""Rules that all stores share: names of versions, their manifests, and verification of the bytes that are read."""
 
 import hashlib
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Protocol, TypeVar
 
@@ -10,96 +11,156 @@ from shared.files.background_sha256 import BackgroundSha256
 from shared.files.buffer_pool import BufferPool, Data
 from shared.policy.manifest import MANIFEST_NAME, SIGNATURE_NAME, FileEntry, Manifest, decode_manifest, encode_manifest
 
-# One name a number. Eighteen digits at most: a 64-bit integer in any language that reads a manifest.
+# One name for each number, of at most 18 digits: a 64-bit integer in every language that reads a manifest.
 _VERSION_NAME = re.compile(r"v([0-9]{6}|[1-9][0-9]{6,17})")
 _MARK_PREFIX = ".highest-"
-_HASHED_APART_BYTES = 2**22
+_HASHED_APART_BYTES = 2**22  # hashing that much takes far longer than starting a thread
 
 DescribeVersion = Callable[[int, dict[str, FileEntry]], Manifest]
+"""Return the manifest of the version with this number and these files."""
 Sign = Callable[[bytes], bytes]
-"""Gives the signature of a manifest's bytes: ``SigningKey.sign``."""
+"""Return the signature of the bytes of a manifest (``SigningKey.sign``)."""
 Meanwhile = Callable[[Data], None]
-"""Is given bytes that are still being verified: it may get something ready, but run nothing and never raise."""
-ReadPieces = Callable[[FileEntry, Callable[[Data], None]], Data]
-"""Fetches a file as an entry describes it, and tells of all that it will return, in order."""
+"""Prepare something from bytes that are still being verified. It must not run them, nor raise."""
 _D = TypeVar("_D", bytes, Data)
 
 
 class VersionFiles(Protocol):
-    """An opened version: its manifest has been read and checked, its files are read and verified one by one."""
+    """An opened version. Its manifest is checked; its files are read and verified one by one."""
 
     @property
     def manifest(self) -> Manifest: ...
 
     @property
     def manifest_bytes(self) -> bytes:
-        """``manifest.json`` as it was found, for signatures."""
+        """The bytes of ``manifest.json``, which a signature covers."""
         ...
 
     @property
     def location(self) -> str:
-        """Where the version lies, for messages and logs."""
+        """Path or URL, for messages."""
         ...
 
     def read_signature(self) -> bytes | None:
-        """``manifest.sig`` as it lies there now, one byte too many at most; None where the version is not signed.
+        """Return at most one byte more of ``manifest.sig`` than a signature has, or None if there is no such file.
 
-        Raises NotAuthentic for a link, a pipe or a device, TransientLoadError or StoreUnavailable where it could not be
-        read, VersionNotFound where the whole version has been swept meanwhile.
+        Raises NotAuthentic for a link, a pipe or a device, TransientLoadError or StoreUnavailable if it cannot be read,
+        VersionNotFound if the version was swept meanwhile.
         """
         ...
 
     def read(self, name: str) -> bytes:
-        """The bytes of one file, verified against the manifest's size and SHA-256.
+        """Return the content of one file, verified against size and SHA-256 of the manifest.
 
-        A mismatch is read once more before it is believed. Raises DigestMismatch (also for a link, a pipe or a device),
-        ManifestError where the manifest has no such file, TransientLoadError where it is missing or could not be read,
-        VersionNotFound where the whole version has been swept meanwhile.
+        After a mismatch it is read once more. Raises DigestMismatch (also for a link, a pipe or a device),
+        ManifestError if the manifest does not list the file, TransientLoadError if it is missing or cannot be read,
+        VersionNotFound if the version was swept meanwhile.
         """
         ...
 
     def read_ahead(self, name: str, meanwhile: Meanwhile, memory: BufferPool) -> Data:
-        """As ``read``; of a large file the bytes may lie in ``memory``, and are hashed by another thread.
+        """Return the content like ``read``; large files may be read into ``memory`` and are hashed by another thread.
 
-        ``meanwhile`` is given them before that has come to its end: they are the right ones if they are the object that
-        is returned.
+        ``meanwhile`` receives the bytes before they are verified. They are valid if they are the returned object.
         """
         ...
 
 
+class VerifiedFiles(ABC):
+    """Verification of the files of an opened version. Subclasses fetch the bytes."""
+
+    manifest: Manifest
+
+    @property
+    @abstractmethod
+    def location(self) -> str: ...
+
+    @abstractmethod
+    def _fetch(self, name: str, entry: FileEntry) -> bytes:
+        """Read at most ``entry.size_bytes + 1`` bytes of a file."""
+
+    @abstractmethod
+    def _fetch_pieces(self, name: str, entry: FileEntry, on_piece: Callable[[Data], None], memory: BufferPool) -> Data:
+        """Read a file like ``_fetch``, perhaps into ``memory``; pass all that is returned to ``on_piece``, in order."""
+
+    def read(self, name: str) -> bytes:
+        entry = self._entry(name)
+        found = self._fetch(name, entry)
+        return found if _matches(found, entry) else self._read_again(name, entry, self._fetch)
+
+    def read_ahead(self, name: str, meanwhile: Meanwhile, memory: BufferPool) -> Data:
+        entry = self._entry(name)
+        if entry.size_bytes < _HASHED_APART_BYTES:
+            return self.read(name)
+        with BackgroundSha256() as hashing:
+            found = self._fetch_pieces(name, entry, hashing.update, memory)
+            if len(found) == entry.size_bytes:
+                if hashing.is_apart:
+                    meanwhile(found)
+                if hashing.hexdigest() == entry.sha256:
+                    return found
+        del found  # its memory can be used again
+        return self._read_again(name, entry, lambda name, entry: self._fetch_pieces(name, entry, _ignore, memory))
+
+    def _entry(self, name: str) -> FileEntry:
+        files = self.manifest.files
+        if name not in files:
+            raise ManifestError(f"{self.location}: the manifest lists no file {name!r}; it lists {sorted(files)}")
+        return files[name]
+
+    def _read_again(self, name: str, entry: FileEntry, fetch: Callable[[str, FileEntry], _D]) -> _D:
+        """Read a second time: one flipped bit on the way must not quarantine a version."""
+        found = fetch(name, entry)
+        if _matches(found, entry):
+            return found
+        if len(found) != entry.size_bytes:
+            size = "more" if len(found) > entry.size_bytes else str(len(found))
+            raise DigestMismatch(f"{self.location}/{name}: expected {entry.size_bytes} bytes, found {size}; read twice")
+        sha256 = hashlib.sha256(found).hexdigest()
+        raise DigestMismatch(f"{self.location}/{name}: expected SHA-256 {entry.sha256}, found {sha256}; read twice")
+
+
+def _matches(data: Data, entry: FileEntry) -> bool:
+    return len(data) == entry.size_bytes and hashlib.sha256(data).hexdigest() == entry.sha256
+
+
+def _ignore(_piece: Data) -> None:
+    pass
+
+
 def version_name(version: int) -> str:
-    """``v000042``: the directory of version 42."""
+    """Return ``v000042``, the name of the directory of version 42."""
     return f"v{version:06d}"
 
 
 def parse_version_name(name: str) -> int | None:
-    """42 for ``v000042``; None for every name that ``version_name`` does not make."""
+    """Return 42 for ``v000042``, and None for every name that ``version_name`` does not return."""
     match = _VERSION_NAME.fullmatch(name)
     return int(match[1]) if match else None
 
 
 def mark_name(version: int) -> str:
-    """``.highest-000042``: the high-water mark, made before version 42 is committed."""
+    """Return ``.highest-000042``, the high-water mark that is created before version 42 is committed."""
     return f"{_MARK_PREFIX}{version:06d}"
 
 
 def parse_mark_name(name: str) -> int | None:
-    """42 for ``.highest-000042``, None for any other name."""
+    """Return 42 for ``.highest-000042``, and None for any other name."""
     return parse_version_name(f"v{name.removeprefix(_MARK_PREFIX)}") if name.startswith(_MARK_PREFIX) else None
 
 
 def describe_files(files: Mapping[str, bytes]) -> dict[str, FileEntry]:
-    """Size and SHA-256 of each file, as the manifest lists them."""
+    """Return size and SHA-256 of each file, as a manifest lists them."""
     return {name: FileEntry(hashlib.sha256(data).hexdigest(), len(data)) for name, data in files.items()}
 
 
 def describe_version(
     version: int, entries: dict[str, FileEntry], describe: DescribeVersion, sign: Sign | None = None
 ) -> tuple[Manifest, dict[str, bytes]]:
-    """The manifest that ``describe`` gives for ``version``, as every reader will decode it, and what states it.
+    """Return the manifest of ``version`` as readers decode it, and the files that state it, in the order of writing.
 
-    That is ``manifest.json``, and before it ``manifest.sig`` where there is somebody to ``sign`` those bytes. Raises
-    ManifestError where a reader would refuse it: before anything is written, so no file name leads elsewhere.
+    These are ``manifest.sig``, if ``sign`` is given, and ``manifest.json``. Raises ManifestError, before anything is
+    written, if readers would refuse the manifest.
     """
     described = describe(version, dict(entries))
     if described.version != version or described.files != entries:
@@ -113,7 +174,7 @@ def describe_version(
 
 
 def checked_manifest(manifest_bytes: bytes, version: int | None, location: str) -> Manifest:
-    """The manifest found at ``location``, which must be of ``version``, where that is given. Raises ManifestError."""
+    """Decode the manifest found at ``location``. Raises ManifestError, also if it is not of ``version`` (if given)."""
     try:
         manifest = decode_manifest(manifest_bytes)
     except ManifestError as error:
@@ -121,60 +182,3 @@ def checked_manifest(manifest_bytes: bytes, version: int | None, location: str) 
     if version is not None and manifest.version != version:
         raise ManifestError(f"{location}: expected a manifest of version {version}, found one of {manifest.version}")
     return manifest
-
-
-def read_verified(manifest: Manifest, name: str, location: str, read_once: Callable[[FileEntry], bytes]) -> bytes:
-    """The bytes of file ``name`` of the version at ``location``, fetched by ``read_once`` and verified; two tries."""
-    entry = _entry(manifest, name, location)
-    found = read_once(entry)
-    if _is(found, entry):
-        return found
-    return _read_again(entry, name, location, read_once)
-
-
-def is_read_ahead(manifest: Manifest, name: str) -> bool:
-    """Whether a file is so large that hashing it takes longer than starting a thread for it, by far."""
-    return name in manifest.files and manifest.files[name].size_bytes >= _HASHED_APART_BYTES
-
-
-def read_verified_ahead(
-    manifest: Manifest, name: str, location: str, read_pieces: ReadPieces, meanwhile: Meanwhile
-) -> Data:
-    """See ``VersionFiles.read_ahead``; of a file that ``is_read_ahead``."""
-    entry = _entry(manifest, name, location)
-    with BackgroundSha256() as hashing:
-        found = read_pieces(entry, hashing.update)
-        if len(found) == entry.size_bytes:
-            if hashing.is_apart:
-                meanwhile(found)
-            if hashing.hexdigest() == entry.sha256:
-                return found
-    del found  # so that its memory can be used again
-    return _read_again(entry, name, location, lambda entry: read_pieces(entry, _let_be))
-
-
-def _let_be(_piece: Data) -> None:
-    pass
-
-
-def _entry(manifest: Manifest, name: str, location: str) -> FileEntry:
-    entry = manifest.files.get(name)
-    if entry is None:
-        raise ManifestError(f"{location}: the manifest lists no file {name!r}; it lists {sorted(manifest.files)}")
-    return entry
-
-
-def _read_again(entry: FileEntry, name: str, location: str, read_once: Callable[[FileEntry], _D]) -> _D:
-    """One flipped bit on its way here must not condemn a version. Raises DigestMismatch for the second."""
-    found = read_once(entry)
-    if _is(found, entry):
-        return found
-    if len(found) != entry.size_bytes:
-        how_many = "more" if len(found) > entry.size_bytes else str(len(found))
-        raise DigestMismatch(f"{location}/{name}: expected {entry.size_bytes} bytes, found {how_many}; read twice")
-    sha256 = hashlib.sha256(found).hexdigest()
-    raise DigestMismatch(f"{location}/{name}: expected SHA-256 {entry.sha256}, found {sha256}; read twice")
-
-
-def _is(data: Data, entry: FileEntry) -> bool:
-    return len(data) == entry.size_bytes and hashlib.sha256(data).hexdigest() == entry.sha256

@@ -124,12 +124,12 @@ def test_another_run_is_refused_once_a_run_is_known(case: StoreCase) -> None:
         return msgspec.structs.replace(sample_manifest(version, entries), run_id="other")
 
     store.publish(sample_files(), of_another_run, sign=KEY.sign)
-    assert "signed for run 'other', and this is run 'mine'" in refused(store, 1, Authenticity([KEY.public], "mine"))
+    assert "is signed for run 'other', and this is run 'mine'" in refused(store, 1, Authenticity([KEY.public], "mine"))
     starts_here = Authenticity([KEY.public])
     starts_here.open(store, 1)  # it may be of either run as long as neither has acted
     starts_here.pin(first)
     starts_here.open(store, 0)
-    assert "signed for run 'other', and this is run 'run'" in refused(store, 1, starts_here)
+    assert "is signed for run 'other', and this is run 'run'" in refused(store, 1, starts_here)
 
 
 def test_a_publisher_that_loses_the_race_signs_the_number_that_it_gets(case: StoreCase) -> None:

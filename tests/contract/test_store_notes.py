@@ -60,9 +60,9 @@ def test_of_several_who_create_one_is_first(case: StoreCase) -> None:
 def test_names_stay_inside(case: StoreCase, name: str) -> None:
     notes = _notes(case)
     for act in (lambda: notes.write(name, b""), lambda: notes.create(name, b""), lambda: notes.read(name)):
-        with pytest.raises(ValueError, match="as a note's name"):
+        with pytest.raises(ValueError, match="the name of a note"):
             act()
-    with pytest.raises(ValueError, match="as a note's name"):
+    with pytest.raises(ValueError, match="the name of a note"):
         notes.remove(name)
 
 

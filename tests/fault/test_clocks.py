@@ -32,7 +32,7 @@ ASK_THE_TIME = {
     "actor/rollouts/rollout_worker.py",
     "rl_hotswap/cli/rollback.py",
     "scripts/conformance/engine_agreement.py",
-    "shared/store/quarantine_advice.py",
+    "shared/store/quarantine.py",
     # To tell a person how old a version is.
     "actor/versions/policy_loader.py",
     "rl_hotswap/cli/inspect.py",

@@ -122,7 +122,7 @@ def test_an_upload_that_a_sweeper_took_for_abandoned_gets_no_manifest(
         real(self, path, value, mode=mode, **options)
 
     monkeypatch.setattr(FaultyFileSystem, "pipe_file", sweep_before_the_last_file)
-    with pytest.raises(StoreUnavailable, match=r"uploaded policy\.ts.*publish again"):
+    with pytest.raises(StoreUnavailable, match=r"publish again: uploaded policy\.ts"):
         store.publish(sample_files(), sample_manifest)
     assert store.versions() == [0]
 
