@@ -1,9 +1,7 @@
-"""The agent: acts with the newest policy that can be trusted, and changes it between two steps, unnoticed."""
+"""The agent: acts with the newest verified policy and replaces it between two steps."""
 
-import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -12,144 +10,64 @@ from loguru import logger
 
 from actor.acting.adoption_log import AdoptionLog
 from actor.acting.policy_call import Decision, PolicyCall
-from actor.canary.canary_assignment import CanaryAssignment
-from actor.canary.canary_evaluation import LOOK_EVERY_S, CanaryEvaluation
-from actor.canary.canary_ledger import CanaryLedger
-from actor.loading.engine_choice import check_trusted
-from actor.loading.engine_fallback import EngineFallback
-from actor.loading.engine_loader import EngineOptions
+from actor.agent_builder import build_parts
+from actor.agent_options import AgentOptions, with_deprecated_keywords
 from actor.loading.loaded_policy import LoadedPolicy
-from actor.prefetch.prefetcher import Prefetcher
 from actor.rollouts.episodes import FinishedEpisode
-from actor.sandbox.program_sandbox import ProgramSandbox, SandboxLimits
-from actor.sandbox.sandbox_cache import SandboxCache
-from actor.versions.policy_loader import PolicyLoader
-from actor.versions.policy_manager import PolicyManager
-from actor.versions.quarantine_cache import QuarantineCache
-from actor.versions.staleness import STALE_AFTER_S, StalenessMonitor
-from actor.versions.version_life import VersionTable
-from actor.versions.version_selection import Follow, Newest, check_canary, parse_follow
-from shared.engines.engine import EngineChoice
 from shared.errors import PolicyOutputError, PolicyUnavailable
 from shared.policy.noise import NoiseStream
 from shared.policy.signature import PolicySignature
-from shared.policy.signing import PublicKey
-from shared.store.authenticity import Authenticity
-from shared.store.policy_store import LocalPolicyStore, PolicyStore
+from shared.store.policy_store import PolicyStore
 
-_SAY_AGAIN_S = 10.0
+_LOG_WAIT_EVERY_S = 10.0
 
 
 class Agent:
-    """Acts for one environment (``num_envs`` None) or a batch of them, out of a policy store.
+    """Acts for one environment, or for a batch of them, with the policies of a store.
 
-    Policies are loaded and verified on a thread of the agent's own; ``reset`` and ``adopt`` take what is ready there.
-    With ``synchronous`` they do all of that themselves, in a fixed order, so that the same seed gives the same bits
-    every time. One thread at a time may call an agent. Its own thread wants Python's lock for moments, but many times:
-    threads of this process ask for it after 0.1 ms from now on, not after 5 (``sys.setswitchinterval``), and
-    ``reset`` and ``adopt`` let a load that is under way finish, for 5 ms at most (``actor/versions/load_barrier.py``).
+    A loader thread verifies new versions; ``reset`` and ``adopt`` switch to what is ready. With
+    ``AgentOptions.synchronous`` there is no thread and both methods load themselves. An agent may be called from one
+    thread at a time. While a load is under way, ``reset`` and ``adopt`` wait for it up to 5 ms
+    (``actor/versions/load_barrier.py``). The loader thread contends for the GIL many times for a moment each: a process
+    that acts does so with ``sys.setswitchinterval(1e-4)``.
 
-    ``engine``: ``auto`` measures; any other comes first in the engines, the rest are its fallback.
-    ``follow``: ``newest``, ``pinned:VERSION`` or ``history:PROBABILITY``. ``deterministic`` acts without noise.
-    ``deadline_s``: how long to wait where nothing can act. ``trusted_modules``: prefixes of module paths that
-    importable policies may come from (engines ``compile`` and ``eager``); ``trust_native`` allows native code out of
-    the store (engine ``aot``). ``signature``: that of the environment, where it is known: versions made for
-    another are refused. ``values``: have ``decide`` give the policy's value too, which takes many networks as long as
-    the action. ``public_keys``: with them only versions that one of these keys signed may act, and of one run:
-    ``run_id``, or that of the first. Once the newest is older than ``stale_after_s`` the log says so, as often.
-    ``trial``: within what limits a program that was never seen before is tried, in a process of its own, which it may
-    hang or crash; None tries nothing first. ``remember_in``: a directory, this user's own, in which it is remembered
-    what passed its trial, and what failed while it acted, on this machine; None remembers nothing.
-    ``canary``: a new version acts in this share of the episodes first, and is adopted unless its returns are worse than
-    those of the version that acts (``actor/canary/canary_evaluation.py``). It needs to be told of every episode:
-    ``episodes_ended``.
+    Args:
+        store: The store of policy versions.
+        options: See ``AgentOptions``. The keywords of the last release still work, with a DeprecationWarning.
     """
 
-    def __init__(
-        self,
-        store: PolicyStore,
-        *,
-        num_envs: int | None,
-        engine: EngineChoice = "auto",
-        follow: str | Follow = "newest",
-        deterministic: bool = False,
-        seed: int = 0,
-        deadline_s: float = 60.0,
-        trusted_modules: tuple[str, ...] = (),
-        trust_native: bool = False,
-        synchronous: bool = False,
-        values: bool = False,
-        signature: PolicySignature | None = None,
-        public_keys: Sequence[PublicKey] = (),
-        run_id: str | None = None,
-        stale_after_s: float = STALE_AFTER_S,
-        trial: SandboxLimits | None = None,
-        remember_in: Path | None = None,
-        canary: float | None = None,
-        name: str = "agent",
-    ) -> None:
-        """Raises ConfigurationError for a ``follow`` that cannot be read, an ``engine`` without its permission, or a
-        ``canary`` that is no share or goes with anything but ``newest``.
-        """
-        check_trusted(engine, trust_native=trust_native, trusted_modules=trusted_modules)
-        self.noise_seed = seed
+    def __init__(self, store: PolicyStore, options: AgentOptions | None = None, **deprecated: Any) -> None:
+        if deprecated:
+            options = with_deprecated_keywords(options, deprecated)
+        self._options = options = options or AgentOptions()
+        self.noise_seed = options.seed
         self.noise_offset = 0
         self.adoptions = 0
-        self._single = num_envs is None
-        self._batch_size = 1 if num_envs is None else num_envs
-        self._deterministic = deterministic
-        self._deadline_s = deadline_s
-        self._synchronous = synchronous
-        self._values = values
+        self._single = options.num_envs is None
+        self._batch_size = options.batch_size
+        self._synchronous = options.synchronous
+        self._values = options.values
         self._store = store
-        self._name = name
-        options = EngineOptions(
-            engine,
-            batch_size=self._batch_size,
-            trusted_modules=trusted_modules,
-            trust_native=trust_native,
-            measure=not synchronous,
-            values=values,
-            signature=signature,
-        )
-        engines = EngineFallback(options, None if trial is None else self._trial(trial, remember_in))
-        self._follow = parse_follow(follow) if isinstance(follow, str) else follow
-        check_canary(canary, self._follow)
-        versions = VersionTable()
-        self._assignment = None if canary is None else CanaryAssignment(canary, self._batch_size, seed)
-        self._manager = PolicyManager(versions, self._assignment)
-        authenticity = Authenticity(public_keys, run_id)
-        quarantines = None if remember_in is None else remember_in / "quarantine"
-        self._loader = PolicyLoader(
-            store,
-            self._manager,
-            versions,
-            engines,
-            self._follow,
-            name=name,
-            seed=seed,
-            authenticity=authenticity,
-            freshness=StalenessMonitor(stale_after_s, alarming=bool(public_keys)),
-            canary=None if self._assignment is None else self._gate(versions, self._assignment),
-            remembered=None if quarantines is None else QuarantineCache(quarantines),
-            prefetcher=self._prefetcher(versions, authenticity, quarantines),
-        )
+        parts = build_parts(store, options)
+        self._manager = parts.manager
+        self._loader = parts.loader
+        self._assignment = parts.assignment
         self._load_barrier = self._loader.load_barrier
-        self._adoption_log = AdoptionLog(name)
+        self._adoption_log = AdoptionLog(options.name)
         self._policy: LoadedPolicy | None = None
         self._call: PolicyCall | None = None
         self._run: Callable[[Sequence[np.ndarray]], Sequence[np.ndarray]] = _nothing_to_run
         self._state: Sequence[np.ndarray] = ()
         self._noise: Callable[[int], np.ndarray | None] | None = None
-        self._noise_at: Callable[[int], np.ndarray | None] = _no_noise  # or _noise, where what acts takes it
-        if not synchronous:
+        self._noise_at: Callable[[int], np.ndarray | None] = _no_noise  # _noise, if the policy takes any
+        if not options.synchronous:
             self._loader.start()
 
     @property
     def policy(self) -> LoadedPolicy:
         """What acts; ``reset``, ``adopt`` and a failure while acting change it. Raises PolicyUnavailable."""
         if self._policy is None:
-            raise PolicyUnavailable(f"{self._name} has not begun: call reset() first")
+            raise PolicyUnavailable(f"{self._options.name} has not begun: call reset() first")
         return self._policy
 
     @property
@@ -251,27 +169,6 @@ class Agent:
     ) -> None:
         self.close()
 
-    def _trial(self, limits: SandboxLimits, remember_in: Path | None) -> ProgramSandbox:
-        cache = None if remember_in is None else SandboxCache(remember_in / "tried-programs")
-        return ProgramSandbox(limits, batch_size=self._batch_size, cache=cache)
-
-    def _gate(self, versions: VersionTable, assignment: CanaryAssignment) -> CanaryEvaluation:
-        board = CanaryLedger(self._store.notes, self._name)
-        look_every_s = 0.0 if self._synchronous else LOOK_EVERY_S
-        return CanaryEvaluation(board, self._manager, versions, assignment, look_every_s=look_every_s)
-
-    def _prefetcher(
-        self, versions: VersionTable, authenticity: Authenticity, quarantines: Path | None
-    ) -> Prefetcher | None:
-        """None where versions come another way than one newest after the other, in a directory of this machine."""
-        is_usual = isinstance(self._follow, Newest) and self._assignment is None and not self._synchronous
-        if not is_usual or not isinstance(self._store, LocalPolicyStore) or sys.platform != "linux":
-            return None
-        size, values = self._batch_size, self._values
-        return Prefetcher(
-            self._store, self._manager, versions, authenticity, batch_size=size, values=values, remember_in=quarantines
-        )
-
     def _first_call(self) -> PolicyCall:
         self._adopt(begins_episodes=True)
         assert self._call is not None
@@ -317,7 +214,7 @@ class Agent:
     def _prepare_noise(self, signature: PolicySignature) -> None:
         """The loader admits one action space only, so that the stream stays the same from version to version."""
         if self._noise is None:
-            if self._deterministic:
+            if self._options.deterministic:
                 zeros = np.zeros((self._batch_size, *signature.action.noise_shape), np.float32)
                 self._noise = lambda _offset: zeros
             else:
@@ -383,7 +280,7 @@ class Agent:
     def _wait_for_policy(self, *, begins_episodes: bool, depth: int) -> LoadedPolicy:
         """The first policy that becomes ready. Raises PolicyUnavailable after the deadline."""
         began_s = said_s = time.monotonic()
-        logger.opt(depth=depth).info("{} waits for a policy from {}", self._name, self._store)
+        logger.opt(depth=depth).info("{} waits for a policy from {}", self._options.name, self._store)
         while True:
             if self._loader.has_reports:
                 self._log_reports(depth=depth + 1)
@@ -392,16 +289,17 @@ class Agent:
             if policy is not None:
                 return policy
             now_s = time.monotonic()
-            left_s = began_s + self._deadline_s - now_s
+            left_s = began_s + self._options.deadline_s - now_s
             if left_s <= 0:
                 break
-            if now_s - said_s > _SAY_AGAIN_S:
+            if now_s - said_s > _LOG_WAIT_EVERY_S:
                 said_s = now_s
                 why = self._loader.describe_failures()
-                logger.opt(depth=depth).warning("{} still waits for a policy: {}", self._name, why)
+                logger.opt(depth=depth).warning("{} still waits for a policy: {}", self._options.name, why)
             self._wait_for_loader(min(left_s, 1.0))
         raise PolicyUnavailable(
-            f"nothing to act with after {self._deadline_s:g} s, following {self._follow} in {self._store}: "
+            f"nothing to act with after {self._options.deadline_s:g} s, "
+            f"following {self._options.follow} in {self._store}: "
             f"{self._loader.describe_failures()}"
         )
 

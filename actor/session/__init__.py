@@ -1,4 +1,5 @@
 """One actor process from its flags to its end: settings, policy source, logs for people, signals.
 
-Entry point: ``acting_session.act``. Only ``actor/run.py`` imports this folder.
+Entry point: ``acting_session.act``. ``actor/run.py`` imports this folder; other processes that act use its
+``switch_interval``.
 """

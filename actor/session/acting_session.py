@@ -13,6 +13,7 @@ from loguru import logger
 from platformdirs import user_cache_path
 
 from actor.agent import Agent
+from actor.agent_options import AgentOptions, TrustOptions
 from actor.environments.environment_creation import make_environments
 from actor.rollouts.rollout_worker import RolloutWorker
 from actor.sandbox.program_sandbox import SandboxLimits
@@ -20,6 +21,7 @@ from actor.session.actor_settings import ActorSettings
 from actor.session.policy_source import PolicySource, find_source
 from actor.session.session_report import SessionReport, say, say_nothing
 from actor.session.stop_signal import StopSignal
+from actor.session.switch_interval import short_switch_interval
 from actor.versions.version_selection import History, Newest, check_canary, parse_follow
 from shared.errors import ConfigurationError
 from shared.policy.signing import public_keys_of
@@ -67,25 +69,30 @@ def act(settings: ActorSettings) -> int:
         if source.store.newest() is None:
             tell(f"waiting for a first policy version in {source.where}, for {settings.deadline_s:g} s at most")
         env_seed, noise_seed = _seeds(settings)
+        stack.enter_context(short_switch_interval())
         agent = stack.enter_context(
             Agent(
                 source.store,
-                num_envs=settings.envs,
-                engine=settings.engine,
-                follow=follow,
-                deterministic=settings.deterministic,
-                seed=noise_seed,
-                deadline_s=settings.deadline_s,
-                trusted_modules=settings.trust_module,
-                trust_native=settings.trust_native,
-                signature=None if source.config is None else source.config.signature,
-                public_keys=keys,
-                run_id=None if source.config is None else source.config.run_id,
-                stale_after_s=settings.stale_after_s,
-                trial=SandboxLimits() if settings.try_first else None,
-                remember_in=user_cache_path("rl-hotswap"),
-                canary=settings.canary,
-                name=name,
+                AgentOptions(
+                    num_envs=settings.envs,
+                    engine=settings.engine,
+                    follow=follow,
+                    deterministic=settings.deterministic,
+                    seed=noise_seed,
+                    deadline_s=settings.deadline_s,
+                    signature=None if source.config is None else source.config.signature,
+                    stale_after_s=settings.stale_after_s,
+                    sandbox=SandboxLimits() if settings.try_first else None,
+                    cache_directory=user_cache_path("rl-hotswap"),
+                    canary=settings.canary,
+                    name=name,
+                    trust=TrustOptions(
+                        trusted_modules=settings.trust_module,
+                        trust_native=settings.trust_native,
+                        public_keys=keys,
+                        run_id=None if source.config is None else source.config.run_id,
+                    ),
+                ),
             )
         )
         agent.reset()

@@ -4,7 +4,6 @@ They would share it a file operation at a time: the loader waits for each of its
 moment, some twenty times for one small version. Letting the loader finish costs both far less.
 """
 
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -13,7 +12,6 @@ from contextlib import contextmanager
 PATIENCE_S = 5e-3
 """The longest that a step is held up. With a program that is here already, a small network's load takes 1 or 2 ms."""
 _REST_S = 1.0
-_TURN_S = 1e-4
 
 
 class LoadBarrier:
@@ -41,8 +39,3 @@ class LoadBarrier:
             return  # what loads now takes longer than a step should wait for
         if not self._finished.wait(PATIENCE_S):
             self._in_vain_s = time.monotonic()
-
-
-def use_short_switch_interval() -> None:
-    """Have threads that want Python's lock wait 0.1 ms for it, not 5: a loader wants it for moments, and many times."""
-    sys.setswitchinterval(min(_TURN_S, sys.getswitchinterval()))

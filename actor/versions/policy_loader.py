@@ -9,13 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from actor.acting.module_call import LoadedModule, load_policy
 from actor.canary.canary_evaluation import CanaryEvaluation
 from actor.loading.engine_fallback import EngineFallback
 from actor.loading.loaded_policy import LoadResult
 from actor.loading.weight_preloading import TakeSpare
 from actor.prefetch.prefetcher import Prefetcher
-from actor.versions.load_barrier import LoadBarrier, use_short_switch_interval
+from actor.versions.load_barrier import LoadBarrier
 from actor.versions.policy_manager import PolicyManager
 from actor.versions.quarantine_cache import QuarantineCache
 from actor.versions.quarantine_reporter import QuarantineReporter
@@ -37,8 +36,6 @@ from shared.errors import (
 from shared.retry import RetrySchedule
 from shared.store.authenticity import Authenticity
 from shared.store.policy_store import PolicyStore
-
-__all__ = ["LoadedModule", "LoaderReport", "PolicyLoader", "load_policy"]
 
 _REPORTS_KEPT = 1000
 _REST_S = 120.0  # while nothing happens to the store, all else is looked at this often
@@ -109,7 +106,6 @@ class PolicyLoader:
 
     def start(self) -> None:
         """Load on a background thread from now on, as soon as the store changes."""
-        use_short_switch_interval()
         self._thread = threading.Thread(target=self._work, name=f"{self._name}-loader", daemon=True)
         self._thread.start()
 

@@ -22,7 +22,7 @@ class PolicyManager:
     """
 
     def __init__(self, versions: VersionTable, assignment: CanaryAssignment | None = None) -> None:
-        self._versions = versions
+        self.versions = versions
         self._assignment = assignment
         self._lock = threading.Lock()
         self._current: LoadedPolicy | None = None  # the newest adopted
@@ -87,16 +87,16 @@ class PolicyManager:
     def offer(self, policy: LoadedPolicy) -> None:
         """A verified policy becomes the standby; one that nobody adopted in time makes way."""
         with self._lock:
-            self._versions.move(policy.version, VersionState.READY)
+            self.versions.move(policy.version, VersionState.READY)
             superseded, self._ready = self._ready, policy
             if superseded is not None:
-                self._versions.move(superseded.version, VersionState.RETIRED)
+                self.versions.move(superseded.version, VersionState.RETIRED)
                 self._release(superseded)
 
     def offer_candidate(self, policy: LoadedPolicy) -> None:
         """A verified policy is on trial from now on."""
         with self._lock:
-            self._versions.move(policy.version, VersionState.READY)
+            self.versions.move(policy.version, VersionState.READY)
             self._candidate = policy
 
     def promote_candidate(self, policy: LoadedPolicy) -> None:
@@ -118,13 +118,13 @@ class PolicyManager:
     def discard(self, policy: LoadedPolicy) -> None:
         """A verified policy came too late for any role."""
         with self._lock:
-            self._versions.move(policy.version, VersionState.SKIPPED)
+            self.versions.move(policy.version, VersionState.SKIPPED)
             self._release(policy)
 
     def offer_draw(self, policy: LoadedPolicy) -> None:
         """A verified older policy waits for the next whole reset."""
         with self._lock:
-            self._versions.move(policy.version, VersionState.READY)
+            self.versions.move(policy.version, VersionState.READY)
             self._drawn = policy
 
     def draw_held(self, version: int) -> bool:
@@ -148,7 +148,7 @@ class PolicyManager:
             fit = [p for p in held if p.engine.kind == kind and p.engine.program_digest == program_digest]
             if withdraw_ready and self._ready in fit:
                 ready, self._ready = self._ready, None
-                self._versions.move(ready.version, VersionState.RETIRED)
+                self.versions.move(ready.version, VersionState.RETIRED)
                 return ready.engine
         return fit[0].engine.twin() if fit else None  # outside of the lock: this can take a while
 
@@ -190,7 +190,7 @@ class PolicyManager:
             failed = self._episode or self._current
             if failed is None:
                 return None
-            self._versions.fail(failed.version, reason, digest=failed.digest)
+            self.versions.fail(failed.version, reason, digest=failed.digest)
             self._drop(failed.digest, reason)
             return self._now_acts(None)
 
@@ -212,15 +212,15 @@ class PolicyManager:
             return
         displaced = self._last_good
         self._last_good, self._current, self._ready = self._current, self._ready, None
-        if self._last_good is not None and self._versions.state(self._last_good.version) is VersionState.READY:
-            self._versions.move(self._last_good.version, VersionState.RETIRED)  # a drawn one acted all the while
+        if self._last_good is not None and self.versions.state(self._last_good.version) is VersionState.READY:
+            self.versions.move(self._last_good.version, VersionState.RETIRED)  # a drawn one acted all the while
         if displaced is not None:
             self._release(displaced)
 
     def _drop(self, digest: str, reason: str) -> None:
         for policy in (self._ready, self._drawn, self._candidate):
             if policy is not None and policy.digest == digest:
-                self._versions.fail(policy.version, reason, digest=digest)
+                self.versions.fail(policy.version, reason, digest=digest)
         keep = [None if p is None or p.digest == digest else p for p in self._roles()]
         self._current, self._episode, self._ready, self._drawn, self._last_good, self._candidate = keep
         if self._current is None:
@@ -232,17 +232,17 @@ class PolicyManager:
         acting = self._episode or self._current
         if acting is None or acting is before:
             return acting
-        if before is not None and self._versions.state(before.version) is VersionState.ACTING:
-            self._versions.move(before.version, VersionState.RETIRED)  # else its trial has failed meanwhile
-        if self._versions.state(acting.version) is not VersionState.ACTING:
-            self._versions.move(acting.version, VersionState.ACTING)
+        if before is not None and self.versions.state(before.version) is VersionState.ACTING:
+            self.versions.move(before.version, VersionState.RETIRED)  # else its trial has failed meanwhile
+        if self.versions.state(acting.version) is not VersionState.ACTING:
+            self.versions.move(acting.version, VersionState.ACTING)
         self._highest_acted = max(acting.version, -1 if self._highest_acted is None else self._highest_acted)
         return acting
 
     def _retire(self, policy: LoadedPolicy) -> None:
         """It has this role no more: where it has no other either, its engine is a spare."""
-        if all(other is not policy for other in self._roles()) and self._versions.state(policy.version) in _IN_USE:
-            self._versions.move(policy.version, VersionState.RETIRED)
+        if all(other is not policy for other in self._roles()) and self.versions.state(policy.version) in _IN_USE:
+            self.versions.move(policy.version, VersionState.RETIRED)
         self._release(policy)
 
     def _release(self, policy: LoadedPolicy) -> None:

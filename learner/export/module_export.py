@@ -90,7 +90,7 @@ def export_module(
 
     Arguments and results may be nested in any way (``shared.policy.structure``); what is no tensor among the
     arguments becomes
-    part of the program. ``actor.versions.policy_loader.load_policy(directory)`` gives a callable with the same ones.
+    part of the program. ``actor.acting.module_call.load_policy(directory)`` gives a callable with the same ones.
 
     The methods: script; script with pieces traced; trace with pieces scripted; trace; the first that equals eager
     (within ``1e-5 + 1e-5 * |x|``) at three batch sizes, for at least two sets of inputs made from the example, and with

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from actor.agent import Agent
+from actor.agent_options import AgentOptions, TrustOptions
 from actor.environments.environment_creation import make_environments
 from actor.environments.environments import Environments
 from actor.versions.version_selection import Pinned
@@ -150,14 +151,15 @@ def evaluate(
         environments.check_signature(files.manifest.signature)
         with Agent(
             store,
-            num_envs=1,
-            follow=Pinned(store.version),
-            deterministic=True,
-            synchronous=True,
-            trust_native=trust_native,
-            trusted_modules=trusted_modules,
-            deadline_s=_DEADLINE_S,
-            name="evaluate",
+            AgentOptions(
+                num_envs=1,
+                follow=Pinned(store.version),
+                deterministic=True,
+                synchronous=True,
+                deadline_s=_DEADLINE_S,
+                name="evaluate",
+                trust=TrustOptions(trust_native=trust_native, trusted_modules=trusted_modules),
+            ),
         ) as agent:
             ends = [_act_episode(agent, environments, seed + i) for i in range(episodes)]
     returns = np.array([episode_return for episode_return, _ in ends])

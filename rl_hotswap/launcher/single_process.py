@@ -13,6 +13,7 @@ from collections.abc import Callable
 from functools import partial
 
 from actor.agent import Agent
+from actor.agent_options import AgentOptions, TrustOptions
 from actor.environments.environment_creation import make_environments
 from actor.rollouts.rollout_worker import RolloutWorker
 from learner.run import run_training
@@ -55,14 +56,18 @@ def train_in_one_process(options: SingleProcessRun, run: RunDirectory, stop_requ
         receiver = WorkerDrivenReceiver(layout, config.run_id)
         agent = Agent(
             LocalPolicyStore(run.policies),
-            num_envs=options.envs_per_actor,
-            engine=options.engine,
-            trusted_modules=options.trusted_modules,
-            trust_native=options.trust_native,
-            seed=options.seed,
-            synchronous=True,
-            public_keys=public_keys_of(config.policy_public_key),
-            run_id=config.run_id,
+            AgentOptions(
+                num_envs=options.envs_per_actor,
+                engine=options.engine,
+                seed=options.seed,
+                synchronous=True,
+                trust=TrustOptions(
+                    trusted_modules=options.trusted_modules,
+                    trust_native=options.trust_native,
+                    public_keys=public_keys_of(config.policy_public_key),
+                    run_id=config.run_id,
+                ),
+            ),
         )
         receiver.worker = RolloutWorker(
             agent,

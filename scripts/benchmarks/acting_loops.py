@@ -9,8 +9,10 @@ import numpy as np
 import torch
 
 from actor.agent import Agent
+from actor.agent_options import AgentOptions
 from actor.environments.environment_creation import make_environments
 from actor.rollouts.rollout_worker import RolloutWorker
+from actor.session.switch_interval import short_switch_interval
 from learner.networks.acting_policy import ActingPolicy
 from learner.networks.network_config import NetworkConfig
 from learner.publishing.publish_once import publish_once
@@ -61,7 +63,8 @@ def environment_alone() -> Piece:
 def agent_loop(store: LocalPolicyStore, resources: ExitStack) -> Piece:
     """One environment and an ``Agent``, as README shows it."""
     environment = make_environment()
-    agent = resources.enter_context(Agent(store, num_envs=None))
+    resources.enter_context(short_switch_interval())
+    agent = resources.enter_context(Agent(store))
     observation, _ = environment.reset(seed=0)
     agent.reset()
     for _ in range(_WARM_UP_STEPS):
@@ -104,7 +107,8 @@ class RecordedRollouts:
     """
 
     def __init__(self, store: LocalPolicyStore, num_envs: int, length: int, resources: ExitStack) -> None:
-        agent = resources.enter_context(Agent(store, num_envs=num_envs))
+        resources.enter_context(short_switch_interval())
+        agent = resources.enter_context(Agent(store, AgentOptions(num_envs=num_envs)))
         environments = resources.enter_context(make_environments(ENV_ID, num_envs))
         layout = RolloutLayout(store.open(0).manifest.signature, length)
         self._worker = RolloutWorker(agent, environments, layout, run_id="benchmark", actor_id="actor-0", seed=0)

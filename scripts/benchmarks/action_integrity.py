@@ -16,8 +16,10 @@ import numpy as np
 from rich.console import Console
 
 from actor.agent import Agent
+from actor.agent_options import AgentOptions
 from actor.environments.environment_creation import make_environments
 from actor.rollouts.rollout_worker import RolloutWorker
+from actor.session.switch_interval import short_switch_interval
 from scripts.benchmarks.helper_process import HelperProcess, serve
 from scripts.benchmarks.prepared_versions import ENV_ID, PreparedVersion, prepare_versions, read_prepared_versions
 from scripts.benchmarks.publishing_process import start_publisher
@@ -118,7 +120,7 @@ class CheckedActor:
     def __init__(self, store: Path, prepared: Path) -> None:
         versions = read_prepared_versions(prepared)
         self._weights = {version.manifest.digest: weights_of(version) for version in versions}
-        self._agent = Agent(LocalPolicyStore(store), num_envs=_NUM_ENVS, name="checked")
+        self._agent = Agent(LocalPolicyStore(store), AgentOptions(num_envs=_NUM_ENVS, name="checked"))
         self._noise = NoiseStream(versions[0].manifest.signature.action, _NUM_ENVS, self._agent.noise_seed)
         self._worker = RolloutWorker(
             self._agent,
@@ -145,7 +147,8 @@ def weights_of(version: PreparedVersion) -> Weights:
 def run_checked_actor(connection: Connection, store: Path, prepared: Path, logs: Path) -> None:
     """What the acting process does."""
     set_up_logging("actor-0", logs, terminal_level="ERROR")
-    serve(connection, CheckedActor(store, prepared))
+    with short_switch_interval():
+        serve(connection, CheckedActor(store, prepared))
 
 
 def measure_action_integrity(transitions: int, console: Console, *, budget_s: float) -> list[Result]:

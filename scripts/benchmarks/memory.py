@@ -11,6 +11,8 @@ import psutil  # type: ignore[import-untyped]
 from rich.console import Console
 
 from actor.agent import Agent
+from actor.agent_options import AgentOptions
+from actor.session.switch_interval import short_switch_interval
 from scripts.benchmarks.helper_process import HelperProcess, serve
 from scripts.benchmarks.prepared_versions import ENV_ID, prepare_versions
 from scripts.benchmarks.publishing_process import start_publisher
@@ -32,7 +34,7 @@ class Adopter:
 
     def __init__(self, store: Path) -> None:
         self._env = gymnasium.make(ENV_ID)
-        self._agent = Agent(LocalPolicyStore(store), num_envs=None, name="adopter")
+        self._agent = Agent(LocalPolicyStore(store), AgentOptions(name="adopter"))
         self._agent.reset()
         self._observation, _ = self._env.reset(seed=0)
 
@@ -57,7 +59,8 @@ class Adopter:
 def run_adopter(connection: Connection, store: Path, logs: Path) -> None:
     """What the acting process does."""
     set_up_logging("actor-0", logs, terminal_level="ERROR")
-    serve(connection, Adopter(store))
+    with short_switch_interval():
+        serve(connection, Adopter(store))
 
 
 def measure_memory(adoptions: int, console: Console, *, budget_s: float) -> list[Result]:

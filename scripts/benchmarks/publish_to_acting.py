@@ -11,6 +11,8 @@ from typing import NamedTuple, Self
 import gymnasium
 
 from actor.agent import Agent
+from actor.agent_options import AgentOptions
+from actor.session.switch_interval import short_switch_interval
 from scripts.benchmarks.helper_process import HelperProcess
 from scripts.benchmarks.prepared_versions import ENV_ID
 from shared.errors import HotswapError
@@ -37,7 +39,7 @@ def act_on(connection: Connection, store: Path, logs: Path, name: str, pace_s: f
     env = gymnasium.make(ENV_ID)
     observation, _ = env.reset(seed=0)
     told = None
-    with Agent(LocalPolicyStore(store), num_envs=None, name=name) as agent:
+    with short_switch_interval(), Agent(LocalPolicyStore(store), AgentOptions(name=name)) as agent:
         agent.reset()
         while True:
             policy = agent.adopt()

@@ -10,6 +10,8 @@ import gymnasium
 import numpy as np
 
 from actor.agent import Agent
+from actor.agent_options import AgentOptions
+from actor.session.switch_interval import short_switch_interval
 from scripts.benchmarks.helper_process import serve
 from scripts.benchmarks.prepared_versions import ENV_ID
 from shared.process.log import set_up_logging
@@ -36,7 +38,7 @@ class StepTimer:
 
     def __init__(self, store: Path) -> None:
         self._env = gymnasium.make(ENV_ID)
-        self._agent = Agent(LocalPolicyStore(store), num_envs=None, name="stepper")
+        self._agent = Agent(LocalPolicyStore(store), AgentOptions(name="stepper"))
         self._began_ns = np.zeros(_MOST_STEPS, np.int64)
         self._took_ns = np.zeros(_MOST_STEPS, np.int64)
         self._steps = 0
@@ -93,4 +95,5 @@ class StepTimer:
 def run_step_timer(connection: Connection, store: Path, logs: Path) -> None:
     """What the process does. It logs as an actor does: into a file."""
     set_up_logging("actor-0", logs, terminal_level="ERROR")
-    serve(connection, StepTimer(store))
+    with short_switch_interval():
+        serve(connection, StepTimer(store))

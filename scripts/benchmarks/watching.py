@@ -7,6 +7,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from actor.agent import Agent
+from actor.agent_options import AgentOptions
+from actor.session.switch_interval import short_switch_interval
 from scripts.benchmarks.helper_process import HelperProcess
 from scripts.benchmarks.many_versions import add_versions
 from scripts.benchmarks.prepared_versions import prepare_versions
@@ -21,7 +23,7 @@ SETTLE_S = 6.0  # by then it has listed the store for good, and only looks wheth
 def idle(connection: Connection, store: Path) -> None:
     """What an actor process does until it is killed: it holds a policy, watches the store, and does nothing else."""
     set_up_logging("actor-0", None, terminal_level="ERROR")
-    with Agent(LocalPolicyStore(store), num_envs=None, name="idle") as agent:
+    with short_switch_interval(), Agent(LocalPolicyStore(store), AgentOptions(name="idle")) as agent:
         agent.reset()
         connection.send(agent.policy.version)
         connection.recv()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from actor.versions.policy_loader import load_policy
+from actor.acting.module_call import load_policy
 from learner.export.policy_export import export_module
 from scripts.conformance.torch_nn_cases import NOT_CALLED_WITH_TENSORS, NnCase, all_cases, nn_classes
 from shared.errors import HotswapError, one_line

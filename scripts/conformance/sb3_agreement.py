@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from actor.agent import Agent
+from actor.agent_options import AgentOptions
 from learner.export.policy_export import PolicyExporter
 from learner.publishing.policy_publisher import PolicyPublisher
 from learner.sb3.adapter import from_sb3
@@ -140,7 +141,9 @@ def _compare_engine(
     expected, found = [], []
     state: Any = None
     starts = np.ones(_ENVIRONMENTS, np.bool_)
-    with Agent(store, num_envs=_ENVIRONMENTS, engine=engine, deterministic=True, synchronous=True) as agent:
+    with Agent(
+        store, AgentOptions(num_envs=_ENVIRONMENTS, engine=engine, deterministic=True, synchronous=True)
+    ) as agent:
         agent.reset()
         masked = agent.policy.signature.input_position("action_mask") is not None
         for _ in range(-(-observations // _ENVIRONMENTS)):

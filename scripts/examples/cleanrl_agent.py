@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.distributions.categorical import Categorical
 
 import actor.agent
+from actor.agent_options import AgentOptions
 from learner.export.policy_export import publish_policy
 from shared.store.policy_store import LocalPolicyStore
 
@@ -57,7 +58,7 @@ def main() -> None:
     agent = Agent(envs)  # … and here CleanRL trains it
     with tempfile.TemporaryDirectory() as directory:
         publish_policy(Published(agent), envs.single_observation_space, envs.single_action_space, directory)
-        with actor.agent.Agent(LocalPolicyStore(Path(directory)), num_envs=4, values=True) as acting:
+        with actor.agent.Agent(LocalPolicyStore(Path(directory)), AgentOptions(num_envs=4, values=True)) as acting:
             acting.reset()
             observation, _ = envs.reset(seed=0)
             for _ in range(100):

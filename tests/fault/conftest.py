@@ -8,7 +8,8 @@ import pytest
 from loguru import logger
 
 from actor.agent import Agent
-from shared.store.policy_store import LocalPolicyStore
+from actor.agent_options import AgentOptions
+from shared.store.policy_store import LocalPolicyStore, PolicyStore
 from tests.support.agent_policies import local_store
 
 MakeAgent = Callable[..., Agent]
@@ -23,10 +24,9 @@ def store(tmp_path: Path) -> LocalPolicyStore:
 def make_agent(store: LocalPolicyStore) -> Iterator[MakeAgent]:
     agents: list[Agent] = []
 
-    def make(**settings: Any) -> Agent:
-        given = {"store": store, "num_envs": 3, "synchronous": True, "deadline_s": 0.0, "deterministic": True}
-        given |= {"values": True}
-        agents.append(Agent(**(given | settings)))
+    def make(store: PolicyStore = store, **options: Any) -> Agent:
+        given = {"num_envs": 3, "synchronous": True, "deadline_s": 0.0, "deterministic": True, "values": True}
+        agents.append(Agent(store, AgentOptions(**(given | options))))
         return agents[-1]
 
     yield make

@@ -12,6 +12,7 @@ import pytest
 from loguru import logger
 
 from actor.agent import Agent
+from actor.agent_options import AgentOptions
 from actor.rollouts.episodes import FinishedEpisode
 from actor.session.episode_log import EpisodeLog
 from actor.watching.file_systems import file_system_type, shared_file_system, tells_of_all
@@ -75,7 +76,7 @@ def test_a_store_that_cannot_be_written_to(store: LocalPolicyStore, tmp_path: Pa
     publish_seed(store, 0)
     with (
         mounted(tmp_path / "read-only", "-o", "bind,ro", str(store.path)) as path,
-        Agent(local_store(path), num_envs=3, deadline_s=60.0) as agent,
+        Agent(local_store(path), AgentOptions(num_envs=3, deadline_s=60.0)) as agent,
     ):
         agent.reset()
         publish_seed(store, 1, action="box")

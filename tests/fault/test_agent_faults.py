@@ -95,7 +95,7 @@ class TestVersionsThatAreWrong:
         self, store: LocalPolicyStore, make_agent: MakeAgent, lines: list[str], tmp_path: Path
     ) -> None:
         """Nothing but acting tells what is wrong with it, so that without this it would act again each time."""
-        agent = make_agent(remember_in=tmp_path / "cache", num_envs=None)
+        agent = make_agent(cache_directory=tmp_path / "cache", num_envs=None)
         publish(store, TouchyPolicy(seed=0), touchy_exporter())
         agent.reset()
         bad = publish(store, TouchyPolicy(seed=1, nan_above=500.0), touchy_exporter())
@@ -105,7 +105,7 @@ class TestVersionsThatAreWrong:
         assert agent.policy.version == 0
         agent.reset()
         for started_again in range(2):
-            again = make_agent(remember_in=tmp_path / "cache" if started_again else tmp_path / "elsewhere")
+            again = make_agent(cache_directory=tmp_path / "cache" if started_again else tmp_path / "elsewhere")
             again.reset()
             assert again.policy.version == (0 if started_again else bad.version)
         assert any(
@@ -118,12 +118,12 @@ class TestVersionsThatAreWrong:
         self, store: LocalPolicyStore, make_agent: MakeAgent, tmp_path: Path
     ) -> None:
         """It was started for another environment; whoever is started for this one takes the version."""
-        agent = make_agent(remember_in=tmp_path / "cache")
+        agent = make_agent(cache_directory=tmp_path / "cache")
         _good_then(store, agent)
         other = publish_seed(store, 1, action="box")
         agent.reset()
         assert (agent.policy.version, other.digest in store.quarantined()) == (0, True)
-        again = make_agent(remember_in=tmp_path / "cache", follow=f"pinned:{other.version}")
+        again = make_agent(cache_directory=tmp_path / "cache", follow=f"pinned:{other.version}")
         again.reset()
         assert again.policy.version == other.version
 
@@ -131,7 +131,7 @@ class TestVersionsThatAreWrong:
         self, store: LocalPolicyStore, make_agent: MakeAgent, tmp_path: Path
     ) -> None:
         (tmp_path / "file").touch()
-        agent = make_agent(remember_in=tmp_path / "file")
+        agent = make_agent(cache_directory=tmp_path / "file")
         publish(store, TouchyPolicy(seed=0), touchy_exporter())
         agent.reset()
         publish(store, TouchyPolicy(seed=1, nan_above=500.0), touchy_exporter())

@@ -7,6 +7,7 @@ import pytest
 from loguru import logger
 
 from actor.agent import Agent
+from actor.agent_options import AgentOptions
 from actor.sandbox.program_sandbox import SandboxLimits
 from shared.store.policy_store import LocalPolicyStore
 from tests.support.agent_policies import (
@@ -35,7 +36,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> LocalPolicyStore:
 @pytest.fixture(scope="module")
 def agent(store: LocalPolicyStore) -> Iterator[Agent]:
     """Driven by hand. One for all of them: the process that tries programs takes seconds to start."""
-    with Agent(store, num_envs=3, synchronous=True, deadline_s=0.0, deterministic=True, trial=LIMITS) as agent:
+    with Agent(
+        store, AgentOptions(num_envs=3, synchronous=True, deadline_s=0.0, deterministic=True, sandbox=LIMITS)
+    ) as agent:
         yield agent
 
 

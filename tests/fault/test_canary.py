@@ -11,7 +11,7 @@ from actor.agent import Agent
 from actor.canary import canary_ledger
 from actor.canary.rank_sum_test import EPISODES
 from actor.rollouts.episodes import FinishedEpisode
-from shared.errors import ConfigurationError, StoreUnavailable
+from shared.errors import StoreUnavailable
 from shared.store.policy_store import LocalPolicyStore, version_name
 from shared.store.store_notes import MAX_NOTE_BYTES, LocalNotes
 from tests.support.agent_policies import TouchyPolicy, publish, publish_seed, touchy_exporter
@@ -81,13 +81,13 @@ def test_an_actor_that_is_started_again_tries_no_version_that_was_worse(
     store: LocalPolicyStore, make_canary: MakeAgent, tmp_path: Path
 ) -> None:
     """Of the trials in the store's notes only the last verdict is known."""
-    agent = make_canary(remember_in=tmp_path / "cache")
+    agent = make_canary(cache_directory=tmp_path / "cache")
     publish_seed(store, 0)
     act(agent, {0: 100})
     for version in (1, 2):
         publish_seed(store, version)
         assert version in act(agent, {0: 100, 1: 10, 2: 10}, ENOUGH)
-    again = make_canary(remember_in=tmp_path / "cache")
+    again = make_canary(cache_directory=tmp_path / "cache")
     assert set(act(again, {0: 100, 1: 10, 2: 10}, ENOUGH)) == {0}
 
 
@@ -266,11 +266,3 @@ def test_a_store_that_takes_no_notes_leaves_each_actor_to_itself(
     warned = said(lines, "trials are not shared")
     assert len(warned) == 2
     assert "read-only file system" in warned[0]
-
-
-@pytest.mark.parametrize(
-    ("share", "follow"), [(0.0, "newest"), (1.0, "newest"), (float("nan"), "newest"), (0.5, "pinned:0")]
-)
-def test_what_cannot_be_a_canary(tmp_path: Path, share: float, follow: str) -> None:
-    with pytest.raises(ConfigurationError, match="canary"):
-        Agent(LocalPolicyStore(tmp_path), num_envs=None, canary=share, follow=follow)

@@ -21,7 +21,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from actor.versions.policy_loader import load_policy
+from actor.acting.module_call import load_policy
 from learner.export.pickled_module import load_pickled_module
 from learner.export.policy_export import export_module
 from shared.errors import ConfigurationError, ExportError, NotTrusted, SignatureMismatch
@@ -131,7 +131,7 @@ ONE_LINER = f"""
 {SOURCE}
 import sys, torch
 from pathlib import Path
-from actor.versions.policy_loader import load_policy
+from actor.acting.module_call import load_policy
 from learner.export.policy_export import export_module
 net, x = Net().eval(), torch.randn(3, 4)
 report = export_module(net, (x,), Path(sys.argv[1]), onnx=False)

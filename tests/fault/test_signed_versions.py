@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from actor.agent import Agent
+from actor.agent_options import TrustOptions
 from shared.errors import PolicyUnavailable
 from shared.policy.signing import SigningKey
 from shared.store.policy_store import LocalPolicyStore, VersionFiles
@@ -39,7 +40,7 @@ def test_what_acts_goes_on_and_the_next_good_version_is_adopted(
     case: StoreCase, make_agent: MakeAgent, lines: list[str], attack: Attack, reason: str
 ) -> None:
     publish_signed(case, 0)
-    agent = make_agent(store=case.open(), public_keys=[KEY.public])
+    agent = make_agent(store=case.open(), trust=TrustOptions(public_keys=[KEY.public]))
     agent.reset()
     publish_signed(case, 1)
     attack(case)
@@ -65,7 +66,7 @@ def test_nothing_of_it_acts_first_either(case: StoreCase, make_agent: MakeAgent,
     for name in case.files():
         if name.startswith("v000000/"):
             case.remove(name)
-    agent = make_agent(store=case.open(), public_keys=[KEY.public], run_id="run")
+    agent = make_agent(store=case.open(), trust=TrustOptions(public_keys=[KEY.public], run_id="run"))
     with pytest.raises(PolicyUnavailable, match=reason):
         agent.act(OBSERVATIONS)
 
@@ -73,7 +74,7 @@ def test_nothing_of_it_acts_first_either(case: StoreCase, make_agent: MakeAgent,
 def test_what_was_forged_once_can_still_be_published(case: StoreCase, make_agent: MakeAgent) -> None:
     """Whoever spoils a copy of a version must not have the version itself refused."""
     publish_signed(case, 0)
-    agent = make_agent(store=case.open(), public_keys=[KEY.public])
+    agent = make_agent(store=case.open(), trust=TrustOptions(public_keys=[KEY.public]))
     agent.reset()
     forged = publish(case.open(), make_policy(seed=1), exporter(), sign=OTHER_KEY.sign)
     spoiled = publish_signed(case, 1)
@@ -99,15 +100,15 @@ def test_a_flaw_that_passes_is_read_again(make_agent: MakeAgent, store: LocalPol
 
     publish(store, make_policy(), exporter(), sign=KEY.sign)
     flickering = Flickering(store.path, fsync=False)
-    agent = make_agent(store=flickering, public_keys=[KEY.public])
+    agent = make_agent(store=flickering, trust=TrustOptions(public_keys=[KEY.public]))
     agent.reset()
     assert (agent.policy.version, flickering.reads) == (0, 2)
 
 
 def test_keys_change_without_a_step_lost(case: StoreCase, make_agent: MakeAgent, lines: list[str]) -> None:
     publish_signed(case, 0)
-    both = make_agent(store=case.open(), public_keys=[KEY.public, OTHER_KEY.public])
-    old, new = (make_agent(store=case.open(), public_keys=[key.public]) for key in (KEY, OTHER_KEY))
+    both = make_agent(store=case.open(), trust=TrustOptions(public_keys=[KEY.public, OTHER_KEY.public]))
+    old, new = (make_agent(store=case.open(), trust=TrustOptions(public_keys=[key.public])) for key in (KEY, OTHER_KEY))
     for agent in (both, old):
         agent.reset()
     publish_signed(case, 1, OTHER_KEY)
@@ -125,7 +126,7 @@ def test_an_older_copy_of_the_store_freezes_an_actor_which_says_so(
         publish(store, make_policy(seed=seed), exporter(), sign=KEY.sign)
     shutil.copytree(store.path, tmp_path / "copy")
     publish(store, make_policy(seed=3), exporter(), sign=KEY.sign)
-    agent = make_agent(public_keys=keys)
+    agent = make_agent(trust=TrustOptions(public_keys=keys))
     agent.reset()
     shutil.rmtree(store.path)
     (tmp_path / "copy").rename(store.path)
@@ -150,7 +151,7 @@ def test_an_actor_from_which_new_versions_are_hidden_says_how_old_its_policy_is(
     store: LocalPolicyStore, make_agent: MakeAgent, lines: list[str], keys: tuple[object, ...], level: str
 ) -> None:
     publish(store, make_policy(), exporter(), sign=KEY.sign, created_unix_s=0.0)
-    agent = make_agent(public_keys=keys, stale_after_s=3600.0)
+    agent = make_agent(trust=TrustOptions(public_keys=keys), stale_after_s=3600.0)
     for _ in range(3):
         agent.reset()
     (line,) = [line for line in lines if "still acts" in line]
@@ -160,7 +161,7 @@ def test_an_actor_from_which_new_versions_are_hidden_says_how_old_its_policy_is(
 def test_a_pinned_version_is_meant_to_be_old(store: LocalPolicyStore, make_agent: MakeAgent, lines: list[str]) -> None:
     for seed in range(2):
         publish(store, make_policy(seed=seed), exporter(), sign=KEY.sign, created_unix_s=0.0)
-    agent = make_agent(follow="pinned:0", public_keys=[KEY.public])
+    agent = make_agent(follow="pinned:0", trust=TrustOptions(public_keys=[KEY.public]))
     for _ in range(2):
         agent.reset()
     assert agent.policy.version == 0

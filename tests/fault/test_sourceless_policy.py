@@ -13,6 +13,7 @@ import pytest
 from loguru import logger
 
 from actor.agent import Agent
+from actor.agent_options import AgentOptions, TrustOptions
 from shared.engines.eager import module_tensors
 from shared.engines.importable import ImportablePolicy, encode_importable
 from shared.errors import PolicyUnavailable
@@ -124,12 +125,14 @@ def _agent(store: LocalPolicyStore, *trusted: str, synchronous: bool = True) -> 
     deadline_s = 0.0 if synchronous else 60.0
     return Agent(
         store,
-        num_envs=3,
-        deterministic=True,
-        trusted_modules=trusted,
-        synchronous=synchronous,
-        deadline_s=deadline_s,
-        values=True,
+        AgentOptions(
+            num_envs=3,
+            deterministic=True,
+            synchronous=synchronous,
+            deadline_s=deadline_s,
+            values=True,
+            trust=TrustOptions(trusted_modules=trusted),
+        ),
     )
 
 

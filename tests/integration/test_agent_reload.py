@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from actor.agent import Agent
+from actor.agent_options import AgentOptions
 from shared.engines.engine import EngineChoice
 from shared.policy.noise import NoiseStream
 from tests.support.agent_policies import eager, local_store, make_policy, publish_seed
@@ -23,7 +24,7 @@ def test_every_action_comes_from_the_version_that_it_is_stamped_with(tmp_path: P
     n_versions = 30
     store = local_store(tmp_path / "policies")
     manifests = {0: publish_seed(store, 0, onnx=True)}
-    with Agent(store, num_envs=ROWS, engine=engine, seed=5, values=True) as agent:
+    with Agent(store, AgentOptions(num_envs=ROWS, engine=engine, seed=5, values=True)) as agent:
         agent.reset()
         publishing = Running(
             lambda: manifests.update({v: publish_seed(store, v, onnx=True) for v in range(1, n_versions)})
@@ -57,10 +58,11 @@ import sys
 from pathlib import Path
 import numpy as np
 from actor.agent import Agent
+from actor.agent_options import AgentOptions
 from shared.store.policy_store import LocalPolicyStore
 
 last = int(sys.argv[2])
-with Agent(LocalPolicyStore(Path(sys.argv[1])), num_envs=None, engine=sys.argv[3]) as agent:
+with Agent(LocalPolicyStore(Path(sys.argv[1])), AgentOptions(engine=sys.argv[3])) as agent:
     agent.reset()
     print("acts", flush=True)
     while agent.policy.version < last:
@@ -96,7 +98,7 @@ def test_an_actor_follows_another_process_and_imports_no_library_but_its_engines
 
 def test_actors_that_wait_for_a_first_version_begin_when_it_comes(tmp_path: Path) -> None:
     store = local_store(tmp_path / "policies")
-    agents = [Agent(store, num_envs=None, name=f"actor-{i}") for i in range(3)]
+    agents = [Agent(store, AgentOptions(name=f"actor-{i}")) for i in range(3)]
     waiting = [Running(agent.reset) for agent in agents]
     publish_seed(store, 0)
     for agent, reset in zip(agents, waiting, strict=True):
@@ -109,7 +111,7 @@ def test_what_no_event_tells_is_found_by_looking_again(tmp_path: Path) -> None:
     """Events get lost, and on some file systems there are none."""
     store = local_store(tmp_path / "policies")
     publish_seed(store, 0)
-    with Agent(store, num_envs=None) as agent:
+    with Agent(store) as agent:
         agent.reset()
         agent._loader.watcher.stop()
         publish_seed(store, 1)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from actor.agent import Agent
+from actor.agent_options import AgentOptions
 from actor.environments.environment_creation import make_environments
 from actor.rollouts.rollout_worker import RolloutWorker
 from learner.export.policy_export import PolicyExporter
@@ -71,7 +72,10 @@ def _act(store: LocalPolicyStore, name: str, envs: int, length: int, *, synchron
     with (
         make_environments("CartPole-v1", envs, vector="sync", env_kwargs={"max_episode_steps": 100}) as environments,
         Agent(
-            store, num_envs=envs, canary=0.4, synchronous=synchronous, deterministic=True, name=name, seed=len(name)
+            store,
+            AgentOptions(
+                num_envs=envs, canary=0.4, synchronous=synchronous, deterministic=True, name=name, seed=len(name)
+            ),
         ) as agent,
     ):
         agent.reset()
@@ -101,7 +105,7 @@ def test_what_acts_in_the_end_is_not_worse(
 ) -> None:
     is_worse = weights == ALWAYS_LEFT
     publish_pushes(BALANCES)
-    with Agent(store, num_envs=1, canary=0.4, synchronous=True, name="first") as first:
+    with Agent(store, AgentOptions(num_envs=1, canary=0.4, synchronous=True, name="first")) as first:
         first.reset()  # so that version 0 is what others are compared with
     digest = publish_pushes(weights)
     assert _act(store, "actor", envs, length, synchronous=True) == (0 if is_worse else 1)
@@ -113,7 +117,7 @@ def test_two_actors_with_loaders_of_their_own_come_to_one_verdict(
     store: LocalPolicyStore, publish_pushes: Publish
 ) -> None:
     publish_pushes(BALANCES)
-    with Agent(store, num_envs=1, canary=0.4, synchronous=True, name="first") as first:
+    with Agent(store, AgentOptions(num_envs=1, canary=0.4, synchronous=True, name="first")) as first:
         first.reset()
     digest = publish_pushes(ALWAYS_LEFT)
     actors = [Running(lambda name=name: _act(store, name, 4, 16, synchronous=False)) for name in ("one", "the other")]

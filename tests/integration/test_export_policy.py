@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from actor.agent import Agent
+from actor.agent_options import AgentOptions
 from rl_hotswap.cli.export import COMMAND, ExportOptions, main
 from shared.errors import ConfigurationError, NotTrusted, WeightsError
 from shared.process.command_line import CANNOT, run_command
@@ -39,7 +40,7 @@ def run(*arguments: str) -> int:
 
 
 def acted(store: Path, observation: np.ndarray) -> np.ndarray:
-    with Agent(LocalPolicyStore(store), num_envs=ROWS, deterministic=True, synchronous=True) as agent:
+    with Agent(LocalPolicyStore(store), AgentOptions(num_envs=ROWS, deterministic=True, synchronous=True)) as agent:
         agent.reset()
         return np.asarray(agent.act(observation))
 

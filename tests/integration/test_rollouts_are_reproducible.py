@@ -8,6 +8,7 @@ import torch
 from gymnasium.vector import AutoresetMode
 
 from actor.agent import Agent
+from actor.agent_options import AgentOptions
 from actor.environments.environment_creation import make_environments
 from actor.rollouts.rollout_worker import RolloutWorker
 from learner.export.policy_export import PolicyExporter
@@ -57,7 +58,7 @@ def test_every_action_follows_from_the_rollout(tmp_path: Path, mode: AutoresetMo
         ]
         exporter = PolicyExporter(policies[0], policies[0].signature, onnx=False)
         layout = RolloutLayout(policies[0].signature, LENGTH)
-        with Agent(store, num_envs=ENVS, seed=11, synchronous=True) as agent:
+        with Agent(store, AgentOptions(num_envs=ENVS, seed=11, synchronous=True)) as agent:
             worker = RolloutWorker(agent, environments, layout, run_id="run", actor_id="actor-0", seed=2)
             for version, policy in enumerate(policies):
                 digest = publish(store, policy, exporter).digest

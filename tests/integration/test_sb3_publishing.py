@@ -14,6 +14,7 @@ from stable_baselines3 import A2C, DQN, PPO, SAC
 from stable_baselines3.common.vec_env import VecNormalize
 
 from actor.agent import Agent
+from actor.agent_options import AgentOptions
 from learner.sb3.adapter import from_sb3
 from learner.sb3.model_file import guess_algorithm, load_model, load_vec_normalize, load_weights
 from learner.sb3.publish_callback import PublishCallback
@@ -44,7 +45,7 @@ def test_predict_and_the_artifact_agree(case: ModelCase) -> None:
 
 
 def acted(store: LocalPolicyStore, observation: Any, engine: Any = "torchscript") -> np.ndarray:
-    with Agent(store, num_envs=ROWS, engine=engine, deterministic=True, synchronous=True) as agent:
+    with Agent(store, AgentOptions(num_envs=ROWS, engine=engine, deterministic=True, synchronous=True)) as agent:
         agent.reset()
         return np.asarray(agent.act(observation))
 

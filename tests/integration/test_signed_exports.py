@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from actor.versions.policy_loader import load_policy
+from actor.acting.module_call import load_policy
 from learner.export.policy_export import export_module, publish_policy
 from rl_hotswap.cli.evaluate import COMMAND, EvaluateOptions, main
 from shared.errors import ConfigurationError, NotAuthentic

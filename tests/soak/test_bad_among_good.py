@@ -14,6 +14,7 @@ from loguru import logger
 from torch import nn
 
 from actor.agent import Agent
+from actor.agent_options import AgentOptions, TrustOptions
 from actor.sandbox.program_sandbox import SandboxLimits
 from shared.policy.manifest import Manifest
 from shared.store.policy_store import LocalPolicyStore, Retention
@@ -115,7 +116,14 @@ def test_nothing_bad_acts_nothing_good_is_refused_no_step_is_lost(
     kinds = [KINDS[int(i)] for i in generator.permutation(np.arange(pairs) % len(KINDS))]
     _publish_good(store, 0)
     with Agent(
-        store, num_envs=ROWS, deterministic=True, trial=LIMITS, public_keys=[KEY.public], deadline_s=60.0
+        store,
+        AgentOptions(
+            num_envs=ROWS,
+            deterministic=True,
+            sandbox=LIMITS,
+            deadline_s=60.0,
+            trust=TrustOptions(public_keys=[KEY.public]),
+        ),
     ) as agent:
         acting = Acting(agent)
         acting.policies[0] = make_policy(seed=0)

@@ -1,5 +1,6 @@
 """What an agent does with policies that are right. tests/fault/test_agent_faults.py has those that are not."""
 
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,9 +10,10 @@ import numpy as np
 import pytest
 
 from actor.agent import Agent
+from actor.agent_options import AgentOptions
 from actor.versions.policy_loader import PolicyLoader
 from actor.versions.version_selection import History
-from shared.errors import ConfigurationError, PolicyUnavailable, SignatureMismatch
+from shared.errors import PolicyUnavailable, SignatureMismatch
 from shared.policy.manifest import WEIGHTS_FILE
 from shared.policy.noise import NoiseStream
 from shared.policy.weights import decode_weights, encode_weights
@@ -42,9 +44,9 @@ def store(tmp_path: Path) -> LocalPolicyStore:
 def make_agent(store: LocalPolicyStore) -> Iterator[MakeAgent]:
     agents: list[Agent] = []
 
-    def make(num_envs: int | None = 3, **settings: Any) -> Agent:
-        settings = {"synchronous": True, "deadline_s": 0.0, "values": True, **settings}
-        agents.append(Agent(store, num_envs=num_envs, **settings))
+    def make(num_envs: int | None = 3, **options: Any) -> Agent:
+        options = {"synchronous": True, "deadline_s": 0.0, "values": True, **options}
+        agents.append(Agent(store, AgentOptions(num_envs=num_envs, **options)))
         return agents[-1]
 
     yield make
@@ -150,7 +152,7 @@ def test_adopts_the_newest_at_a_reset_and_loads_nothing_twice(store: LocalPolicy
             return super().open(version)
 
     publish_seed(store, 0)
-    agent = Agent(Counting(store.path), num_envs=3, synchronous=True)
+    agent = Agent(Counting(store.path), AgentOptions(num_envs=3, synchronous=True))
     for _ in range(3):
         agent.reset()
     publish_seed(store, 1)
@@ -165,7 +167,7 @@ def test_adopts_the_newest_at_a_reset_and_loads_nothing_twice(store: LocalPolicy
 
 def test_waiting_for_a_version_makes_it_ready_and_adopts_nothing(store: LocalPolicyStore) -> None:
     publish_seed(store, 0)
-    with Agent(store, num_envs=3) as agent:
+    with Agent(store, AgentOptions(num_envs=3)) as agent:
         agent.reset()
         assert agent.wait_for_version(0, 0.0)
         publish_seed(store, 1)
@@ -307,10 +309,6 @@ class TestFollow:
         assert all(25 < older.count(version) < 75 for version in range(4))
         assert agent._manager.engines_alive() <= 4
 
-    def test_what_cannot_be_followed_is_said_at_once(self, make_agent: MakeAgent) -> None:
-        with pytest.raises(ConfigurationError, match="found 'oldest'"):
-            make_agent(follow="oldest")
-
 
 class TestNothingToActWith:
     def test_an_empty_store(self, store: LocalPolicyStore, make_agent: MakeAgent) -> None:
@@ -351,9 +349,20 @@ def test_a_loader_of_its_own_adopts_without_being_asked(store: LocalPolicyStore,
 
 
 def test_an_agent_can_be_closed_twice(store: LocalPolicyStore) -> None:
-    with Agent(store, num_envs=1) as agent:
+    with Agent(store, AgentOptions(num_envs=1)) as agent:
         agent.close()
     assert not any("loader" in thread.name for thread in threading.enumerate())
+
+
+def test_an_agent_leaves_the_switch_interval_of_its_process_alone(store: LocalPolicyStore) -> None:
+    publish_seed(store, 0)
+    before_s = sys.getswitchinterval()
+    with Agent(store) as agent:
+        assert sys.getswitchinterval() == before_s
+        agent.reset()
+        agent.act(OBSERVATIONS[0])
+        assert sys.getswitchinterval() == before_s
+    assert sys.getswitchinterval() == before_s
 
 
 def test_an_observation_of_another_shape_is_refused(store: LocalPolicyStore, make_agent: MakeAgent) -> None:

@@ -7,6 +7,7 @@ import pytest
 from torch import nn
 
 from actor.agent import Agent
+from actor.agent_options import AgentOptions, TrustOptions
 from actor.loading.engine_choice import check_trusted, order_of
 from actor.loading.engine_fallback import EngineFallback
 from actor.loading.engine_loader import EngineOptions
@@ -63,7 +64,7 @@ def test_an_engine_that_could_never_act_is_a_mistake(
     store: LocalPolicyStore, choice: EngineChoice, trust: dict, message: str
 ) -> None:
     with pytest.raises(ConfigurationError, match=message):
-        Agent(store, num_envs=1, engine=choice, synchronous=True, **trust)
+        Agent(store, AgentOptions(num_envs=1, engine=choice, synchronous=True, trust=TrustOptions(**trust)))
 
 
 @pytest.mark.parametrize("choice", ["auto", "llvm", "torchscript", "onnx"])
@@ -75,11 +76,13 @@ def test_eager_is_eager_and_new_weights_take_the_fast_path(store: LocalPolicySto
     engines = set()
     with Agent(
         store,
-        num_envs=2,
-        engine="eager",
-        trusted_modules=("learner",),
-        deterministic=True,
-        synchronous=True,
+        AgentOptions(
+            num_envs=2,
+            engine="eager",
+            deterministic=True,
+            synchronous=True,
+            trust=TrustOptions(trusted_modules=("learner",)),
+        ),
     ) as agent:
         for seed in range(5):
             policy = make_policy(seed=seed)
@@ -149,12 +152,13 @@ def test_compiled_engines_act_and_take_new_weights(store: LocalPolicyStore, choi
     packages = set()
     with Agent(
         store,
-        num_envs=2,
-        engine=choice,
-        trusted_modules=("learner",),
-        trust_native=True,
-        deterministic=True,
-        synchronous=True,
+        AgentOptions(
+            num_envs=2,
+            engine=choice,
+            deterministic=True,
+            synchronous=True,
+            trust=TrustOptions(trusted_modules=("learner",), trust_native=True),
+        ),
     ) as agent:
         for seed in range(4):
             policy = make_policy(network="lstm", seed=seed)

@@ -1,30 +1,21 @@
-"""Who acts lets a load finish that is nearly over, and waits in vain for none that is not."""
+"""The acting thread waits for a short load and not, again and again, for a long one."""
 
-import sys
 import threading
-import time
-from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 
 from actor.versions import load_barrier
-from actor.versions.load_barrier import LoadBarrier, use_short_switch_interval
-
-
-@pytest.fixture
-def switch_interval() -> Iterator[None]:
-    before_s = sys.getswitchinterval()
-    yield
-    sys.setswitchinterval(before_s)
+from actor.versions.load_barrier import PATIENCE_S, LoadBarrier
 
 
 def test_waits_until_the_load_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(load_barrier, "PATIENCE_S", 60.0)
-    way, begun, may_finish = LoadBarrier(), threading.Event(), threading.Event()
+    barrier, begun, may_finish = LoadBarrier(), threading.Event(), threading.Event()
     order = []
 
     def load() -> None:
-        with way.loading():
+        with barrier.loading():
             begun.set()
             may_finish.wait()
             order.append("loaded")
@@ -32,39 +23,44 @@ def test_waits_until_the_load_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
     loader = threading.Thread(target=load)
     loader.start()
     begun.wait()
-    assert way.is_loading
+    assert barrier.is_loading
     threading.Timer(0.01, may_finish.set).start()
-    way.wait_briefly()
+    barrier.wait_briefly()
     order.append("went on")
     loader.join()
     assert order == ["loaded", "went on"]
-    assert not way.is_loading
+    assert not barrier.is_loading
 
 
 def test_a_load_that_raises_is_over_too() -> None:
-    way = LoadBarrier()
-    with pytest.raises(OSError, match="gone"), way.loading():
+    barrier = LoadBarrier()
+    with pytest.raises(OSError, match="gone"), barrier.loading():
         raise OSError("gone")
-    assert not way.is_loading
+    assert not barrier.is_loading
 
 
-def test_after_one_in_vain_there_is_no_other_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    way = LoadBarrier()
-    with way.loading():
-        way.wait_briefly()  # returns, though nothing is over
-        monkeypatch.setattr(load_barrier, "PATIENCE_S", 60.0)
-        way.wait_briefly()  # as does this: with such patience it would not, if it waited
-    monkeypatch.setattr(load_barrier, "PATIENCE_S", 1e-3)
-    monkeypatch.setattr(time, "monotonic", lambda: float("inf"))
-    with way.loading():
-        way.wait_briefly()
-    assert way._in_vain_s == float("inf")  # it was waited for once more
+def test_a_wait_in_vain_is_not_repeated_within_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The guard is the only reason not to wait: a second wait would be seen by its timeout."""
+    waits: list[float] = []
+    now_s = 100.0
+    monkeypatch.setattr(load_barrier, "time", SimpleNamespace(monotonic=lambda: now_s))
+    monkeypatch.setattr(threading.Event, "wait", lambda _, timeout_s: waits.append(timeout_s))
+    barrier = LoadBarrier()
+    with barrier.loading():
+        for _ in range(3):
+            barrier.wait_briefly()
+        assert waits == [PATIENCE_S], "the second and the third call return at once"
+        now_s += 1.0
+        barrier.wait_briefly()
+        barrier.wait_briefly()
+    assert waits == [PATIENCE_S] * 2
 
 
-def test_turns_become_short_and_stay_shorter(switch_interval: None) -> None:
-    sys.setswitchinterval(5e-3)
-    use_short_switch_interval()
-    assert sys.getswitchinterval() == pytest.approx(1e-4)
-    sys.setswitchinterval(1e-5)
-    use_short_switch_interval()
-    assert sys.getswitchinterval() == pytest.approx(1e-5)
+def test_a_wait_that_was_not_in_vain_may_be_repeated_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(threading.Event, "wait", lambda _, timeout_s: waits.append(timeout_s) or True)
+    barrier = LoadBarrier()
+    for _ in range(2):
+        with barrier.loading():
+            barrier.wait_briefly()
+    assert waits == [PATIENCE_S] * 2

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from actor.acting.module_call import load_policy
 from actor.agent import Agent
-from actor.versions.policy_loader import load_policy
+from actor.agent_options import AgentOptions
 from learner.export.policy_export import export_module
 from shared.errors import ConfigurationError, ExportError, NotTrusted, ProgramError, SignatureMismatch
 from shared.policy.manifest import decode_manifest
@@ -391,7 +392,7 @@ def test_engines_that_a_version_lacks_are_refused(tmp_path: Path) -> None:
 
 def test_an_agent_refuses_a_module_that_is_no_policy(tmp_path: Path) -> None:
     export_module(nn.Linear(4, 2), (torch.randn(3, 4),), tmp_path / "v000000", onnx=False)
-    agent = Agent(LocalPolicyStore(tmp_path), num_envs=1, synchronous=True, deadline_s=0.0)
+    agent = Agent(LocalPolicyStore(tmp_path), AgentOptions(num_envs=1, synchronous=True, deadline_s=0.0))
     with pytest.raises(Exception, match="load_policy runs it"):
         agent.reset()
     agent.close()

@@ -9,8 +9,9 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from actor.acting.module_call import load_policy
 from actor.agent import Agent
-from actor.versions.policy_loader import load_policy
+from actor.agent_options import AgentOptions
 from learner.export.policy_export import publish_policy
 from shared.errors import ConfigurationError, ExportError
 from shared.store.policy_store import LocalPolicyStore
@@ -37,7 +38,7 @@ class Recurrent(nn.Module):
 
 
 def act(store: LocalPolicyStore, space: spaces.Space[Any], n: int = 3) -> np.ndarray:
-    agent = Agent(store, num_envs=n, synchronous=True, deadline_s=10.0, seed=0)
+    agent = Agent(store, AgentOptions(num_envs=n, synchronous=True, deadline_s=10.0, seed=0))
     try:
         agent.reset()
         batch = [space.sample() for _ in range(n)]

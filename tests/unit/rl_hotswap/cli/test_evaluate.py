@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from actor.agent import Agent
+from actor.agent_options import AgentOptions
 from learner.networks.network_config import NetworkConfig
 from rl_hotswap.cli.evaluate import COMMAND, EvaluateOptions, evaluate, main
 from rl_hotswap.cli.one_version_store import OneVersionStore
@@ -41,7 +42,7 @@ def _by_hand(run: RunDirectory, version: int, seed: int) -> float:
     """The return of one episode, written out."""
     store = OneVersionStore(LocalPolicyStore(run.policies).open(version))
     env = gymnasium.make(ENV)
-    with Agent(store, num_envs=None, deterministic=True, synchronous=True) as agent:
+    with Agent(store, AgentOptions(deterministic=True, synchronous=True)) as agent:
         observation, _ = env.reset(seed=seed)
         agent.reset()
         total, done = 0.0, False

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from actor.agent import Agent
+from actor.agent_options import AgentOptions
 from rl_hotswap.cli.rollback import COMMAND, RollbackOptions, main, roll_back
 from shared.errors import DigestMismatch, NotAuthentic
 from shared.policy.manifest import FileEntry, Manifest
@@ -149,7 +150,7 @@ def test_what_cannot_be_done_is_one_line(tmp_path: Path, capsys: pytest.CaptureF
 def test_actors_adopt_it_unless_they_know_that_it_is_bad(tmp_path: Path, synchronous: bool) -> None:
     store = local_store(tmp_path)
     publish_seed(store, 0)
-    with Agent(store, num_envs=3, synchronous=synchronous, deadline_s=60.0) as agent:
+    with Agent(store, AgentOptions(num_envs=3, synchronous=synchronous, deadline_s=60.0)) as agent:
         agent.reset()
         publish_seed(store, 1)
         assert agent.wait_for_version(1, 60.0)

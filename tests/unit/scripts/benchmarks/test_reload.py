@@ -14,6 +14,7 @@ import pytest
 from rich.console import Console
 
 from actor.agent import Agent
+from actor.agent_options import AgentOptions
 from actor.environments.environment_creation import make_environments
 from actor.rollouts.rollout_worker import RolloutWorker
 from rl_hotswap.launcher.child_process import CHECKOUT, child_environment
@@ -47,7 +48,7 @@ def test_every_made_up_action_is_found_out(tmp_path: Path) -> None:
     signature = versions[0].manifest.signature
     weights = {version.manifest.digest: weights_of(version) for version in versions}
     first, second = (version.manifest.digest for version in versions)
-    with Agent(LocalPolicyStore(tmp_path), num_envs=4, synchronous=True) as agent:
+    with Agent(LocalPolicyStore(tmp_path), AgentOptions(num_envs=4, synchronous=True)) as agent:
         noise = {agent.noise_seed: NoiseStream(signature.action, 4, agent.noise_seed)}
         worker = RolloutWorker(
             agent, make_environments("CartPole-v1", 4), RolloutLayout(signature, 32), run_id="r", actor_id="a", seed=0

@@ -14,6 +14,7 @@ import psutil  # type: ignore[import-untyped]
 import pytest
 
 from actor.agent import Agent
+from actor.agent_options import AgentOptions, TrustOptions
 from actor.prefetch import prefetcher
 from scripts.fault_injection.corrupted_versions import SPOILS
 from shared.store.policy_store import LocalPolicyStore, version_name
@@ -34,7 +35,7 @@ def scouted(store: LocalPolicyStore, monkeypatch: pytest.MonkeyPatch) -> Iterato
     agents: list[Agent] = []
 
     def make(**settings: Any) -> Agent:
-        agent = Agent(store, num_envs=3, deterministic=True, deadline_s=20.0, **settings)
+        agent = Agent(store, AgentOptions(num_envs=3, deterministic=True, deadline_s=20.0, **settings))
         agents.append(agent)
         agent.reset()
         assert agent.policy.engine_name == "llvm"
@@ -165,7 +166,7 @@ def test_where_nothing_comes_any_more_it_ends_and_has_to_become_worth_it_again(
 def test_with_keys_nothing_else_is_offered(store: LocalPolicyStore, scouted: Scouted, lines: list[str]) -> None:
     made_by = exporter(onnx=True)
     publish(store, make_policy(), made_by, sign=KEY.sign)
-    agent = scouted(public_keys=[KEY.public])
+    agent = scouted(trust=TrustOptions(public_keys=[KEY.public]))
     for seed, wrong in enumerate(({}, {"sign": OTHER_KEY.sign}, {"sign": KEY.sign, "run_id": "another"}), start=1):
         bad = publish(store, make_policy(seed=90), made_by, **wrong).version
         until(lambda bad=bad: (agent.adopt(), [line for line in lines if f"version {bad} is quarantined" in line])[1])
@@ -219,7 +220,7 @@ def test_a_scout_that_cannot_be_started_is_done_without(
 ) -> None:
     monkeypatch.setattr(prefetcher, "WORTH_S", 0.0)
     publish_seed(store, 0, onnx=True)
-    with Agent(store, num_envs=3, deterministic=True) as agent:
+    with Agent(store, AgentOptions(num_envs=3, deterministic=True)) as agent:
         agent.reset()
         monkeypatch.setattr(sys, "executable", "/nowhere/python")
         _adopts(agent, publish_seed(store, 1, onnx=True).version, seed=1)
@@ -236,7 +237,7 @@ from shared.store.policy_store import LocalPolicyStore
 from tests.support.waiting import Running, until
 
 prefetcher.WORTH_S = 0.0
-agent = Agent(LocalPolicyStore(Path(sys.argv[1])), num_envs=None)
+agent = Agent(LocalPolicyStore(Path(sys.argv[1])))
 agent.reset()
 until(lambda: agent.is_prefetching)
 print(agent._loader._prefetcher._run._process.pid, flush=True)
@@ -262,7 +263,7 @@ def test_it_ends_with_its_actor(store: LocalPolicyStore, end: str) -> None:
 
 def test_short_runs_start_none(store: LocalPolicyStore) -> None:
     publish_seed(store, 0, onnx=True)
-    with Agent(store, num_envs=3, deterministic=True) as agent:
+    with Agent(store, AgentOptions(num_envs=3, deterministic=True)) as agent:
         agent.reset()
         for seed in range(1, 6):
             _adopts(agent, publish_seed(store, seed, onnx=True).version, seed)
@@ -273,7 +274,7 @@ def test_who_waits_for_each_version_starts_none(store: LocalPolicyStore, monkeyp
     """Loads take nothing from acting there."""
     monkeypatch.setattr(prefetcher, "WORTH_S", 1e-9)
     publish_seed(store, 0, onnx=True)
-    with Agent(store, num_envs=3, deterministic=True) as agent:
+    with Agent(store, AgentOptions(num_envs=3, deterministic=True)) as agent:
         agent.reset()
         for version in range(1, 4):
             waiting = Running(agent.wait_for_version, version, 20.0)
@@ -290,5 +291,5 @@ def test_who_waits_for_each_version_starts_none(store: LocalPolicyStore, monkeyp
 
 @pytest.mark.parametrize("settings", [{"follow": "history:0.5"}, {"synchronous": True}, {"canary": 0.5}])
 def test_where_versions_come_otherwise_there_is_none(store: LocalPolicyStore, settings: dict[str, Any]) -> None:
-    with Agent(store, num_envs=3, **settings) as agent:
+    with Agent(store, AgentOptions(num_envs=3, **settings)) as agent:
         assert agent._loader._prefetcher is None
