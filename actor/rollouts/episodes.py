@@ -1,6 +1,6 @@
-"""Which episodes ended in a rollout: their returns, lengths, and the versions that acted in them.
+"""The episodes that ended in a rollout: their returns, lengths, and the versions that acted in them.
 
-All of it is computed once for a whole rollout, from its arrays, so that the acting loop does nothing for it.
+They are computed from the arrays of a whole rollout, so that the acting loop does no work for them.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,14 +11,11 @@ import numpy as np
 
 from shared.rollouts.rollout import EpisodeEnds, Rollout
 
-_NOBODY = -1  # the episode's first action is still to come: the next rollout's version will have begun it
+_NOT_BEGUN = -1  # the episode's first action is in the next rollout
 
 
 class FinishedEpisode(msgspec.Struct, frozen=True, gc=False):
-    """One episode. ``version`` and ``digest`` are those that began it; ``versions`` acted in it, in their order.
-
-    ``row`` is which of the batch's environments it was.
-    """
+    """One episode. ``version`` and ``digest`` began it; ``versions`` acted in it; ``row`` is its environment."""
 
     episode_return: float
     length: int
@@ -33,12 +30,15 @@ _Acted = tuple[int, tuple[int, ...], str]
 
 
 class FinishedEpisodes(Sequence[FinishedEpisode]):
-    """The episodes that ended in one rollout, column by column: one by one they are made only for who asks for them."""
+    """The episodes that ended in one rollout, stored by column; a FinishedEpisode is made at access.
+
+    Args:
+        began: the key of ``acted`` for each episode.
+    """
 
     def __init__(
         self, ends: EpisodeEnds, acted: Mapping[int, _Acted], began: Sequence[int], rows: Sequence[int]
     ) -> None:
-        """``began`` names for each episode the entry of ``acted`` that is its own."""
         self.ends = ends
         self._acted = acted
         self._began = began
@@ -64,38 +64,39 @@ class FinishedEpisodes(Sequence[FinishedEpisode]):
 
 
 class EpisodeTracker:
-    """The running episodes of ``batch_size`` environments, from rollout to rollout."""
+    """Follows the running episodes of ``batch_size`` environments from rollout to rollout."""
 
     def __init__(self, batch_size: int) -> None:
         self._return = np.zeros(batch_size, np.float64)
         self._length = np.zeros(batch_size, np.int64)
-        self._acted: list[tuple[int, str]] = []  # (version, digest), one entry for each change
-        self._began = np.full(batch_size, _NOBODY, np.int64)  # where in _acted each episode began
+        self._acted: list[tuple[int, str]] = []  # one (version, digest) for each change
+        self._began = np.full(batch_size, _NOT_BEGUN, np.int64)  # the index in _acted at which each episode began
 
     def restart(self) -> None:
         """Forget the running episodes: every environment was reset."""
         self._return[:] = 0
         self._length[:] = 0
-        self._began[:] = _NOBODY
+        self._began[:] = _NOT_BEGUN
 
     def acting(self, version: int, digest: str) -> None:
-        """Called before each rollout with what will act in it."""
+        """Record the version of the rollout that begins now."""
         if not self._acted or self._acted[-1] != (version, digest):
-            self._forget_what_nobody_needs()
+            self._drop_unused()
             self._acted.append((version, digest))
-        self._began[self._began == _NOBODY] = len(self._acted) - 1
+        self._began[self._began == _NOT_BEGUN] = len(self._acted) - 1
 
     def finish(self, rollout: Rollout, *, steps_to_next: int) -> FinishedEpisodes:
-        """The episodes that ended in ``rollout``, in the order in which they did.
+        """Return the episodes that ended in ``rollout``, in the order of their ends.
 
-        ``steps_to_next`` is how many steps after its last one an episode's successor takes its first action: 2 under
-        next-step autoreset, else 1.
+        Args:
+            steps_to_next: steps from an episode's last action to the first of the next one: 2 under next-step
+                autoreset, else 1.
         """
         ended = _by_row((rollout.terminated | rollout.truncated) & rollout.valid)
-        rows, times = np.divmod(np.flatnonzero(ended), rollout.length)  # row by row, in time's order within each
+        rows, times = np.divmod(np.flatnonzero(ended), rollout.length)  # row by row, each in order of time
         first = np.concatenate(([True], rows[1:] != rows[:-1]))[: rows.size]
         last = np.concatenate((first[1:], [True]))[: rows.size]
-        # The stretches of each row: one up to and with each end, and what is left after the last.
+        # Each row is divided into stretches: one up to and with each end, and the rest after the last end.
         begins = np.ones_like(ended)
         begins[:, 1:] = ended[:, :-1]
         starts = np.flatnonzero(begins)
@@ -105,7 +106,7 @@ class EpisodeTracker:
         first_rows = rows[first_episodes]
 
         def sums(steps: np.ndarray, carried: np.ndarray) -> np.ndarray:
-            """The sum of ``steps`` [T, B] over each episode; ``carried`` [B] is brought up to the rollout's end."""
+            """Return the sum of ``steps`` [T, B] over each episode; advance ``carried`` [B] to the rollout's end."""
             stretches = np.add.reduceat(_by_row(steps).ravel(), starts, dtype=carried.dtype)
             episodes: np.ndarray = stretches[over]
             episodes[first_episodes] += carried[first_rows]
@@ -117,8 +118,8 @@ class EpisodeTracker:
         episode_lengths = sums(rollout.valid, self._length)
         now = len(self._acted) - 1
         began = np.where(first, self._began[rows], now)
-        self._began[rows[last]] = np.where(times[last] + steps_to_next < rollout.length, now, _NOBODY)
-        order = np.argsort(times.astype(np.min_scalar_type(rollout.length)), kind="stable")  # few bits: a radix sort
+        self._began[rows[last]] = np.where(times[last] + steps_to_next < rollout.length, now, _NOT_BEGUN)
+        order = np.argsort(times.astype(np.min_scalar_type(rollout.length)), kind="stable")  # few bits: radix sort
         columns = (episode_returns, episode_lengths, rows, began)
         returns, lengths, row, indices = (each[order].tolist() for each in columns)
         acted = {index: self._acted_since(index) for index in set(indices)}
@@ -129,10 +130,10 @@ class EpisodeTracker:
         version, digest = self._acted[began]
         return version, tuple(dict.fromkeys(acted for acted, _ in self._acted[began:])), digest
 
-    def _forget_what_nobody_needs(self) -> None:
-        needed_from = int(np.min(self._began, initial=len(self._acted), where=self._began != _NOBODY))
+    def _drop_unused(self) -> None:
+        needed_from = int(np.min(self._began, initial=len(self._acted), where=self._began != _NOT_BEGUN))
         del self._acted[:needed_from]
-        self._began[self._began != _NOBODY] -= needed_from
+        self._began[self._began != _NOT_BEGUN] -= needed_from
 
 
 def _versions(acted: Mapping[int, _Acted]) -> list[int]:
@@ -140,6 +141,6 @@ def _versions(acted: Mapping[int, _Acted]) -> list[int]:
 
 
 def _by_row(array: np.ndarray) -> np.ndarray:
-    """[T, B] as [B, T], in memory as well."""
+    """Return an array [T, B] as a contiguous one [B, T]."""
     rows: np.ndarray = np.ascontiguousarray(array.T)
     return rows

@@ -1,13 +1,12 @@
 """The acting loop: reset, act, step, record.
 
-A worker writes what its environments did, step by step, into a fresh rollout, acted by exactly one policy version: the
-one that was ready when the rollout began. The loop does nothing that can be done once for a whole rollout.
+Exactly one policy version acts in a rollout: the one that was ready at its start. The loop does nothing that can be
+done once for a whole rollout.
 """
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Protocol
+from dataclasses import dataclass, replace
 
 import msgspec
 import numpy as np
@@ -16,53 +15,45 @@ from loguru import logger
 
 from actor.environments.environments import BoolArray, Environments, Finals
 from actor.loading.loaded_policy import LoadedPolicy
+from actor.rollouts.acting_agent import ActingAgent
 from actor.rollouts.episodes import EpisodeTracker, FinishedEpisode
 from shared.policy.signature import PolicySignature
 from shared.rollouts.rollout import Rollout, RolloutHeader, RolloutLayout
 from shared.transport.transport import RolloutSender
 
-# Each epoch's noise begins this many steps after that of the epoch before: no epoch is that long.
-_EPOCH_STEPS = 2**32
-_ROOM_PATIENCE_S = 0.2
-# A version that the learner waits to see acted is published already; one that is later than this may never come.
-_VERSION_PATIENCE_S = 0.5
+_EPOCH_STEPS = 2**32  # between the noise offsets of two epochs; no epoch is longer
+_ROOM_TIMEOUT_S = 0.2
+_VERSION_TIMEOUT_S = 0.5  # the version is published already; if it takes longer, it may have failed
 
 
-class Decision(Protocol):
-    """What an agent decided for a batch: arrays [B, …]. ``log_prob`` is None where the policy gives none."""
+@dataclass(frozen=True, kw_only=True)
+class RolloutOptions:
+    """The names in a worker's rollouts, and how it acts.
 
-    @property
-    def action(self) -> np.ndarray: ...
-    @property
-    def env_action(self) -> np.ndarray: ...
-    @property
-    def log_prob(self) -> np.ndarray | None: ...
+    Args:
+        run_id: the run that the rollouts belong to.
+        actor_id: the name of this actor.
+        seed: the seed of all resets of the environments; the agent has the seed of the noise.
+        cut_at_episode_end: True to end a rollout with an episode, so that each episode of a single environment begins
+            with the newest policy. Such rollouts cannot be sent.
+    """
 
-
-class ActingAgent(Protocol):
-    """What a worker needs of ``actor.agent.Agent``."""
-
-    @property
-    def policy(self) -> LoadedPolicy: ...
-    @property
-    def state(self) -> Sequence[np.ndarray]: ...
-    @property
-    def noise_seed(self) -> int: ...
-
-    noise_offset: int
-
-    def reset(self, rows: np.ndarray | None = None) -> None: ...
-    def adopt(self) -> LoadedPolicy: ...
-    def wait_for_version(self, version: int, timeout_s: float) -> bool: ...
-    def decide(self, observation: Sequence[np.ndarray], action_mask: np.ndarray | None) -> Decision: ...
+    run_id: str
+    actor_id: str
+    seed: int
+    cut_at_episode_end: bool = False
 
 
 class RolloutWorker:
-    """Steps ``environments`` with ``agent`` and records rollouts of ``layout``.
+    """Steps environments with an agent and records rollouts.
 
-    ``sender`` None records all the same, and sends nothing. With ``cut_at_episode_end`` a rollout ends where an episode
-    does, so that each episode of a single environment begins with the newest policy; such rollouts cannot be sent.
-    ``seed`` stands for every reset of the environments; the noise's own seed is the agent's.
+    Args:
+        layout: the layout of the run's rollouts.
+        sender: sends rollouts to the learner; None to only record them.
+
+    Attributes:
+        finished: the episodes that ended in the last rollout.
+        interrupted: True after ``interrupt``.
     """
 
     def __init__(
@@ -70,41 +61,35 @@ class RolloutWorker:
         agent: ActingAgent,
         environments: Environments,
         layout: RolloutLayout,
-        *,
-        run_id: str,
-        actor_id: str,
-        seed: int,
+        options: RolloutOptions,
         sender: RolloutSender | None = None,
-        cut_at_episode_end: bool = False,
     ) -> None:
         self.finished: Sequence[FinishedEpisode] = ()
         self.interrupted = False
         self._agent = agent
         self._environments = environments
-        self._wanted_layout = layout
+        self._run_layout = layout
         self._layout = layout
-        self._run_id = run_id
-        self._actor_id = actor_id
-        self._seed = seed
+        self._options = options
+        self._cut = options.cut_at_episode_end
         self._sender = sender
-        self._cut = cut_at_episode_end
         self._next_step = environments.autoreset_mode is AutoresetMode.NEXT_STEP
         self._tracker = EpisodeTracker(environments.num_envs)
         self._started = False
         self._policy: LoadedPolicy | None = None
         self._observation: Sequence[np.ndarray] = ()
         self._begins: BoolArray = np.ones(environments.num_envs, np.bool_)
-        self._resets: BoolArray = np.zeros(environments.num_envs, np.bool_)  # rows whose next step only resets
+        self._resets: BoolArray = np.zeros(environments.num_envs, np.bool_)  # rows that the next step only resets
         environments.check_signature(layout.signature)
 
     def begin_epoch(self, number: int) -> None:
-        """Begin an episode in every environment, with seeds and noise that depend on ``seed`` and ``number`` alone.
+        """Begin an episode in every environment, with seeds and noise that depend only on the seed and ``number``.
 
-        A training that is resumed from checkpoint ``number`` sees what the uninterrupted one saw, if that one began an
-        epoch there too. The first epoch is number 0. Waits for a first policy, as ``Agent.reset`` does.
+        A training that resumes from checkpoint ``number`` then sees the same steps as an uninterrupted one that began
+        an epoch there. The first epoch has number 0. Waits for a first policy, as ``Agent.reset`` does.
         """
-        epoch_seed = np.random.SeedSequence([self._seed, number]).generate_state(1)[0]
-        self._observation = self._environments.reset(int(epoch_seed) >> 1)  # some environments take 31 bits only
+        epoch_seed = np.random.SeedSequence([self._options.seed, number]).generate_state(1)[0]
+        self._observation = self._environments.reset(int(epoch_seed) >> 1)  # some environments accept only 31 bits
         self._environments.check_signature(self._layout.signature)
         self._begins = np.ones_like(self._begins)
         self._resets = np.zeros_like(self._resets)
@@ -114,13 +99,13 @@ class RolloutWorker:
         self._started = True
 
     def interrupt(self) -> None:
-        """Stop after the step under way, from a signal handler or another thread. ``run`` and ``collect`` return."""
+        """Stop ``run`` and ``collect`` after the current step. Signal handlers and other threads may call this."""
         self.interrupted = True
 
     def run(self, stop: Callable[[], bool], report: Callable[[], None]) -> None:
-        """Collect rollouts and send them until ``stop()`` or ``interrupt()``; ``report`` is called after each."""
+        """Collect and send rollouts until ``stop()`` is true or ``interrupt`` is called; call ``report`` after each."""
         while not stop() and not self.interrupted:
-            if self._sender is not None and not self._is_loading(self._sender):
+            if self._sender is not None and not self._wait_for_learner(self._sender):
                 continue
             rollout = self.collect()
             if rollout is None:
@@ -128,18 +113,18 @@ class RolloutWorker:
             self.send(rollout)
             report()
 
-    def _is_loading(self, sender: RolloutSender) -> bool:
-        """Whether the learner has room for a rollout; then what it wants to see acted is ready, or is late."""
-        if not sender.wait_for_room(_ROOM_PATIENCE_S):
+    def _wait_for_learner(self, sender: RolloutSender) -> bool:
+        """Wait for room at the learner, then for the version that it requests; return False without room."""
+        if not sender.wait_for_room(_ROOM_TIMEOUT_S):
             return False
         if sender.wanted_version is not None:
-            self._agent.wait_for_version(sender.wanted_version, _VERSION_PATIENCE_S)
+            self._agent.wait_for_version(sender.wanted_version, _VERSION_TIMEOUT_S)
         return True
 
     def collect(self) -> Rollout | None:
-        """One rollout, acted by what is ready now; ``finished`` then holds the episodes that ended in it.
+        """Return one rollout, acted by the version that is ready now, and set ``finished``.
 
-        None where ``interrupted`` became true meanwhile: what was acted until then is forgotten.
+        Returns None if ``interrupt`` was called meanwhile; the steps until then are dropped.
         """
         if not self._started:
             self.begin_epoch(0)
@@ -155,11 +140,11 @@ class RolloutWorker:
         return rollout
 
     def stop_sending(self) -> None:
-        """Act for oneself from now on: the training is over."""
+        """Send no more rollouts: the training is over."""
         self._sender = None
 
     def send(self, rollout: Rollout) -> None:
-        """Hand ``rollout`` to the learner, where there is one to send to and it can learn from it."""
+        """Send ``rollout`` if there is a sender and the learner can learn from it."""
         if self._sender is None or not self._can_be_learned_from(rollout):
             return
         self._sender.send(rollout)
@@ -177,17 +162,17 @@ class RolloutWorker:
         return policy
 
     def _follow_signature(self, signature: PolicySignature) -> None:
-        """Record in the layout of the policy that acts; only that of the run can be sent."""
+        """Use the layout of the acting policy. Only rollouts of the run's own layout can be sent."""
         if signature == self._layout.signature:
             return
         self._environments.check_signature(signature)
-        self._layout = RolloutLayout(signature, self._wanted_layout.length)
+        self._layout = RolloutLayout(signature, self._run_layout.length)
 
     def _prepare(self, policy: LoadedPolicy) -> Rollout:
-        """A rollout with everything that is known before its first step. Always fresh: the last may be under way."""
+        """Return a new rollout with its first observation and state. The sender may still read the last one."""
         header = RolloutHeader(
-            run_id=self._run_id,
-            actor_id=self._actor_id,
+            run_id=self._options.run_id,
+            actor_id=self._options.actor_id,
             sequence=0,  # the sender numbers what it sends
             version=policy.version,
             digest=policy.digest,
@@ -205,11 +190,11 @@ class RolloutWorker:
         return rollout
 
     def _act(self, rollout: Rollout, finals: list[tuple[int, Finals]]) -> int:
-        """Act, step, record: returns how many steps were taken."""
+        """Act, step and record; return the number of steps."""
         decide, step, environments = self._agent.decide, self._environments.step, self._environments
         masks, actions, log_probs = rollout.action_mask, rollout.action, rollout.behaviour_log_prob
         rewards, terminated, truncated = rollout.reward, rollout.terminated, rollout.truncated
-        observations = list(zip(*rollout.observation, strict=True))  # a tuple of leaves [B, …] for each step
+        observations = list(zip(*rollout.observation, strict=True))  # for each step a tuple of leaves [B, …]
         watches_ends = bool(rollout.state) or self._cut
         mask = None
         for t, following in enumerate(observations[1:]):
@@ -230,7 +215,7 @@ class RolloutWorker:
         return rollout.length
 
     def _watch_ends(self, rollout: Rollout, t: int) -> bool:
-        """Clear the recurrent state of the rows whose next observation begins an episode. Whether to cut here."""
+        """Clear the recurrent state of rows whose next step begins an episode; return True to cut the rollout here."""
         ended = rollout.terminated[t] | rollout.truncated[t]
         beginning = ended
         if self._next_step:
@@ -242,7 +227,7 @@ class RolloutWorker:
         return self._cut and bool(ended.any())
 
     def _complete(self, rollout: Rollout, finals: list[tuple[int, Finals]]) -> None:
-        """What can be told from a whole rollout at once: validity, beginnings, finals, finished episodes."""
+        """Fill in validity, beginnings, final observations and finished episodes, for the whole rollout at once."""
         ended = rollout.terminated | rollout.truncated
         if self._next_step:
             rollout.valid[1:] = ~ended[:-1]
@@ -259,13 +244,13 @@ class RolloutWorker:
         rollout.header = msgspec.structs.replace(rollout.header, episodes=finished.ends)
 
     def _can_be_learned_from(self, rollout: Rollout) -> bool:
-        """Whether it is whole, laid out as the run's are, and acted by one version."""
+        """Return True for a whole rollout in the run's layout, acted by one version."""
         acted = self._agent.policy
         if (acted.version, acted.digest) != (rollout.header.version, rollout.header.digest):
-            logger.warning("version {} failed while it acted: its last rollout is not sent", rollout.header.version)
+            logger.warning("rollout not sent: its version failed while acting version={}", rollout.header.version)
             return False
-        if self._layout is not self._wanted_layout:
-            logger.warning("version {} has not the signature of this run: nothing is sent", rollout.header.version)
+        if self._layout is not self._run_layout:
+            logger.warning("rollout not sent: its signature is not this run's version={}", rollout.header.version)
             return False
         return rollout.length == self._layout.length
 
@@ -281,7 +266,7 @@ def _record_finals(rollout: Rollout, finals: list[tuple[int, Finals]]) -> None:
 
 
 def _shorten(rollout: Rollout, length: int) -> Rollout:
-    """Only the first ``length`` steps of it."""
+    """Return the first ``length`` steps of ``rollout``."""
     return replace(
         rollout,
         observation=tuple(leaf[: length + 1] for leaf in rollout.observation),

@@ -15,7 +15,7 @@ from platformdirs import user_cache_path
 from actor.agent import Agent
 from actor.agent_options import AgentOptions, TrustOptions
 from actor.environments.environment_creation import make_environments
-from actor.rollouts.rollout_worker import RolloutWorker
+from actor.rollouts.rollout_worker import RolloutOptions, RolloutWorker
 from actor.sandbox.program_sandbox import SandboxLimits
 from actor.session.actor_settings import ActorSettings
 from actor.session.policy_source import PolicySource, find_source
@@ -103,11 +103,13 @@ def act(settings: ActorSettings) -> int:
             agent,
             environments,
             _layout(agent, source, joined=sender is not None),
-            run_id=source.config.run_id if source.config is not None else "",
-            actor_id=name,
-            seed=env_seed,
-            sender=sender,
-            cut_at_episode_end=sender is None and settings.envs == 1,
+            RolloutOptions(
+                run_id=source.config.run_id if source.config is not None else "",
+                actor_id=name,
+                seed=env_seed,
+                cut_at_episode_end=sender is None and settings.envs == 1,
+            ),
+            sender,
         )
         stop.gently(worker.interrupt)
 

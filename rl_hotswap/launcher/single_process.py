@@ -15,7 +15,7 @@ from functools import partial
 from actor.agent import Agent
 from actor.agent_options import AgentOptions, TrustOptions
 from actor.environments.environment_creation import make_environments
-from actor.rollouts.rollout_worker import RolloutWorker
+from actor.rollouts.rollout_worker import RolloutOptions, RolloutWorker
 from learner.run import run_training
 from learner.training.outcome import Outcome
 from learner.training.training import Acting, train
@@ -78,10 +78,8 @@ def train_in_one_process(options: SingleProcessRun, run: RunDirectory, stop_requ
                 env_kwargs=options.environment_kwargs(),
             ),
             layout,
-            run_id=config.run_id,
-            actor_id=_ACTOR_ID,
-            seed=options.seed,
-            sender=InProcessSender(receiver, _ACTOR_ID, window=1),
+            RolloutOptions(run_id=config.run_id, actor_id=_ACTOR_ID, seed=options.seed),
+            InProcessSender(receiver, _ACTOR_ID, window=1),
         )
         return Acting(receiver, synchronous=True, begin_epoch=receiver.worker.begin_epoch)
 

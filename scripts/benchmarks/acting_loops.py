@@ -11,7 +11,7 @@ import torch
 from actor.agent import Agent
 from actor.agent_options import AgentOptions
 from actor.environments.environment_creation import make_environments
-from actor.rollouts.rollout_worker import RolloutWorker
+from actor.rollouts.rollout_worker import RolloutOptions, RolloutWorker
 from actor.session.switch_interval import short_switch_interval
 from learner.networks.acting_policy import ActingPolicy
 from learner.networks.network_config import NetworkConfig
@@ -111,7 +111,8 @@ class RecordedRollouts:
         agent = resources.enter_context(Agent(store, AgentOptions(num_envs=num_envs)))
         environments = resources.enter_context(make_environments(ENV_ID, num_envs))
         layout = RolloutLayout(store.open(0).manifest.signature, length)
-        self._worker = RolloutWorker(agent, environments, layout, run_id="benchmark", actor_id="actor-0", seed=0)
+        options = RolloutOptions(run_id="benchmark", actor_id="actor-0", seed=0)
+        self._worker = RolloutWorker(agent, environments, layout, options)
         self._worker.begin_epoch(0)
         self._real = self._all = 0
         self()

@@ -18,7 +18,7 @@ from rich.console import Console
 from actor.agent import Agent
 from actor.agent_options import AgentOptions
 from actor.environments.environment_creation import make_environments
-from actor.rollouts.rollout_worker import RolloutWorker
+from actor.rollouts.rollout_worker import RolloutOptions, RolloutWorker
 from actor.session.switch_interval import short_switch_interval
 from scripts.benchmarks.helper_process import HelperProcess, serve
 from scripts.benchmarks.prepared_versions import ENV_ID, PreparedVersion, prepare_versions, read_prepared_versions
@@ -126,9 +126,7 @@ class CheckedActor:
             self._agent,
             make_environments(ENV_ID, _NUM_ENVS),
             RolloutLayout(versions[0].manifest.signature, _LENGTH),
-            run_id="benchmark",
-            actor_id="checked",
-            seed=0,
+            RolloutOptions(run_id="benchmark", actor_id="checked", seed=0),
         )
 
     def act_and_derive(self) -> tuple[Derivation, int]:

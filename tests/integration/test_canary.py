@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from actor.agent import Agent
 from actor.agent_options import AgentOptions
 from actor.environments.environment_creation import make_environments
-from actor.rollouts.rollout_worker import RolloutWorker
+from actor.rollouts.rollout_worker import RolloutOptions, RolloutWorker
 from learner.export.policy_export import PolicyExporter
 from learner.networks.acting_policy import ActingPolicy
 from learner.networks.network_config import NetworkConfig
@@ -80,9 +80,8 @@ def _act(store: LocalPolicyStore, name: str, envs: int, length: int, *, synchron
     ):
         agent.reset()
         layout = RolloutLayout(agent.policy.signature, length)
-        worker = RolloutWorker(
-            agent, environments, layout, run_id="", actor_id=name, seed=3, cut_at_episode_end=envs == 1
-        )
+        options = RolloutOptions(run_id="", actor_id=name, seed=3, cut_at_episode_end=envs == 1)
+        worker = RolloutWorker(agent, environments, layout, options)
 
         def act() -> int:
             worker.collect()

@@ -10,7 +10,7 @@ from gymnasium.vector import AutoresetMode
 from actor.agent import Agent
 from actor.agent_options import AgentOptions
 from actor.environments.environment_creation import make_environments
-from actor.rollouts.rollout_worker import RolloutWorker
+from actor.rollouts.rollout_worker import RolloutOptions, RolloutWorker
 from learner.export.policy_export import PolicyExporter
 from learner.networks.acting_policy import ActingPolicy
 from learner.networks.network_config import NetworkConfig
@@ -59,7 +59,8 @@ def test_every_action_follows_from_the_rollout(tmp_path: Path, mode: AutoresetMo
         exporter = PolicyExporter(policies[0], policies[0].signature, onnx=False)
         layout = RolloutLayout(policies[0].signature, LENGTH)
         with Agent(store, AgentOptions(num_envs=ENVS, seed=11, synchronous=True)) as agent:
-            worker = RolloutWorker(agent, environments, layout, run_id="run", actor_id="actor-0", seed=2)
+            options = RolloutOptions(run_id="run", actor_id="actor-0", seed=2)
+            worker = RolloutWorker(agent, environments, layout, options)
             for version, policy in enumerate(policies):
                 digest = publish(store, policy, exporter).digest
                 rollout = worker.collect()

@@ -9,7 +9,7 @@ from gymnasium.vector import AutoresetMode
 from actor.environments.environment_creation import make_environments
 from actor.environments.environments import Environments
 from actor.loading.loaded_policy import LoadedPolicy
-from actor.rollouts.rollout_worker import RolloutWorker
+from actor.rollouts.rollout_worker import RolloutOptions, RolloutWorker
 from shared.errors import ConfigurationError
 from shared.policy.signature import PolicySignature, acting_signature
 from shared.rollouts.rollout import EpisodeEnds, Rollout, RolloutLayout
@@ -107,17 +107,8 @@ def _worker(
     )
     agent = _ScriptedAgent(signature, environments.num_envs)
     layout = RolloutLayout(signature, length)
-    worker = RolloutWorker(
-        agent,
-        environments,
-        layout,
-        run_id="run",
-        actor_id="actor-0",
-        seed=seed,
-        sender=sender,
-        cut_at_episode_end=cut,
-    )
-    return worker, agent
+    options = RolloutOptions(run_id="run", actor_id="actor-0", seed=seed, cut_at_episode_end=cut)
+    return RolloutWorker(agent, environments, layout, options, sender), agent
 
 
 def _collect(worker: RolloutWorker) -> Rollout:

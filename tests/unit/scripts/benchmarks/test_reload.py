@@ -16,7 +16,7 @@ from rich.console import Console
 from actor.agent import Agent
 from actor.agent_options import AgentOptions
 from actor.environments.environment_creation import make_environments
-from actor.rollouts.rollout_worker import RolloutWorker
+from actor.rollouts.rollout_worker import RolloutOptions, RolloutWorker
 from rl_hotswap.launcher.child_process import CHECKOUT, child_environment
 from scripts.benchmarks.action_integrity import derive, weights_of
 from scripts.benchmarks.growth import Budget, Growth
@@ -50,9 +50,8 @@ def test_every_made_up_action_is_found_out(tmp_path: Path) -> None:
     first, second = (version.manifest.digest for version in versions)
     with Agent(LocalPolicyStore(tmp_path), AgentOptions(num_envs=4, synchronous=True)) as agent:
         noise = {agent.noise_seed: NoiseStream(signature.action, 4, agent.noise_seed)}
-        worker = RolloutWorker(
-            agent, make_environments("CartPole-v1", 4), RolloutLayout(signature, 32), run_id="r", actor_id="a", seed=0
-        )
+        options = RolloutOptions(run_id="r", actor_id="a", seed=0)
+        worker = RolloutWorker(agent, make_environments("CartPole-v1", 4), RolloutLayout(signature, 32), options)
         rollout = worker.collect()
     assert rollout is not None
     assert rollout.header.digest == second
