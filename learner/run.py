@@ -52,6 +52,7 @@ def run_training(options: LearnerRun, train: Callable[[RunDirectory, Callable[[]
 def _train_with_actors(options: LearnerRun, run: RunDirectory, stop_requested: Callable[[], bool]) -> Outcome:
     from learner.training.training import Acting, train
     from shared.transport.arrival_journal import ArrivalJournal
+    from shared.transport.receiver_flow import ReceiverOptions
     from shared.transport.transport_keys import ACTOR_KEY_NAME, keep_learner_keys
     from shared.transport.zmq_transport import ZmqReceiver
 
@@ -60,8 +61,7 @@ def _train_with_actors(options: LearnerRun, run: RunDirectory, stop_requested: C
             options.listen or config.address,
             layout,
             config.run_id,
-            heartbeat_s=config.heartbeat_s,
-            window=config.window,
+            ReceiverOptions(config.heartbeat_s, window=config.window, synchronous=options.learner.sync),
             keys=None if config.learner_public_key is None else keep_learner_keys(run.path),
             journal=ArrivalJournal(run.path / "arrivals.jsonl"),
         )

@@ -56,7 +56,6 @@ class LearnerLoop:
         *,
         batch_steps: int,
         max_lag: int,
-        sync: bool,
         stopping: StoppingRule,
         publishing: Schedule,
         checkpointing: Schedule,
@@ -64,9 +63,7 @@ class LearnerLoop:
         stop_requested: Callable[[], bool],
         begin_epoch: Callable[[int], None] | None = None,
     ) -> None:
-        """With ``sync`` actors wait for what the last update learned before they act again, else they do not.
-
-        ``begin_epoch(n)`` is called after checkpoint ``n`` and when one is resumed: where actor and learner share a
+        """``begin_epoch(n)`` is called after checkpoint ``n`` and when one is resumed: where actor and learner share a
         process it resets the environments, so that a resumed run sees what an uninterrupted one saw.
         """
         self.learner = learner
@@ -80,7 +77,6 @@ class LearnerLoop:
         self._checkpoints = checkpoints
         self._batch_steps = batch_steps
         self._max_lag = max_lag
-        self._sync = sync
         self._stopping = stopping
         self._publishing = publishing
         self._checkpointing = checkpointing
@@ -139,7 +135,7 @@ class LearnerLoop:
         while slots < self._batch_steps:
             if self._broken_off() is not None:
                 return []
-            rollout = self.receiver.receive(_RECEIVE_TIMEOUT_S, hold_credit=self._sync)
+            rollout = self.receiver.receive(_RECEIVE_TIMEOUT_S)
             if rollout is None:
                 continue
             if (fault := self.publisher.disowns(rollout.header.version, rollout.header.digest)) is not None:
@@ -149,8 +145,8 @@ class LearnerLoop:
             else:
                 rollouts.append(rollout)
                 slots += rollout.length * rollout.batch_size
-            if self._sync and slots < self._batch_steps:
-                self.receiver.release(self.publisher.latest_version)
+            if self.receiver.synchronous and slots < self._batch_steps:
+                self.receiver.resume_senders(self.publisher.latest_version)
         return rollouts
 
     def _count(self, rollout: Rollout) -> int:
@@ -173,11 +169,11 @@ class LearnerLoop:
         now_s = time.monotonic()
         if self._publishing.is_due(self.counters.updates, now_s):
             self._publish()
-        if self._sync:
+        if self.receiver.synchronous:
             # Nothing waits for this thread meanwhile, and actors had better act with what it learned. A store that has
             # let one update wait in vain lets no other wait until it answers.
             self._store_answers = self.publisher.flush(_PUBLISH_PATIENCE_S if self._store_answers else 0.0)
-            self.receiver.release(self.publisher.latest_version)
+            self.receiver.resume_senders(self.publisher.latest_version)
         self._observer.after_update(self, metrics)
         if self._checkpointing.is_due(self.counters.updates, now_s):
             self.checkpoint()

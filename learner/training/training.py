@@ -81,7 +81,6 @@ def train(
             checkpoints,
             batch_steps=options.learner.batch_steps,
             max_lag=options.learner.max_lag,
-            sync=options.learner.sync,
             stopping=_stopping(options, environment),
             # A synchronous run has no clock: a period in seconds would make it another run every time.
             publishing=Schedule(options.publish_every_updates, None if acting.synchronous else options.publish_every_s),

@@ -36,12 +36,12 @@ class WorkerDrivenReceiver(InProcessReceiver):
 
     worker: RolloutWorker
 
-    def receive(self, timeout_s: float, *, hold_credit: bool = False) -> Rollout | None:  # noqa: ARG002  nor waits
-        """The next rollout, acted now; never waited for."""
+    def receive(self, timeout_s: float) -> Rollout | None:  # noqa: ARG002  nothing to wait for
+        """Collect and return the next rollout; never wait."""
         rollout = self.worker.collect()
         if rollout is not None:
             self.worker.send(rollout)
-        return super().receive(0.0, hold_credit=hold_credit)
+        return super().receive(0.0)
 
 
 def main(options: SingleProcessRun) -> int:
@@ -53,7 +53,7 @@ def train_in_one_process(options: SingleProcessRun, run: RunDirectory, stop_requ
     """Run a whole training here. Raises what ``learner.training.training.train`` raises."""
 
     def connect(config: RunConfig, layout: RolloutLayout) -> Acting:
-        receiver = WorkerDrivenReceiver(layout, config.run_id)
+        receiver = WorkerDrivenReceiver(layout, config.run_id, synchronous=options.learner.sync)
         agent = Agent(
             LocalPolicyStore(run.policies),
             AgentOptions(

@@ -16,8 +16,8 @@ from shared.transport.ledger import AccountedReceiver, SenderKey
 class InProcessTransport:
     """One receiver and any number of senders. Rollouts are handed over as they are: nothing is encoded or copied."""
 
-    def __init__(self, layout: RolloutLayout, run_id: str) -> None:
-        self.receiver = InProcessReceiver(layout, run_id)
+    def __init__(self, layout: RolloutLayout, run_id: str, *, synchronous: bool = False) -> None:
+        self.receiver = InProcessReceiver(layout, run_id, synchronous=synchronous)
 
     def sender(self, actor_id: str, *, window: int = 1) -> "InProcessSender":
         """A new life of ``actor_id``, with a window of its own."""
@@ -27,8 +27,9 @@ class InProcessTransport:
 class InProcessReceiver(AccountedReceiver):
     """The learner's end (see ``RolloutReceiver``). Made by ``InProcessTransport``."""
 
-    def __init__(self, layout: RolloutLayout, run_id: str) -> None:
+    def __init__(self, layout: RolloutLayout, run_id: str, *, synchronous: bool = False) -> None:
         super().__init__()
+        self.synchronous = synchronous
         self.changed = threading.Condition()
         self.stopping = False
         self.closed = False
@@ -45,10 +46,10 @@ class InProcessReceiver(AccountedReceiver):
         """How many senders were not closed."""
         return len(self._senders)
 
-    def receive(self, timeout_s: float, *, hold_credit: bool = False) -> Rollout | None:
-        """The next valid rollout, or None when ``timeout_s`` passed.
+    def receive(self, timeout_s: float) -> Rollout | None:
+        """Return the next valid rollout, or None when ``timeout_s`` passed.
 
-        Its sender then has credit for another, with ``hold_credit`` only after ``release``.
+        Its sender then has room for another: at once, or with a synchronous receiver after ``resume_senders``.
         """
         deadline_s = time.monotonic() + timeout_s
         while True:
@@ -59,14 +60,14 @@ class InProcessReceiver(AccountedReceiver):
                 if not self._queue:
                     return None
                 rollout = self._queue.popleft()
-                if hold_credit:
+                if self.synchronous:
                     self._held.append(SenderKey(rollout.header.actor_id, rollout.header.session_id))
                 self.changed.notify_all()
             if self._fits(rollout):
                 return rollout
 
-    def release(self, version: int | None) -> None:
-        """Give the credit that was held back, for rollouts best acted by ``version`` or a newer one."""
+    def resume_senders(self, version: int | None) -> None:
+        """Let waiting senders send again, rollouts acted by ``version`` or a newer one (None: by any version)."""
         with self.changed:
             self._check_open()
             self.wanted_version = version

@@ -52,17 +52,33 @@ class Arrival:
     frames: Sequence[Any]
 
 
-class ReceiverFlow:
-    """Everybody that a receiver knows, and the rollouts that wait to be taken up: at most ``window`` of each sender."""
+@dataclass(frozen=True)
+class ReceiverOptions:
+    """Settings of a receiver, fixed for its lifetime.
 
-    def __init__(
-        self, layout: RolloutLayout, run_id: str, ledger: Ledger, heartbeat_s: float, window: int = 16
-    ) -> None:
-        self._window = window
+    Attributes:
+        heartbeat_s: period in seconds of the heartbeats to every sender.
+        capacity: rollouts that wait in the receiver, over all senders; the rest waits in the sockets' bounded queues.
+        window: rollouts that wait in the receiver for each sender.
+        synchronous: a sender whose rollout was received waits for ``resume_senders`` before it has room for another.
+    """
+
+    heartbeat_s: float = 0.5
+    capacity: int = 256
+    window: int = 16
+    synchronous: bool = False
+
+
+class ReceiverFlow:
+    """The senders that a receiver knows, and the rollouts that wait to be taken up: at most ``window`` of each."""
+
+    def __init__(self, layout: RolloutLayout, run_id: str, ledger: Ledger, options: ReceiverOptions) -> None:
+        self._window = options.window
         self._layout = layout
         self._run_id = run_id
         self._ledger = ledger
-        self._heartbeat_s = heartbeat_s
+        self._heartbeat_s = options.heartbeat_s
+        self._synchronous = options.synchronous
         self._stopping = False
         self._queues: dict[SenderKey, deque[Arrival]] = {}  # in the order of their turns; none is empty
         self._waiting = 0
@@ -108,23 +124,23 @@ class ReceiverFlow:
                 logger.info("actor {} said goodbye after {} rollouts", message.sender.key, message.sent)
         return None
 
-    def take_up(self, *, hold_credit: bool) -> tuple[Arrival, Reply | None]:
-        """The next sender's oldest, and that sender's credit for it, which is best sent before the rollout is decoded.
+    def take_up(self) -> tuple[Arrival, Reply | None]:
+        """Return the oldest rollout of the next sender, and the credit to send before the rollout is decoded.
 
-        With ``hold_credit`` the sender has to wait for ``release``.
+        A synchronous receiver keeps the credit until ``resume``.
         """
         arrival = self._pop()
-        if hold_credit:
+        if self._synchronous:
             self._held.setdefault(arrival.sender, arrival.sequence)
             return arrival, None
         route = self._routes.get(arrival.sender)
         return arrival, None if route is None else Reply(route, self._credit(arrival.sender))
 
-    def release(self, version: int | None) -> list[Reply]:
-        """The credit that was held back; what is acted for it is best acted by ``version``, or a newer one."""
+    def resume(self, version: int | None) -> list[Reply]:
+        """Return the credit of all waiting senders, for rollouts acted by ``version`` or a newer one."""
         self._version = version
-        released, self._held = self._held, {}
-        return [Reply(self._routes[sender], self._credit(sender)) for sender in released if sender in self._routes]
+        waiting, self._held = self._held, {}
+        return [Reply(self._routes[sender], self._credit(sender)) for sender in waiting if sender in self._routes]
 
     def decode(self, arrival: Arrival) -> Rollout | None:
         """The rollout that arrived, or None where it is invalid."""

@@ -1,8 +1,8 @@
 """How rollouts get from actors to the learner: one narrow interface, one conformance suite for all implementations.
 
 Flow control is by credit: a sender may have ``window`` rollouts under way that the learner has not yet taken up. So a
-slow learner slows actors, memory stays bounded, and what actors send stays fresh. A learner that takes turns with its
-actors holds the credit back until it has published what it learned, and says which version it waits to see acted.
+slow learner slows actors, memory stays bounded, and what actors send stays fresh. A synchronous
+receiver keeps the credit until ``resume_senders`` names the version to act with next.
 While the learner's heartbeats do not arrive, a sender never blocks: what nobody took is counted as lost, and the actor
 goes on acting.
 
@@ -73,15 +73,20 @@ class RolloutReceiver(Protocol):
         """How many senders are connected and have not said goodbye."""
         ...
 
-    def receive(self, timeout_s: float, *, hold_credit: bool = False) -> Rollout | None:
-        """The next valid rollout, or None when ``timeout_s`` passed.
+    @property
+    def synchronous(self) -> bool:
+        """True when a sender whose rollout was received waits for ``resume_senders``."""
+        ...
 
-        Its sender then has credit for another, with ``hold_credit`` only after ``release``.
+    def receive(self, timeout_s: float) -> Rollout | None:
+        """Return the next valid rollout, or None when ``timeout_s`` passed.
+
+        Its sender then has room for another: at once, or with a synchronous receiver after ``resume_senders``.
         """
         ...
 
-    def release(self, version: int | None) -> None:
-        """Give the credit that was held back, for rollouts best acted by ``version`` or a newer one."""
+    def resume_senders(self, version: int | None) -> None:
+        """Let waiting senders send again, rollouts acted by ``version`` or a newer one (None: by any version)."""
         ...
 
     def count_learned(self, rollout: Rollout) -> None:

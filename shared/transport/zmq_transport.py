@@ -25,7 +25,7 @@ from shared.transport import messages
 from shared.transport.arrival_journal import ArrivalJournal
 from shared.transport.ledger import AccountedReceiver
 from shared.transport.messages import Bye, FromActor, Hello, Refused, Sending
-from shared.transport.receiver_flow import ReceiverFlow, Reply
+from shared.transport.receiver_flow import ReceiverFlow, ReceiverOptions, Reply
 from shared.transport.sender_flow import SenderFlow
 from shared.transport.transport_keys import ActorKeys, LearnerKeys
 from shared.transport.zmq_curve import ActorDoor, LearnerDoor, check_keys
@@ -214,8 +214,8 @@ class ZmqSender:
 class ZmqReceiver(AccountedReceiver):
     """The learner's end (see ``RolloutReceiver``). ``receive``, ``stop_actors`` and ``close`` belong to one thread.
 
-    Memory is bounded by every sender's window, and by ``capacity`` rollouts over all of them: beyond it they wait in
-    the sockets' own bounded queues. Rollouts are views of the messages that they came in, which live as long as they.
+    Memory is bounded by ``ReceiverOptions``: ``window`` rollouts of each sender, ``capacity`` over all of them.
+    Rollouts are views of the messages that they came in, which live as long as they.
     """
 
     def __init__(
@@ -223,23 +223,23 @@ class ZmqReceiver(AccountedReceiver):
         address: str,
         layout: RolloutLayout,
         run_id: str,
+        options: ReceiverOptions | None = None,
         *,
-        heartbeat_s: float = 0.5,
-        capacity: int = 256,
-        window: int = 16,
         keys: LearnerKeys | None = None,
         journal: ArrivalJournal | None = None,
     ) -> None:
         """Bind and begin to answer. Raises ConfigurationError where ``address`` cannot be had, or needs ``keys``.
 
-        ``self.address`` is where actors can connect: ``address``, with the port that a wildcard became. No sender may
-        have more than ``window`` rollouts waiting. With a ``journal``, what it hears is counted even if it is killed.
+        ``self.address`` is where actors can connect: ``address``, with the port that a wildcard became. With a
+        ``journal``, what it hears is counted even if it is killed.
         """
         check_keys(address, keys)
         super().__init__(journal)
-        self._flow = ReceiverFlow(layout, run_id, self._ledger, heartbeat_s, window)
-        self._heartbeat_s = heartbeat_s
-        self._capacity = capacity
+        options = options or ReceiverOptions()
+        self.synchronous = options.synchronous
+        self._flow = ReceiverFlow(layout, run_id, self._ledger, options)
+        self._heartbeat_s = options.heartbeat_s
+        self._capacity = options.capacity
         self._next_beat_s = 0.0
         self._lock = threading.Lock()  # guards the socket and the flow; never held while an update runs
         self._closing = threading.Event()
@@ -248,9 +248,9 @@ class ZmqReceiver(AccountedReceiver):
         # Without MANDATORY a message for an actor that is gone would vanish without a word.
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
-        self._socket.setsockopt(zmq.RCVHWM, max(1, min(_RECEIVE_QUEUE, capacity)))
+        self._socket.setsockopt(zmq.RCVHWM, max(1, min(_RECEIVE_QUEUE, options.capacity)))
         if address.startswith("tcp:"):
-            _notice_vanished_hosts(self._socket, 10 * heartbeat_s)
+            _notice_vanished_hosts(self._socket, 10 * options.heartbeat_s)
         self._socket.setsockopt(zmq.IPV6, "[" in address)
         self._door = None if keys is None else LearnerDoor(self._context, self._socket, keys)
         try:
@@ -267,27 +267,27 @@ class ZmqReceiver(AccountedReceiver):
         """How many senders are connected and have not said goodbye."""
         return len(self._flow.present)
 
-    def receive(self, timeout_s: float, *, hold_credit: bool = False) -> Rollout | None:
-        """The next valid rollout, or None when ``timeout_s`` passed.
+    def receive(self, timeout_s: float) -> Rollout | None:
+        """Return the next valid rollout, or None when ``timeout_s`` passed.
 
-        Its sender then has credit for another, with ``hold_credit`` only after ``release``.
+        Its sender then has room for another: at once, or with a synchronous receiver after ``resume_senders``.
         """
         deadline_s = time.monotonic() + timeout_s
         with self._lock:
             while True:
                 self._check_open()
                 self._pump()
-                rollout = self._take_up(hold_credit=hold_credit)
+                rollout = self._take_up()
                 now_s = time.monotonic()
                 if rollout is not None or now_s >= deadline_s:
                     return rollout
                 self._socket.poll(_milliseconds(min(deadline_s, self._next_beat_s) - now_s))
 
-    def release(self, version: int | None) -> None:
-        """Give the credit that was held back, for rollouts best acted by ``version`` or a newer one."""
+    def resume_senders(self, version: int | None) -> None:
+        """Let waiting senders send again, rollouts acted by ``version`` or a newer one (None: by any version)."""
         with self._lock:
             self._check_open()
-            self._tell(self._flow.release(version))
+            self._tell(self._flow.resume(version))
 
     def stop_actors(self, timeout_s: float) -> None:
         """Ask every sender to stop and wait for their final counts; what is still under way is lost.
@@ -346,9 +346,9 @@ class ZmqReceiver(AccountedReceiver):
             self._next_beat_s = now_s + self._heartbeat_s
             self._tell(self._flow.heartbeats())
 
-    def _take_up(self, *, hold_credit: bool) -> Rollout | None:
+    def _take_up(self) -> Rollout | None:
         while self._flow.waiting:
-            arrival, credit = self._flow.take_up(hold_credit=hold_credit)
+            arrival, credit = self._flow.take_up()
             self._answer(credit)
             if (rollout := self._flow.decode(arrival)) is not None:
                 return rollout

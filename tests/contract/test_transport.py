@@ -20,8 +20,8 @@ Open = Callable[..., TransportCase]
 def open_transport(request: pytest.FixtureRequest) -> Iterator[Open]:
     opened: list[TransportCase] = []
 
-    def open_one(layout: RolloutLayout) -> TransportCase:
-        opened.append(TRANSPORTS[request.param](layout))
+    def open_one(layout: RolloutLayout, *, synchronous: bool = False) -> TransportCase:
+        opened.append(TRANSPORTS[request.param](layout, synchronous))
         return opened[-1]
 
     yield open_one
@@ -32,6 +32,11 @@ def open_transport(request: pytest.FixtureRequest) -> Iterator[Open]:
 @pytest.fixture
 def transport(open_transport: Open) -> TransportCase:
     return open_transport(plain_layout())
+
+
+@pytest.fixture
+def synchronous_transport(open_transport: Open) -> TransportCase:
+    return open_transport(plain_layout(), synchronous=True)
 
 
 @pytest.fixture
@@ -121,26 +126,31 @@ def test_taking_a_rollout_up_makes_room(transport: TransportCase) -> None:
     assert waiting.join()
 
 
-def test_held_credit_makes_room_only_when_it_is_released(transport: TransportCase) -> None:
-    sender = transport.sender()
+def test_a_synchronous_receiver_makes_room_when_it_resumes_senders(synchronous_transport: TransportCase) -> None:
+    transport, sender = synchronous_transport, synchronous_transport.sender()
+    assert transport.receiver.synchronous
     sender.send(plain())
-    assert transport.receiver.receive(PATIENCE_S, hold_credit=True) is not None
+    take(transport)
     assert not sender.wait_for_room(0.05)
-    transport.receiver.release(7)
+    transport.receiver.resume_senders(7)
     assert sender.wait_for_room(PATIENCE_S)
     assert sender.wanted_version == 7
 
 
-def test_held_credit_of_one_sender_does_not_keep_another_waiting(transport: TransportCase) -> None:
-    first, second = transport.sender("first"), transport.sender("second")
+def test_a_waiting_sender_does_not_keep_another_waiting(synchronous_transport: TransportCase) -> None:
+    transport = synchronous_transport
+    first, second = transport.sender("first"), transport.sender("second", window=2)
     first.send(plain(actor_id="first"))
-    assert transport.receiver.receive(PATIENCE_S, hold_credit=True) is not None
+    take(transport)
     second.send(plain(actor_id="second"))
     take(transport)
     assert second.wait_for_room(PATIENCE_S)
+    second.send(plain(actor_id="second"))
+    assert not second.wait_for_room(0.05)
     assert not first.wait_for_room(0.05)
-    transport.receiver.release(None)
+    transport.receiver.resume_senders(None)
     assert first.wait_for_room(PATIENCE_S)
+    assert second.wait_for_room(PATIENCE_S)
 
 
 def test_sending_waits_for_room(transport: TransportCase) -> None:

@@ -20,7 +20,7 @@ from shared.store.policy_store import LocalPolicyStore
 from shared.transport import messages
 from shared.transport.ledger import Ledger
 from shared.transport.messages import Bye, Credit, Hello, Refused, Sender, Sending, Stop, Welcome
-from shared.transport.receiver_flow import ReceiverFlow
+from shared.transport.receiver_flow import ReceiverFlow, ReceiverOptions
 from shared.transport.sender_flow import SenderFlow
 from shared.transport.transport_keys import ACTOR_KEY_NAME, keep_learner_keys, read_actor_keys
 from tests.support.mutations import mutants
@@ -79,10 +79,11 @@ def test_a_mutated_rollout_is_one_of_ours_or_is_refused(layout: RolloutLayout, h
     assert fates["refused"] > how_many / 4
 
 
+@pytest.mark.parametrize("synchronous", [False, True])
 @pytest.mark.parametrize("how_many", HOW_MANY)
-def test_a_receiver_takes_any_messages_calmly_and_its_books_balance(how_many: int) -> None:
+def test_a_receiver_takes_any_messages_calmly_and_its_books_balance(how_many: int, synchronous: bool) -> None:
     ledger = Ledger()
-    flow = ReceiverFlow(plain_layout(), RUN_ID, ledger, 0.5, window=4)
+    flow = ReceiverFlow(plain_layout(), RUN_ID, ledger, ReceiverOptions(window=4, synchronous=synchronous))
     rollout = wire(plain_layout())[1:]
     for i in range(how_many):
         message = messages.encode(FROM_ACTOR[i % len(FROM_ACTOR)])
@@ -93,10 +94,10 @@ def test_a_receiver_takes_any_messages_calmly_and_its_books_balance(how_many: in
         if i % 11 == 0:
             flow.gone(b"route-%d" % (i % 5))
         while flow.waiting > 2:
-            arrival, _ = flow.take_up(hold_credit=i % 2 == 0)
+            arrival, _ = flow.take_up()
             if flow.decode(arrival) is not None:
                 ledger.settle(arrival.sender, arrival.sequence, "learned")
-        flow.release(None)
+        flow.resume(None)
     flow.stop()
     accounts = ledger.accounts
     assert accounts.invalid > 0

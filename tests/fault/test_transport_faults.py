@@ -21,6 +21,7 @@ from shared.rollouts.rollout_accounts import RolloutAccounts
 from shared.rollouts.rollout_codec import encode_rollout
 from shared.transport import messages
 from shared.transport.messages import Bye, Hello, Sender, Sending
+from shared.transport.receiver_flow import ReceiverOptions
 from shared.transport.zmq_transport import ZmqReceiver, ZmqSender
 from tests.support.paths import REPOSITORY
 from tests.support.rollout_examples import RUN_ID, example_rollout, plain_layout
@@ -95,9 +96,7 @@ class Program:
 def open_receiver(
     stack: contextlib.ExitStack, address: str | None = None, capacity: int = 256, window: int = 16
 ) -> ZmqReceiver:
-    receiver = ZmqReceiver(
-        address or fresh_address(), plain_layout(), RUN_ID, heartbeat_s=0.02, capacity=capacity, window=window
-    )
+    receiver = ZmqReceiver(address or fresh_address(), plain_layout(), RUN_ID, ReceiverOptions(0.02, capacity, window))
     stack.callback(receiver.close)
     return receiver
 
@@ -227,7 +226,7 @@ def test_the_books_of_a_killed_learner_are_exact_over_the_whole_run(
 
 @pytest.mark.parametrize("lives", [3])
 def test_an_actor_killed_while_it_sends_leaves_nothing_half_sent(stack: contextlib.ExitStack, lives: int) -> None:
-    receiver = ZmqReceiver(fresh_address(), HEAVY_LAYOUT, RUN_ID, heartbeat_s=0.02)
+    receiver = ZmqReceiver(fresh_address(), HEAVY_LAYOUT, RUN_ID, ReceiverOptions(heartbeat_s=0.02))
     stack.callback(receiver.close)
     for life in range(lives):
         actor = open_program(stack, "heavy-actor", receiver.address)
@@ -389,7 +388,7 @@ def test_another_runs_actor_is_refused_with_a_reason_and_does_not_wait(
 
 def test_an_actor_that_was_refused_is_taken_by_its_own_runs_learner(stack: contextlib.ExitStack) -> None:
     address = fresh_address()
-    stranger = ZmqReceiver(address, plain_layout(), "run-of-yesterday", heartbeat_s=0.02)
+    stranger = ZmqReceiver(address, plain_layout(), "run-of-yesterday", ReceiverOptions(heartbeat_s=0.02))
     stack.callback(stranger.close)
     sender = open_sender(stack, address)
     assert not sender.send(ROLLOUT)

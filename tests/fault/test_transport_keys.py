@@ -16,6 +16,7 @@ from loguru import logger
 from shared.errors import ConfigurationError
 from shared.rollouts.rollout_accounts import RolloutAccounts
 from shared.run.run_directory import RunDirectory
+from shared.transport.receiver_flow import ReceiverOptions
 from shared.transport.transport_keys import (
     ACTOR_KEY_NAME,
     LEARNER_KEY_NAME,
@@ -53,7 +54,7 @@ def log() -> Iterator[list[str]]:
 
 
 def open_receiver(stack: contextlib.ExitStack, keys: LearnerKeys | None) -> ZmqReceiver:
-    receiver = ZmqReceiver("tcp://127.0.0.1:0", plain_layout(), RUN_ID, heartbeat_s=0.02, keys=keys)
+    receiver = ZmqReceiver("tcp://127.0.0.1:0", plain_layout(), RUN_ID, ReceiverOptions(heartbeat_s=0.02), keys=keys)
     stack.callback(receiver.close)
     return receiver
 
@@ -119,7 +120,9 @@ def test_a_learner_that_comes_back_takes_the_same_key(stack: contextlib.ExitStac
     assert sender.send(ROLLOUT)
     receiver.close()
     until(lambda: not sender.learner_alive)
-    again = ZmqReceiver(address, plain_layout(), RUN_ID, heartbeat_s=0.02, keys=keep_learner_keys(tmp_path))
+    again = ZmqReceiver(
+        address, plain_layout(), RUN_ID, ReceiverOptions(heartbeat_s=0.02), keys=keep_learner_keys(tmp_path)
+    )
     stack.callback(again.close)
     until(lambda: sender.send(ROLLOUT))
     assert again.receive(PATIENCE_S) is not None
@@ -204,7 +207,7 @@ def test_what_stays_here_needs_no_key(stack: contextlib.ExitStack) -> None:
     for address in ("tcp://127.0.0.1:0", "tcp://[::1]:0", fresh_address()):
         if "[" in address and not socket.has_ipv6:
             continue
-        receiver = ZmqReceiver(address, plain_layout(), RUN_ID, heartbeat_s=0.02)
+        receiver = ZmqReceiver(address, plain_layout(), RUN_ID, ReceiverOptions(heartbeat_s=0.02))
         stack.callback(receiver.close)
         assert open_sender(stack, receiver.address, None).send(ROLLOUT)
         assert receiver.receive(PATIENCE_S) is not None

@@ -25,6 +25,7 @@ from shared.run.run_config import RunConfig
 from shared.run.run_directory import RunDirectory
 from shared.store.policy_store import PolicyStore, open_store
 from shared.transport.addresses import local_address
+from shared.transport.receiver_flow import ReceiverOptions
 from shared.transport.zmq_transport import ZmqReceiver
 from tests.support.agent_policies import publish
 from tests.support.paths import REPOSITORY
@@ -220,7 +221,7 @@ class _LiveRun:
         signature = _policy(0).signature
         self.layout = RolloutLayout(signature, LENGTH)
         address = local_address(f"test-actor-run-{os.getpid()}-{path.parent.name}"[:60])
-        self.receiver = ZmqReceiver(address, self.layout, "run-1", heartbeat_s=0.05)
+        self.receiver = ZmqReceiver(address, self.layout, "run-1", ReceiverOptions(heartbeat_s=0.05))
         self.directory.write_run_config(
             RunConfig("run-1", ENV, {"max_episode_steps": 20}, 0, LENGTH, signature, self.receiver.address)
         )

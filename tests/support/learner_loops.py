@@ -49,13 +49,13 @@ class LateActor(InProcessReceiver):
     Those that say another digest than the examples do keep it.
     """
 
-    def __init__(self, store: LocalPolicyStore) -> None:
-        super().__init__(LAYOUT, RUN_ID)
+    def __init__(self, store: LocalPolicyStore, *, synchronous: bool) -> None:
+        super().__init__(LAYOUT, RUN_ID, synchronous=synchronous)
         self._store = store
         self._digests: dict[int, str] = {}
 
-    def receive(self, timeout_s: float, *, hold_credit: bool = False) -> Rollout | None:
-        one = super().receive(timeout_s, hold_credit=hold_credit)
+    def receive(self, timeout_s: float) -> Rollout | None:
+        one = super().receive(timeout_s)
         if one is None or one.header.digest != header().digest:
             return one
         version = one.header.version
@@ -87,7 +87,7 @@ class LoopRun:
         self.store = store or LocalPolicyStore(directory / "policies", fsync=False)
         self.checkpoints = CheckpointStore(directory / "checkpoints")
         self.transport = InProcessTransport(LAYOUT, RUN_ID)
-        self.transport.receiver = LateActor(self.store)
+        self.transport.receiver = LateActor(self.store, synchronous=sync)
         self.publisher = PolicyPublisher(
             _exporter(),
             self.store,
@@ -105,7 +105,6 @@ class LoopRun:
             self.checkpoints,
             batch_steps=batch_steps,
             max_lag=max_lag,
-            sync=sync,
             stopping=StoppingRule(target_return, total_steps, max_seconds),
             publishing=Schedule(publish_every, None),
             checkpointing=Schedule(checkpoint_every, None),

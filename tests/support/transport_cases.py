@@ -3,11 +3,12 @@
 import itertools
 import os
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 from shared.rollouts.rollout import RolloutLayout
 from shared.transport.addresses import local_address
 from shared.transport.in_process import InProcessTransport
+from shared.transport.receiver_flow import ReceiverOptions
 from shared.transport.transport import RolloutReceiver, RolloutSender
 from shared.transport.transport_keys import make_keys
 from shared.transport.zmq_transport import ZmqReceiver, ZmqSender
@@ -30,9 +31,10 @@ class TransportCase(Protocol):
 
 
 class ZmqCase:
-    def __init__(self, layout: RolloutLayout, address: str, *, encrypted: bool = False) -> None:
+    def __init__(self, layout: RolloutLayout, address: str, *, synchronous: bool, encrypted: bool = False) -> None:
         learner_keys, self._actor_keys = make_keys() if encrypted else (None, None)
-        self.receiver = ZmqReceiver(address, layout, RUN_ID, heartbeat_s=HEARTBEAT_S, keys=learner_keys)
+        options = ReceiverOptions(HEARTBEAT_S, synchronous=synchronous)
+        self.receiver = ZmqReceiver(address, layout, RUN_ID, options, keys=learner_keys)
         self._senders: list[ZmqSender] = []
 
     def sender(self, actor_id: str = "actor-0", window: int = 1) -> ZmqSender:
@@ -54,8 +56,8 @@ class ZmqCase:
 
 
 class InProcessCase:
-    def __init__(self, layout: RolloutLayout) -> None:
-        self._transport = InProcessTransport(layout, RUN_ID)
+    def __init__(self, layout: RolloutLayout, *, synchronous: bool) -> None:
+        self._transport = InProcessTransport(layout, RUN_ID, synchronous=synchronous)
         self.receiver = self._transport.receiver
         self._senders: list[RolloutSender] = []
 
@@ -75,9 +77,11 @@ def fresh_address() -> str:
     return local_address(f"test-{os.getpid()}-{next(_numbers)}")
 
 
-TRANSPORTS: dict[str, Callable[[RolloutLayout], Any]] = {
-    "zmq-ipc": lambda layout: ZmqCase(layout, fresh_address()),
-    "zmq-tcp": lambda layout: ZmqCase(layout, "tcp://127.0.0.1:0"),
-    "zmq-curve": lambda layout: ZmqCase(layout, "tcp://127.0.0.1:0", encrypted=True),
-    "in-process": InProcessCase,
+TRANSPORTS: dict[str, Callable[[RolloutLayout, bool], TransportCase]] = {
+    "zmq-ipc": lambda layout, synchronous: ZmqCase(layout, fresh_address(), synchronous=synchronous),
+    "zmq-tcp": lambda layout, synchronous: ZmqCase(layout, "tcp://127.0.0.1:0", synchronous=synchronous),
+    "zmq-curve": lambda layout, synchronous: ZmqCase(
+        layout, "tcp://127.0.0.1:0", synchronous=synchronous, encrypted=True
+    ),
+    "in-process": lambda layout, synchronous: InProcessCase(layout, synchronous=synchronous),
 }

@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from shared.transport.arrival_journal import ArrivalJournal
+from shared.transport.receiver_flow import ReceiverOptions
 from shared.transport.zmq_transport import ZmqReceiver, ZmqSender
 from tests.support.rollout_examples import RUN_ID, example_rollout, plain_layout, rich_layout
 
@@ -20,7 +21,7 @@ HEAVY_LAYOUT = rich_layout(length=32)
 
 def learner(address: str, directory: str | None = None) -> None:
     journal = None if directory is None else ArrivalJournal(Path(directory) / "arrivals.jsonl")
-    receiver = ZmqReceiver(address, plain_layout(), RUN_ID, heartbeat_s=0.02, journal=journal)
+    receiver = ZmqReceiver(address, plain_layout(), RUN_ID, ReceiverOptions(heartbeat_s=0.02), journal=journal)
     books = Path(directory or "") / "books"
     if directory is not None and books.exists():
         receiver.restore(books.read_bytes())

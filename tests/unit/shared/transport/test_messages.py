@@ -22,7 +22,7 @@ from shared.transport.messages import (
     decode_from_learner,
     encode,
 )
-from shared.transport.receiver_flow import ReceiverFlow
+from shared.transport.receiver_flow import ReceiverFlow, ReceiverOptions
 from tests.support.rollout_examples import RUN_ID, plain_layout
 
 SENDER = Sender(RUN_ID, "actor-0", "life-1")
@@ -64,7 +64,7 @@ def mutated(draw: st.DrawFn, messages: list[object]) -> bytes:
 
 @given(st.lists(st.one_of(mutated(FROM_ACTOR), st.binary(max_size=40)), max_size=3))
 def test_a_receiver_takes_any_bytes_calmly(frames: list[bytes]) -> None:
-    flow = ReceiverFlow(plain_layout(), RUN_ID, Ledger(), 0.5)
+    flow = ReceiverFlow(plain_layout(), RUN_ID, Ledger(), ReceiverOptions())
     flow.hear(b"route", frames)
     while flow.waiting:
         arrival, _ = flow.take_up()
