@@ -75,7 +75,7 @@ def load_policy(
 ) -> LoadedModule:
     """Load one version by its directory: verified, held to its probe, warm.
 
-    What ``learner.export.policy_export.export_module`` made is called as the module itself; a policy of a store
+    What ``learner.export.module_export.export_module`` made is called as the module itself; a policy of a store
     with one
     list of tensors, ``inputs``, and returns one, ``outputs``, in the order of its signature. ``engine`` names one
     engine; ``auto`` takes the first that works of LLVM, ONNX Runtime, TorchScript and, where they are allowed, a

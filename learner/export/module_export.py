@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from learner.export.eager_cases import EagerCases, EagerModule, tensors_of
 from learner.export.export_checks import write_weights
 from learner.export.export_copy import copy_for_export
 from learner.export.export_hints import hint
-from learner.export.export_methods import TORCHSCRIPT_METHODS, ExportMethod, MadeProgram, MethodRunner
+from learner.export.export_methods import EXPORT_METHODS, TORCHSCRIPT_METHODS, ExportMethod, MadeProgram, MethodRunner
 from learner.export.flat_module import FlatModule
 from learner.export.program_checks import ProgramChecks
 from shared.engines.eager import module_tensors
@@ -59,6 +59,19 @@ class ExportReport:
         return "\n".join([f"{self.directory}: {', '.join(self.taken)}", *map(describe_report, self.methods)])
 
 
+class ExportOptions(TypedDict, total=False):
+    """Keywords of ``export_module`` that say which programs are made.
+
+    ``how`` names one method, to be used instead of all others. ``onnx`` (on by default) adds an ONNX graph, ``aot`` an
+    AOTInductor package (15 to 40 s). ``signing_key``, or the path of its file, signs the manifest.
+    """
+
+    how: ExportMethod | None
+    onnx: bool
+    aot: bool
+    signing_key: SigningKey | str | Path | None
+
+
 def describe_report(report: MethodReport) -> str:
     """One line: taken with which differences, or refused for which reason."""
     if not report.taken:
@@ -81,10 +94,7 @@ def export_module(
     example_kwargs: Mapping[str, Any] | None = None,
     dynamic_batch: bool = True,
     batch_dims: Sequence[int | None] | None = None,
-    how: ExportMethod | None = None,
-    onnx: bool = True,
-    aot: bool = False,
-    signing_key: SigningKey | str | Path | None = None,
+    **options: Unpack[ExportOptions],
 ) -> ExportReport:
     """Export ``module`` as it answers ``module(*example_args, **example_kwargs)`` in eval mode, into a new directory.
 
@@ -106,24 +116,38 @@ def export_module(
     Raises ExportError (no method, each with its reason; or the module itself is at fault), and ConfigurationError where
     ``directory`` is taken.
     """
-    methods: tuple[ExportMethod, ...] = (how,) if how is not None else _methods(onnx, aot)
-    if how is not None and how not in get_args(ExportMethod):
-        raise ConfigurationError(f"expected one of {', '.join(get_args(ExportMethod))} for how, found {how!r}")
+    chosen = _Chosen(**options)
     path = Path(directory)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise ConfigurationError(
             f"{path} is there already, and what is published is never changed: name a new directory"
         )
-    key = signing_key_of(signing_key)
+    key = signing_key_of(chosen.signing_key)
     cases = _eager_cases(module, example_args, example_kwargs, dynamic_batch, batch_dims)
-    files, programs, reports = _try_methods(cases, methods)
+    files, programs, reports = _try_methods(cases, chosen.methods)
     manifest = _write(path, files, programs, reports, cases, sign=None if key is None else key.sign)
     return ExportReport(path, manifest)
 
 
-def _methods(onnx: bool, aot: bool) -> tuple[ExportMethod, ...]:
-    more: tuple[ExportMethod, ...] = (*(("onnx",) if onnx else ()), *(("aot",) if aot else ()))
-    return (*TORCHSCRIPT_METHODS, *more)
+@dataclass(frozen=True)
+class _Chosen:
+    """The keywords of ``ExportOptions``, with their defaults. Raises ConfigurationError for an unknown method."""
+
+    how: ExportMethod | None = None
+    onnx: bool = True
+    aot: bool = False
+    signing_key: SigningKey | str | Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.how is not None and self.how not in EXPORT_METHODS:
+            raise ConfigurationError(f"expected one of {', '.join(EXPORT_METHODS)} for how, found {self.how!r}")
+
+    @property
+    def methods(self) -> tuple[ExportMethod, ...]:
+        """The methods to try, in order."""
+        if self.how is not None:
+            return (self.how,)
+        return (*TORCHSCRIPT_METHODS, *(("onnx",) if self.onnx else ()), *(("aot",) if self.aot else ()))
 
 
 def _eager_cases(

@@ -3,24 +3,20 @@
 The programs are made once per run and held to the eager policy; a version is then new weights in the same programs.
 """
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
-from gymnasium import spaces
 from torch import Tensor, nn
 
 from learner.export.export_checks import ExportChecks, perturbed, write_weights
 from learner.export.export_copy import copy_for_export
 from learner.export.export_verdicts import taken
 from learner.export.mixed_scripting import mixed_methods
-from learner.export.module_export import ExportReport, export_module
 from learner.export.onnx_export import export_onnx
 from shared.engines.eager import EagerEngine, module_tensors
 from shared.engines.importable import ImportablePolicy, encode_importable, importable_digest, load_importable
 from shared.engines.torchscript import TorchScriptEngine
-from shared.errors import ConfigurationError, ExportError, PolicyError, ProbeMismatch, WeightsError
+from shared.errors import ExportError, PolicyError, ProbeMismatch, WeightsError
 from shared.policy.manifest import (
     AOT_FILE,
     IMPORTABLE_FILE,
@@ -28,7 +24,6 @@ from shared.policy.manifest import (
     PROBE_FILE,
     TORCHSCRIPT_FILE,
     WEIGHTS_FILE,
-    Manifest,
     MethodReport,
     ProbeEntry,
     ProgramEntry,
@@ -37,13 +32,8 @@ from shared.policy.manifest import (
 from shared.policy.probe import PROBE_ATOL, PROBE_RTOL, Probe, compare, compute_probe, encode_probe, run_policy
 from shared.policy.program_digest import onnx_program_digest, torchscript_program_digest
 from shared.policy.signature import PolicySignature
-from shared.policy.signing import SigningKey, signing_key_of
-from shared.policy.spaces import action_spec, observation_leaves
 from shared.policy.weights import check_layout, encode_weights, tensor_places
 from shared.scripting.scripting import Scripted, ScriptModule, save_archive, try_methods
-from shared.store.policy_store import PolicyStore, open_store
-
-__all__ = ["ExportReport", "PolicyExporter", "export_module", "publish_policy"]
 
 
 class PolicyExporter:
@@ -194,42 +184,3 @@ class PolicyExporter:
 
     def _refuse(self, method: str, error: PolicyError) -> None:
         self._reports.append(MethodReport(method, False, error=f"{type(error).__name__}: {error}"))
-
-
-def publish_policy(
-    module: nn.Module,
-    observation_space: spaces.Space[Any],
-    action_space: spaces.Space[Any],
-    store: PolicyStore | str | Path,
-    *,
-    state: Any = None,
-    masked: bool = False,
-    outputs: Sequence[str] | None = None,
-    env_id: str | None = None,
-    aot: bool = False,
-    signing_key: SigningKey | str | Path | None = None,
-) -> Manifest:
-    """Publish ``module`` as the newest policy of ``store``, for agents that act in these spaces.
-
-    What it takes and returns, and what ``state``, ``masked`` and ``outputs`` are for: see
-    ``learner.export.spaces_policy``. A
-    module that has a ``signature`` follows the policy contract already and is published as it is. ``aot`` compiles
-    native code too (15 to 40 s). ``signing_key`` (or the file that it is in) signs the version, for agents that were
-    given its public key.
-    Raises ConfigurationError, ExportError (each method with its reason) and StoreError.
-    """
-    from learner.export.spaces_policy import SpacesPolicy
-    from learner.publishing.publish_once import publish_once
-
-    key = signing_key_of(signing_key)
-    signature = getattr(module, "signature", None)
-    if not isinstance(signature, PolicySignature):
-        policy = SpacesPolicy(module, observation_space, action_space, state=state, masked=masked, outputs=outputs)
-        module, signature = policy, policy.signature
-    spaces_given = (observation_leaves(observation_space), action_spec(action_space))
-    if spaces_given != (signature.observation, signature.action):
-        raise ConfigurationError(
-            f"the policy acts in {signature.observation}, {signature.action}; expected {spaces_given}"
-        )
-    opened = open_store(store) if isinstance(store, str | Path) else store
-    return publish_once(module, signature, opened, env_id=env_id, aot=aot, signing_key=key)

@@ -1,4 +1,4 @@
-"""What fails for a while is told when it begins and when it is over, not at every attempt."""
+"""Logging of errors that repeat: the first, ever fewer of the following, and the recovery."""
 
 import time
 
@@ -6,34 +6,31 @@ from loguru import logger
 
 
 class ErrorThrottle:
-    """The failures in a row of one thing that training goes on without, such as a store whose disk is full.
+    """Logs the consecutive failures of an operation that training does not depend on. For use by one thread."""
 
-    It belongs to one thread.
-    """
-
-    def __init__(self, what: str) -> None:
-        """``what`` begins the sentences: "publishing" fails, and works again."""
-        self._what = what
+    def __init__(self, operation: str) -> None:
+        """``operation`` begins each log line: "publishing" gives "publishing fails: ..."."""
+        self._operation = operation
         self._failures = 0
         self._began_s = 0.0
 
-    def failed(self, error: Exception, meanwhile: str) -> None:
-        """It failed; ``meanwhile`` says what becomes of that. Logged at every power of two of failures in a row."""
+    def failed(self, error: Exception, consequence: str) -> None:
+        """Count a failure. Log it with its ``consequence`` if the number in a row is a power of two."""
         if not self._failures:
             self._began_s = time.monotonic()
         self._failures += 1
         if self._failures & (self._failures - 1) == 0:
-            again = f" ({self._failures} times in a row)" if self._failures > 1 else ""
+            count = f" failures={self._failures}" if self._failures > 1 else ""
             logger.opt(depth=1).error(
-                "{} fails{}: {}: {}; {}", self._what, again, type(error).__name__, error, meanwhile
+                "{} fails{}: {}: {}; {}", self._operation, count, type(error).__name__, error, consequence
             )
 
     def worked(self) -> None:
-        """It worked. Logged where it failed before, as a warning: whoever was told of the failure sees this too."""
+        """Reset the count. Log the recovery, as a warning so that every reader of the error sees it."""
         if self._failures:
             logger.opt(depth=1).warning(
-                "{} works again: it failed {} times, for {:.1f} s",
-                self._what,
+                "{} works again failures={} outage_s={:.1f}",
+                self._operation,
                 self._failures,
                 time.monotonic() - self._began_s,
             )

@@ -1,7 +1,6 @@
-"""Publishes weights as versions of a store, on a thread: training gives it a snapshot and goes on."""
+"""Publication of weights as versions of a store, on a thread: training hands over a snapshot and continues."""
 
 import threading
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -10,17 +9,18 @@ from torch import Tensor, nn
 
 from learner.export.policy_export import PolicyExporter
 from learner.publishing.error_throttle import ErrorThrottle
+from learner.publishing.publish_once import VersionOrigin, publish_version
+from learner.publishing.published_versions import PublishedVersions
 from learner.publishing.store_maintenance import StoreMaintenance
-from learner.training.training_statistics import PublishedVersions
 from shared.engines.eager import module_tensors
 from shared.errors import StoreError
-from shared.policy.manifest import WEIGHTS_FILE, FileEntry, Manifest, ProbeEntry, ProgramEntry, TrainingProgress
+from shared.policy.manifest import Manifest, TrainingProgress
 from shared.policy.signing import SigningKey
 from shared.retry import RetrySchedule
 from shared.store.policy_store import PolicyStore, Retention
 
-_KEEPER_PATIENCE_S = 2.0
-_DIGESTS_KEPT = 100
+_MAINTENANCE_TIMEOUT_S = 2.0
+_MOST_DIGESTS = 100
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,12 @@ class _Request:
 
 
 class PolicyPublisher:
-    """The newest request wins: one that has not been begun when the next arrives is dropped.
+    """Publishes the newest requested weights; a request that is not begun when the next arrives is dropped.
 
-    Nothing that goes wrong here is raised into the training: it is logged and kept in ``last_error``. What a store did
-    not take is tried again, less and less often, until something newer takes its place: actors without a policy send
-    nothing, so that without that there might never be another update. ``latest_version`` is the newest version that
-    this publisher committed; ``published`` counts those of the whole run.
+    Errors are logged and kept in ``last_error``, never raised into the training. A request that the store refused is
+    tried again with growing delays until a newer one replaces it: without a policy, actors send no rollouts, and there
+    might never be another update. ``latest_version`` is the newest version that this publisher committed,
+    ``published`` counts the versions of the whole run.
     """
 
     def __init__(
@@ -49,55 +49,54 @@ class PolicyPublisher:
         synchronous: bool,
         signing_key: SigningKey | None = None,
     ) -> None:
-        """``synchronous`` publishes on the caller's thread, before ``publish`` returns, and tries nothing again."""
+        """``synchronous`` publishes on the caller's thread, before ``publish`` returns, and never tries again."""
         self.latest_version: int | None = None
-        self.published = PublishedVersions()  # replaced and not changed: other threads read it
+        self.published = PublishedVersions()  # replaced, not changed: other threads read it
         self.last_error: Exception | None = None
         self._digests: dict[int, str] = {}
         self._exporter = exporter
         self._store = store
-        self._run_id = run_id
-        self._env_id = env_id
+        self._origin = VersionOrigin(run_id, env_id)
         self._sign = None if signing_key is None else signing_key.sign
-        self._keeper = StoreMaintenance(store, retention)
+        self._maintenance = StoreMaintenance(store, retention)
         self._changed = threading.Condition()
         self._waiting: _Request | None = None
-        self._refused: _Request | None = None  # by the store, and worth another try
+        self._refused: _Request | None = None  # by the store, to be tried again
         self._attempts = 0
         self._retry = RetrySchedule()
-        self._outage = ErrorThrottle("publishing")
+        self._errors = ErrorThrottle("publishing")
         self._is_busy = False
         self._is_closed = False
         self._thread: threading.Thread | None = None
         if not synchronous:
-            # A daemon, so that a store that hangs cannot keep a learner from ending.
+            # A daemon, so that a hanging store cannot keep a learner from ending.
             self._thread = threading.Thread(target=self._serve, name="policy-publisher", daemon=True)
             self._thread.start()
 
     def disowns(self, version: int, digest: str) -> str | None:
-        """Why nobody can have acted with that version of that digest, or None where that cannot be told."""
+        """Return why no actor can have acted with this version of this digest, or None if that is not known."""
         known = self._digests.get(version)
         if known is not None:
             return None if known == digest else f"version {version} has digest {known}, found {digest}"
         if self.latest_version is not None and version <= self.latest_version:
-            return None  # from before this process, or too old to be remembered
+            return None  # published before this process began, or its digest was dropped
         try:
-            newest = self._store.newest()  # committed, and not counted here yet; or by the learner before
+            newest = self._store.newest()  # includes versions of earlier learners, and one not counted here yet
         except StoreError as error:
-            logger.warning("cannot tell whether version {} exists: {}", version, error)
+            logger.warning("cannot look up a policy version version={}: {}", version, error)
             return None
         return None if newest is None or version <= newest else f"version {version} was never published"
 
     def resume(self, published: PublishedVersions) -> None:
-        """Count on from what a checkpoint tells, and from what is in the store that came after it."""
+        """Continue the count of a checkpoint, with the versions in the store that are newer."""
         self.published = published
         try:
             self.published = published.and_those_since(self._store.versions())
         except StoreError as error:
-            logger.warning("cannot tell what was published after the checkpoint: {}", error)
+            logger.warning("cannot count the versions published after the checkpoint: {}", error)
 
     def publish(self, module: nn.Module, progress: TrainingProgress) -> None:
-        """Publish the weights as they are now: they are copied before this returns. Does nothing once closed."""
+        """Request the publication of a copy of the current weights. Does nothing after ``close``."""
         if self._is_closed:
             logger.warning("the publisher is closed: update {} is not published", progress.update)
             return
@@ -110,7 +109,7 @@ class PolicyPublisher:
             self._changed.notify_all()
 
     def flush(self, timeout_s: float) -> bool:
-        """Wait until nothing is under way; what waits to be tried again is not. False where ``timeout_s`` passed."""
+        """Wait until no publication is in progress. Return False after ``timeout_s``. Retries are not awaited."""
         with self._changed:
             return self._changed.wait_for(self._is_idle, timeout_s)
 
@@ -118,24 +117,24 @@ class PolicyPublisher:
         return self._waiting is None and not self._is_busy
 
     def close(self, timeout_s: float = 10.0) -> None:
-        """Publish what is under way, make it durable, sweep once more, and end the threads. May be called twice."""
+        """Finish the publication in progress, sync, sweep once more, and end the threads. May be called twice."""
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
         if self._thread is not None:
             self._thread.join(timeout_s)
             if self._thread.is_alive():
-                logger.warning("a publication is still under way after {} s: leaving it", timeout_s)
+                logger.warning("publication abandoned: still in progress timeout_s={}", timeout_s)
                 return
-        if not self._keeper.close(_KEEPER_PATIENCE_S):
-            logger.warning("the store is still being swept after {} s: leaving it", _KEEPER_PATIENCE_S)
+        if not self._maintenance.close(_MAINTENANCE_TIMEOUT_S):
+            logger.warning("store maintenance abandoned: still in progress timeout_s={}", _MAINTENANCE_TIMEOUT_S)
 
     def _serve(self) -> None:
         while (request := self._next_request()) is not None:
             self._publish(request)
 
     def _next_request(self) -> _Request | None:
-        """The newest request, once there is one or the time has come to try again; None once closed and done."""
+        """Wait for a request or for the time of the next retry. Return None after ``close``, with all requests done."""
         with self._changed:
             self._is_busy = False
             self._changed.notify_all()
@@ -148,52 +147,32 @@ class PolicyPublisher:
 
     def _publish(self, request: _Request) -> None:
         try:
-            files, programs, probe = self._exporter.files(request.weights)
-            manifest = self._store.publish(
-                files,
-                lambda version, entries: self._describe(version, entries, programs, probe, request.progress),
-                durable=False,  # the keeper sees to that: an actor need not wait for the disk
+            manifest = publish_version(
+                self._exporter,
+                request.weights,
+                self._store,
+                self._origin,
+                training=request.progress,
+                durable=False,  # the maintenance thread syncs: an actor need not wait for the disk
                 sign=self._sign,
             )
-        except Exception as error:  # noqa: BLE001 - training goes on whatever a store or a policy raises
+        except Exception as error:  # noqa: BLE001 - training continues whatever a store or a policy raises
             self.last_error = error
             self._attempts += 1
             if isinstance(error, StoreError) and not self._is_closed:
                 self._refused = request
-            self._outage.failed(error, f"update {request.progress.update} is not published, and training goes on")
+            self._errors.failed(error, f"update {request.progress.update} is not published, and training continues")
             return
         self._attempts = 0
         self.last_error = None
-        self._remember(manifest)
+        self._keep_digest(manifest)
         self.latest_version = manifest.version
         self.published = self.published.and_one_more(manifest.version)
-        logger.debug("published version {} of update {}", manifest.version, request.progress.update)
-        self._outage.worked()
-        self._keeper.published(manifest)
+        logger.debug("policy version published version={} update={}", manifest.version, request.progress.update)
+        self._errors.worked()
+        self._maintenance.published(manifest)
 
-    def _remember(self, manifest: Manifest) -> None:
-        # Replaced and not changed, as another thread looks things up in it.
-        newest = dict(list(self._digests.items())[1 - _DIGESTS_KEPT :])
+    def _keep_digest(self, manifest: Manifest) -> None:
+        # Replaced, not changed: another thread reads it.
+        newest = dict(list(self._digests.items())[1 - _MOST_DIGESTS :])
         self._digests = newest | {manifest.version: manifest.digest}
-
-    def _describe(
-        self,
-        version: int,
-        entries: dict[str, FileEntry],
-        programs: tuple[ProgramEntry, ...],
-        probe: ProbeEntry,
-        progress: TrainingProgress,
-    ) -> Manifest:
-        return Manifest(
-            version=version,
-            run_id=self._run_id,
-            env_id=self._env_id,
-            created_unix_s=time.time(),
-            signature=self._exporter.signature,
-            programs=programs,
-            files=entries,
-            weights=WEIGHTS_FILE,
-            probe=probe,
-            export=self._exporter.reports,
-            training=progress,
-        )

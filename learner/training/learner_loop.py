@@ -204,7 +204,7 @@ class LearnerLoop:
         try:
             self._checkpoints.save(self.counters.checkpoints, self._state())
         except CheckpointError as error:
-            self._checkpoint_outage.failed(error, "training goes on and tries again later")
+            self._checkpoint_outage.failed(error, "training continues, and the next checkpoint is tried")
         else:
             self._checkpoint_outage.worked()
         self._checkpointing.happened(updates, time.monotonic())

@@ -63,7 +63,7 @@ class TrainingObserver:
         try:
             self._run.write_progress(progress)
         except OSError as error:
-            self._outage.failed(error, "training goes on")
+            self._outage.failed(error, "training continues")
         else:
             self._outage.worked()
 
@@ -130,7 +130,7 @@ class _Scalars:
                 self._file = ScalarFile(self._directory)
             self._file.write(scalars, env_steps)
         except OSError as error:
-            self._outage.failed(error, "training goes on")
+            self._outage.failed(error, "training continues")
             self.close()
         else:
             self._outage.worked()

@@ -5,25 +5,10 @@ from collections.abc import Iterable
 
 import msgspec
 
+from learner.publishing.published_versions import PublishedVersions
 from shared.rollouts.rollout import EpisodeEnds
 
 WINDOW_EPISODES = 100
-
-
-class PublishedVersions(msgspec.Struct, frozen=True):
-    """How many versions a run has published, over all its learners, and the newest of those that were counted."""
-
-    count: int = 0
-    newest: int | None = None
-
-    def and_one_more(self, version: int) -> "PublishedVersions":
-        """With ``version`` counted too."""
-        return PublishedVersions(self.count + 1, version)
-
-    def and_those_since(self, versions: Iterable[int]) -> "PublishedVersions":
-        """With those of ``versions`` counted that are newer: published after this was kept."""
-        since = [version for version in versions if self.newest is None or version > self.newest]
-        return PublishedVersions(self.count + len(since), max(since, default=self.newest))
 
 
 class LoopCounters(msgspec.Struct):

@@ -141,7 +141,7 @@ def _publish_module(options: ExportOptions) -> "Manifest":
     store = _required(options.store, "--store DIR for an acting policy, or --example and --directory for any module")
     env_id = _required(options.env, "--env ID, whose observations and actions the policy's are")
 
-    from learner.export.policy_export import publish_policy
+    from learner.publishing.publish_once import publish_policy
 
     module = _module(options)
     observation, action = _spaces(env_id)
@@ -153,8 +153,8 @@ def _export_module(options: ExportOptions) -> None:
     directory = _required(options.directory, "--directory DIR, where the module goes")
 
     from learner.export.export_methods import EXPORT_METHODS
+    from learner.export.module_export import export_module
     from learner.export.module_source import example_arguments
-    from learner.export.policy_export import export_module
 
     how = next((method for method in EXPORT_METHODS if method == options.how), None)
     if how is None and options.how is not None:

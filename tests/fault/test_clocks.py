@@ -26,7 +26,6 @@ ASK_THE_TIME = {
     # To date something: a version, a report, a rollout, advice.
     "learner/export/module_export.py",
     "learner/publishing/publish_once.py",
-    "learner/publishing/policy_publisher.py",
     "learner/training/scalar_file.py",
     "learner/training/training_observer.py",
     "actor/rollouts/rollout_worker.py",

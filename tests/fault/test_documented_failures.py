@@ -22,8 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from actor.acting.module_call import load_policy
+from learner.export.module_export import export_module
 from learner.export.pickled_module import load_pickled_module
-from learner.export.policy_export import export_module
 from shared.errors import ConfigurationError, ExportError, NotTrusted, SignatureMismatch
 from tests.support import documented_modules as modules
 from tests.support.documented_modules import SOURCE, seeded
@@ -132,7 +132,7 @@ ONE_LINER = f"""
 import sys, torch
 from pathlib import Path
 from actor.acting.module_call import load_policy
-from learner.export.policy_export import export_module
+from learner.export.module_export import export_module
 net, x = Net().eval(), torch.randn(3, 4)
 report = export_module(net, (x,), Path(sys.argv[1]), onnx=False)
 assert torch.allclose(load_policy(sys.argv[1])(x + 1), net(x + 1), atol=1e-5)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from msgspec.structs import replace
 
-from learner.export.policy_export import export_module
+from learner.export.module_export import export_module
 from shared.policy.manifest import Manifest, ProgramEntry, encode_manifest
 from shared.policy.signing import SigningKey
 from shared.store.policy_store import version_name

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from actor.acting.module_call import load_policy
-from learner.export.policy_export import export_module, publish_policy
+from learner.export.module_export import export_module
+from learner.publishing.publish_once import publish_policy
 from rl_hotswap.cli.evaluate import COMMAND, EvaluateOptions, main
 from shared.errors import ConfigurationError, NotAuthentic
 from shared.policy.signing import SigningKey

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from actor.acting.module_call import load_policy
 from actor.agent import Agent
 from actor.agent_options import AgentOptions
-from learner.export.policy_export import export_module
+from learner.export.module_export import export_module
 from shared.errors import ConfigurationError, ExportError, NotTrusted, ProgramError, SignatureMismatch
 from shared.policy.manifest import decode_manifest
 from shared.store.policy_store import LocalPolicyStore

@@ -1,45 +1,33 @@
-"""What fails for a while: told at its beginning, now and then, and at its end."""
-
-from collections.abc import Iterator
-
-import pytest
-from loguru import logger
+"""Repeated errors are logged at the first failure, at powers of two, and at the recovery."""
 
 from learner.publishing.error_throttle import ErrorThrottle
+from tests.support.captured_logs import CapturedLogs
 
 
-@pytest.fixture
-def lines() -> Iterator[list[str]]:
-    records: list[str] = []
-    sink = logger.add(lambda message: records.append(str(message).strip()), format="{level} {function} {message}")
-    yield records
-    logger.remove(sink)
+def test_success_is_not_logged(captured_logs: CapturedLogs) -> None:
+    errors = ErrorThrottle("publishing")
+    errors.worked()
+    errors.worked()
+    assert captured_logs.lines == []
 
 
-def test_what_works_is_not_mentioned(lines: list[str]) -> None:
-    outage = ErrorThrottle("publishing")
-    outage.worked()
-    outage.worked()
-    assert lines == []
+def test_failure_and_recovery_are_logged_with_the_callers_name(captured_logs: CapturedLogs) -> None:
+    errors = ErrorThrottle("publishing")
+    errors.failed(OSError("disk full"), "training continues")
+    errors.worked()
+    errors.worked()
+    here = f"{__name__}:test_failure_and_recovery_are_logged_with_the_callers_name"
+    failure, recovery = captured_logs.lines
+    assert failure == f"ERROR | {here} - publishing fails: OSError: disk full; training continues"
+    assert recovery.startswith(f"WARNING | {here} - publishing works again failures=1 outage_s=0.")
 
 
-def test_a_failure_is_told_by_whoever_met_it_and_so_is_its_end(lines: list[str]) -> None:
-    outage = ErrorThrottle("publishing")
-    outage.failed(OSError("disk full"), "training goes on")
-    outage.worked()
-    outage.worked()
-    here = "test_a_failure_is_told_by_whoever_met_it_and_so_is_its_end"
-    assert lines[0] == f"ERROR {here} publishing fails: OSError: disk full; training goes on"
-    assert lines[1].startswith(f"WARNING {here} publishing works again: it failed 1 times, for 0")
-    assert len(lines) == 2
-
-
-def test_a_long_outage_is_no_flood_and_the_next_one_is_told_at_once(lines: list[str]) -> None:
-    outage = ErrorThrottle("publishing")
+def test_failures_in_a_row_are_logged_at_powers_of_two(captured_logs: CapturedLogs) -> None:
+    errors = ErrorThrottle("publishing")
     for _ in range(1000):
-        outage.failed(OSError("disk full"), "training goes on")
-    assert len(lines) == 10  # 1, 2, 4, … 512
-    assert "fails (512 times in a row): " in lines[-1]
-    outage.worked()
-    outage.failed(OSError("gone"), "training goes on")
-    assert "fails: OSError: gone" in lines[-1]
+        errors.failed(OSError("disk full"), "training continues")
+    assert len(captured_logs.lines) == 10  # 1, 2, 4, … 512
+    assert "fails failures=512: " in captured_logs.lines[-1]
+    errors.worked()
+    errors.failed(OSError("gone"), "training continues")
+    assert "fails: OSError: gone" in captured_logs.lines[-1]

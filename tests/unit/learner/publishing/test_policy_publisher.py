@@ -1,10 +1,9 @@
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 import torch
-from loguru import logger
 
 from learner.export.policy_export import PolicyExporter
 from learner.publishing.policy_publisher import PolicyPublisher
@@ -12,6 +11,7 @@ from shared.policy.manifest import Manifest, TrainingProgress
 from shared.policy.weights import decode_weights
 from shared.store.policy_store import LocalPolicyStore, PolicyStore, Retention
 from shared.store.version_files import Sign
+from tests.support.captured_logs import CapturedLogs
 from tests.support.tiny_policy import TINY_SIGNATURE, TinyPolicy
 from tests.support.waiting import PATIENCE_S, until
 
@@ -26,15 +26,6 @@ def store(tmp_path: Path) -> LocalPolicyStore:
     return LocalPolicyStore(tmp_path / "policies", fsync=False)
 
 
-@pytest.fixture
-def records() -> Iterator[list[str]]:
-    """What is logged, as ``LEVEL message``."""
-    lines: list[str] = []
-    sink = logger.add(lambda message: lines.append(str(message).strip()), format="{level} {message}", level="DEBUG")
-    yield lines
-    logger.remove(sink)
-
-
 def publisher_of(exporter: PolicyExporter, store: PolicyStore, *, synchronous: bool, keep: int = 20) -> PolicyPublisher:
     return PolicyPublisher(
         exporter, store, run_id="run", env_id="Env-v0", retention=Retention(keep_newest=keep), synchronous=synchronous
@@ -46,7 +37,7 @@ def update(number: int) -> TrainingProgress:
 
 
 def filled(value: float) -> TinyPolicy:
-    """A policy that can be told by its weights."""
+    """A policy that is recognised by its weights."""
     policy = TinyPolicy()
     with torch.no_grad():
         policy.body.bias.fill_(value)
@@ -59,7 +50,7 @@ def value_in(store: PolicyStore, version: int) -> float:
 
 
 class GatedStore(LocalPolicyStore):
-    """A local store that publishes when it is let, as a slow disk does."""
+    """A local store whose ``publish`` waits for the gate, as on a slow disk."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, fsync=False)
@@ -80,7 +71,7 @@ class GatedStore(LocalPolicyStore):
 
 
 @pytest.mark.parametrize("synchronous", [True, False])
-def test_a_version_says_where_it_comes_from(
+def test_manifest_records_run_environment_and_progress(
     exporter: PolicyExporter, store: LocalPolicyStore, synchronous: bool
 ) -> None:
     publisher = publisher_of(exporter, store, synchronous=synchronous)
@@ -96,7 +87,7 @@ def test_a_version_says_where_it_comes_from(
     assert value_in(store, 0) == 0.5
 
 
-def test_what_was_never_published_is_disowned(exporter: PolicyExporter, store: LocalPolicyStore) -> None:
+def test_unpublished_versions_and_wrong_digests_are_disowned(exporter: PolicyExporter, store: LocalPolicyStore) -> None:
     before = publisher_of(exporter, store, synchronous=True)
     before.publish(filled(0.0), update(0))
     before.close()
@@ -113,7 +104,9 @@ def test_what_was_never_published_is_disowned(exporter: PolicyExporter, store: L
     publisher.close()
 
 
-def test_synchronously_every_request_is_a_version_at_once(exporter: PolicyExporter, store: LocalPolicyStore) -> None:
+def test_synchronous_requests_are_committed_before_publish_returns(
+    exporter: PolicyExporter, store: LocalPolicyStore
+) -> None:
     publisher = publisher_of(exporter, store, synchronous=True)
     for number in range(3):
         publisher.publish(filled(number), update(number))
@@ -121,7 +114,7 @@ def test_synchronously_every_request_is_a_version_at_once(exporter: PolicyExport
     publisher.close()
 
 
-def test_the_weights_are_those_of_the_moment(exporter: PolicyExporter, tmp_path: Path) -> None:
+def test_weights_are_copied_at_the_request(exporter: PolicyExporter, tmp_path: Path) -> None:
     store = GatedStore(tmp_path)
     publisher = publisher_of(exporter, store, synchronous=False)
     policy = filled(1.0)
@@ -129,13 +122,13 @@ def test_the_weights_are_those_of_the_moment(exporter: PolicyExporter, tmp_path:
     assert store.entered.acquire(timeout=PATIENCE_S)
     publisher.publish(policy, update(2))
     with torch.no_grad():
-        policy.body.bias.fill_(7.0)  # training goes on while both are under way
+        policy.body.bias.fill_(7.0)  # training continues while both are in progress
     store.gate.release(2)
     publisher.close(PATIENCE_S)
     assert [value_in(store, version) for version in store.versions()] == [1.0, 1.0]
 
 
-def test_the_newest_request_wins_and_training_never_waits(exporter: PolicyExporter, tmp_path: Path) -> None:
+def test_newest_request_replaces_older_ones_and_training_never_waits(exporter: PolicyExporter, tmp_path: Path) -> None:
     store = GatedStore(tmp_path)
     publisher = publisher_of(exporter, store, synchronous=False)
     publisher.publish(filled(0), update(0))
@@ -152,7 +145,7 @@ def test_the_newest_request_wins_and_training_never_waits(exporter: PolicyExport
 
 @pytest.mark.parametrize("synchronous", [True, False])
 def test_a_failure_is_logged_and_the_next_request_tries_again(
-    exporter: PolicyExporter, store: LocalPolicyStore, records: list[str], synchronous: bool
+    exporter: PolicyExporter, store: LocalPolicyStore, captured_logs: CapturedLogs, synchronous: bool
 ) -> None:
     store.path.write_text("a file where the store should be")
     publisher = publisher_of(exporter, store, synchronous=synchronous)
@@ -160,19 +153,19 @@ def test_a_failure_is_logged_and_the_next_request_tries_again(
     until(lambda: publisher.last_error is not None)
     assert publisher.flush(PATIENCE_S)
     assert publisher.latest_version is None
-    (line, *_) = [line for line in records if line.startswith("ERROR")]
+    line = captured_logs.messages("ERROR")[0]
     assert "publishing fails: StoreUnavailable: " in line
-    assert line.endswith("update 1 is not published, and training goes on")
+    assert line.endswith("update 1 is not published, and training continues")
     store.path.unlink()
     publisher.publish(filled(2), update(2))
     until(lambda: publisher.last_error is None)
     publisher.close()
     assert value_in(store, publisher.latest_version or 0) == 2
-    assert any("publishing works again" in line for line in records)
+    assert any("publishing works again" in line for line in captured_logs.messages())
 
 
-def test_what_the_store_refused_is_tried_again_without_another_request(
-    exporter: PolicyExporter, store: LocalPolicyStore, records: list[str]
+def test_refused_request_is_retried_without_a_new_one(
+    exporter: PolicyExporter, store: LocalPolicyStore, captured_logs: CapturedLogs
 ) -> None:
     store.path.write_text("a file where the store should be")
     publisher = publisher_of(exporter, store, synchronous=False)
@@ -184,28 +177,26 @@ def test_what_the_store_refused_is_tried_again_without_another_request(
     publisher.close()
 
 
-def test_what_the_store_goes_on_refusing_ends_with_the_publisher(
-    exporter: PolicyExporter, store: LocalPolicyStore, records: list[str]
-) -> None:
+def test_close_ends_the_retries(exporter: PolicyExporter, store: LocalPolicyStore, captured_logs: CapturedLogs) -> None:
     store.path.write_text("a file where the store should be")
     publisher = publisher_of(exporter, store, synchronous=False)
     publisher.publish(filled(1), update(1))
     publisher.close(PATIENCE_S)
     assert publisher.latest_version is None
-    assert not any("still under way" in line for line in records)
+    assert not any("abandoned" in line for line in captured_logs.messages())
 
 
-def test_diverged_weights_are_not_published_and_training_is_not_disturbed(
-    exporter: PolicyExporter, store: LocalPolicyStore, records: list[str]
+def test_diverged_weights_are_logged_and_not_published(
+    exporter: PolicyExporter, store: LocalPolicyStore, captured_logs: CapturedLogs
 ) -> None:
     publisher = publisher_of(exporter, store, synchronous=True)
     publisher.publish(filled(float("nan")), update(1))
     assert store.newest() is None
-    assert any("WeightsError: body.bias" in line for line in records)
+    assert any("WeightsError: body.bias" in line for line in captured_logs.messages())
     publisher.close()
 
 
-def test_the_end_leaves_what_is_to_be_kept(exporter: PolicyExporter, store: LocalPolicyStore) -> None:
+def test_close_sweeps_old_versions(exporter: PolicyExporter, store: LocalPolicyStore) -> None:
     publisher = publisher_of(exporter, store, synchronous=True, keep=2)
     for number in range(5):
         publisher.publish(filled(number), update(number))
@@ -213,8 +204,8 @@ def test_the_end_leaves_what_is_to_be_kept(exporter: PolicyExporter, store: Loca
     assert store.versions() == [3, 4]
 
 
-def test_closing_publishes_what_waits_and_then_nothing_more(
-    exporter: PolicyExporter, tmp_path: Path, records: list[str]
+def test_close_publishes_the_waiting_request_and_later_ones_are_dropped(
+    exporter: PolicyExporter, tmp_path: Path, captured_logs: CapturedLogs
 ) -> None:
     store = GatedStore(tmp_path)
     publisher = publisher_of(exporter, store, synchronous=False)
@@ -227,18 +218,18 @@ def test_closing_publishes_what_waits_and_then_nothing_more(
     assert store.newest() is not None
     assert value_in(store, store.newest() or 0) == 2
     publisher.publish(filled(3), update(3))
-    assert any("update 3 is not published" in line for line in records)
+    assert any("update 3 is not published" in line for line in captured_logs.messages())
     assert value_in(store, store.newest() or 0) == 2
 
 
-def test_a_store_that_hangs_cannot_keep_a_learner_from_ending(
-    exporter: PolicyExporter, tmp_path: Path, records: list[str]
+def test_close_gives_up_on_a_hanging_store(
+    exporter: PolicyExporter, tmp_path: Path, captured_logs: CapturedLogs
 ) -> None:
     store = GatedStore(tmp_path)
     publisher = publisher_of(exporter, store, synchronous=False)
     publisher.publish(filled(1), update(1))
     assert store.entered.acquire(timeout=PATIENCE_S)
     publisher.close(timeout_s=0.01)
-    assert any("still under way" in line for line in records)
+    assert any("abandoned" in line for line in captured_logs.messages())
     store.gate.release()
     assert publisher.flush(PATIENCE_S)

@@ -1,44 +1,33 @@
-"""What a learner hears of its own versions."""
+"""The learner warns of its own versions that actors quarantined."""
 
 from pathlib import Path
-from typing import Any
-
-import pytest
-from loguru import logger
 
 from learner.publishing.quarantine_monitor import QuarantineMonitor
 from shared.errors import StoreUnavailable
 from shared.store.policy_store import LocalPolicyStore
+from tests.support.captured_logs import CapturedLogs
 from tests.support.sample_versions import sample_files, sample_manifest
 
 
-@pytest.fixture
-def warnings() -> Any:
-    lines: list[str] = []
-    handle = logger.add(lambda line: lines.append(str(line).strip()), format="{message}", level="WARNING")
-    yield lines
-    logger.remove(handle)
-
-
-def test_each_version_of_ones_own_is_warned_of_once(tmp_path: Path, warnings: list[str]) -> None:
+def test_each_own_version_is_warned_of_once(tmp_path: Path, captured_logs: CapturedLogs) -> None:
     store = LocalPolicyStore(tmp_path)
-    watch = QuarantineMonitor(store)
+    monitor = QuarantineMonitor(store)
     ours = [store.publish(sample_files(content), sample_manifest) for content in (b"one", b"two", b"three")]
     for manifest in ours:
-        watch.published(manifest)
-    watch.check()
-    assert warnings == []
+        monitor.published(manifest)
+    monitor.check()
+    assert captured_logs.messages("WARNING") == []
     for digest, reason in ((ours[1].digest, "NaN"), ("f" * 64, "of another learner")):
         store.quarantine(digest, reason, by="actor-0")
     for _ in range(3):
-        watch.check()
-    assert warnings == ["version 1 was published here, and an actor has quarantined it: NaN"]
+        monitor.check()
+    assert captured_logs.messages("WARNING") == ["an actor quarantined a version published here version=1: NaN"]
     store.quarantine(ours[2].digest, "worse", by="actor-1")
-    watch.check()
-    assert warnings[1:] == ["version 2 was published here, and an actor has quarantined it: worse"]
+    monitor.check()
+    assert captured_logs.messages("WARNING")[1:] == ["an actor quarantined a version published here version=2: worse"]
 
 
-def test_a_store_that_does_not_answer_is_told_of_once_and_asked_again(tmp_path: Path, warnings: list[str]) -> None:
+def test_store_error_is_logged_once_and_reading_is_retried(tmp_path: Path, captured_logs: CapturedLogs) -> None:
     class Refusing(LocalPolicyStore):
         refuses = True
 
@@ -48,12 +37,14 @@ def test_a_store_that_does_not_answer_is_told_of_once_and_asked_again(tmp_path: 
             return super().quarantined()
 
     store = Refusing(tmp_path)
-    watch = QuarantineMonitor(store)
+    monitor = QuarantineMonitor(store)
     manifest = store.publish(sample_files(), sample_manifest)
-    watch.published(manifest)
-    watch.check()
-    assert "reading quarantine advice fails: StoreUnavailable: the mount went away" in warnings[0]
+    monitor.published(manifest)
+    monitor.check()
+    assert (
+        "reading quarantine advice fails: StoreUnavailable: the mount went away" in captured_logs.messages("WARNING")[0]
+    )
     store.quarantine(manifest.digest, "NaN", by="actor-0")
     store.refuses = False
-    watch.check()
-    assert warnings[-1] == "version 0 was published here, and an actor has quarantined it: NaN"
+    monitor.check()
+    assert captured_logs.messages("WARNING")[-1] == "an actor quarantined a version published here version=0: NaN"

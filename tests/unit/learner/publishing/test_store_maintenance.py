@@ -1,20 +1,19 @@
-"""Housekeeping beside the publishing: what is swept, what becomes durable, what happens where the store refuses."""
+"""Store maintenance: sweeps, syncs, and errors of the store."""
 
 import threading
 from pathlib import Path
-from typing import Any
 
 import pytest
-from loguru import logger
 
 from learner.publishing.store_maintenance import StoreMaintenance
 from shared.store.policy_store import LocalPolicyStore, Retention
+from tests.support.captured_logs import CapturedLogs
 from tests.support.sample_versions import sample_files, sample_manifest
 from tests.support.waiting import PATIENCE_S, until
 
 
 class WatchedStore(LocalPolicyStore):
-    """Tells what became durable, and refuses what it is told to."""
+    """Records the versions made durable; ``refused`` names the method that raises."""
 
     def __init__(self, path: Path, refused: str = "") -> None:
         super().__init__(path)
@@ -33,81 +32,78 @@ class WatchedStore(LocalPolicyStore):
         return super().sweep(retention)
 
 
-@pytest.fixture
-def warnings() -> Any:
-    lines: list[str] = []
-    handle = logger.add(lines.append, format="{message}", level="WARNING")
-    yield lines
-    logger.remove(handle)
-
-
-def test_old_versions_go_while_publishing_goes_on(tmp_path: Path) -> None:
+def test_old_versions_are_swept_during_publishing(tmp_path: Path) -> None:
     store = WatchedStore(tmp_path)
-    keeper = StoreMaintenance(store, Retention(keep_newest=2), period_s=0.0)
+    maintenance = StoreMaintenance(store, Retention(keep_newest=2), period_s=0.0)
     for _ in range(5):
-        keeper.published(store.publish(sample_files(), sample_manifest))
+        maintenance.published(store.publish(sample_files(), sample_manifest))
     until(lambda: store.versions() == [3, 4] and store.durable[-1:] == [4])
-    assert keeper.close(PATIENCE_S)
+    assert maintenance.close(PATIENCE_S)
 
 
-def test_the_last_version_is_durable_when_the_keeper_has_gone(tmp_path: Path) -> None:
+def test_close_makes_the_last_version_durable(tmp_path: Path) -> None:
     store = WatchedStore(tmp_path)
-    keeper = StoreMaintenance(store, Retention(keep_newest=1), period_s=3600.0)
+    maintenance = StoreMaintenance(store, Retention(keep_newest=1), period_s=3600.0)
     for _ in range(3):
-        keeper.published(store.publish(sample_files(), sample_manifest))
-    assert keeper.close(PATIENCE_S)
-    assert keeper.close(PATIENCE_S)
+        maintenance.published(store.publish(sample_files(), sample_manifest))
+    assert maintenance.close(PATIENCE_S)
+    assert maintenance.close(PATIENCE_S)
     assert store.durable[-1] == 2
     assert store.versions() == [2]
 
 
-def test_a_version_that_was_swept_meanwhile_is_nobodys_loss(tmp_path: Path, warnings: list[str]) -> None:
+def test_version_swept_before_its_sync_is_not_an_error(tmp_path: Path, captured_logs: CapturedLogs) -> None:
     store = WatchedStore(tmp_path)
-    keeper = StoreMaintenance(store, Retention())
-    keeper.published(sample_manifest(7, {}))
-    assert keeper.close(PATIENCE_S)
-    assert warnings == []
+    maintenance = StoreMaintenance(store, Retention())
+    maintenance.published(sample_manifest(7, {}))
+    assert maintenance.close(PATIENCE_S)
+    assert captured_logs.messages("WARNING") == []
 
 
 @pytest.mark.parametrize(
     ("refused", "said"),
     [
-        ("sweep", "sweeping old versions fails: OSError: no space left on device; old versions stay for now"),
+        (
+            "sweep",
+            "sweeping old versions fails: OSError: no space left on device; old versions are kept until the next sweep",
+        ),
         (
             "make_durable",
-            "making versions durable fails: OSError: input/output error; version 0 may not outlive a power cut",
+            "making versions durable fails: OSError: input/output error; version 0 may be lost in a power cut",
         ),
     ],
 )
-def test_what_the_store_refuses_is_told(tmp_path: Path, warnings: list[str], refused: str, said: str) -> None:
+def test_store_errors_are_logged(tmp_path: Path, captured_logs: CapturedLogs, refused: str, said: str) -> None:
     store = WatchedStore(tmp_path, refused)
-    keeper = StoreMaintenance(store, Retention())
-    keeper.published(store.publish(sample_files(), sample_manifest))
-    assert keeper.close(PATIENCE_S)
-    assert said in "".join(warnings)
+    maintenance = StoreMaintenance(store, Retention())
+    maintenance.published(store.publish(sample_files(), sample_manifest))
+    assert maintenance.close(PATIENCE_S)
+    assert said in "".join(captured_logs.messages("WARNING"))
 
 
-def test_a_store_that_hangs_does_not_keep_anybody(tmp_path: Path) -> None:
+def test_close_gives_up_on_a_hanging_store(tmp_path: Path) -> None:
     gate = threading.Event()
 
     class Hanging(LocalPolicyStore):
         def make_durable(self, version: int) -> None:
             gate.wait(PATIENCE_S)
 
-    keeper = StoreMaintenance(Hanging(tmp_path), Retention())
-    keeper.published(sample_manifest(0, {}))
-    assert not keeper.close(0.05)
+    maintenance = StoreMaintenance(Hanging(tmp_path), Retention())
+    maintenance.published(sample_manifest(0, {}))
+    assert not maintenance.close(0.05)
     gate.set()
-    assert keeper.close(PATIENCE_S)
+    assert maintenance.close(PATIENCE_S)
 
 
-def test_what_actors_advise_is_heard_without_anything_new_being_published(tmp_path: Path, warnings: list[str]) -> None:
+def test_quarantine_advice_is_read_without_new_versions(tmp_path: Path, captured_logs: CapturedLogs) -> None:
     store = WatchedStore(tmp_path)
-    keeper = StoreMaintenance(store, Retention())
+    maintenance = StoreMaintenance(store, Retention())
     manifest = store.publish(sample_files(), sample_manifest)
-    keeper.published(manifest)
+    maintenance.published(manifest)
     until(lambda: store.durable == [0])
     LocalPolicyStore(tmp_path).quarantine(manifest.digest, "its value is NaN", by="actor-0")
-    until(lambda: len(warnings) == 1)
-    assert warnings == ["version 0 was published here, and an actor has quarantined it: its value is NaN\n"]
-    assert keeper.close(PATIENCE_S)
+    until(lambda: len(captured_logs.messages("WARNING")) == 1)
+    assert captured_logs.messages("WARNING") == [
+        "an actor quarantined a version published here version=0: its value is NaN"
+    ]
+    assert maintenance.close(PATIENCE_S)
