@@ -1,0 +1,1 @@
+"""Commands of a checkout: benchmarks, fault injection, conformance, examples, and thin files for the commands."""

@@ -2,6 +2,7 @@
 
     HotswapError
     ├── ConfigurationError          a flag, an environment or a space that cannot work: exit code 2
+    ├── TrainingFailed              the learner of a training died repeatedly
     ├── EnvironmentFailed           an environment in a process of its own raised, or that process is gone
     ├── StoreError
     │   ├── StoreUnavailable        the storage did not answer as it should (transient)
@@ -47,6 +48,10 @@ class HotswapError(Exception):
 
 class ConfigurationError(HotswapError):
     """A flag, an environment or a space that cannot work. Commands print it as one line and exit with 2."""
+
+
+class TrainingFailed(HotswapError):
+    """The processes of a training ended without a summary."""
 
 
 class EnvironmentFailed(HotswapError):

@@ -1,4 +1,4 @@
-"""``python scripts/export_policy.py``: a policy from elsewhere becomes an artifact that actors run."""
+"""``rl-hotswap export``: export a policy that was trained elsewhere."""
 
 import importlib.util
 import json
@@ -26,55 +26,54 @@ _Value = TypeVar("_Value")
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions:
-    """Publish a policy that was trained elsewhere: a model of Stable-Baselines3, or any torch module.
+    """Export a policy that was trained elsewhere: a model of Stable-Baselines3, or any torch module.
 
-    --sb3 model.zip --store DIR publishes a model. Its pickles are read only with --trust-pickle; without, the policy is
-    built anew for --env and given the file's weights.
+    --sb3 model.zip --store DIR publishes a model. Its pickles are read only with --trust-pickle; without that flag the
+    policy is rebuilt for --env with the weights of the file.
 
-    --module pkg.mod:Class --weights w.pt publishes a class of your own: with --env and --store as an acting policy
-    (what it takes and returns: learner/export/spaces_policy.py); with --example and --directory as any
-    module.
+    --module pkg.mod:Class --weights w.pt exports your own class: with --env and --store as an acting policy (the module
+    learner.export.spaces_policy describes its inputs and outputs), with --example and --directory as any module.
     """
 
     sb3: Path | None = None
     """A model that Stable-Baselines3 or sb3-contrib saved."""
     vec_normalize: Path | None = None
-    """What VecNormalize.save wrote, to go into the artifact. A pickle: needs --trust-pickle."""
+    """File of VecNormalize.save, which becomes part of the policy. It is a pickle and needs --trust-pickle."""
     algorithm: str | None = None
-    """PPO, A2C, DQN, SAC, TD3, DDPG, MaskablePPO or RecurrentPPO, where the file does not tell."""
+    """PPO, A2C, DQN, SAC, TD3, DDPG, MaskablePPO or RecurrentPPO, if the file does not name it."""
     policy: str = "MlpPolicy"
-    """The model's policy class, where it is built anew."""
+    """Policy class of the model, for a policy that is rebuilt."""
 
     module: str | None = None
-    """Class path of a torch.nn.Module, pkg.mod:Class, imported from the current directory or PYTHONPATH."""
+    """Class path of a torch.nn.Module, pkg.mod:Class, imported from the working directory or PYTHONPATH."""
     arguments: str = "{}"
-    """The constructor's keyword arguments, as JSON."""
+    """Keyword arguments of the constructor, as a JSON object."""
     weights: Path | None = None
-    """A state dict that torch.save wrote; or a whole pickled module, without --module and with --trust-pickle."""
+    """State dict of torch.save; or a whole pickled module, without --module and with --trust-pickle."""
     example: tuple[str, ...] = ()
-    """The arguments of forward: "float32[3,4]" for each tensor, or one .pt file with a tuple of them."""
+    """Arguments of forward: "float32[3,4]" for each tensor, or one .pt file with a tuple of tensors."""
     how: str | None = None
-    """With --example: the one method of the engines to take (such as trace), not the first that equals the module."""
+    """With --example: use only this export method (such as trace) instead of the first that equals the module."""
     directory: Path | None = None
-    """With --example: where a module that is no acting policy goes, a new directory."""
+    """With --example: the new directory of the exported module."""
     aot: bool = False
-    """Compile native code too, by AOTInductor: 15 to 40 s more. Actors run it only with --trust-native."""
+    """Also compile native code with AOTInductor (15 to 40 s). Actors run it only with --trust-native."""
 
     store: Annotated[str | None, tyro.conf.arg(metavar="DIR|URL")] = None
-    """The policy store to publish into."""
+    """Policy store to publish into."""
     env: str | None = None
-    """The environment that the policy acts in, by its Gymnasium id: says what its observations and actions are."""
+    """Gymnasium id of the policy's environment, which defines its observation and action spaces."""
     signing_key: Path | None = None
-    """Sign what is published with this private key (python scripts/keys.py make DIR makes one)."""
+    """Sign the version with this private key (rl-hotswap keys make DIR makes one)."""
     trust_pickle: bool = False
-    """Read pickles, which run as code: only for files whose origin you trust."""
+    """Read pickles, which can run any code. Use it only for files of a trusted origin."""
 
 
 def main(options: ExportOptions) -> int:
-    """Export, say what became of it. Raises ConfigurationError for flags that do not go together, and NotTrusted."""
+    """Export, print the result and return 0. Raises ConfigurationError for conflicting flags, and NotTrusted."""
     set_up_logging("export", None, terminal_level="WARNING")
     if (options.sb3 is not None) == (options.module is not None or options.weights is not None):
-        raise ConfigurationError("expected --sb3 MODEL.zip, or --module pkg.mod:Class with --weights FILE")
+        raise ConfigurationError("give either --sb3 MODEL.zip, or --module pkg.mod:Class with --weights FILE")
     _check_destination(options)
     if options.sb3 is None and options.example:
         _export_module(options)
@@ -86,28 +85,26 @@ def main(options: ExportOptions) -> int:
 
 
 def _check_destination(options: ExportOptions) -> None:
-    """Raise ConfigurationError for a flag that would be passed over in silence."""
+    """Raise ConfigurationError for a flag that would have no effect."""
     surplus: dict[str, object]
     if options.sb3 is None and options.example:
         surplus = {"--env": options.env, "--store": options.store, "--aot": options.how and options.aot}
         where = (
-            "with --example and --directory, --how aot takes AOTInductor alone, and there is no environment or store"
+            "with --example the module goes to --directory, without environment or store, and --how aot implies --aot"
         )
     else:
         surplus = {"--how": options.how, "--directory": options.directory}
-        where = (
-            "it applies to a module of any kind, with --example; an acting policy goes the whole engines, into --store"
-        )
+        where = "it needs --example; an acting policy goes to --store by all export methods"
     for flag, value in surplus.items():
         if value:
-            raise ConfigurationError(f"{flag} has no place here: {where}")
+            raise ConfigurationError(f"leave out {flag}: {where}")
 
 
 def _publish_sb3(options: ExportOptions, file: Path) -> "Manifest":
     missing = [name for name in ("stable_baselines3", "sb3_contrib") if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigurationError(f'{", ".join(missing)} is not installed: pip install "rl-hotswap[sb3]"')
-    store = _required(options.store, "--store DIR, where the policy is published")
+    store = _required(options.store, "--store DIR to publish the policy")
 
     from learner.publishing.publish_once import publish_once
     from learner.sb3.adapter import from_sb3
@@ -123,7 +120,7 @@ def _publish_sb3(options: ExportOptions, file: Path) -> "Manifest":
     if options.trust_pickle:
         model = load_model(file, trust_pickle=True, algorithm=options.algorithm)
     else:
-        observation, action = _required(spaces, "--env ID to build the policy for, or --trust-pickle to read it whole")
+        observation, action = _required(spaces, "--env ID to rebuild the policy, or --trust-pickle to read it whole")
         model = load_weights(
             file,
             observation_space=observation,
@@ -139,7 +136,7 @@ def _publish_sb3(options: ExportOptions, file: Path) -> "Manifest":
 
 def _publish_module(options: ExportOptions) -> "Manifest":
     store = _required(options.store, "--store DIR for an acting policy, or --example and --directory for any module")
-    env_id = _required(options.env, "--env ID, whose observations and actions the policy's are")
+    env_id = _required(options.env, "--env ID, which defines the policy's observation and action spaces")
 
     from learner.publishing.publish_once import publish_policy
 
@@ -150,7 +147,7 @@ def _publish_module(options: ExportOptions) -> "Manifest":
 
 
 def _export_module(options: ExportOptions) -> None:
-    directory = _required(options.directory, "--directory DIR, where the module goes")
+    directory = _required(options.directory, "--directory DIR for the exported module")
 
     from learner.export.export_methods import EXPORT_METHODS
     from learner.export.module_export import export_module
@@ -168,7 +165,7 @@ def _module(options: ExportOptions) -> "nn.Module":
     if options.module is None:
         from learner.export.pickled_module import load_pickled_module
 
-        weights = _required(options.weights, "--module pkg.mod:Class, or --weights FILE with a module saved whole")
+        weights = _required(options.weights, "--module pkg.mod:Class, or --weights FILE with a whole pickled module")
         return load_pickled_module(weights, trust_pickle=options.trust_pickle)
 
     from learner.export.module_source import build_module
@@ -183,7 +180,7 @@ def _module(options: ExportOptions) -> "nn.Module":
 
 
 def _spaces(env_id: str) -> tuple[Any, Any]:
-    """An environment's observation and action space. Raises ConfigurationError for one that cannot be made."""
+    """Return an environment's observation and action space. Raises ConfigurationError if it cannot be made."""
     import gymnasium
 
     from shared.run.environment_description import creation_of, find_environment
@@ -195,9 +192,9 @@ def _spaces(env_id: str) -> tuple[Any, Any]:
     return env.observation_space, env.action_space
 
 
-def _required(value: _Value | None, what: str) -> _Value:
+def _required(value: _Value | None, expected: str) -> _Value:
     if value is None:
-        raise ConfigurationError(f"expected {what}")
+        raise ConfigurationError(f"expected {expected}")
     return value
 
 

@@ -1,4 +1,4 @@
-"""``python scripts/inspect_policy.py VERSION_DIR``: what a policy version is, and whether it verifies."""
+"""``rl-hotswap inspect VERSION_DIR``: print the contents of a policy version and verify it."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -42,39 +42,41 @@ _FILE_WIDTH = 140
 
 @dataclass(frozen=True, kw_only=True)
 class InspectOptions:
-    """Say what a policy version is, and verify it as an actor would: every digest, every engine against the probe.
+    """Print the contents of a policy version and verify it as an actor does: every digest, every engine, the probe.
 
-    Exit code 0: it verifies. 1: it does not. 2: there is no such directory.
+    Exit codes: 0 it verifies; 1 it does not; 2 there is no such directory.
     """
 
     version_dir: Annotated[Path, tyro.conf.Positional]
-    """Directory of one version, such as runs/…/policies/v000042."""
+    """Directory of one version, such as runs/NAME/policies/v000042."""
     public_key: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="KEY")] = ()
-    """Verify, too, that it was signed with this key: its file, or ed25519:HEX. May be repeated."""
+    """Verify that this key signed the version (its file, or ed25519:HEX). May be repeated."""
     trust_native: bool = False
-    """Run native code (policy.pt2) too: only where you trust who published it."""
+    """Permit native code (policy.pt2). Use it only if you trust the publisher."""
     trust_module: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """Import the policy's class from this module or those below it, and run it too. May be repeated."""
+    """Permit the import of the policy's class from this module and those below it. May be repeated."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was verified; ``error`` is None where it holds."""
+    """One check; ``error`` is None when it passed."""
 
-    what: str
+    subject: str
     found: str
     error: str | None = None
 
 
 def main(options: InspectOptions) -> int:
-    """Print everything; 0 where the version verifies, else 1. Raises ConfigurationError where there is no directory."""
+    """Print the version and its checks; return 0 if it verifies, else 1. Raises ConfigurationError for no directory."""
     set_up_logging("inspect", None, terminal_level="WARNING")
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=_FILE_WIDTH)
     keys = public_keys_of(options.public_key)
     if not options.version_dir.is_dir():
-        raise ConfigurationError(f"there is no directory {options.version_dir}; expected that of a policy version")
+        raise ConfigurationError(
+            f"expected the directory of a policy version; there is no directory {options.version_dir}"
+        )
     try:
         files = open_version_directory(options.version_dir)
     except (PolicyLoadError, VersionNotFound) as error:
@@ -87,10 +89,10 @@ def main(options: InspectOptions) -> int:
     advice = quarantine_advice(options.version_dir, files.manifest.digest)
     if advice is not None:
         console.print(_advice(advice))
-    console.print(_verdicts(checks))
+    console.print(_checks(checks))
     failed = [check for check in checks if check.error is not None]
     if failed:
-        reason = f"{failed[0].what}: {failed[0].error}"
+        reason = f"{failed[0].subject}: {failed[0].error}"
         console.print(f"does not verify: {reason}", style="red", markup=False, soft_wrap=True)
         return FAILS
     console.print("verifies", style="green")
@@ -100,10 +102,7 @@ def main(options: InspectOptions) -> int:
 def verify(
     files: VersionFiles, *, trust_native: bool = False, trusted_modules: tuple[str, ...] = ()
 ) -> Iterator[Check]:
-    """Everything that an actor would refuse the version for, each with what was found.
-
-    Programs that need a permission are run only with it.
-    """
+    """Check everything for which an actor refuses a version. Programs that need a permission run only with it."""
     manifest = files.manifest
     yield _check("signature", partial(_read_signature, manifest))
     for name in sorted(manifest.files):
@@ -112,32 +111,32 @@ def verify(
     for program in manifest.programs:
         kind: EngineKind = "eager" if program.kind == "importable" else program.kind
         if kind == "aot" and not trust_native:
-            yield Check("aot program", "not run: it is native code, which --trust-native would allow")
+            yield Check("aot program", "not run: native code needs --trust-native")
         elif kind == "eager" and not trusted_modules:
-            yield Check("importable program", "not run: it would import code, which --trust-module would allow")
+            yield Check("importable program", "not run: imported code needs --trust-module")
         else:
             load = partial(load_program, kind, trust_native=trust_native, trusted_modules=trusted_modules)
             yield _check(f"{program.kind} program", partial(_run_program, files, load))
         if program.kind == "onnx":
-            yield _check("the same by LLVM", partial(_compile_program, files))
+            yield _check("onnx program by LLVM", partial(_compile_program, files))
 
 
-def _check(what: str, attempt: Callable[[], str]) -> Check:
+def _check(subject: str, attempt: Callable[[], str]) -> Check:
     try:
-        return Check(what, attempt())
+        return Check(subject, attempt())
     except HotswapError as error:
-        return Check(what, "", f"{type(error).__name__}: {error}")
+        return Check(subject, "", f"{type(error).__name__}: {error}")
 
 
 def _read_signer(files: VersionFiles, keys: Sequence[PublicKey]) -> str:
     if keys:
         return f"by {Authenticity(keys).signer(files)}"
-    return "no" if files.read_signature() is None else "by a key that --public-key would check"
+    return "no" if files.read_signature() is None else "yes, not checked: give --public-key"
 
 
 def _read_signature(manifest: Manifest) -> str:
     if isinstance(manifest.module, ModuleSignature):
-        return f"a module and no policy: {len(manifest.module.inputs)} inputs, {len(manifest.module.outputs)} outputs"
+        return f"an exported module: {len(manifest.module.inputs)} inputs, {len(manifest.module.outputs)} outputs"
     check_signature(manifest.signature)
     return f"{len(manifest.signature.inputs)} inputs, {len(manifest.signature.outputs)} outputs"
 
@@ -163,29 +162,29 @@ def _run_program(files: VersionFiles, load: Callable[[Read, Manifest], Engine]) 
         ProbeVerifier(manifest, probe, batch_size).verify(engine.run)
     tolerance = manifest.probe
     largest = compare(probe.outputs, engine.run(probe.inputs), manifest.signature, tolerance.atol, tolerance.rtol)
-    return f"equals the probe to {largest:.1e}, at batch sizes {', '.join(map(str, _BATCH_SIZES))} too"
+    return f"equals the probe to {largest:.1e}, also at batch sizes {', '.join(map(str, _BATCH_SIZES))}"
 
 
 def _compile_program(files: VersionFiles) -> str:
     try:
         return _run_program(files, partial(load_program, "llvm"))
     except ProgramUnsupported as error:
-        return f"not of its kind ({error}): ONNX Runtime runs it"
+        return f"not supported by LLVM, so ONNX Runtime runs it: {error}"
 
 
 def _describe(manifest: Manifest) -> Iterator[Table]:
     training = manifest.training
     created = datetime.fromtimestamp(manifest.created_unix_s, UTC).isoformat(sep=" ", timespec="seconds")
-    mean_return = "no episode had ended" if training.mean_return is None else f"{training.mean_return:.1f}"
+    mean_return = "no finished episode" if training.mean_return is None else f"{training.mean_return:.1f}"
     yield _table(
         "Version",
         ("", ""),
         [
             ("version", str(manifest.version)),
-            ("environment", manifest.env_id or "not said"),
+            ("environment", manifest.env_id or "not recorded"),
             ("run", manifest.run_id),
             ("created", f"{created}, {describe_age(time.time() - manifest.created_unix_s)} ago"),
-            *([("content", f"that of version {manifest.restores}")] if isinstance(manifest.restores, int) else []),
+            *([("content", f"of version {manifest.restores}")] if isinstance(manifest.restores, int) else []),
             ("digest", manifest.digest),
             ("update", f"{training.update:,}"),
             ("environment steps", f"{training.env_steps:,}"),
@@ -194,7 +193,7 @@ def _describe(manifest: Manifest) -> Iterator[Table]:
         ],
     )
     signature = manifest.module if isinstance(manifest.module, ModuleSignature) else manifest.signature
-    without = "None is the batch" if signature is manifest.module else "without the batch dimension, which comes first"
+    without = "None is the batch dimension" if signature is manifest.module else "without the leading batch dimension"
     rows = [("input", spec) for spec in signature.inputs] + [("output", spec) for spec in signature.outputs]
     yield _table(
         f"Signature (shapes: {without})",
@@ -209,7 +208,7 @@ def _describe(manifest: Manifest) -> Iterator[Table]:
     if manifest.export:
         yield _table(
             "Export",
-            ("method", "taken", "largest difference", "what it said"),
+            ("method", "published", "largest difference", "message"),
             [
                 (
                     report.method,
@@ -223,19 +222,19 @@ def _describe(manifest: Manifest) -> Iterator[Table]:
 
 
 def quarantine_advice(version_dir: Path, digest: str) -> QuarantineAdvice | None:
-    """What an actor reported of this digest in the store that ``version_dir`` lies in. Raises StoreUnavailable."""
+    """Return the quarantine report of ``digest`` in the store around ``version_dir``. Raises StoreUnavailable."""
     return LocalQuarantine(version_dir.resolve().parent / QUARANTINE_DIRECTORY).advice(digest)
 
 
 def _advice(advice: QuarantineAdvice) -> Table:
     when = datetime.fromtimestamp(advice.created_unix_s, UTC).isoformat(sep=" ", timespec="seconds")
-    rows = [("who", advice.by), ("when", when), ("why", advice.reason)]
-    return _table("Quarantine advice in the store: an actor refused these bytes", ("", ""), rows)
+    rows = [("reported by", advice.by), ("time", when), ("reason", advice.reason)]
+    return _table("Quarantined: an actor reported this content", ("", ""), rows)
 
 
-def _verdicts(checks: list[Check]) -> Table:
-    rows = [(check.what, "yes" if check.error is None else "NO", check.error or check.found) for check in checks]
-    return _table("Verification", ("", "holds", "found"), rows)
+def _checks(checks: list[Check]) -> Table:
+    rows = [(check.subject, "yes" if check.error is None else "NO", check.error or check.found) for check in checks]
+    return _table("Verification", ("check", "passed", "result"), rows)
 
 
 def _table(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Table:

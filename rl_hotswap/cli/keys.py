@@ -1,4 +1,4 @@
-"""``python scripts/keys.py``: makes the pair of keys that versions are signed and checked with."""
+"""``rl-hotswap keys``: make the key pair that signs and verifies policy versions, or show a public key."""
 
 import os
 from collections.abc import Sequence
@@ -21,34 +21,36 @@ PUBLIC_KEY_FILE = "public_key.pem"
 
 @dataclass(frozen=True, kw_only=True)
 class KeysOptions:
-    """Make the keys that versions are signed and checked with (Ed25519), or show a key.
+    """Make the Ed25519 key pair that signs and verifies policy versions, or show a public key.
 
-    make DIR writes signing_key.pem, which only its owner can read, for --signing-key; and public_key.pem for
-    --public-key of whoever is to act with what that key signed. What is there is never overwritten.
+    make DIR writes signing_key.pem for --signing-key, readable by its owner only, and public_key.pem for --public-key.
+    Existing files are never overwritten.
 
-    show FILE prints the public key of either file as a text, which --public-key takes as well.
+    show FILE prints the public key of either file as text that --public-key accepts.
     """
 
     what: tyro.conf.Positional[Literal["make", "show"]]
-    """Make a pair of keys, or show one."""
+    """make a key pair, or show a public key."""
     path: tyro.conf.Positional[Path]
-    """For make: the directory, which is made where it is missing. For show: the file of a key."""
+    """For make: a directory, created if missing. For show: a key file."""
 
 
 def main(options: KeysOptions) -> int:
-    """Do it. Raises ConfigurationError where that is not possible."""
+    """Make or show keys and return 0. Raises ConfigurationError for unreadable files and existing keys."""
     set_up_logging("keys", None, terminal_level="WARNING")
     if options.what == "show":
         print(_public_key_in(options.path))
         return 0
     key = make_keys(options.path)
-    print(f"{options.path / SIGNING_KEY_FILE}: the private key; whoever has it can publish what your actors act with")
+    print(
+        f"{options.path / SIGNING_KEY_FILE}: the private key. Its holder can publish versions that your actors accept"
+    )
     print(f"{options.path / PUBLIC_KEY_FILE}: the public key, {key.public}")
     return 0
 
 
 def make_keys(directory: Path) -> SigningKey:
-    """A new pair of keys as two files of ``directory``. Raises ConfigurationError where either is there already."""
+    """Write a new key pair into ``directory``. Raises ConfigurationError if either file exists."""
     key = SigningKey.generate()
     private, public = directory / SIGNING_KEY_FILE, directory / PUBLIC_KEY_FILE
     try:
@@ -59,7 +61,7 @@ def make_keys(directory: Path) -> SigningKey:
         _write_new(public, key.public.pem(), 0o644)
     except FileExistsError as error:
         raise ConfigurationError(
-            f"{error.filename} is there already, and a key that is lost is lost for ever: name another directory"
+            f"name another directory: {error.filename} exists, and keys are never overwritten"
         ) from error
     except OSError as error:
         raise ConfigurationError(f"cannot write keys into {directory}: {error.strerror or error}") from error
@@ -67,7 +69,7 @@ def make_keys(directory: Path) -> SigningKey:
 
 
 def _write_new(path: Path, data: bytes, mode: int) -> None:
-    """Whole and on the disk, or not at all; never readable to more than ``mode`` says, at no moment."""
+    """Write a file completely and durably, or not at all; it has ``mode`` from its first byte on."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
     try:
         with os.fdopen(descriptor, "wb") as file:

@@ -1,4 +1,4 @@
-"""``python scripts/rollback.py``: makes an older version the newest again, as a new version."""
+"""``rl-hotswap rollback``: publish an older version again under the next number."""
 
 import time
 from collections.abc import Sequence
@@ -24,33 +24,32 @@ COMMAND = "rl-hotswap rollback"
 
 @dataclass(frozen=True, kw_only=True)
 class RollbackOptions:
-    """Make an older version the newest again: the same programs and weights under the next number.
+    """Publish the programs and weights of an older version again under the next number.
 
-    Every actor that follows the newest adopts it as it adopts any other; none has to be told. While a learner goes on
-    publishing, its next version is newer again: stop it first, and resume it from a checkpoint that you want. A version
-    that was signed has to be signed again, with --signing-key, and only what that key signed before is.
+    Actors that follow the newest version adopt it like any other. Stop the learner first: its next version would be
+    newer again. A signed version must be signed again with --signing-key, by the key that signed it before.
     """
 
     to: Annotated[int, tyro.conf.arg(metavar="V")]
-    """The version to go back to. It must still be in the store; scripts/train.py --keep-every keeps some for good."""
+    """The version to publish again. It must still be in the store; rl-hotswap train --keep-every keeps some forever."""
     run_dir: Path | None = None
-    """The training whose policies are rolled back."""
+    """Directory of the training to roll back."""
     store: Annotated[str | None, tyro.conf.arg(metavar="DIR|URL")] = None
     """A policy store instead of a run: a directory or a URL."""
     signing_key: Path | None = None
     """Sign the new version with this private key."""
     public_key: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="KEY")] = ()
-    """Where keys have changed: take what was signed with this one too (its file, or ed25519:HEX). May be repeated."""
+    """After a change of keys: also accept versions that this key signed (its file, or ed25519:HEX). May be repeated."""
 
     def __post_init__(self) -> None:
         if (self.run_dir is None) == (self.store is None):
-            raise ConfigurationError("expected --run-dir DIR or --store DIR|URL: where the policies are")
+            raise ConfigurationError("give either --run-dir DIR or --store DIR|URL, which hold the policies")
         if self.public_key and self.signing_key is None:
-            raise ConfigurationError("--public-key says what --signing-key may sign again: give that, too")
+            raise ConfigurationError("add --signing-key: --public-key names versions that it may sign again")
 
 
 def main(options: RollbackOptions) -> int:
-    """Roll back and say so. Raises a HotswapError where that is not possible."""
+    """Roll back, print the new version and return 0. Raises a HotswapError where that is not possible."""
     set_up_logging("rollback", None, terminal_level="WARNING")
     key = signing_key_of(options.signing_key)
     run = None if options.run_dir is None else RunDirectory(options.run_dir)
@@ -67,30 +66,30 @@ def main(options: RollbackOptions) -> int:
         f"version {manifest.version} has the content of version {options.to} (digest {manifest.digest[:12]}) in {store}"
     )
     if (reason := store.quarantined().get(manifest.digest)) is not None:
-        print(f"warning: an actor has quarantined that content, and refuses it under any number: {reason}")
+        print(f"warning: an actor quarantined this content and refuses it under any number: {reason}")
     if run is not None and run.live():
-        print("warning: the learner of this run is alive: what it publishes next is newer again")
+        print("warning: the learner of this run is alive; its next version will be newer again")
     return 0
 
 
 def roll_back(store: PolicyStore, to: int, authenticity: Authenticity, key: SigningKey | None) -> Manifest:
-    """Publish the content of version ``to`` again, and return the new manifest, which ``restores`` it.
+    """Verify version ``to``, publish its files again, and return the new manifest, whose ``restores`` is ``to``.
 
-    Every file is verified on the way. Raises NotAuthentic for a version that ``key`` would vouch for without knowing
-    who made it, ConfigurationError where a signed version would lose its signature or is the newest anyway,
-    VersionNotFound with those that there are, and what reading and publishing raise.
+    Raises:
+        NotAuthentic: The version is not signed by a key that ``authenticity`` accepts.
+        ConfigurationError: A signed version would lose its signature, or ``to`` is the newest version.
+        VersionNotFound: There is no such version.
+        StoreError, PolicyLoadError: Reading or publishing failed.
     """
     known = store.versions()
     if to not in known:
         there = f"its {len(known)} versions are from {known[0]} to {known[-1]}" if known else "it has none"
-        raise VersionNotFound(f"{store} has no version {to} (any more): {there}")
+        raise VersionNotFound(f"{store} has no version {to}: {there}")
     if to == known[-1]:
-        raise ConfigurationError(f"version {to} is the newest in {store}: there is nothing to go back from")
+        raise ConfigurationError(f"choose an older version: {to} is the newest in {store}")
     files = authenticity.open(store, to)
     if key is None and files.read_signature() is not None:
-        raise ConfigurationError(
-            f"version {to} is signed, and actors that check refuse what is not: sign it again by --signing-key FILE"
-        )
+        raise ConfigurationError(f"sign the new version with --signing-key FILE: version {to} is signed too")
 
     def describe(version: int, entries: dict[str, FileEntry]) -> Manifest:
         return msgspec.structs.replace(

@@ -1,4 +1,4 @@
-"""One child process: in a session of its own, ending with its parent, its terminal output captured."""
+"""One child process in its own session, with captured output, that ends with its parent."""
 
 import os
 import signal
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from shared.process.process_guard import Lifeline, die_with
 
+# Directory of these packages: a checkout, or site-packages.
 CHECKOUT = Path(__file__).resolve().parents[2]
 
 _READ_BYTES = 65536
@@ -21,14 +22,14 @@ _ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NU
 
 
 def python_module(name: str, flags: Sequence[str]) -> list[str]:
-    """The command that runs module ``name`` with this interpreter; -P keeps folders here from shadowing packages."""
+    """Return the command that runs module ``name``; with -P no folder in the working directory shadows a package."""
     return [sys.executable, "-P", "-m", name, *flags]
 
 
 def child_environment() -> dict[str, str]:
-    """This process's environment, one thread for arithmetic where nobody chose, and this checkout's packages first.
+    """Return this process's environment with one arithmetic thread by default and these packages first on the path.
 
-    The current directory comes last on the path: environments of one's own are found there.
+    The working directory comes last, so that the user's own environments are found there.
     """
     paths = [str(CHECKOUT), os.environ.get("PYTHONPATH", ""), str(Path.cwd())]
     defaults = dict.fromkeys(_ONE_THREAD, "1")
@@ -36,9 +37,9 @@ def child_environment() -> dict[str, str]:
 
 
 class ChildProcess:
-    """Started by the constructor, which must run on the main thread: the kernel ends a child with the thread it is of.
+    """A process that the constructor starts. Its own session keeps Ctrl-C of the terminal from it.
 
-    A session of its own keeps Ctrl-C from it: whoever started it decides how it ends.
+    Construct it on the main thread: the kernel kills the child when the thread that started it ends.
     """
 
     def __init__(self, name: str, command: Sequence[str], lifeline: Lifeline) -> None:
@@ -54,8 +55,8 @@ class ChildProcess:
             env=child_environment() | lifeline.environment,
             pass_fds=lifeline.pass_fds,
             start_new_session=True,
-            # It calls die_with_parent itself, but may be stopped before it comes to that.
-            preexec_fn=partial(die_with, os.getpid()),  # noqa: PLW1509 - no thread here holds what the child needs
+            # The child calls die_with_parent too, but it may be stopped before that.
+            preexec_fn=partial(die_with, os.getpid()),  # noqa: PLW1509 - the child only calls prctl
         )
         assert self._process.stdout is not None
         self._output = self._process.stdout.fileno()
@@ -67,11 +68,11 @@ class ChildProcess:
 
     @property
     def output(self) -> int:
-        """A file descriptor that is readable when there is output, or the end of it."""
+        """File descriptor that is readable when there is output or its end."""
         return self._output
 
     def read_lines(self) -> list[str] | None:
-        """The whole lines that have come since the last call, without waiting; None once there will be no more."""
+        """Return the complete lines since the last call without waiting; None after the end of the output."""
         try:
             data = os.read(self._output, _READ_BYTES)
         except BlockingIOError:
@@ -84,9 +85,9 @@ class ChildProcess:
         return lines
 
     def exit_code(self) -> int | None:
-        """None while it lives; negative for a signal. What it left running in its session is killed with it."""
+        """Return the exit code, negative for a signal; None while it runs. Then kill the rest of its session."""
         if self._process.returncode is None and self._has_ended():
-            self._signal_group(signal.SIGKILL)  # before it is reaped: until then nobody else can have its number
+            self._signal_group(signal.SIGKILL)  # before it is reaped: until then its process group cannot be reused
             self._process.wait()
         return self._process.returncode
 
@@ -94,18 +95,18 @@ class ChildProcess:
         return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
     def terminate(self) -> None:
-        """Ask it to stop. Nothing happens where it has ended."""
+        """Send SIGTERM, unless it has ended."""
         if self._process.returncode is None:
             self._process.terminate()
 
     def kill(self) -> None:
-        """End it and everything in its session, and wait for that: not even a stopped process can refuse."""
+        """Kill it with its session and wait for its end. A stopped process is killed too."""
         if self._process.returncode is None:
             self._signal_group(signal.SIGKILL)
             self._process.wait()
 
     def close(self) -> None:
-        """Let go of its output."""
+        """Close its output."""
         assert self._process.stdout is not None
         self._process.stdout.close()
 

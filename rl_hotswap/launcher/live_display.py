@@ -1,4 +1,4 @@
-"""How a training shows itself: a live table on a terminal, plain lines everywhere else."""
+"""The display of a training: a live table on a terminal, plain lines elsewhere."""
 
 import time
 from contextlib import AbstractContextManager
@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from rl_hotswap.launcher.supervisor import Standing
+from rl_hotswap.launcher.supervisor import TrainingStatus
 from shared.run.progress import Progress
 
 _REDRAW_S = 0.25
@@ -17,21 +17,21 @@ _COLUMNS = 5  # fit into 80 characters
 
 
 class Display(AbstractContextManager["Display"], Protocol):
-    """Shown to a person while the training runs."""
+    """Shows the status of a training."""
 
-    def show(self, standing: Standing) -> None:
-        """Called often; draws as often as a person can read. Messages are printed at once, and stay."""
+    def show(self, status: TrainingStatus) -> None:
+        """Draw ``status`` at a readable rate. Messages are printed at once and stay."""
         ...
 
 
 def open_display(console: Console, title: str) -> Display:
-    """The live table where ``console`` is a terminal, else plain lines."""
+    """Return a live table for a terminal, plain lines for anything else."""
     return LiveTable(console, title) if console.is_terminal else PlainLines(console)
 
 
-def describe(standing: Standing) -> list[tuple[str, str]]:
-    """Every number that is shown, with its name. Before the first report they are dashes."""
-    progress = standing.progress or Progress()
+def describe(status: TrainingStatus) -> list[tuple[str, str]]:
+    """Return the displayed numbers with their names; a dash stands for a number that is not known yet."""
+    progress = status.progress or Progress()
     return [
         ("steps", f"{progress.env_steps:,}"),
         ("steps/s", f"{progress.steps_per_s:,.0f}"),
@@ -40,8 +40,8 @@ def describe(standing: Standing) -> list[tuple[str, str]]:
         ("version", _number(progress.version, "d")),
         ("lag", _number(progress.lag, ".1f")),
         ("reloads", f"{progress.reloads:,}"),
-        ("actors", f"{standing.actors_alive}/{standing.actors}"),
-        ("actor deaths", f"{standing.actor_deaths:,}"),
+        ("actors", f"{status.actors_alive}/{status.actors}"),
+        ("actor deaths", f"{status.actor_deaths:,}"),
     ]
 
 
@@ -50,7 +50,7 @@ def _number(value: float | None, form: str) -> str:
 
 
 class PlainLines:
-    """A line every two seconds, for logs and pipes."""
+    """Prints one line every two seconds, for logs and pipes."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -63,15 +63,15 @@ class PlainLines:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def show(self, standing: Standing) -> None:
-        for message in standing.messages:
+    def show(self, status: TrainingStatus) -> None:
+        for message in status.messages:
             self._print(message)
-        if standing.progress is None or time.monotonic() < self._next_s:
+        if status.progress is None or time.monotonic() < self._next_s:
             return
         self._next_s = time.monotonic() + _LINE_EVERY_S
-        line = " | ".join(f"{name} {value}" for name, value in describe(standing))
+        line = " | ".join(f"{name} {value}" for name, value in describe(status))
         if line != self._last:
-            self._print(f"{standing.progress.train_s:6.1f} s | {line}")
+            self._print(f"{status.progress.train_s:6.1f} s | {line}")
         self._last = line
 
     def _print(self, line: str) -> None:
@@ -79,7 +79,7 @@ class PlainLines:
 
 
 class LiveTable:
-    """One table that is drawn again in place; messages stay above it."""
+    """Redraws one table in place, with messages above it."""
 
     def __init__(self, console: Console, title: str) -> None:
         self._title = title
@@ -93,20 +93,20 @@ class LiveTable:
     def __exit__(self, *_: object) -> None:
         self._live.stop()
 
-    def show(self, standing: Standing) -> None:
-        for message in standing.messages:
+    def show(self, status: TrainingStatus) -> None:
+        for message in status.messages:
             self._live.console.print(message, style="yellow", markup=False, highlight=False)
-        if standing.messages or time.monotonic() >= self._next_s:
+        if status.messages or time.monotonic() >= self._next_s:
             self._next_s = time.monotonic() + _REDRAW_S
-            self._live.update(_table(self._title, standing), refresh=True)
+            self._live.update(_table(self._title, status), refresh=True)
 
 
-def _table(title: str, standing: Standing) -> Table:
-    progress = standing.progress
-    # A learner that imports torch says nothing for seconds: better to say so than to show nothing but dashes.
+def _table(title: str, status: TrainingStatus) -> Table:
+    progress = status.progress
+    # The learner reports nothing while it imports torch.
     phase, train_s = ("starting", 0.0) if progress is None else (progress.phase, progress.train_s)
     table = Table(title=title, title_justify="left", box=None, show_header=False)
-    cells = [*describe(standing), (phase, f"{train_s:.1f} s")]
+    cells = [*describe(status), (phase, f"{train_s:.1f} s")]
     for first in range(0, len(cells), _COLUMNS):
         row = cells[first : first + _COLUMNS]
         table.add_row(*(name for name, _ in row), style="dim")

@@ -1,7 +1,7 @@
-"""Training with ``--actors 0``: one process acts and learns by turns, so that the same seed gives the same weights.
+"""Training with ``--actors 0``: one process acts and learns alternately, so that the same seed gives the same weights.
 
-It is the same learner loop, the same worker and the same agent as in a cluster, through the same store: only the
-rollouts travel by function call, and every version is published and adopted on the spot.
+The learner loop, the rollout worker, the agent and the store are those of a training with actors. Rollouts travel by
+function call, and each version is adopted as soon as it is published.
 """
 
 import os
@@ -19,7 +19,7 @@ from actor.rollouts.rollout_worker import RolloutOptions, RolloutWorker
 from learner.run import run_training
 from learner.training.outcome import Outcome
 from learner.training.training import Acting, train
-from rl_hotswap.launcher.single_process_options import SingleProcessRun
+from rl_hotswap.launcher.acting_options import SingleProcessRun
 from shared.policy.signing import public_keys_of
 from shared.process.command_line import run_command
 from shared.rollouts.rollout import Rollout, RolloutLayout
@@ -32,7 +32,7 @@ _ACTOR_ID = "actor-0"
 
 
 class WorkerDrivenReceiver(InProcessReceiver):
-    """The learner's end of an in-process transport: whenever the learner asks for a rollout, the worker acts one."""
+    """An in-process receiver that has the worker collect a rollout for each ``receive``."""
 
     worker: RolloutWorker
 
@@ -45,12 +45,12 @@ class WorkerDrivenReceiver(InProcessReceiver):
 
 
 def main(options: SingleProcessRun) -> int:
-    """Train until the target, a limit or a signal. Returns the outcome's exit code."""
+    """Train until the target, a limit or a signal, and return the exit code."""
     return run_training(options, partial(train_in_one_process, options))
 
 
 def train_in_one_process(options: SingleProcessRun, run: RunDirectory, stop_requested: Callable[[], bool]) -> Outcome:
-    """Run a whole training here. Raises what ``learner.training.training.train`` raises."""
+    """Run a whole training in this process. Raises the errors of ``learner.training.training.train``."""
 
     def connect(config: RunConfig, layout: RolloutLayout) -> Acting:
         receiver = WorkerDrivenReceiver(layout, config.run_id, synchronous=options.learner.sync)

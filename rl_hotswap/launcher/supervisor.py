@@ -1,7 +1,7 @@
-"""Keeps one learner and its actors running: starts them, restarts what dies, and ends all of them in time.
+"""The supervisor of one training: it starts one learner and its actors, restarts them, and ends them in time.
 
-It computes nothing and imports no torch, so it starts at once and has little that can fail. Its children end with it
-however it is killed (shared/process/process_guard.py).
+It imports no torch and computes nothing, so it starts fast and has little that can fail. Its children end with it,
+however it ends (``shared/process/process_guard.py``).
 """
 
 import os
@@ -28,13 +28,13 @@ from shared.run.run_directory import RunDirectory
 GAVE_UP = 3
 
 _TICK_S = 0.1
-_FINISHED = (0, 1)  # exit codes of a training that came to its own end
+_FINISHED = (0, 1)  # exit codes of a training that reached a target or a limit
 _LEARNER_DEATHS_IN_A_ROW = 5
 _ACTOR_MISTAKES_IN_A_ROW = 3
-_IMPATIENT = 2  # signals, after which nothing is waited for
+_SIGNALS_TO_KILL = 2  # the second signal ends the grace periods
 _HEALTHY_AFTER_S = 30.0
-_LOOK_AGAIN_S = 5.0
-# Of the 3 s in which everything is gone: the learner's checkpoint and the actors' last accounts, then the actors alone.
+_DISK_RETRY_S = 5.0
+# Everything ends within 3 s: first the learner writes its checkpoint and collects counts, then the actors end.
 _LEARNER_GRACE_S = 2.1
 _ACTOR_GRACE_S = 0.4
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -42,19 +42,19 @@ _WARNING = re.compile(r"(WARNING|ERROR|CRITICAL) \| ")
 _COMMAND_NAME = re.compile(r"^python -m [\w.]+: ")
 
 
-def count_deaths_in_a_row(before: int, lived_s: float, *, got_further: bool) -> int:
-    """How many deaths in a row one more makes, after ``before``: 1 for who lived well, or got further than ever."""
-    return 1 if got_further or lived_s >= _HEALTHY_AFTER_S else before + 1
+def count_deaths_in_a_row(before: int, lived_s: float, *, made_progress: bool) -> int:
+    """Return the number of deaths in a row after one more: 1 when the process lived long or made progress."""
+    return 1 if made_progress or lived_s >= _HEALTHY_AFTER_S else before + 1
 
 
 def restart_delay_s(deaths_in_a_row: int) -> float:
-    """Half a second after the first death, twice as long after each further one, ten seconds at most."""
+    """Return the delay before a restart: 0.5 s, doubled with each further death in a row, 10 s at most."""
     return min(10.0, 0.5 * 2.0 ** min(deaths_in_a_row - 1, 10))
 
 
 @dataclass
 class Slot:
-    """A place for one process, filled again when that dies. ``command`` is given the number of starts before."""
+    """One process and its restarts. ``command`` takes the number of earlier starts."""
 
     name: str
     command: Callable[[int], list[str]]
@@ -66,8 +66,8 @@ class Slot:
 
 
 @dataclass
-class Standing:
-    """What there is to show: the learner's own report, and what only the supervisor knows."""
+class TrainingStatus:
+    """The learner's report and the supervisor's own counts, for the display."""
 
     progress: Progress | None = None
     actors: int = 0
@@ -78,10 +78,14 @@ class Standing:
 
 
 class Supervisor:
-    """One learner, whose exit code is the training's, and its actors.
+    """Runs one learner, whose exit code is the training's, and its actors.
 
-    ``learner_command`` and ``actor_command`` (given the actor's index first) are told how often that process was
-    started before. ``show`` is called about ten times a second with what there is to show.
+    Args:
+        run: Directory of the run.
+        learner_command: Returns the learner's command line from the number of its earlier starts.
+        actor_command: Returns an actor's command line from its index and the number of its earlier starts.
+        actors: Number of actors.
+        show: Receives the status about ten times a second.
     """
 
     def __init__(
@@ -90,7 +94,7 @@ class Supervisor:
         learner_command: Callable[[int], list[str]],
         actor_command: Callable[[int, int], list[str]],
         actors: int,
-        show: Callable[[Standing], None],
+        show: Callable[[TrainingStatus], None],
     ) -> None:
         self._run = run
         self._show = show
@@ -104,25 +108,25 @@ class Supervisor:
         self._newest_checkpoint = run.newest_checkpoint()
 
     def supervise(self) -> int:
-        """Run until the training ends or a signal comes; return the exit code. Every child is gone on return.
+        """Run until the training ends or a stop signal arrives, and return the exit code. No child is left on return.
 
-        Raises ConfigurationError with a child's own words where it could not do what was asked.
+        Raises ConfigurationError with the message of a child that refused its flags.
         """
-        with forward_warnings(self._tell_of_oneself):
+        with forward_warnings(self._add_message):
             with self._selector, _stop_signals(self._selector, self._signals), Lifeline() as lifeline:
                 try:
-                    code = self._until_over(lifeline)
+                    code = self._run_until_end(lifeline)
                 finally:
                     self._end([self._learner, *self._actors], deadline_s=0.0)
             self._amend_summary()
-        self._show(self._standing())
+        self._show(self._status())
         return code
 
-    def _until_over(self, lifeline: Lifeline) -> int:
+    def _run_until_end(self, lifeline: Lifeline) -> int:
         while True:
-            self._fill(lifeline)
+            self._start_due(lifeline)
             self._wait(_TICK_S)
-            self._show(self._standing())
+            self._show(self._status())
             if self._signals:
                 return self._stop(self._signals[0])
             code = self._learner_end()
@@ -131,7 +135,7 @@ class Supervisor:
                 return code
             self._replace_dead_actors()
 
-    def _fill(self, lifeline: Lifeline) -> None:
+    def _start_due(self, lifeline: Lifeline) -> None:
         ending = self._learner.process is not None and self._is_ending()
         for slot in (self._learner,) if ending else (self._learner, *self._actors):
             if self._is_due(slot):
@@ -139,51 +143,53 @@ class Supervisor:
                 slot.starts += 1
                 slot.process = ChildProcess(slot.name, command, lifeline)
                 self._selector.register(slot.process.output, selectors.EVENT_READ, slot.process)
-                logger.info("started {} (process {}): {}", slot.name, slot.process.pid, " ".join(command))
+                logger.info("process started name={} pid={} command={}", slot.name, slot.process.pid, " ".join(command))
 
     def _is_due(self, slot: Slot) -> bool:
         if slot.process is not None or time.monotonic() < slot.start_at_s:
             return False
         if slot is not self._learner:
             return True
-        try:  # what is there from now on is this learner's own
+        try:  # from now on a summary is this learner's own
             self._run.forget_summary()
         except OSError as error:
-            slot.start_at_s = time.monotonic() + _LOOK_AGAIN_S
-            logger.warning("{} cannot be written to ({}); the learner waits until it can", self._run.path, error)
+            slot.start_at_s = time.monotonic() + _DISK_RETRY_S
+            logger.warning(
+                "learner start delayed: the run directory is not writable path={} error={}", self._run.path, error
+            )
             return False
         self._progress_before = self._run.progress()
         return True
 
     def _is_ending(self) -> bool:
-        """Whether the learner has sent its actors away, and will end by itself."""
+        """Return whether the learner has stopped its actors and is about to end."""
         progress = self._run.progress()
-        if progress is None or progress == self._progress_before:  # clocks jump: the time in it tells nothing
+        if progress is None or progress == self._progress_before:  # clocks jump, so its time proves nothing
             return False
         return progress.phase in ("stopping", "ended")
 
     def _wait(self, timeout_s: float) -> None:
-        """Until a child says something, a signal comes, or the time is over."""
+        """Wait for output of a child, a signal, or the timeout."""
         for key, _ in self._selector.select(timeout_s):
             if isinstance(key.data, ChildProcess):
-                self._hear(key.data)
+                self._read_output(key.data)
             else:
                 os.read(key.fd, 64)
 
-    def _hear(self, process: ChildProcess) -> bool:
-        """Take down what ``process`` says now; False where it says nothing."""
+    def _read_output(self, process: ChildProcess) -> bool:
+        """Log the lines that ``process`` has printed, collect its warnings, and return whether there were any lines."""
         lines = process.read_lines()
         if lines is None:
             self._selector.unregister(process.output)
         for line in filter(None, lines or ()):
-            logger.debug("{} said: {}", process.name, line)
+            logger.debug("process output name={} line={}", process.name, line)
             if _WARNING.match(line):
                 self._messages.append(f"{process.name}: {line}")
         return bool(lines)
 
-    def _standing(self) -> Standing:
+    def _status(self) -> TrainingStatus:
         messages, self._messages = self._messages, []
-        return Standing(
+        return TrainingStatus(
             progress=self._run.progress(),
             actors=len(self._actors),
             actors_alive=sum(slot.process is not None for slot in self._actors),
@@ -193,19 +199,19 @@ class Supervisor:
         )
 
     def _learner_end(self) -> int | None:
-        """The exit code where the training is over, None where it goes on (with a new learner, if this one died)."""
+        """Return the exit code when the training is over, else None. Schedule a restart when the learner died."""
         ended = self._take_ended(self._learner)
         if ended is None:
             return None
         process, code = ended
-        # An uncaught error ends Python with 1 too; only a training that came to its end has written a summary.
+        # An uncaught exception exits with 1 too; only a training that ended by its own rules has written a summary.
         if code in _FINISHED and self._run.summary() is not None:
             return code
         if code == CANNOT:
-            raise ConfigurationError(_last_words(process))
-        self._note_death(self._learner, process, code, got_further=self._learner_got_further())
+            raise ConfigurationError(_last_line(process))
+        self._note_death(self._learner, process, code, made_progress=self._learner_made_progress())
         if self._learner.deaths_in_a_row >= _LEARNER_DEATHS_IN_A_ROW:
-            logger.warning("the learner died {} times in a row; giving up", self._learner.deaths_in_a_row)
+            logger.warning("learner given up deaths_in_a_row={}", self._learner.deaths_in_a_row)
             return GAVE_UP
         return None
 
@@ -215,41 +221,43 @@ class Supervisor:
             if ended is None:
                 continue
             process, code = ended
-            if code == 0:  # sent away by a learner that is about to end; if it is not, the actor comes back
+            if code == 0:  # stopped by a learner that is about to end; otherwise the actor starts again
                 slot.start_at_s = time.monotonic() + restart_delay_s(1)
                 continue
             self._note_death(slot, process, code)
             if code == CANNOT and slot.deaths_in_a_row >= _ACTOR_MISTAKES_IN_A_ROW:
-                raise ConfigurationError(_last_words(process))
+                raise ConfigurationError(_last_line(process))
 
-    def _learner_got_further(self) -> bool:
-        """Whether there is another newest checkpoint than at the death before, or an update that none came to before.
+    def _learner_made_progress(self) -> bool:
+        """Return whether there is a new checkpoint, or a higher update count, since the last death.
 
-        Who dies at the same update again and again got no further: that is a death loop.
+        A learner that dies at the same update each time makes no progress and is given up.
         """
         progress, newest = self._run.progress(), self._run.newest_checkpoint()
         updates = 0 if progress is None else progress.updates
-        got_further = updates > self._most_updates or newest != self._newest_checkpoint
+        made_progress = updates > self._most_updates or newest != self._newest_checkpoint
         self._most_updates = max(updates, self._most_updates)
         self._newest_checkpoint = newest
-        return got_further
+        return made_progress
 
-    def _note_death(self, slot: Slot, process: ChildProcess, code: int, *, got_further: bool = False) -> None:
+    def _note_death(self, slot: Slot, process: ChildProcess, code: int, *, made_progress: bool = False) -> None:
         lived_s = time.monotonic() - process.started_s
         slot.deaths += 1
-        slot.deaths_in_a_row = count_deaths_in_a_row(slot.deaths_in_a_row, lived_s, got_further=got_further)
+        slot.deaths_in_a_row = count_deaths_in_a_row(slot.deaths_in_a_row, lived_s, made_progress=made_progress)
         delay_s = restart_delay_s(slot.deaths_in_a_row)
         slot.start_at_s = time.monotonic() + delay_s
-        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        logger.warning("{} {} ({}); it is started again in {:g} s", slot.name, how, _last_words(process), delay_s)
+        how = f"signal={signal.Signals(-code).name}" if code < 0 else f"exit_code={code}"
+        logger.warning(
+            "process died name={} {} restart_in_s={:g} last_line={}", slot.name, how, delay_s, _last_line(process)
+        )
 
     def _take_ended(self, slot: Slot) -> tuple[ChildProcess, int] | None:
-        """A process that has ended is taken out of its slot, with its exit code."""
+        """Remove a process that has ended from its slot and return it with its exit code; None while it runs."""
         process = slot.process
         code = None if process is None else process.exit_code()
         if process is None or code is None:
             return None
-        while process.output in self._selector.get_map() and self._hear(process):
+        while process.output in self._selector.get_map() and self._read_output(process):
             pass
         if process.output in self._selector.get_map():
             self._selector.unregister(process.output)
@@ -258,24 +266,24 @@ class Supervisor:
         return process, code
 
     def _stop(self, number: int) -> int:
-        """Within 3 s: the learner writes its checkpoint and summary, and tells the actors; who is late is killed."""
+        """Stop everything within 3 s: the learner writes a checkpoint and stops the actors. Kill late processes."""
         began_s = time.monotonic()
-        logger.warning("{}: stopping", signal.Signals(number).name)
-        self._show(self._standing())
+        logger.warning("training stopping signal={}", signal.Signals(number).name)
+        self._show(self._status())
         self._end([self._learner], began_s + _LEARNER_GRACE_S)
         self._end(self._actors, began_s + _LEARNER_GRACE_S + _ACTOR_GRACE_S)
         return 128 + number
 
     def _end(self, slots: list[Slot], deadline_s: float) -> None:
-        """Ask them to stop, give them until ``deadline_s`` (less, at a second signal), then kill."""
+        """Send SIGTERM, wait until ``deadline_s`` or a second signal, then kill."""
         for slot in slots:
             if slot.process is not None and time.monotonic() < deadline_s:
                 slot.process.terminate()
-        while self._living(slots) and time.monotonic() < deadline_s and len(self._signals) < _IMPATIENT:
+        while self._living(slots) and time.monotonic() < deadline_s and len(self._signals) < _SIGNALS_TO_KILL:
             self._wait(_TICK_S / 4)
         for slot in self._living(slots):
             if slot.process is not None:
-                logger.warning("{} had not stopped in time and was killed", slot.name)
+                logger.warning("process killed name={} reason=did_not_stop_in_time", slot.name)
                 slot.process.kill()
                 self._take_ended(slot)
 
@@ -284,11 +292,11 @@ class Supervisor:
             self._take_ended(slot)
         return [slot for slot in slots if slot.process is not None]
 
-    def _tell_of_oneself(self, line: str) -> None:
+    def _add_message(self, line: str) -> None:
         self._messages.append(f"supervisor: {line}")
 
     def _amend_summary(self) -> None:
-        """A learner sees an actor come back; one that died before it was first heard of, only its supervisor saw."""
+        """Raise the summary's restart count to the supervisor's: the learner misses actors that never connected."""
         summary = self._run.summary()
         restarts = sum(max(0, slot.starts - 1) for slot in self._actors)
         if summary is not None and restarts > summary.actor_restarts:
@@ -296,19 +304,19 @@ class Supervisor:
                 self._run.write_summary(msgspec.structs.replace(summary, actor_restarts=restarts))
             except OSError as error:
                 logger.warning(
-                    "summary.json keeps {} actor restarts, not {}: {}", summary.actor_restarts, restarts, error
+                    "summary not amended actor_restarts={} counted={} error={}", summary.actor_restarts, restarts, error
                 )
 
 
-def _last_words(process: ChildProcess) -> str:
-    """What a process said last, which is the message of its error, without the name of its command."""
-    last = next((line for line in reversed(process.last_lines) if line.strip()), "it said nothing")
+def _last_line(process: ChildProcess) -> str:
+    """Return the last line that a process printed, usually its error, without the name of its command."""
+    last = next((line for line in reversed(process.last_lines) if line.strip()), "no output")
     return _COMMAND_NAME.sub("", last.strip())
 
 
 @contextmanager
 def _stop_signals(selector: selectors.BaseSelector, received: list[int]) -> Iterator[None]:
-    """Stop signals are put into ``received`` as they come; each wakes ``selector`` at once."""
+    """Collect stop signals in ``received`` while the context is open; each wakes ``selector``."""
     reader, writer = os.pipe()
     for end in (reader, writer):
         os.set_blocking(end, False)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from rich.console import Console
 
-from rl_hotswap.cli.evaluate import evaluate
+from rl_hotswap.evaluation import evaluate
 from rl_hotswap.launcher.child_process import CHECKOUT, child_environment
 from scripts.benchmarks.result import Result
 from scripts.benchmarks.settings import BenchmarkSettings
@@ -21,6 +21,7 @@ from shared.errors import HotswapError
 from shared.policy.manifest import TrainingProgress
 from shared.run.run_directory import RunDirectory
 from shared.store.policy_store import LocalPolicyStore
+from shared.store.version_files import version_name
 
 _ENV_ID = "CartPole-v1"
 _TARGET_RETURN = 475.0
@@ -64,10 +65,10 @@ def _train(seed: int, flags: Sequence[str], run: RunDirectory) -> Solved:
 
 def _first_good_version(store: LocalPolicyStore) -> TrainingProgress | None:
     for version in store.versions():
-        files = store.open(version)
-        evaluation = evaluate(files, _ENV_ID, {}, episodes=_EPISODES, seed=_EVALUATION_SEED)
+        directory = store.path / version_name(version)
+        evaluation = evaluate(directory, _ENV_ID, episodes=_EPISODES, seed=_EVALUATION_SEED)
         if evaluation.mean >= _TARGET_RETURN:
-            return files.manifest.training
+            return store.open(version).manifest.training
     return None
 
 

@@ -14,8 +14,8 @@ from loguru import logger
 
 from learner.ppo.learner_config import LearnerConfig
 from learner.training.outcome import Outcome
+from rl_hotswap.launcher.acting_options import SingleProcessRun
 from rl_hotswap.launcher.single_process import train_in_one_process
-from rl_hotswap.launcher.single_process_options import SingleProcessRun
 from shared.errors import ConfigurationError
 from shared.policy.signing import SigningKey
 from shared.run.run_directory import RunDirectory

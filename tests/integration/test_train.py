@@ -149,7 +149,7 @@ def test_ctrl_c_leaves_a_checkpoint_to_resume_from(tmp_path: Path) -> None:
         said, _ = process.communicate()
     assert process.returncode == 130
     assert all(_gone(child) for child in children.values())
-    assert "had not stopped in time" not in said
+    assert "did_not_stop_in_time" not in said
     before, progress = _summary(run), run.progress()
     assert progress is not None
     assert CheckpointStore(run.checkpoints).load_newest()[1]["counters"]["updates"] == progress.updates > 0

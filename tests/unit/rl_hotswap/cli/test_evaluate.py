@@ -8,8 +8,9 @@ import pytest
 from actor.agent import Agent
 from actor.agent_options import AgentOptions
 from learner.networks.network_config import NetworkConfig
-from rl_hotswap.cli.evaluate import COMMAND, EvaluateOptions, evaluate, main
-from rl_hotswap.cli.one_version_store import OneVersionStore
+from rl_hotswap.cli.evaluate import COMMAND, EvaluateOptions, main
+from rl_hotswap.evaluation import evaluate
+from rl_hotswap.one_version_store import OneVersionStore
 from shared.process.command_line import run_command
 from shared.run.run_directory import RunDirectory
 from shared.store.policy_store import LocalPolicyStore
@@ -92,9 +93,9 @@ def test_an_episode_does_not_depend_on_those_before_it(tmp_path: Path) -> None:
     """Recurrent state is cleared between episodes."""
     network = NetworkConfig("lstm", (8,), recurrent_size=8)
     run = publish_run(tmp_path / "run", ENV, network=network, onnx=False)
-    files = LocalPolicyStore(run.policies).open(0)
-    together = evaluate(files, ENV, {}, episodes=3, seed=5)
-    assert together.returns[2:] == evaluate(files, ENV, {}, episodes=1, seed=7).returns
+    together = evaluate(run.policies / "v000000", episodes=3, seed=5)
+    assert together.returns[2:] == evaluate(run.path, ENV, episodes=1, seed=7).returns
+    assert together == evaluate(LocalPolicyStore(run.policies), episodes=3, seed=5)
 
 
 def test_the_environments_own_arguments_are_those_of_the_run(
@@ -109,10 +110,10 @@ def test_the_environments_own_arguments_are_those_of_the_run(
     [
         (["--env=Acrobot-v1", "--policy={policy}"], "the policy does not fit Acrobot-v1"),
         (["--env=CartPol-v1", "--policy={policy}"], "did you mean CartPole-v1"),
-        ([f"--env={ENV}", "--policy={policy}-not-there"], "no such version"),
-        ([f"--env={ENV}", "--run-dir={policy}"], "holds no policy version"),
-        ([f"--env={ENV}", "--run-dir=x", "--policy=y"], "give one of them"),
-        ([f"--env={ENV}", "--policy={policy}", "--episodes=0"], "--episodes is at least 1"),
+        ([f"--env={ENV}", "--policy={policy}-not-there"], "holds no policy version"),
+        ([f"--env={ENV}", "--run-dir=empty"], "holds no policy version"),
+        ([f"--env={ENV}", "--run-dir=x", "--policy=y"], "give --run-dir or --policy, not both"),
+        ([f"--env={ENV}", "--policy={policy}", "--episodes=0"], "--episodes must be at least 1"),
         ([f"--env={ENV}", "--policy={policy}", "--env-kwargs=[]"], "--env-kwargs is a JSON object"),
         ([f"--env={ENV}", "--policy={policy}", '--env-kwargs={{"wings": 2}}'], "wings"),
         ([f"--env={ENV}"], "no run of CartPole-v1"),

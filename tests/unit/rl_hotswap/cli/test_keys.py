@@ -31,7 +31,7 @@ def test_a_pair_is_made_and_shown(tmp_path: Path, capsys: pytest.CaptureFixture[
 def test_nothing_is_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str], there: str) -> None:
     (tmp_path / there).write_text("a key of yesterday")
     assert keys("make", tmp_path) == 2
-    assert f"{there} is there already" in capsys.readouterr().err
+    assert f"{there} exists, and keys are never overwritten" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == [there]
     assert (tmp_path / there).read_text() == "a key of yesterday"
 
@@ -39,7 +39,7 @@ def test_nothing_is_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[st
 def test_what_cannot_be_done_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("no key")
     for arguments, said in (
-        (("make", tmp_path / "file"), "is there already"),
+        (("make", tmp_path / "file"), "exists, and keys are never overwritten"),
         (("show", tmp_path / "file"), "is no public key in PEM"),
         (("show", tmp_path / "nowhere"), "cannot read the key"),
         (("lose", tmp_path), "invalid choice"),

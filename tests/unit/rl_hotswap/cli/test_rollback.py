@@ -121,7 +121,7 @@ def test_a_person_is_told_what_became_of_it(tmp_path: Path, capsys: pytest.Captu
         assert rollback("--run-dir", run.path, "--to", 0, "--signing-key", key_file) == 0
     said = capsys.readouterr().out
     assert "refuses it under any number: ProbeMismatch: it lies" in said
-    assert "what it publishes next is newer again" in said
+    assert "its next version will be newer again" in said
 
 
 def test_what_cannot_be_done_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], key_file: Path) -> None:
@@ -130,14 +130,14 @@ def test_what_cannot_be_done_is_one_line(tmp_path: Path, capsys: pytest.CaptureF
         publish(store, make_policy(), exporter(), sign=None if key is None else key.sign)
     where = ("--store", store.path)
     for arguments, said in (
-        ((*where, "--to", 7), "has no version 7 (any more): its 3 versions are from 0 to 2"),
-        ((*where, "--to", 2), "version 2 is the newest"),
+        ((*where, "--to", 7), "has no version 7: its 3 versions are from 0 to 2"),
+        ((*where, "--to", 2), "2 is the newest"),
         ((*where, "--to", 1), "version 1 is signed, and actors that check refuse what is not"),
         ((*where, "--to", 0, "--signing-key", key_file), "the version is not signed"),
         (("--store", tmp_path / "nowhere", "--to", 0), "it has none"),
-        (("--to", 0), "expected --run-dir DIR or --store DIR|URL"),
-        ((*where, "--run-dir", tmp_path, "--to", 0), "expected --run-dir DIR or --store DIR|URL"),
-        ((*where, "--to", 0, "--public-key", KEY.public), "give that, too"),
+        (("--to", 0), "give either --run-dir DIR or --store DIR|URL"),
+        ((*where, "--run-dir", tmp_path, "--to", 0), "give either --run-dir DIR or --store DIR|URL"),
+        ((*where, "--to", 0, "--public-key", KEY.public), "add --signing-key"),
         ((*where, "--to", 0, "--signing-key", tmp_path / "nowhere"), "cannot read the private key"),
     ):
         assert rollback(*arguments) == 2

@@ -14,7 +14,7 @@ from learner.training.run_options import LearnerRun, RunOptions, to_flags
 from rl_hotswap.cli import train
 from rl_hotswap.cli.train import TrainOptions, _keep_options, actor_command, conclusion, learner_command
 from rl_hotswap.cli.train import command as main
-from rl_hotswap.launcher.single_process_options import SingleProcessRun
+from rl_hotswap.launcher.acting_options import SingleProcessRun
 from shared.errors import ConfigurationError
 from shared.policy.signing import SigningKey
 from shared.rollouts.rollout_accounts import RolloutAccounts
@@ -125,7 +125,7 @@ def test_an_actor_is_told_what_it_needs(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("flags", [["--canary=0"], ["--canary=1"], ["--canary=nan"], ["--canary=0.5", "--actors=0"]])
 def test_a_canary_needs_a_share_and_actors(flags: list[str]) -> None:
-    with pytest.raises(ConfigurationError, match="--canary is a share"):
+    with pytest.raises(ConfigurationError, match="--canary must be above 0"):
         tyro.cli(TrainOptions, args=flags)
 
 
@@ -156,7 +156,7 @@ def test_no_two_actors_share_a_seed_nor_does_one_with_itself_before(tmp_path: Pa
         (["--env=CartPol-v1"], "did you mean CartPole-v1"),
         (["--env-kwargs=[1]"], "--env-kwargs is a JSON object"),
         (['--env-kwargs={"wings": 2}'], "wings"),
-        (["--actors=-1"], "--actors is 0 or more"),
+        (["--actors=-1"], "--actors must be at least 0"),
         (["--actors=some"], "--actors"),
         (["--network=cnn"], "'cnn'"),
         (["--learning-rate=0"], "learning_rate is above 0"),
@@ -165,7 +165,7 @@ def test_no_two_actors_share_a_seed_nor_does_one_with_itself_before(tmp_path: Pa
         (["--resume", "--run-dir=empty"], "nothing to resume"),
         (["--run-dir=full"], "already holds a training"),
         (["--run-dir=file"], "cannot write into the run directory"),
-        (["--run-dir=full", "--resume"], "flags are a list"),
+        (["--run-dir=full", "--resume"], "expected a list of strings as flags"),
         (["--nonsense"], "--nonsense"),
     ],
 )
@@ -232,5 +232,5 @@ def test_whoever_goes_on_as_before_writes_no_flags_and_a_full_disk_is_one_line(
     _keep_options(TrainOptions(), run)
     monkeypatch.setattr(RunDirectory, "write_options", no_room)
     _keep_options(TrainOptions(resume=True), run)
-    with pytest.raises(ConfigurationError, match=r"cannot keep the flags of this run in .*: No space left on device"):
+    with pytest.raises(ConfigurationError, match=r"cannot write the flags of this run to .*: No space left on device"):
         _keep_options(TrainOptions(resume=True, total_steps=7), run)

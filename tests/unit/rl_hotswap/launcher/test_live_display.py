@@ -3,10 +3,10 @@ import io
 from rich.console import Console
 
 from rl_hotswap.launcher.live_display import LiveTable, PlainLines, describe, open_display
-from rl_hotswap.launcher.supervisor import Standing
+from rl_hotswap.launcher.supervisor import TrainingStatus
 from shared.run.progress import Progress
 
-_STANDING = Standing(
+_STANDING = TrainingStatus(
     progress=Progress(
         phase="training",
         env_steps=61_440,
@@ -38,7 +38,7 @@ _SHOWN = {
 
 def test_every_number_is_described() -> None:
     assert dict(describe(_STANDING)) == _SHOWN
-    before = dict(describe(Standing(actors=2)))
+    before = dict(describe(TrainingStatus(actors=2)))
     assert (before["mean return"], before["version"], before["steps"]) == ("-", "-", "0")
 
 
@@ -46,7 +46,7 @@ def test_plain_lines_where_the_output_is_no_terminal() -> None:
     out = io.StringIO()
     with open_display(Console(file=out), "CartPole-v1") as display:
         assert isinstance(display, PlainLines)
-        display.show(Standing(actors=2))
+        display.show(TrainingStatus(actors=2))
         display.show(_STANDING)
         display.show(_STANDING)  # too soon after the last for another line
     (line,) = out.getvalue().splitlines()
@@ -59,10 +59,10 @@ def test_a_table_on_a_terminal() -> None:
     out = io.StringIO()
     with open_display(Console(file=out, force_terminal=True, width=140), "CartPole-v1 in runs/x") as display:
         assert isinstance(display, LiveTable)
-        display.show(Standing(actors=2))
+        display.show(TrainingStatus(actors=2))
         assert "CartPole-v1 in runs/x" in out.getvalue()
         assert "starting" in out.getvalue()
-        display.show(Standing(_STANDING.progress, 2, 1, 3, messages=["actor-0 was killed [by] SIGKILL"]))
+        display.show(TrainingStatus(_STANDING.progress, 2, 1, 3, messages=["actor-0 was killed [by] SIGKILL"]))
     said = out.getvalue()
     assert "training" in said
     assert "6.0 s" in said
@@ -75,5 +75,5 @@ def test_messages_are_never_held_back_or_read_as_markup() -> None:
     out = io.StringIO()
     with PlainLines(Console(file=out)) as display:
         for message in ("[red]one", "two [/]"):
-            display.show(Standing(messages=[message]))
+            display.show(TrainingStatus(messages=[message]))
     assert out.getvalue() == "[red]one\ntwo [/]\n"

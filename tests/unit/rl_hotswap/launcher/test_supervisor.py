@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from rl_hotswap.launcher.supervisor import GAVE_UP, Standing, Supervisor, restart_delay_s
+from rl_hotswap.launcher.supervisor import GAVE_UP, Supervisor, TrainingStatus, restart_delay_s
 from shared.errors import ConfigurationError
 from shared.rollouts.rollout_accounts import RolloutAccounts
 from shared.run.progress import Progress, Summary
@@ -54,16 +54,16 @@ def run(tmp_path: Path) -> RunDirectory:
 class _Watcher:
     """Remembers what was shown, and lets the learner end once ``enough`` was seen."""
 
-    def __init__(self, run: RunDirectory, enough: Callable[[Standing], bool] = lambda _: True) -> None:
+    def __init__(self, run: RunDirectory, enough: Callable[[TrainingStatus], bool] = lambda _: True) -> None:
         self.run = run
         self.enough = enough
         self.messages: list[str] = []
-        self.last = Standing()
+        self.last = TrainingStatus()
 
-    def show(self, standing: Standing) -> None:
-        self.last = standing
-        self.messages += standing.messages
-        if self.enough(standing):
+    def show(self, status: TrainingStatus) -> None:
+        self.last = status
+        self.messages += status.messages
+        if self.enough(status):
             with contextlib.suppress(OSError):  # nobody reads it yet, or any more
                 os.close(os.open(self.run.path / "end", os.O_WRONLY | os.O_NONBLOCK))
 
@@ -108,8 +108,8 @@ def test_a_learner_that_dies_is_started_again(run: RunDirectory) -> None:
     assert watcher.last.learner_deaths == 1
     (said,) = watcher.messages  # in the form that its children's own lines have
     assert re.fullmatch(
-        r"supervisor: WARNING \| rl_hotswap\.launcher\.supervisor:_note_death:\d+ - learner ended with exit code 1 "
-        r"\(ValueError: no luck\); it is started again in 0\.5 s",
+        r"supervisor: WARNING \| rl_hotswap\.launcher\.supervisor:_note_death:\d+ - process died name=learner "
+        r"exit_code=1 restart_in_s=0\.5 last_line=ValueError: no luck",
         said,
     )
 
@@ -146,7 +146,7 @@ def test_a_learner_that_always_dies_is_given_up(run: RunDirectory, monkeypatch: 
     monkeypatch.setattr("rl_hotswap.launcher.supervisor.restart_delay_s", lambda _: 0.0)
     watcher = _Watcher(run)
     assert _supervise(run, ["sys.exit(70)"], watcher=watcher) == GAVE_UP
-    assert watcher.messages[-1].endswith(" - the learner died 5 times in a row; giving up")
+    assert watcher.messages[-1].endswith(" - learner given up deaths_in_a_row=5")
 
 
 def test_a_learner_that_gets_further_between_its_deaths_is_not_given_up(
@@ -184,7 +184,7 @@ os.kill(os.getpid(), signal.SIGSEGV)
     assert _supervise(run, [f"{_WAIT}; summarise()"], actor, 1, watcher) == 0
     assert watcher.last.actor_deaths == 1
     assert "actor-0: WARNING | actor.agent:reset:1 - about to crash" in watcher.messages
-    assert any(" - actor-0 was killed by SIGSEGV" in message for message in watcher.messages)
+    assert any(" - process died name=actor-0 signal=SIGSEGV" in message for message in watcher.messages)
     summary = run.summary()
     assert summary is not None
     assert summary.actor_restarts == 1
@@ -319,7 +319,7 @@ def test_what_a_dead_actor_left_running_ends_with_it(run: RunDirectory) -> None:
         f"subprocess.Popen([sys.executable, '-c', {helper!r}], pass_fds=[alive.fileno()])\n"
         f"{_UP}os._exit(9)"
     )
-    watcher = _Watcher(run, lambda standing: standing.actor_deaths > 0)
+    watcher = _Watcher(run, lambda status: status.actor_deaths > 0)
     assert _supervise(run, [f"alive.close(); {_WAIT}; summarise()"], actor, 1, watcher) == 0
     alive.wait_for(1)
     alive.wait_for_the_end()

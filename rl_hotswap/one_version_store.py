@@ -1,4 +1,4 @@
-"""A policy store that holds one version and is never written to: what evaluating and inspecting look at."""
+"""A read-only policy store of one version, for evaluation."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +10,7 @@ from shared.store.version_files import DescribeVersion, Sign
 
 
 class OneVersionStore:
-    """``PolicyStore`` around an opened version. What fails here is no advice to anybody."""
+    """A ``PolicyStore`` around one opened version. Quarantines are discarded."""
 
     def __init__(self, files: VersionFiles) -> None:
         self._files = files
@@ -35,7 +35,9 @@ class OneVersionStore:
 
     def open(self, version: int) -> VersionFiles:
         if version != self.version:
-            raise VersionNotFound(f"only version {self.version} is here, asked for {version}")
+            raise VersionNotFound(
+                f"this store holds version {self.version} only; found a request for version {version}"
+            )
         return self._files
 
     def publish(

@@ -1,0 +1,5 @@
+"""Deprecated import path; it goes with the next release."""
+
+from shared.deprecation import moved
+
+__getattr__ = moved(__name__, {"ActingPolicy": "learner.networks.acting_policy:ActingPolicy"})

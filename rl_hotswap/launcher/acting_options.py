@@ -1,0 +1,50 @@
+"""Flags of a training that configure its acting, with actor processes and without.
+
+This module does not import torch, so that commands start fast.
+"""
+
+from dataclasses import dataclass
+from typing import get_args
+
+from actor.environments.vector_choice import VectorChoice
+from actor.loading.engine_choice import check_trusted
+from learner.training.run_options import ExtraProgram, LearnerRun, RunOptions
+from shared.engines.engine import EngineChoice
+from shared.engines.load import PROGRAM_OF
+from shared.errors import ConfigurationError
+
+# Importable policies of a training are classes of this project.
+OWN_MODULES = ("learner",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActingOptions(RunOptions):
+    """How the policies of a training act, and in which environments."""
+
+    vector: VectorChoice = "auto"
+    """How environments are stepped: entry_point (the environment's own vector form), sync, async (one process each),
+    envpool (extra envpool). auto takes the entry point if there is one, else the faster of sync and async as measured;
+    with --actors 0 nothing is measured and auto means sync."""
+    engine: EngineChoice = "auto"
+    """Engine that runs policies. auto takes llvm if it supports the policy, else onnx; if a call takes over 1 ms, it
+    measures the next engines and takes a clearly faster one (not with --actors 0). aot needs --programs aot
+    --trust-native; compile and eager need --programs importable."""
+    trust_native: bool = False
+    """Permit the native code that --programs aot publishes."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_trusted(self.engine, trust_native=self.trust_native, trusted_modules=OWN_MODULES)
+        needed = None if self.engine == "auto" else PROGRAM_OF[self.engine]
+        if needed in get_args(ExtraProgram) and needed not in self.programs:
+            raise ConfigurationError(f"add --programs {needed}: --engine {self.engine} runs no other program")
+
+    @property
+    def trusted_modules(self) -> tuple[str, ...]:
+        """Modules that policies' classes may be imported from."""
+        return OWN_MODULES if "importable" in self.programs else ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SingleProcessRun(ActingOptions, LearnerRun):
+    """Act and learn alternately in this process. ``rl-hotswap train --actors 0`` starts it."""

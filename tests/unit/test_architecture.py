@@ -1,0 +1,260 @@
+"""The rules of docs/architecture.md: what each folder may import, how large it is, and where each library is used."""
+
+import ast
+import re
+import subprocess
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from tests.support.paths import REPOSITORY
+
+# A folder imports only from itself and from folders after it in its package. A name without a slash is the files at the
+# root of a package; the processes (run.py) stand above them.
+LAYERS = {
+    "rl_hotswap": ("rl_hotswap/cli", "rl_hotswap", "rl_hotswap/launcher"),
+    "actor": (
+        "actor/run",
+        "actor/session",
+        "actor",
+        "actor/canary",
+        "actor/prefetch",
+        "actor/versions",
+        "actor/rollouts",
+        "actor/environments",
+        "actor/acting",
+        "actor/loading",
+        "actor/sandbox",
+        "actor/verification",
+        "actor/watching",
+    ),
+    "learner": (
+        "learner/run",
+        "learner/training",
+        "learner/sb3",
+        "learner/publishing",
+        "learner/export",
+        "learner/ppo",
+        "learner/ppo/gradients",
+        "learner/networks",
+        "learner",
+    ),
+    "shared": (
+        "shared/transport",
+        "shared/store",
+        "shared/run",
+        "shared/process",
+        "shared/engines",
+        "shared/engines/row_compiler",
+        "shared/scripting",
+        "shared/rollouts",
+        "shared/policy",
+        "shared/files",
+        "shared",
+    ),
+}
+PACKAGES_BELOW = {
+    "shared": set(),
+    "actor": {"shared"},
+    "learner": {"shared"},
+    "rl_hotswap": {"actor", "learner", "shared"},
+    "scripts": {"rl_hotswap", "actor", "learner", "shared"},
+}
+# Places in shared/ that one side alone reaches, with the reason.
+ONE_SIDED = {
+    "shared/deprecation.py": "import paths of the last release exist in every package",
+    "shared/engines/": "engines stay together: each implements shared/engines/engine.py, or compiles for one",
+    "shared/policy/output_bounds.py": "the compiler and the action check agree on it",
+    "shared/store/authenticity.py": "actors and commands check it; it belongs to the format of a version",
+    "shared/transport/in_process.py": "a transport: it passes the same contract suite as the others",
+}
+LIBRARIES = {
+    "zmq": {"shared/transport/"},
+    "watchdog": {"actor/watching/observer_events.py"},
+    "inotify_simple": {"actor/watching/inotify_events.py"},
+    # TorchScript is deprecated upstream: one engine and one folder can replace it.
+    "torch.jit": {"shared/scripting/", "shared/engines/torchscript.py", "scripts/benchmarks/"},
+    "llvmlite": {"shared/engines/row_compiler/"},
+    "envpool": {"actor/environments/envpool_environments.py"},
+    "stable_baselines3": {"learner/sb3/", "scripts/conformance/", "scripts/benchmarks/"},
+    "sb3_contrib": {"learner/sb3/", "scripts/conformance/", "scripts/benchmarks/"},
+    "ray": set(),
+}
+MAX_MODULES, MAX_LINES, MAX_NOUN_CLAUSES = 14, 350, 9
+_NOUN_CLAUSE = re.compile(r"^(What|Whether|Whoever|Who|Where|How|That)\b(?!.*\?)")
+_OLD_NAMES = re.compile(
+    r"\b(scout|mailbox|rung|ladder|climb|deeds?|scene|shelf|rivals?|spoilt|incarnation|stumbled?|told of"
+    r"|right of way)\b",
+    re.IGNORECASE,
+)
+# Keys of formats that other programs read.
+_OLD_NAMES_ALLOWED = Counter(
+    {
+        ("shared/policy/manifest.py", "rung"): 1,
+        ("shared/rollouts/rollout.py", "incarnation"): 1,
+        ("shared/transport/messages.py", "incarnation"): 1,
+    }
+)
+
+
+@cache
+def _modules() -> dict[str, Path]:
+    """Return every module of the product by its dotted name, packages' ``__init__`` apart."""
+    paths = (path for package in PACKAGES_BELOW for path in sorted((REPOSITORY / package).rglob("*.py")))
+    return {".".join(_relative(path)[:-3].split("/")): path for path in paths if path.name != "__init__.py"}
+
+
+def _relative(path: Path) -> str:
+    return path.relative_to(REPOSITORY).as_posix()
+
+
+def _imports(text: str) -> Iterator[str]:
+    """Yield the dotted name of each import at any depth. A use of ``torch.jit`` counts as its import."""
+    for node in ast.walk(ast.parse(text)):
+        match node:
+            case ast.Import():
+                yield from (alias.name for alias in node.names)
+            case ast.ImportFrom():
+                assert node.level == 0, "imports are absolute"
+                yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            case ast.Attribute(value=ast.Name(id="torch"), attr="jit"):
+                yield "torch.jit"
+
+
+@cache
+def _edges() -> dict[str, frozenset[str]]:
+    """Return the modules that each module imports."""
+    known = _modules()
+    return {
+        name: frozenset(
+            module
+            for found in _imports(path.read_text())
+            for module in (found, found.rpartition(".")[0])
+            if module in known and module != name
+        )
+        for name, path in known.items()
+    }
+
+
+def _layer(module: str) -> str:
+    package, *rest = module.split(".")
+    return f"{package}/run" if rest == ["run"] else "/".join([package, *rest[:-1]])
+
+
+def test_packages_import_only_packages_below_them() -> None:
+    for module, imported in _edges().items():
+        package = module.split(".")[0]
+        allowed = PACKAGES_BELOW[package] | {package}
+        assert {name.split(".")[0] for name in imported} <= allowed, module
+
+
+@pytest.mark.parametrize("package", LAYERS)
+def test_folders_import_only_folders_after_them(package: str) -> None:
+    order = {layer: place for place, layer in enumerate(LAYERS[package])}
+    for module, imported in _edges().items():
+        if module.split(".")[0] != package:
+            continue
+        for other in imported:
+            if other.split(".")[0] == package:
+                assert order[_layer(module)] <= order[_layer(other)], f"{module} imports {other}"
+
+
+def test_folders_form_no_cycle() -> None:
+    """The order above proves it for the packages; this covers scripts too."""
+    graph: dict[str, set[str]] = defaultdict(set)
+    for module, imported in _edges().items():
+        graph[_layer(module)] |= {_layer(other) for other in imported} - {_layer(module)}
+    while leaves := [layer for layer, below in graph.items() if not below]:
+        for leaf in leaves:
+            del graph[leaf]
+        for below in graph.values():
+            below -= set(leaves)
+    assert not graph, dict(graph)
+
+
+def test_shared_holds_only_modules_that_both_sides_reach() -> None:
+    users: dict[str, set[str]] = defaultdict(set)
+    for module, imported in _edges().items():
+        for other in imported:
+            users[other].add(module)
+
+    def sides(module: str, seen: frozenset[str] = frozenset()) -> set[str]:
+        found: set[str] = set()
+        for user in users[module] - seen:
+            package = user.split(".")[0]
+            found |= sides(user, seen | {module}) if package == "shared" else {package}
+        return found
+
+    shared = [module for module in _modules() if module.startswith("shared.")]
+    one_sided = {_relative(_modules()[module]) for module in shared if not {"actor", "learner"} <= sides(module)}
+    shims = {_relative(_modules()[module]) for module in shared if "shared.deprecation" in _edges()[module]}
+    assert [path for path in sorted(one_sided - shims) if not path.startswith(tuple(ONE_SIDED))] == []
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_a_library_is_imported_in_its_own_place_only(library: str) -> None:
+    for path in _modules().values():
+        if any(found == library or found.startswith(library + ".") for found in _imports(path.read_text())):
+            assert _relative(path).startswith(tuple(LIBRARIES[library])), _relative(path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import torch.jit",
+        "import torch.jit as j",
+        "from torch import jit",
+        "from torch.jit import script",
+        "def f():\n    import torch\n    return torch.jit.load('x')",
+    ],
+)
+def test_every_import_of_torch_jit_is_found(text: str) -> None:
+    assert any(found == "torch.jit" or found.startswith("torch.jit.") for found in _imports(text))
+
+
+def test_folders_and_files_are_small() -> None:
+    sizes = Counter(path.parent for path in _modules().values() if not _relative(path).startswith("scripts/"))
+    assert {_relative(folder): size for folder, size in sizes.items() if size > MAX_MODULES} == {}
+    lengths = {_relative(path): len(path.read_text().splitlines()) for path in _modules().values()}
+    assert {path: length for path, length in lengths.items() if length > MAX_LINES} == {}
+
+
+def test_every_folder_says_what_it_is() -> None:
+    for folder in {path.parent for path in _modules().values()}:
+        assert ast.get_docstring(ast.parse((folder / "__init__.py").read_text())), _relative(folder)
+
+
+def test_prose_is_plain() -> None:
+    clauses, old = [], Counter[tuple[str, str]]()
+    for path in _modules().values():
+        text = path.read_text()
+        old.update((_relative(path), word.lower()) for word in _OLD_NAMES.findall(text))
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                doc = ast.get_docstring(node)
+                if doc and _NOUN_CLAUSE.match(doc):
+                    clauses.append(f"{_relative(path)}: {doc.splitlines()[0]}")
+    assert len(clauses) <= MAX_NOUN_CLAUSES, clauses
+    assert old <= _OLD_NAMES_ALLOWED, old - _OLD_NAMES_ALLOWED
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "actor.run",
+        "actor.session.acting_session",
+        "learner.run",
+        "rl_hotswap.cli.main",
+        "rl_hotswap.cli.train",
+        "rl_hotswap.launcher.supervisor",
+        "shared.engines.llvm",
+        "shared.engines.onnx",
+    ],
+)
+def test_modules_that_start_fast_do_not_import_torch(module: str) -> None:
+    program = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=REPOSITORY)
