@@ -1,8 +1,8 @@
-"""``python -m actor.run``: act with a run's policies, in a process of its own."""
+"""``python -m actor.run``: act with a run's policies in a process of its own."""
 
 import os
 
-# Before numpy and torch are loaded: one actor is one core's work, and several share a machine.
+# Set before numpy and torch load: an actor uses one core, and several actors share a machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import sys
@@ -12,12 +12,15 @@ from shared.process.command_line import run_command
 
 
 def main(settings: ActorSettings) -> int:
-    """Act until the episodes are done (0), the training is over (0) or somebody stops it (130, or 143 for SIGTERM)."""
+    """Act, and return the exit code.
+
+    It is 0 when the episodes are done or the training is over, 130 after Ctrl-C and 143 after SIGTERM.
+    """
     if settings.supervised:
         from shared.process.process_guard import die_with_parent
 
         die_with_parent()
-    from actor.session.acting_session import act  # here, so that --help answers at once
+    from actor.session.acting_session import act  # a late import, so that --help answers fast
 
     return act(settings)
 

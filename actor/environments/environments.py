@@ -1,7 +1,7 @@
-"""A batch of environments as the rollout worker sees it: flat observation leaves, one kind of ending, masks beside it.
+"""A batch of environments for the rollout worker: flat observation leaves, action masks, and final observations.
 
-However an environment resets itself (Gymnasium's AutoresetMode), ``step`` returns the observation to act on next, and
-the true final observations apart from it where they would otherwise be lost.
+In every autoreset mode of Gymnasium ``step`` returns the observation to act on next, and separately the final
+observations that would otherwise be lost.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,17 +21,19 @@ Leaves = Sequence[np.ndarray]
 
 
 class Finals(NamedTuple):
-    """The last observations of episodes that have ended: environments ``rows`` [K], leaves [K, *leaf]."""
+    """The last observations of K episodes: their environments ``rows`` [K] and leaves [K, *leaf]."""
 
     rows: npt.NDArray[np.intp]
     observation: Leaves
 
 
 class Environments:
-    """``num_envs`` environments stepped together. What ``reset`` and ``step`` return, the next step may overwrite.
+    """B environments that are stepped together. The next step may overwrite the arrays that a step returned.
 
-    ``observation_space`` and ``action_space`` are those of one environment; ``leaves`` and ``action`` the same as plain
-    data. ``action_mask`` is bool [B, *mask], for the observation last returned; None where there are no masks.
+    Attributes:
+        observation_space, action_space: the spaces of one environment.
+        leaves, action: the same as plain data.
+        action_mask: bool [B, *mask] for the last observation; None without masks.
     """
 
     def __init__(self, vector: VectorEnv[Any, Any, Any], env_id: str) -> None:
@@ -49,11 +51,11 @@ class Environments:
 
     @property
     def supports_masks(self) -> bool:
-        """Whether ``info["action_mask"]`` came with the last reset."""
+        """True when the last reset returned ``info["action_mask"]``."""
         return self.action_mask is not None
 
     def check_signature(self, signature: PolicySignature) -> None:
-        """Raise ConfigurationError unless a policy of this signature can act here. Masks are known after ``reset``."""
+        """Raise ConfigurationError unless a policy of ``signature`` can act here. Masks are known after ``reset``."""
         for what, wanted, found in (
             ("observations", signature.observation, self.leaves),
             ("actions", signature.action, self.action),
@@ -69,7 +71,7 @@ class Environments:
             )
 
     def reset(self, seed: int | None = None) -> Leaves:
-        """Begin an episode everywhere; leaves [B, *leaf]. One seed stands for the whole batch."""
+        """Begin an episode in every environment; return the leaves [B, *leaf]. One seed serves the whole batch."""
         observation, info = self.vector.reset(seed=seed)
         self._was_reset = True
         self.action_mask = None
@@ -79,10 +81,10 @@ class Environments:
         return self._flatten(observation)
 
     def step(self, env_action: np.ndarray) -> tuple[Leaves, np.ndarray, BoolArray, BoolArray, Finals | None]:
-        """Observation leaves [B, *leaf], reward [B], terminated [B], truncated [B], and the finals.
+        """Return observation leaves [B, *leaf], reward [B], terminated [B], truncated [B] and the finals.
 
-        Finals are None under next-step autoreset: there the observation itself is the final one, and the step after it
-        only resets.
+        Finals are None under next-step autoreset: the observation itself is the final one, and the next step only
+        resets.
         """
         observation, reward, terminated, truncated, info = self.vector.step(env_action)
         finals = None
@@ -98,7 +100,7 @@ class Environments:
     def _begin_again(
         self, observation: Any, info: dict[str, Any], ended: BoolArray
     ) -> tuple[Any, dict[str, Any], Finals]:
-        """The observation and info to go on with, and what ended."""
+        """Return the observation and info to continue with, and the finals."""
         rows = np.flatnonzero(ended)
         if self.autoreset_mode is AutoresetMode.SAME_STEP:
             return observation, info, Finals(rows, self._final_leaves(info, rows))
@@ -107,7 +109,7 @@ class Environments:
         return observation, self._with_new_masks(info, began, ended), finals
 
     def _with_new_masks(self, info: dict[str, Any], began: dict[str, Any], ended: BoolArray) -> dict[str, Any]:
-        """``info`` of a step, with the masks of the rows that were reset after it."""
+        """Return ``info`` of a step with the masks of the rows that were reset after it."""
         if self.action_mask is None or "action_mask" not in began:
             return info
         if "action_mask" not in info:
@@ -120,8 +122,8 @@ class Environments:
         final = info.get("final_obs")
         if final is None:
             raise ConfigurationError(
-                f'{self.env_id} resets itself in the same step but gives no info["final_obs"]; without the true final '
-                "observation a truncated episode cannot be learned from"
+                f'{self.env_id} resets itself in the same step without info["final_obs"]; a truncated episode '
+                "cannot be learned from without its final observation"
             )
         if isinstance(final, np.ndarray) and final.dtype == object:
             singles = [flatten_observation(final[row], self.leaves) for row in rows]
@@ -129,9 +131,9 @@ class Environments:
         return tuple(leaf[rows] for leaf in flatten_observation(final, self.leaves))
 
     def _update_mask(self, info: dict[str, Any], ended: BoolArray | None) -> None:
-        """Take the masks over. A row that ``info`` has none for may do anything.
+        """Set ``action_mask``. All actions are legal in rows without a mask in ``info``, and in rows that ``ended``.
 
-        So may a row that has just ``ended``: its state may allow nothing, and what is chosen there is ignored.
+        The state of an ended row may allow no action, and its next action is ignored.
         """
         assert self.action_mask is not None
         if "action_mask" not in info:
@@ -151,7 +153,7 @@ class Environments:
         self.action_mask = mask
 
     def _flat_masks(self, masks: Any) -> BoolArray:
-        """Bool [B, *mask] from an array, or from what Gymnasium stacks of a MultiDiscrete's tuples of arrays."""
+        """Return bool [B, *mask] from an array, or from Gymnasium's object array of a MultiDiscrete's tuples."""
         assert self.action_mask is not None
         if isinstance(masks, np.ndarray) and masks.dtype == object:
             width = self.action_mask.shape[1]
@@ -175,14 +177,14 @@ class Environments:
 
 
 def _flattener(leaves: tuple[ObservationLeaf, ...]) -> Callable[[Any], Leaves]:
-    """``flatten_observation`` without its walk, and without a copy, where the observation is one array."""
+    """Return ``flatten_observation``, or for a single array a function that neither walks nor copies."""
     if len(leaves) == 1 and leaves[0].path == ():
         return lambda observation: (observation,)
     return lambda observation: flatten_observation(observation, leaves)
 
 
 def _brief(part: Any) -> str:
-    """Leaves or an action as JSON, without what is empty."""
+    """Return leaves or an action as JSON without empty fields."""
     fields = [{k: v for k, v in msgspec.to_builtins(one).items() if v not in ((), [])} for one in _several(part)]
     return ", ".join(msgspec.json.encode(one).decode() for one in fields)
 

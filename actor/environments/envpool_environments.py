@@ -1,8 +1,8 @@
-"""EnvPool's environments (extra ``envpool``): C++, many at once, under the names that Gymnasium gives them.
+"""EnvPool's environments (extra ``envpool``): many C++ environments in one call, under Gymnasium's names.
 
-They are other programs than Gymnasium's, so they run only where they were asked for, and only where all that can be
-compared is the same: name, spaces and time limit. What cannot be: EnvPool draws other initial states from a seed,
-rewards are rounded to float32, and a step that both terminates an episode and reaches its limit is truncated only.
+They are other programs than Gymnasium's. They run only on request, and only if name, spaces and time limit are equal.
+Other differences remain: a seed gives other initial states, rewards are rounded to float32, and a step that terminates
+an episode at its time limit is only truncated.
 """
 
 import contextlib
@@ -20,21 +20,22 @@ from shared.errors import ConfigurationError
 from shared.policy.spaces import action_spec, observation_leaves
 from shared.run.environment_description import creation_of
 
-# EnvPool's seeds are int32, and each environment's is one more than that of the one before it.
+# EnvPool's seeds are int32, and each environment's seed is one more than that of the environment before it.
 _SEEDS = 2**30
 
 
 class PooledEnvironments(VectorEnv[Any, Any, Any]):
-    """``num_envs`` environments of EnvPool's that reset themselves in the step after an episode's last.
+    """Environments of EnvPool with next-step autoreset.
 
-    Raises ConfigurationError where EnvPool is not installed, or has no environment that is Gymnasium's ``spec``.
+    Raises:
+        ConfigurationError: EnvPool is not installed, or has no environment that equals Gymnasium's ``spec``.
     """
 
     def __init__(
         self, spec: EnvSpec, env_id: str, num_envs: int, env_kwargs: dict[str, Any], autoreset: AutoresetMode | None
     ) -> None:
         if autoreset not in (None, AutoresetMode.NEXT_STEP):
-            raise ConfigurationError(f"EnvPool resets by {AutoresetMode.NEXT_STEP} alone; expected {autoreset}")
+            raise ConfigurationError(f"EnvPool resets by {AutoresetMode.NEXT_STEP} only; expected {autoreset}")
         self._envpool = _library(env_id)
         self._name = spec.id
         self._limit = _time_limit(spec, env_kwargs)
@@ -53,9 +54,9 @@ class PooledEnvironments(VectorEnv[Any, Any, Any]):
         self,
         *,
         seed: int | list[int | None] | None = None,
-        options: dict[str, Any] | None = None,  # noqa: ARG002  there are none here
+        options: dict[str, Any] | None = None,  # noqa: ARG002 - EnvPool has none
     ) -> tuple[Any, dict[str, Any]]:
-        """Begin an episode everywhere. A seed makes the pool anew (milliseconds): EnvPool takes one only then."""
+        """Begin an episode in every environment. A seed needs a new pool, which takes milliseconds."""
         if isinstance(seed, list):
             raise ValueError("expected one seed for all environments, found a list")
         if seed is not None:
@@ -65,7 +66,7 @@ class PooledEnvironments(VectorEnv[Any, Any, Any]):
         return observation, info
 
     def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """As Gymnasium's vector environments with next-step autoreset."""
+        """Step as Gymnasium's vector environments with next-step autoreset do."""
         observation, reward, terminated, truncated, info = self._pool.step(actions)
         return observation, reward, terminated, truncated, info
 
@@ -74,7 +75,7 @@ class PooledEnvironments(VectorEnv[Any, Any, Any]):
 
     def _made(self, seed: int) -> Any:
         with creation_of(self._name), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*precision lowered by casting")  # of every box's bounds, each time
+            warnings.filterwarnings("ignore", ".*precision lowered by casting")  # for every Box, at each call
             pool = self._envpool.make(
                 self._name,
                 env_type="gymnasium",
@@ -83,7 +84,7 @@ class PooledEnvironments(VectorEnv[Any, Any, Any]):
                 max_episode_steps=self._limit,
                 seed=seed % _SEEDS,
             )
-            _ = pool.observation_space, pool.action_space  # made when they are first asked for
+            _ = pool.observation_space, pool.action_space  # created at the first access
             return pool
 
     def _check_spaces(self) -> None:
@@ -113,20 +114,20 @@ def _library(env_id: str) -> ModuleType:
 def _check_known(library: ModuleType, spec: EnvSpec) -> None:
     origin = str(spec.entry_point).partition(".")[0]
     if origin != "gymnasium" or spec.additional_wrappers:
-        raise ConfigurationError(f"{spec.id} is not Gymnasium's own, so nothing of EnvPool's can be known to be it")
+        raise ConfigurationError(f"use --vector auto: {spec.id} is not Gymnasium's own, so EnvPool has no equal of it")
     if spec.id not in library.list_all_envs():
         stem = spec.id.rpartition("-v")[0]
         others = [known for known in library.list_all_envs() if known.rpartition("-v")[0] == stem]
-        has = f"; {' and '.join(others)}, which it has, is another task" if others else ""
-        raise ConfigurationError(f"EnvPool has no {spec.id}{has}. --vector auto runs Gymnasium's")
+        has = f"; its {' and '.join(others)} is another task" if others else ""
+        raise ConfigurationError(f"use --vector auto: EnvPool has no {spec.id}{has}")
 
 
 def _time_limit(spec: EnvSpec, env_kwargs: dict[str, Any]) -> int:
-    """Steps of an episode at most: the only thing that can be asked of an environment here."""
+    """Return the most steps of an episode, the only setting that EnvPool's environments share with Gymnasium's."""
     others = sorted(set(env_kwargs) - {"max_episode_steps"})
     if others:
-        raise ConfigurationError(f"EnvPool's {spec.id} does not know Gymnasium's {', '.join(others)}: --vector auto")
+        raise ConfigurationError(f"use --vector auto: EnvPool's {spec.id} does not know {', '.join(others)}")
     limit = env_kwargs.get("max_episode_steps", spec.max_episode_steps)
     if not isinstance(limit, int) or limit < 1:
-        raise ConfigurationError(f"EnvPool's {spec.id} needs a max_episode_steps of 1 or more; found {limit}")
+        raise ConfigurationError(f"EnvPool's {spec.id} needs a max_episode_steps of 1 or more, found {limit}")
     return limit

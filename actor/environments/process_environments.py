@@ -1,7 +1,7 @@
-"""Environments that each run in a process of their own: Gymnasium's AsyncVectorEnv, made safe to have in an actor.
+"""Environments in a process each: Gymnasium's AsyncVectorEnv, made safe for an actor.
 
-Each worker ends with the actor, however that is killed; what goes wrong in one is one EnvironmentFailed here; and an
-environment that does not listen any more is no reason not to end.
+Each worker process ends with the actor, even if the actor is killed. An error in a worker is one EnvironmentFailed in
+the actor. A worker that hangs does not keep the actor from ending.
 """
 
 import contextlib
@@ -22,18 +22,18 @@ from loguru import logger
 from shared.errors import EnvironmentFailed
 from shared.process.process_guard import die_with
 
-# Forked, a worker is there at once, shares the actor's memory, and leaves no named semaphore behind when everything is
-# killed at the same moment. Elsewhere than on Linux forking is not safe.
+# A forked worker starts at once, shares the actor's memory, and leaves no named semaphore behind when all processes are
+# killed together. Forking is safe only on Linux.
 _CONTEXT = "fork" if sys.platform == "linux" else None
 
 _GRACE_S = 1.0
-_LAST_WORDS_S = 10.0
+_ERROR_TIMEOUT_S = 10.0
 
 
 class ProcessEnvironments(AsyncVectorEnv[Any, Any]):
-    """``num_envs`` environments ``env_id``, each in a process. A step overwrites observations, in shared memory.
+    """Environments in a process each. A step overwrites the observations, which are in shared memory.
 
-    Must be made by a thread that lives as long as they shall: the kernel ends a process with the thread that forked it.
+    The thread that creates them must outlive them: the kernel ends a process with the thread that forked it.
     """
 
     def __init__(self, env_id: str, num_envs: int, env_kwargs: Mapping[str, Any], autoreset: AutoresetMode) -> None:
@@ -51,21 +51,21 @@ class ProcessEnvironments(AsyncVectorEnv[Any, Any]):
             raise
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """As Gymnasium's. Raises EnvironmentFailed."""
+        """Reset as Gymnasium does. Raise EnvironmentFailed for an error in a worker."""
         try:
             return super().reset(seed=seed, options=options)
         except (EOFError, ConnectionError) as error:
             raise self._gone() from error
 
     def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """As Gymnasium's. Raises EnvironmentFailed."""
+        """Step as Gymnasium does. Raise EnvironmentFailed for an error in a worker."""
         try:
             return super().step(actions)
         except (EOFError, ConnectionError) as error:
             raise self._gone() from error
 
     def close_extras(self, timeout: float | None = _GRACE_S, terminate: bool = False) -> None:
-        """Ask every worker to end; after ``timeout`` seconds, or at once with ``terminate``, kill those still there."""
+        """Request the end of every worker; kill those left after ``timeout`` seconds, or at once with ``terminate``."""
         for pipe in self.parent_pipes:
             if pipe is not None:
                 with contextlib.suppress(OSError):
@@ -81,15 +81,15 @@ class ProcessEnvironments(AsyncVectorEnv[Any, Any]):
                 pipe.close()
 
     def _raise_if_errors(self, successes: Iterable[bool]) -> None:
-        """Gymnasium's way prints warnings, and calls the error's class with arguments that it may not take."""
+        """Raise one error. Gymnasium's version prints warnings, and may call the error's class with wrong arguments."""
         if all(successes):
             return
-        index, _, error, trace = self.error_queue.get(timeout=_LAST_WORDS_S)
-        logger.error("environment {} of {} failed\n{}", index, self._env_id, trace)
+        index, _, error, trace = self.error_queue.get(timeout=_ERROR_TIMEOUT_S)
+        logger.error("environment failed env={} index={}\n{}", self._env_id, index, trace)
         raise EnvironmentFailed(f"environment {index} of {self._env_id} raised {error}") from error
 
     def _gone(self) -> EnvironmentFailed:
-        """What is known of a worker that does not answer any more."""
+        """Return the error for a worker that does not answer."""
         ended = connection.wait([process.sentinel for process in self.processes], _GRACE_S)
         for index, process in enumerate(self.processes):
             if process.sentinel in ended:
@@ -97,12 +97,12 @@ class ProcessEnvironments(AsyncVectorEnv[Any, Any]):
                 code = process.exitcode or 0
                 how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
                 return EnvironmentFailed(f"the process of environment {index} of {self._env_id} {how}")
-        return EnvironmentFailed(f"a process of {self._env_id} does not answer any more")
+        return EnvironmentFailed(f"a process of {self._env_id} does not answer")
 
 
 @dataclass(frozen=True)
 class _OneEnvironment:
-    """Makes the environment: in the actor, where its spaces are looked at, and in each worker."""
+    """Makes one environment, in each worker and once in the actor, which reads the spaces from it."""
 
     env_id: str
     env_kwargs: dict[str, Any]
@@ -111,7 +111,7 @@ class _OneEnvironment:
     def __call__(self) -> gymnasium.Env[Any, Any]:
         if os.getpid() == self.actor:
             return self._make()
-        # The actor's handlers came along. Ctrl-C at a terminal is sent to every process: it is the actor's to answer.
+        # Reset the inherited signal handlers. A terminal sends Ctrl-C to every process; only the actor handles it.
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -123,7 +123,7 @@ class _OneEnvironment:
 
 
 class _Reporting(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """Turns what an environment raises into words: an error of its own class may not be fit to leave the process."""
+    """Turns an environment's errors into text: their own classes may not survive pickling."""
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         try:

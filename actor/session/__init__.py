@@ -1,5 +1,5 @@
-"""One actor process from its flags to its end: settings, policy source, logs for people, signals.
+"""One actor process: its flags, the policies it acts with, its report and its end.
 
-Entry point: ``acting_session.act``. ``actor/run.py`` imports this folder; other processes that act use its
+Entry point: ``acting_session.act``. ``actor.run`` imports this folder; ``rl_hotswap`` and scripts use
 ``switch_interval``.
 """

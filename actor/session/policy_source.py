@@ -1,4 +1,4 @@
-"""Where an actor's policies come from: a run's directory, found or given, or a bare store."""
+"""The source of an actor's policies: a run's directory, found or given, or a bare store."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -11,12 +11,12 @@ from shared.run.run_config import RunConfig, check_run_config
 from shared.run.run_directory import DEFAULT_ROOT, RunDirectory, find_run
 from shared.store.policy_store import PolicyStore, open_store
 
-_LOOK_AGAIN_S = 0.2
+_POLL_S = 0.2
 
 
 @dataclass(frozen=True)
 class PolicySource:
-    """``run`` and ``config`` are None for a bare store; ``config`` also for a directory with nothing but policies."""
+    """A store. ``run`` and ``config`` are None for a bare store; ``config`` is None for a run with only policies."""
 
     store: PolicyStore
     where: str
@@ -30,39 +30,44 @@ def find_source(
     store: str | None,
     *,
     deadline_s: float,
-    say: Callable[[str], None],
+    print_line: Callable[[str], None],
     keys: Sequence[PublicKey] = (),
 ) -> PolicySource:
-    """The store at ``store``, or the run at ``run_dir``, or the run of ``env_id`` that is live, else the newest.
+    """Return the store at ``store``, the run at ``run_dir``, or the live, else the newest run of ``env_id``.
 
-    Waits until the run is there and its learner has said what actors must know, signed with one of ``keys`` where there
-    are any, after having ``say`` tell what it waits for, and where. Raises PolicyUnavailable after ``deadline_s``,
-    StoreError and ConfigurationError.
+    Waits until the run exists and has its configuration, and prints the reason for the wait.
+
+    Args:
+        keys: the run's configuration must be signed with one of these keys, if there are any.
+
+    Raises:
+        PolicyUnavailable: there is no run after ``deadline_s`` seconds.
+        StoreError, ConfigurationError: the store cannot be opened, or does not exist.
     """
     if store is not None:
         return PolicySource(_open_existing(store), store)
     until_s = time.monotonic() + deadline_s
-    nobody = f"a learner in {run_dir}" if run_dir else f"a run of {env_id} under {DEFAULT_ROOT}{'/'}, none is there yet"
-    told = None
+    no_run = f"a learner in {run_dir}" if run_dir else f"a run of {env_id} under {DEFAULT_ROOT}{'/'}, none is there yet"
+    printed = None
     while True:
         run = RunDirectory(run_dir) if run_dir is not None else find_run(env_id)
         config = None if run is None else run.run_config()
         if run is None or (config is None and not run.has_version()):
-            lacks, hint = nobody, f" (python scripts/train.py --env {env_id} starts one)"
-        elif (fault := _not_authentic(run, config, keys)) is not None:
-            lacks, hint = f"a run that can be believed: {fault}", ""
+            missing, hint = no_run, f" (python scripts/train.py --env {env_id} starts one)"
+        elif (fault := _authenticity_fault(run, config, keys)) is not None:
+            missing, hint = f"a run with a valid signature: {fault}", ""
         else:
             return PolicySource(open_store(str(run.policies)), str(run.policies), run, config)
-        if lacks != told:
-            say(f"waiting for {lacks}{hint}")
-            told = lacks
+        if missing != printed:
+            print_line(f"waiting for {missing}{hint}")
+            printed = missing
         if time.monotonic() > until_s:
-            raise PolicyUnavailable(f"nothing to act with after {deadline_s:g} s: waited for {lacks}")
-        time.sleep(_LOOK_AGAIN_S)
+            raise PolicyUnavailable(f"nothing to act with after {deadline_s:g} s: waited for {missing}")
+        time.sleep(_POLL_S)
 
 
-def _not_authentic(run: RunDirectory, config: RunConfig | None, keys: Sequence[PublicKey]) -> str | None:
-    """Why what the run says is not to be believed; a learner that goes on with another key will write it anew."""
+def _authenticity_fault(run: RunDirectory, config: RunConfig | None, keys: Sequence[PublicKey]) -> str | None:
+    """Return the error in the run's signature, or None. A learner that resumes with another key signs it again."""
     try:
         if config is not None:
             check_run_config(config, keys, f"{run.path}/run.json")
@@ -72,7 +77,7 @@ def _not_authentic(run: RunDirectory, config: RunConfig | None, keys: Sequence[P
 
 
 def _open_existing(where: str) -> PolicyStore:
-    """A directory that is not there is a slip of the pen; one that is empty may be waited for, and so may a URL."""
+    """Open a store. A missing directory is a typing error; an empty directory or a URL may be waited for."""
     store = open_store(where)
     if store.watch_path is not None and not store.watch_path.is_dir():
         raise ConfigurationError(

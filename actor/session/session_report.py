@@ -1,40 +1,97 @@
-"""What an actor tells the person who started it: a line for each new version and each episode, and a last one."""
+"""An actor's report: printed lines for new versions and episodes, a summary, and the episode log."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
+import msgspec
 from loguru import logger
 
 from actor.loading.loaded_policy import LoadedPolicy
 from actor.rollouts.episodes import FinishedEpisode
-from actor.session.episode_log import EpisodeLog
+from shared.errors import ConfigurationError
 
 
-class Say(Protocol):
+class Print(Protocol):
     def __call__(self, line: str, /) -> None: ...
 
 
-def say(line: str) -> None:
-    """Print now, also where the output is a file or a pipe. A disk that takes no more stops no acting."""
+def print_line(line: str) -> None:
+    """Print and flush ``line``. Errors of the disk are logged; BrokenPipeError ends the command."""
     try:
         print(line, flush=True)  # noqa: T201
     except BrokenPipeError:
-        raise  # nobody reads any more: that ends the command
+        raise
     except OSError as error:
-        logger.debug("could not print: {}", error)
+        logger.debug("line not printed error={}", error)
 
 
-def say_nothing(line: str) -> None:
-    """For an actor whose supervisor tells what there is to tell."""
+def print_nothing(line: str) -> None:
+    """Ignore ``line``: the supervisor of the actor reports instead."""
+
+
+class EpisodeLog:
+    """A file with one JSON object a line for each episode.
+
+    The keys are episode, return, length, version, versions and digest. ``version`` and ``digest`` began the episode;
+    ``versions`` acted in it. Lines are on disk when ``write`` returns. A full disk delays them.
+
+    Raises:
+        ConfigurationError: the file cannot be created.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("wb", buffering=0)
+        except OSError as error:
+            raise ConfigurationError(f"cannot write the episode log {path}: {error.strerror or error}") from error
+        self._path = path
+        self._unwritten = b""
+        self._is_failing = False
+
+    def write(self, number: int, episode: FinishedEpisode) -> None:
+        """Append one episode; ``number`` counts from 1."""
+        line = {
+            "episode": number,
+            "return": episode.episode_return,
+            "length": episode.length,
+            "version": episode.version,
+            "versions": episode.versions,
+            "digest": episode.digest,
+        }
+        self._unwritten += msgspec.json.encode(line) + b"\n"
+        self._flush()
+
+    def _flush(self) -> None:
+        """Write as much as the disk takes, and keep the rest for the next call."""
+        try:
+            while self._unwritten:
+                self._unwritten = self._unwritten[self._file.write(self._unwritten) :]
+        except OSError as error:
+            if not self._is_failing:
+                logger.warning("episode log cannot be written; acting continues path={} error={}", self._path, error)
+            self._is_failing = True
+        else:
+            self._is_failing = False
+
+    def close(self) -> None:
+        self._flush()
+        self._file.close()
 
 
 class SessionReport:
-    """Counts episodes up to ``wanted`` (None: for ever), and tells of them; ``log`` is a file for JSON lines."""
+    """Prints and counts episodes.
 
-    def __init__(self, tell: Say, wanted: int | None, log: Path | None) -> None:
-        self.say = tell
+    Args:
+        print_line: prints one line.
+        wanted: the number of episodes to report; None for no limit.
+        log: the path of the episode log, or None.
+    """
+
+    def __init__(self, print_line: Print, wanted: int | None, log: Path | None) -> None:
+        self.print_line = print_line
         self.episodes = 0
         self._wanted = wanted
         self._returns = 0.0
@@ -43,22 +100,22 @@ class SessionReport:
 
     @property
     def done(self) -> bool:
-        """Whether as many episodes as were wanted have ended."""
+        """True when the wanted number of episodes has ended."""
         return self._wanted is not None and self.episodes >= self._wanted
 
-    def tell(self, acting: LoadedPolicy, finished: Sequence[FinishedEpisode]) -> None:
-        """Tell of the policy that acts now, if it is a new one, and of the episodes that ended, up to those wanted."""
+    def add(self, acting: LoadedPolicy, finished: Sequence[FinishedEpisode]) -> None:
+        """Report the acting policy if it is new, and the finished episodes up to the wanted number."""
         if acting is not self._acting:
             self._acting = acting
-            self.say(f"version {acting.version} acts now ({acting.engine_name}, digest {acting.digest[:12]})")
-        if self.say is say_nothing and self._log is None and self._wanted is None:
+            self.print_line(f"version {acting.version} acts now ({acting.engine_name}, digest {acting.digest[:12]})")
+        if self.print_line is print_nothing and self._log is None and self._wanted is None:
             return
         for episode in finished:
             if self.done:
                 return
             self.episodes += 1
             self._returns += episode.episode_return
-            self.say(
+            self.print_line(
                 f"episode {self.episodes}: return {episode.episode_return:g}, length {episode.length}, "
                 f"{_versions(episode.versions)}"
             )
@@ -71,7 +128,7 @@ class SessionReport:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if self.episodes:
             plural = "episode" if self.episodes == 1 else "episodes"
-            self.say(f"{self.episodes} {plural}, mean return {self._returns / self.episodes:g}")
+            self.print_line(f"{self.episodes} {plural}, mean return {self._returns / self.episodes:g}")
         if self._log is not None:
             self._log.close()
 

@@ -1,18 +1,18 @@
-"""Ctrl-C and SIGTERM, so that an actor ends between two steps, not in the middle of sending a rollout."""
+"""Ctrl-C and SIGTERM end an actor between two steps, not while it sends a rollout."""
 
 import signal
 from collections.abc import Callable
 from types import FrameType
 from typing import Self
 
-_TERMINATED = 128 + signal.SIGTERM
-
 
 class StopSignal:
-    """While it is entered, a signal raises (KeyboardInterrupt, or SystemExit with code 143 for SIGTERM) …
+    """A context in which a signal raises KeyboardInterrupt, or SystemExit with code 143 for SIGTERM.
 
-    … until ``gently`` has said how to stop instead: then only a second signal raises. With ``ignore_interrupt`` Ctrl-C
-    is for the supervisor, which then stops this process.
+    After ``call_instead`` the first signal calls a function instead, and only a second one raises.
+
+    Args:
+        ignore_interrupt: True to ignore Ctrl-C, for an actor whose supervisor handles it and then stops the actor.
     """
 
     def __init__(self, *, ignore_interrupt: bool = False) -> None:
@@ -21,13 +21,13 @@ class StopSignal:
         self._stop: Callable[[], None] | None = None
         self._before: dict[int, object] = {}
 
-    def gently(self, stop: Callable[[], None]) -> None:
+    def call_instead(self, stop: Callable[[], None]) -> None:
         """Call ``stop`` at the next signal instead of raising."""
         self._stop = stop
 
     @property
     def exit_code(self) -> int | None:
-        """The conventional exit code of what was received: 130 or 143."""
+        """The conventional exit code for the received signal: 130 or 143."""
         return None if self.received is None else 128 + self.received
 
     def __enter__(self) -> Self:
@@ -48,4 +48,4 @@ class StopSignal:
         elif number == signal.SIGINT:
             raise KeyboardInterrupt
         else:
-            raise SystemExit(_TERMINATED)
+            raise SystemExit(128 + number)

@@ -17,7 +17,12 @@ from typing import TypeVar
 from shared.errors import HotswapError, one_line
 
 # Flags of the last release that this release still accepts.
-_DEPRECATED_FLAGS = {"--take-turns": "--sync", "--no-take-turns": "--async"}
+_DEPRECATED_FLAGS = {
+    "--take-turns": "--sync",
+    "--no-take-turns": "--async",
+    "--try-first": "--sandbox",
+    "--no-try-first": "--no-sandbox",
+}
 
 CANNOT = 2
 INTERRUPTED = 130

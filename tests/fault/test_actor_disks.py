@@ -14,7 +14,7 @@ from loguru import logger
 from actor.agent import Agent
 from actor.agent_options import AgentOptions
 from actor.rollouts.episodes import FinishedEpisode
-from actor.session.episode_log import EpisodeLog
+from actor.session.session_report import EpisodeLog
 from actor.watching.file_systems import file_system_type, shared_file_system, tells_of_all
 from actor.watching.policy_watcher import PolicyWatcher
 from actor.watching.wake_up import WakeUp
@@ -219,7 +219,7 @@ def test_an_episode_log_on_a_full_disk_stops_nothing_and_goes_on(tmp_path: Path)
 def test_what_is_printed_to_a_full_disk_stops_nothing(tmp_path: Path) -> None:
     store = local_store(tmp_path / "policies")
     publish_seed(store, 0)
-    program = "from actor.session.session_report import say\nfor _ in range(3): say('x' * 9000)\nimport os; os._exit(7)"
+    program = "import os; from actor.session.session_report import print_line as p; p('x' * 9000); p('x'); os._exit(7)"
     with Path("/dev/full").open("w") as full:
         done = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, stdout=full, check=False)
     assert done.returncode == 7

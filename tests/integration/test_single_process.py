@@ -148,7 +148,7 @@ def test_the_engine_and_the_way_to_step_are_those_asked_for(tmp_path: Path) -> N
     finally:
         logger.remove(sink)
     assert _newest_weights(chosen) == _newest_weights(again)
-    assert "4 of CartPole-v1 in a process each (AsyncVectorEnv): --vector async" in said
+    assert "environments created env=CartPole-v1 num_envs=4 vector=async reason=--vector async" in said
     assert any("acts with version 0 (torchscript" in line for line in said)
 
 

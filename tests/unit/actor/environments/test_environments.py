@@ -129,7 +129,7 @@ def test_what_cannot_be_made_is_a_configuration_error(env_id: str, num_envs: int
         ("Acrobot-v1", "entry_point", {}, "has no vector entry point"),
         ("CartPole-v1", "entry_point", {"disable_env_checker": True}, "cannot make CartPole-v1"),
         (COUNTING, "async", {"frobnicate": 1}, "cannot make .*Counting-v0: TypeError"),
-        ("VectorOnly-v0", "async", {}, "exists only as a vector environment: --vector entry_point"),
+        ("VectorOnly-v0", "async", {}, "exists only as a vector environment: use --vector entry_point"),
     ],
 )
 def test_a_way_that_does_not_suit_is_a_configuration_error(
