@@ -1,8 +1,8 @@
-"""Runs an ONNX graph that LLVM compiled for this processor: one function for all rows, with the weights in one block.
+"""Engine for ONNX graphs compiled by LLVM to one function, with the weights in one block of memory.
 
-It knows fewer operators than ONNX Runtime, and no more than rows of vectors, which is what most policies are. There its
-calls cost a fraction: nothing is looked up, dispatched or allocated between the first operator and the last. New
-weights are copied into a block of their own. Imports neither torch nor onnxruntime.
+It supports fewer operators than ONNX Runtime, and only graphs that treat every row alike; most policies are such. Its
+calls cost a fraction: there is no lookup, dispatch or allocation between the first operator and the last. This module
+imports neither torch nor onnxruntime.
 """
 
 import copy
@@ -13,9 +13,7 @@ import numpy as np
 
 from shared.engines.engine import EngineKind
 from shared.engines.onnx_graph import check_external_initializers, external_initializers, keep_outputs
-from shared.engines.row_compiler.bounded_outputs import bounded
-from shared.engines.row_compiler.graph_reader import read_graph
-from shared.engines.row_compiler.llvm_program import LlvmProgram, RowCall, Slot, check_size
+from shared.engines.row_compiler.llvm_program import LlvmProgram, RowCall, Slot, compile_program, read_program
 from shared.engines.row_compiler.row_program import RowProgram
 from shared.errors import PolicyOutputError
 from shared.policy.output_bounds import Bounds, InBounds
@@ -23,11 +21,11 @@ from shared.policy.program_digest import onnx_program_digest
 from shared.policy.weights import check_finite, check_layout
 
 _copy = np.ndarray.copy
-_MOST_CALLS = 8  # batch sizes in use at once: an actor has one, a pool of them a few
+_MOST_CALLS = 8  # batch sizes in use at once: one in an actor, a few in an actor pool
 
 
 class LlvmEngine:
-    """One compiled program with one block of weights. Inputs and outputs go by position."""
+    """Compiled program with one block of weights. Inputs and outputs are matched by position."""
 
     kind: EngineKind = "llvm"
 
@@ -39,10 +37,16 @@ class LlvmEngine:
         outputs: Sequence[int] | None = None,
         bounds: Sequence[Bounds] | None = None,
     ) -> None:
-        """Raises ProgramUnsupported for a graph that is not of this engine, ProgramError for what is no graph of ours,
-        WeightsError where ``weights`` lack an initializer, or have another shape or dtype than it.
+        """Compile ``graph`` and load ``weights``.
 
-        What ``outputs`` do not need is not computed. ``bounds``, one for each of them, are checked by the code.
+        Args:
+            outputs: positions of the outputs that ``run`` computes and returns; all by default.
+            bounds: one for each of them, checked by the compiled code.
+
+        Raises:
+            ProgramUnsupported: the graph has operators that this engine lacks, or mixes rows.
+            ProgramError: ``graph`` is not an ONNX graph with external weights.
+            WeightsError: ``weights`` lack an initializer, or have another shape or dtype.
         """
         self.program_digest = onnx_program_digest(graph)
         self._layout = {name: np.broadcast_to(np.empty((), a.dtype), a.shape) for name, a in weights.items()}
@@ -50,32 +54,32 @@ class LlvmEngine:
         self._bounds = () if bounds is None else tuple(bounds)
         self._compiled = _compile(graph, None if outputs is None else tuple(outputs), self._bounds)
         self.block = self._compiled.make_block()
-        """The weights as the code reads them, float32. Not to be written to while this engine acts."""
+        """The packed weights, float32. They must not be written to while this engine acts."""
         self._calls: dict[int, RowCall] = {}
         self.load_weights(weights)
 
     @property
     def code_digest(self) -> str:
-        """Engines with the same one may exchange blocks, whatever process they are in."""
+        """Digest of the code; engines with equal digests, in any process, can exchange blocks."""
         return self._compiled.digest
 
     def load_weights(self, weights: Mapping[str, np.ndarray]) -> None:
-        """See Engine."""
+        """Replace the weights; see ``Engine``."""
         check_layout(self._layout, weights)
         check_finite(weights)
         self._compiled.pack(weights, self.block)
 
     def twin(self) -> "LlvmEngine":
-        """See Engine. It shares with this one what is never written to."""
+        """Return an engine that shares the compiled code; see ``Engine``."""
         twin = copy.copy(self)
         twin.block = self._compiled.make_block()
         twin._calls = {}
         return twin
 
     def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """See Engine. Raises PolicyOutputError for inputs of another dtype or shape than the graph's.
+        """Compute the outputs; see ``Engine``. Raises PolicyOutputError for inputs of another dtype or shape.
 
-        The outputs are ``InBounds`` where the code found them to be.
+        The returned list is ``InBounds`` when the code found every output within its bounds.
         """
         try:
             rows = inputs[0].shape[0]
@@ -83,10 +87,12 @@ class LlvmEngine:
             if not _wrote_two(call.slots, inputs):
                 _write(call.slots, inputs)
         except (IndexError, TypeError, ValueError) as error:
-            raise PolicyOutputError(f"inputs that do not fit the program: {error}") from error
+            raise PolicyOutputError(f"the inputs do not fit the program: {error}") from error
         is_in_bounds = call.run(call.table)
         found = call.outputs
-        copies = [found[0].copy(), found[1].copy()] if len(found) == 2 else list(map(_copy, found))  # mostly two
+        copies = (
+            [found[0].copy(), found[1].copy()] if len(found) == 2 else list(map(_copy, found))
+        )  # two is the usual number
         if not is_in_bounds:
             return copies
         outputs = InBounds(copies)
@@ -101,7 +107,7 @@ class LlvmEngine:
 
 
 def _write(slots: Sequence[Slot], inputs: Sequence[np.ndarray]) -> None:
-    """Raises TypeError for an array that does not fit, ValueError for more or fewer of them."""
+    """Copy the inputs. Raises TypeError for an array that does not fit, ValueError for a wrong number of them."""
     for (buffer, dtype, shape), array in zip(slots, inputs, strict=True):
         if array.dtype != dtype or array.shape != shape:  # numpy would broadcast
             raise TypeError(f"expected {dtype} {shape}, found {array.dtype} {array.shape}")
@@ -109,7 +115,7 @@ def _write(slots: Sequence[Slot], inputs: Sequence[np.ndarray]) -> None:
 
 
 def _wrote_two(slots: Sequence[Slot], inputs: Sequence[np.ndarray]) -> bool:
-    """``_write`` in half the time, for what nearly every policy takes: one observation, and noise. False for others."""
+    """Copy two inputs (an observation and noise) in half the time of ``_write``; return False for anything else."""
     if len(slots) != 2 or len(inputs) != 2:
         return False
     ((to_x, x_dtype, x_shape), (to_y, y_dtype, y_shape)), (x, y) = slots, inputs
@@ -121,18 +127,14 @@ def _wrote_two(slots: Sequence[Slot], inputs: Sequence[np.ndarray]) -> bool:
 
 
 def read_row_program(graph: bytes, outputs: Sequence[int] | None = None) -> RowProgram:
-    """``graph`` as this engine understands it. Runs and compiles nothing. Raises ProgramUnsupported, ProgramError."""
+    """Translate ``graph`` without compiling it. Raises ProgramUnsupported, ProgramError."""
     import onnx
 
-    external_initializers(graph)  # raises ProgramError for what is no graph
+    external_initializers(graph)  # raises ProgramError for anything but a graph
     kept = graph if outputs is None else keep_outputs(graph, tuple(outputs))
-    program = read_graph(onnx.load_model_from_string(kept))
-    check_size(program)
-    return program
+    return read_program(onnx.load_model_from_string(kept))
 
 
 @functools.lru_cache(maxsize=4)
 def _compile(graph: bytes, outputs: tuple[int, ...] | None, bounds: tuple[Bounds, ...]) -> LlvmProgram:
-    compiled = LlvmProgram(bounded(read_row_program(graph, outputs), bounds))
-    compiled.machine_code(is_brief=True)  # most calls are: what LLVM refuses is known before the first
-    return compiled
+    return compile_program(read_row_program(graph, outputs), bounds)

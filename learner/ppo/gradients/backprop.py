@@ -15,7 +15,7 @@ from learner.networks.networks import SeparateCore, SharedCore
 from learner.ppo.gradients.flat_parameters import FlatParameters
 from learner.ppo.gradients.llvm_forward import compile_forward
 from learner.ppo.gradients.parts import split_evenly
-from shared.engines.row_compiler.row_program import Operator
+from shared.engines.row_compiler.llvm_program import Activation
 
 _MINUS_ONE = torch.tensor(-1.0)
 # What layers of 64 units leave behind for so many rows stays in a core's own cache: 17,408 rows took 23 and 32 ms (one
@@ -54,7 +54,7 @@ class MlpBackprop:
         self._weight_gradients = [_gradient(linear.weight) for linear in linears]
         self._bias_gradients = [_gradient(linear.bias) for linear in linears]
         tanh = any(isinstance(layer, nn.Tanh) for layer in layers)
-        activation: Operator = "tanh" if tanh else "relu"
+        activation: Activation = "tanh" if tanh else "relu"
         self._compiled = compile_forward(self._weights, self._biases, activation, keep=True)
         self._evaluating = compile_forward(self._weights, self._biases, activation, keep=False)
         self._activate: Callable[[Tensor], Tensor] = _tanh_ if tanh else torch.relu_

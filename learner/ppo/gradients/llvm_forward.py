@@ -6,14 +6,10 @@ It is what actors run, and gives the very bits of theirs. Only gradients are lef
 import functools
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from shared.engines.row_compiler.llvm_program import LlvmProgram, RowCall
-from shared.engines.row_compiler.row_builder import RowBuilder, Weight
-from shared.engines.row_compiler.row_builder import Tensor as RowTensor
-from shared.engines.row_compiler.row_program import Operator, Output
+from shared.engines.row_compiler.llvm_program import Activation, RowCall, compile_layers
 from shared.errors import ProgramUnsupported
 
 _FIRST_ROOM = 1024  # rows: for most minibatches, and code for long calls
@@ -23,13 +19,13 @@ class LlvmForward:
     """Layers ``weights[i]`` [out, in] and ``biases[i]`` [out], float32 and never moved, with ``activation`` between."""
 
     def __init__(
-        self, weights: Sequence[Tensor], biases: Sequence[Tensor], activation: Operator, *, keep: bool
+        self, weights: Sequence[Tensor], biases: Sequence[Tensor], activation: Activation, *, keep: bool
     ) -> None:
         """``keep``: give what is between the layers, too. Raises ProgramUnsupported where a layer is too large."""
-        self._weights = {_weight(i): weight.numpy() for i, weight in enumerate(weights)}
-        self._weights |= {_bias(i): bias.numpy() for i, bias in enumerate(biases)}
+        self._weights = {f"{i}.weight": weight.numpy() for i, weight in enumerate(weights)}
+        self._weights |= {f"{i}.bias": bias.numpy() for i, bias in enumerate(biases)}
         shapes = tuple((int(weight.shape[0]), int(weight.shape[1])) for weight in weights)
-        self._compiled = _compile(shapes, activation, keep)
+        self._compiled = _compile(shapes, activation, keep=keep)
         self._block = self._compiled.make_block()
         self._call = RowCall(self._compiled, self._block, _FIRST_ROOM)
 
@@ -50,7 +46,7 @@ class LlvmForward:
 
 
 def compile_forward(
-    weights: Sequence[Tensor], biases: Sequence[Tensor], activation: Operator, *, keep: bool
+    weights: Sequence[Tensor], biases: Sequence[Tensor], activation: Activation, *, keep: bool
 ) -> LlvmForward | None:
     """None where the layers are better run one by one."""
     try:
@@ -59,23 +55,4 @@ def compile_forward(
         return None
 
 
-@functools.lru_cache(maxsize=16)
-def _compile(shapes: tuple[tuple[int, int], ...], activation: Operator, keep: bool) -> LlvmProgram:
-    build = RowBuilder()
-    x = build.input(np.dtype(np.float32), (shapes[0][1],))
-    between: list[RowTensor] = []
-    for i, shape in enumerate(shapes):
-        x = build.linear(x, Weight(_weight(i), shape), Weight(_bias(i), shape[:1]), transposed=True)
-        if i < len(shapes) - 1:
-            x = build.unary(activation, x)
-            between += [x] if keep else []
-    outputs = [Output(tensor.operand, "float32", tensor.shape) for tensor in (*between, x)]
-    return LlvmProgram(build.program(outputs))
-
-
-def _weight(layer: int) -> str:
-    return f"{layer}.weight"
-
-
-def _bias(layer: int) -> str:
-    return f"{layer}.bias"
+_compile = functools.lru_cache(maxsize=16)(compile_layers)

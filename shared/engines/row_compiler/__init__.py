@@ -1,5 +1,5 @@
-"""Compiler from ONNX graphs that treat every row of a batch alike to machine code, by LLVM.
+"""Compiler from row-wise ONNX graphs to one LLVM function. A graph is row-wise when it treats every row alike.
 
-Entry points: ``graph_reader.read_row_program`` and ``llvm_program.compile_program``. The LLVM engine and the learner's
-accelerators import this folder; it imports no engine.
+Entry point: ``llvm_program``, used by ``shared/engines/llvm.py`` and ``learner/ppo/gradients/llvm_forward.py``. This
+folder imports no engine, and no other folder imports ``llvmlite``.
 """

@@ -1,4 +1,4 @@
-"""Loops, memory and conversions in LLVM's terms."""
+"""Loops, memory access and dtype conversions as LLVM instructions."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 
-from shared.engines.row_compiler.row_program import PACKED_TOGETHER
-from shared.engines.row_compiler.vector_math import FLOAT, INT32, VectorMath
+from shared.engines.row_compiler.row_program import PACK_ALIGNMENT
+from shared.engines.row_compiler.vector_math import FLOAT, INT32, VectorMath, shaped
 
-LANES = PACKED_TOGETHER  # so that packed rows are whole vectors
+LANES = PACK_ALIGNMENT  # so that packed rows are whole vectors
 INT64 = ir.IntType(64)
 VECTOR = ir.VectorType(FLOAT, LANES)
 VECTOR_BYTES = 4 * LANES
@@ -23,12 +23,12 @@ Values = list[ir.Value]
 
 
 class Emitter:
-    """Loops, memory by its place in the table, and what is known of all rows."""
+    """Emits into ``builder``. ``table`` is the function's argument, a pointer to 64-bit words (see ``row_code``)."""
 
     def __init__(self, builder: ir.IRBuilder, table: ir.Value) -> None:
         self.builder = builder
-        self._all = builder.alloca(INT32)
-        builder.store(INT32(1), self._all)
+        self._met = builder.alloca(INT32)
+        builder.store(INT32(1), self._met)
         self.math = VectorMath(builder)
         self._table = table
         self.blocks = self._word(0)
@@ -37,41 +37,42 @@ class Emitter:
         self.scratch = builder.inttoptr(self._word(3), POINTER)
 
     def array(self, number: int) -> ir.Value:
-        """Where an input, or an output after these, begins."""
+        """Return a pointer to array ``number``: the inputs come first, then the outputs."""
         return self.builder.inttoptr(self._word(_ARRAYS_AT + number), POINTER)
 
     def _word(self, number: int) -> ir.Value:
         return self.load(self._table, INT64(number), INT64, 8)
 
     def load(self, base: ir.Value, place: ir.Value, kind: Any, align: int) -> ir.Value:
-        """What lies ``place`` elements (of one lane's type) after ``base``."""
+        """Load a ``kind`` from ``place`` elements after ``base``; the lanes of a vector count as one element each."""
         element = kind.element if isinstance(kind, ir.VectorType) else kind
         pointer = self.builder.gep(base, [place], source_etype=element)
         return self.builder.load(pointer, align=align, typ=kind)
 
     def store(self, base: ir.Value, place: ir.Value, value: ir.Value, align: int) -> None:
+        """Store ``value`` where ``load`` reads it."""
         element = value.type.element if isinstance(value.type, ir.VectorType) else value.type
         self.builder.store(value, self.builder.gep(base, [place], source_etype=element), align=align)
 
     def splat(self, number: ir.Value) -> ir.Value:
-        """``number`` in every lane."""
+        """Return a vector with ``number`` in every lane."""
         vector = self.builder.insert_element(_UNDEFINED, number, INT32(0))
         return self.builder.shuffle_vector(vector, _UNDEFINED, _FIRST_LANE)
 
-    def keep_only(self, flags: ir.Value) -> None:
-        """From now on ``all_kept`` is 0 unless ``flags`` are all set: one truth value, or one for each lane."""
+    def require(self, flags: ir.Value) -> None:
+        """Clear ``all_met`` unless ``flags`` (one bool, or one per lane) are all set."""
         b = self.builder
         if isinstance(flags.type, ir.VectorType):
             whole = ir.IntType(flags.type.count)
             flags = b.icmp_unsigned("==", b.bitcast(flags, whole), whole(2**flags.type.count - 1))
-        b.store(b.and_(b.load(self._all), b.zext(flags, INT32)), self._all)
+        b.store(b.and_(b.load(self._met), b.zext(flags, INT32)), self._met)
 
-    def all_kept(self) -> ir.Value:
-        """1, or 0."""
-        return self.builder.load(self._all)
+    def all_met(self) -> ir.Value:
+        """Return 1 when every ``require`` held so far, else 0."""
+        return self.builder.load(self._met)
 
-    def each(self, count: int | ir.Value, body: Callable[[ir.Value], object]) -> None:
-        """``body`` with 0, 1 … below ``count``."""
+    def loop(self, count: int | ir.Value, body: Callable[[ir.Value], object]) -> None:
+        """Emit ``body(i)`` for ``i`` from 0 to ``count - 1``."""
 
         def step(i: ir.Value, _: Values) -> Values:
             body(i)
@@ -80,7 +81,7 @@ class Emitter:
         self.fold(count, [], step)
 
     def fold(self, count: int | ir.Value, values: Values, body: Callable[[ir.Value, Values], Values]) -> Values:
-        """What ``values`` become by ``body`` with 0, 1 … below ``count``."""
+        """Emit ``values = body(i, values)`` for ``i`` from 0 to ``count - 1``, and return the last values."""
         if isinstance(count, int) and count <= 1:
             return body(INT64(0), values) if count else values
         b = self.builder
@@ -106,12 +107,12 @@ class Emitter:
 
 
 def bytes_of(dtype: str) -> int:
-    """What one number of ``dtype`` takes in memory, and is aligned to."""
+    """Return the size of one number of ``dtype``, in bytes; it is also its alignment."""
     return np.dtype(dtype).itemsize
 
 
 def element_type(dtype: str) -> Any:
-    """LLVM's type for one number of ``dtype``; a bool is a byte."""
+    """Return LLVM's type for one number of ``dtype``; a bool is a byte."""
     kind = np.dtype(dtype)
     if kind.kind == "f":
         return FLOAT if kind.itemsize == 4 else ir.DoubleType()
@@ -119,18 +120,16 @@ def element_type(dtype: str) -> Any:
 
 
 def to_float(b: ir.IRBuilder, x: ir.Value, dtype: str) -> ir.Value:
-    """``x``, numbers of ``dtype``, as floats."""
+    """Convert ``x``, of ``dtype``, to float32."""
     kind = np.dtype(dtype).kind
-    wanted = ir.VectorType(FLOAT, x.type.count) if isinstance(x.type, ir.VectorType) else FLOAT
     if kind == "f":
         return x
-    return b.sitofp(x, wanted) if kind == "i" else b.uitofp(x, wanted)
+    return (b.sitofp if kind == "i" else b.uitofp)(x, shaped(FLOAT, x))
 
 
 def from_float(b: ir.IRBuilder, x: ir.Value, dtype: str) -> ir.Value:
-    """``x``, floats that ``dtype`` can hold, as numbers of it."""
+    """Convert ``x``, float32 with values that ``dtype`` can hold, to ``dtype``."""
     kind, element = np.dtype(dtype).kind, element_type(dtype)
-    wanted = ir.VectorType(element, x.type.count) if isinstance(x.type, ir.VectorType) else element
     if kind == "f":
-        return x if element == FLOAT else b.fpext(x, wanted)
-    return b.fptosi(x, wanted) if kind == "i" else b.fptoui(x, wanted)
+        return x if element == FLOAT else b.fpext(x, shaped(element, x))
+    return (b.fptosi if kind == "i" else b.fptoui)(x, shaped(element, x))

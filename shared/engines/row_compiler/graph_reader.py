@@ -1,39 +1,33 @@
-"""Reads ONNX graphs as programs for one row, where they are that. A graph that mixes rows, or knows more, is refused.
+"""Translation of ONNX graphs to row programs. Graphs that mix rows or have other operators are refused.
 
-What depends on nothing but constants and the batch's size, as the shapes that exporters carry along, is worked out.
+Nodes that depend only on constants and the batch size, such as the shapes that exporters compute, are folded.
 """
 
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from shared.engines.row_compiler.known_values import dtype_of, work_out
+from shared.engines.row_compiler.constant_folding import dtype_of, fold_constant
 from shared.engines.row_compiler.operators import TRANSLATIONS
-from shared.engines.row_compiler.row_builder import RowBuilder, Tensor, Value, Weight
+from shared.engines.row_compiler.row_builder import KINDS, RowBuilder, Tensor, Value, Weight
 from shared.engines.row_compiler.row_program import Output, RowProgram
 from shared.errors import ProgramUnsupported
 
 if TYPE_CHECKING:
     import onnx
 
-# What code for an output of each dtype is given: no other dtype, and no other kind.
-_KIND_OF_OUTPUT = {
-    "float32": "float",
-    "float64": "other",
-    "bool": "truth",
-    **dict.fromkeys(("int32", "int64"), "number"),
-    **dict.fromkeys(("int8", "int16", "uint8", "uint16"), "narrow"),
-}
-_OPSETS = range(13, 25)  # before, Clip, Slice and others were described otherwise
+# Supported dtypes of outputs, and the kind of tensor that each is stored from.
+_KIND_OF_OUTPUT = {**KINDS, "float16": "", "float64": "other"}
+_OPSETS = range(13, 25)  # Clip, Slice and others were defined differently before
 
 
 def read_graph(model: "onnx.ModelProto") -> RowProgram:
-    """Raises ProgramUnsupported for what is no program for one row, or has an operator that is not known here."""
+    """Return the row program of ``model``. Raises ProgramUnsupported for a graph that has none."""
     try:
         return _Reader(model).read()
     except ProgramUnsupported:
         raise
-    except Exception as error:  # whatever a graph holds that no exporter writes
+    except Exception as error:  # a malformed graph may raise anything
         raise ProgramUnsupported(f"a graph that cannot be read: {type(error).__name__}: {error}") from error
 
 
@@ -43,12 +37,12 @@ class _Reader:
         self._opsets = model.opset_import
         self._build = RowBuilder()
         self._values: dict[str, Value] = {}
-        self._batch = ""  # what the graph calls the batch's size
+        self._batch = ""  # the graph's name of the batch size
 
     def read(self) -> RowProgram:
         opsets = [entry.version for entry in self._opsets if entry.domain in ("", "ai.onnx")]
         if len(opsets) != 1 or opsets[0] not in _OPSETS:
-            raise ProgramUnsupported(f"operator sets {opsets}; those from {_OPSETS[0]} to {_OPSETS[-1]} are known")
+            raise ProgramUnsupported(f"operator sets {opsets}; {_OPSETS[0]} to {_OPSETS[-1]} are supported")
         for argument in self._graph.input:
             self._values[argument.name] = self._build.input(*self._described(argument))
         for tensor in self._graph.initializer:
@@ -64,7 +58,7 @@ class _Reader:
             self._values[tensor.name] = onnx.numpy_helper.to_array(tensor)
         elif tensor.data_type == onnx.TensorProto.FLOAT:
             self._values[tensor.name] = Weight(tensor.name, tuple(tensor.dims))
-        # Others are refused where something reads them.
+        # Other dtypes are refused when a node reads them.
 
     def _read_node(self, node: "onnx.NodeProto") -> None:
         import onnx
@@ -74,10 +68,10 @@ class _Reader:
             raise ProgramUnsupported(f"operator {node.domain}.{operator} with {len(node.output)} outputs")
         attributes = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
         if unread := [name for name in node.input if name and name not in self._values]:
-            raise ProgramUnsupported(f"{operator} reads {unread}, which is no float32")
+            raise ProgramUnsupported(f"{operator} reads {unread}, which is not float32")
         inputs = [self._values[name] if name else None for name in node.input]
         known = [value for value in inputs if isinstance(value, np.ndarray)]
-        result: Value | None = work_out(operator, known, attributes) if len(known) == len(inputs) else None
+        result: Value | None = fold_constant(operator, known, attributes) if len(known) == len(inputs) else None
         if result is None:
             if operator not in TRANSLATIONS:
                 raise ProgramUnsupported(f"operator {operator}")
@@ -94,11 +88,11 @@ class _Reader:
         return Output(found.operand, str(dtype), shape)
 
     def _described(self, argument: Any) -> tuple[np.dtype[Any], tuple[int, ...]]:
-        """Dtype, and shape without the batch's dimension, of a graph's input or output."""
+        """Return dtype and shape, without the batch dimension, of an input or output of the graph."""
         tensor = argument.type.tensor_type
         dimensions = tensor.shape.dim
         batch = dimensions[0].dim_param if dimensions else ""
         self._batch = self._batch or batch
         if not batch or batch != self._batch or any(d.dim_value < 1 for d in dimensions[1:]):
-            raise ProgramUnsupported(f"{argument.name} has not the batch's dimension in front, and only there")
+            raise ProgramUnsupported(f"{argument.name} needs the batch dimension first, and only there")
         return dtype_of(tensor.elem_type), tuple(dimension.dim_value for dimension in dimensions[1:])

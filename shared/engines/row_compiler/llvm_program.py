@@ -1,53 +1,86 @@
-"""A row program as machine code, and what it needs to run: packed weights, and arrays to read and write."""
+"""Entry point of the compiler: a graph or a stack of linear layers becomes a program, and a program becomes calls."""
 
 import functools
 import hashlib
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from shared.engines.row_compiler.emitter import LANES, VECTOR_BYTES
-from shared.engines.row_compiler.machine_code import MachineCode, processor_registers
-from shared.engines.row_compiler.registers import Registers
+from shared.engines.row_compiler.graph_reader import read_graph
+from shared.engines.row_compiler.machine_code import MachineCode, Registers, processor_registers
+from shared.engines.row_compiler.row_builder import RowBuilder, Tensor, Weight
 from shared.engines.row_compiler.row_code import FUNCTION_NAME, blocks_and_singles, row_code
-from shared.engines.row_compiler.row_program import Packed, RowProgram
+from shared.engines.row_compiler.row_program import Output, Packed, RowProgram, with_bounds
 from shared.engines.row_compiler.scratch import plan_scratch
 from shared.errors import ProgramUnsupported
+from shared.policy.output_bounds import Bounds
 
+if TYPE_CHECKING:
+    import onnx
+
+Activation = Literal["relu", "sigmoid", "tanh"]
 Slot = tuple[np.ndarray, np.dtype[Any], tuple[int, ...]]
-"""An array to write an input to, its dtype and its shape: asked for at each call, they take as long as the writing."""
+"""Input array with its dtype and shape, which take as long to look up at each call as the array takes to write."""
 
-# Rows times weights: up to about fifty microseconds. That is far below what threads of Python wait for each other
-# anyway, and about where longer vectors begin to be worth what they cost (see ``processor_registers``).
+# Rows times weights of about fifty microseconds: far below what Python threads wait for each other, and about where
+# 512-bit vectors begin to pay (see ``processor_registers``).
 _BRIEF_WORK = 2_000_000
-# A larger matrix does not stay in a core's own cache from row to row; libraries for large ones go about these better.
+# A larger matrix leaves a core's own cache between rows; libraries for large matrices are faster then.
 _MOST_IN_MATRIX = 2**17
 
 
-def check_size(program: RowProgram) -> None:
-    """Raise ProgramUnsupported for a program that is better run by something else."""
+def read_program(model: "onnx.ModelProto") -> RowProgram:
+    """Return the row program of an ONNX graph. Raises ProgramUnsupported when the graph cannot be compiled."""
+    program = read_graph(model)
+    _check_size(program)
+    return program
+
+
+def compile_program(program: RowProgram, bounds: Sequence[Bounds] = ()) -> "LlvmProgram":
+    """Compile ``program``; its code checks ``bounds`` when there is one for each output. Raises ProgramUnsupported."""
+    compiled = LlvmProgram(with_bounds(program, bounds))
+    compiled.machine_code(is_brief=True)  # compiled now, so that an error of LLVM appears before the first call
+    return compiled
+
+
+def compile_layers(shapes: Sequence[tuple[int, int]], activation: Activation, *, keep: bool) -> "LlvmProgram":
+    """Compile linear layers of ``shapes`` [(out, in), ...] with ``activation`` between them. Raises ProgramUnsupported.
+
+    Layer ``i`` computes ``x @ weight.T + bias`` with the weights ``i.weight`` [out, in] and ``i.bias`` [out]. With
+    ``keep``, the activations [rows, out] are outputs too, before the result.
+    """
+    build = RowBuilder()
+    x = build.input(np.dtype(np.float32), (shapes[0][1],))
+    between: list[Tensor] = []
+    for i, shape in enumerate(shapes):
+        x = build.linear(x, Weight(f"{i}.weight", shape), Weight(f"{i}.bias", shape[:1]), transposed=True)
+        if i < len(shapes) - 1:
+            x = build.unary(activation, x)
+            between += [x] if keep else []
+    return LlvmProgram(build.program([Output(tensor.operand, "float32", tensor.shape) for tensor in (*between, x)]))
+
+
+def _check_size(program: RowProgram) -> None:
     largest = max((part.rows * part.stride for part in program.packed), default=0)
     if largest > _MOST_IN_MATRIX:
         raise ProgramUnsupported(f"a weight of {largest} numbers; at most {_MOST_IN_MATRIX} are compiled")
 
 
 class LlvmProgram:
-    """What does not depend on the weights."""
+    """Compiled row program without its weights."""
 
     def __init__(self, program: RowProgram) -> None:
-        """Raises ProgramUnsupported."""
-        check_size(program)
+        """Plan the program's memory. Raises ProgramUnsupported for a weight that is too large to compile."""
+        _check_size(program)
         self.program = program
         self._scratch = plan_scratch(program)
         self.scratch_floats = self._scratch.numbers * LANES
         self._codes: dict[Registers, MachineCode] = {}
 
     def machine_code(self, *, is_brief: bool) -> MachineCode:
-        """The code for calls that are brief, or for others; compiled when it is first asked for.
-
-        Raises ProgramUnsupported.
-        """
+        """Return the code for brief or for long calls, compiled at the first use. Raises ProgramUnsupported."""
         registers = processor_registers(is_brief=is_brief)
         code = self._codes.get(registers)
         if code is None:
@@ -57,29 +90,29 @@ class LlvmProgram:
 
     @functools.cached_property
     def digest(self) -> str:
-        """Of the code, and of how weights are packed: where it is the same, so are blocks."""
-        code = self.machine_code(is_brief=True)  # there already, as a rule
+        """SHA-256 of the code and the layout of packed weights. Programs with equal digests can exchange blocks."""
+        code = self.machine_code(is_brief=True)
         return hashlib.sha256(f"{code.digest}{self.program.packed}".encode()).hexdigest()
 
     def make_block(self) -> np.ndarray:
-        """Room for the packed weights."""
+        """Return an aligned float32 array for the packed weights."""
         return _aligned(self.program.packed_floats)
 
     def pack(self, weights: Mapping[str, np.ndarray], block: np.ndarray) -> None:
-        """Write ``weights`` (float32, by their names in the program) into ``block``, as the code reads them."""
+        """Write ``weights`` (float32, by name) into ``block`` in the layout that the code reads."""
         for part in self.program.packed:
             _pack(block, part, weights)
 
 
 class RowCall:
-    """Arrays for up to ``room`` rows, and the table that tells the code where they are. Not for two threads at a time.
+    """Arrays for up to ``room`` rows and the table that the code reads. Not safe for concurrent use.
 
-    To call it: write ``inputs`` (``slots`` has them with their dtypes and shapes), then ``run(table)``, then read
-    ``outputs``. It returns what the code does: 1 where all outputs were found to be within their bounds, else 0.
+    To call the program, write ``inputs`` (``slots`` holds them with dtypes and shapes), call ``run(table)``, and read
+    ``outputs``. ``run`` returns 1 when all outputs are within their bounds, else 0.
     """
 
     def __init__(self, compiled: LlvmProgram, block: np.ndarray, room: int) -> None:
-        """``block`` is read at every call, and kept. Raises ProgramUnsupported."""
+        """Allocate the arrays. Each call reads the weights in ``block``. Raises ProgramUnsupported."""
         program = compiled.program
         blocks, singles = blocks_and_singles(room)
         rows = blocks * LANES + singles
@@ -96,7 +129,7 @@ class RowCall:
         self._lay_out(room)
 
     def use(self, rows: int) -> None:
-        """From now on calls are for ``rows`` rows, which is no more than there is room for."""
+        """Set the number of rows of the next calls. Raises ValueError for more than ``room``."""
         if rows > self.room:
             raise ValueError(f"expected at most {self.room} rows, found {rows}")
         self._words[:2] = blocks_and_singles(rows)
@@ -116,7 +149,7 @@ def _pack(block: np.ndarray, part: Packed, weights: Mapping[str, np.ndarray]) ->
 
 
 def _aligned(floats: int) -> np.ndarray:
-    """Zeros that begin at a multiple of ``VECTOR_BYTES``."""
+    """Return zeros at an address that is a multiple of ``VECTOR_BYTES``."""
     memory = np.zeros(4 * floats + VECTOR_BYTES, np.uint8)
     start = -_address(memory) % VECTOR_BYTES
     return memory[start : start + 4 * floats].view(np.float32)

@@ -1,46 +1,58 @@
-"""LLVM's own language into code for this processor, in the memory of this process."""
+"""LLVM assembly compiled for this processor, in the memory of this process."""
 
 import ctypes
 import functools
 import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import llvmlite.binding as llvm
 
-from shared.engines.row_compiler.registers import Registers
 from shared.errors import ProgramUnsupported
 
 _OPTIMISATION = 3
 
 
+@dataclass(frozen=True)
+class Registers:
+    """Vector registers that the code may use: ``count`` of ``bits`` each."""
+
+    count: int
+    bits: int
+
+    @property
+    def sums_at_once(self) -> int:
+        """Number of sums of sixteen float32 that fill half of the registers; the other half holds operands."""
+        return self.count * self.bits // (2 * 16 * 32)
+
+
 class MachineCode:
-    """A compiled function from an address to a small number. The code lives as long as this object."""
+    """Compiled function from an address to an int32. The code lives as long as this object."""
 
     def __init__(self, text: str, name: str) -> None:
-        """Raises ProgramUnsupported where LLVM does not know how to."""
+        """Compile the function ``name`` of the assembly ``text``. Raises ProgramUnsupported when LLVM refuses it."""
         self.digest = hashlib.sha256(text.encode()).hexdigest()
         target = _target_machine()
         try:
             module = llvm.parse_assembly(text)
             module.verify()
-            # No passes over the module: they take as long as the rest, and gained nothing that could be measured.
+            # No passes over the module: they double the compile time and gave no measurable gain.
             self._engine = llvm.create_mcjit_compiler(module, target)
             self._engine.finalize_object()
         except RuntimeError as error:
             raise ProgramUnsupported(f"LLVM: {error}") from error
         address = self._engine.get_function_address(name)
         self.call: Callable[[int], int] = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p)(address)
-        """Does not hold the GIL meanwhile."""
+        """The function, called without the GIL."""
         self.brief_call: Callable[[int], int] = ctypes.PYFUNCTYPE(ctypes.c_int32, ctypes.c_void_p)(address)
-        """Holds the GIL: giving it up and taking it back may cost more than a short call, above all where another
-        thread wants it, which is woken each time and comes too late."""
+        """The function, called with the GIL held: releasing it costs more than a short call when threads contend."""
 
 
 def processor_registers(*, is_brief: bool) -> Registers:
-    """What code is to use on this processor; ``is_brief``: where it is called often, and not for long.
+    """Return the registers to use on this processor; ``is_brief`` is true for short, frequent calls.
 
-    After vectors of 512 bits a core is slower for a while, whatever it runs. Code that runs briefly gains less by them
-    than Python, numpy and the environment lose, which run between its calls (measured: with one CartPole 1.3 of 8 us).
+    512-bit vectors slow a core down for a while. Short calls gain less by them than Python, numpy and the environment
+    lose between the calls (measured with one CartPole: 1.3 of 8 us).
     """
     features = llvm.get_host_cpu_features()
     if not (features.get("avx512f") and features.get("avx512vl")):
@@ -50,10 +62,12 @@ def processor_registers(*, is_brief: bool) -> Registers:
 
 def _target_machine() -> llvm.TargetMachine:
     _initialise()
-    features = llvm.get_host_cpu_features().flatten()
-    target = llvm.Target.from_default_triple()
-    return target.create_target_machine(
-        cpu=llvm.get_host_cpu_name(), features=features, opt=_OPTIMISATION, jit=True, codemodel="jitdefault"
+    return llvm.Target.from_default_triple().create_target_machine(
+        cpu=llvm.get_host_cpu_name(),
+        features=llvm.get_host_cpu_features().flatten(),
+        opt=_OPTIMISATION,
+        jit=True,
+        codemodel="jitdefault",
     )
 
 

@@ -1,4 +1,4 @@
-"""What each of ONNX's operators is in a row program, for those that it has.
+"""Translation of each supported ONNX operator into steps of a row program.
 
 Source: https://onnx.ai/onnx/operators/ (opset 20, which torch's exporter writes).
 """
@@ -6,13 +6,13 @@ Source: https://onnx.ai/onnx/operators/ (opset 20, which torch's exporter writes
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
-from shared.engines.row_compiler.known_values import BATCH, axes_of, dtype_of, integers
+from shared.engines.row_compiler.constant_folding import BATCH, axes_of, dtype_of, integers
 from shared.engines.row_compiler.row_builder import RowBuilder, Tensor, Value, Weight, kind_of, require_float
-from shared.engines.row_compiler.row_program import Operator
+from shared.engines.row_compiler.row_program import Binary, Operator, Unary
 from shared.errors import ProgramUnsupported
 
 Inputs = Sequence[Value | None]
@@ -22,13 +22,13 @@ Translation = Callable[[RowBuilder, Inputs, Attributes], Value]
 _TO_THE_END = 2**31
 _COMPARISONS = frozenset({"equal", "greater", "less"})
 _OF_NUMBERS = _COMPARISONS | {"add", "sub"}
-# Kinds whose numbers go together, and for which operators.
+# Operators that accept integers, by the kinds of their operands.
 _TOGETHER: Mapping[frozenset[str], frozenset[str]] = {
     frozenset({"number"}): _OF_NUMBERS,
     frozenset({"number", "observed"}): _OF_NUMBERS,
     frozenset({"narrow"}): _COMPARISONS,
 }
-# Casts among these lose nothing of what is computed here.
+# Casts among these are exact for the values of a row program.
 _EXACT = frozenset({"float32", "int64", "int32", "bool"})
 
 
@@ -37,7 +37,7 @@ def _unary(operator: Operator) -> Translation:
 
 
 def _binary(operator: Operator) -> Translation:
-    """Max and Min take any number of operands, all others two."""
+    """Translate an operator of two operands; Max and Min take any number."""
 
     def translate(build: RowBuilder, inputs: Inputs, _: Attributes) -> Tensor:
         tensors = [build.tensor(value) for value in inputs]
@@ -49,14 +49,14 @@ def _binary(operator: Operator) -> Translation:
         result = tensors[0]
         for tensor in tensors[1:]:
             result = build.elementwise(operator, [result, tensor])
-        return replace(result, kind="truth" if operator in _COMPARISONS else max(kinds))  # observed, if one of them is
+        return replace(result, kind="truth" if operator in _COMPARISONS else max(kinds))  # observed when any operand is
 
     return translate
 
 
 def _of_row(operator: Operator, default_axis: int) -> Translation:
     def translate(build: RowBuilder, inputs: Inputs, attributes: Attributes) -> Tensor:
-        return build.unary(operator, build.of_last_axis(inputs[0], attributes.get("axis", default_axis)))
+        return build.unary(operator, build.row_vectors(inputs[0], attributes.get("axis", default_axis)))
 
     return translate
 
@@ -74,20 +74,20 @@ def _matmul(build: RowBuilder, inputs: Inputs, _: Attributes) -> Tensor:
 
 
 def _argmax(build: RowBuilder, inputs: Inputs, attributes: Attributes) -> Tensor:
-    x = build.of_last_axis(inputs[0], attributes.get("axis", 0))
+    x = build.row_vectors(inputs[0], attributes.get("axis", 0))
     require_float(x, "ArgMax")
     if attributes.get("select_last_index", 0):
-        raise ProgramUnsupported("ArgMax of the last of the largest")
+        raise ProgramUnsupported("ArgMax with select_last_index")
     shape = (1,) if attributes.get("keepdims", 1) else ()
     return Tensor(build.step("argmax", [x.operand], 1), shape, batched=True, kind="number", below=(x.operand.width,))
 
 
 def _gather_elements(build: RowBuilder, inputs: Inputs, attributes: Attributes) -> Tensor:
-    x, index = build.of_last_axis(inputs[0], attributes.get("axis", 0)), inputs[1]
+    x, index = build.row_vectors(inputs[0], attributes.get("axis", 0)), inputs[1]
     if not isinstance(index, Tensor) or index.shape != (1,):
-        raise ProgramUnsupported("GatherElements at more than one place")
+        raise ProgramUnsupported("GatherElements at more than one index")
     if not 0 < max(index.below, default=0) <= x.operand.width:
-        raise ProgramUnsupported("GatherElements at places that are not known to be there")
+        raise ProgramUnsupported("GatherElements at an index that may be out of range")
     return Tensor(build.step("pick", [x.operand, index.operand], 1), (1,), batched=True, kind=x.kind)
 
 
@@ -95,7 +95,7 @@ def _reduce_sum(build: RowBuilder, inputs: Inputs, attributes: Attributes) -> Te
     axes = axes_of(inputs, attributes)
     if len(axes) != 1:
         raise ProgramUnsupported(f"ReduceSum over the axes {axes}")
-    x = build.of_last_axis(inputs[0], axes[0])
+    x = build.row_vectors(inputs[0], axes[0])
     require_float(x, "ReduceSum")
     shape = (1,) if attributes.get("keepdims", 1) else ()
     return Tensor(build.step("sum", [x.operand], 1), shape, batched=True)
@@ -104,7 +104,7 @@ def _reduce_sum(build: RowBuilder, inputs: Inputs, attributes: Attributes) -> Te
 def _where(build: RowBuilder, inputs: Inputs, _: Attributes) -> Tensor:
     condition, chosen, other = (build.tensor(value) for value in inputs)
     if condition.kind != "truth" or {chosen.kind, other.kind} != {"float"}:
-        raise ProgramUnsupported("Where of what are no floats")
+        raise ProgramUnsupported("Where of values that are not float32")
     return build.elementwise("where", [condition, chosen, other])
 
 
@@ -117,7 +117,7 @@ def _clip(build: RowBuilder, inputs: Inputs, attributes: Attributes) -> Value:
 
 
 def _cast(build: RowBuilder, inputs: Inputs, attributes: Attributes) -> Tensor:
-    """Numbers and truth values become floats as they are; floats become nothing but floats."""
+    """Cast integers and bools to floats as they are; casts of floats to other kinds are refused."""
     x, dtype = build.tensor(inputs[0]), dtype_of(attributes["to"])
     kind = kind_of(dtype)
     if x.kind in ("float", "other") and kind not in ("float", "other"):
@@ -127,7 +127,7 @@ def _cast(build: RowBuilder, inputs: Inputs, attributes: Attributes) -> Tensor:
     if str(dtype) not in _EXACT:
         if (x.kind, str(dtype)) != ("float", "float64"):
             raise ProgramUnsupported(f"Cast to {dtype}")
-        return replace(x, kind="other")  # good for an output only
+        return replace(x, kind="other")  # usable only as an output
     return replace(x, kind="observed" if (x.kind, kind) == ("observed", "number") else kind)
 
 
@@ -163,7 +163,7 @@ def _reshape(build: RowBuilder, inputs: Inputs, attributes: Attributes) -> Tenso
 
 
 def _with_width(target: Sequence[int], width: int) -> tuple[int, ...]:
-    """The shape of ``width`` numbers that ``target`` describes, in which one -1 stands for what is left."""
+    """Return the shape ``target`` of ``width`` numbers, with one -1 replaced by the remaining size."""
     known = math.prod(n for n in target if n != -1)
     if list(target).count(-1) == 1 and known > 0 and width % known == 0:
         target = [width // known if n == -1 else n for n in target]
@@ -211,13 +211,13 @@ def _slice(build: RowBuilder, inputs: Inputs, _: Attributes) -> Tensor:
         if axis == 0 and start == 0 and (end >= _TO_THE_END or end == BATCH):
             continue  # all rows
         if end == BATCH:
-            raise ProgramUnsupported("Slice of each row up to the batch's size")
-        x = build.part(build.of_last_axis(x, axis), *slice(start, end).indices(x.operand.width)[:2])
+            raise ProgramUnsupported("Slice of each row up to the batch size")
+        x = build.slice(build.row_vectors(x, axis), *slice(start, end).indices(x.operand.width)[:2])
     return x
 
 
 def _split_to_sequence(build: RowBuilder, inputs: Inputs, attributes: Attributes) -> list[Tensor]:
-    x, lengths = build.of_last_axis(inputs[0], attributes.get("axis", 0)), inputs[1] if len(inputs) > 1 else None
+    x, lengths = build.row_vectors(inputs[0], attributes.get("axis", 0)), inputs[1] if len(inputs) > 1 else None
     width = x.operand.width
     if lengths is None or not attributes.get("keepdims", 1):
         raise ProgramUnsupported("SplitToSequence into single numbers")
@@ -226,27 +226,27 @@ def _split_to_sequence(build: RowBuilder, inputs: Inputs, attributes: Attributes
     ends = [*range(numbers[0], width, numbers[0]), width] if is_one_length else np.cumsum(numbers).tolist()
     if ends[-1] != width:
         raise ProgramUnsupported(f"SplitToSequence of {width} numbers into {numbers}")
-    return [build.part(x, start, end) for start, end in zip([0, *ends], ends, strict=False)]
+    return [build.slice(x, start, end) for start, end in zip([0, *ends], ends, strict=False)]
 
 
 def _sequence_at(_: RowBuilder, inputs: Inputs, __: Attributes) -> Tensor:
     parts, (place,) = inputs[0], integers(inputs[1])
     if not isinstance(parts, list) or not -len(parts) <= place < len(parts):
-        raise ProgramUnsupported("SequenceAt of what is not there")
+        raise ProgramUnsupported("SequenceAt of an index that is out of range")
     return parts[place]
 
 
 def _gather(build: RowBuilder, inputs: Inputs, attributes: Attributes) -> Tensor:
-    x, indices = build.of_last_axis(inputs[0], attributes.get("axis", 0)), inputs[1]
+    x, indices = build.row_vectors(inputs[0], attributes.get("axis", 0)), inputs[1]
     if not isinstance(indices, np.ndarray) or indices.ndim:
-        raise ProgramUnsupported("Gather at more than one place")
+        raise ProgramUnsupported("Gather at more than one index")
     (place,) = integers(indices)
     place += x.operand.width if place < 0 else 0
-    return replace(build.part(x, place, place + 1), shape=())
+    return replace(build.slice(x, place, place + 1), shape=())
 
 
 def _concat(build: RowBuilder, inputs: Inputs, attributes: Attributes) -> Tensor:
-    tensors = [build.of_last_axis(value, attributes["axis"]) for value in inputs]
+    tensors = [build.row_vectors(value, attributes["axis"]) for value in inputs]
     if len({tensor.kind for tensor in tensors}) != 1:
         raise ProgramUnsupported("Concat of several dtypes")
     width = sum(tensor.operand.width for tensor in tensors)
@@ -256,44 +256,28 @@ def _concat(build: RowBuilder, inputs: Inputs, attributes: Attributes) -> Tensor
 
 
 TRANSLATIONS: Mapping[str, Translation] = {
-    "Abs": _unary("abs"),
-    "Add": _binary("add"),
+    **{operator.capitalize(): _unary(operator) for operator in get_args(Unary)},
+    **{operator.capitalize(): _binary(operator) for operator in get_args(Binary)},
     "ArgMax": _argmax,
     "Cast": _cast,
     "CastLike": _cast_like,
     "Clip": _clip,
     "Concat": _concat,
-    "Div": _binary("div"),
-    "Equal": _binary("equal"),
-    "Exp": _unary("exp"),
     "Flatten": _flatten,
     "Gather": _gather,
     "GatherElements": _gather_elements,
     "Gemm": _gemm,
-    "Greater": _binary("greater"),
     "Identity": _identity,
-    "Less": _binary("less"),
-    "Log": _unary("log"),
     "LogSoftmax": _of_row("log_softmax", -1),
     "MatMul": _matmul,
-    "Max": _binary("max"),
-    "Min": _binary("min"),
-    "Mul": _binary("mul"),
-    "Neg": _unary("neg"),
-    "Reciprocal": _unary("reciprocal"),
     "ReduceSum": _reduce_sum,
-    "Relu": _unary("relu"),
     "Reshape": _reshape,
     "SequenceAt": _sequence_at,
     "Shape": _shape,
-    "Sigmoid": _unary("sigmoid"),
     "Slice": _slice,
     "Softmax": _of_row("softmax", -1),
     "SplitToSequence": _split_to_sequence,
-    "Sqrt": _unary("sqrt"),
     "Squeeze": _squeeze,
-    "Sub": _binary("sub"),
-    "Tanh": _unary("tanh"),
     "Unsqueeze": _unsqueeze,
     "Where": _where,
 }

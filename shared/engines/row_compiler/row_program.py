@@ -1,52 +1,36 @@
-"""What a policy computes for one row of a batch: steps on vectors of floats, and nothing else.
+"""Intermediate representation: the steps that a policy computes for one row of a batch.
 
-A value is ``width`` numbers for each row. Whatever its dtype outside, it is float32 inside: whole numbers and truth
-values are small enough to be exact.
+A value is ``width`` numbers per row. It is float32 whatever its dtype outside: integers and bools are small enough to
+be exact.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-PACKED_TOGETHER = 16
-"""Packed rows begin at multiples of so many floats."""
+from shared.policy.output_bounds import Bounds
 
+PACK_ALIGNMENT = 16
+"""Packed rows begin at multiples of this many floats."""
+
+Unary = Literal["abs", "exp", "log", "neg", "reciprocal", "relu", "sigmoid", "sqrt", "tanh"]
+Binary = Literal["add", "div", "equal", "greater", "less", "max", "min", "mul", "sub"]
 Operator = Literal[
-    "linear",  # weights times the operand, plus a bias
-    "abs",
-    "exp",
-    "log",
-    "neg",
-    "reciprocal",
-    "relu",
-    "sigmoid",
-    "sqrt",
-    "tanh",
-    "add",
-    "div",
-    "equal",  # comparisons give 1 and 0
-    "greater",
-    "less",
-    "max",
-    "min",
-    "mul",
-    "sub",
-    "where",
-    "argmax",  # the first of the largest, as a number
-    "pick",  # of the first operand, the number at the place that the second one says
-    "sum",
-    "log_softmax",
-    "softmax",
-    "slice",
-    "concat",
+    Unary, Binary, "linear", "where", "argmax", "pick", "sum", "log_softmax", "softmax", "slice", "concat"
 ]
+"""Operation of a step.
+
+Comparisons give 1 and 0. ``linear`` multiplies by a weight and adds a bias, ``argmax`` gives the index of the first
+largest number as a float, and ``pick`` the element of its first operand at the index in its second.
+"""
 
 
 @dataclass(frozen=True)
 class Operand:
-    """Where a step takes numbers from: what an input or a step before gave, or numbers that are the same in each row.
+    """Source of a step's numbers: an input or an earlier step, or constants that are the same in every row.
 
-    ``value`` counts inputs first, then steps. With ``packed`` set, it is a place in the packed weights instead.
+    ``value`` numbers the inputs, then the steps. When ``packed`` is set, it is an offset into the packed weights and
+    ``value`` is unused.
     """
 
     width: int
@@ -56,7 +40,7 @@ class Operand:
 
 @dataclass(frozen=True)
 class Step:
-    """One step, which gives ``width`` numbers. ``start`` is where a slice begins."""
+    """One step with a result of ``width`` numbers. ``start`` is the first index of a slice."""
 
     operator: Operator
     operands: tuple[Operand, ...]
@@ -66,7 +50,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Input:
-    """An array [rows, *shape] from outside."""
+    """Input array ``[rows, *shape]``."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -75,9 +59,9 @@ class Input:
 
 @dataclass(frozen=True)
 class Output:
-    """An array [rows, *shape] for outside, made of ``operand``.
+    """Output array ``[rows, *shape]``, copied from ``operand``.
 
-    ``low`` and ``high``: between which it has to be, each of one number or of as many as a row has.
+    ``low`` and ``high`` are inclusive bounds to check, each of one number or of one per number of a row.
     """
 
     operand: Operand
@@ -89,10 +73,10 @@ class Output:
 
 @dataclass(frozen=True)
 class Packed:
-    """Numbers from outside of the rows, and their place among the packed weights, counted in floats.
+    """Numbers that are the same in every row, and their offset ``place`` in the packed weights, in floats.
 
-    ``name`` is that of a weight, or empty where ``numbers`` says them. A matrix [k, n] lies there row by row, each
-    padded to ``stride``; ``transposed`` where the weight is [n, k]. Vectors are matrices of one row.
+    ``name`` is the weight's name; it is empty for the constants in ``numbers``. A matrix ``[k, n]`` is stored row by
+    row, each padded to ``stride``; ``transposed`` is true when the weight is ``[n, k]``. A vector is a one-row matrix.
     """
 
     name: str
@@ -106,7 +90,7 @@ class Packed:
 
 @dataclass(frozen=True)
 class RowProgram:
-    """All of it. ``packed_floats`` is how long the packed weights are."""
+    """A whole program. ``packed_floats`` is the length of the packed weights."""
 
     inputs: Sequence[Input]
     steps: Sequence[Step]
@@ -116,5 +100,30 @@ class RowProgram:
 
 
 def stride_of(columns: int) -> int:
-    """From one row of a packed matrix to the next: where a vector may begin."""
-    return -(-columns // PACKED_TOGETHER) * PACKED_TOGETHER
+    """Return the padded length, in floats, of a packed row of ``columns`` numbers."""
+    return -(-columns // PACK_ALIGNMENT) * PACK_ALIGNMENT
+
+
+def with_bounds(program: RowProgram, bounds: Sequence[Bounds]) -> RowProgram:
+    """Return ``program`` with one of ``bounds`` checked for each output: its code returns 1 when all hold.
+
+    A program whose output shapes differ from those of ``bounds`` is returned unchanged; its code returns 0.
+    """
+    if [output.shape for output in program.outputs] != [each.shape for each in bounds]:
+        return program
+    packed, end = list(program.packed), program.packed_floats
+    places: dict[tuple[float, ...], int] = {}
+    for numbers in (numbers for each in bounds for numbers in (each.low, each.high)):
+        if numbers not in places:
+            places[numbers] = end
+            packed.append(Packed("", numbers, end, 1, len(numbers), stride_of(len(numbers))))
+            end += stride_of(len(numbers))
+
+    def operand(numbers: tuple[float, ...]) -> Operand:
+        return Operand(len(numbers), packed=places[numbers])
+
+    outputs = [
+        replace(output, low=operand(each.low), high=operand(each.high))
+        for output, each in zip(program.outputs, bounds, strict=True)
+    ]
+    return replace(program, outputs=outputs, packed=packed, packed_floats=end)

@@ -1,27 +1,24 @@
-"""Where each value of a row program lies while it is needed.
-
-The less memory is used, the more of it stays in the nearest cache.
-"""
+"""Offsets of a row program's values in scratch memory. Values with disjoint lifetimes share memory and cache."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from shared.engines.row_compiler.row_program import RowProgram
 
-# Steps that read more of their operands than number i for number i of the result. All others may write over an operand.
-_WHOLE = frozenset({"linear", "argmax", "pick", "sum", "log_softmax", "softmax", "slice", "concat"})
+# Number i of the result may depend on any number of an operand, so the result cannot overwrite an operand.
+_NOT_IN_PLACE = frozenset({"linear", "argmax", "pick", "sum", "log_softmax", "softmax", "slice", "concat"})
 
 
 @dataclass(frozen=True)
 class Scratch:
-    """``places``: of each value that is used, counted in numbers of one row. ``numbers``: how many there are in all."""
+    """Offset of each used value in ``places``, and the size of all in ``numbers``; both in numbers per row."""
 
     places: Mapping[int, int]
     numbers: int
 
 
 def plan_scratch(program: RowProgram) -> Scratch:
-    """Values whose lives do not meet may share a place."""
+    """Return offsets at which no two values that are alive at the same time overlap."""
     last_use = _last_uses(program)
     widths = [source.width for source in program.inputs] + [step.width for step in program.steps]
     places: dict[int, int] = {}
@@ -35,11 +32,11 @@ def plan_scratch(program: RowProgram) -> Scratch:
         if step >= 0:
             operands = {operand.value for operand in program.steps[step].operands if operand.value >= 0}
             dying = [operand for operand in sorted(operands) if last_use[operand] == step]
-            if program.steps[step].operator not in _WHOLE:
-                heir = next((operand for operand in dying if widths[operand] == width), None)
-                if heir is not None:
-                    dying.remove(heir)
-                    places[value] = places[heir]
+            if program.steps[step].operator not in _NOT_IN_PLACE:
+                reused = next((operand for operand in dying if widths[operand] == width), None)
+                if reused is not None:
+                    dying.remove(reused)
+                    places[value] = places[reused]
         if value not in places:
             fitting = [gap for gap in free if gap[0] >= width]
             if fitting:
@@ -53,7 +50,7 @@ def plan_scratch(program: RowProgram) -> Scratch:
 
 
 def _last_uses(program: RowProgram) -> dict[int, int]:
-    """The step that reads each value last; one after the last step for what comes out. Others are read by nobody."""
+    """Map each used value to its last reading step; outputs count as read one step after the last."""
     uses: dict[int, int] = {}
     for number, step in enumerate(program.steps):
         uses.update({operand.value: number for operand in step.operands if operand.value >= 0})

@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 
-from shared.engines.row_compiler.bounded_outputs import bounded
 from shared.engines.row_compiler.llvm_program import LlvmProgram, RowCall
 from shared.engines.row_compiler.row_builder import RowBuilder
-from shared.engines.row_compiler.row_program import Output, RowProgram
+from shared.engines.row_compiler.row_program import Output, RowProgram, with_bounds
 from shared.policy.output_bounds import Bounds
 
 _WIDTH = 19
@@ -23,7 +22,7 @@ def _program() -> RowProgram:
 
 
 def _call(rows: int, *bounds: Bounds) -> RowCall:
-    compiled = LlvmProgram(bounded(_program(), bounds))
+    compiled = LlvmProgram(with_bounds(_program(), bounds))
     block = compiled.make_block()
     compiled.pack({}, block)
     return RowCall(compiled, block, rows)

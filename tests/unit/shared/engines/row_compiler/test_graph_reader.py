@@ -58,13 +58,13 @@ MIXES_ROWS: dict[str, Case] = {
     "Slice of rows backwards": Case(
         [node("Slice", "x s e a s", "y")], "with steps", constants={"s": _ints(-1), "e": _ints(-99), "a": _ints(0)}
     ),
-    "Slice from the batch's size on": Case(
-        [_ROWS, node("Slice", "x n e a", "y")], "batch's size", constants={"e": _ints(9), "a": _ints(1)}
+    "Slice from the batch size on": Case(
+        [_ROWS, node("Slice", "x n e a", "y")], "batch size", constants={"e": _ints(9), "a": _ints(1)}
     ),
-    "Slice of each row up to the batch's size": Case(
-        [_ROWS, node("Slice", "x s n a", "y")], "batch's size", constants={"s": _ints(0), "a": _ints(1)}
+    "Slice of each row up to the batch size": Case(
+        [_ROWS, node("Slice", "x s n a", "y")], "batch size", constants={"s": _ints(0), "a": _ints(1)}
     ),
-    "Gather at the batch's size": Case([_ROWS, node("Gather", "x n", "y", axis=1)], "more than one place"),
+    "Gather at the batch size": Case([_ROWS, node("Gather", "x n", "y", axis=1)], "more than one index"),
     "Reshape into one row": Case([node("Reshape", "x s", "y")], "mixes rows", constants={"s": _ints(1, -1)}),
     "Reshape into fewer": Case([node("Reshape", "x s", "y")], "mixes rows", constants={"s": _ints(-1, 10)}),
     "Reshape into more": Case([node("Reshape", "x s", "y")], "mixes rows", constants={"s": _ints(-1, 1)}),
@@ -86,7 +86,7 @@ MIXES_ROWS: dict[str, Case] = {
     "rows without a dimension plus rows": Case(
         [node("Add", "x z", "y")], "operands of shapes", more={"z": ("float32", ())}
     ),
-    "a weight with a dimension before the batch's": Case(
+    "a weight with a dimension before the batch": Case(
         [node("Add", "x w", "a"), node("ReduceSum", "a p", "y")],
         "operands of shapes",
         weights={"w": _zeros(1, 1, 5)},
@@ -97,11 +97,11 @@ MIXES_ROWS: dict[str, Case] = {
         [node("Add", "x w", "y")], "operands", ("float32", (5, 5)), ("float32", (5, 1)), weights={"w": _zeros(5)}
     ),
     "an output that is not of rows": Case([node("Neg", "w", "y")], "row by row", weights={"w": _zeros(5)}),
-    "the batch's size as a number": Case(
-        [_ROWS, node("Cast", "n", "f", to=1), node("Div", "x f", "y")], "as a number to compute with"
+    "the batch size as a number": Case(
+        [_ROWS, node("Cast", "n", "f", to=1), node("Div", "x f", "y")], "arithmetic on the batch size"
     ),
-    "the batch's size compared": Case([_ROWS, node("Equal", "n x", "y")], "no tensor", x=("int64", (1,))),
-    "a Range of the batch's size": Case(
+    "the batch size compared": Case([_ROWS, node("Equal", "n x", "y")], "not a tensor", x=("int64", (1,))),
+    "a Range of the batch size": Case(
         [node("Shape", "x", "s"), node("Gather", "s z", "n"), node("Range", "z n o", "r"), node("Add", "x r", "y")],
         "Range",
         constants={"z": np.array(0), "o": np.array(1)},
@@ -113,32 +113,32 @@ NOT_KNOWN: dict[str, Case] = {
     "a domain": Case([node("Tanh", "x", "y", domain="com.example")], r"com\.example\.Tanh"),
     "several outputs": Case([helper.make_node("Split", ["x"], ["y", "z"], axis=1, num_outputs=2)], "2 outputs"),
     "GatherElements at a place from outside": Case(
-        [node("GatherElements", "x p", "y", axis=1)], "not known to be there", more={"p": ("int64", (1,))}
+        [node("GatherElements", "x p", "y", axis=1)], "may be out of range", more={"p": ("int64", (1,))}
     ),
     "GatherElements at a place computed": Case(
         [node("ArgMax", "x", "a", axis=1), node("Add", "a c", "p"), node("GatherElements", "x p", "y", axis=1)],
-        "not known to be there",
+        "may be out of range",
         constants={"c": _ints(1)},
     ),
     "GatherElements at a place of something wider": Case(
         [node("ArgMax", "z", "p", axis=1), node("GatherElements", "x p", "y", axis=1)],
-        "not known to be there",
+        "may be out of range",
         more={"z": ("float32", (6,))},
     ),
     "GatherElements at two places": Case(
-        [node("GatherElements", "x p", "y", axis=1)], "more than one place", more={"p": ("int64", (2,))}
+        [node("GatherElements", "x p", "y", axis=1)], "more than one index", more={"p": ("int64", (2,))}
     ),
     "large whole numbers": Case(
-        [node("Add", "x c", "y")], "too large to be exact", **_ONE_INT, constants={"c": _ints(2**22 + 1)}
+        [node("Add", "x c", "y")], "too large for float32", **_ONE_INT, constants={"c": _ints(2**22 + 1)}
     ),
     "large negative numbers": Case(
-        [node("Add", "x c", "y")], "too large to be exact", **_ONE_INT, constants={"c": _ints(-(2**22) - 1)}
+        [node("Add", "x c", "y")], "too large for float32", **_ONE_INT, constants={"c": _ints(-(2**22) - 1)}
     ),
     "the least of all numbers": Case(
-        [node("Add", "x c", "y")], "too large to be exact", **_ONE_INT, constants={"c": _ints(-(2**63))}
+        [node("Add", "x c", "y")], "too large for float32", **_ONE_INT, constants={"c": _ints(-(2**63))}
     ),
-    "the number that stands for the batch's size": Case(
-        [node("Add", "x c", "y")], "no tensor", **_ONE_INT, constants={"c": _ints(-(2**62))}
+    "the number that stands for the batch size": Case(
+        [node("Add", "x c", "y")], "not a tensor", **_ONE_INT, constants={"c": _ints(-(2**62))}
     ),
     "whole numbers from outside as they are": Case([node("Identity", "x", "y")], "output y", **_ONE_INT),
     "whole numbers from outside, moved": Case(
@@ -160,7 +160,7 @@ NOT_KNOWN: dict[str, Case] = {
         [node("Cast", "x", "d", to=11), node("Cast", "d", "y", to=7)], "Cast of floats", ("int64", (5,))
     ),
     "numbers as truth": Case([node("Cast", "x", "y", to=9)], "Cast of numbers to bool", **_ONE_INT),
-    "float64 arithmetic": Case([node("Cast", "x", "d", to=11), node("Exp", "d", "y")], "of what are no floats"),
+    "float64 arithmetic": Case([node("Cast", "x", "d", to=11), node("Exp", "d", "y")], "not float32"),
     "float64 from outside": Case([node("Identity", "x", "y")], "an input of float64", x=("float64", (5,))),
     "float16": Case([node("Cast", "x", "y", to=10)], "Cast to float16", ("float16", (5,))),
     "an output of another dtype than its numbers": Case([node("Neg", "x", "y")], "output y", ("float16", (5,))),
@@ -171,14 +171,14 @@ NOT_KNOWN: dict[str, Case] = {
         weights={"w": _zeros(5, 5), "b": _zeros(5)},
     ),
     "a bias of whole numbers": Case(
-        [node("Gemm", "x w b", "y")], "a bias of what", weights={"w": _zeros(5, 5)}, constants={"b": _ints(*range(5))}
+        [node("Gemm", "x w b", "y")], "a bias of values", weights={"w": _zeros(5, 5)}, constants={"b": _ints(*range(5))}
     ),
     "a weight of whole numbers": Case(
         [node("Add", "x w", "y")], r"reads \['w'\]", x=("int64", (5,)), weights={"w": _ints(*range(5))}
     ),
     "a matrix that is a vector too": Case(
         [node("MatMul", "x w", "m"), node("Add", "m w", "y")],
-        "as a matrix, and as a vector",
+        "both as a matrix and as a vector",
         weights={"w": _zeros(5, 5)},
     ),
     "a weight of no numbers": Case(
@@ -198,7 +198,7 @@ NOT_KNOWN: dict[str, Case] = {
     "a missing choice": Case(
         [node("Less", "x x", "t"), node("Where", "t x", "y")], "a graph that cannot be read: ValueError"
     ),
-    "a missing input": Case([node("Tanh", "_", "y")], "no tensor"),
+    "a missing input": Case([node("Tanh", "_", "y")], "not a tensor"),
     "a cycle": Case([node("Tanh", "y", "y")], r"reads \['y'\]"),
 }
 
@@ -240,13 +240,13 @@ def _dimensions(value: onnx.ValueInfoProto) -> Any:
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda m: setattr(_dimensions(m.graph.input[1])[0], "dim_param", "other"), "z has not the batch's"),
-        (lambda m: setattr(_dimensions(m.graph.input[0])[0], "dim_value", 5), "x has not the batch's"),
+        (lambda m: setattr(_dimensions(m.graph.input[1])[0], "dim_param", "other"), "z needs the batch"),
+        (lambda m: setattr(_dimensions(m.graph.input[0])[0], "dim_value", 5), "x needs the batch"),
         (lambda m: setattr(_dimensions(m.graph.input[0])[1], "dim_param", "batch"), "only there"),
         (lambda m: setattr(_dimensions(m.graph.input[0])[1], "dim_value", 0), "only there"),
         (lambda m: _dimensions(m.graph.input[0]).pop(), "operands of shapes"),
-        (lambda m: m.graph.input[0].type.tensor_type.ClearField("shape"), "x has not the batch's"),
-        (lambda m: m.graph.input[0].ClearField("type"), "x has not the batch's"),
+        (lambda m: m.graph.input[0].type.tensor_type.ClearField("shape"), "x needs the batch"),
+        (lambda m: m.graph.input[0].ClearField("type"), "x needs the batch"),
         (lambda m: setattr(m.graph.input[0].type.tensor_type, "elem_type", 999), "dtype 999"),
         (lambda m: setattr(m.graph.input[0].type.tensor_type, "elem_type", TensorProto.STRING), "an input of object"),
         (lambda m: setattr(m.graph.output[0], "name", "z"), None),
@@ -257,7 +257,7 @@ def _dimensions(value: onnx.ValueInfoProto) -> Any:
         (lambda m: m.ClearField("opset_import"), "operator sets"),
     ],
     ids=[
-        *("another batch", "a fixed batch", "two of the batch's", "an empty row", "one dimension less", "no shape"),
+        *("another batch", "a fixed batch", "two of the batch", "an empty row", "one dimension less", "no shape"),
         *("no type", "no dtype", "strings", "an input comes out", "nothing comes out", "complex numbers"),
         *("another width", "an old operator set", "no operator set"),
     ],

@@ -48,7 +48,7 @@ CASES: dict[str, Case] = {
     "one weight with many": Case([node("Sub", "w x", "y")], weights={"w": _floats(1)}),
     "a weight of no dimension": Case([node("Mul", "x w", "y")], weights={"w": _floats()}),
     "a weight for each number": Case([node("Mul", "x w", "y")], weights={"w": _floats(5)}),
-    "a weight with a batch's dimension of 1": Case([node("Mul", "x w", "y")], weights={"w": _floats(1, 5)}),
+    "a weight with a batch dimension of 1": Case([node("Mul", "x w", "y")], weights={"w": _floats(1, 5)}),
     "two weights": Case([node("Add", "w v", "s"), node("Mul", "x s", "y")], weights={"w": _floats(5), "v": _floats(1)}),
     "a constant": Case([node("Div", "x c", "y")], constants={"c": np.array([1, 2, 4, 8, 3], np.float32)}),
     "the same operand twice": Case([node("Mul", "x x", "y")]),
@@ -190,7 +190,7 @@ CASES: dict[str, Case] = {
     "Reshape, numbers left over": Case(
         [node("Reshape", "x s", "y")], ("float32", (3, 2)), ("float32", (6,)), constants={"s": _ints(0, 3, -1)}
     ),
-    "Reshape by the batch's size": Case(
+    "Reshape by the batch size": Case(
         [
             node("Shape", "x", "shape", start=0, end=1),
             node("Concat", "shape rest", "s", axis=0),
@@ -213,7 +213,7 @@ CASES: dict[str, Case] = {
         ("float32", (6,)),
         constants={"zero": np.array(0), "zeros": _ints(0), "rest": _ints(3, -1)},
     ),
-    "Slice up to the batch's size": Case(
+    "Slice up to the batch size": Case(
         [
             node("Shape", "x", "n", start=0, end=1),
             node("Slice", "x zeros n zeros", "s"),

@@ -6,8 +6,7 @@ import pytest
 
 from shared.engines.row_compiler import llvm_program, machine_code
 from shared.engines.row_compiler.llvm_program import LlvmProgram, RowCall
-from shared.engines.row_compiler.machine_code import MachineCode, processor_registers
-from shared.engines.row_compiler.registers import Registers
+from shared.engines.row_compiler.machine_code import MachineCode, Registers, processor_registers
 from shared.engines.row_compiler.row_builder import RowBuilder, Weight
 from shared.engines.row_compiler.row_code import FUNCTION_NAME, row_code
 from shared.engines.row_compiler.row_program import Output, RowProgram

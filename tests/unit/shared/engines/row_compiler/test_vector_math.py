@@ -42,8 +42,8 @@ def _compiled(function: str, arity: int) -> MachineCode:
         operands = [code.load(code.array(i), place, kind, 4) for i in range(arity)]
         code.store(code.array(arity), place, getattr(code.math, function)(*operands), 4)
 
-    code.each(code.blocks, lambda i: one(VECTOR, code.builder.mul(i, INT64(LANES))))
-    code.each(code.singles, lambda i: one(FLOAT, i))
+    code.loop(code.blocks, lambda i: one(VECTOR, code.builder.mul(i, INT64(LANES))))
+    code.loop(code.singles, lambda i: one(FLOAT, i))
     code.builder.ret_void()
     return MachineCode(str(module), "run")
 
@@ -172,4 +172,4 @@ def test_the_larger_and_the_smaller_of_two_hand_on_nan(function: str, reference:
 def test_a_product_and_a_sum_are_rounded_alike_in_vectors_and_alone() -> None:
     x = np.random.default_rng(1).standard_normal((3, LANES * 100)).astype(np.float32)
     expected = x[0].astype(np.float64) * x[1] + x[2]
-    np.testing.assert_allclose(_both("fused", *x), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(_both("fma", *x), expected, rtol=1e-5, atol=1e-6)

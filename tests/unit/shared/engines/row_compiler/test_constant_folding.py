@@ -1,4 +1,4 @@
-"""What is worked out without the rows: constants, and shapes in which the batch's size is one number like others."""
+"""What is worked out without the rows: constants, and shapes in which the batch size is one number like others."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from shared.engines.row_compiler.known_values import BATCH, MOST_NUMBERS, axes_of, dtype_of, integers, work_out
+from shared.engines.row_compiler.constant_folding import BATCH, MOST_NUMBERS, axes_of, dtype_of, fold_constant, integers
 from shared.errors import ProgramUnsupported
 
 
@@ -42,14 +42,14 @@ def _ints(*numbers: int) -> np.ndarray:
     ],
 )
 def test_works_out(operator: str, inputs: list[np.ndarray], attributes: dict[str, Any], expected: np.ndarray) -> None:
-    found = work_out(operator, inputs, attributes)
+    found = fold_constant(operator, inputs, attributes)
     assert isinstance(found, np.ndarray), "also where it has no dimension"
     assert (found.dtype, found.shape) == (expected.dtype, expected.shape)
     np.testing.assert_array_equal(found, expected)
 
 
 def test_other_operators_are_left_to_steps() -> None:
-    assert work_out("Add", [_ints(1), _ints(2)], {}) is None
+    assert fold_constant("Add", [_ints(1), _ints(2)], {}) is None
 
 
 @pytest.mark.parametrize(
@@ -71,16 +71,16 @@ def test_other_operators_are_left_to_steps() -> None:
 )
 def test_refuses(operator: str, inputs: list[np.ndarray], attributes: dict[str, Any]) -> None:
     with pytest.raises(ProgramUnsupported):
-        work_out(operator, inputs, attributes)
+        fold_constant(operator, inputs, attributes)
 
 
 def test_the_batchs_size_is_no_axis_and_no_place() -> None:
     assert integers(_ints(BATCH, 2), may_be_batch=True) == [BATCH, 2]
     for read in (integers, lambda value: axes_of([None, value], {})):
-        with pytest.raises(ProgramUnsupported, match="batch's size"):
+        with pytest.raises(ProgramUnsupported, match="batch size"):
             read(_ints(BATCH))
     for value in (None, np.array([0.5]), "text"):
-        with pytest.raises(ProgramUnsupported, match="not known beforehand"):
+        with pytest.raises(ProgramUnsupported, match="not a constant"):
             integers(value)
 
 

@@ -1,4 +1,4 @@
-"""What in a graph can be worked out without its rows: constants, and the shapes that exporters compute with them."""
+"""Evaluation of those parts of a graph that no row enters: constants, and the shapes that exporters compute."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -7,12 +7,12 @@ import numpy as np
 
 from shared.errors import ProgramUnsupported
 
-Known = np.ndarray[Any, Any]
+Constant = np.ndarray[Any, Any]
 
 BATCH = -(2**62)
-"""Stands for the batch's size among the whole numbers that shapes are computed with."""
+"""Stands for the batch size among the integers of a shape."""
 MOST_NUMBERS = 4096
-"""In what is worked out: more belong among the weights."""
+"""Largest size of a constant; larger ones belong among the weights."""
 _CONSTANT_DTYPES = {
     "value_float": np.float32,
     "value_floats": np.float32,
@@ -21,34 +21,34 @@ _CONSTANT_DTYPES = {
 }
 
 
-def work_out(operator: str, inputs: Sequence[Known], attributes: Mapping[str, Any]) -> Known | None:
-    """The result where it is an operator that shapes are computed with; else None. Raises ProgramUnsupported."""
+def fold_constant(operator: str, inputs: Sequence[Constant], attributes: Mapping[str, Any]) -> Constant | None:
+    """Return the operator's result, or None for an operator that is not folded. Raises ProgramUnsupported."""
     if operator not in _OPERATORS:
         return None
-    result = np.asarray(_OPERATORS[operator](inputs, attributes))  # numpy makes scalars of what has no dimension
+    result = np.asarray(_OPERATORS[operator](inputs, attributes))  # numpy returns scalars for zero dimensions
     if result.size > MOST_NUMBERS:
-        raise ProgramUnsupported(f"{operator} makes {result.size} numbers")
+        raise ProgramUnsupported(f"{operator} makes {result.size} numbers; at most {MOST_NUMBERS} are supported")
     return result
 
 
 def integers(value: object, *, may_be_batch: bool = False) -> list[int]:
-    """``value``, which has to be known, as whole numbers."""
+    """Return the integers of a constant. Raises ProgramUnsupported for anything else, and for the batch size."""
     if not isinstance(value, np.ndarray) or value.dtype.kind not in "iu":
-        raise ProgramUnsupported("a shape, an axis or a place that is computed from what is not known beforehand")
+        raise ProgramUnsupported("a shape, an axis or an index is not a constant")
     if not may_be_batch and (value == BATCH).any():
-        raise ProgramUnsupported("an axis or a place that depends on the batch's size")
+        raise ProgramUnsupported("an axis or an index depends on the batch size")
     return [int(number) for number in value.reshape(-1)]
 
 
 def axes_of(inputs: Sequence[object], attributes: Mapping[str, Any]) -> tuple[int, ...]:
-    """The axes of an operator, which older graphs have among its attributes."""
+    """Return an operator's axes: its second input, or in older graphs an attribute."""
     if len(inputs) > 1 and inputs[1] is not None:
         return tuple(integers(inputs[1]))
     return tuple(attributes.get("axes", ()))
 
 
 def dtype_of(element_type: int) -> np.dtype[Any]:
-    """numpy's name for one of ONNX's dtypes."""
+    """Return the numpy dtype of an ONNX ``TensorProto.DataType``. Raises ProgramUnsupported."""
     import onnx
 
     try:
@@ -57,7 +57,7 @@ def dtype_of(element_type: int) -> np.dtype[Any]:
         raise ProgramUnsupported(f"dtype {element_type}") from error
 
 
-def _constant(_: Sequence[Known], attributes: Mapping[str, Any]) -> Known:
+def _constant(_: Sequence[Constant], attributes: Mapping[str, Any]) -> Constant:
     import onnx
 
     ((name, value),) = attributes.items()
@@ -68,21 +68,21 @@ def _constant(_: Sequence[Known], attributes: Mapping[str, Any]) -> Known:
     return np.array(value, _CONSTANT_DTYPES[name])
 
 
-def _cast(inputs: Sequence[Known], attributes: Mapping[str, Any]) -> Known:
+def _cast(inputs: Sequence[Constant], attributes: Mapping[str, Any]) -> Constant:
     dtype = dtype_of(attributes["to"])
     if (inputs[0] == BATCH).any() and dtype != np.int64:
-        raise ProgramUnsupported("the batch's size as a number to compute with")
+        raise ProgramUnsupported("arithmetic on the batch size")
     return inputs[0].astype(dtype)
 
 
-def _range(inputs: Sequence[Known], _: Mapping[str, Any]) -> Known:
+def _range(inputs: Sequence[Constant], _: Mapping[str, Any]) -> Constant:
     start, limit, step = (number.item() for number in inputs)
     if BATCH in (start, limit, step) or abs(limit - start) > MOST_NUMBERS * abs(step):
         raise ProgramUnsupported(f"Range from {start} to {limit}")
     return np.arange(start, limit, step).astype(inputs[0].dtype)
 
 
-_OPERATORS: Mapping[str, Callable[[Sequence[Known], Mapping[str, Any]], Known]] = {
+_OPERATORS: Mapping[str, Callable[[Sequence[Constant], Mapping[str, Any]], Constant]] = {
     "Constant": _constant,
     "Cast": _cast,
     "Concat": lambda inputs, attributes: np.concatenate(inputs, axis=attributes["axis"]),
