@@ -1,4 +1,4 @@
 """Rollouts as data: arrays, layout, encoding and counts.
 
-Entry point: ``rollout.Rollout``. Both sides and ``transport`` import this folder.
+Entry point: ``rollout.Rollout``. Both sides, ``run`` and ``transport`` import this folder.
 """

@@ -1,15 +1,15 @@
 """A rollout: T steps of B environments, acted by exactly one policy version.
 
-All arrays are time-major. ``terminated`` and ``truncated`` never share a flag: a truncated step still bootstraps, from
-the true final observation. Where that observation stands depends on how the environments reset themselves:
+All arrays are time-major. ``terminated`` and ``truncated`` are separate: a truncated step still bootstraps, from the
+true final observation. Its place depends on the autoreset mode of the environments:
 
-* next-step autoreset: ``observation[t + 1]`` is the final observation, and step ``t + 1`` is the reset step, whose
-  action the environment ignored: ``valid[t + 1]`` is False. Its successor begins the new episode.
-* same-step autoreset: ``observation[t + 1]`` already begins the next episode, and the final observation is a row of
+* next-step: ``observation[t + 1]`` is the final observation, and step ``t + 1`` is the reset step, whose action the
+  environment ignored: ``valid[t + 1]`` is False. The step after it begins the new episode.
+* same-step: ``observation[t + 1]`` begins the next episode, and the final observation is a row of
   ``final_observation``, found through ``final_index``.
-* disabled autoreset (the worker resets the rows itself): recorded as same-step.
+* disabled (the worker resets the rows): recorded as same-step.
 
-``begins_episode[t]`` is True where the recurrent state is zero before ``observation[t]`` is seen.
+``begins_episode[t]`` is True where the recurrent state is zero before ``observation[t]``.
 """
 
 import math
@@ -32,9 +32,9 @@ _COUNTLESS = 2**53
 
 
 class EpisodeEnds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The episodes that ended, in their order: undiscounted return, length in steps, and the version that began each.
+    """Ended episodes in order: undiscounted return, length in steps, and the version that began each.
 
-    Columns of the same length: of many short episodes an object each would cost more than acting in them.
+    Columns of equal length: an object for each of many short episodes would cost more than acting in them.
     """
 
     returns: list[float] = []
@@ -43,11 +43,10 @@ class EpisodeEnds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RolloutHeader(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"session_id": "incarnation"}):
-    """Who acted, with what, and when. ``digest`` is the manifest's.
+    """Origin of a rollout.
 
-    ``sequence`` counts the rollouts of this life (``session_id``) of the actor from 0; the sender fills both in.
-
-    The noise of step ``t`` is that of the counter ``noise_offset + t`` under ``noise_seed`` (see
+    ``sequence`` counts the rollouts of this session of the actor from 0; the sender sets both. ``digest`` is that of
+    the manifest. The noise of step ``t`` has the counter ``noise_offset + t`` under ``noise_seed`` (see
     ``shared.policy.noise``).
     """
 
@@ -65,16 +64,16 @@ class RolloutHeader(msgspec.Struct, frozen=True, forbid_unknown_fields=True, ren
 
 @dataclass(slots=True)
 class Rollout:
-    """Shapes: T steps, B environments, K finals. Observation and state are tuples with one array for each leaf.
+    """Arrays of T steps, B environments and K final observations. Tuples have one array for each leaf.
 
     observation         leaf dtype  [T + 1, B, *leaf]   the last is the bootstrap observation
     state               float32     [B, *state]         recurrent state before ``observation[0]``
     action              sample      [T, B, *action]     the raw sample
-    action_mask         bool        [T, B, *mask]       None where the environment has no masks
+    action_mask         bool        [T, B, *mask]       None if the environment has no masks
     reward              float32     [T, B]
     terminated          bool        [T, B]
     truncated           bool        [T, B]
-    valid               bool        [T, B]              False on an autoreset step: nothing is learned from it
+    valid               bool        [T, B]              False on autoreset steps, which are not learned from
     begins_episode      bool        [T + 1, B]
     behaviour_log_prob  float32     [T, B]
     final_observation   leaf dtype  [K, *leaf]
@@ -107,11 +106,11 @@ class Rollout:
 
     @property
     def env_steps(self) -> int:
-        """Steps that environments really took: autoreset steps are none."""
+        """Number of environment steps, without autoreset steps."""
         return int(np.count_nonzero(self.valid))
 
     def arrays(self) -> list[np.ndarray]:
-        """Every array, in the order of ``RolloutLayout.arrays``."""
+        """Return every array, in the order of ``RolloutLayout.arrays``."""
         return [
             *self.observation,
             *self.state,
@@ -129,7 +128,7 @@ class Rollout:
 
 
 class ArraySpec(NamedTuple):
-    """What one array of a rollout must be. ``dtype`` is a name, ``shape`` is complete."""
+    """Required name, dtype and complete shape of one array."""
 
     name: str
     dtype: str
@@ -137,19 +136,19 @@ class ArraySpec(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        """Size in bytes; exact, however many a header from elsewhere promises."""
+        """Size in bytes, as an unbounded integer: untrusted headers may claim any batch size."""
         return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
 
 @dataclass(frozen=True)
 class RolloutLayout:
-    """What every rollout of one run must look like: what the actor allocates and the learner checks."""
+    """The layout of all rollouts of one run: actors allocate it, the learner checks it."""
 
     signature: PolicySignature
     length: int
 
     def arrays(self, batch_size: int, finals: int) -> list[ArraySpec]:
-        """Every array of a rollout, in the order in which they travel."""
+        """Return the specification of every array, in the order of encoding."""
         t, b, signature = self.length, batch_size, self.signature
         mask = next((spec for spec in signature.inputs if spec.role == "action_mask"), None)
         leaves = list(enumerate(signature.observation))
@@ -169,13 +168,13 @@ class RolloutLayout:
         ]
 
     def allocate(self, batch_size: int, header: RolloutHeader) -> Rollout:
-        """A rollout of zeros to be written in place, with no finals and every step valid."""
+        """Return a rollout of zeros without final observations and with every step valid."""
         rollout = self.assemble(header, [np.zeros(spec.shape, spec.dtype) for spec in self.arrays(batch_size, 0)])
         rollout.valid[:] = True
         return rollout
 
     def assemble(self, header: RolloutHeader, arrays: Sequence[np.ndarray]) -> Rollout:
-        """A rollout of ``arrays``, which stand in the order of ``self.arrays``. Checks nothing."""
+        """Return a rollout of ``arrays``, unchecked, given in the order of ``self.arrays``."""
         following = iter(arrays)
         leaves = len(self.signature.observation)
         masked = self.signature.input_position("action_mask") is not None
@@ -196,11 +195,10 @@ class RolloutLayout:
         )
 
     def check(self, rollout: Rollout) -> None:
-        """Raise RolloutInvalid unless all that a learner relies on is so.
+        """Raise RolloutInvalid unless the rollout is safe to learn from.
 
-        Every array has the shape and dtype that it must; floats are finite, flags are 0 or 1, actions and discrete
-        observations are among those that exist (an index beyond them would end the training), finals point inside, and
-        what the header says can be so.
+        Shapes and dtypes are right, floats are finite, flags are 0 or 1, actions and discrete observations are in range
+        (an index out of range would end the training), final indices are in range, and the header is plausible.
         """
         if rollout.reward.ndim != 2 or rollout.length != self.length or rollout.batch_size < 1:
             raise RolloutInvalid(
@@ -218,7 +216,7 @@ class RolloutLayout:
         self.check_values(expected, found, rollout)
 
     def check_values(self, specs: Sequence[ArraySpec], arrays: Sequence[np.ndarray], rollout: Rollout) -> None:
-        """The half of ``check`` that is left where shapes and dtypes are known to be right."""
+        """Check everything except shapes and dtypes. Raises RolloutInvalid."""
         for spec, array in zip(specs, arrays, strict=True):
             _check_values(spec.name, array)
         self._check_choices(rollout)
@@ -238,7 +236,7 @@ class RolloutLayout:
                 f"sequence {header.sequence}, version {header.version}, digest {header.digest[:80]!r}"
             )
         if not math.isfinite(header.began_unix_s):
-            raise RolloutInvalid(f"expected a time, found {header.began_unix_s}")
+            raise RolloutInvalid(f"expected a finite time, found {header.began_unix_s}")
         _check_episodes(header.episodes)
 
     def _check_choices(self, rollout: Rollout) -> None:
@@ -257,11 +255,11 @@ class RolloutLayout:
 
 def _check_episodes(ends: EpisodeEnds) -> None:
     if not len(ends.returns) == len(ends.lengths) == len(ends.versions):
-        numbers = f"{len(ends.returns)} returns, {len(ends.lengths)} lengths and {len(ends.versions)} versions"
-        raise RolloutInvalid(f"expected as many returns of episodes as lengths and versions, found {numbers}")
+        counts = f"{len(ends.returns)} returns, {len(ends.lengths)} lengths and {len(ends.versions)} versions"
+        raise RolloutInvalid(f"expected as many returns of episodes as lengths and versions, found {counts}")
     for episode in zip(ends.returns, ends.lengths, ends.versions, strict=True):
         episode_return, length, version = episode
-        # Rewards are float32, so no return is further from 0; NaN is no nearer.
+        # Rewards are float32, which bounds returns; the comparison is False for NaN.
         possible = abs(episode_return) <= _LARGEST_REWARD * max(length, 0)
         if not possible or not 0 < length < _COUNTLESS or version < 0:
             raise RolloutInvalid(f"no episode can have ended with this return, length and version: {episode}")

@@ -1,10 +1,10 @@
-"""How a rollout crosses a process boundary: a header, then raw bytes. Nothing in it can run.
+"""Encoding of rollouts as a header and raw bytes, without anything executable.
 
-    frame 0    MessagePack: RolloutHeader, B, number of finals
-    frame 1    every array below 64 KiB, one after the other, each padded to a multiple of 8 bytes
-    frame 2…   every larger array as it is, uncopied
+    frame 0    MessagePack: RolloutHeader, B, number of final observations
+    frame 1    every array below 64 KiB, each padded to a multiple of 8 bytes
+    frame 2…   every larger array, uncopied
 
-Which arrays there are, and where, follows from the run's layout; so a receiver never reads what a sender only claims.
+The layout of the run determines the arrays and their places, so a receiver does not rely on claims of a sender.
 """
 
 from collections.abc import Sequence
@@ -16,13 +16,13 @@ import numpy as np
 from shared.errors import ConfigurationError, RolloutInvalid
 from shared.rollouts.rollout import ArraySpec, Rollout, RolloutHeader, RolloutLayout
 
-# No frame is longer, and no socket reads one that claims to be: what one connection can fill is bounded.
+# Longest frame, which bounds the memory that one connection can fill.
 MAX_FRAME_BYTES = 512 * 2**20
 
 _SMALL_BYTES = 64 * 1024  # below this a copy is cheaper than a frame of its own
 _HEADER_BYTES = 4096
-_HEADER_FACTOR = 8  # an episode's end takes at most 70 bytes, and a step at least 14
-_ALIGNMENT = 8  # the largest dtype's, and what ZeroMQ gives a large message
+_HEADER_FACTOR = 8  # the end of an episode takes at most 70 bytes, a step at least 14
+_ALIGNMENT = 8  # of the largest dtype, and of large ZeroMQ messages
 
 
 class _Wire(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -32,9 +32,9 @@ class _Wire(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def encode_rollout(rollout: Rollout) -> list[Any]:
-    """Frames: bytes, and buffers of the rollout's own large arrays: do not write to those until they are sent.
+    """Return the frames: bytes, and buffers of large arrays, which must not be written to until they are sent.
 
-    Raises ConfigurationError where an array is larger than any receiver takes.
+    Raises ConfigurationError if an array is larger than receivers accept.
     """
     small: list[Any] = []
     large: list[Any] = []
@@ -42,8 +42,8 @@ def encode_rollout(rollout: Rollout) -> list[Any]:
         buffer = np.ascontiguousarray(array).data
         if array.nbytes > MAX_FRAME_BYTES:
             raise ConfigurationError(
-                f"a rollout's arrays have at most {MAX_FRAME_BYTES} bytes each, found {array.nbytes}; step fewer "
-                "environments in one actor, or shorten the rollouts"
+                "use fewer environments in one actor, or shorter rollouts: an array of a rollout has at most "
+                f"{MAX_FRAME_BYTES} bytes, found {array.nbytes}"
             )
         if array.nbytes < _SMALL_BYTES:
             small += (buffer, bytes(_padding(array.nbytes)))
@@ -54,10 +54,10 @@ def encode_rollout(rollout: Rollout) -> list[Any]:
 
 
 def decode_rollout(frames: Sequence[Any], layout: RolloutLayout) -> Rollout:
-    """Views of ``frames`` (bytes or buffers), checked against ``layout``. Raises RolloutInvalid."""
+    """Return a rollout of views of ``frames`` (bytes or buffers). Raises RolloutInvalid unless it fits ``layout``."""
     if len(frames) < 2:
         raise RolloutInvalid(f"a rollout has at least 2 frames, found {len(frames)}")
-    # What ended in a rollout is told in its header, at most once a step: a header that dwarfs the steps is a trap.
+    # A header lists at most one ended episode per step: decoding one that dwarfs the steps would waste memory.
     header_bytes, *sizes = (memoryview(frame).nbytes for frame in frames)
     if header_bytes > _HEADER_BYTES + _HEADER_FACTOR * sum(sizes):
         raise RolloutInvalid(f"a header of {header_bytes} bytes does not belong to {sum(sizes)} bytes of steps")
@@ -100,7 +100,7 @@ def _views(buffers: list[np.ndarray], specs: Sequence[ArraySpec]) -> list[np.nda
 
 
 def _as_bytes(frame: Any) -> np.ndarray:
-    """Aligned bytes: a copy only of what ZeroMQ packed tightly, which it does with small messages."""
+    """Return ``frame`` as aligned bytes; only small ZeroMQ messages are unaligned and copied."""
     data: np.ndarray = np.frombuffer(frame, np.uint8)
     return data if data.__array_interface__["data"][0] % _ALIGNMENT == 0 else data.copy()
 

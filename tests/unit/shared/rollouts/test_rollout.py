@@ -214,7 +214,7 @@ def test_a_header_that_cannot_be_true_is_invalid(changes: dict[str, object]) -> 
     rollout = example_rollout(layout)
     rollout.header = msgspec.structs.replace(rollout.header, **changes)
     for check in (layout.check, lambda rollout: decode_rollout(received(rollout), layout)):
-        with pytest.raises(RolloutInvalid, match=r"episode|SHA-256|a time"):
+        with pytest.raises(RolloutInvalid, match=r"episode|SHA-256|finite time"):
             check(rollout)
 
 
@@ -229,7 +229,7 @@ def test_a_header_that_dwarfs_its_steps_is_not_even_read() -> None:
 
 def test_a_rollout_that_no_receiver_takes_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shared.rollouts.rollout_codec.MAX_FRAME_BYTES", 100)
-    with pytest.raises(ConfigurationError, match="step fewer environments"):
+    with pytest.raises(ConfigurationError, match="use fewer environments"):
         encode_rollout(example_rollout(plain_layout(), batch_size=8))
 
 
