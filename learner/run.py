@@ -54,7 +54,7 @@ def _train_with_actors(options: LearnerRun, run: RunDirectory, stop_requested: C
     from shared.transport.arrival_journal import ArrivalJournal
     from shared.transport.receiver_flow import ReceiverOptions
     from shared.transport.transport_keys import ACTOR_KEY_NAME, keep_learner_keys
-    from shared.transport.zmq_transport import ZmqReceiver
+    from shared.transport.zmq_receiver import ZmqReceiver
 
     def connect(config: RunConfig, layout: RolloutLayout) -> Acting:
         receiver = ZmqReceiver(

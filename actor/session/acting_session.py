@@ -28,7 +28,7 @@ from shared.process.log import set_up_logging
 from shared.rollouts.rollout import RolloutLayout
 from shared.run.environment_description import find_environment
 from shared.run.run_directory import RunDirectory
-from shared.transport.zmq_transport import ZmqSender
+from shared.transport.zmq_sender import ZmqSender
 
 _UNSENT_LENGTH = 16  # steps of a rollout that is not sent: short, so that an episode is reported soon after its end
 

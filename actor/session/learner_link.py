@@ -9,7 +9,7 @@ from shared.run.run_config import RunConfig
 from shared.run.run_directory import RunDirectory
 from shared.transport.transport_keys import ActorKeys, choose_actor_keys
 from shared.transport.zmq_curve import check_keys
-from shared.transport.zmq_transport import ZmqSender
+from shared.transport.zmq_sender import ZmqSender
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from shared.errors import HotswapError
 from shared.rollouts.rollout import EpisodeEnds, Rollout, RolloutHeader, RolloutLayout
 from shared.run.run_config import RunConfig
 from shared.run.run_directory import RunDirectory
-from shared.transport.zmq_transport import ZmqSender
+from shared.transport.zmq_sender import ZmqSender
 
 _ENVS = 2
 _PATIENCE_S = 0.3

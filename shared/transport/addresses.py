@@ -1,4 +1,4 @@
-"""Where a learner can be reached: on this machine by name, from others by host and port."""
+"""Addresses of learners: a name on this machine, host and port for other machines."""
 
 import ipaddress
 import re
@@ -15,10 +15,10 @@ _ANY_HOST = ("*", "0.0.0.0", "::")
 
 
 def local_address(name: str) -> str:
-    """An ipc address for ``name`` (letters, digits, ``-``, ``_`` and ``.``).
+    """Return an ipc address for ``name`` (letters, digits, ``-``, ``_`` and ``.``). Raises ConfigurationError.
 
-    On Linux it is abstract: no file is left behind, and the name is free again the moment its process ends. Elsewhere
-    it is a socket file in the temporary directory. Raises ConfigurationError.
+    On Linux it is abstract: no file is left behind, and the address is free when its process ends. Elsewhere it is a
+    socket file in the temporary directory.
     """
     if sys.platform == "linux":
         path = f"@rl-hotswap-{name}"
@@ -26,25 +26,25 @@ def local_address(name: str) -> str:
         path = str(Path(tempfile.gettempdir()) / f"rl-hotswap-{name}.sock")
     if not name or set("/\\\0*@:") & set(name) or len(path.encode()) > _LONGEST_IPC_PATH:
         raise ConfigurationError(
-            f"{name!r} cannot name an ipc address: expected a short plain name (the address has at most "
-            f"{_LONGEST_IPC_PATH} bytes), found {path!r}"
+            f"use a short plain name: {name!r} gives the ipc address {path!r}; expected at most {_LONGEST_IPC_PATH} "
+            "bytes without special characters"
         )
     return f"ipc://{path}"
 
 
 def check_listen_address(address: str) -> None:
-    """Raise ConfigurationError unless it is ``tcp://HOST:PORT``, the port given: actors must find it again."""
+    """Raise ConfigurationError unless ``address`` is ``tcp://HOST:PORT``. The port is fixed for restarts."""
     found = _TCP.fullmatch(address)
     if found is None or not 0 < int(found["port"]) < 2**16:
         raise ConfigurationError(
-            f"--listen is tcp://HOST:PORT, such as tcp://0.0.0.0:5555 for every interface; found {address!r}"
+            f"use --listen tcp://HOST:PORT, such as tcp://0.0.0.0:5555 for every interface; found {address!r}"
         )
 
 
 def advertised_address(address: str) -> str:
-    """What actors connect to where the learner listens at ``address``: every interface is called by this host's name.
+    """Return the address that actors connect to if the learner listens at ``address``.
 
-    Raises ConfigurationError where ``address`` is none to listen at.
+    A wildcard becomes the name of this host. Raises ConfigurationError for other addresses than tcp://HOST:PORT.
     """
     check_listen_address(address)
     host, port = _host_and_port(address)
@@ -52,7 +52,7 @@ def advertised_address(address: str) -> str:
 
 
 def needs_keys(address: str) -> bool:
-    """Whether what travels there leaves this machine: then both ends must prove who they are, and encrypt."""
+    """Return True if traffic to ``address`` may leave this machine, so that both ends need keys."""
     if not address.startswith("tcp:"):
         return False
     host, _ = _host_and_port(address)
@@ -60,7 +60,7 @@ def needs_keys(address: str) -> bool:
         return False
     try:
         return not ipaddress.ip_address(host).is_loopback
-    except ValueError:  # a name, or an interface: nobody knows where it leads
+    except ValueError:  # a host name or an interface, which may lead anywhere
         return True
 
 

@@ -1,8 +1,7 @@
-"""What a learner has heard of, written down as it hears it: a kill takes its memory, and must not take the count.
+"""Journal of the rollouts that a learner has received, so that accounts stay exact when the learner is killed.
 
-One line of JSON for each time that more was heard of a sender: ``["actor-0","3f…",17]`` says that 17 rollouts of that
-life of that actor were received or announced. The highest of each sender counts, so a line may stand there twice, and
-one that a kill cut short says nothing.
+Each line is JSON: ``["actor-0","3f…",17]`` means that 17 rollouts of that session of that actor were received or
+announced. The highest count of a sender is valid, so lines may repeat; a truncated line is ignored.
 """
 
 import contextlib
@@ -22,54 +21,54 @@ _line: msgspec.json.Decoder[tuple[str, str, int]] = msgspec.json.Decoder(tuple[s
 
 
 class ArrivalJournal:
-    """A file that outlives its learner. Not synced: it has to survive a killed process, not a power cut.
+    """A file of counts, not synced: it survives a killed process, but not a power cut.
 
-    ``heard`` is what it says of each (actor id, session_id).
+    ``counts`` maps (actor id, session id) to the number of rollouts.
     """
 
     def __init__(self, path: Path) -> None:
-        """Read what is there, and go on with it. Raises ConfigurationError where it cannot be read or made.
+        """Read the file, if any, and continue it. Raises ConfigurationError if it cannot be read or created.
 
-        One that is there and cannot be written to is like a disk that fills up later: no reason not to train.
+        If an existing file cannot be written, training continues with a warning, as on a disk that becomes full.
         """
         self._path = path
         self._failed = False
         self._is_closed = False
-        self.heard: dict[tuple[str, str], int] = {}
+        self.counts: dict[tuple[str, str], int] = {}
         self._file: BinaryIO | None = None
         self._lines = 0
         try:
-            is_there = self._read()
+            existed = self._read()
         except OSError as error:
             raise ConfigurationError(f"cannot read the journal {path}: {error.strerror or error}") from error
         try:
             self._compact()
         except OSError as error:
-            if not is_there:
-                raise ConfigurationError(f"cannot keep the journal {path}: {error.strerror or error}") from error
+            if not existed:
+                raise ConfigurationError(f"cannot create the journal {path}: {error.strerror or error}") from error
             self._warn(error)
 
-    def note(self, actor_id: str, session_id: str, heard: int) -> None:
-        """``heard`` rollouts of that life were heard of by now. A full disk is logged, and stops nothing."""
-        self.heard[actor_id, session_id] = heard
+    def write(self, actor_id: str, session_id: str, count: int) -> None:
+        """Record the number of rollouts of a session so far. Errors of the disk are logged, not raised."""
+        self.counts[actor_id, session_id] = count
         if self._is_closed:
             return
         try:
-            if self._file is None or self._lines > _COMPACT_AFTER_LINES + len(self.heard):
+            if self._file is None or self._lines > _COMPACT_AFTER_LINES + len(self.counts):
                 self._compact()
                 return
-            self._file.write(_encode((actor_id, session_id, heard)) + b"\n")
+            self._file.write(_encode((actor_id, session_id, count)) + b"\n")
             self._lines += 1
         except OSError as error:
-            self._let_go()  # what was cut short is written again, with all the rest
+            self._close_file()  # the next write replaces the file, with its truncated line
             self._warn(error)
 
     def close(self) -> None:
-        """Note nothing more. Idempotent."""
+        """Close the file; later writes are ignored. Idempotent."""
         self._is_closed = True
-        self._let_go()
+        self._close_file()
 
-    def _let_go(self) -> None:
+    def _close_file(self) -> None:
         file, self._file = self._file, None
         if file is not None:
             file.close()
@@ -77,26 +76,23 @@ class ArrivalJournal:
     def _warn(self, error: OSError) -> None:
         if not self._failed:
             logger.warning(
-                "cannot write {} ({}: {}); should this learner be killed, what it heard may go uncounted",
-                self._path,
-                type(error).__name__,
-                error,
+                "journal not written, a killed learner may lose counts path={} error={!r}", self._path, str(error)
             )
         self._failed = True
 
     def _read(self) -> bool:
-        """Whether there was anything to read."""
-        is_there = self._path.exists()
-        for line in self._path.read_bytes().splitlines() if is_there else []:
-            with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):  # cut short
-                actor_id, session_id, heard = _line.decode(line)
-                self.heard[actor_id, session_id] = max(heard, self.heard.get((actor_id, session_id), 0))
-        return is_there
+        """Read the file; return False if there is none."""
+        existed = self._path.exists()
+        for line in self._path.read_bytes().splitlines() if existed else []:
+            with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):  # truncated
+                actor_id, session_id, count = _line.decode(line)
+                self.counts[actor_id, session_id] = max(count, self.counts.get((actor_id, session_id), 0))
+        return existed
 
     def _compact(self) -> None:
-        """One line a sender. The old file stands until the new one is whole."""
-        lines = [_encode((*sender, heard)) + b"\n" for sender, heard in self.heard.items()]
-        self._let_go()
+        """Replace the file by one with a line for each sender."""
+        lines = [_encode((*sender, count)) + b"\n" for sender, count in self.counts.items()]
+        self._close_file()
         replace_file(self._path, b"".join(lines))
         self._file = self._path.open("ab", buffering=0)
         self._lines = len(lines)

@@ -1,4 +1,4 @@
-"""Rollouts within one process: for ``--actors 0``, for threads, and for tests that need no socket."""
+"""Transport within one process: for ``--actors 0``, for threads, and for tests without sockets."""
 
 import threading
 import time
@@ -6,7 +6,6 @@ from collections import deque
 from dataclasses import replace
 
 import msgspec
-from loguru import logger
 
 from shared.errors import RolloutInvalid, TransportClosed
 from shared.rollouts.rollout import Rollout, RolloutLayout
@@ -14,18 +13,18 @@ from shared.transport.ledger import AccountedReceiver, SenderKey
 
 
 class InProcessTransport:
-    """One receiver and any number of senders. Rollouts are handed over as they are: nothing is encoded or copied."""
+    """One receiver and any number of senders. Rollouts are passed on without encoding or copying."""
 
     def __init__(self, layout: RolloutLayout, run_id: str, *, synchronous: bool = False) -> None:
         self.receiver = InProcessReceiver(layout, run_id, synchronous=synchronous)
 
     def sender(self, actor_id: str, *, window: int = 1) -> "InProcessSender":
-        """A new life of ``actor_id``, with a window of its own."""
+        """Create a sender: a new session of ``actor_id``."""
         return InProcessSender(self.receiver, actor_id, window)
 
 
 class InProcessReceiver(AccountedReceiver):
-    """The learner's end (see ``RolloutReceiver``). Made by ``InProcessTransport``."""
+    """``RolloutReceiver`` of an ``InProcessTransport``."""
 
     def __init__(self, layout: RolloutLayout, run_id: str, *, synchronous: bool = False) -> None:
         super().__init__()
@@ -43,14 +42,9 @@ class InProcessReceiver(AccountedReceiver):
 
     @property
     def live_senders(self) -> int:
-        """How many senders were not closed."""
         return len(self._senders)
 
     def receive(self, timeout_s: float) -> Rollout | None:
-        """Return the next valid rollout, or None when ``timeout_s`` passed.
-
-        Its sender then has room for another: at once, or with a synchronous receiver after ``resume_senders``.
-        """
         deadline_s = time.monotonic() + timeout_s
         while True:
             with self.changed:
@@ -63,34 +57,31 @@ class InProcessReceiver(AccountedReceiver):
                 if self.synchronous:
                     self._held.append(SenderKey(rollout.header.actor_id, rollout.header.session_id))
                 self.changed.notify_all()
-            if self._fits(rollout):
+            if self._is_valid(rollout):
                 return rollout
 
     def resume_senders(self, version: int | None) -> None:
-        """Let waiting senders send again, rollouts acted by ``version`` or a newer one (None: by any version)."""
         with self.changed:
             self._check_open()
             self.wanted_version = version
             self._held.clear()
             self.changed.notify_all()
 
-    def stop_actors(self, timeout_s: float) -> None:  # noqa: ARG002  their counts are at hand: nothing to wait for
-        """Ask every sender to stop; what is under way is lost. Returns at once."""
+    def stop_actors(self, timeout_s: float) -> None:  # noqa: ARG002  counts are known at once
         with self.changed:
             self._check_open()
             self.stopping = True
             self._queue.clear()
-            self._ledger.lose_under_way()
+            self._ledger.lose_in_flight()
             self.changed.notify_all()
 
     def close(self) -> None:
-        """Senders go on without a learner. Idempotent."""
         with self.changed:
             self.closed = True
             self.changed.notify_all()
 
     def join(self, actor_id: str) -> SenderKey:
-        """A sender begins."""
+        """Add a sender and return its key."""
         with self.changed:
             self._sessions += 1
             sender = SenderKey(actor_id, f"in-process-{self._sessions}")
@@ -99,19 +90,19 @@ class InProcessReceiver(AccountedReceiver):
             return sender
 
     def leave(self, sender: SenderKey) -> None:
-        """A sender was closed."""
+        """Remove a sender."""
         with self.changed:
             self._senders.remove(sender)
 
     def waiting(self, sender: SenderKey) -> int:
-        """How many of the sender's rollouts have no credit yet. The caller holds ``changed``."""
+        """Return the number of rollouts of a sender without credit. The caller holds ``changed``."""
         queued = sum((rollout.header.actor_id, rollout.header.session_id) == sender for rollout in self._queue)
         return queued + self._held.count(sender)
 
     def put(self, sender: SenderKey, rollout: Rollout) -> None:
-        """A rollout arrives. The caller holds ``changed``.
+        """Add a rollout. The caller holds ``changed``.
 
-        It is numbered here, by the books, so that a resumed run's worker goes on where the checkpoint's stood.
+        The ledger numbers it, so that the worker of a resumed run continues the numbers of the checkpoint.
         """
         sequence = self._ledger.expected(sender)
         header = msgspec.structs.replace(
@@ -121,15 +112,15 @@ class InProcessReceiver(AccountedReceiver):
         self._queue.append(replace(rollout, header=header))
         self.changed.notify_all()
 
-    def put_nowhere(self, sender: SenderKey) -> None:
-        """A rollout was dropped by its sender. The caller holds ``changed``."""
+    def count_dropped(self, sender: SenderKey) -> None:
+        """Count a rollout that its sender dropped. The caller holds ``changed``."""
         self._ledger.announced(sender, self._ledger.expected(sender) + 1)
 
     def _check_open(self) -> None:
         if self.closed:
-            raise TransportClosed("this receiver was closed")
+            raise TransportClosed("create a new transport: this one was closed")
 
-    def _fits(self, rollout: Rollout) -> bool:
+    def _is_valid(self, rollout: Rollout) -> bool:
         sender = SenderKey(rollout.header.actor_id, rollout.header.session_id)
         try:
             if rollout.header.run_id != self._run_id:
@@ -137,13 +128,14 @@ class InProcessReceiver(AccountedReceiver):
             self._layout.check(rollout)
         except RolloutInvalid as error:
             self._ledger.settle(sender, rollout.header.sequence, "invalid")
-            logger.warning("actor {} sent an invalid rollout {}: {}", sender, rollout.header.sequence, error)
+            message = f"invalid rollout received {sender} sequence={rollout.header.sequence} error={error}"
+            self._warnings.warn(sender, message)
             return False
         return True
 
 
 class InProcessSender:
-    """The actor's end (see ``RolloutSender``). Made by ``InProcessTransport.sender``."""
+    """``RolloutSender`` of an ``InProcessTransport``."""
 
     def __init__(self, receiver: InProcessReceiver, actor_id: str, window: int) -> None:
         self._receiver = receiver
@@ -155,45 +147,36 @@ class InProcessSender:
 
     @property
     def learner_alive(self) -> bool:
-        """Whether the receiver is open."""
         return not self._receiver.closed
 
     @property
     def stop_requested(self) -> bool:
-        """Whether the learner has said that the training is over."""
         return self._receiver.stopping
 
     @property
     def wanted_version(self) -> int | None:
-        """The version that the next rollout is best acted by, or a newer one; None where any will do."""
         return self._receiver.wanted_version
 
     def wait_for_room(self, timeout_s: float) -> bool:
-        """Wait until ``send`` would not block. True at once while the learner is away; False on timeout or stop."""
         self._check_open()
         with self._receiver.changed:
             self._receiver.changed.wait_for(self._would_not_block, timeout_s)
             return self._would_not_block() and not self.stop_requested
 
     def send(self, rollout: Rollout) -> bool:
-        """Number the rollout and hand it over; its buffers must not be written to again. False where it is lost.
-
-        Blocks while the window is full and the learner alive, so receive on another thread or between two sends. Raises
-        TransportClosed after ``close``.
-        """
+        """See ``RolloutSender``. It blocks until another thread receives."""
         self._check_open()
         with self._receiver.changed:
             self._receiver.changed.wait_for(self._would_not_block)
             self.sent += 1
             if self.stop_requested or not self.learner_alive:
                 self.lost += 1
-                self._receiver.put_nowhere(self._key)
+                self._receiver.count_dropped(self._key)
                 return False
             self._receiver.put(self._key, rollout)
             return True
 
     def close(self) -> None:
-        """Leave. Idempotent."""
         if not self._closed:
             self._closed = True
             self._receiver.leave(self._key)
@@ -204,4 +187,4 @@ class InProcessSender:
 
     def _check_open(self) -> None:
         if self._closed:
-            raise TransportClosed("this sender was closed; make a new one to send more rollouts")
+            raise TransportClosed("create a new sender to send more rollouts: this one was closed")

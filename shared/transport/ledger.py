@@ -1,6 +1,6 @@
-"""The books over rollouts: every number of every sender ends in exactly one place, and ``lost`` is never inferred.
+"""Accounts of rollouts: each number of each sender gets exactly one outcome, and ``lost`` is counted, not inferred.
 
-Pure accounting: no clock, no socket. A lock makes it safe to count on one thread what arrives on another.
+The module uses no clock and no socket. A lock makes it safe to settle on one thread what arrives on another.
 """
 
 import threading
@@ -14,24 +14,24 @@ from shared.rollouts.rollout_accounts import RolloutAccounts
 from shared.transport.arrival_journal import ArrivalJournal
 from shared.transport.rate_limited_warnings import RateLimitedWarnings
 
-Place = Literal["learned", "stale", "invalid", "lost"]
+Outcome = Literal["learned", "stale", "invalid", "lost"]
 
 
 class SenderKey(NamedTuple):
-    """One life of one actor: a restarted actor has its old ``actor_id`` and a new ``session_id``."""
+    """One session of one actor: a restarted actor keeps its ``actor_id`` and has a new ``session_id``."""
 
     actor_id: str
     session_id: str
 
     def __str__(self) -> str:
-        return f"{self.actor_id!r} ({self.session_id})"
+        return f"actor={self.actor_id!r} session={self.session_id}"
 
 
-class _Book(msgspec.Struct):
-    """Numbers below ``expected`` are in a place or under way; those from ``expected`` on were not heard of yet."""
+class _Account(msgspec.Struct):
+    """Numbers below ``expected`` have an outcome or are in flight; the others were neither received nor announced."""
 
     expected: int = 0
-    under_way: set[int] = msgspec.field(default_factory=set)
+    in_flight: set[int] = msgspec.field(default_factory=set)
 
 
 class _Saved(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -41,23 +41,23 @@ class _Saved(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Ledger:
-    """Where each rollout of each sender went."""
+    """Outcomes of the rollouts of all senders.
+
+    The counts of an earlier session in ``journal`` become ``lost``: no rollout of that session can be learned from.
+    ``restore`` replaces them by the accounts of a checkpoint; rollouts that arrived after it stay lost.
+    """
 
     def __init__(self, journal: ArrivalJournal | None = None) -> None:
-        """What a learner before this one noted in ``journal`` was learned from by nobody who is left, and is lost.
-
-        Where a checkpoint is restored, its books say better; what was heard after it is lost then.
-        """
         self._lock = threading.RLock()
         self._accounts = RolloutAccounts()
-        self._books: dict[SenderKey, _Book] = {}
+        self._senders: dict[SenderKey, _Account] = {}
         self._restarts_before = 0
         self._journal: ArrivalJournal | None = None
-        before = {} if journal is None else {SenderKey(*sender): heard for sender, heard in journal.heard.items()}
-        for sender, heard in before.items():
-            self.announced(sender, heard)
+        before = {} if journal is None else {SenderKey(*sender): count for sender, count in journal.counts.items()}
+        for sender, count in before.items():
+            self.announced(sender, count)
         self._journal = journal
-        self._restored: dict[SenderKey, int] = before  # what learners before this one had heard of each
+        self._restored: dict[SenderKey, int] = before  # counts of earlier sessions of the learner
 
     @property
     def accounts(self) -> RolloutAccounts:
@@ -67,159 +67,152 @@ class Ledger:
 
     @property
     def restarts(self) -> int:
-        """How many incarnations were not the first of their ``actor_id``.
+        """Number of actor sessions that were not the first of their ``actor_id``.
 
-        That an actor is another one than before a checkpoint is no restart: the whole run may have been resumed.
+        A new session after a checkpoint is not a restart: the whole run may have been resumed.
         """
         with self._lock:
-            heard = [key for key, book in self._books.items() if book.expected > self._restored.get(key, -1)]
-            return self._restarts_before + len(heard) - len({key.actor_id for key in heard})
+            active = [key for key, account in self._senders.items() if account.expected > self._restored.get(key, -1)]
+            return self._restarts_before + len(active) - len({key.actor_id for key in active})
 
     def expected(self, sender: SenderKey) -> int:
-        """The lowest number that was not heard of yet."""
+        """Return the lowest number that was neither received nor announced."""
         with self._lock:
-            return self._books.get(sender, _Book()).expected
+            return self._senders.get(sender, _Account()).expected
 
     def arrived(self, sender: SenderKey, sequence: int) -> bool:
-        """Rollout ``sequence`` is here: it is under way, and the numbers that it skipped are lost.
+        """Count rollout ``sequence`` as in flight, and the numbers that it skips as lost.
 
-        False, and nothing is counted, where that number has been accounted for before.
+        Return False, and count nothing, if the number was counted before.
         """
         with self._lock:
-            book = self._books.setdefault(sender, _Book())
-            if sequence < book.expected:
+            account = self._senders.setdefault(sender, _Account())
+            if sequence < account.expected:
                 return False
-            self._close_gap(book, sequence)
-            book.expected = sequence + 1
-            book.under_way.add(sequence)
+            self._close_gap(account, sequence)
+            account.expected = sequence + 1
+            account.in_flight.add(sequence)
             self._accounts.sent += 1
-            self._note(sender, book)
+            self._record(sender, account)
             return True
 
     def announced(self, sender: SenderKey, sent: int) -> None:
-        """The sender says that it has sent ``sent`` so far, and that those not heard of will never come."""
+        """Count rollouts below ``sent`` that did not arrive as lost: the sender says that they are not in flight."""
         with self._lock:
-            book = self._books.setdefault(sender, _Book())
-            if sent > book.expected:
-                self._close_gap(book, sent)
-                self._note(sender, book)
+            account = self._senders.setdefault(sender, _Account())
+            if sent > account.expected:
+                self._close_gap(account, sent)
+                self._record(sender, account)
 
-    def settle(self, sender: SenderKey, sequence: int, place: Place) -> None:
-        """Put a rollout that is under way in its place. Raises ValueError where it is not under way."""
+    def settle(self, sender: SenderKey, sequence: int, outcome: Outcome) -> None:
+        """Give a rollout in flight its outcome. Raises ValueError if it is not in flight."""
         with self._lock:
-            book = self._books.get(sender)
-            if book is None or sequence not in book.under_way:
+            account = self._senders.get(sender)
+            if account is None or sequence not in account.in_flight:
                 raise ValueError(
-                    f"rollout {sequence} of {sender} is not under way: it was not received here, or is counted already"
+                    f"rollout {sequence} of {sender} is not in flight: it was not received here, or was counted before"
                 )
-            book.under_way.remove(sequence)
-            self._count(place, 1)
+            account.in_flight.remove(sequence)
+            self._count(outcome, 1)
 
     def count_foreign(self) -> None:
-        """A rollout that belongs to another run: invalid, and in nobody's numbers."""
+        """Count a rollout of another run as invalid; it has no sender here."""
         with self._lock:
             self._accounts.sent += 1
             self._accounts.invalid += 1
 
-    def lose_under_way(self) -> None:
-        """Whatever is under way will not be learned from: nobody is left to do it."""
+    def lose_in_flight(self) -> None:
+        """Count every rollout in flight as lost."""
         with self._lock:
-            for book in self._books.values():
-                self._count("lost", len(book.under_way))
-                book.under_way.clear()
+            for account in self._senders.values():
+                self._count("lost", len(account.in_flight))
+                account.in_flight.clear()
 
     def state(self) -> bytes:
-        """The books, MessagePack. What is under way stands there as lost: a checkpoint holds no rollouts."""
+        """Return the accounts as MessagePack, with rollouts in flight as lost: checkpoints contain no rollouts."""
         with self._lock:
-            under_way = sum(len(book.under_way) for book in self._books.values())
-            accounts = msgspec.structs.replace(self._accounts, lost=self._accounts.lost + under_way)
+            in_flight = sum(len(account.in_flight) for account in self._senders.values())
+            accounts = msgspec.structs.replace(self._accounts, lost=self._accounts.lost + in_flight)
             return msgspec.msgpack.encode(
-                _Saved(accounts, [(*key, book.expected) for key, book in self._books.items()], self.restarts)
+                _Saved(accounts, [(*key, account.expected) for key, account in self._senders.items()], self.restarts)
             )
 
     def restore(self, state: bytes) -> None:
-        """Go on from saved books.
+        """Continue from saved accounts.
 
-        What senders said between the start of this process and now is told again to the restored books, so the rollouts
-        that the checkpoint does not know of are lost, and those that wait here stay under way. Raises CheckpointError.
+        Counts since the start of this process are applied to them: rollouts that the checkpoint does not contain are
+        lost, and those that wait here stay in flight. Raises CheckpointError.
         """
         try:
             saved = msgspec.msgpack.decode(state, type=_Saved)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            raise CheckpointError(f"the checkpoint holds no books of rollouts: {error}") from error
+            raise CheckpointError(f"the checkpoint contains no valid rollout accounts: {error}") from error
         with self._lock:
-            heard, self._books = self._books, {}
+            present, self._senders = self._senders, {}
             self._accounts = saved.accounts
             for actor_id, session_id, expected in saved.expected:
-                self._books[SenderKey(actor_id, session_id)] = _Book(expected)
                 key = SenderKey(actor_id, session_id)
+                self._senders[key] = _Account(expected)
                 self._restored[key] = max(expected, self._restored.get(key, 0))
             self._restarts_before = saved.restarts
-            for sender, book in heard.items():
-                for sequence in sorted(book.under_way):
+            for sender, account in present.items():
+                for sequence in sorted(account.in_flight):
                     self.arrived(sender, sequence)
-                self.announced(sender, book.expected)
+                self.announced(sender, account.expected)
 
     def close(self) -> None:
-        """Let go of the journal. Idempotent."""
+        """Close the journal. Idempotent."""
         if self._journal is not None:
             self._journal.close()
 
-    def _note(self, sender: SenderKey, book: _Book) -> None:
+    def _record(self, sender: SenderKey, account: _Account) -> None:
         if self._journal is not None:
-            self._journal.note(*sender, book.expected)
+            self._journal.write(*sender, account.expected)
 
-    def _close_gap(self, book: _Book, up_to: int) -> None:
-        missing = up_to - book.expected
+    def _close_gap(self, account: _Account, up_to: int) -> None:
+        missing = up_to - account.expected
         if missing > 0:
-            book.expected = up_to
+            account.expected = up_to
             self._accounts.sent += missing
             self._count("lost", missing)
 
-    def _count(self, place: Place, how_many: int) -> None:
-        setattr(self._accounts, place, getattr(self._accounts, place) + how_many)
+    def _count(self, outcome: Outcome, number: int) -> None:
+        setattr(self._accounts, outcome, getattr(self._accounts, outcome) + number)
 
 
 class AccountedReceiver:
-    """The half of a receiver that is bookkeeping, the same for every transport."""
+    """The accounting of a receiver, the same for every transport."""
 
     def __init__(self, journal: ArrivalJournal | None = None) -> None:
         self._ledger = Ledger(journal)
-        self._complaints = RateLimitedWarnings()
+        self._warnings = RateLimitedWarnings()
 
     @property
     def accounts(self) -> RolloutAccounts:
-        """The books over all senders so far; a rollout under way is ``sent`` but in none of the four places yet."""
         return self._ledger.accounts
 
     @property
     def actor_restarts(self) -> int:
-        """How often a known ``actor_id`` came back as a new process."""
         return self._ledger.restarts
 
     def count_learned(self, rollout: Rollout) -> None:
-        """The rollout went into an update. Raises ValueError where it was counted before."""
-        self._ledger.settle(*_whose(rollout), "learned")
+        self._ledger.settle(*_origin(rollout), "learned")
 
     def count_stale(self, rollout: Rollout) -> None:
-        """The rollout was too old to learn from. Raises ValueError where it was counted before."""
-        self._ledger.settle(*_whose(rollout), "stale")
+        self._ledger.settle(*_origin(rollout), "stale")
 
     def count_invalid(self, rollout: Rollout, why: str) -> None:
-        """The rollout cannot be what it says. Logs its sender. Raises ValueError where it was counted before."""
-        sender, sequence = _whose(rollout)
+        sender, sequence = _origin(rollout)
         self._ledger.settle(sender, sequence, "invalid")
-        self._complaints.add(sender, f"actor {sender} sent an invalid rollout {sequence}: {why}")
+        self._warnings.warn(sender, f"invalid rollout received {sender} sequence={sequence} error={why}")
 
     def state(self) -> bytes:
-        """The books as a checkpoint keeps them."""
         return self._ledger.state()
 
     def restore(self, state: bytes) -> None:
-        """Go on from a checkpoint's books. Call it before anything was received. Raises CheckpointError."""
         self._ledger.restore(state)
 
 
-def _whose(rollout: Rollout) -> tuple[SenderKey, int]:
+def _origin(rollout: Rollout) -> tuple[SenderKey, int]:
     header = rollout.header
     return SenderKey(header.actor_id, header.session_id), header.sequence

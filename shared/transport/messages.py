@@ -1,17 +1,17 @@
-"""What actors and the learner say to each other: typed MessagePack, validated as it is decoded. No pickle.
+"""Control messages between actors and the learner: typed MessagePack, validated when it is decoded.
 
     actor                                learner
-    Hello(sent)                 ->                        on every new connection, and whenever the learner was silent
+    Hello(sent)                 ->                        on every new connection, and when the learner is silent
                                 <-       Welcome(taken)   or Refused(reason), or Stop
     Sending(sequence) + frames  ->
-                                <-       Credit(taken)    when another rollout is wanted, and every heartbeat_s
+                                <-       Credit(taken)    when the next rollout may be sent, and every heartbeat_s
                                 <-       Stop
     Bye(sent)                   ->
 
-Counts and credits are totals, not differences: a message that is lost, late or repeated does no harm.
+Counts and credits are totals, so that messages may be lost, late or repeated.
 """
 
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
@@ -21,14 +21,14 @@ from shared.transport.ledger import SenderKey
 PROTOCOL = 1
 MAX_MESSAGE_BYTES = 4096
 
-# Far above what any run sends, and small enough that sums stay integers everywhere.
+# Far above the counts of any run, and small enough for exact sums in every language.
 Count = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
 Name = Annotated[str, msgspec.Meta(max_length=256)]
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=86400)]
 
 
 class Sender(msgspec.Struct, frozen=True, rename={"session_id": "incarnation"}):
-    """Who speaks: which life of which actor, for which run."""
+    """The sender of a message: a session of an actor of a run."""
 
     run_id: Name
     actor_id: Name
@@ -40,7 +40,7 @@ class Sender(msgspec.Struct, frozen=True, rename={"session_id": "incarnation"}):
 
 
 class Hello(msgspec.Struct, frozen=True, tag="hello"):
-    """``sent`` rollouts were sent or counted as lost so far; none of them is still to come."""
+    """``sent`` rollouts were sent or counted as lost so far; none of them will be sent again."""
 
     sender: Sender
     sent: Count
@@ -48,21 +48,21 @@ class Hello(msgspec.Struct, frozen=True, tag="hello"):
 
 
 class Sending(msgspec.Struct, frozen=True, tag="rollout"):
-    """The rollout's frames follow. The number stands here too, so that a broken rollout is still accounted for."""
+    """The frames of a rollout follow. The number is repeated here to account for invalid rollouts."""
 
     sender: Sender
     sequence: Count
 
 
 class Bye(msgspec.Struct, frozen=True, tag="bye"):
-    """The sender leaves; it sent or counted as lost ``sent`` rollouts in all."""
+    """The sender leaves after ``sent`` rollouts, sent or counted as lost."""
 
     sender: Sender
     sent: Count
 
 
 class Welcome(msgspec.Struct, frozen=True, tag="welcome"):
-    """The answer to ``Hello(sent)``: all below ``taken`` are out of the way; a Credit comes every ``heartbeat_s``."""
+    """The answer to ``Hello(sent)``: all below ``taken`` left the queue; a Credit follows every ``heartbeat_s``."""
 
     sent: Count
     taken: Count
@@ -70,15 +70,15 @@ class Welcome(msgspec.Struct, frozen=True, tag="welcome"):
 
 
 class Refused(msgspec.Struct, frozen=True, tag="refused"):
-    """The learner does not take this sender's rollouts."""
+    """The learner does not accept rollouts of this sender."""
 
     reason: Annotated[str, msgspec.Meta(max_length=1000)]
 
 
 class Credit(msgspec.Struct, frozen=True, tag="credit"):
-    """All rollouts below ``taken`` are out of the way; the next is best acted by ``version``, or a newer one.
+    """All rollouts below ``taken`` left the queue; the next should be acted by ``version`` or a newer one.
 
-    Repeated every ``heartbeat_s``, so it is the heartbeat too.
+    Repeated every ``heartbeat_s`` as the heartbeat.
     """
 
     taken: Count
@@ -86,11 +86,12 @@ class Credit(msgspec.Struct, frozen=True, tag="credit"):
 
 
 class Stop(msgspec.Struct, frozen=True, tag="stop"):
-    """The training is over."""
+    """The training has ended."""
 
 
 FromActor = Hello | Sending | Bye
 FromLearner = Welcome | Refused | Credit | Stop
+_M = TypeVar("_M")
 
 encode = msgspec.msgpack.Encoder().encode
 _from_actor: msgspec.msgpack.Decoder[FromActor] = msgspec.msgpack.Decoder(FromActor)
@@ -98,24 +99,19 @@ _from_learner: msgspec.msgpack.Decoder[FromLearner] = msgspec.msgpack.Decoder(Fr
 
 
 def decode_from_actor(frame: Any) -> FromActor:
-    """Raises RolloutInvalid where ``frame`` is no message of an actor."""
-    if len(frame) > MAX_MESSAGE_BYTES:
-        raise RolloutInvalid(
-            f"not a message from an actor: expected {MAX_MESSAGE_BYTES} bytes at most, found {len(frame)}"
-        )
-    try:
-        return _from_actor.decode(frame)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise RolloutInvalid(f"not a message from an actor: {error}") from error
+    """Decode a message of an actor. Raises RolloutInvalid."""
+    return _decode(frame, _from_actor, RolloutInvalid, "an actor")
 
 
 def decode_from_learner(frame: Any) -> FromLearner:
-    """Raises TransportError where ``frame`` is no message of a learner."""
+    """Decode a message of a learner. Raises TransportError."""
+    return _decode(frame, _from_learner, TransportError, "a learner")
+
+
+def _decode(frame: Any, decoder: msgspec.msgpack.Decoder[_M], failure: type[TransportError], peer: str) -> _M:
     if len(frame) > MAX_MESSAGE_BYTES:
-        raise TransportError(
-            f"not a message from a learner: expected {MAX_MESSAGE_BYTES} bytes at most, found {len(frame)}"
-        )
+        raise failure(f"not a message from {peer}: expected at most {MAX_MESSAGE_BYTES} bytes, found {len(frame)}")
     try:
-        return _from_learner.decode(frame)
+        return decoder.decode(frame)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise TransportError(f"not a message from a learner: {error}") from error
+        raise failure(f"not a message from {peer}: {error}") from error

@@ -1,4 +1,4 @@
-"""What peers do wrong, in the log, and a flood of it is no flood there."""
+"""Warnings about faults of peers, whose number stays small however many faults occur."""
 
 from collections import Counter
 from collections.abc import Hashable
@@ -9,16 +9,16 @@ _PEERS_KEPT = 1000
 
 
 class RateLimitedWarnings:
-    """Each peer's first, second, fourth, eighth … fault is logged; under whatever names a flood comes."""
+    """Log the first, second, fourth, eighth … fault of each peer."""
 
     def __init__(self) -> None:
         self._faults: Counter[Hashable] = Counter()
 
-    def add(self, peer: Hashable, message: str) -> None:
-        """``peer`` is what faults are counted by."""
+    def warn(self, peer: Hashable, message: str) -> None:
+        """Count a fault of ``peer`` and log ``message`` if it is due."""
         if len(self._faults) > _PEERS_KEPT:
             self._faults.clear()
         self._faults[peer] += 1
-        times = self._faults[peer]
-        if times & (times - 1) == 0:
-            logger.opt(depth=1).warning("{} (complaint {})", message, times)
+        count = self._faults[peer]
+        if count & (count - 1) == 0:
+            logger.opt(depth=1).warning("{} count={}", message, count)

@@ -1,9 +1,8 @@
-"""What a receiver answers to what it hears: greetings, credit, refusals, and who is still there. No socket in here.
+"""Decisions of a receiver: greetings, credit, refusals, and the senders that are present. It uses no socket.
 
-A *route* is what the socket calls a connection. A sender that reconnects has a new one; every message says whose it is.
-
-Whoever sends more than its window, in spite of its credit, has what is too much refused as it comes; and senders are
-taken up in turn, one rollout of each. So a flood costs the receiver no memory, and the honest only their turn.
+A *route* identifies a connection of the socket. A sender has a new route after it reconnects; every message names its
+sender. Rollouts beyond the window of a sender are refused as they arrive, and senders take turns, one rollout each. So
+a flood costs neither memory nor the share of other senders.
 """
 
 from collections import deque
@@ -32,8 +31,8 @@ from shared.transport.messages import (
 )
 from shared.transport.rate_limited_warnings import RateLimitedWarnings
 
-# More than any actor can act between two of its messages: such a count is a mistake, or a lie about everybody's sum.
-_MOST_UNHEARD = 2**32
+# More rollouts than an actor can act between two of its messages: such a count is wrong and would distort the sums.
+_MOST_SKIPPED = 2**32
 
 
 class Reply(NamedTuple):
@@ -45,7 +44,7 @@ class Reply(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A rollout that was not taken up yet: undecoded, so that reading it costs the update nothing."""
+    """A waiting rollout. It is decoded when it is received, so that reading it does not slow an update."""
 
     sender: SenderKey
     sequence: int
@@ -58,7 +57,7 @@ class ReceiverOptions:
 
     Attributes:
         heartbeat_s: period in seconds of the heartbeats to every sender.
-        capacity: rollouts that wait in the receiver, over all senders; the rest waits in the sockets' bounded queues.
+        capacity: rollouts that wait in the receiver, over all senders; others wait in the bounded queues of sockets.
         window: rollouts that wait in the receiver for each sender.
         synchronous: a sender whose rollout was received waits for ``resume_senders`` before it has room for another.
     """
@@ -70,7 +69,7 @@ class ReceiverOptions:
 
 
 class ReceiverFlow:
-    """The senders that a receiver knows, and the rollouts that wait to be taken up: at most ``window`` of each."""
+    """The senders that a receiver knows, and the waiting rollouts: at most ``window`` of each sender."""
 
     def __init__(self, layout: RolloutLayout, run_id: str, ledger: Ledger, options: ReceiverOptions) -> None:
         self._window = options.window
@@ -80,36 +79,36 @@ class ReceiverFlow:
         self._heartbeat_s = options.heartbeat_s
         self._synchronous = options.synchronous
         self._stopping = False
-        self._queues: dict[SenderKey, deque[Arrival]] = {}  # in the order of their turns; none is empty
+        self._queues: dict[SenderKey, deque[Arrival]] = {}  # in the order of turns; none is empty
         self._waiting = 0
         self._held: dict[SenderKey, int] = {}
         self._version: int | None = None
         self._routes: dict[SenderKey, bytes] = {}
         self._names: dict[bytes, SenderKey] = {}
-        self._complaints = RateLimitedWarnings()
+        self._warnings = RateLimitedWarnings()
 
     @property
     def waiting(self) -> int:
-        """How many rollouts wait to be taken up."""
+        """Number of waiting rollouts."""
         return self._waiting
 
     @property
     def present(self) -> tuple[SenderKey, ...]:
-        """Who is connected and has not said goodbye."""
+        """Senders that are connected and have not left."""
         return tuple(self._routes)
 
-    def hear(self, route: bytes, frames: Sequence[Any]) -> Reply | None:
-        """Take note of a message; what to answer."""
+    def process(self, route: bytes, frames: Sequence[Any]) -> Reply | None:
+        """Process a message and return the answer, if any."""
         try:
             message = decode_from_actor(frames[0] if frames else b"")
         except RolloutInvalid as error:
-            name = str(self._names.get(route, "of unknown name"))
-            self._complain(route, name, f"sent something else than a message: {error}")
+            sender = self._names.get(route, "actor=unknown")
+            self._warnings.warn(route, f"invalid message received {sender} error={error}")
             return None
         if reason := self._refusal(message, route):
             if isinstance(message, Sending):
                 self._ledger.count_foreign()
-            self._complain(route, message.sender.key, f"is refused: {reason}")
+            self._warnings.warn(route, f"sender refused {message.sender.key} reason={reason}")
             return Reply(route, Refused(reason))
         self._names[route] = message.sender.key
         match message:
@@ -117,24 +116,29 @@ class ReceiverFlow:
                 return self._greet(message, route)
             case Sending():
                 self._routes[message.sender.key] = route
-                self._note(Arrival(message.sender.key, message.sequence, frames[1:]))
+                self._add(Arrival(message.sender.key, message.sequence, frames[1:]))
             case Bye():
                 self._ledger.announced(message.sender.key, message.sent)
                 self._routes.pop(message.sender.key, None)
-                logger.info("actor {} said goodbye after {} rollouts", message.sender.key, message.sent)
+                logger.info("actor left {} sent={}", message.sender.key, message.sent)
         return None
 
-    def take_up(self) -> tuple[Arrival, Reply | None]:
+    def pop(self) -> tuple[Arrival, Reply | None]:
         """Return the oldest rollout of the next sender, and the credit to send before the rollout is decoded.
 
         A synchronous receiver keeps the credit until ``resume``.
         """
-        arrival = self._pop()
+        sender = next(iter(self._queues))
+        queue = self._queues.pop(sender)
+        arrival = queue.popleft()
+        self._waiting -= 1
+        if queue:
+            self._queues[sender] = queue  # behind all other senders
         if self._synchronous:
-            self._held.setdefault(arrival.sender, arrival.sequence)
+            self._held.setdefault(sender, arrival.sequence)
             return arrival, None
-        route = self._routes.get(arrival.sender)
-        return arrival, None if route is None else Reply(route, self._credit(arrival.sender))
+        route = self._routes.get(sender)
+        return arrival, None if route is None else Reply(route, self._credit(sender))
 
     def resume(self, version: int | None) -> list[Reply]:
         """Return the credit of all waiting senders, for rollouts acted by ``version`` or a newer one."""
@@ -143,34 +147,35 @@ class ReceiverFlow:
         return [Reply(self._routes[sender], self._credit(sender)) for sender in waiting if sender in self._routes]
 
     def decode(self, arrival: Arrival) -> Rollout | None:
-        """The rollout that arrived, or None where it is invalid."""
+        """Return the rollout, or None if it is invalid."""
         try:
             return self._decode(arrival)
         except RolloutInvalid as error:
             self._ledger.settle(arrival.sender, arrival.sequence, "invalid")
-            self._complain_of(arrival.sender, f"sent an invalid rollout {arrival.sequence}: {error}")
+            origin = f"{arrival.sender} sequence={arrival.sequence}"
+            self._warn(arrival.sender, f"invalid rollout received {origin} error={error}")
             return None
 
     def heartbeats(self) -> list[Reply]:
-        """A sign of life for everyone; sent also to those who said goodbye, to learn that they are ``gone``."""
+        """Return heartbeats for all connections, also of senders that left, to find closed ones."""
         return [Reply(route, self._credit(sender)) for route, sender in self._names.items()]
 
     def stop(self) -> None:
-        """From now on nothing is taken up: what waits and what arrives is lost."""
+        """Count waiting rollouts, and those that arrive from now on, as lost."""
         self._stopping = True
         self._queues.clear()
         self._waiting = 0
-        self._ledger.lose_under_way()
+        self._ledger.lose_in_flight()
 
     def stop_requests(self) -> list[Reply]:
-        """What to tell everyone until they have said goodbye."""
+        """Return the requests to send repeatedly until all senders have left."""
         return [Reply(route, Stop()) for route in self._routes.values()]
 
-    def gone(self, route: bytes) -> None:
-        """Nobody is connected under ``route`` any more."""
+    def disconnected(self, route: bytes) -> None:
+        """Remove a closed connection."""
         self._names.pop(route, None)
         for sender in [key for key, known in self._routes.items() if known == route]:
-            logger.info("actor {} is gone", sender)  # said first: whoever then sees it gone finds it in the log
+            logger.info("actor connection lost {}", sender)  # before the change, which other threads see
             del self._routes[sender]
 
     def _refusal(self, message: FromActor, route: bytes) -> str | None:
@@ -178,46 +183,37 @@ class ReceiverFlow:
         if message.sender.run_id != self._run_id:
             return f"expected rollouts of run {self._run_id!r}, found run {message.sender.run_id!r}"
         if isinstance(message, Hello) and message.protocol != PROTOCOL:
-            return f"expected transport protocol {PROTOCOL}, found {message.protocol}; run one release on both sides"
+            return f"run one release on both sides: expected transport protocol {PROTOCOL}, found {message.protocol}"
         if (known := self._names.get(route, sender)) != sender:
-            return f"one connection has one name: expected {known}, found {sender}"
+            return f"one connection has one sender: expected {known}, found {sender}"
         count = message.sequence if isinstance(message, Sending) else message.sent
-        if count - self._ledger.expected(sender) > _MOST_UNHEARD:
+        if count - self._ledger.expected(sender) > _MOST_SKIPPED:
             return f"expected a count of rollouts near {self._ledger.expected(sender)}, found {count}"
         return None
 
     def _greet(self, hello: Hello, route: bytes) -> Reply:
         sender = hello.sender.key
         if sender not in self._routes:
-            logger.info("actor {} is here, {} rollouts sent so far", sender, hello.sent)
+            logger.info("actor connected {} sent={}", sender, hello.sent)
         self._routes[sender] = route
         self._ledger.announced(sender, hello.sent)
         if self._stopping:
             return Reply(route, Stop())
         return Reply(route, Welcome(hello.sent, self._taken(sender), self._heartbeat_s))
 
-    def _note(self, arrival: Arrival) -> None:
+    def _add(self, arrival: Arrival) -> None:
         sender, sequence = arrival.sender, arrival.sequence
         too_many = sequence - self._taken(sender) >= self._window
         if not self._ledger.arrived(sender, sequence):
-            self._complain_of(sender, f"sent rollout {sequence} twice")
+            self._warn(sender, f"duplicate rollout ignored {sender} sequence={sequence}")
         elif self._stopping:
             self._ledger.settle(sender, sequence, "lost")
         elif too_many:
             self._ledger.settle(sender, sequence, "invalid")
-            self._complain_of(sender, f"ignores its credit: rollout {sequence} is beyond its window of {self._window}")
+            self._warn(sender, f"rollout beyond its window refused {sender} sequence={sequence} window={self._window}")
         else:
             self._queues.setdefault(sender, deque()).append(arrival)
             self._waiting += 1
-
-    def _pop(self) -> Arrival:
-        sender = next(iter(self._queues))
-        queue = self._queues.pop(sender)
-        arrival = queue.popleft()
-        self._waiting -= 1
-        if queue:
-            self._queues[sender] = queue  # behind all others
-        return arrival
 
     def _decode(self, arrival: Arrival) -> Rollout:
         rollout = decode_rollout(arrival.frames, self._layout)
@@ -237,9 +233,6 @@ class ReceiverFlow:
         queue = self._queues.get(sender)
         return queue[0].sequence if queue else self._ledger.expected(sender)
 
-    def _complain_of(self, sender: SenderKey, what: str) -> None:
-        self._complain(self._routes.get(sender, b""), sender, what)
-
-    def _complain(self, route: bytes, sender: SenderKey | str, what: str) -> None:
-        """Counted by connection: one of them can have any number of names."""
-        self._complaints.add(route, f"actor {sender} {what}")
+    def _warn(self, sender: SenderKey, message: str) -> None:
+        """Warn at the rate of the connection, which may use any number of names."""
+        self._warnings.warn(self._routes.get(sender, b""), message)

@@ -1,15 +1,14 @@
-"""How rollouts get from actors to the learner: one narrow interface, one conformance suite for all implementations.
+"""The interface of transports. Every implementation passes ``tests/contract/test_transport.py``.
 
-Flow control is by credit: a sender may have ``window`` rollouts under way that the learner has not yet taken up. So a
-slow learner slows actors, memory stays bounded, and what actors send stays fresh. A synchronous
-receiver keeps the credit until ``resume_senders`` names the version to act with next.
-While the learner's heartbeats do not arrive, a sender never blocks: what nobody took is counted as lost, and the actor
-goes on acting.
+Flow control is by credit: a sender may have ``window`` rollouts in flight that the learner has not yet received. So a
+slow learner slows actors, memory stays bounded, and rollouts stay fresh. A synchronous receiver keeps the credit until
+``resume_senders`` names the version to act with next. Without heartbeats of the learner a sender never blocks: it
+counts rollouts as lost, and the actor continues.
 
-Accounting: each sender numbers its rollouts from 0 as it sends them. It writes ``RolloutHeader.sequence`` and
-``session_id`` (which tells this life of the actor from its others), whatever stood there. Every number ends in exactly
-one of four places: learned, stale, invalid, lost. ``lost`` is counted from gaps in the numbers, from each sender's own
-count of what it sent, and from the journal of a learner that was killed; never computed as the rest.
+Accounting: a sender numbers its rollouts from 0. It sets ``RolloutHeader.sequence`` and ``session_id``, which
+distinguishes the sessions of an actor. Every number gets exactly one of four outcomes: learned, stale, invalid, lost.
+``lost`` is counted from gaps in the numbers, from the counts that senders announce, and from the journal of a killed
+learner; it is never inferred from the other counts.
 """
 
 from typing import Protocol
@@ -19,58 +18,58 @@ from shared.rollouts.rollout_accounts import RolloutAccounts
 
 
 class RolloutSender(Protocol):
-    """The actor's end."""
+    """The end of an actor."""
 
     @property
     def learner_alive(self) -> bool:
-        """Whether the learner has been heard from within ``learner_timeout_s``; a new sender assumes so."""
+        """True when a message of the learner arrived within ``learner_timeout_s``, and before that time."""
         ...
 
     @property
     def stop_requested(self) -> bool:
-        """Whether the learner has said that the training is over."""
+        """True when the learner has ended the training."""
         ...
 
     @property
     def wanted_version(self) -> int | None:
-        """The version that the next rollout is best acted by, or a newer one; None where any will do."""
+        """The next rollout should be acted by this version or a newer one; None for any."""
         ...
 
     def wait_for_room(self, timeout_s: float) -> bool:
-        """Wait until ``send`` would not block. True at once while the learner is away: then ``send`` counts and drops.
+        """Wait until ``send`` would not block; return False after ``timeout_s`` or a stop request.
 
-        False when ``timeout_s`` passed or a stop was requested meanwhile.
+        Returns True at once while the learner is down: ``send`` then counts the rollout as lost.
         """
         ...
 
     def send(self, rollout: Rollout) -> bool:
-        """Number one rollout and hand it over; its buffers must not be written to again. False where it is lost.
+        """Number a rollout and send it; return False if it is lost. Its buffers must not be written to afterwards.
 
         Blocks while the window is full and the learner alive. Raises TransportClosed after ``close``.
         """
         ...
 
     def close(self) -> None:
-        """Say goodbye with the final count of what was sent, flushing for a bounded time. Idempotent."""
+        """Announce the final count and flush for a bounded time. Idempotent."""
         ...
 
 
 class RolloutReceiver(Protocol):
-    """The learner's end. Invalid rollouts are counted and logged with their sender's name, never returned."""
+    """The end of the learner. Invalid rollouts are counted and logged with their sender, never returned."""
 
     @property
     def accounts(self) -> RolloutAccounts:
-        """The books over all senders so far; a rollout under way is ``sent`` but in none of the four places yet."""
+        """Counts over all senders. A rollout in flight is counted in ``sent`` only."""
         ...
 
     @property
     def actor_restarts(self) -> int:
-        """How often a known ``actor_id`` came back as a new process."""
+        """Number of times that an ``actor_id`` came back in a new session."""
         ...
 
     @property
     def live_senders(self) -> int:
-        """How many senders are connected and have not said goodbye."""
+        """Number of senders that are connected and have not left."""
         ...
 
     @property
@@ -90,27 +89,30 @@ class RolloutReceiver(Protocol):
         ...
 
     def count_learned(self, rollout: Rollout) -> None:
-        """The rollout went into an update."""
+        """Count a rollout as learned. Raises ValueError if it was counted before, as the next two do."""
         ...
 
     def count_stale(self, rollout: Rollout) -> None:
-        """The rollout was too old to learn from."""
+        """Count a rollout as too old to learn from."""
         ...
 
     def count_invalid(self, rollout: Rollout, why: str) -> None:
-        """The rollout cannot be what it says: it is logged with its sender's name."""
+        """Count a rollout as invalid and log it with its sender."""
         ...
 
     def stop_actors(self, timeout_s: float) -> None:
-        """Ask every sender to stop; collect final counts for at most ``timeout_s``; what is under way is lost."""
+        """Ask every sender to stop and wait for final counts, at most ``timeout_s``. Rollouts in flight are lost."""
         ...
 
     def state(self) -> bytes:
-        """The books as a checkpoint keeps them."""
+        """Return the accounts for a checkpoint."""
         ...
 
     def restore(self, state: bytes) -> None:
-        """Go on from a checkpoint's books: what was learned after it is lost once its sender is heard from again."""
+        """Continue from the accounts of a checkpoint, before the first ``receive``. Raises CheckpointError.
+
+        Rollouts learned after the checkpoint count as lost when their sender announces them again.
+        """
         ...
 
     def close(self) -> None:

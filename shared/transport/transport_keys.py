@@ -1,10 +1,10 @@
-"""The keys of one run's rollouts over tcp: two CURVE key pairs, made with the run, kept where only its owner reads.
+"""Keys of a run for rollouts over tcp: two CURVE key pairs, created with the run and readable by its owner only.
 
-    runs/…/learner.key    the learner's pair, and which actors it takes: it stays where it is
-    runs/…/actor.key      the actors' pair, and which learner they trust: the one file that an actor elsewhere is given
+    runs/…/learner.key    the pair of the learner, and the public key of its actors
+    runs/…/actor.key      the pair of the actors, and the public key of their learner: the file for remote actors
 
-Whoever has neither reads nothing, sends nothing, and cannot pose as the learner. The actors of a run share one pair:
-the key says that they may send, their names say who they are.
+Without a key file a process can neither read nor send rollouts, nor act as the learner. All actors of a run share one
+pair: the key authorizes them, their names identify them.
 """
 
 import os
@@ -24,7 +24,7 @@ HexKey = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 
 
 class LearnerKeys(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The learner's own pair (hexadecimal, 32 bytes each), and the public key of those it listens to."""
+    """The key pair of the learner (hexadecimal, 32 bytes each), and the public key of its actors."""
 
     public_key: HexKey
     secret_key: HexKey
@@ -35,7 +35,7 @@ class LearnerKeys(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ActorKeys(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The actors' pair (hexadecimal, 32 bytes each), and the public key of the learner that they send to."""
+    """The key pair of the actors (hexadecimal, 32 bytes each), and the public key of their learner."""
 
     public_key: HexKey
     secret_key: HexKey
@@ -49,15 +49,15 @@ _Keys = TypeVar("_Keys", LearnerKeys, ActorKeys)
 
 
 def make_keys() -> tuple[LearnerKeys, ActorKeys]:
-    """Two new pairs that fit each other."""
+    """Return new keys for a learner and its actors."""
     learner, actor = _pair(), _pair()
     return LearnerKeys(*learner, actor_public_key=actor[0]), ActorKeys(*actor, learner_public_key=learner[0])
 
 
 def keep_learner_keys(directory: Path) -> LearnerKeys:
-    """The keys of the run in ``directory``; made there, readable by their owner only, where there are none.
+    """Return the keys of the run in ``directory``; create them, readable by the owner only, if there are none.
 
-    Raises ConfigurationError where they cannot be read or written.
+    Raises ConfigurationError if they cannot be read or written.
     """
     path = directory / LEARNER_KEY_NAME
     if path.exists():
@@ -65,42 +65,42 @@ def keep_learner_keys(directory: Path) -> LearnerKeys:
     learner, actor = make_keys()
     try:
         _write_private(directory / ACTOR_KEY_NAME, actor)
-        _write_private(path, learner)  # last: where it is there, both are
+        _write_private(path, learner)  # last: if it exists, both do
     except OSError as error:
-        raise ConfigurationError(f"cannot keep the keys for --listen in {directory}: {error.strerror}") from error
+        raise ConfigurationError(f"cannot write the keys for --listen into {directory}: {error.strerror}") from error
     return learner
 
 
 def read_actor_keys(path: Path) -> ActorKeys:
-    """What an actor was given, or finds in its run's directory. Raises ConfigurationError."""
+    """Read the key file of an actor. Raises ConfigurationError."""
     return _read(path, ActorKeys)
 
 
 def choose_actor_keys(given: Path | None, run: Path, learner_public_key: str | None) -> ActorKeys | None:
-    """The key file that was ``given``, else the one in the directory ``run``; None where the learner has no keys.
+    """Return the keys in the file ``given``, else in the directory ``run``; None if the learner has no keys.
 
-    ``learner_public_key`` is what ``run.json`` says. Who was given a key trusts that more: ``run.json`` may have been
-    written by somebody else. Raises ConfigurationError.
+    Raises ConfigurationError if they do not belong to ``learner_public_key``, which ``run.json`` names. A given key
+    takes precedence over ``run.json``, which another process may have written.
     """
     if learner_public_key is None:
         if given is None:
             return None
         raise ConfigurationError(
-            f"--transport-key was given, but run.json in {run} says that its learner takes rollouts in the clear; "
-            "leave the key out, or start the learner with --listen"
+            "leave out --transport-key, or start the learner with --listen: according to run.json the learner in "
+            f"{run} receives rollouts in the clear"
         )
     path = given or run / ACTOR_KEY_NAME
     keys = read_actor_keys(path)
     if keys.learner_public_key != learner_public_key:
         raise ConfigurationError(
-            f"{path} is not the key of the run in {run}: expected the learner {learner_public_key}, found "
-            f"{keys.learner_public_key}; copy {ACTOR_KEY_NAME} from that run's directory"
+            f"copy {ACTOR_KEY_NAME} from the directory of the run: {path} is not the key of the run in {run}; expected "
+            f"learner {learner_public_key}, found {keys.learner_public_key}"
         )
     return keys
 
 
 def _pair() -> tuple[str, str]:
-    secret = X25519PrivateKey.generate()  # CURVE's pairs are those of X25519
+    secret = X25519PrivateKey.generate()  # the key pairs of CURVE are those of X25519
     return secret.public_key().public_bytes_raw().hex(), secret.private_bytes_raw().hex()
 
 
@@ -121,11 +121,11 @@ def _read(path: Path, kind: type[_Keys]) -> _Keys:
         return msgspec.json.decode(path.read_bytes(), type=kind)
     except OSError as error:
         raise ConfigurationError(
-            f"the key {path} cannot be read ({error.strerror}); an actor's is {ACTOR_KEY_NAME} in the directory of its "
-            "run, and is given by --transport-key FILE"
+            f"give an actor the {ACTOR_KEY_NAME} of its run with --transport-key FILE: cannot read the key {path}: "
+            f"{error.strerror}"
         ) from error
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        # Not msgspec's own words: they may quote what stands in the file.
+        # Without the message of msgspec, which may quote the file.
         raise ConfigurationError(
-            f"{path} is not a key that this release made: expected the {kind.__name__} of one run, found other content"
+            f"{path} is not a key of this release: expected the {kind.__name__} of one run, found other content"
         ) from error

@@ -1,4 +1,4 @@
-"""CURVE on ZeroMQ sockets: encryption, who may connect, and a word in the log about who may not."""
+"""CURVE on ZeroMQ sockets: encryption, authorization of connections, and logs of refused ones."""
 
 import contextlib
 import os
@@ -20,44 +20,44 @@ _FAILURES = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCO
 
 
 def check_keys(address: str, keys: LearnerKeys | ActorKeys | None) -> None:
-    """Raise ConfigurationError where rollouts would leave this machine in the clear."""
+    """Raise ConfigurationError if rollouts would leave this machine unencrypted."""
     if keys is None and needs_keys(address):
         raise ConfigurationError(
-            f"{address} is not on this machine, and rollouts leave it only encrypted: the actor needs the key that the "
-            f"learner made, {ACTOR_KEY_NAME} in the directory of its run (--transport-key FILE)"
+            f"give the actor the {ACTOR_KEY_NAME} of the learner's run (--transport-key FILE): rollouts leave this "
+            f"machine only encrypted, and {address} is elsewhere"
         )
 
 
-class ActorDoor:
-    """The actor's side: proves who it is, and knows why it was not let in."""
+class ActorCurve:
+    """CURVE for an actor: its keys, and the reason of a refused connection."""
 
     def __init__(self, socket: "zmq.Socket[bytes]", keys: ActorKeys) -> None:
-        """Call before ``socket`` connects."""
+        """Configure ``socket`` before it connects."""
         socket.curve_serverkey = bytes.fromhex(keys.learner_public_key)
         socket.curve_publickey = bytes.fromhex(keys.public_key)
         socket.curve_secretkey = bytes.fromhex(keys.secret_key)
         self._monitor = socket.get_monitor_socket(_FAILURES | zmq.EVENT_HANDSHAKE_SUCCEEDED)
 
     def refusal(self) -> str:
-        """Why the last connection came to nothing, or "" where it did not."""
+        """Return the reason why the last connection failed, or "" if it did not."""
         event: int | None = None
         while self._monitor.poll(0):
             event = parse_monitor_message(self._monitor.recv_multipart())["event"]
         if event is None or event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
             return ""
         if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
-            return f": it does not take this actor's key; give it the {ACTOR_KEY_NAME} of the learner's run"
-        return f": whoever answers there has not the learner's key; is this the {ACTOR_KEY_NAME} of that run?"
+            return f"use the {ACTOR_KEY_NAME} of the learner's run: the learner refuses the key of this actor"
+        return f"use the {ACTOR_KEY_NAME} of the learner's run: the peer does not have the key of the learner"
 
 
-class LearnerDoor:
-    """The learner's side: lets in whoever has the run's key, and logs who has not, on a thread of its own."""
+class LearnerCurve:
+    """CURVE for the learner: accepts connections with the key of the run, and logs others. It runs one thread."""
 
     def __init__(self, context: "zmq.Context[Any]", socket: "zmq.Socket[bytes]", keys: LearnerKeys) -> None:
-        """Call before ``socket`` binds."""
+        """Configure ``socket`` before it binds."""
         self._socket = socket
         self._actor_key = bytes.fromhex(keys.actor_public_key)
-        self._complaints = RateLimitedWarnings()
+        self._warnings = RateLimitedWarnings()
         self._last_peer = "an unknown host"
         self._zap = context.socket(zmq.REP)
         self._zap.linger = 0
@@ -67,15 +67,15 @@ class LearnerDoor:
         socket.zap_domain = _ZAP_DOMAIN
         events = _FAILURES | zmq.EVENT_ACCEPTED | zmq.EVENT_MONITOR_STOPPED
         self._monitor = socket.get_monitor_socket(events)
-        self._thread = threading.Thread(target=self._keep, name="rollout-door", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="rollout-keys", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """End the thread. Call it on the socket's own thread, before that closes."""
-        self._socket.disable_monitor()  # the thread hears of it, and ends
+        """End the thread. Call it on the thread of the socket, before that is closed."""
+        self._socket.disable_monitor()  # the event ends the thread
         self._thread.join()
 
-    def _keep(self) -> None:
+    def _run(self) -> None:
         poller = zmq.Poller()
         poller.register(self._zap, zmq.POLLIN)
         poller.register(self._monitor, zmq.POLLIN)
@@ -84,35 +84,35 @@ class LearnerDoor:
                 for ready, _ in poller.poll():
                     frames = ready.recv_multipart()
                     if ready is self._zap:
-                        self._zap.send_multipart(self._judge(frames))
+                        self._zap.send_multipart(self._authorize(frames))
                     elif not self._note(frames):
                         return
 
-    def _judge(self, frames: list[bytes]) -> list[bytes]:
-        """The answer to a request of ZeroMQ's authentication protocol (rfc.zeromq.org/spec/27)."""
+    def _authorize(self, frames: list[bytes]) -> list[bytes]:
+        """Answer a request of the ZeroMQ authentication protocol (rfc.zeromq.org/spec/27)."""
         version, request, _, address, _, mechanism, *credentials = frames
         if mechanism == b"CURVE" and credentials == [self._actor_key]:
             return [version, request, b"200", b"OK", b"actor", b""]
         key = credentials[0].hex() if credentials else "none"
-        self._complain(address.decode(errors="replace"), f"its key {key} is not that of this run's actors")
+        self._warn(address.decode(errors="replace"), f"key {key} is not that of the actors of this run")
         return [version, request, b"400", b"not a key of this run", b"", b""]
 
     def _note(self, frames: list[bytes]) -> bool:
-        """Take note of an event; False where it was the last."""
+        """Handle an event of the socket monitor; return False for the last one."""
         message = parse_monitor_message(frames)
         event, value = message["event"], message["value"]
         if event == zmq.EVENT_ACCEPTED:
             self._last_peer = _peer(value)
         elif event in (zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL, zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL):
-            self._complain(self._last_peer, "it has no key, or one for another learner")
+            self._warn(self._last_peer, "no key, or one for another learner")
         return bool(event != zmq.EVENT_MONITOR_STOPPED)
 
-    def _complain(self, peer: str, what: str) -> None:
-        self._complaints.add((peer, what), f"refused a connection from {peer}: {what}")
+    def _warn(self, peer: str, reason: str) -> None:
+        self._warnings.warn((peer, reason), f"connection refused peer={peer} reason={reason!r}")
 
 
 def _peer(descriptor: int) -> str:
-    """Who is at the other end, for the log. The connection may be gone by now: then it is unknown."""
+    """Return the address of the peer for the log. It is unknown if the connection is closed already."""
     with contextlib.suppress(OSError), sockets.socket(fileno=os.dup(descriptor)) as connection:
         return str(connection.getpeername()[0])
     return "an unknown host"

@@ -195,7 +195,7 @@ def test_a_rollout_is_counted_once(transport: TransportCase) -> None:
     transport.sender().send(plain())
     rollout = take(transport)
     transport.receiver.count_learned(rollout)
-    with pytest.raises(ValueError, match="rollout 0 of 'actor-0'"):
+    with pytest.raises(ValueError, match="rollout 0 of actor='actor-0'"):
         transport.receiver.count_stale(rollout)
 
 
@@ -374,5 +374,5 @@ def test_the_books_can_be_kept_and_gone_on_with(transport: TransportCase, open_t
 
 
 def test_broken_books_are_an_error(transport: TransportCase) -> None:
-    with pytest.raises(CheckpointError, match="books"):
+    with pytest.raises(CheckpointError, match="accounts"):
         transport.receiver.restore(b"what is this")

@@ -88,13 +88,13 @@ def test_a_receiver_takes_any_messages_calmly_and_its_books_balance(how_many: in
     for i in range(how_many):
         message = messages.encode(FROM_ACTOR[i % len(FROM_ACTOR)])
         (mutant,) = mutants(message, 1, seed=i)
-        flow.hear(b"route-%d" % (i % 5), [mutant, *rollout] if i % 7 else [mutant])
+        flow.process(b"route-%d" % (i % 5), [mutant, *rollout] if i % 7 else [mutant])
         if i % 3 == 0:
             flow.heartbeats()
         if i % 11 == 0:
-            flow.gone(b"route-%d" % (i % 5))
+            flow.disconnected(b"route-%d" % (i % 5))
         while flow.waiting > 2:
-            arrival, _ = flow.take_up()
+            arrival, _ = flow.pop()
             if flow.decode(arrival) is not None:
                 ledger.settle(arrival.sender, arrival.sequence, "learned")
         flow.resume(None)
@@ -111,7 +111,7 @@ def test_a_sender_takes_any_messages_calmly(how_many: int) -> None:
     for i in range(how_many):
         (mutant,) = mutants(messages.encode(FROM_LEARNER[i % len(FROM_LEARNER)]), 1, seed=i)
         with contextlib.suppress(TransportError):
-            flow.hear(messages.decode_from_learner(mutant), float(i))
+            flow.process(messages.decode_from_learner(mutant), float(i))
             understood += 1
         assert flow.wait_s(float(i)) >= 0.0
     assert 0 < understood < how_many

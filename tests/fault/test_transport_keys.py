@@ -27,7 +27,8 @@ from shared.transport.transport_keys import (
     make_keys,
     read_actor_keys,
 )
-from shared.transport.zmq_transport import ZmqReceiver, ZmqSender
+from shared.transport.zmq_receiver import ZmqReceiver
+from shared.transport.zmq_sender import ZmqSender
 from tests.support.paths import REPOSITORY
 from tests.support.published_run import publish_run
 from tests.support.rollout_examples import RUN_ID, example_rollout, plain_layout
@@ -82,9 +83,9 @@ def stranger(case: str, right: ActorKeys) -> ActorKeys | None:
 @pytest.mark.parametrize(
     ("case", "complaint", "its_own_complaint"),
     [
-        ("no key", "it has no key", "no word from the learner"),
-        ("another learner's key", "it has no key, or one for another learner", "has not the learner's key"),
-        ("a key of its own", "is not that of this run's actors", "does not take this actor's key"),
+        ("no key", "no key", "learner does not answer"),
+        ("another learner's key", "no key, or one for another learner", "does not have the key of the learner"),
+        ("a key of its own", "is not that of the actors of this run", "refuses the key of this actor"),
     ],
 )
 def test_who_has_not_the_key_is_refused_and_named_and_the_honest_go_on(
@@ -104,7 +105,7 @@ def test_who_has_not_the_key_is_refused_and_named_and_the_honest_go_on(
     assert receiver.accounts == RolloutAccounts(sent=3, learned=3)
     # Without a key that can be judged, the connection may be gone before its other end can be asked for.
     peer = "127.0.0.1" if case == "a key of its own" else ""
-    refusals = until(lambda: [line for line in log if f"refused a connection from {peer}" in line])
+    refusals = until(lambda: [line for line in log if f"connection refused peer={peer}" in line])
     assert complaint in refusals[0]
     if case == "a key of its own":
         assert keys is not None
@@ -183,7 +184,7 @@ def test_a_learner_does_not_go_on_with_other_keys_where_its_own_are_broken(tmp_p
     (tmp_path / LEARNER_KEY_NAME).write_text("{}")
     with pytest.raises(ConfigurationError, match="is not a key"):
         keep_learner_keys(tmp_path)
-    with pytest.raises(ConfigurationError, match="cannot keep the keys"):
+    with pytest.raises(ConfigurationError, match="cannot write the keys"):
         keep_learner_keys(tmp_path / "missing")
 
 

@@ -26,7 +26,7 @@ from shared.run.run_directory import RunDirectory
 from shared.store.policy_store import PolicyStore, open_store
 from shared.transport.addresses import local_address
 from shared.transport.receiver_flow import ReceiverOptions
-from shared.transport.zmq_transport import ZmqReceiver
+from shared.transport.zmq_receiver import ZmqReceiver
 from tests.support.agent_policies import publish
 from tests.support.paths import REPOSITORY
 

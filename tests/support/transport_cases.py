@@ -11,7 +11,8 @@ from shared.transport.in_process import InProcessTransport
 from shared.transport.receiver_flow import ReceiverOptions
 from shared.transport.transport import RolloutReceiver, RolloutSender
 from shared.transport.transport_keys import make_keys
-from shared.transport.zmq_transport import ZmqReceiver, ZmqSender
+from shared.transport.zmq_receiver import ZmqReceiver
+from shared.transport.zmq_sender import ZmqSender
 from tests.support.rollout_examples import RUN_ID
 
 HEARTBEAT_S = 0.02

@@ -13,7 +13,8 @@ import msgspec
 
 from shared.transport.arrival_journal import ArrivalJournal
 from shared.transport.receiver_flow import ReceiverOptions
-from shared.transport.zmq_transport import ZmqReceiver, ZmqSender
+from shared.transport.zmq_receiver import ZmqReceiver
+from shared.transport.zmq_sender import ZmqSender
 from tests.support.rollout_examples import RUN_ID, example_rollout, plain_layout, rich_layout
 
 HEAVY_LAYOUT = rich_layout(length=32)

@@ -12,7 +12,7 @@ from shared.rollouts.rollout_accounts import RolloutAccounts
 from shared.run.progress import Progress
 from shared.run.run_config import RunConfig
 from shared.run.run_directory import RunDirectory
-from shared.transport.zmq_transport import ZmqReceiver
+from shared.transport.zmq_receiver import ZmqReceiver
 from tests.support.rollout_examples import RUN_ID, plain_layout
 
 SAID = {

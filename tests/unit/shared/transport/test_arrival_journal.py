@@ -21,7 +21,7 @@ def read(path: Path) -> dict[tuple[str, str], int]:
     """What a later learner hears."""
     journal = ArrivalJournal(path)
     journal.close()
-    return journal.heard
+    return journal.counts
 
 
 A1, B1 = SenderKey("a", "1"), SenderKey("b", "1")
@@ -30,11 +30,11 @@ A1, B1 = SenderKey("a", "1"), SenderKey("b", "1")
 def test_what_was_noted_is_heard_again(tmp_path: Path) -> None:
     path = tmp_path / "arrivals.jsonl"
     journal = ArrivalJournal(path)
-    for heard in range(1, 4):
-        journal.note(*A1, heard)
-    journal.note(*B1, 7)
+    for count in range(1, 4):
+        journal.write(*A1, count)
+    journal.write(*B1, 7)
     again = ArrivalJournal(path)  # the first was not closed: it was killed
-    assert again.heard == {A1: 3, B1: 7}
+    assert again.counts == {A1: 3, B1: 7}
     assert len(path.read_bytes().splitlines()) == 2
     journal.close()
     again.close()
@@ -44,8 +44,8 @@ def test_a_line_that_was_cut_short_says_nothing(tmp_path: Path) -> None:
     path = tmp_path / "arrivals.jsonl"
     path.write_bytes(b'["a","1",5]\n["a","1",6')
     journal = ArrivalJournal(path)
-    assert journal.heard == {A1: 5}
-    journal.note(*A1, 6)
+    assert journal.counts == {A1: 5}
+    journal.write(*A1, 6)
     journal.close()
     assert read(path) == {A1: 6}
 
@@ -54,8 +54,8 @@ def test_it_does_not_grow_with_time(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("shared.transport.arrival_journal._COMPACT_AFTER_LINES", 10)
     path = tmp_path / "arrivals.jsonl"
     journal = ArrivalJournal(path)
-    for heard in range(1, 1000):
-        journal.note(*A1, heard)
+    for count in range(1, 1000):
+        journal.write(*A1, count)
         assert len(path.read_bytes().splitlines()) <= 12
     journal.close()
     assert read(path) == {A1: 999}
@@ -91,29 +91,29 @@ def test_a_disk_that_takes_no_more_stops_nothing_and_nothing_is_missing_afterwar
     handle = logger.add(lines.append, format="{message}", level="WARNING")
     path = tmp_path / "arrivals.jsonl"
     journal = ArrivalJournal(path)
-    journal.note(*A1, 1)
-    journal.note(*B1, 1)
+    journal.write(*A1, 1)
+    journal.write(*B1, 1)
     with no_more_than(25):  # cuts a line short
-        for heard in range(2, 5):
-            journal.note(*A1, heard)
-    journal.note(*B1, 2)
-    assert len([line for line in lines if "cannot write" in line]) == 1
+        for count in range(2, 5):
+            journal.write(*A1, count)
+    journal.write(*B1, 2)
+    assert len([line for line in lines if "journal not written" in line]) == 1
     logger.remove(handle)
     assert read(path) == {A1: 4, B1: 2}
     journal.close()
-    journal.note(*A1, 5)
+    journal.write(*A1, 5)
     assert read(path) == {A1: 4, B1: 2}, "who has closed it writes no more"
 
 
 def test_a_learner_comes_back_though_the_disk_is_full(tmp_path: Path) -> None:
     path = tmp_path / "arrivals.jsonl"
     journal = ArrivalJournal(path)
-    journal.note(*A1, 3)
+    journal.write(*A1, 3)
     journal.close()
     with no_more_than(1):
         again = ArrivalJournal(path)
-        again.note(*B1, 1)
-    again.note(*B1, 2)
+        again.write(*B1, 1)
+    again.write(*B1, 2)
     again.close()
     assert read(path) == {A1: 3, B1: 2}
 

@@ -53,13 +53,13 @@ def play(ledger: Ledger, oracle: Oracle, events: list[tuple[str, SenderKey, int]
             ledger.announced(sender, number)
             oracle.lose_below(sender, number)
         elif what == "end":
-            ledger.lose_under_way()
+            ledger.lose_in_flight()
             oracle.fates = {key: fate or "lost" for key, fate in oracle.fates.items()}
         elif oracle.fates.get((sender, number), "unknown") is None:
             ledger.settle(sender, number, what)
             oracle.fates[sender, number] = what
         else:
-            with pytest.raises(ValueError, match="not under way"):
+            with pytest.raises(ValueError, match="not in flight"):
                 ledger.settle(sender, number, what)
         assert ledger.expected(sender) == oracle.expected(sender)
 
@@ -69,7 +69,7 @@ def test_every_number_ends_where_the_oracle_says(events: list[tuple[str, SenderK
     ledger, oracle = Ledger(), Oracle()
     play(ledger, oracle, events)
     assert ledger.accounts == oracle.accounts
-    ledger.lose_under_way()
+    ledger.lose_in_flight()
     accounts = ledger.accounts
     assert accounts.sent == accounts.learned + accounts.stale + accounts.invalid + accounts.lost
 

@@ -65,9 +65,9 @@ def mutated(draw: st.DrawFn, messages: list[object]) -> bytes:
 @given(st.lists(st.one_of(mutated(FROM_ACTOR), st.binary(max_size=40)), max_size=3))
 def test_a_receiver_takes_any_bytes_calmly(frames: list[bytes]) -> None:
     flow = ReceiverFlow(plain_layout(), RUN_ID, Ledger(), ReceiverOptions())
-    flow.hear(b"route", frames)
+    flow.process(b"route", frames)
     while flow.waiting:
-        arrival, _ = flow.take_up()
+        arrival, _ = flow.pop()
         assert flow.decode(arrival) is None
 
 

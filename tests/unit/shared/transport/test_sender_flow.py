@@ -14,7 +14,7 @@ def flow() -> SenderFlow:
     """Welcome at 0 s, window 2."""
     flow = SenderFlow(2, TIMEOUT_S, 0.0)
     flow.greeted(0.0)
-    flow.hear(Welcome(0, 0, HEARTBEAT_S), 0.0)
+    flow.process(Welcome(0, 0, HEARTBEAT_S), 0.0)
     return flow
 
 
@@ -24,7 +24,7 @@ def test_a_new_sender_greets_and_waits_to_be_welcome() -> None:
     assert not flow.has_room
     flow.greeted(0.0)
     assert not flow.hello_due(0.0)
-    flow.hear(Welcome(0, 0, HEARTBEAT_S), 0.1)
+    flow.process(Welcome(0, 0, HEARTBEAT_S), 0.1)
     assert flow.has_room
 
 
@@ -39,20 +39,20 @@ def test_the_window_closes_and_opens(flow: SenderFlow) -> None:
     assert flow.has_room
     flow.count_sent()
     assert not flow.has_room
-    flow.hear(Credit(1), 0.1)
+    flow.process(Credit(1), 0.1)
     assert flow.has_room
 
 
 def test_credit_is_a_total(flow: SenderFlow) -> None:
     for _ in range(2):
         flow.count_sent()
-    flow.hear(Credit(2), 0.1)
+    flow.process(Credit(2), 0.1)
     flow.count_sent()
     flow.count_sent()
-    flow.hear(Credit(1), 0.2)  # late
-    flow.hear(Credit(2), 0.2)  # repeated
+    flow.process(Credit(1), 0.2)  # late
+    flow.process(Credit(2), 0.2)  # repeated
     assert not flow.has_room
-    flow.hear(Credit(999), 0.3)  # nonsense
+    flow.process(Credit(999), 0.3)  # nonsense
     flow.count_sent()
     flow.count_sent()
     assert not flow.has_room
@@ -61,7 +61,7 @@ def test_credit_is_a_total(flow: SenderFlow) -> None:
 def test_the_learner_is_alive_for_the_timeout_and_no_longer(flow: SenderFlow) -> None:
     assert flow.learner_alive(TIMEOUT_S - 0.01)
     assert not flow.learner_alive(TIMEOUT_S)
-    flow.hear(Credit(0), 100.0)
+    flow.process(Credit(0), 100.0)
     assert flow.learner_alive(100.0 + TIMEOUT_S - 0.01)
 
 
@@ -77,13 +77,13 @@ def test_after_a_loss_the_learner_hears_the_count_first(flow: SenderFlow) -> Non
     flow.count_lost()
     assert (flow.sent, flow.lost) == (1, 1)
     assert not flow.has_room
-    flow.hear(Credit(0), 10.0)
+    flow.process(Credit(0), 10.0)
     assert flow.hello_due(10.0)
     flow.greeted(10.0)
-    flow.hear(Welcome(0, 0, HEARTBEAT_S), 10.0)  # the answer to an older greeting
+    flow.process(Welcome(0, 0, HEARTBEAT_S), 10.0)  # the answer to an older greeting
     assert not flow.has_room
     assert not flow.hello_due(10.0)
-    flow.hear(Welcome(1, 1, HEARTBEAT_S), 10.0)
+    flow.process(Welcome(1, 1, HEARTBEAT_S), 10.0)
     assert flow.has_room
 
 
@@ -92,24 +92,24 @@ def test_after_a_disconnection_whoever_is_there_is_greeted_first(flow: SenderFlo
     assert flow.hello_due(0.0)
     assert not flow.has_room
     flow.greeted(0.1)
-    flow.hear(Welcome(0, 0, HEARTBEAT_S), 0.1)
+    flow.process(Welcome(0, 0, HEARTBEAT_S), 0.1)
     assert flow.has_room
 
 
 def test_a_refusal_holds_until_somebody_welcomes(flow: SenderFlow) -> None:
-    flow.hear(Refused("another run"), 0.1)
+    flow.process(Refused("another run"), 0.1)
     assert flow.refusal == "another run"
     assert not flow.learner_alive(0.1)
     assert not flow.has_room
-    flow.hear(Welcome(0, 0, HEARTBEAT_S), 0.2)
+    flow.process(Welcome(0, 0, HEARTBEAT_S), 0.2)
     assert flow.refusal is None
     assert flow.learner_alive(0.2)
     assert flow.has_room
 
 
 def test_a_stop_is_remembered(flow: SenderFlow) -> None:
-    flow.hear(Stop(), 0.1)
-    flow.hear(Credit(0), 0.2)
+    flow.process(Stop(), 0.1)
+    flow.process(Credit(0), 0.2)
     assert flow.stop
 
 

@@ -1,0 +1,176 @@
+"""The end of the learner over ZeroMQ."""
+
+import threading
+import time
+
+import zmq
+from loguru import logger
+
+from shared.errors import ConfigurationError, TransportClosed
+from shared.rollouts.rollout import Rollout, RolloutLayout
+from shared.rollouts.rollout_codec import MAX_FRAME_BYTES
+from shared.transport import messages
+from shared.transport.arrival_journal import ArrivalJournal
+from shared.transport.ledger import AccountedReceiver
+from shared.transport.receiver_flow import ReceiverFlow, ReceiverOptions, Reply
+from shared.transport.transport_keys import LearnerKeys
+from shared.transport.zmq_curve import LearnerCurve, check_keys
+from shared.transport.zmq_sockets import FLUSH_MS, detect_lost_hosts, milliseconds, ready
+
+_READ_AT_MOST = 256  # messages read at once, so that a flood cannot keep the lock
+_RECEIVE_QUEUE = 4  # messages of a connection that wait in the socket; others wait at the sender
+_STOP_REPEAT_S = 0.1
+
+
+class ZmqReceiver(AccountedReceiver):
+    """``RolloutReceiver`` over ZeroMQ. ``receive``, ``stop_actors`` and ``close`` belong to one thread.
+
+    A second thread sends heartbeats, greets and reads while an update runs. Memory is bounded by ``ReceiverOptions``:
+    ``window`` rollouts of each sender, ``capacity`` over all of them. Rollouts are views of the received messages.
+
+    Args:
+        address: where to receive rollouts. The attribute ``address`` has the port that a wildcard became.
+        layout: layout of the rollouts.
+        run_id: the run; rollouts of other runs are refused.
+        options: settings, fixed for the lifetime.
+        keys: required for addresses outside this machine.
+        journal: records received rollouts, so that accounts stay exact if this process is killed.
+
+    Raises:
+        ConfigurationError: ``address`` cannot be bound, or needs ``keys``.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        layout: RolloutLayout,
+        run_id: str,
+        options: ReceiverOptions | None = None,
+        *,
+        keys: LearnerKeys | None = None,
+        journal: ArrivalJournal | None = None,
+    ) -> None:
+        check_keys(address, keys)
+        super().__init__(journal)
+        options = options or ReceiverOptions()
+        self.synchronous = options.synchronous
+        self._flow = ReceiverFlow(layout, run_id, self._ledger, options)
+        self._heartbeat_s = options.heartbeat_s
+        self._capacity = options.capacity
+        self._next_beat_s = 0.0
+        self._lock = threading.Lock()  # guards the socket and the flow; never held while an update runs
+        self._closing = threading.Event()
+        self._context = zmq.Context()
+        self._socket: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
+        # Without MANDATORY a message for a closed connection would be dropped silently.
+        self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
+        self._socket.setsockopt(zmq.RCVHWM, max(1, min(_RECEIVE_QUEUE, options.capacity)))
+        if address.startswith("tcp:"):
+            detect_lost_hosts(self._socket, 10 * options.heartbeat_s)
+        self._socket.setsockopt(zmq.IPV6, "[" in address)
+        self._curve = None if keys is None else LearnerCurve(self._context, self._socket, keys)
+        try:
+            self._socket.bind(address)
+        except zmq.ZMQError as error:
+            self._end_context(linger_ms=0)
+            raise ConfigurationError(f"cannot receive rollouts at {address!r}: {error}") from error
+        self.address = str(self._socket.getsockopt_string(zmq.LAST_ENDPOINT))
+        self._beat = threading.Thread(target=self._keep_beating, name="rollout-heartbeat", daemon=True)
+        self._beat.start()
+
+    @property
+    def live_senders(self) -> int:
+        return len(self._flow.present)
+
+    def receive(self, timeout_s: float) -> Rollout | None:
+        deadline_s = time.monotonic() + timeout_s
+        with self._lock:
+            while True:
+                self._check_open()
+                self._pump()
+                rollout = self._pop()
+                now_s = time.monotonic()
+                if rollout is not None or now_s >= deadline_s:
+                    return rollout
+                self._socket.poll(milliseconds(min(deadline_s, self._next_beat_s) - now_s))
+
+    def resume_senders(self, version: int | None) -> None:
+        with self._lock:
+            self._check_open()
+            self._send_all(self._flow.resume(version))
+
+    def stop_actors(self, timeout_s: float) -> None:
+        deadline_s = time.monotonic() + timeout_s
+        with self._lock:
+            self._check_open()
+            self._flow.stop()
+            repeat_at_s = 0.0
+            while True:
+                self._pump()
+                now_s = time.monotonic()
+                if now_s >= repeat_at_s:
+                    repeat_at_s = now_s + _STOP_REPEAT_S
+                    self._send_all(self._flow.stop_requests())
+                if not self._flow.present or now_s >= deadline_s:
+                    break
+                self._socket.poll(milliseconds(min(deadline_s, repeat_at_s) - now_s))
+            for sender in self._flow.present:
+                logger.warning("actor did not stop {} timeout_s={}", sender, timeout_s)
+
+    def close(self) -> None:
+        self._closing.set()
+        self._beat.join()
+        with self._lock:
+            if not self._socket.closed:
+                self._end_context(linger_ms=FLUSH_MS)
+
+    def _end_context(self, *, linger_ms: int) -> None:
+        if self._curve is not None:
+            self._curve.close()
+        self._context.destroy(linger=linger_ms)
+        self._ledger.close()
+
+    def _check_open(self) -> None:
+        if self._closing.is_set():
+            raise TransportClosed("create a new receiver: this one was closed")
+
+    def _keep_beating(self) -> None:
+        while not self._closing.wait(max(0.0, self._next_beat_s - time.monotonic())):
+            with self._lock:  # receive() holds it while it waits, and sends the heartbeats then
+                self._pump()
+
+    def _pump(self) -> None:
+        """Process messages, and send heartbeats if they are due. Never blocks."""
+        for _ in range(_READ_AT_MOST):
+            if self._flow.waiting >= self._capacity or not ready(self._socket) & zmq.POLLIN:
+                break
+            route, *frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
+            self._send(self._flow.process(route.bytes, [frame.buffer for frame in frames]))
+        now_s = time.monotonic()
+        if now_s >= self._next_beat_s:
+            self._next_beat_s = now_s + self._heartbeat_s
+            self._send_all(self._flow.heartbeats())
+
+    def _pop(self) -> Rollout | None:
+        while self._flow.waiting:
+            arrival, credit = self._flow.pop()
+            self._send(credit)
+            if (rollout := self._flow.decode(arrival)) is not None:
+                return rollout
+        return None
+
+    def _send_all(self, replies: list[Reply]) -> None:
+        for reply in replies:
+            self._send(reply)
+
+    def _send(self, reply: Reply | None) -> None:
+        """Send a reply, or drop it if the queue of the connection is full: important ones are repeated."""
+        if reply is None:
+            return
+        try:
+            self._socket.send_multipart([reply.route, messages.encode(reply.message)], zmq.NOBLOCK)
+        except zmq.Again:
+            pass
+        except zmq.ZMQError:
+            self._flow.disconnected(reply.route)
