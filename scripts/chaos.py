@@ -11,11 +11,11 @@ import numpy as np
 from rich.console import Console
 
 from rl_hotswap.cli.keys import PUBLIC_KEY_FILE, SIGNING_KEY_FILE, make_keys
-from scripts.fault_injection.ending import end, trains
 from scripts.fault_injection.faults import Faults
 from scripts.fault_injection.invariants import Invariants
 from scripts.fault_injection.lost_work import CHECKPOINT_EVERY_S
 from scripts.fault_injection.run_state import ACTORS, RunState
+from scripts.fault_injection.shutdown_checks import end, trains
 from scripts.fault_injection.test_environment import TestEnvironment, adopt_orphans
 from shared.errors import ConfigurationError
 from shared.policy.signing import SigningKey

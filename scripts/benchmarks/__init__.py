@@ -1,1 +1,1 @@
-"""The benchmarks that ``scripts/benchmark.py`` runs, one file for each kind."""
+"""Benchmarks that ``scripts/benchmark.py`` runs: a folder for each subject, and ``common`` below all of them."""

@@ -3,7 +3,7 @@
 import pytest
 from rich.console import Console
 
-from scripts.benchmarks.memory import measure_memory
+from scripts.benchmarks.reload.memory import measure_memory
 
 ADOPTIONS = 10_000
 
@@ -12,5 +12,5 @@ ADOPTIONS = 10_000
 @pytest.mark.timeout(3600)
 def test_ten_thousand_adoptions_hold_no_memory() -> None:
     growth, _ = measure_memory(ADOPTIONS, Console(quiet=True), budget_s=3000)
-    assert growth.row == f"memory growth in {ADOPTIONS:,} adoptions", "the time did not suffice for all of them"
+    assert growth.name == f"memory growth in {ADOPTIONS:,} adoptions", "the time did not suffice for all of them"
     assert growth.reached, f"{growth.value:.1f} MB more; at most {growth.max:.1f} MB on the way"

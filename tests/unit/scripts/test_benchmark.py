@@ -1,4 +1,4 @@
-"""What scripts/benchmark.py says of its measurements, and that one kind's failure costs only that kind."""
+"""Results of ``scripts/benchmark.py``: status, table, JSON and Markdown; and the failure of one kind."""
 
 import inspect
 import io
@@ -12,37 +12,37 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from scripts.benchmark import BenchmarkOptions, Kind, measure_apart, measure_of
-from scripts.benchmarks.plot import Line, can_plot, save_plot
-from scripts.benchmarks.result import Result, number, show, write_json, write_markdown
-from scripts.benchmarks.rounds import interleave, ratios
-from scripts.benchmarks.settings import BenchmarkSettings
+from scripts.benchmark import BenchmarkOptions, Kind, measure_in_process, measure_of
+from scripts.benchmarks.common.plot import Line, can_plot, save_plot
+from scripts.benchmarks.common.result import Result, number, show, write_json, write_markdown
+from scripts.benchmarks.common.rounds import interleave, ratios
+from scripts.benchmarks.common.settings import BenchmarkSettings
 from shared.errors import ConfigurationError
 
 _FASTER = Result.of("faster than others", [3.0, 2.0, 4.0], "x", "in turn", at_least=2.5)
 _LATE = Result.of("time to act", [12.0, 11.0, 30.0], "ms", "one actor", at_most=10.0)
 _CONTEXT = Result.of("context", [123456.0], "steps/s", "by the book")
-_ROWS = [_FASTER, _LATE, _CONTEXT]
+_RESULTS = [_FASTER, _LATE, _CONTEXT]
 
 
 def _quiet_console() -> Console:
     return Console(record=True, width=120, soft_wrap=True, file=io.StringIO())
 
 
-def test_a_row_is_the_median_between_the_extremes() -> None:
+def test_a_result_is_the_median_between_the_extremes() -> None:
     assert (_FASTER.value, _FASTER.min, _FASTER.max) == (3.0, 2.0, 4.0)
 
 
 def test_targets_have_a_direction() -> None:
-    assert (_FASTER.reached, _FASTER.to_reach, _FASTER.invariants) == (True, ">= 2.5", "reached")
-    assert (_LATE.reached, _LATE.to_reach, _LATE.invariants) == (False, "<= 10", "short by 2")
-    assert (_CONTEXT.reached, _CONTEXT.to_reach, _CONTEXT.invariants) == (None, "", "")
+    assert (_FASTER.reached, _FASTER.to_reach, _FASTER.status) == (True, ">= 2.5", "reached")
+    assert (_LATE.reached, _LATE.to_reach, _LATE.status) == (False, "<= 10", "missed by 2")
+    assert (_CONTEXT.reached, _CONTEXT.to_reach, _CONTEXT.status) == (None, "", "")
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=9), st.floats(-1e6, 1e6))
-def test_exactly_one_direction_is_short_unless_the_target_is_met(values: list[float], target: float) -> None:
-    low = Result.of("row", values, "x", "", at_most=target)
-    high = Result.of("row", values, "x", "", at_least=target)
+def test_exactly_one_direction_misses_unless_the_target_is_met(values: list[float], target: float) -> None:
+    low = Result.of("name", values, "x", "", at_most=target)
+    high = Result.of("name", values, "x", "", at_least=target)
     assert (low.reached and high.reached) == (low.value == target)
     assert low.reached or high.reached
 
@@ -63,7 +63,7 @@ def test_numbers_are_short(value: float, shown: str) -> None:
     assert number(value) == shown
 
 
-def test_measurements_take_turns() -> None:
+def test_measurements_are_interleaved() -> None:
     calls = []
     clock = count()
 
@@ -76,25 +76,25 @@ def test_measurements_take_turns() -> None:
     assert values == {"A": [3.0, 6.0], "B": [4.0, 7.0], "C": [5.0, 8.0]}
 
 
-def test_ratios_pair_what_was_measured_in_the_same_round() -> None:
+def test_ratios_pair_values_of_the_same_round() -> None:
     assert ratios([10.0, 1.0], [5.0, 0.5]) == [2.0, 2.0]
     with pytest.raises(ValueError, match="longer"):
         ratios([1.0], [1.0, 2.0])
 
 
-def test_the_table_shows_every_row_with_its_verdict() -> None:
+def test_the_table_shows_every_result_with_its_status() -> None:
     console = _quiet_console()
-    show(_ROWS, console)
+    show(_RESULTS, console)
     text = console.export_text()
-    for row in _ROWS:
-        (line,) = [line for line in text.splitlines() if row.row in line]
-        assert row.to_reach in line
-        assert row.invariants in line
+    for result in _RESULTS:
+        (line,) = [line for line in text.splitlines() if result.name in line]
+        assert result.to_reach in line
+        assert result.status in line
 
 
-def test_json_holds_exactly_what_a_reader_expects(tmp_path: Path) -> None:
-    write_json(_ROWS, tmp_path / "rows.json")
-    first, _, last = json.loads((tmp_path / "rows.json").read_text())
+def test_json_has_exactly_the_documented_keys(tmp_path: Path) -> None:
+    write_json(_RESULTS, tmp_path / "results.json")
+    first, _, last = json.loads((tmp_path / "results.json").read_text())
     assert first == {
         "row": "faster than others",
         "value": 3.0,
@@ -109,13 +109,13 @@ def test_json_holds_exactly_what_a_reader_expects(tmp_path: Path) -> None:
     assert last["reached"] is None
 
 
-def test_markdown_is_one_table_of_all_rows(tmp_path: Path) -> None:
-    write_markdown(_ROWS, tmp_path / "rows.md")
-    machine, _, *table = (tmp_path / "rows.md").read_text().splitlines()
+def test_markdown_is_one_table_of_all_results(tmp_path: Path) -> None:
+    write_markdown(_RESULTS, tmp_path / "results.md")
+    machine, _, *table = (tmp_path / "results.md").read_text().splitlines()
     assert machine.startswith("Measured on ")
-    assert len(table) == 2 + len(_ROWS)
+    assert len(table) == 2 + len(_RESULTS)
     assert {line.count("|") for line in table} == {5}
-    assert table[3] == "| time to act | <= 10 | 12 ms (11 to 30) | short by 2 |"
+    assert table[3] == "| time to act | <= 10 | 12 ms (11 to 30) | missed by 2 |"
 
 
 @pytest.mark.skipif(not can_plot(), reason="matplotlib is not installed")
@@ -127,18 +127,18 @@ def test_a_plot_is_a_png(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", get_args(Kind))
-def test_every_kind_is_measured_by_its_module(kind: Kind) -> None:
+def test_every_kind_has_a_measuring_function(kind: Kind) -> None:
     assert list(inspect.signature(measure_of(kind)).parameters) == ["settings", "console"]
 
 
-def test_a_kind_that_fails_is_told_in_a_line() -> None:
+def test_a_failed_kind_is_reported_in_a_line() -> None:
     console = _quiet_console()
     absent: Kind = "absent"  # type: ignore[assignment]
-    assert measure_apart(absent, BenchmarkOptions(what="all"), console) is None
-    assert "absent failed, going on with the others: ModuleNotFoundError" in console.export_text()
+    assert measure_in_process(absent, BenchmarkOptions(what="all"), console) is None
+    assert "absent failed, continuing with the others: KeyError" in console.export_text()
 
 
 @pytest.mark.parametrize("wrong", [{"rounds": 0}, {"seeds": 0}])
-def test_nothing_is_measured_less_than_once(wrong: dict[str, int]) -> None:
+def test_counts_below_one_are_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(ConfigurationError, match="at least 1; found 0"):
         BenchmarkSettings(**wrong)

@@ -1,4 +1,4 @@
-"""The loops that acting is measured by do step their environments, and what is not installed is skipped in a line."""
+"""Acting loops step their environments, and baselines that are not installed are skipped with a line."""
 
 import io
 from contextlib import ExitStack
@@ -7,22 +7,22 @@ from importlib.util import find_spec
 import pytest
 from rich.console import Console
 
-from scripts.benchmarks.acting_loops import (
+from scripts.benchmarks.acting.acting_loops import (
     RecordedRollouts,
     agent_loop,
     environment_alone,
     environments_alone,
     publish_policy,
 )
-from scripts.benchmarks.bare_torchscript import Variant, bare_same_program, bare_torchscript
-from scripts.benchmarks.baselines import (
+from scripts.benchmarks.acting.bare_torchscript import Variant, bare_same_program, bare_torchscript
+from scripts.benchmarks.acting.baselines import (
     cleanrl_rollouts,
     is_installed,
     sb3_collect_rollouts,
     sb3_predict_and_step,
     torchrl_collector,
 )
-from scripts.benchmarks.speed import steps_per_s
+from scripts.benchmarks.common.rounds import steps_per_s
 from shared.store.policy_store import LocalPolicyStore
 
 
@@ -31,12 +31,12 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> LocalPolicyStore:
     return publish_policy(tmp_path_factory.mktemp("policies"), onnx=False)
 
 
-def test_an_agent_acts(store: LocalPolicyStore) -> None:
+def test_agent_loop_steps(store: LocalPolicyStore) -> None:
     with ExitStack() as resources:
         assert agent_loop(store, resources)() > 0
 
 
-def test_rollouts_are_recorded_and_know_their_real_steps(store: LocalPolicyStore) -> None:
+def test_recorded_rollouts_report_the_share_of_real_steps(store: LocalPolicyStore) -> None:
     with ExitStack() as resources:
         worker = RecordedRollouts(store, num_envs=8, length=64, resources=resources)
         assert worker() == 8 * 64
@@ -49,11 +49,11 @@ def test_environments_alone_count_every_step() -> None:
 
 
 @pytest.mark.parametrize("variant", ["layers", "multinomial", "by hand"])
-def test_the_bare_loop_acts(variant: Variant) -> None:
+def test_bare_loop_steps(variant: Variant) -> None:
     assert bare_torchscript(variant)() > 0
 
 
-def test_a_bare_loop_acts_with_the_agents_program(store: LocalPolicyStore) -> None:
+def test_bare_loop_acts_with_the_agents_program(store: LocalPolicyStore) -> None:
     assert bare_same_program(store)() > 0
 
 
@@ -62,7 +62,7 @@ def test_cleanrl_loop_steps_all_environments(num_envs: int) -> None:
     assert cleanrl_rollouts(num_envs, 10)() == num_envs * 10
 
 
-def test_stable_baselines3_acts() -> None:
+def test_stable_baselines3_loops_step() -> None:
     assert sb3_predict_and_step()() > 0
     assert sb3_collect_rollouts(3, 10)() == 30
 
@@ -71,18 +71,17 @@ def test_stable_baselines3_acts() -> None:
 @pytest.mark.skipif(find_spec("torchrl") is None, reason="torchrl is not installed")
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("num_envs", [1, 3])
-def test_torchrl_acts(num_envs: int) -> None:
+def test_torchrl_collector_steps(num_envs: int) -> None:
     assert torchrl_collector(num_envs, 10)() == num_envs * 10
 
 
-def test_steps_per_second_need_no_whole_turn() -> None:
+def test_steps_per_second_measures_at_least_one_piece() -> None:
     assert steps_per_s(lambda: 5, 0.0) > 0
 
 
-def test_what_is_not_installed_is_skipped_in_a_line() -> None:
+def test_missing_library_is_reported_in_a_line() -> None:
     console = Console(record=True, width=120, file=io.StringIO())
     assert is_installed("ours", None, console)
     assert not is_installed("theirs", "no_such_library", console)
-    assert console.export_text().strip() == (
-        'theirs is skipped: no_such_library is not installed (pip install -e ".[bench]")'
-    )
+    expected = 'theirs skipped: no_such_library is not installed (pip install -e ".[bench]")'
+    assert console.export_text().strip() == expected

@@ -1,0 +1,100 @@
+"""``benchmark.py publish``: time from publishing to acting, and the cost of publishing for the learner."""
+
+import time
+
+import numpy as np
+from rich.console import Console
+
+from scripts.benchmarks.common.actor_fleet import STEP_S, ActorFleet, publish_and_wait, read_hash_and_copy_s
+from scripts.benchmarks.common.prepared_versions import LARGE, workspace
+from scripts.benchmarks.common.publishing_process import start_publisher
+from scripts.benchmarks.common.result import Result
+from scripts.benchmarks.common.settings import BenchmarkSettings
+from scripts.benchmarks.publish.publishing_cost import measure_publishing_cost
+from shared.store.policy_store import LocalPolicyStore
+
+ACTORS = 4
+_VERSIONS = 16
+_LARGE_VERSIONS = 2
+_PUBLICATIONS = 40  # in a round
+_LARGE_PUBLICATIONS = 4  # in a round
+_FIRST = 3
+"""Reloads that allocate the memory of all later ones, and are a result of their own."""
+_LARGE_PAUSE_S = 1.0  # until the publisher has synced and swept
+
+
+def measure_publish(settings: BenchmarkSettings, console: Console) -> list[Result]:
+    """Return all results of this kind."""
+    console.print("time until four actors act with a new version …")
+    results = measure_small(settings.rounds, _PUBLICATIONS, pace_s=STEP_S)
+    results += measure_small(2, _PUBLICATIONS, pace_s=0.0)
+    console.print("the same with 100 MB of weights …")
+    results += measure_large(settings.rounds * _LARGE_PUBLICATIONS, LARGE)
+    console.print("cost of publishing for the learner …")
+    return results + measure_publishing_cost(settings.rounds)
+
+
+def measure_small(rounds: int, publications: int, *, pace_s: float, actors: int = ACTORS) -> list[Result]:
+    """Return the time from the rename to the first action of the last actor; it has a target if actors are paced."""
+    random = np.random.default_rng(0)
+    with (
+        workspace(versions=_VERSIONS, change=0.1) as paths,
+        start_publisher(paths.prepared, paths.store) as publisher,
+        ActorFleet(paths.store, paths.logs, pace_s=pace_s) as fleet,
+    ):
+        fleet.grow(actors, publisher.call("publish").version)
+        latencies_ms = np.zeros((rounds, publications))
+        for place in np.ndindex(latencies_ms.shape):
+            time.sleep(random.uniform(0.02, 0.06))  # a random phase of the actors' periodic work
+            latencies_ms[place] = 1e3 * publish_and_wait(publisher, fleet)
+    steps = f"steps of {1e3 * pace_s:g} ms" if pace_s else "steps without pause"
+    what = f"rename to first action of all {actors} actors, {steps}"
+    how = f"MLP 64x64, {latencies_ms.size} publications; min and max are those of {rounds} parts of the run"
+    results = []
+    for percentile, target in ((50.0, 15.0), (99.0, 50.0)):
+        value = float(np.percentile(latencies_ms, percentile))
+        parts = np.percentile(latencies_ms, percentile, axis=1)
+        results.append(
+            Result(
+                name=f"{what}, p{percentile:g}",
+                value=value,
+                target=target if pace_s else None,
+                reached=value <= target if pace_s else None,
+                min=float(parts.min()),
+                max=float(parts.max()),
+                unit="ms",
+                how=how,
+            )
+        )
+    return results
+
+
+def measure_large(publications: int, hidden_sizes: tuple[int, ...] = LARGE) -> list[Result]:
+    """Return the time from the rename to the first action of one actor, over the minimum for a file of that size."""
+    with (
+        workspace(versions=_LARGE_VERSIONS, change=0.1, hidden_sizes=hidden_sizes) as paths,
+        start_publisher(paths.prepared, paths.store, keep_newest=2) as publisher,
+        ActorFleet(paths.store, paths.logs, pace_s=STEP_S) as fleet,
+    ):
+        manifest = LocalPolicyStore(paths.prepared).open(0).manifest
+        weights_mb = manifest.files[manifest.weights].size_bytes / 1e6
+        fleet.grow(1, publisher.call("publish").version)
+        latencies_s, floors_s = [], []
+        for _ in range(_FIRST + publications):
+            time.sleep(_LARGE_PAUSE_S)
+            latencies_s.append(publish_and_wait(publisher, fleet))
+            floors_s.append(read_hash_and_copy_s(LocalPolicyStore(paths.store)))
+    name = f"{weights_mb:.0f} MB" if weights_mb >= 1 else f"{1e3 * weights_mb:.0f} kB"
+    how = (
+        f"MLP of {name}, one actor, {publications} publications after its first {_FIRST}, each followed by one read, "
+        "SHA-256 and copy"
+    )
+    latencies_ms, floors_ms = 1e3 * np.array(latencies_s), 1e3 * np.array(floors_s)
+    ratios = (latencies_ms / floors_ms)[_FIRST:].tolist()
+    what = f"rename to first action, {name}"
+    return [
+        Result.of(f"{what}, over read + SHA-256 + copy", ratios, "", how, at_most=1.5),
+        Result.of(what, latencies_ms[_FIRST:].tolist(), "ms", how),
+        Result.of(f"{what}, first {_FIRST} of an actor", latencies_ms[:_FIRST].tolist(), "ms", how),
+        Result.of(f"one read, one SHA-256 and one copy of {name}", floors_ms.tolist(), "ms", how),
+    ]

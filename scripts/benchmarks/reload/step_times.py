@@ -1,0 +1,114 @@
+"""Step times of CartPole with and without adoptions."""
+
+import time
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+
+from scripts.benchmarks.common.helper_process import HelperProcess
+from scripts.benchmarks.common.prepared_versions import workspace
+from scripts.benchmarks.common.publishing_process import start_publisher
+from scripts.benchmarks.common.result import Result
+from scripts.benchmarks.reload.step_timer import PERCENTILES, Window, run_step_timer
+from scripts.benchmarks.reload.windows import (
+    WINDOW_S,
+    Round,
+    adopting_over_control,
+    control_over_control,
+    lost_percent,
+    read_windows,
+    run_windows,
+    step_us,
+    steps_per_s,
+)
+
+ADOPTIONS_PER_S = 10.0
+WINDOWS = 61
+"""Windows in a round; the first and the last are control windows."""
+VERSIONS = 16
+SMALL_CHANGE = 1e-3
+"""Change of the prepared weights: all versions act alike, so episodes are equally long with and without adoptions."""
+
+_STORE, _CONTROL = 0, 1
+_QUIET_AFTER_S = 1.5  # by then the publisher has synced and swept
+_QUIET_WINDOWS = 5
+_WARM_UP_ADOPTIONS_PER_S = 50.0
+_WARM_UP_S = 5.0
+_WARM_UP_TIMEOUT_S = 60.0
+_PARTS = 5  # of the run, each with its own median of the control ratios
+_AT_MOST = {"p50": 1.02, "p99": 1.05, "p99.9": 1.10}
+
+
+def measure_step_times(rounds: int) -> list[Result]:
+    """Return the ratios of step times at each percentile and the share of lost steps."""
+    with workspace(versions=VERSIONS, change=SMALL_CHANGE) as paths:
+        control = paths.store.with_name("control")
+        with (
+            start_publisher(paths.prepared, paths.store, control) as publisher,
+            HelperProcess(run_step_timer, paths.store, paths.logs) as step_timer,
+        ):
+            publisher.call("publish")
+            warm_up(publisher, step_timer)
+            return _results([_round(publisher, step_timer) for _ in range(rounds)])
+
+
+def warm_up(publisher: HelperProcess, step_timer: HelperProcess, store: int = _STORE, *, prefetch: bool = True) -> None:
+    """Adopt from store number ``store`` for a while and, with ``prefetch``, until the actor has its prefetcher."""
+    publisher.call("begin", _WARM_UP_ADOPTIONS_PER_S, store)
+    began_s = time.monotonic()
+    while (now_s := time.monotonic() - began_s) < _WARM_UP_TIMEOUT_S:
+        if step_timer.call("is_prefetching") or (not prefetch and now_s >= _WARM_UP_S):
+            break
+    publisher.call("end")
+
+
+def _round(publisher: HelperProcess, step_timer: HelperProcess) -> Round:
+    targets = [_CONTROL if k % 2 == 0 else _STORE for k in range(WINDOWS)]
+    quiet_s = _QUIET_AFTER_S + _QUIET_WINDOWS * WINDOW_S
+    began_s = run_windows(publisher, step_timer, ADOPTIONS_PER_S, targets, quiet_s=quiet_s)
+    windows = read_windows(step_timer, began_s, WINDOWS)
+    quiet_began_s = began_s + WINDOWS * WINDOW_S + _QUIET_AFTER_S
+    return Round(windows, read_windows(step_timer, quiet_began_s, _QUIET_WINDOWS))
+
+
+def _results(rounds: Sequence[Round]) -> list[Result]:
+    how = (
+        f"one CartPole-v1, MLP 64x64, all checks on, actor and publisher in separate processes; {len(rounds)} rounds "
+        f"of {WINDOWS} windows of {WINDOW_S:g} s, alternating between {ADOPTIONS_PER_S:g} adoptions per second and "
+        "control windows, in which the same versions go to a store that no actor watches"
+    )
+    results = []
+    for name in PERCENTILES:
+        control = control_over_control(rounds, step_us(name))
+        adopting = adopting_over_control(rounds, step_us(name))
+        label = f"step time at {ADOPTIONS_PER_S:g} adoptions/s over control, {name}"
+        results.append(with_control_spread(Result.of(label, adopting, "", how, at_most=_AT_MOST[name]), control))
+        results.append(Result.of(f"step time of control over control, {name}", control, "", how))
+    lost = lost_percent(adopting_over_control(rounds, steps_per_s))
+    results.append(Result.of(f"steps lost to {ADOPTIONS_PER_S:g} adoptions/s", lost, "%", how, at_most=1.0))
+    control = lost_percent(control_over_control(rounds, steps_per_s))
+    results.append(Result.of("steps lost in control windows", control, "%", how))
+    publishing = lost_percent([_mean_rate(one.control) / _mean_rate(one.quiet) for one in rounds])
+    label = f"steps lost to {ADOPTIONS_PER_S:g} publications/s without adoptions"
+    results.append(Result.of(label, publishing, "%", how))
+    times_us = [window.step_us["p50"] for one in rounds for window in one.control]
+    results.append(Result.of("step time in control windows, p50", times_us, "us", how))
+    rates = [sum(window.adoptions for window in one.adopting) / len(one.adopting) / WINDOW_S for one in rounds]
+    return [*results, Result.of("adoptions per second", rates, "1/s", how)]
+
+
+def _mean_rate(windows: Sequence[Window]) -> float:
+    return float(np.mean([window.steps_per_s for window in windows]))
+
+
+def with_control_spread(result: Result, control: Sequence[float]) -> Result:
+    """Return ``result`` with the spread of the control ratios noted beside it; the spread does not change its status.
+
+    The spread is the range of the medians of parts of the run, which vary as the median of the result does; single
+    ratios vary more.
+    """
+    medians = [float(np.median(part)) for part in np.array_split(control, min(_PARTS, len(control)))]
+    spread = f"control medians {min(medians):.3f} to {max(medians):.3f}"
+    how = f"{result.how}; {spread} in {len(medians)} parts of the run"
+    return msgspec.structs.replace(result, note=spread, how=how)
