@@ -227,7 +227,7 @@ class PolicyLoader:
         self.watcher.start()
         while not self._closing:
             self._wake.clear()
-            self.watcher.hear()
+            self.watcher.read_events()
             self._keep_prefetcher()
             with self._turn:
                 self.load_pending()

@@ -1,4 +1,4 @@
-"""What comes into a directory, as the system tells: by inotify on Linux, elsewhere by watchdog."""
+"""Events of the operating system for one directory: by inotify on Linux, by watchdog elsewhere."""
 
 import sys
 from collections.abc import Callable
@@ -7,25 +7,25 @@ from typing import Protocol
 
 
 class DirectoryEvents(Protocol):
-    """What is renamed into one directory, from when this was made until ``close``. One thread calls all of this."""
+    """The names that are renamed into a directory, from the construction to ``close``. For one thread."""
 
     @property
     def descriptor(self) -> int | None:
-        """What becomes readable when there is something to take; None where ``on_change`` is called instead."""
+        """A descriptor that is readable when there are names, or None if ``on_change`` is called instead."""
 
     @property
     def is_alive(self) -> bool:
-        """Whether more can come."""
+        """True while events can arrive."""
 
     def take(self) -> list[str]:
-        """The names that came since the last call; an empty one where something happened to the directory itself."""
+        """Return the names since the last call; an empty one stands for a change of the directory itself."""
 
     def close(self) -> None:
-        """Idempotent."""
+        """Stop watching. Idempotent."""
 
 
 def watch_directory(path: Path, on_change: Callable[[], None]) -> DirectoryEvents:
-    """The best there is on this system. Raises OSError where nothing can be heard of ``path``."""
+    """Return the events of ``path`` from the best source of this system. Raise OSError if it cannot be watched."""
     if sys.platform == "linux":
         from actor.watching.inotify_events import InotifyEvents
 

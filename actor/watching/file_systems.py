@@ -1,11 +1,11 @@
-"""Which file systems tell of every change: not those that are changed from elsewhere, nor all others."""
+"""The file systems whose events cover every change, and those that other machines change without events."""
 
 from collections.abc import Iterable
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 
-# Their events tell of what this machine changes, and a learner is often on another one. FUSE carries most of the rest
+# Their events cover only changes by this machine, and a learner is often on another one. FUSE carries most of the rest
 # (sshfs, GlusterFS, buckets), as fuse.sshfs and so on.
 # fmt: off
 _SHARED = frozenset((
@@ -13,8 +13,8 @@ _SHARED = frozenset((
     "ncpfs", "nfs", "nfs4", "ocfs2", "prl_fs", "smb", "smb2", "smb3", "smbfs", "vboxsf", "virtiofs", "vmhgfs",
     "webdav",
 ))
-# What nobody can change but through the very mount that is watched. An overlay's layers can be changed below it.
-_ALL_TOLD = frozenset((
+# They change only through the watched mount itself. An overlay's layers can be changed below it.
+_LOCAL = frozenset((
     "bcachefs", "btrfs", "exfat", "ext2", "ext3", "ext4", "f2fs", "jfs", "nilfs2", "ramfs", "reiserfs", "tmpfs", "vfat",
     "xfs", "zfs",
 ))
@@ -22,14 +22,14 @@ _ALL_TOLD = frozenset((
 
 
 def shared_file_system(path: Path) -> str | None:
-    """The type of the file system that holds ``path``, where that may be changed from elsewhere; None where not."""
+    """Return the type of the file system of ``path`` if other machines may change it, else None."""
     kind = _type_below(path)
     return kind if kind in _SHARED or kind.startswith("fuse.") else None
 
 
-def tells_of_all(path: Path) -> bool:
-    """Whether the file system that holds ``path`` tells of whatever happens to it; some neither do nor are shared."""
-    return _type_below(path) in _ALL_TOLD
+def reports_all_changes(path: Path) -> bool:
+    """Return True when the events of the file system of ``path`` are known to cover every change."""
+    return _type_below(path) in _LOCAL
 
 
 def _type_below(path: Path) -> str:
@@ -38,7 +38,7 @@ def _type_below(path: Path) -> str:
 
 
 def file_system_type(path: Path, mounts: Iterable[tuple[Path, str]]) -> str:
-    """The type of the innermost mount that holds the absolute ``path``, the last of several; "" where none does."""
+    """Return the type of the innermost mount that holds the absolute ``path``, the last of equals, or ""."""
     depth, found = 0, ""
     for where, kind in mounts:
         if len(where.parts) >= depth and path.is_relative_to(where):

@@ -1,4 +1,4 @@
-"""Events of a directory by watchdog, on threads of its own."""
+"""Events of a directory by watchdog."""
 
 import os
 from collections import deque
@@ -10,17 +10,17 @@ from watchdog.observers import Observer
 
 
 class ObserverEvents:
-    """Events come on threads of watchdog's, which call ``on_change`` for each."""
+    """Events that watchdog's threads receive, with a call of ``on_change`` for each. See DirectoryEvents."""
 
     descriptor = None
 
     def __init__(self, path: Path, on_change: Callable[[], None]) -> None:
-        """Raises OSError where the system has no watch left, or there is no such directory."""
+        """Raise OSError if the system has no watch left, or there is no such directory."""
         self._names: deque[str] = deque()
         self._observer = Observer()
         self._observer.start()
         try:
-            # What is read by whoever woke, and what is swept, must wake nobody.
+            # Reads and removals must wake no thread.
             handler = _Handler(self._names, on_change)
             self._observer.schedule(handler, str(path), event_filter=[DirCreatedEvent, DirMovedEvent])
         except BaseException:
@@ -29,15 +29,12 @@ class ObserverEvents:
 
     @property
     def is_alive(self) -> bool:
-        """See DirectoryEvents."""
         return self._observer.is_alive() and all(emitter.is_alive() for emitter in self._observer.emitters)
 
     def take(self) -> list[str]:
-        """See DirectoryEvents."""
         return [self._names.popleft() for _ in range(len(self._names))]
 
     def close(self) -> None:
-        """See DirectoryEvents."""
         self._observer.stop()
         if self._observer.is_alive():
             self._observer.join(timeout=2.0)

@@ -1,4 +1,4 @@
-"""Notices new versions in a policy store: file events, a slow rescan for what they miss, polling elsewhere."""
+"""Detection of new versions in a policy store: file events with a slow rescan, or polling without events."""
 
 import math
 import os
@@ -10,30 +10,33 @@ from typing import NamedTuple
 from loguru import logger
 
 from actor.watching.directory_events import DirectoryEvents, watch_directory
-from actor.watching.file_systems import shared_file_system, tells_of_all
+from actor.watching.file_systems import reports_all_changes, shared_file_system
 from actor.watching.wake_up import WakeUp
 from shared.errors import StoreUnavailable
 from shared.store.policy_store import PolicyStore, parse_version_name
 
-# A listing is skipped only where the directory was last changed this long before the last listing: coarser clocks than
-# these seconds are not in use, and a change within one tick of the clock leaves the same time behind.
+# A directory's time of change is trusted only if it was this old at the last listing: a change within the same tick of
+# the file system's clock leaves the time as it is, and no clock is coarser than this.
 _SETTLED_S = 2.0
 _LIST_ANYWAY_S = 30.0
 _OBSERVE_AGAIN_S = 30.0
-# Where events tell of all but that a directory far above was moved, or another file system mounted: as long as the last
-# listing was of a directory that changes, and after that.
+# The rescans for changes that have no event, such as a move of a directory far above or a mount: while the directory
+# changes, and after that.
 _RESCAN_SURE_S, _RESCAN_SETTLED_S = 5.0, 30.0
-# Listing a store of many versions takes long: where events tell of what comes, it takes this part of the time at most.
+# With events the listings, which take long in a store of many versions, take at most this share of the time.
 _LISTING_SHARE = 1 / 500
 
 
 class PolicyWatcher:
-    """Knows which versions there are.
+    """Holds the list of versions of a store.
 
-    Events end a wait for ``wake``, in which store I/O belongs to whoever waits: that thread calls ``check`` then, and
-    every ``interval_s``, since events get lost, and are not to be had on network file systems, for object stores or
-    when the system has no watches left: after ``poll_s`` then, after ``rescan_s`` where a file system is neither known
-    to be without nor to tell of everything. All but ``announce`` belongs to that thread.
+    One thread uses a watcher; only ``announce`` may be called by others. That thread waits for ``wake`` for at most
+    ``interval_s`` and then calls ``check``. Events end the wait. Without events (network file systems, no watches left)
+    the interval is ``poll_s``; with events, which may get lost, and for object stores it is ``rescan_s`` or more.
+
+    Attributes:
+        known: the versions, in ascending order.
+        is_delegated: True while another process watches (see ``delegate``).
     """
 
     def __init__(
@@ -45,14 +48,13 @@ class PolicyWatcher:
         self._rescan_s = rescan_s
         self._poll_s = poll_s
         self._path = store.watch_path
-        self._wants_events = False
+        self._is_started = False
         self.is_delegated = False
-        """Whether somebody else watches."""
         self._events: DirectoryEvents | None = None
         self._watched_inode: tuple[int, int] | None = None
-        self._is_told_all = False
+        self._events_cover_all = False
         self._observe_again_at_s = 0.0
-        self._said: str | None = None
+        self._last_warning: str | None = None
         self._announced: deque[int] = deque()
         self._listed_at_s = float("-inf")
         self._listing_took_s = 0.0
@@ -60,89 +62,94 @@ class PolicyWatcher:
 
     @property
     def has_events(self) -> bool:
-        """Whether file events arrive, so that checking seldom is enough."""
+        """True while file events arrive."""
         return self._events is not None
 
     @property
     def _is_sure(self) -> bool:
-        """Whether events tell of everything that comes."""
-        return self.has_events and self._is_told_all
+        return self.has_events and self._events_cover_all
 
     @property
     def has_listed(self) -> bool:
-        """Whether ``known`` was ever read from the store; before that it is empty whatever is there."""
+        """True when ``known`` was read from the store at least once."""
         return math.isfinite(self._listed_at_s)
 
     @property
     def is_listing_due(self) -> bool:
-        """Whether the last listing is a while ago: only another one tells which versions were swept."""
+        """True when the last listing is old. Only a listing shows which versions were removed."""
         since_s = time.monotonic() - self._listed_at_s
         return since_s >= max(self._rescan_s, self._listing_took_s / _LISTING_SHARE)
 
     @property
     def interval_s(self) -> float:
-        """Seconds between two calls of ``check`` without any event: ``rescan_s`` with events or for a remote store.
+        """Seconds between two calls of ``check`` without an event.
 
-        More where events are known to tell of everything: idle actors should cost nothing.
+        It is longer than ``rescan_s`` if events are known to cover every change: idle actors should cost nothing.
         """
         if self._is_sure:
             return max(self._rescan_s, _RESCAN_SURE_S if self._listed_as is None else _RESCAN_SETTLED_S)
-        is_told = self.has_events or self.is_delegated
-        return self._rescan_s if is_told or self._path is None else self._poll_s
+        has_source = self.has_events or self.is_delegated
+        return self._rescan_s if has_source or self._path is None else self._poll_s
 
     def start(self) -> None:
-        """Begin to receive events where that is possible; never raises for the lack of them."""
+        """Start to receive events, if there are any to be had."""
         if self._path is None:
             return
-        self._wants_events, self.is_delegated = True, False
+        self._is_started, self.is_delegated = True, False
         try:
             self._path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            logger.warning("{} cannot be made ({}): looking for it every {} s", self._path, error, self._poll_s)
+            logger.warning("store directory cannot be created; polling path={} error={}", self._path, error)
         self._keep_observing()
 
     def delegate(self) -> None:
-        """Somebody else watches from now on, and will ``announce`` what comes; ``start`` ends that."""
+        """Leave the events to another process, which will ``announce`` versions, until ``start``."""
         if not self.is_delegated:
             self.stop()
             self.is_delegated = True
 
     def announce(self, version: int) -> None:
-        """``version`` was committed: ``check`` takes that as it is. Any thread may call this."""
+        """Report that ``version`` was committed; the next ``check`` adds it. Any thread may call this."""
         self._announced.append(version)
 
     def check(self, *, force: bool = False) -> bool:
-        """Learn of new versions; True where ``known`` changed. Raises StoreUnavailable.
+        """Update ``known``; return True when it changed.
 
-        A version that an event named is taken as it is; else the store is listed again where it may have changed, which
-        costs one ``stat`` where its directory has not been touched since the last listing. ``force`` lists in any case.
+        Versions that events name are added without a listing. Otherwise the store is listed if it may have changed; an
+        unchanged directory costs one ``stat``.
+
+        Args:
+            force: True to list the store in any case.
+
+        Raises:
+            StoreUnavailable: the store cannot be listed.
         """
         is_same_directory = self._keep_observing()
-        self.hear()
-        was_told = self._take_announced() and is_same_directory
-        if was_told and not force and not self.is_delegated:
-            return True  # whoever sees to these checks again
+        self.read_events()
+        has_new = self._take_announced() and is_same_directory
+        if has_new and not force and not self.is_delegated:
+            return True  # the caller loads the versions and checks again
         directory = _look_at(self._path) if self._path is not None else None
         if not force and not self._should_list(directory, was_watched=is_same_directory):
-            return was_told
+            return has_new
         settled = directory is not None and directory.changed_ns + _SETTLED_S * 1e9 < time.time_ns()
         began_s = time.monotonic()
         known = tuple(self._store.versions())
         self._listed_as = directory if settled else None
         self._listed_at_s = time.monotonic()
         self._listing_took_s = self._listed_at_s - began_s
-        changed = was_told or known != self.known
+        changed = has_new or known != self.known
         self.known = known
         return changed
 
-    def hear(self) -> None:
-        """Take what events tell: what is not taken would end the next wait too."""
+    def read_events(self) -> None:
+        """Read the pending events, which would end the next wait too."""
         for name in [] if self._events is None else self._events.take():
             if (version := parse_version_name(name)) is not None:
                 self._announced.append(version)
 
     def is_untouched(self) -> bool:
-        """Whether ``check`` would learn nothing, as far as a single ``stat`` can tell. Never raises."""
+        """Return True when ``check`` would find nothing new, as far as one ``stat`` shows. Never raises."""
         if self._listed_as is None or self._announced or self._path is None:
             return False
         if not self._is_sure and time.monotonic() - self._listed_at_s >= _LIST_ANYWAY_S:
@@ -153,14 +160,14 @@ class PolicyWatcher:
             return False
 
     def _take_announced(self) -> bool:
-        """Whether events named versions that were not known yet. Only a listing tells that others were removed."""
+        """Add the versions that events named; return True when there are new ones."""
         announced = set()
         while self._announced:
             announced.add(self._announced.popleft())
         newest = self.known[-1] if self.known else -1
         new = sorted(version for version in announced if version > newest)
         if not self.has_listed:
-            return False  # what was there before the events is not known
+            return False  # a listing has to find the older versions first
         self.known = (*self.known, *new)
         return bool(new)
 
@@ -171,22 +178,19 @@ class PolicyWatcher:
 
     def stop(self) -> None:
         """Stop receiving events. Idempotent."""
-        self._wants_events = False
+        self._is_started = False
         self._end_watch()
 
     def _end_watch(self) -> None:
         events, self._events = self._events, None
         if events is not None:
             if events.descriptor is not None:
-                self._wake.ignore(events.descriptor)
+                self._wake.unregister(events.descriptor)
             events.close()
 
     def _keep_observing(self) -> bool:
-        """Watch the directory that is there now: it may have been removed, and come back as another one.
-
-        Whether it is the one that was watched before.
-        """
-        if self._path is None or not (self._wants_events or self.is_delegated):
+        """Watch the present directory, which may have been removed and replaced; return True if it is the same one."""
+        if self._path is None or not (self._is_started or self.is_delegated):
             return False
         inode = _inode(self._path)
         if self.is_delegated:
@@ -201,30 +205,30 @@ class PolicyWatcher:
         try:
             self._begin_watch(self._path)
             self._watched_inode = inode
-            self._said = None
+            self._last_warning = None
         except OSError as error:
             self._observe_again_at_s = time.monotonic() + _OBSERVE_AGAIN_S
-            self._say_once(f"no file events for {self._path} ({error}): polling every {self._poll_s} s")
+            self._warn_once(f"no file events; polling path={self._path} poll_s={self._poll_s} error={error}")
         return False
 
-    def _say_once(self, message: str) -> None:
-        """It is tried again and again, and mostly fails for the same reason."""
-        if message != self._said:
+    def _warn_once(self, message: str) -> None:
+        """Log a warning unless it equals the last one: each retry mostly fails for the same reason."""
+        if message != self._last_warning:
             logger.warning(message)
-            self._said = message
+            self._last_warning = message
 
     def _begin_watch(self, path: Path) -> None:
-        """Raises OSError where there are no events to be had, or none for what others do."""
+        """Raise OSError if there are no events, or none for the changes of other machines."""
         if (kind := shared_file_system(path)) is not None:
-            raise OSError(f"{kind} tells nobody of what other machines change")
+            raise OSError(f"{kind} has no events for changes by other machines")
         self._events = watch_directory(path, self._wake.set)
-        self._is_told_all = tells_of_all(path)
+        self._events_cover_all = reports_all_changes(path)
         if self._events.descriptor is not None:
             self._wake.register(self._events.descriptor)
 
 
 class _Directory(NamedTuple):
-    """Which directory it is, and when something in it was last made, removed or renamed."""
+    """The identity of a directory, and when an entry was last created, removed or renamed in it."""
 
     device: int
     inode: int
@@ -232,9 +236,9 @@ class _Directory(NamedTuple):
 
 
 def _look_at(path: Path) -> _Directory | None:
-    """None where there is none. Raises StoreUnavailable."""
+    """Return None if there is no directory. Raise StoreUnavailable for other errors."""
     try:
-        status = os.stat(path)  # noqa: PTH116 - cheaper than a Path's, and all that an idle actor does
+        status = os.stat(path)  # noqa: PTH116 - cheaper than Path.stat, and an idle actor's only work
     except FileNotFoundError:
         return None
     except OSError as error:

@@ -9,9 +9,9 @@ _READ_BYTES = 2**16
 
 
 class WakeUp:
-    """Set by anybody, waited for by one thread. A process that is given ``descriptor`` sets it with ``wake``."""
+    """An event that any thread can set and one thread waits for; another process sets it by ``wake(descriptor)``."""
 
-    _reading = descriptor = -1  # until there is a pipe: a signal may end this program before
+    _reading = descriptor = -1  # for __del__, if a signal ends the program before there is a pipe
 
     def __init__(self) -> None:
         self._reading, self.descriptor = os.pipe()
@@ -26,29 +26,29 @@ class WakeUp:
                 os.close(descriptor)
 
     def set(self) -> None:
-        """Have whoever waits go on, or not begin to wait."""
+        """End the current wait, or the next one."""
         wake(self.descriptor)
 
     def register(self, descriptor: int) -> None:
-        """Have ``wait`` return when this is readable too. It is the waiting thread that calls this and ``ignore``."""
+        """Let ``wait`` return when ``descriptor`` is readable too. Only the waiting thread may call this."""
         self._poll.register(descriptor, select.POLLIN)
 
-    def ignore(self, descriptor: int) -> None:
-        """No more of ``descriptor``."""
+    def unregister(self, descriptor: int) -> None:
+        """Undo ``register``. Only the waiting thread may call this."""
         self._poll.unregister(descriptor)
 
     def wait(self, timeout_s: float) -> bool:
-        """Return once it is set, after ``timeout_s`` at the latest; whether it is, or what it heeds is readable."""
+        """Wait for at most ``timeout_s``; return True when it is set or a registered descriptor is readable."""
         return bool(self._poll.poll(math.ceil(max(timeout_s, 0.0) * 1e3)))
 
     def clear(self) -> None:
-        """Forget that it was set, however often."""
+        """Reset it, however often it was set."""
         with suppress(BlockingIOError):
             while len(os.read(self._reading, _READ_BYTES)) == _READ_BYTES:
                 pass
 
 
 def wake(descriptor: int) -> None:
-    """Set the WakeUp whose ``descriptor`` this is; one that was set many times already stays as it is."""
+    """Set the WakeUp with this ``descriptor``. A full pipe is set already."""
     with suppress(BlockingIOError):
         os.write(descriptor, b"\0")

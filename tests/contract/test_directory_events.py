@@ -1,4 +1,4 @@
-"""What every source of a directory's events must do: inotify's, and watchdog's, which other systems have."""
+"""The contract of every source of a directory's events: inotify on Linux, watchdog elsewhere."""
 
 import shutil
 from collections.abc import Iterator
@@ -42,13 +42,15 @@ def events(request: pytest.FixtureRequest, directory: Path, woken: WakeUp) -> It
 
 
 def _come(directory: Path, name: str) -> None:
-    """As a version comes: made elsewhere on the same file system, and renamed."""
+    """Create a directory elsewhere on the same file system and rename it, as a publisher does."""
     made = directory.parent / f"made-{name}"
     made.mkdir()
     made.rename(directory / name)
 
 
-def test_what_is_renamed_into_it_wakes_and_is_named(events: DirectoryEvents, directory: Path, woken: WakeUp) -> None:
+def test_a_rename_into_the_directory_wakes_and_is_named(
+    events: DirectoryEvents, directory: Path, woken: WakeUp
+) -> None:
     assert events.take() == []
     for name in ("v000000", "v000001"):
         _come(directory, name)
@@ -59,9 +61,7 @@ def test_what_is_renamed_into_it_wakes_and_is_named(events: DirectoryEvents, dir
     assert not woken.wait(0.0)
 
 
-def test_what_is_read_written_or_removed_in_it_wakes_nobody(
-    events: DirectoryEvents, directory: Path, woken: WakeUp
-) -> None:
+def test_reads_writes_and_removals_are_no_events(events: DirectoryEvents, directory: Path, woken: WakeUp) -> None:
     _come(directory, "v000000")
     until(events.take)
     woken.clear()
@@ -73,9 +73,9 @@ def test_what_is_read_written_or_removed_in_it_wakes_nobody(
     assert events.take() == []
 
 
-def test_once_closed_it_tells_no_more(events: DirectoryEvents, directory: Path, woken: WakeUp) -> None:
+def test_there_are_no_events_after_close(events: DirectoryEvents, directory: Path, woken: WakeUp) -> None:
     if events.descriptor is not None:
-        woken.ignore(events.descriptor)
+        woken.unregister(events.descriptor)
     events.close()
     events.close()
     _come(directory, "v000000")
@@ -84,7 +84,7 @@ def test_once_closed_it_tells_no_more(events: DirectoryEvents, directory: Path, 
 
 
 @pytest.mark.parametrize("source", SOURCES)
-def test_where_there_is_no_directory_there_are_no_events(source: str, tmp_path: Path, woken: WakeUp) -> None:
+def test_a_missing_directory_is_an_error(source: str, tmp_path: Path, woken: WakeUp) -> None:
     with pytest.raises(OSError, match="No such file"):
         _watch(source, tmp_path / "nothing", woken)
     (tmp_path / "file").touch()
@@ -93,12 +93,12 @@ def test_where_there_is_no_directory_there_are_no_events(source: str, tmp_path: 
             _watch(source, tmp_path / "file", woken)
 
 
-def test_a_directory_that_goes_says_so(directory: Path, woken: WakeUp) -> None:
+def test_a_move_of_the_directory_itself_is_an_event(directory: Path, woken: WakeUp) -> None:
     events = watch_directory(directory, woken.set)
     assert isinstance(events, InotifyEvents)
     woken.register(events.descriptor)
     directory.rename(directory.parent / "elsewhere")
     assert woken.wait(20.0)
     assert "" in events.take()
-    woken.ignore(events.descriptor)
+    woken.unregister(events.descriptor)
     events.close()

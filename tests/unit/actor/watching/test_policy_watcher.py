@@ -49,7 +49,7 @@ def _publish(store: PolicyStore) -> int:
 
 
 def _age(directory: Path) -> None:
-    """Let the directory look as if nothing had happened there for a while."""
+    """Give the directory an old time of change."""
     os.utime(directory, (1e9, 1e9))
 
 
@@ -80,7 +80,7 @@ def test_a_version_that_an_event_names_is_known_without_a_listing(
         assert store.listings == listings
 
 
-def test_a_store_whose_listing_takes_long_is_listed_seldom_while_events_come(
+def test_a_slow_listing_is_rare_while_events_arrive(
     store: _CountingStore, watcher: PolicyWatcher, woken: WakeUp
 ) -> None:
     watcher.start()
@@ -95,10 +95,10 @@ def test_a_store_whose_listing_takes_long_is_listed_seldom_while_events_come(
     watcher._listing_took_s = 1e6
     watcher.stop()
     watcher.check()
-    assert store.listings == listings + 2, "nothing else tells of new versions"
+    assert store.listings == listings + 2, "without events only a listing finds versions"
 
 
-def test_watching_makes_the_directory_and_nothing_before_that(store: _CountingStore, watcher: PolicyWatcher) -> None:
+def test_start_creates_the_directory_and_check_does_not(store: _CountingStore, watcher: PolicyWatcher) -> None:
     assert not watcher.check()
     assert watcher.known == ()
     assert not store.path.exists()
@@ -106,7 +106,7 @@ def test_watching_makes_the_directory_and_nothing_before_that(store: _CountingSt
     assert store.path.is_dir()
 
 
-def test_reading_wakes_nobody(store: _CountingStore, watcher: PolicyWatcher, woken: WakeUp) -> None:
+def test_reads_are_no_events(store: _CountingStore, watcher: PolicyWatcher, woken: WakeUp) -> None:
     _publish(store)
     watcher.start()
     for _ in range(50):
@@ -138,7 +138,7 @@ def test_an_untouched_directory_is_not_listed_again(store: _CountingStore, watch
     assert watcher.known == (0, 1)
 
 
-def test_a_single_look_tells_whether_anything_may_have_come(
+def test_one_stat_shows_that_a_directory_is_untouched(
     store: _CountingStore, watcher: PolicyWatcher, tmp_path: Path
 ) -> None:
     assert not watcher.is_untouched(), "nothing was ever listed"
@@ -158,14 +158,14 @@ def test_a_single_look_tells_whether_anything_may_have_come(
     store.path.rename(tmp_path / "gone")
     assert not watcher.is_untouched()
     other.path.rename(store.path)
-    assert not watcher.is_untouched(), "another directory, though it looks as old"
+    assert not watcher.is_untouched(), "another directory with the same time of change"
 
 
-@pytest.mark.parametrize(("tells_of_all", "intervals_s"), [(True, (5.0, 30.0)), (False, (1.0, 1.0))])
-def test_where_events_tell_of_everything_it_is_looked_at_seldom(
-    store: LocalPolicyStore, monkeypatch: pytest.MonkeyPatch, tells_of_all: bool, intervals_s: tuple[float, float]
+@pytest.mark.parametrize(("covers_all", "intervals_s"), [(True, (5.0, 30.0)), (False, (1.0, 1.0))])
+def test_checks_are_rare_if_events_cover_every_change(
+    store: LocalPolicyStore, monkeypatch: pytest.MonkeyPatch, covers_all: bool, intervals_s: tuple[float, float]
 ) -> None:
-    monkeypatch.setattr("actor.watching.policy_watcher.tells_of_all", lambda _: tells_of_all)
+    monkeypatch.setattr("actor.watching.policy_watcher.reports_all_changes", lambda _: covers_all)
     watcher = PolicyWatcher(store)
     watcher.start()
     watcher.check()
@@ -175,14 +175,14 @@ def test_where_events_tell_of_everything_it_is_looked_at_seldom(
     assert watcher.interval_s == intervals_s[1]
     assert watcher.is_untouched()
     watcher._listed_at_s -= 1e3
-    assert watcher.is_untouched() is tells_of_all, "an old listing is good only where events tell of all"
+    assert watcher.is_untouched() is covers_all, "an old listing counts only if events cover every change"
     watcher.delegate()
     assert watcher.interval_s == 1.0
     watcher.stop()
 
 
 def test_a_directory_touched_just_now_is_listed_again(store: _CountingStore, watcher: PolicyWatcher) -> None:
-    """A change within the same tick of the clock would leave the directory's time as it is."""
+    """A change within the same tick of the clock leaves the directory's time as it is."""
     _publish(store)
     watcher.check()
     changed_ns = store.path.stat().st_mtime_ns
@@ -203,7 +203,7 @@ def test_a_store_that_is_removed_and_comes_back_is_watched_again(
     assert watcher.known == ()
     assert not watcher.has_events
     assert watcher.interval_s == 0.1
-    assert not store.path.exists(), "whoever moves the store back must not find another in its place"
+    assert not store.path.exists(), "the store can still be moved back"
     _publish(store)
     until(lambda: watcher.check() or watcher.known)
     assert watcher.has_events
@@ -227,11 +227,13 @@ def test_a_store_that_is_replaced_is_watched_again(
     assert woken.wait(20)
 
 
-def test_a_store_that_does_not_answer_is_the_callers_to_wait_for(store: _CountingStore, watcher: PolicyWatcher) -> None:
+def test_an_error_of_the_store_is_raised_and_keeps_the_known_versions(
+    store: _CountingStore, watcher: PolicyWatcher
+) -> None:
     _publish(store)
     watcher.check()
-    store.fault = StoreUnavailable("gone fishing")
-    with pytest.raises(StoreUnavailable, match="gone fishing"):
+    store.fault = StoreUnavailable("not reachable")
+    with pytest.raises(StoreUnavailable, match="not reachable"):
         watcher.check(force=True)
     assert watcher.known == (0,)
     store.fault = None
@@ -288,10 +290,10 @@ def test_where_the_system_has_no_watches_left_it_polls(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "Errno 24" in done.stdout
-    assert "polling every 0.1 s" in done.stdout
+    assert "poll_s=0.1 " in done.stdout
 
 
-def test_while_somebody_else_watches_it_is_told_and_lists_seldom(
+def test_a_delegated_watcher_takes_announcements_and_lists_rarely(
     store: _CountingStore, watcher: PolicyWatcher, woken: WakeUp
 ) -> None:
     _publish(store)
@@ -321,7 +323,7 @@ def test_while_somebody_else_watches_it_is_told_and_lists_seldom(
     assert woken.wait(5.0)
 
 
-def test_what_was_swept_is_forgotten_though_there_is_always_something_announced(store: _CountingStore) -> None:
+def test_a_delegated_watcher_drops_removed_versions(store: _CountingStore) -> None:
     watcher = PolicyWatcher(store, rescan_s=0.0)
     watcher.start()
     watcher.check()
@@ -335,12 +337,10 @@ def test_what_was_swept_is_forgotten_though_there_is_always_something_announced(
 
     for _ in range(10):
         goes_on()
-    assert until(lambda: goes_on() == 3)  # a listing is due after 500 times as long as it takes
+    assert until(lambda: goes_on() == 3)  # a listing is due after 500 times its own duration
 
 
-def test_a_directory_that_was_exchanged_is_listed_though_somebody_else_watches(
-    store: _CountingStore, watcher: PolicyWatcher
-) -> None:
+def test_a_delegated_watcher_lists_a_replaced_directory(store: _CountingStore, watcher: PolicyWatcher) -> None:
     _publish(store)
     _publish(store)
     watcher.start()

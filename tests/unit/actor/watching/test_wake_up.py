@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -23,22 +24,30 @@ def test_it_is_set_until_it_is_cleared() -> None:
     assert not event.wait(-1.0)
 
 
-def test_it_may_be_set_any_number_of_times_though_nobody_waits() -> None:
+def test_it_may_be_set_more_often_than_a_pipe_has_bytes() -> None:
     event = WakeUp()
-    for _ in range(200_000):  # more than a pipe holds
+    for _ in range(200_000):
         event.set()
+        wake(event.descriptor)
     event.clear()
     assert not event.wait(0.0)
 
 
-def test_whoever_waits_goes_on_at_once() -> None:
-    event = WakeUp()
-    waiting = Running(lambda: (event.wait(PATIENCE_S), time.monotonic()))
-    began_s = time.monotonic()
+def test_setting_it_ends_a_wait_in_progress() -> None:
+    event, begun = WakeUp(), threading.Event()
+
+    def wait() -> tuple[bool, float]:
+        begun.set()
+        return event.wait(PATIENCE_S), time.monotonic()
+
+    waiting = Running(wait)
+    assert begun.wait(PATIENCE_S)
+    time.sleep(0.05)  # the thread blocks meanwhile
+    set_s = time.monotonic()
     event.set()
     was_set, woken_s = waiting.join()
     assert was_set
-    assert woken_s - began_s < PATIENCE_S / 2
+    assert set_s <= woken_s < set_s + PATIENCE_S / 2
 
 
 def test_another_process_sets_it() -> None:
@@ -48,7 +57,7 @@ def test_another_process_sets_it() -> None:
     assert event.wait(0.0)
 
 
-def test_its_descriptors_go_with_it() -> None:
+def test_it_closes_its_descriptors_at_the_end() -> None:
     event = WakeUp()
     descriptor = event.descriptor
     del event
@@ -56,12 +65,6 @@ def test_its_descriptors_go_with_it() -> None:
         os.fstat(descriptor)
 
 
-def test_setting_never_waits() -> None:
-    event = WakeUp()
-    for _ in range(200_000):
-        wake(event.descriptor)
-
-
-def test_one_that_was_never_made_goes_quietly() -> None:
+def test_an_object_without_descriptors_ends_without_an_error() -> None:
     """A signal may end the program between any two of its lines."""
     WakeUp.__new__(WakeUp).__del__()
