@@ -6,7 +6,8 @@ from loguru import logger
 
 from shared.errors import StoreError
 from shared.files.small_files import forget_oldest
-from shared.store.quarantine import LocalQuarantine
+from shared.store.quarantine import Quarantine
+from shared.store.store_notes import LocalNotes
 
 _MOST_REMEMBERED = 1000
 
@@ -19,7 +20,7 @@ class QuarantineCache:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._quarantine = LocalQuarantine(directory)
+        self._quarantine = Quarantine(LocalNotes(directory))
 
     def reason(self, digest: str) -> str | None:
         """Why nobody here tries ``digest`` again, or None."""

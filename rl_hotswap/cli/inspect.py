@@ -29,7 +29,8 @@ from shared.process.command_line import run_command
 from shared.process.log import set_up_logging
 from shared.store.authenticity import Authenticity
 from shared.store.policy_store import VersionFiles, open_version_directory
-from shared.store.quarantine import QUARANTINE_DIRECTORY, LocalQuarantine, QuarantineAdvice
+from shared.store.quarantine import QUARANTINE_DIRECTORY, Quarantine, QuarantineAdvice
+from shared.store.store_notes import LocalNotes
 
 COMMAND = "rl-hotswap inspect"
 
@@ -223,7 +224,7 @@ def _describe(manifest: Manifest) -> Iterator[Table]:
 
 def quarantine_advice(version_dir: Path, digest: str) -> QuarantineAdvice | None:
     """Return the quarantine report of ``digest`` in the store around ``version_dir``. Raises StoreUnavailable."""
-    return LocalQuarantine(version_dir.resolve().parent / QUARANTINE_DIRECTORY).advice(digest)
+    return Quarantine(LocalNotes(version_dir.resolve().parent / QUARANTINE_DIRECTORY)).advice(digest)
 
 
 def _advice(advice: QuarantineAdvice) -> Table:

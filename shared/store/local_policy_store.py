@@ -26,7 +26,7 @@ from shared.files.small_files import TEMPORARY_PREFIX, sweep_unfinished
 from shared.files.storage_errors import storage
 from shared.policy.manifest import MANIFEST_NAME, Manifest
 from shared.store.pending_version import PENDING_DIRECTORY, PendingVersion, is_abandoned, sync
-from shared.store.quarantine import QUARANTINE_DIRECTORY, LocalQuarantine
+from shared.store.quarantine import QUARANTINE_DIRECTORY, Quarantine
 from shared.store.retention import Retention
 from shared.store.store_notes import NOTES_DIRECTORY, LocalNotes
 from shared.store.used_numbers import UsedNumbers
@@ -72,7 +72,7 @@ class LocalPolicyStore:
         self._used_numbers = used_numbers
         self._highest: int | None = None
         self._stuck: set[str] = set()
-        self._quarantine = LocalQuarantine(self.path / QUARANTINE_DIRECTORY)
+        self._quarantine = Quarantine(LocalNotes(self.path / QUARANTINE_DIRECTORY))
         self.notes = LocalNotes(self.path / NOTES_DIRECTORY)
 
     def __repr__(self) -> str:

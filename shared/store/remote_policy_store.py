@@ -24,17 +24,10 @@ from shared.files.bounded_read import NotRegularFileError
 from shared.files.buffer_pool import BufferPool, Data
 from shared.policy.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, SIGNATURE_NAME, FileEntry, Manifest
 from shared.policy.signing import SIGNATURE_BYTES
-from shared.store.quarantine import (
-    MAX_ADVICE_BYTES,
-    QUARANTINE_DIRECTORY,
-    advice_name,
-    advised_digest,
-    decode_advice,
-    encode_advice,
-)
+from shared.store.quarantine import QUARANTINE_DIRECTORY, Quarantine
 from shared.store.remote_files import RemoteFiles
 from shared.store.retention import Retention
-from shared.store.store_notes import RemoteNotes
+from shared.store.store_notes import NOTES_DIRECTORY, RemoteNotes
 from shared.store.version_files import (
     DescribeVersion,
     Sign,
@@ -62,12 +55,12 @@ class RemotePolicyStore:
     def __init__(self, url: str, *, abandon_after_s: float = 600.0) -> None:
         self._url = url.rstrip("/")
         self._files = RemoteFiles(url)
-        self.notes = RemoteNotes(self._files)
+        self.notes = RemoteNotes(self._files, NOTES_DIRECTORY)
+        self._quarantine = Quarantine(RemoteNotes(self._files, QUARANTINE_DIRECTORY))
         self._abandon_after_s = abandon_after_s
         self._committed: set[int] = set()
         self._uploading: set[int] = set()
         self._uncommitted: dict[int, tuple[frozenset[str], float]] = {}
-        self._advice: dict[str, str | None] = {}
 
     def __repr__(self) -> str:
         return f"RemotePolicyStore({self._url!r})"
@@ -181,24 +174,10 @@ class RemotePolicyStore:
         return now_s - since_s >= self._abandon_after_s
 
     def quarantine(self, digest: str, reason: str, by: str) -> None:
-        name = f"{QUARANTINE_DIRECTORY}/{advice_name(digest)}"
-        if self._files.exists(name):
-            return
-        self._files.make_directory(QUARANTINE_DIRECTORY)
-        self._files.write(name, encode_advice(digest, reason, by))
+        self._quarantine.add(digest, reason, by)
 
     def quarantined(self) -> dict[str, str]:
-        digests = {digest for name in self._files.list(QUARANTINE_DIRECTORY) if (digest := advised_digest(name))}
-        self._advice = {d: self._advice[d] if d in self._advice else self._read_advice(d) for d in digests}
-        return {digest: reason for digest, reason in self._advice.items() if reason is not None}
-
-    def _read_advice(self, digest: str) -> str | None:
-        try:
-            data = self._files.read(f"{QUARANTINE_DIRECTORY}/{advice_name(digest)}", MAX_ADVICE_BYTES)
-        except (FileNotFoundError, NotRegularFileError):
-            return None
-        advice = decode_advice(data, digest)
-        return advice.reason if advice else None
+        return self._quarantine.reasons()
 
     def _numbers(self) -> tuple[list[int], list[int]]:
         """Return the numbers with a directory, committed or not, and those with a mark, from one listing."""

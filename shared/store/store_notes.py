@@ -1,4 +1,4 @@
-"""Small notes that actors exchange through a policy store, beside its versions. They are unsigned advice."""
+"""Small files beside the versions of a policy store: notes of actors, and quarantine advice. They are unsigned."""
 
 import os
 import re
@@ -97,40 +97,40 @@ class LocalNotes:
 class RemoteNotes:
     """``StoreNotes`` in a directory of remote files."""
 
-    def __init__(self, files: RemoteFiles) -> None:
+    def __init__(self, files: RemoteFiles, directory: str) -> None:
         self._files = files
+        self._directory = directory
 
     def names(self) -> list[str]:
-        return _note_names(list(self._files.list(NOTES_DIRECTORY)))
+        return _note_names(list(self._files.list(self._directory)))
 
     def read(self, name: str) -> bytes | None:
         try:
-            return _bounded(self._files.read(_remote_name(name), MAX_NOTE_BYTES))
+            return _bounded(self._files.read(self._path(name), MAX_NOTE_BYTES))
         except (FileNotFoundError, NotRegularFileError):
             return None
 
     def write(self, name: str, data: bytes) -> None:
-        note = _remote_name(name)
-        self._files.make_directory(NOTES_DIRECTORY)
+        note = self._path(name)
+        self._files.make_directory(self._directory)
         self._files.write(note, data)
 
     def create(self, name: str, data: bytes) -> bool:
-        note = _remote_name(name)
-        self._files.make_directory(NOTES_DIRECTORY)
+        note = self._path(name)
+        self._files.make_directory(self._directory)
         return self._files.create(note, data)
 
     def remove(self, name: str) -> None:
-        self._files.remove(_remote_name(name))
+        self._files.remove(self._path(name))
+
+    def _path(self, name: str) -> str:
+        return f"{self._directory}/{_file_name(name)}"
 
 
 def _file_name(name: str) -> str:
     if not _NAME.fullmatch(name):
         raise ValueError(f"the name of a note has 1 to 100 characters of a-z, 0-9 and -; found {name!r}")
     return name + _SUFFIX
-
-
-def _remote_name(name: str) -> str:
-    return f"{NOTES_DIRECTORY}/{_file_name(name)}"
 
 
 def _note_names(files: list[str]) -> list[str]:

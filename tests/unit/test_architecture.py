@@ -70,7 +70,7 @@ ONE_SIDED = {
     "shared/engines/": "engines stay together: each implements shared/engines/engine.py, or compiles for one",
     "shared/policy/output_bounds.py": "the compiler and the action check agree on it",
     "shared/store/authenticity.py": "actors and commands check it; it belongs to the format of a version",
-    "shared/transport/in_process.py": "a transport: it passes the same contract suite as the others",
+    "shared/transport/": "the ends of one protocol stay together: each transport passes one contract suite",
 }
 LIBRARIES = {
     "zmq": {"shared/transport/"},
