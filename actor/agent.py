@@ -190,7 +190,7 @@ class Agent:
         if policy is not self._policy:
             self._act_with(policy)
             self._adoption_log.changed(policy)
-        elif self._adoption_log.unsaid:
+        elif self._adoption_log.unlogged:
             self._adoption_log.catch_up(policy)
         return policy
 
@@ -274,7 +274,7 @@ class Agent:
         """Raise PolicyOutputError where the inputs allow no answer: no version must be quarantined for that."""
         call = self._call or self._first_call()
         inputs = call.inputs(observation, self._state, action_mask, self._noise_at(self.noise_offset))
-        if (blame := call.blame_inputs(inputs)) is not None:
+        if (blame := call.input_fault(inputs)) is not None:
             raise PolicyOutputError(f"{blame}: no policy can act on that; it is the environment's to put right")
 
     def _wait_for_policy(self, *, begins_episodes: bool, depth: int) -> LoadedPolicy:

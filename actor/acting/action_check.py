@@ -1,7 +1,7 @@
-"""Checks what a policy answered before an environment sees it: finite, in the action space, legal under the mask.
+"""Checks of a policy's outputs before they reach an environment: finite, in the action space, legal under the mask.
 
-It runs at every act, so everything that can be decided beforehand is. Where the program has found its outputs to be in
-bounds, that is not done again; else the checks are one or two vectorised calls for each output, into memory that is
+The check runs at each step, so everything that is known beforehand is prepared. It is skipped if the program itself
+found its outputs in bounds. Otherwise it takes one or two vectorised calls for each output, into memory that is
 allocated once.
 """
 
@@ -16,13 +16,13 @@ from shared.policy.spaces import ActionSpec
 
 Outputs = Sequence[np.ndarray]
 Check = Callable[[Outputs, np.ndarray | None], str | None]
-"""Returns what is wrong with the outputs, given the mask [B, n] if the policy takes one; None where nothing is."""
+"""Returns a description of invalid outputs, given the mask [B, n] if the policy takes one, or None."""
 
 _Test = Callable[[np.ndarray], bool]
 
 
 def action_check(signature: PolicySignature, batch_size: int) -> Check:
-    """The check for programs of ``signature`` that are called with ``batch_size`` rows."""
+    """Return the check for programs of ``signature`` that are called with ``batch_size`` rows."""
     shapes = [(batch_size, *spec.shape) for spec in signature.outputs]
     tests = [_test(signature.action, spec.role, shape) for spec, shape in zip(signature.outputs, shapes, strict=True)]
     action_at = signature.output_position("action") or 0
@@ -38,7 +38,7 @@ def action_check(signature: PolicySignature, batch_size: int) -> Check:
         return None
 
     def check(outputs: Outputs, mask: np.ndarray | None) -> str | None:
-        # Bounds are compared since an engine may have been made for a version whose action space was another one.
+        # Bounds are compared: the engine may come from a version with another action space.
         is_known = isinstance(outputs, InBounds) and outputs.bounds == bounds and len(outputs[0]) == batch_size
         if not is_known and (fault := find_fault(outputs)) is not None:
             return fault
@@ -70,22 +70,22 @@ def _finite(shape: tuple[int, ...]) -> _Test:
 
 
 def _below(numbers: np.ndarray, shape: tuple[int, ...]) -> _Test:
-    """Each number in [0, its cardinality)."""
+    """Test that each number is in [0, its cardinality)."""
     if math.prod(shape) == 1:
         n = int(numbers.item())
         return lambda array: bool(0 <= array.item() < n)
     found, all_true = _flags(shape)
-    limit = np.ascontiguousarray(np.broadcast_to(numbers.astype(np.uint64), shape))  # half the time of one number
+    limit = np.ascontiguousarray(np.broadcast_to(numbers.astype(np.uint64), shape))  # half the time of a scalar limit
 
     def test(array: np.ndarray) -> bool:
-        np.less(array.view(np.uint64), limit, found)  # as unsigned numbers, negative ones are too large
+        np.less(array.view(np.uint64), limit, found)  # negative numbers are too large as unsigned ones
         return found.tobytes() == all_true
 
     return test
 
 
 def _in_range(action: ActionSpec, shape: tuple[int, ...]) -> _Test:
-    """Each number in [start, start + its cardinality)."""
+    """Test that each number is in [start, start + its cardinality)."""
     start = np.array(action.start or 0, np.int64).reshape(action.shape if action.start else ())
     below = _below(cardinalities(action), shape)
     return lambda array: below(np.ascontiguousarray(array.astype(np.int64) - start))
@@ -96,7 +96,7 @@ def _in_box(action: ActionSpec, shape: tuple[int, ...]) -> _Test:
     above, below = _flags(shape), _flags(shape)
 
     def test(array: np.ndarray) -> bool:
-        # NaN is neither above nor below anything, and an infinity beyond the largest of numbers.
+        # NaN fails both comparisons; an infinity lies beyond the finite limits.
         np.greater_equal(array, low, above[0])
         np.less_equal(array, high, below[0])
         return above[0].tobytes() == above[1] and below[0].tobytes() == below[1]
@@ -105,7 +105,7 @@ def _in_box(action: ActionSpec, shape: tuple[int, ...]) -> _Test:
 
 
 def _legality(action: ActionSpec, batch_size: int) -> Callable[[np.ndarray, np.ndarray], bool]:
-    """Whether each chosen action, known to be in range, is one that its row of the mask allows."""
+    """Return a test that each action, known to be in range, is legal under its row of the mask."""
     choices = max(1, len(action.cardinalities))
     if batch_size == 1 and choices == 1:
         return lambda array, mask: bool(mask[0, array.item()])
@@ -125,7 +125,7 @@ def _flags(shape: tuple[int, ...]) -> tuple[np.ndarray, bytes]:
 
 
 def _quote(array: np.ndarray) -> str:
-    """The rows of an output as a message can hold them: the first that are not finite, else the first."""
+    """Return an output's first row that is not finite, else a summary of the output, for a message."""
     rows = array.reshape(len(array), -1)
     if rows.dtype.kind == "f" and not np.isfinite(rows).all():
         row = int(np.flatnonzero(~np.isfinite(rows).all(axis=1))[0])

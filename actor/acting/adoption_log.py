@@ -1,6 +1,6 @@
-"""The line of the log that says what acts: at once, but no more than one a second where versions come faster.
+"""The log lines for adopted policies, at most one a second.
 
-A line costs an actor in a small environment as much as all the rest of an adoption, and nobody reads ten a second.
+In a small environment a log line costs as much as the rest of an adoption.
 """
 
 import time
@@ -9,39 +9,41 @@ from loguru import logger
 
 from actor.loading.loaded_policy import LoadedPolicy
 
-_APART_S = 1.0
-_DEPTH = 3  # what is logged as the place is who called the agent's reset or adopt: the caller of its caller here
+_INTERVAL_S = 1.0
+_DEPTH = 3  # the logged place is the caller of the agent's ``reset`` or ``adopt``
 
 
 class AdoptionLog:
-    """Belongs to the acting thread. What was left unsaid is said with the next line, which is soon."""
+    """Logs the acting policy of the agent ``name``. A line that is too early is held back for the next call.
+
+    Only the acting thread may use it.
+    """
 
     def __init__(self, name: str) -> None:
-        """``name``: who acts."""
         self._name = name
-        self._said_at_s = float("-inf")
-        self.unsaid = 0
-        """How often what acts has changed since it was said."""
+        self._logged_at_s = float("-inf")
+        self.unlogged = 0
+        """The number of changes since the last line."""
 
     def changed(self, policy: LoadedPolicy) -> None:
-        """``policy`` acts from now on."""
-        self.unsaid += 1
-        if time.monotonic() - self._said_at_s >= _APART_S:
-            self._say(policy)
+        """Record that ``policy`` acts now."""
+        self.unlogged += 1
+        if time.monotonic() - self._logged_at_s >= _INTERVAL_S:
+            self._log(policy)
 
     def catch_up(self, policy: LoadedPolicy) -> None:
-        """Say that ``policy`` acts, if that was left unsaid a while ago."""
-        if self.unsaid and time.monotonic() - self._said_at_s >= _APART_S:
-            self._say(policy)
+        """Log the acting ``policy`` if its line was held back and is due."""
+        if self.unlogged and time.monotonic() - self._logged_at_s >= _INTERVAL_S:
+            self._log(policy)
 
     def end(self, policy: LoadedPolicy | None) -> None:
-        """Leave nothing unsaid."""
-        if self.unsaid and policy is not None:
-            self._say(policy)
+        """Log a line that was held back."""
+        if self.unlogged and policy is not None:
+            self._log(policy)
 
-    def _say(self, policy: LoadedPolicy) -> None:
-        line = "{} acts with version {} ({}, {})"
-        if self.unsaid > 1:
-            line += f", the last of {self.unsaid} changes since the line before"
-        logger.opt(depth=_DEPTH).info(line, self._name, policy.version, policy.engine_name, policy.digest[:12])
-        self._said_at_s, self.unsaid = time.monotonic(), 0
+    def _log(self, policy: LoadedPolicy) -> None:
+        line = "policy version {} adopted agent={} engine={} digest={}"
+        if self.unlogged > 1:
+            line += f" changes={self.unlogged}"
+        logger.opt(depth=_DEPTH).info(line, policy.version, self._name, policy.engine_name, policy.digest[:12])
+        self._logged_at_s, self.unlogged = time.monotonic(), 0

@@ -1,4 +1,4 @@
-"""A module that was exported as it is, called with the same nested arguments as the module was."""
+"""Exported modules, called with the same nested arguments as the original module."""
 
 import sys
 from collections.abc import Sequence
@@ -8,29 +8,30 @@ from typing import Any
 import numpy as np
 
 from actor.acting.record_classes import trusted_classes
+from actor.verification.module_verifier import ModuleVerifier
 from shared.engines.engine import Engine, EngineChoice, EngineKind
 from shared.engines.load import PROGRAM_OF, load_program
-from shared.errors import PolicyLoadError, PolicyOutputError, ProgramError, ProgramUnsupported
+from shared.errors import PolicyLoadError, ProgramError, ProgramUnsupported
 from shared.policy.manifest import Manifest
-from shared.policy.module_probe import compare_outputs, decode_module_probe
 from shared.policy.module_signature import ArgumentSpec, ModuleSignature
-from shared.policy.probe import decode_probe
 from shared.policy.signing import PublicKey, public_keys_of
 from shared.policy.structure import DictNode, SequenceNode, TensorNode, flatten, unflatten
 from shared.store.authenticity import Authenticity
-from shared.store.policy_store import VersionFiles, open_version_directory
+from shared.store.policy_store import open_version_directory
 
 _MOST_SHAPES = 64
-_WARM_UP_CALLS = 3
 _FASTEST_FIRST: tuple[EngineKind, ...] = ("llvm", "onnx", "torchscript", "aot", "eager")
 
 
 class LoadedModule:
-    """Call it as the module was called, in eval mode: same nesting in, same nesting out.
+    """A callable with the arguments and results of the exported module in eval mode.
 
-    Results are tensors where any argument is one, else numpy arrays, on the CPU and the caller's own. Every tensor is
-    checked before the program sees it; shapes that were seen before cost a look into a table. Not for two threads at a
-    time. ``engine.kind`` says what runs it, ``refusals`` what the engines before it said.
+    Results are tensors if any argument is one, else numpy arrays; they are on the CPU and belong to the caller. Every
+    tensor is checked before the call; known shapes cost one lookup. One thread at a time may call it.
+
+    Attributes:
+        engine: the engine that runs the module.
+        refusals: names of the engines that were tried before, with their errors.
     """
 
     def __init__(
@@ -49,7 +50,12 @@ class LoadedModule:
         self._seen: set[tuple[Any, ...]] = set()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Raises SignatureMismatch for arguments unlike those of the export, PolicyOutputError where it fails."""
+        """Run the module.
+
+        Raises:
+            SignatureMismatch: the arguments differ from those of the export.
+            PolicyOutputError: the engine fails.
+        """
         leaves = flatten(self._signature.arguments, {"args": args, "kwargs": kwargs}, "the arguments")
         arrays = [_array(leaf) for leaf in leaves]
         key = tuple((array.shape, array.dtype) for array in arrays)
@@ -60,7 +66,7 @@ class LoadedModule:
             self._seen.add(key)
         outputs: Sequence[Any] = self.engine.run(arrays)
         if any(not isinstance(leaf, np.ndarray) for leaf in leaves):
-            torch = sys.modules["torch"]  # a tensor came in
+            torch = sys.modules["torch"]  # an argument is a tensor
             outputs = [torch.from_numpy(output) for output in outputs]
         return unflatten(self._signature.result, outputs, self._classes)
 
@@ -73,16 +79,24 @@ def load_policy(
     trust_native: bool = False,
     public_key: PublicKey | str | Path | Sequence[PublicKey | str | Path] = (),
 ) -> LoadedModule:
-    """Load one version by its directory: verified, held to its probe, warm.
+    """Load one version from its directory, verified against its probe and warm.
 
-    What ``learner.export.module_export.export_module`` made is called as the module itself; a policy of a store
-    with one
-    list of tensors, ``inputs``, and returns one, ``outputs``, in the order of its signature. ``engine`` names one
-    engine; ``auto`` takes the first that works of LLVM, ONNX Runtime, TorchScript and, where they are allowed, a
-    package of native code and an importable class. Named tuples and dataclasses are of their own class where its module
-    is under one of ``trusted_modules`` (which imports it), else of an equivalent class. With a ``public_key`` (its
-    file, or ``ed25519:…``), or several, the version must be signed with one of them.
-    Raises VersionNotFound, StoreUnavailable, ConfigurationError for a key, and PolicyLoadError's kinds.
+    A version made by ``export_module`` is called as the module itself. A policy takes one list of tensors, ``inputs``,
+    and returns one, ``outputs``, in the order of its signature.
+
+    Args:
+        directory: the directory of the version.
+        engine: one engine, or ``auto`` for the first that works of LLVM, ONNX Runtime, TorchScript and, with
+            permission, native code and an importable class.
+        trusted_modules: prefixes of modules that may be imported. Named tuples and dataclasses from them keep their own
+            class; others become an equivalent class.
+        trust_native: True to allow native code.
+        public_key: keys (files, or ``ed25519:…``) of which one must have signed the version; none to allow any version.
+
+    Raises:
+        VersionNotFound, StoreUnavailable: the directory has no version, or cannot be read.
+        ConfigurationError: a key is invalid.
+        PolicyLoadError: the version does not verify, or no engine works.
     """
     files = open_version_directory(Path(directory))
     Authenticity(public_keys_of(public_key)).check(files)
@@ -100,7 +114,7 @@ def load_policy(
             verifier.verify(loaded)
         except PolicyLoadError as error:
             if engine == "auto" and isinstance(error, ProgramUnsupported):
-                continue  # the program is as good as any; it is just not for this engine
+                continue  # the program may be sound, so this is no refusal
             refusals.append((kind, str(error)))
             errors.append(error)
         else:
@@ -124,31 +138,8 @@ def _order(
     ]
 
 
-class ModuleVerifier:
-    """The probe, which every engine answers before it is used."""
-
-    def __init__(self, files: VersionFiles, signature: ModuleSignature) -> None:
-        entry = files.manifest.probe
-        data = files.read(entry.file)
-        is_module = isinstance(files.manifest.module, ModuleSignature)
-        self._probe = (
-            decode_module_probe(data, signature) if is_module else decode_probe(data, files.manifest.signature)
-        )
-        self._names = [spec.name for spec in signature.outputs]
-        self._tolerance = (entry.atol, entry.rtol)
-
-    def verify(self, engine: Engine) -> None:
-        """Raise ProbeMismatch, or what the engine raises, unless it computes what the module did. Warm afterwards."""
-        for _ in range(_WARM_UP_CALLS):
-            try:
-                found = engine.run(self._probe.inputs)
-            except PolicyOutputError as error:
-                raise ProgramError(str(error)) from error
-            compare_outputs(self._names, self._probe.outputs, found, *self._tolerance)
-
-
 def _as_module(manifest: Manifest) -> ModuleSignature:
-    """A policy's own signature as that of a module: one list of tensors in, one out, all batch first."""
+    """Return a policy's signature as that of a module: one list of tensors in, one out, all batch first."""
     inputs, outputs = (
         tuple(ArgumentSpec(spec.name, spec.dtype, (None, *spec.shape)) for spec in specs)
         for specs in (manifest.signature.inputs, manifest.signature.outputs)
@@ -159,7 +150,7 @@ def _as_module(manifest: Manifest) -> ModuleSignature:
 
 
 def _array(leaf: Any) -> np.ndarray:
-    """The leaf as an array in C order, which is the leaf itself where it is one already."""
+    """Return the leaf as an array in C order, without a copy if it is one already."""
     if isinstance(leaf, np.ndarray):
         return np.ascontiguousarray(leaf) if leaf.ndim else leaf
     array: np.ndarray = leaf.detach().cpu().contiguous().numpy()

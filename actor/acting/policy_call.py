@@ -1,4 +1,4 @@
-"""How to call programs of one signature at one batch size: all that does not change from step to step."""
+"""The call of programs of one signature at one batch size: everything that is the same at each step."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,11 +13,10 @@ from shared.policy.spaces import flatten_observation
 
 
 class Decision(msgspec.Struct, frozen=True, gc=False):
-    """What a policy decided for a batch, each array batch first.
+    """A policy's decision for a batch; each array is batch first.
 
-    ``action`` is the raw sample, which is recorded; ``env_action`` what the environment is given (the same array
-    where the two do not differ). ``log_prob`` and ``value`` [B] are None where the policy gives none; so is a value
-    that the agent was not asked for.
+    ``action`` is the raw sample, which is recorded. ``env_action`` goes to the environment; it is the same array if the
+    two are equal. ``log_prob`` and ``value`` [B] are None if the policy or the agent does not compute them.
     """
 
     action: np.ndarray
@@ -27,7 +26,10 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
 
 
 class PolicyCall:
-    """Puts inputs together, and takes outputs apart, for ``signature`` at ``batch_size``."""
+    """Assembles the inputs and splits the outputs of programs of ``signature`` at ``batch_size``.
+
+    ``fault`` is the check of the outputs (see ``action_check``).
+    """
 
     def __init__(self, signature: PolicySignature, batch_size: int) -> None:
         self.signature = signature
@@ -54,13 +56,14 @@ class PolicyCall:
         self._cast = np.dtype(action.dtype) if action.dtype != action.sample_dtype else None
 
     def first_state(self) -> list[np.ndarray]:
-        """The recurrent state [B, …] before an episode's first step: zeros."""
+        """Return the recurrent state [B, …] before an episode's first step: zeros."""
         return [np.zeros((self.batch_size, *spec.shape), spec.dtype) for spec in self.signature.state]
 
     def flatten(self, observation: Any) -> list[np.ndarray]:
-        """The leaves of a nested observation in the program's dtypes, copied only where they have another.
+        """Return the leaves of a nested observation, copied only to change their dtype.
 
-        Raises SignatureMismatch where one is missing.
+        Raises:
+            SignatureMismatch: a leaf is missing.
         """
         if self._plain_dtype is not None:
             return [np.asarray(observation, self._plain_dtype)]
@@ -73,13 +76,14 @@ class PolicyCall:
         action_mask: np.ndarray | None,
         noise: np.ndarray | None,
     ) -> list[np.ndarray]:
-        """The program's inputs, in the signature's order. Raises SignatureMismatch where the observation does not fit.
+        """Return the program's inputs in the signature's order. State and noise are not checked.
 
-        What the agent made itself (state, noise) fits by construction.
+        Raises:
+            SignatureMismatch: the observation or the mask has another shape or dtype.
         """
         if len(observation) != len(self._specs):
             raise SignatureMismatch(f"expected {len(self._specs)} arrays as an observation, found {len(observation)}")
-        if self._is_plain and noise is not None:  # nearly every policy: what follows does the same, in twice the time
+        if self._is_plain and noise is not None:  # a fast path for nearly all policies: half the time
             (array,), (_, shape, dtype) = observation, self._specs[0]
             if array.shape == shape and array.dtype == dtype and array.flags.c_contiguous:
                 return [array, noise]
@@ -102,7 +106,7 @@ class PolicyCall:
         return np.ascontiguousarray(mask)
 
     def read(self, outputs: Sequence[np.ndarray]) -> tuple[Decision, Sequence[np.ndarray]]:
-        """The decision and the next recurrent state."""
+        """Return the decision and the next recurrent state."""
         action = outputs[self._action_at]
         if self._env_action_at is not None:
             env_action = outputs[self._env_action_at]
@@ -112,8 +116,8 @@ class PolicyCall:
         value = None if self._value_at is None else outputs[self._value_at]
         return Decision(action, env_action, log_prob, value), outputs[self._state_at :] if self._has_state else ()
 
-    def blame_inputs(self, inputs: Sequence[np.ndarray]) -> str | None:
-        """What is wrong with inputs that no policy can answer: the environment's fault. None where nothing is."""
+    def input_fault(self, inputs: Sequence[np.ndarray]) -> str | None:
+        """Return a description of inputs that no policy can act on, which is the environment's fault, or None."""
         for leaf, array in zip(self.signature.observation, inputs, strict=False):
             if leaf.cardinalities:
                 number = array - np.array(leaf.start).reshape(leaf.shape)

@@ -1,4 +1,4 @@
-"""Classes of named tuples and dataclasses by their paths: imported only where a person allowed the module by name."""
+"""Classes of named tuples and dataclasses by their paths, imported only from modules that the user trusts."""
 
 import dataclasses
 import importlib
@@ -9,10 +9,10 @@ from shared.policy.structure import DictNode, RecordNode, SequenceNode, Structur
 
 
 def trusted_classes(structures: Iterable[Structure], trusted_prefixes: Sequence[str]) -> dict[str, type[Any]]:
-    """The classes of all records whose module is under one of ``trusted_prefixes`` and which are what they were.
+    """Return the classes of all records in trusted modules, by their paths.
 
-    A prefix ``a.b`` allows the modules ``a.b`` and ``a.b.*``. What is not allowed, not there any more, or has other
-    fields by now is left out: an equivalent class takes its place.
+    A prefix ``a.b`` allows the modules ``a.b`` and ``a.b.*``. Classes that are not allowed, are missing or have other
+    fields are left out; an equivalent class replaces them.
     """
     classes = {}
     for record in (record for structure in structures for record in _records(structure)):
@@ -35,7 +35,7 @@ def _find(module: str, name: str) -> Any:
 
 
 def _is(found: Any, record: RecordNode) -> bool:
-    """Whether ``found`` is a class of this kind, with these fields, and stands where it says that it does."""
+    """Return True when ``found`` is a class with the path, kind and fields of ``record``."""
     if not isinstance(found, type) or f"{found.__module__}:{found.__qualname__}" != record.class_path:
         return False
     if record.kind == "named_tuple":

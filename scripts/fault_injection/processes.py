@@ -31,7 +31,7 @@ _IMPORTS = (
 _TORCH_IMPORTS = f"{_IMPORTS}, torch, shared.engines.torchscript"
 
 _NAME = re.compile(r"--name=(\S+)|-m (learner)\.run")
-_ACTED = re.compile(r"acts with version (\d+) \(.*, ([0-9a-f]{12})\)")
+_ACTED = re.compile(r"policy version (\d+) adopted .* digest=([0-9a-f]{12})")
 _RESUMED = re.compile(r"resumed at update (\d+) after")
 
 

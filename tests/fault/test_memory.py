@@ -1,4 +1,4 @@
-"""Memory that runs out while a version is loaded: that is nobody's fault, and may be otherwise later."""
+"""Memory that runs out while a version is loaded: the load fails now and may work later."""
 
 import subprocess
 import sys
@@ -63,7 +63,7 @@ with Agent(store, AgentOptions(num_envs=3, synchronous=True, deadline_s=0.0)) as
 """
 
 
-def test_what_needs_more_than_this_machine_has_left_is_not_begun_with() -> None:
+def test_a_version_larger_than_free_memory_is_not_loaded() -> None:
     entries = {name: FileEntry("0" * 64, 1000) for name in sample_files()}
     manifest = sample_manifest(0, entries)
     check_memory(manifest)
@@ -72,7 +72,7 @@ def test_what_needs_more_than_this_machine_has_left_is_not_begun_with() -> None:
         check_memory(msgspec.structs.replace(manifest, files=huge))
 
 
-def test_native_code_says_it_in_words() -> None:
+def test_native_code_reports_failed_allocations_by_message() -> None:
     said = ProgramError("torch.jit.load: RuntimeError: DefaultCPUAllocator: can't allocate memory: you tried to …")
     assert is_out_of_memory(said)
     wrapped = ProgramError("one of its programs cannot be run")
@@ -93,7 +93,7 @@ def test_native_code_says_it_in_words() -> None:
 def test_a_version_for_which_memory_is_short_is_tried_again_and_adopted_when_there_is_enough(
     tmp_path: Path, megabytes: int, says: str
 ) -> None:
-    """Each in a process of its own: one that has had more memory keeps some for later."""
+    """Each case runs in its own process: a process that had more memory keeps some of it."""
     done = subprocess.run(
         [sys.executable, "-c", _LITTLE_IS_LEFT, str(tmp_path / "policies"), str(megabytes)],
         cwd=REPOSITORY,
@@ -102,7 +102,7 @@ def test_a_version_for_which_memory_is_short_is_tried_again_and_adopted_when_the
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "agent acts with version 0" in done.stdout
+    assert "policy version 0 adopted agent=agent " in done.stdout
     assert f"tried again: TransientLoadError: not enough memory: {says}" in done.stdout
     assert "is quarantined" not in done.stdout
-    assert done.stdout.count("acts with version 1") == 1
+    assert done.stdout.count("policy version 1 adopted") == 1

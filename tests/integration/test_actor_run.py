@@ -299,7 +299,7 @@ def test_a_run_whose_learner_is_gone_is_acted_from_all_the_same(
     assert _act("--episodes=2") == 0
     assert "joined" not in capsys.readouterr().out
     (log,) = run.directory.logs.glob("*.log")
-    assert "acts with version 0" in log.read_text()
+    assert "policy version 0 adopted" in log.read_text()
 
 
 def test_a_supervised_actor_is_silent_and_ends_with_the_training(tmp_path: Path, live_run: _LiveRun) -> None:

@@ -149,7 +149,7 @@ def test_the_engine_and_the_way_to_step_are_those_asked_for(tmp_path: Path) -> N
         logger.remove(sink)
     assert _newest_weights(chosen) == _newest_weights(again)
     assert "environments created env=CartPole-v1 num_envs=4 vector=async reason=--vector async" in said
-    assert any("acts with version 0 (torchscript" in line for line in said)
+    assert any("policy version 0 adopted" in line and "engine=torchscript" in line for line in said)
 
 
 @pytest.mark.slow

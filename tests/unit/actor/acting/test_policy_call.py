@@ -83,19 +83,19 @@ def test_flattening_casts_and_finds_every_leaf(nested: bool) -> None:
     assert [leaf.dtype.name for leaf in leaves] == (["uint8", "float32"] if nested else ["float32"])
 
 
-def test_the_environment_is_blamed_for_inputs_that_no_policy_can_answer() -> None:
+def test_invalid_inputs_are_the_environments_fault() -> None:
     call = PolicyCall(acting_signature(VECTOR, ACTIONS["multi_discrete"], masked=True), 1)
     mask, noise = np.ones((1, 5), np.bool_), _f32(1, 5)
-    assert call.blame_inputs([_f32(1, 4), mask, noise]) is None
-    assert call.blame_inputs([np.full((1, 4), np.nan, np.float32), mask, noise]) == (
+    assert call.input_fault([_f32(1, 4), mask, noise]) is None
+    assert call.input_fault([np.full((1, 4), np.nan, np.float32), mask, noise]) == (
         "observation holds values that are not finite"
     )
     discrete = (ObservationLeaf((), "discrete", "int64", (), (3,), (1,)),)
     numbered = PolicyCall(acting_signature(discrete, ACTIONS["discrete"]), 2)
-    assert numbered.blame_inputs([np.array([1, 3]), _f32(2, 3)]) is None
+    assert numbered.input_fault([np.array([1, 3]), _f32(2, 3)]) is None
     for outside in ([0, 1], [1, 4]):
-        assert numbered.blame_inputs([np.array(outside), _f32(2, 3)]) == (
+        assert numbered.input_fault([np.array(outside), _f32(2, 3)]) == (
             "observation holds numbers outside of its space"
         )
     mask[0, 3:] = False
-    assert call.blame_inputs([_f32(1, 4), mask, noise]) == "action_mask allows no action at all"
+    assert call.input_fault([_f32(1, 4), mask, noise]) == "action_mask allows no action at all"

@@ -393,7 +393,7 @@ def test_engines_that_a_version_lacks_are_refused(tmp_path: Path) -> None:
 def test_an_agent_refuses_a_module_that_is_no_policy(tmp_path: Path) -> None:
     export_module(nn.Linear(4, 2), (torch.randn(3, 4),), tmp_path / "v000000", onnx=False)
     agent = Agent(LocalPolicyStore(tmp_path), AgentOptions(num_envs=1, synchronous=True, deadline_s=0.0))
-    with pytest.raises(Exception, match="load_policy runs it"):
+    with pytest.raises(Exception, match="use load_policy: this version is a module"):
         agent.reset()
     agent.close()
 
