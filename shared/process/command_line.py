@@ -37,19 +37,11 @@ _RULE = re.compile(r"─{3,}.*")
 def run_command(
     name: str, settings: type[Settings], main: Callable[[Settings], int], arguments: Sequence[str] | None = None
 ) -> int:
-    """Parse ``arguments`` into ``settings`` and run ``main`` with them.
+    """Parse ``arguments`` (``sys.argv[1:]`` if None) into ``settings``, run ``main`` with them, return the exit code.
 
-    The docstring of the dataclass heads ``--help``; the docstrings of its fields explain the flags. A HotswapError is
-    printed as one line; any other exception is a bug and keeps its traceback.
-
-    Args:
-        name: how the command is started, such as "python -m actor.run".
-        settings: dataclass of the flags.
-        main: the command; returns its exit code.
-        arguments: the flags; ``sys.argv[1:]`` if None.
-
-    Returns:
-        The exit code.
+    ``name`` is how the command is started ("python -m actor.run"). The docstring of the dataclass heads ``--help``; the
+    docstrings of its fields explain the flags. A HotswapError is printed as one line; any other exception is a bug and
+    keeps its traceback.
     """
     _make_working_directory_importable()
     try:

@@ -38,17 +38,9 @@ def set_up_logging(
 ) -> None:
     """Log to stderr and to ``log_dir/process_name.log``. A later call replaces an earlier one.
 
-    Only processes that this project starts call it: it replaces all sinks of loguru.
-
-    Args:
-        process_name: name of the log file.
-        log_dir: directory of the log file; None for no file.
-        terminal_level: lowest level shown on stderr; None shows nothing.
-        file_level: lowest level written to the file.
-        supervised: show only warnings and errors, in the short format that a supervisor reads.
-
-    Raises:
-        ConfigurationError: the log file cannot be written.
+    Only processes that this project starts call it: it replaces all sinks of loguru. ``terminal_level`` None shows
+    nothing on stderr; a ``supervised`` child shows warnings and errors in the short format that its supervisor reads.
+    Raises ConfigurationError if the log file cannot be written.
     """
     logger.remove()
     logger.configure(patcher=_name_main_module)

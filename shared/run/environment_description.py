@@ -9,6 +9,7 @@ import importlib
 import re
 import warnings
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import gymnasium
@@ -41,16 +42,13 @@ def describe_environment(env_id: str, env_kwargs: Mapping[str, Any] | None = Non
     package to install), and for unsupported spaces.
     """
     spec = find_environment(env_id)
+    vector = spec.entry_point is None
     with creation_of(env_id):
-        env: Any
-        if spec.entry_point is None:
-            env = gymnasium.make_vec(env_id, num_envs=1, **(env_kwargs or {}))
-        else:
-            env = gymnasium.make(env_id, **(env_kwargs or {}))
+        make: Any = partial(gymnasium.make_vec, num_envs=1) if vector else gymnasium.make
+        env: Any = make(env_id, **(env_kwargs or {}))
     with contextlib.closing(env):
-        single = env.single_observation_space if spec.entry_point is None else env.observation_space
-        leaves = observation_leaves(single)
-        action = action_spec(env.single_action_space if spec.entry_point is None else env.action_space)
+        leaves = observation_leaves(env.single_observation_space if vector else env.observation_space)
+        action = action_spec(env.single_action_space if vector else env.action_space)
         with creation_of(env_id):
             _, info = env.reset(seed=0)
     masked = "action_mask" in info and action.mask_shape is not None

@@ -1,10 +1,9 @@
 """Reports of a learner: ``progress.json`` during training, ``summary.json`` at its end."""
 
-from typing import Literal, TypeVar
+from typing import Literal
 
 import msgspec
 
-from shared.errors import ConfigurationError
 from shared.rollouts.rollout_accounts import RolloutAccounts
 
 Phase = Literal["starting", "training", "stopping", "ended"]
@@ -53,28 +52,3 @@ class Summary(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     reloads: int
     actor_restarts: int
     rollouts: RolloutAccounts
-
-
-_Report = TypeVar("_Report", Progress, Summary)
-
-
-def encode_report(report: Progress | Summary) -> bytes:
-    """Return ``report`` as indented JSON."""
-    return msgspec.json.format(msgspec.json.encode(report), indent=1)
-
-
-def decode_progress(data: bytes) -> Progress:
-    """Decode ``progress.json``. Raises ConfigurationError."""
-    return _decode(data, Progress, "progress.json")
-
-
-def decode_summary(data: bytes) -> Summary:
-    """Decode ``summary.json``. Raises ConfigurationError."""
-    return _decode(data, Summary, "summary.json")
-
-
-def _decode(data: bytes, kind: type[_Report], name: str) -> _Report:
-    try:
-        return msgspec.json.decode(data, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"use the release that wrote {name}, or remove it: {error}") from error

@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from shared.errors import ConfigurationError, NotAuthentic
+from shared.errors import NotAuthentic
 from shared.policy.signature import PolicySignature
 from shared.policy.signing import PublicKey, SigningKey
 
@@ -43,14 +43,6 @@ class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def encode_run_config(config: RunConfig) -> bytes:
     """Return ``config`` as indented JSON."""
     return msgspec.json.format(msgspec.json.encode(config, order="deterministic"), indent=1)
-
-
-def decode_run_config(data: bytes) -> RunConfig:
-    """Decode and validate ``run.json``. Raises ConfigurationError."""
-    try:
-        return msgspec.json.decode(data, type=RunConfig)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"use the release that wrote run.json: {error}") from error
 
 
 def sign_run_config(config: RunConfig, key: SigningKey) -> RunConfig:

@@ -22,17 +22,18 @@ import secrets
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import msgspec
 
 from shared.errors import ConfigurationError
 from shared.files.small_files import replace_file, sweep_dead_writers
-from shared.run.progress import Progress, Summary, decode_progress, decode_summary, encode_report
-from shared.run.run_config import RunConfig, decode_run_config, encode_run_config
+from shared.run.progress import Progress, Summary
+from shared.run.run_config import RunConfig, encode_run_config
 from shared.run.run_locks import hold_lock, is_locked
 
 DEFAULT_ROOT = Path("runs")
+_Content = TypeVar("_Content")
 
 CHECKPOINT_NAME = re.compile(r"checkpoint-(\d{9})\.pt")
 """File name of a checkpoint. The group is the number of updates before it."""
@@ -66,40 +67,45 @@ class RunDirectory:
 
     def run_config(self) -> RunConfig | None:
         """Return the configuration for actors, or None before the learner wrote it. Raises ConfigurationError."""
-        data = _read(self.path / "run.json")
-        return None if data is None else decode_run_config(data)
+        return self._read("run.json", RunConfig)
 
     def write_run_config(self, config: RunConfig) -> None:
         replace_file(self.path / "run.json", encode_run_config(config))
 
     def options(self) -> dict[str, Any] | None:
         """Return the flags that the run was started with, or None. Raises ConfigurationError."""
-        data = _read(self.path / "options.json")
-        if data is None:
-            return None
-        try:
-            return msgspec.json.decode(data, type=dict[str, Any])
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            raise ConfigurationError(f"{self.path / 'options.json'} is not readable: {error}") from error
+        return self._read("options.json", dict[str, Any])
 
     def write_options(self, options: dict[str, Any]) -> None:
-        replace_file(self.path / "options.json", msgspec.json.format(msgspec.json.encode(options), indent=1))
+        self._write("options.json", options)
 
     def progress(self) -> Progress | None:
         """Return the last report of the learner, or None before the first. Raises ConfigurationError."""
-        data = _read(self.path / "progress.json")
-        return None if data is None else decode_progress(data)
+        return self._read("progress.json", Progress)
 
     def write_progress(self, progress: Progress) -> None:
-        replace_file(self.path / "progress.json", encode_report(progress))
+        self._write("progress.json", progress)
 
     def summary(self) -> Summary | None:
         """Return the summary of the run, or None before its end. Raises ConfigurationError."""
-        data = _read(self.path / "summary.json")
-        return None if data is None else decode_summary(data)
+        return self._read("summary.json", Summary)
 
     def write_summary(self, summary: Summary) -> None:
-        replace_file(self.path / "summary.json", encode_report(summary))
+        self._write("summary.json", summary)
+
+    def _read(self, name: str, kind: type[_Content]) -> _Content | None:
+        path = self.path / name
+        try:
+            return msgspec.json.decode(path.read_bytes(), type=kind)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise ConfigurationError(f"cannot read {path}: {error.strerror or error}") from error
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise ConfigurationError(f"use the release that wrote {path}, or remove it: {error}") from error
+
+    def _write(self, name: str, content: object) -> None:
+        replace_file(self.path / name, msgspec.json.format(msgspec.json.encode(content), indent=1))
 
     def forget_summary(self) -> None:
         """Remove the summary of an earlier session: readers take a summary for the end of the run."""
@@ -202,12 +208,3 @@ def _modified(path: Path) -> float:
         return path.stat().st_mtime
     except OSError:
         return 0.0
-
-
-def _read(path: Path) -> bytes | None:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise ConfigurationError(f"cannot read {path}: {error.strerror or error}") from error

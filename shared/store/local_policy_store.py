@@ -51,11 +51,8 @@ class LocalPolicyStore:
 
     Any number of processes may read and publish, and be killed at any point.
 
-    Args:
-        path: the directory; created by the first publication.
-        fsync: sync versions to the disk. Without it a crash of the operating system may damage them.
-        abandon_after_s: age of the last write after which an unfinished version is swept.
-        used_numbers: record of used numbers outside the store, so that none is reused even if the store is removed.
+    Without ``fsync`` a crash of the operating system may damage versions. An unfinished version is swept
+    ``abandon_after_s`` after its last write. With ``used_numbers`` no number is reused even if the store is removed.
     """
 
     def __init__(

@@ -16,7 +16,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
+from typing import Self
 
 from shared.files.small_files import TEMPORARY_PREFIX
 from shared.files.storage_errors import storage
@@ -44,12 +44,10 @@ class PendingVersion:
         with suppress(OSError):  # some network file systems have no locks; there the age alone decides
             fcntl.flock(self._directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
-    def __enter__(self) -> "PendingVersion":
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         os.close(self._directory)
         shutil.rmtree(self._path, ignore_errors=True)  # does not exist after a commit
 

@@ -31,7 +31,6 @@ from shared.store.store_notes import NOTES_DIRECTORY, RemoteNotes
 from shared.store.version_files import (
     DescribeVersion,
     Sign,
-    VerifiedFiles,
     VersionFiles,
     checked_manifest,
     describe_files,
@@ -204,7 +203,7 @@ class RemotePolicyStore:
 
 
 @dataclass(frozen=True)
-class _RemoteVersion(VerifiedFiles):
+class _RemoteVersion(VersionFiles):
     files: RemoteFiles
     url: str
     directory: str

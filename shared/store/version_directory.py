@@ -13,7 +13,7 @@ from shared.files.buffer_pool import BufferPool, Data
 from shared.files.storage_errors import store_unavailable
 from shared.policy.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, SIGNATURE_NAME, FileEntry, Manifest
 from shared.policy.signing import SIGNATURE_BYTES
-from shared.store.version_files import VerifiedFiles, VersionFiles, checked_manifest, parse_version_name
+from shared.store.version_files import VersionFiles, checked_manifest, parse_version_name
 
 
 def open_version_directory(path: Path) -> VersionFiles:
@@ -33,7 +33,7 @@ def open_version(path: Path, version: int | None) -> VersionFiles:
 
 
 @dataclass(frozen=True)
-class VersionDirectory(VerifiedFiles):
+class VersionDirectory(VersionFiles):
     """``VersionFiles`` of a local directory."""
 
     path: Path

@@ -4,7 +4,7 @@ import hashlib
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from shared.errors import DigestMismatch, ManifestError
 from shared.files.background_sha256 import BackgroundSha256
@@ -25,55 +25,27 @@ Meanwhile = Callable[[Data], None]
 _D = TypeVar("_D", bytes, Data)
 
 
-class VersionFiles(Protocol):
-    """An opened version. Its manifest is checked; its files are read and verified one by one."""
+class VersionFiles(ABC):
+    """An opened version. Its manifest is checked; its files are read and verified one by one.
+
+    Subclasses fetch the bytes. ``manifest_bytes`` is the content of ``manifest.json``, which a signature covers.
+    """
+
+    manifest: Manifest
+    manifest_bytes: bytes
 
     @property
-    def manifest(self) -> Manifest: ...
-
-    @property
-    def manifest_bytes(self) -> bytes:
-        """The bytes of ``manifest.json``, which a signature covers."""
-        ...
-
-    @property
+    @abstractmethod
     def location(self) -> str:
         """Path or URL, for messages."""
-        ...
 
+    @abstractmethod
     def read_signature(self) -> bytes | None:
         """Return at most one byte more of ``manifest.sig`` than a signature has, or None if there is no such file.
 
         Raises NotAuthentic for a link, a pipe or a device, TransientLoadError or StoreUnavailable if it cannot be read,
         VersionNotFound if the version was swept meanwhile.
         """
-        ...
-
-    def read(self, name: str) -> bytes:
-        """Return the content of one file, verified against size and SHA-256 of the manifest.
-
-        After a mismatch it is read once more. Raises DigestMismatch (also for a link, a pipe or a device),
-        ManifestError if the manifest does not list the file, TransientLoadError if it is missing or cannot be read,
-        VersionNotFound if the version was swept meanwhile.
-        """
-        ...
-
-    def read_ahead(self, name: str, meanwhile: Meanwhile, memory: BufferPool) -> Data:
-        """Return the content like ``read``; large files may be read into ``memory`` and are hashed by another thread.
-
-        ``meanwhile`` receives the bytes before they are verified. They are valid if they are the returned object.
-        """
-        ...
-
-
-class VerifiedFiles(ABC):
-    """Verification of the files of an opened version. Subclasses fetch the bytes."""
-
-    manifest: Manifest
-
-    @property
-    @abstractmethod
-    def location(self) -> str: ...
 
     @abstractmethod
     def _fetch(self, name: str, entry: FileEntry) -> bytes:
@@ -84,11 +56,21 @@ class VerifiedFiles(ABC):
         """Read a file like ``_fetch``, perhaps into ``memory``; pass all that is returned to ``on_piece``, in order."""
 
     def read(self, name: str) -> bytes:
+        """Return the content of one file, verified against size and SHA-256 of the manifest.
+
+        After a mismatch it is read once more. Raises DigestMismatch (also for a link, a pipe or a device),
+        ManifestError if the manifest does not list the file, TransientLoadError if it is missing or cannot be read,
+        VersionNotFound if the version was swept meanwhile.
+        """
         entry = self._entry(name)
         found = self._fetch(name, entry)
         return found if _matches(found, entry) else self._read_again(name, entry, self._fetch)
 
     def read_ahead(self, name: str, meanwhile: Meanwhile, memory: BufferPool) -> Data:
+        """Return the content like ``read``; large files may be read into ``memory`` and are hashed by another thread.
+
+        ``meanwhile`` receives the bytes before they are verified. They are valid if they are the returned object.
+        """
         entry = self._entry(name)
         if entry.size_bytes < _HASHED_APART_BYTES:
             return self.read(name)

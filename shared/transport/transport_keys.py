@@ -7,8 +7,6 @@ Without a key file a process can neither read nor send rollouts, nor act as the 
 pair: the key authorizes them, their names identify them.
 """
 
-import os
-import secrets
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -16,6 +14,7 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from shared.errors import ConfigurationError
+from shared.files.small_files import replace_file
 
 LEARNER_KEY_NAME = "learner.key"
 ACTOR_KEY_NAME = "actor.key"
@@ -105,15 +104,7 @@ def _pair() -> tuple[str, str]:
 
 
 def _write_private(path: Path, keys: LearnerKeys | ActorKeys) -> None:
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(msgspec.json.format(msgspec.json.encode(keys), indent=1))
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    replace_file(path, msgspec.json.format(msgspec.json.encode(keys), indent=1), mode=0o600)
 
 
 def _read(path: Path, kind: type[_Keys]) -> _Keys:

@@ -28,16 +28,9 @@ class ZmqReceiver(AccountedReceiver):
     A second thread sends heartbeats, greets and reads while an update runs. Memory is bounded by ``ReceiverOptions``:
     ``window`` rollouts of each sender, ``capacity`` over all of them. Rollouts are views of the received messages.
 
-    Args:
-        address: where to receive rollouts. The attribute ``address`` has the port that a wildcard became.
-        layout: layout of the rollouts.
-        run_id: the run; rollouts of other runs are refused.
-        options: settings, fixed for the lifetime.
-        keys: required for addresses outside this machine.
-        journal: records received rollouts, so that accounts stay exact if this process is killed.
-
-    Raises:
-        ConfigurationError: ``address`` cannot be bound, or needs ``keys``.
+    The attribute ``address`` has the port that a wildcard became. With a ``journal``, accounts stay exact if this
+    process is killed. Raises ConfigurationError if ``address`` cannot be bound, or needs ``keys``: all outside this
+    machine do.
     """
 
     def __init__(

@@ -25,16 +25,8 @@ _RECONNECT_MS = (20, 500)
 class ZmqSender:
     """``RolloutSender`` over ZeroMQ, for one thread: the one that acts. It reconnects to a restarted learner.
 
-    Args:
-        address: where the learner receives rollouts.
-        run_id: the run.
-        actor_id: name of the actor.
-        window: number of rollouts that may be in flight.
-        learner_timeout_s: silence in seconds after which the learner is taken to be down.
-        keys: required for addresses outside this machine.
-
-    Raises:
-        ConfigurationError: ``address`` is invalid, or needs ``keys``.
+    ``window`` rollouts may be in flight. After ``learner_timeout_s`` of silence the learner is taken to be down. Raises
+    ConfigurationError if ``address`` is invalid, or needs ``keys``: all outside this machine do.
     """
 
     def __init__(

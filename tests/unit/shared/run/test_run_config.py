@@ -8,7 +8,7 @@ from shared.errors import NotAuthentic
 from shared.policy.signature import acting_signature
 from shared.policy.signing import SigningKey
 from shared.policy.spaces import action_spec, observation_leaves
-from shared.run.run_config import RunConfig, check_run_config, decode_run_config, encode_run_config, sign_run_config
+from shared.run.run_config import RunConfig, check_run_config, encode_run_config, sign_run_config
 
 KEY, OTHER = SigningKey.generate(), SigningKey.generate()
 CONFIG = RunConfig(
@@ -24,7 +24,7 @@ WHERE = "runs/one/run.json"
 
 
 def test_what_was_signed_passes_as_it_lies_on_the_disk() -> None:
-    signed = decode_run_config(encode_run_config(sign_run_config(CONFIG, KEY)))
+    signed = msgspec.json.decode(encode_run_config(sign_run_config(CONFIG, KEY)), type=RunConfig)
     check_run_config(signed, [KEY.public], WHERE)
     check_run_config(signed, [OTHER.public, KEY.public], WHERE)
     assert sign_run_config(signed, KEY) == signed, "who goes on has nothing to write anew"
