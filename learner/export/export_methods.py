@@ -17,7 +17,7 @@ from learner.export.program_checks import ProgramChecks
 from shared.engines.engine import Engine
 from shared.errors import ExportError, PolicyError
 from shared.policy.manifest import WEIGHTS_FILE, MethodReport, ProgramKind
-from shared.policy.program_digest import onnx_program_digest, torchscript_program_digest
+from shared.policy.program_digest import program_digest
 from shared.policy.weights import TensorPlace
 from shared.scripting.scripting import (
     ScriptModule,
@@ -84,7 +84,7 @@ class MethodRunner:
 
         data = save_archive(module)
         # What is checked is what an actor will load: some modules do not survive being saved.
-        return TorchScriptEngine.from_bytes(data), MadeProgram("torchscript", data, torchscript_program_digest(data))
+        return TorchScriptEngine.from_bytes(data), MadeProgram("torchscript", data, program_digest("torchscript", data))
 
     def _onnx(self, places: Mapping[str, TensorPlace]) -> tuple[Engine, MadeProgram]:
         from learner.export.onnx_export import export_model, with_weights_outside
@@ -95,7 +95,7 @@ class MethodRunner:
         )
         model = export_model(self._flat, self._cases.example, self._cases.batch_dims, *names)
         graph = with_weights_outside(model, places, WEIGHTS_FILE, keep_constants=True)
-        return OnnxEngine(graph, self._weights, bind=False), MadeProgram("onnx", graph, onnx_program_digest(graph))
+        return OnnxEngine(graph, self._weights, bind=False), MadeProgram("onnx", graph, program_digest("onnx", graph))
 
     def _aot(self) -> tuple[Engine, MadeProgram]:
         from learner.export.aot_export import export_aot

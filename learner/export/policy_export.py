@@ -14,7 +14,7 @@ from learner.export.export_verdicts import taken
 from learner.export.mixed_scripting import mixed_methods
 from learner.export.onnx_export import export_onnx
 from shared.engines.eager import EagerEngine, module_tensors
-from shared.engines.importable import ImportablePolicy, encode_importable, importable_digest, load_importable
+from shared.engines.importable import ImportablePolicy, encode_importable, load_importable
 from shared.engines.torchscript import TorchScriptEngine
 from shared.errors import ExportError, PolicyError, ProbeMismatch, WeightsError
 from shared.policy.manifest import (
@@ -30,7 +30,7 @@ from shared.policy.manifest import (
     ProgramKind,
 )
 from shared.policy.probe import PROBE_ATOL, PROBE_RTOL, Probe, compare, compute_probe, encode_probe, run_policy
-from shared.policy.program_digest import onnx_program_digest, torchscript_program_digest
+from shared.policy.program_digest import program_digest
 from shared.policy.signature import PolicySignature
 from shared.policy.weights import check_layout, encode_weights, tensor_places
 from shared.scripting.scripting import Scripted, ScriptModule, save_archive, try_methods
@@ -128,7 +128,7 @@ class PolicyExporter:
         scripted, failures = try_methods(self._module, example, check, mixed_methods(self._module, example))
         self._reports += failures
         if scripted is not None:
-            digest = torchscript_program_digest(save_archive(scripted.module))
+            digest = program_digest("torchscript", save_archive(scripted.module))
             self._programs.append(ProgramEntry("torchscript", TORCHSCRIPT_FILE, digest))
             self._reports.append(taken(scripted.method, found, self._checks.input_sets))
         return scripted
@@ -145,7 +145,7 @@ class PolicyExporter:
         except PolicyError as error:
             self._refuse("onnx", error)
         else:
-            self._take("onnx", ONNX_FILE, graph, onnx_program_digest(graph), found)
+            self._take("onnx", ONNX_FILE, graph, program_digest("onnx", graph), found)
 
     def _export_aot(self) -> None:
         from learner.export.aot_export import export_aot
@@ -166,7 +166,7 @@ class PolicyExporter:
 
     def _export_importable(self, importable: ImportablePolicy) -> None:
         data = encode_importable(importable)
-        digest = importable_digest(data)
+        digest = program_digest("importable", data)
         try:
             # The learner's own class is one that it trusts.
             module = load_importable(data, self._checks.weights, [importable.class_path.partition(":")[0]])

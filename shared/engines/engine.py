@@ -1,4 +1,4 @@
-"""What runs a program inside an actor: one small interface, one file for each engine beside this one."""
+"""Interface of the engines."""
 
 from collections.abc import Mapping, Sequence
 from typing import Literal, Protocol
@@ -10,33 +10,29 @@ EngineChoice = Literal["auto", "llvm", "onnx", "torchscript", "aot", "compile", 
 
 
 class Engine(Protocol):
-    """A loaded program with its weights.
+    """Loaded program with its weights, for all outputs of the signature or for those at some positions.
 
-    It was made for all outputs of the signature, or for those at some positions, which are then all that there are.
-    ``run`` is called by one thread at a time, and never while ``load_weights`` runs: what acts is never written to.
+    ``run`` is called by one thread at a time, and never while ``load_weights`` runs.
     """
 
     kind: EngineKind
     program_digest: str
 
     def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Compute the outputs, in their order, each batch first. ``inputs`` were checked by the caller.
+        """Return the outputs ``[B, *shape]``, in order, as new arrays.
 
-        Inputs are C-contiguous. The outputs are fresh arrays that later calls do not touch. An engine whose program
-        checks them itself gives them as ``shared.policy.output_bounds.InBounds`` where nothing is wrong with them.
+        ``inputs`` are C-contiguous, and the caller has checked them against the signature. An engine whose program
+        checks its outputs returns them as ``shared.policy.output_bounds.InBounds`` when all are within bounds.
         """
         ...
 
     def load_weights(self, weights: Mapping[str, np.ndarray]) -> None:
-        """Replace all parameters and buffers of this engine, which does not act now.
-
-        Raises WeightsError unless names, shapes and dtypes fit.
-        """
+        """Replace all parameters and buffers. Raises WeightsError unless names, shapes and dtypes fit."""
         ...
 
     def twin(self) -> "Engine | None":
-        """Another engine of the same program, to be given weights before it runs; None where none is to be had so.
+        """Return another engine of the same program, which needs weights before it runs, or None if unsupported.
 
-        This one may be running meanwhile, and does not change.
+        This engine does not change and may run at the same time.
         """
         ...

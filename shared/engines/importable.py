@@ -1,6 +1,5 @@
-"""A policy as a class path and constructor arguments: no pickle, and only what a person allowed by name is imported."""
+"""Policies as a class path and constructor arguments, without pickle. Only modules that are trusted by name load."""
 
-import hashlib
 import importlib
 import re
 from collections.abc import Mapping, Sequence
@@ -21,27 +20,22 @@ MAX_BYTES = 2**20
 
 
 class ImportablePolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``class_path`` is ``"package.module:Class"``; ``arguments`` are the constructor's keyword arguments."""
+    """A class path ``"package.module:Class"`` and the constructor's keyword arguments."""
 
     class_path: str
     arguments: dict[str, Any] = {}
 
 
 def encode_importable(importable: ImportablePolicy) -> bytes:
-    """Indented JSON in a deterministic order."""
+    """Return indented JSON in a deterministic order."""
     return msgspec.json.format(msgspec.json.encode(importable, order="deterministic"), indent=1)
 
 
-def importable_digest(data: bytes) -> str:
-    """The program's digest: SHA-256 of the definition, which holds no weights."""
-    return hashlib.sha256(data).hexdigest()
-
-
 def load_importable(data: bytes, weights: Weights, trusted_prefixes: Sequence[str]) -> "nn.Module":
-    """Import the class, construct it and give it ``weights``; the module is in eval mode.
+    """Import and construct the class, load ``weights``, and return the module in eval mode.
 
-    A prefix ``a.b`` allows the modules ``a.b`` and ``a.b.*``. Raises NotTrusted for anything else and for a class that
-    is no ``nn.Module``, ProgramError where importing or constructing fails, WeightsError where weights do not fit.
+    A prefix ``a.b`` trusts the modules ``a.b`` and ``a.b.*``. Raises NotTrusted for other modules and for a class that
+    is not an ``nn.Module``, ProgramError when the import or the constructor fails, and WeightsError.
     """
     importable = _decode(data)
     cls = _find_class(importable.class_path, trusted_prefixes)
@@ -57,7 +51,7 @@ def load_importable(data: bytes, weights: Weights, trusted_prefixes: Sequence[st
 
 def _decode(data: bytes) -> ImportablePolicy:
     if len(data) > MAX_BYTES:
-        raise ProgramError(f"an importable policy has at most {MAX_BYTES} bytes; found {len(data)}")
+        raise ProgramError(f"expected an importable policy of at most {MAX_BYTES} bytes, found {len(data)}")
     try:
         return msgspec.json.decode(data, type=ImportablePolicy)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -78,8 +72,8 @@ def _find_class(class_path: str, trusted_prefixes: Sequence[str]) -> "type[nn.Mo
     except Exception as error:  # importing runs the module's own code
         raise ProgramError(f"{class_path} could not be imported: {type(error).__name__}: {error}") from error
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
-        raise NotTrusted(f"{class_path} is no subclass of torch.nn.Module")
-    # A trusted module's namespace also holds what it imported from elsewhere.
+        raise NotTrusted(f"{class_path} is not a subclass of torch.nn.Module")
+    # The namespace of a trusted module also holds names that it imported from elsewhere.
     _check_trusted(found.__module__, class_path, trusted_prefixes)
     return found
 
@@ -88,8 +82,8 @@ def _check_trusted(module: str, class_path: str, trusted_prefixes: Sequence[str]
     if not any(module == prefix or module.startswith(f"{prefix}.") for prefix in trusted_prefixes if prefix):
         allowed = ", ".join(trusted_prefixes) or "none"
         raise NotTrusted(
-            f"{class_path} would import {module}, and the modules allowed are: {allowed}. "
-            f"Where you trust its source, allow it by name (--trust-module {module})."
+            f"allow it with --trust-module {module} if you trust its source: {class_path} imports {module}, and the "
+            f"trusted modules are: {allowed}"
         )
 
 

@@ -17,7 +17,7 @@ from shared.engines.row_compiler.llvm_program import LlvmProgram, RowCall, Slot,
 from shared.engines.row_compiler.row_program import RowProgram
 from shared.errors import PolicyOutputError
 from shared.policy.output_bounds import Bounds, InBounds
-from shared.policy.program_digest import onnx_program_digest
+from shared.policy.program_digest import program_digest
 from shared.policy.weights import check_finite, check_layout
 
 _copy = np.ndarray.copy
@@ -48,7 +48,7 @@ class LlvmEngine:
             ProgramError: ``graph`` is not an ONNX graph with external weights.
             WeightsError: ``weights`` lack an initializer, or have another shape or dtype.
         """
-        self.program_digest = onnx_program_digest(graph)
+        self.program_digest = program_digest("onnx", graph)
         self._layout = {name: np.broadcast_to(np.empty((), a.dtype), a.shape) for name, a in weights.items()}
         check_external_initializers(graph, weights)
         self._bounds = () if bounds is None else tuple(bounds)

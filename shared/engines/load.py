@@ -1,4 +1,4 @@
-"""From a verified version's files to an engine. Each engine's library is imported only where it is asked for."""
+"""Construction of an engine from a version's verified files. Each engine's library is imported at its first use."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -14,7 +14,7 @@ from shared.policy.program_digest import program_digest
 from shared.policy.weights import decode_weights
 
 Read = Callable[[str], Data]
-"""A file's verified bytes by its name."""
+"""Return the verified bytes of a file by its name."""
 
 PROGRAM_OF: Mapping[EngineKind, ProgramKind] = {
     "llvm": "onnx",
@@ -24,7 +24,7 @@ PROGRAM_OF: Mapping[EngineKind, ProgramKind] = {
     "compile": "importable",
     "eager": "importable",
 }
-"""Which program of a version each engine runs."""
+"""Kind of program that each engine runs."""
 
 
 def load_program(
@@ -37,12 +37,17 @@ def load_program(
     outputs: Sequence[int] | None = None,
     batch_size: int | None = None,
 ) -> Engine:
-    """An engine with this version's weights. Raises PermanentLoadError's kinds; what ``read`` raises passes through.
+    """Return an engine with this version's weights, which always come from the weights file.
 
-    ``trust_native`` allows native code (aot), ``trusted_modules`` are the prefixes of modules that may be imported
-    (compile, eager); without them these raise NotTrusted. The weights always come from the weights file, so that the
-    slow path and the fast one give the same policy. ``outputs`` are the positions of those that the engine returns; all
-    of them by default. ``batch_size``: how many rows it will mostly be called with, where that is known.
+    Args:
+        trust_native: permission to load native code (aot).
+        trusted_modules: prefixes of the modules that may be imported (compile, eager).
+        outputs: positions of the outputs that the engine returns; all by default.
+        batch_size: usual number of rows per call, if known.
+
+    Raises:
+        PermanentLoadError: one of its subclasses; NotTrusted without the permission.
+        Exception: any error of ``read``.
     """
     program = manifest.program(PROGRAM_OF[kind])
     if program is None:
@@ -57,7 +62,7 @@ def load_program(
     elif kind == "onnx":
         from shared.engines.onnx import OnnxEngine
 
-        # A module that is no policy may have its batch anywhere.
+        # The batch of a module that is not a policy may be in any dimension.
         engine = OnnxEngine(data, weights, bind=manifest.module is UNSET, outputs=outputs, batch_size=batch_size)
     elif kind == "torchscript":
         from shared.engines.torchscript import TorchScriptEngine
@@ -74,7 +79,6 @@ def load_program(
 
 
 def _bounds(manifest: Manifest, outputs: Sequence[int] | None) -> Sequence[Bounds] | None:
-    """What the ``outputs`` of a policy may hold; None for a module that is none."""
     if manifest.module is not UNSET:
         return None
     bounds = output_bounds(manifest.signature)
@@ -82,9 +86,9 @@ def _bounds(manifest: Manifest, outputs: Sequence[int] | None) -> Sequence[Bound
 
 
 def check_support(kind: EngineKind, program: ProgramEntry, read: Read) -> None:
-    """Raise ProgramUnsupported where it can be told, without running anything, that ``kind`` does not run this program.
+    """Raise ProgramUnsupported for a program that ``kind`` is known not to support, without running anything.
 
-    Raises ProgramError for what is no program at all.
+    Raises ProgramError for a file that is not a program.
     """
     if kind == "llvm":
         from shared.engines.llvm import read_row_program
@@ -93,14 +97,14 @@ def check_support(kind: EngineKind, program: ProgramEntry, read: Read) -> None:
 
 
 def read_program(program: ProgramEntry, read: Read) -> bytes:
-    """The program's bytes, which must be of the digest that the manifest gives them, before anything runs them.
+    """Return the program's bytes. Raises ProgramError unless they have the manifest's program digest.
 
-    What is known of a digest, such as that it was tried and did no harm, holds only then. Raises ProgramError.
+    Knowledge about a digest, such as an earlier sandbox result, applies only after this check.
     """
     data = bytes(read(program.file))
     found = program_digest(program.kind, data)
     if found != program.program_digest:
-        raise ProgramError(f"{program.file}: the manifest promises the program {program.program_digest}, found {found}")
+        raise ProgramError(f"{program.file}: expected the program digest {program.program_digest}, found {found}")
     return data
 
 
@@ -112,8 +116,10 @@ def _import(
     outputs: Sequence[int] | None,
 ) -> Engine:
     from shared.engines.eager import EagerEngine
-    from shared.engines.importable import importable_digest, load_importable
+    from shared.engines.importable import load_importable
     from shared.engines.torch_compile import TorchCompileEngine
 
     make = TorchCompileEngine if kind == "compile" else EagerEngine
-    return make(load_importable(definition, weights, trusted_modules), importable_digest(definition), outputs)
+    return make(
+        load_importable(definition, weights, trusted_modules), program_digest("importable", definition), outputs
+    )

@@ -1,4 +1,4 @@
-"""Runs an ONNX graph whose weights are handed over in memory. Imports no torch: an actor on ONNX Runtime never does."""
+"""Engine for ONNX graphs in ONNX Runtime, with weights passed in memory. This module does not import torch."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -12,17 +12,17 @@ from shared.engines.onnx_graph import check_external_initializers, external_init
 from shared.engines.onnx_sessions import session_maker
 from shared.errors import PolicyOutputError
 from shared.files.buffer_pool import is_lasting
-from shared.policy.program_digest import onnx_program_digest
+from shared.policy.program_digest import program_digest
 from shared.policy.weights import check_finite, check_layout
 
 _LARGE_BYTES = 2**22
-_MOST_BINDINGS = 8  # batch sizes in use at once: an actor has one, a pool of them a few
+_MOST_BINDINGS = 8  # batch sizes in use at once: one in an actor, a few in an actor pool
 
 
 class OnnxEngine:
-    """One session. Inputs and outputs go by position: the graph's are in the order of the policy's signature.
+    """One ONNX Runtime session. Inputs and outputs are matched by position with the signature.
 
-    ``run`` goes through buffers that are bound once for each batch size, which is faster than ``session.run``.
+    ``run`` uses buffers that are bound once per batch size, which is faster than ``session.run``.
     """
 
     kind: EngineKind = "onnx"
@@ -37,50 +37,55 @@ class OnnxEngine:
         outputs: Sequence[int] | None = None,
         batch_size: int | None = None,
     ) -> None:
-        """Raises ProgramError for what is no graph of ours, WeightsError where ``weights`` lack an initializer, or have
-        another shape or dtype than it.
+        """Create a session of ``graph`` with ``weights``, which are copied unless they are immutable.
 
-        The session goes on reading from ``weights``, so all but views of bytes are copied. ``bind=False`` is for graphs
-        whose first input's first dimension does not say what shapes all others have. What ``outputs`` do not need is
-        not computed. ``batch_size``: how many rows ``run`` will mostly be given, where that is known.
+        Args:
+            threads: size of ONNX Runtime's thread pool.
+            bind: false for graphs whose shapes do not follow from the first dimension of the first input.
+            outputs: positions of the outputs to compute and return; all by default.
+            batch_size: usual number of rows per call, if known.
+
+        Raises:
+            ProgramError: ``graph`` is not an ONNX graph with external weights.
+            WeightsError: ``weights`` lack an initializer, or have another shape or dtype.
         """
         self._bind_buffers = bind
-        self.program_digest = onnx_program_digest(graph)
+        self.program_digest = program_digest("onnx", graph)
         self._threads = threads
         self._output_specs: dict[int, list[tuple[tuple[int, ...], np.dtype[Any]]]] = {}
         self._layout = {name: np.broadcast_to(np.empty((), a.dtype), a.shape) for name, a in weights.items()}
         check_external_initializers(graph, weights)
         self._graph = graph if outputs is None else keep_outputs(graph, tuple(outputs))
         self._initializers = external_initializers(self._graph)
-        # One row is multiplied as fast as its weights are read, in whatever order they stand. Packing them takes four
-        # times as long as all else about a session, and the same memory again.
+        # Packing weights quadruples the time to make a session and doubles their memory, and does not speed up calls
+        # with one row, which are bound by reading the weights.
         self._packs = batch_size != 1 or sum(array.nbytes for array in weights.values()) < _LARGE_BYTES
         self._session: Any = None
         self.load_weights(weights)
 
     def load_weights(self, weights: Mapping[str, np.ndarray]) -> None:
-        """See Engine. Makes a new session, which costs a millisecond or two and does not hold the GIL.
+        """Replace the weights; see ``Engine``. Creates a session in one or two milliseconds, without the GIL.
 
-        Where ONNX Runtime fails to make one (ProgramError), this engine can do nothing but load weights again.
+        After a ProgramError of ONNX Runtime the engine cannot run until weights are loaded successfully.
         """
         check_layout(self._layout, weights)
         check_finite(weights)
-        # The old ones go first, so that the new session gets their memory: fresh pages cost more than what is in them.
+        # The old session is freed first, so that the new one reuses its memory: fresh pages are slow.
         self._session = None
         self._bindings: dict[int, _Binding] = {}
-        self._weights = {name: _lasting(array) for name, array in weights.items()}  # as long as the session
+        self._weights = {name: _lasting(array) for name, array in weights.items()}  # alive as long as the session
         self._session = session_maker(self._graph, self._initializers, self._threads, packs=self._packs).make(
             self._weights
         )
 
     def twin(self) -> "OnnxEngine":
-        """See Engine. Whatever depends on weights, ``load_weights`` makes anew."""
+        """Return a copy; ``load_weights`` replaces everything that depends on weights. See ``Engine``."""
         return copy.copy(self)
 
     def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """See Engine. Raises PolicyOutputError where ONNX Runtime does."""
+        """Compute the outputs; see ``Engine``. Raises PolicyOutputError for any error of ONNX Runtime."""
         if self._session is None:
-            raise PolicyOutputError("ONNX Runtime: no weights, since no session could be made of the last ones")
+            raise PolicyOutputError("load weights again: ONNX Runtime could not create a session with the last ones")
         if not self._bind_buffers:
             return self._run_unbound(inputs)
         batch_size = inputs[0].shape[0]
@@ -106,7 +111,7 @@ class OnnxEngine:
         return outputs
 
     def _bind(self, batch_size: int, inputs: Sequence[np.ndarray]) -> "_Binding":
-        """Buffers for one batch size. What the outputs look like is learned from a plain call."""
+        """Bind buffers for one batch size. A plain call finds the shapes of the outputs."""
         if batch_size not in self._output_specs:
             names = [argument.name for argument in self._session.get_inputs()]
             outputs = self._session.run(None, dict(zip(names, inputs, strict=True)))
@@ -118,7 +123,7 @@ class OnnxEngine:
 
 
 class _Binding:
-    """The arrays that one session reads and writes at one batch size."""
+    """Arrays that one session reads and writes at one batch size."""
 
     def __init__(
         self,
@@ -136,7 +141,7 @@ class _Binding:
 
 
 def _lasting(array: np.ndarray) -> np.ndarray:
-    """The array itself where nobody can change it as long as it is there, being a view of bytes; else a copy."""
+    """Return ``array`` itself when it is an aligned view of immutable memory, else a copy."""
     memory: Any = array
     while isinstance(memory, np.ndarray):
         memory = memory.base

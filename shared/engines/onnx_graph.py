@@ -1,4 +1,4 @@
-"""ONNX graphs as an actor reads them: which weights they ask for, and what is left of one where fewer outputs do."""
+"""ONNX graphs without ONNX Runtime: their external weights, and pruning to some of their outputs."""
 
 import functools
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 
 def external_initializers(graph: bytes) -> tuple[str, ...]:
-    """Names of the initializers whose values stand outside the graph. Raises ProgramError."""
+    """Return the names of the initializers whose values are outside the graph. Raises ProgramError."""
     return tuple(_external_layout(graph))
 
 
 def check_external_initializers(graph: bytes, weights: Mapping[str, np.ndarray]) -> None:
-    """Raise WeightsError unless ``weights`` have what the graph asks for; more is no matter. Raises ProgramError."""
+    """Raise WeightsError unless ``weights`` include all external initializers. Raises ProgramError."""
     layout = _external_layout(graph)
     if missing := sorted(layout.keys() - weights.keys()):
         raise WeightsError(f"weights do not fit the program: missing {missing}")
@@ -28,9 +28,9 @@ def check_external_initializers(graph: bytes, weights: Mapping[str, np.ndarray])
 
 @functools.lru_cache(maxsize=4)
 def _external_layout(graph: bytes) -> dict[str, np.ndarray]:
-    """An array of no memory, with shape and dtype, for each initializer whose values stand outside the graph.
+    """Return an array without memory, of the right shape and dtype, for each external initializer.
 
-    Refuses a graph with any other reference to a file: what runs is what was verified.
+    A graph with any other reference to a file is refused, because that file would not be verified.
     """
     import onnx
     from onnx.external_data_helper import _get_all_tensors, uses_external_data
@@ -56,7 +56,7 @@ def _external_layout(graph: bytes) -> dict[str, np.ndarray]:
 
 @functools.lru_cache(maxsize=4)
 def keep_outputs(graph: bytes, positions: tuple[int, ...]) -> bytes:
-    """The graph with only the outputs at ``positions``, and nothing that computes others. Raises ProgramError."""
+    """Return the graph reduced to the outputs at ``positions`` and the nodes that they need. Raises ProgramError."""
     import onnx
 
     model = onnx.load_model_from_string(graph)
@@ -65,7 +65,7 @@ def keep_outputs(graph: bytes, positions: tuple[int, ...]) -> bytes:
     outputs = [model.graph.output[position] for position in positions]
     needed = {output.name for output in outputs}
     nodes = []
-    for node in reversed(model.graph.node):  # in topological order, so that whoever needs an output was seen before
+    for node in reversed(model.graph.node):  # in topological order: readers of an output come after it
         if not needed.isdisjoint(node.output):
             nodes.append(node)
             needed.update(_names_read([node]))
@@ -79,7 +79,7 @@ def keep_outputs(graph: bytes, positions: tuple[int, ...]) -> bytes:
 
 
 def _names_read(nodes: "Iterable[onnx.NodeProto]") -> Iterator[str]:
-    """What these nodes read, those within their branches and loops included."""
+    """Yield the names that these nodes and the graphs inside them read."""
     for node in nodes:
         yield from node.input
         for attribute in node.attribute:

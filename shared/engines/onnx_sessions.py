@@ -1,9 +1,8 @@
-"""Sessions of one ONNX graph, one for each set of weights: what does not depend on the weights is worked out once.
+"""Sessions of one ONNX graph with different weights. The graph is optimised once, without its weights.
 
-Most of what a session takes to make goes into optimising the graph, which comes to the same each time. So the graph is
-optimised once with its weights unknown, and sessions are made of what that gives. Where knowing the weights lets ONNX
-Runtime do more (a blocked layout for convolutions, a constant that is computed from a weight), they are made of the
-graph as it is.
+Optimising the graph takes most of the time to create a session, and gives the same result each time. When known weights
+let ONNX Runtime do more (a blocked layout for convolutions, a constant computed from a weight), the original graph is
+used instead.
 """
 
 import functools
@@ -24,12 +23,12 @@ from shared.errors import ProgramError
 
 _Level = onnxruntime.GraphOptimizationLevel
 _PROVIDERS = ["CPUExecutionProvider"]
-# Finding out what the weights change writes them to a file; with more of them, other things take longer anyway.
+# The comparison writes the weights to a file; with more of them, optimising is not the largest cost.
 _MOST_WEIGHT_BYTES = 16 * 2**20
 
 
 class SessionMaker:
-    """Makes sessions of ``graph``, whose weights are its initializers of the names ``initializers``."""
+    """Creates sessions of ``graph``, whose weights are the initializers named in ``initializers``."""
 
     def __init__(self, graph: bytes, initializers: tuple[str, ...], threads: int, *, packs: bool) -> None:
         self._graph = graph
@@ -40,28 +39,28 @@ class SessionMaker:
         self._is_prepared = False
 
     def make(self, weights: Mapping[str, np.ndarray]) -> onnxruntime.InferenceSession:
-        """A session that reads from ``weights`` for as long as it lives. Does not hold the GIL. Raises ProgramError."""
+        """Return a session that reads from ``weights`` while it lives. Raises ProgramError. Releases the GIL."""
         try:
             if not self._is_prepared:
                 self._prepare(weights)
             return self._session(self._graph, self._level, weights)
-        except Exception as error:  # ONNX Runtime's exceptions have no base of their own
+        except Exception as error:  # ONNX Runtime's exceptions have no common base
             raise ProgramError(f"ONNX Runtime: {error}") from error
 
     def _prepare(self, weights: Mapping[str, np.ndarray]) -> None:
         self._is_prepared = True
         if sum(weights[name].nbytes for name in self._initializers) > _MOST_WEIGHT_BYTES:
             return
-        self._session(self._graph, _Level.ORT_DISABLE_ALL, weights)  # raises what is wrong with the graph itself
+        self._session(self._graph, _Level.ORT_DISABLE_ALL, weights)  # raises the errors of the graph itself
         try:
             prepared = self._optimised_without_weights()
             if _operators(self._optimised(prepared, weights)) == _operators(prepared):
                 self._graph, self._level = prepared, _Level.ORT_DISABLE_ALL
-        except Exception as error:  # noqa: BLE001 - as above; what cannot be prepared is only slower to load
-            logger.debug("ONNX sessions are made of the graph as it is: {}: {}", type(error).__name__, error)
+        except Exception as error:  # noqa: BLE001 - as above; an unprepared graph only loads slower
+            logger.debug("ONNX graph not prepared error={}: {}", type(error).__name__, error)
 
     def _optimised_without_weights(self) -> bytes:
-        """The optimised graph, its weights outside as before."""
+        """Return the optimised graph, its weights still external."""
         import onnx
 
         model = onnx.load_model_from_string(self._graph)
@@ -78,7 +77,7 @@ class SessionMaker:
         return graph
 
     def _optimised(self, graph: bytes, weights: Mapping[str, np.ndarray]) -> bytes:
-        """``graph`` as ONNX Runtime would run it, for this processor; without ``weights``, for any."""
+        """Return ``graph`` optimised by ONNX Runtime: for this processor, or without ``weights`` for any."""
         level = _Level.ORT_ENABLE_ALL if weights else _Level.ORT_ENABLE_EXTENDED
         with _file_to_write_to() as path:
             self._session(graph, level, weights, written_to=path)
@@ -90,7 +89,7 @@ class SessionMaker:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self._threads
         options.inter_op_num_threads = 1
-        options.log_severity_level = 4  # what fails is raised; anything else is noise on a terminal
+        options.log_severity_level = 4  # errors are raised; the rest is noise on a terminal
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.graph_optimization_level = level
         if not self._packs:
@@ -105,7 +104,7 @@ class SessionMaker:
 
 @contextmanager
 def _file_to_write_to() -> Iterator[Path]:
-    """A path that lives in memory alone, where the system can do that: so no process that is killed leaves a file."""
+    """Yield a writable path, in memory on Linux, so that a killed process leaves no file."""
     if sys.platform == "linux":
         descriptor = os.memfd_create("rl-hotswap-optimised.onnx")
         try:
@@ -119,9 +118,9 @@ def _file_to_write_to() -> Iterator[Path]:
 
 @functools.lru_cache(maxsize=4)
 def session_maker(graph: bytes, initializers: tuple[str, ...], threads: int, *, packs: bool) -> SessionMaker:
-    """The one that serves all engines of ``graph``. Its engines are loaded by one thread at a time.
+    """Return the maker that all engines of ``graph`` share. It is used by one thread at a time.
 
-    ``packs``: whether weights are copied once more, in the order in which products of matrices want them.
+    With ``packs``, ONNX Runtime copies weights into the memory order that its matrix products prefer.
     """
     return SessionMaker(graph, initializers, threads, packs=packs)
 
@@ -134,7 +133,7 @@ def _replace(graph: Any, *, inputs: list[Any], initializers: list[Any]) -> None:
 
 
 def _operators(graph: bytes) -> Counter[tuple[str, str, tuple[bytes, ...]]]:
-    """How often each operator stands in ``graph``, with its attributes."""
+    """Count the operators of ``graph`` with their attributes."""
     import onnx
 
     return Counter(

@@ -1,4 +1,4 @@
-"""Runs TorchScript: needs neither the policy's source nor its class."""
+"""Engine for TorchScript archives, which need neither the policy's source nor its class."""
 
 import copy
 import functools
@@ -12,51 +12,51 @@ import torch
 from shared.engines.eager import EagerEngine
 from shared.engines.engine import EngineKind
 from shared.errors import ProgramError
-from shared.policy.program_digest import torchscript_program_digest
+from shared.policy.program_digest import program_digest
 
 
 class TorchScriptEngine(EagerEngine):
-    """An unfrozen scripted or traced module: what freezing folds would be stale after ``load_weights``."""
+    """Runs an unfrozen module: constants folded by freezing would be stale after ``load_weights``."""
 
     kind: EngineKind = "torchscript"
 
     def __init__(
         self, module: torch.jit.ScriptModule, program_digest: str, outputs: Sequence[int] | None = None
     ) -> None:
-        _specialise_nothing()
+        _compile_at_first_call()
         super().__init__(module, program_digest, outputs)
         self._scripted = module
-        self._call = module.forward  # spares four microseconds of nn.Module.__call__
+        self._call = module.forward  # saves the four microseconds of nn.Module.__call__
 
     @classmethod
     def from_bytes(cls, program: bytes, outputs: Sequence[int] | None = None) -> "TorchScriptEngine":
-        """Load an archive of ``torch.jit.save``, with its weights. Raises ProgramError.
+        """Load an archive of ``torch.jit.save`` with its weights. Raises ProgramError.
 
-        ``torch.jit.load`` checks no checksums: the caller has compared the bytes with the manifest's SHA-256.
+        The caller has verified the archive's SHA-256: ``torch.jit.load`` checks no checksums.
         """
-        digest = torchscript_program_digest(program)  # first: it bounds what the archive unpacks to
+        digest = program_digest("torchscript", program)  # first, because it bounds the unpacked size
         try:
-            with torch.inference_mode(False), _deprecation_known():  # inference tensors could not be written to later
+            with torch.inference_mode(False), _deprecation_ignored():  # inference tensors could not be written to later
                 module = torch.jit.load(io.BytesIO(program), map_location="cpu")  # type: ignore[no-untyped-call]
-        except Exception as error:  # RuntimeError, UnicodeDecodeError, MemoryError, … were seen
+        except Exception as error:  # observed: RuntimeError, UnicodeDecodeError, MemoryError, ...
             raise ProgramError(f"torch.jit.load: {type(error).__name__}: {error}") from error
         return cls(module, digest, outputs)
 
     def twin(self) -> "TorchScriptEngine":
-        """See Engine. Takes a tenth of the time that loading takes, in which other threads stand still."""
+        """Return a deep copy; see ``Engine``. It holds the GIL for a tenth of the time that loading does."""
         return TorchScriptEngine(copy.deepcopy(self._scripted), self.program_digest, self._outputs)
 
 
 @functools.cache
-def _specialise_nothing() -> None:
-    """Have the first call of a program compile it for good, instead of profiling two calls first."""
-    with _deprecation_known():
+def _compile_at_first_call() -> None:
+    """Let the first call of a program compile it, instead of the third after two profiled calls."""
+    with _deprecation_ignored():
         torch.jit.set_fusion_strategy([("STATIC", 0), ("DYNAMIC", 0)])
 
 
 @contextmanager
-def _deprecation_known() -> Iterator[None]:
-    """TorchScript is deprecated, which torch says with every call: as a FutureWarning from 2.14 on."""
+def _deprecation_ignored() -> Iterator[None]:
+    """Ignore torch's deprecation of TorchScript: a DeprecationWarning, from 2.14 on a FutureWarning."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", FutureWarning)

@@ -354,11 +354,11 @@ class TestTheLadderOfOneVersion:
         """A graph of another policy loads well enough with these weights, and computes something else."""
         policy = make_policy(seed=1)
         other = exporter(onnx=True).files(policy.state_dict())[0]["policy.onnx"].replace(b"Tanh", b"Sinh")
-        from shared.policy.program_digest import onnx_program_digest
+        from shared.policy.program_digest import program_digest
 
         _, programs, _ = exporter(onnx=True).files(policy.state_dict())
         programs = tuple(
-            ProgramEntry("onnx", "policy.onnx", onnx_program_digest(other)) if program.kind == "onnx" else program
+            ProgramEntry("onnx", "policy.onnx", program_digest("onnx", other)) if program.kind == "onnx" else program
             for program in programs
         )
         publish(store, policy, exporter(onnx=True), instead={"policy.onnx": other}, programs=programs)

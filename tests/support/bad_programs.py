@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from shared.policy.manifest import TORCHSCRIPT_FILE, WEIGHTS_FILE, Manifest, ProgramEntry
-from shared.policy.program_digest import torchscript_program_digest
+from shared.policy.program_digest import program_digest
 from shared.policy.weights import encode_weights
 from shared.store.policy_store import PolicyStore
 from tests.support.agent_policies import exporter, make_policy, publish
@@ -133,7 +133,7 @@ def publish_program(store: PolicyStore, module: _Around) -> Manifest:
         module.policy,
         exporter(),
         instead={TORCHSCRIPT_FILE: program, WEIGHTS_FILE: encode_weights(weights)},
-        programs=(ProgramEntry("torchscript", TORCHSCRIPT_FILE, torchscript_program_digest(program)),),
+        programs=(ProgramEntry("torchscript", TORCHSCRIPT_FILE, program_digest("torchscript", program)),),
     )
 
 

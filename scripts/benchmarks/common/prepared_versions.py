@@ -141,7 +141,7 @@ def _onnx_files(policy: "ActingPolicy") -> _MakeFiles:
     from shared.engines.eager import module_tensors
     from shared.policy.manifest import ONNX_FILE, PROBE_FILE, WEIGHTS_FILE
     from shared.policy.probe import PROBE_ATOL, PROBE_RTOL, compute_probe, encode_probe
-    from shared.policy.program_digest import onnx_program_digest
+    from shared.policy.program_digest import program_digest
     from shared.policy.weights import encode_weights, tensor_places
 
     tensors = module_tensors(policy)
@@ -156,7 +156,7 @@ def _onnx_files(policy: "ActingPolicy") -> _MakeFiles:
             PROBE_FILE: encode_probe(compute_probe(policy, policy.signature), policy.signature),
             ONNX_FILE: graph,
         }
-        programs = (ProgramEntry("onnx", ONNX_FILE, onnx_program_digest(graph)),)
+        programs = (ProgramEntry("onnx", ONNX_FILE, program_digest("onnx", graph)),)
         return files, programs, ProbeEntry(PROBE_FILE, PROBE_ATOL, PROBE_RTOL)
 
     return make_files

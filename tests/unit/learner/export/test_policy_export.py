@@ -8,7 +8,7 @@ from shared.engines.importable import ImportablePolicy, load_importable
 from shared.engines.load import load_program
 from shared.errors import ExportError, ProgramError, WeightsError
 from shared.policy.probe import compare, decode_probe, run_policy
-from shared.policy.program_digest import onnx_program_digest, torchscript_program_digest
+from shared.policy.program_digest import program_digest
 from shared.policy.weights import data_start, decode_weights
 from tests.support.policies import CASES, make_policy, make_version
 from tests.support.tiny_policy import TINY_SIGNATURE, TinyPolicy
@@ -35,8 +35,8 @@ def test_a_version_has_everything_that_its_manifest_needs(exporter: PolicyExport
     files, programs, probe = exporter.files(TinyPolicy().state_dict())
     assert {program.file for program in programs} | {"weights.safetensors", probe.file} == set(files)
     digests = {program.kind: program.program_digest for program in programs}
-    assert digests["torchscript"] == torchscript_program_digest(files["policy.ts"])
-    assert digests["onnx"] == onnx_program_digest(files["policy.onnx"])
+    assert digests["torchscript"] == program_digest("torchscript", files["policy.ts"])
+    assert digests["onnx"] == program_digest("onnx", files["policy.onnx"])
 
 
 def test_versions_differ_in_weights_and_probe_alone(exporter: PolicyExporter) -> None:

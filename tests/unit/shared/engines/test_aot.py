@@ -48,7 +48,7 @@ def never_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
             package(f'{{"{BUILD_KEY}": "torch 1.0, SSE", "{LAYOUT_KEY}": "{{}}"}}'),
             True,
             ProgramError,
-            "made for torch 1.0, SSE, and this is torch",
+            "needs torch 1.0, SSE, found torch",
         ),
     ],
     ids=["not trusted", "empty", "no archive", "no metadata", "another maker", "another machine"],

@@ -79,7 +79,7 @@ def test_a_trusted_module_lends_no_trust_to_what_it_imports(marker: Path, path: 
     ["tests.support.tiny_policy:acting_signature", "tests.support.policies:CASES", "tests.support.waiting:Running"],
 )
 def test_only_modules_of_torch_are_built(path: str) -> None:
-    with pytest.raises(NotTrusted, match="no subclass"):
+    with pytest.raises(NotTrusted, match="not a subclass"):
         load(ImportablePolicy(path), "tests")
 
 

@@ -273,7 +273,7 @@ def test_an_engine_whose_session_could_not_be_made_says_so_and_can_be_used_again
         failing.setattr(SessionMaker, "make", _fails)
         with pytest.raises(ProgramError, match="no memory"):
             engine.load_weights(weights(3.0))
-    with pytest.raises(PolicyOutputError, match="no weights"):
+    with pytest.raises(PolicyOutputError, match="load weights again"):
         engine.run([X])
     engine.load_weights(weights(4.0))
     np.testing.assert_array_equal(engine.run([X])[0], X * 4 + 1)

@@ -7,7 +7,7 @@ from shared.engines.eager import EagerEngine, module_tensors
 from shared.engines.torchscript import TorchScriptEngine
 from shared.errors import PolicyOutputError, ProgramError
 from shared.policy.probe import compare, compute_probe, make_inputs
-from shared.policy.program_digest import torchscript_program_digest
+from shared.policy.program_digest import program_digest
 from shared.scripting.scripting import save_archive, script_or_trace
 from tests.support.tiny_policy import TINY_SIGNATURE, TinyPolicy
 
@@ -30,7 +30,7 @@ def test_an_archive_brings_its_weights() -> None:
     probe = compute_probe(policy, TINY_SIGNATURE)
     compare(probe.outputs, engine.run(probe.inputs), TINY_SIGNATURE, 1e-6, 1e-6)
     assert engine.kind == "torchscript"
-    assert engine.program_digest == torchscript_program_digest(data)
+    assert engine.program_digest == program_digest("torchscript", data)
 
 
 def test_loads_where_gradients_are_off_and_takes_new_weights_later(archive: bytes) -> None:
