@@ -1,4 +1,4 @@
-"""``python scripts/chaos.py``: does everything bad to a real training at random, and checks what holds."""
+"""``python scripts/chaos.py``: injects random faults into a real training and checks what must hold."""
 
 import shutil
 import sys
@@ -14,8 +14,8 @@ from rl_hotswap.cli.keys import PUBLIC_KEY_FILE, SIGNING_KEY_FILE, make_keys
 from scripts.fault_injection.faults import Faults
 from scripts.fault_injection.invariants import Invariants
 from scripts.fault_injection.lost_work import CHECKPOINT_EVERY_S
-from scripts.fault_injection.run_state import ACTORS, RunState
-from scripts.fault_injection.shutdown_checks import end, trains
+from scripts.fault_injection.run_state import ACTORS, Flags, RunState
+from scripts.fault_injection.shutdown_checks import shut_down, trains
 from scripts.fault_injection.test_environment import TestEnvironment, adopt_orphans
 from shared.errors import ConfigurationError
 from shared.policy.signing import SigningKey
@@ -27,8 +27,8 @@ COMMAND = "python scripts/chaos.py"
 
 _DISK_BYTES = 192 * 2**20
 _TICK_S = 0.02
-_BEGUN_WITHIN_S = 180.0
-_WELL_WITHIN_S = 120.0
+_STARTED_WITHIN_S = 180.0
+_RECOVERED_WITHIN_S = 120.0
 _TRAINING_FLAGS = [
     "--env=CartPole-v1",
     "--actors=2",
@@ -47,42 +47,42 @@ _TRAINING_FLAGS = [
 
 @dataclass(frozen=True, kw_only=True)
 class ChaosOptions:
-    """Do everything bad to a real training at random, and check that nothing bad acts and nothing is lost.
+    """Inject random faults into a real training, and check that only valid versions act and nothing is lost.
 
-    A training (supervisor, learner, two actors) and two actors that only act are killed, stopped and started again; the
-    store gets corrupted versions, rollbacks and abandoned writes, is moved away and made read-only; checkpoints are
-    broken, the disk is filled, the learner's socket flooded and sent invalid rollouts. Odd seeds sign their versions
-    (of the corrupted ones half are signed as they lie there), even ones do not. What needs mounts (a disk of its own, a
-    read-only store) needs root, and is left out otherwise.
+    A training (supervisor, learner, two actors) and two inference-only actors are killed, stopped and restarted. The
+    store gets corrupted versions, rollbacks and abandoned writes, is moved away and made read-only. Checkpoints are
+    corrupted, the disk is filled, and the learner's socket receives garbage and invalid rollouts. Odd seeds sign
+    their versions (and half of the corrupted ones), even seeds do not. Faults that need mounts (a full disk, a
+    read-only store) need root and are omitted otherwise.
 
-    Exit code 0: every promise was kept. 1: one was not; the line VIOLATION says what and when.
+    Exit code 0: all invariants hold. 1: one does not; a line VIOLATION describes it.
     """
 
     minutes: float = 1.0
-    """How long to go on."""
+    """Duration of the faults."""
     seed: int = 1
-    """What is done, and when."""
+    """Seed of the kinds and times of faults."""
     json: Path | None = None
-    """Write what was done and what held to this file."""
+    """Write the faults and the invariants to this file."""
     logs: Path | None = None
-    """Copy the logs of all processes into this directory, to see how a promise came to be broken."""
+    """Copy the logs of all processes into this directory."""
 
     def __post_init__(self) -> None:
         if not 0 < self.minutes < float("inf"):
-            raise ConfigurationError(f"--minutes is above 0; found {self.minutes}")
+            raise ConfigurationError(f"--minutes must be above 0; found {self.minutes}")
         if self.seed < 0:
-            raise ConfigurationError(f"--seed is 0 or more; found {self.seed}")
+            raise ConfigurationError(f"--seed must be 0 or more; found {self.seed}")
 
 
 def main(options: ChaosOptions) -> int:
-    """Run it, show the tables. Raises ConfigurationError where the training cannot even be begun."""
+    """Run all of it and print the tables. Raise ConfigurationError if the training cannot start."""
     set_up_logging("chaos", None, terminal_level=None)
     adopt_orphans()
     invariants = Invariants()
     environment = TestEnvironment(_DISK_BYTES)
     try:
         if not environment.mounts:
-            invariants.say("nothing can be mounted here: no full disk, no read-only store")
+            invariants.print("mounting is not possible: no full disk, no read-only store")
         interrupted = _run(options, environment, invariants)
     finally:
         if options.logs is not None:
@@ -96,60 +96,58 @@ def main(options: ChaosOptions) -> int:
 
 
 def _run(options: ChaosOptions, environment: TestEnvironment, invariants: Invariants) -> bool:
+    """Return True when Ctrl-C ended the faults early."""
     signs = options.seed % 2 == 1
     keys = environment.path / "keys"
     if signs:
         make_keys(keys)
     run = RunDirectory(environment.disk / "run")
     generator = np.random.default_rng(options.seed)
-    invariants.say(f"seed {options.seed}, {'signed' if signs else 'not signed'}, in {environment.path}")
-    state = RunState(
-        environment,
-        run,
-        invariants,
-        flags=[*_TRAINING_FLAGS, f"--seed={options.seed}"],
+    invariants.print(f"seed {options.seed}, {'signed' if signs else 'unsigned'}, in {environment.path}")
+    flags = Flags(
+        first_start=[*_TRAINING_FLAGS, f"--seed={options.seed}"],
         training=[f"--signing-key={keys / SIGNING_KEY_FILE}"] if signs else [],
         inference=[f"--public-key={keys / PUBLIC_KEY_FILE}"] if signs else [],
     )
+    state = RunState(environment, run, invariants, flags)
     faults = Faults(state, generator, SigningKey.read(keys / SIGNING_KEY_FILE) if signs else None)
     interrupted = False
     try:
-        _wait(state, _BEGUN_WITHIN_S, lambda: bool(state.checkpoints()) and _all_act(state))
-        invariants.say("everything acts; chaos begins")
+        _wait(state, _STARTED_WITHIN_S, lambda: bool(state.checkpoints()) and _all_act(state))
+        invariants.print("all processes are running; faults begin")
         try:
-            _be_bad(state, faults, generator, options.minutes * 60)
+            _inject_faults(state, faults, generator, options.minutes * 60)
         except KeyboardInterrupt:
             interrupted = True
         faults.undo(all_of_them=True)
-        _wait(state, _WELL_WITHIN_S, lambda: _all_act(state) and trains(state, time.time() - 1.0))
-        end(state)
+        _wait(state, _RECOVERED_WITHIN_S, lambda: _all_act(state) and trains(state, time.time() - 1.0))
+        shut_down(state)
     finally:
         faults.undo(all_of_them=True)
         state.close()
     return interrupted
 
 
-def _be_bad(state: RunState, faults: Faults, generator: np.random.Generator, seconds: float) -> None:
+def _inject_faults(state: RunState, faults: Faults, generator: np.random.Generator, seconds: float) -> None:
     until_s = time.monotonic() + seconds
     next_s = time.monotonic()
     while time.monotonic() < until_s:
         if time.monotonic() >= next_s:
-            faults.do_one()
+            faults.inject()
             next_s = time.monotonic() + float(generator.uniform(0.5, 2.0))
         faults.undo()
-        state.look()
+        state.check()
         time.sleep(_TICK_S)
 
 
-def _wait(state: RunState, patience_s: float, is_so: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + patience_s
+def _wait(state: RunState, timeout_s: float, is_so: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + timeout_s
     while not is_so():
         if time.monotonic() > deadline_s:
-            state.invariants.broken(
-                "the supervisor goes on", f"not all of them were well again within {patience_s:g} s"
-            )
+            message = f"not all processes act and train after {timeout_s:g} s"
+            state.invariants.violated("the supervisor keeps running", message)
             return
-        state.look()
+        state.check()
         time.sleep(_TICK_S)
 
 

@@ -1,8 +1,7 @@
-"""Ways to spoil the directory of a policy version that is right, so that nobody may act with it any more.
+"""Corruptions of a valid policy version, after which it must not act.
 
-Each takes a version's directory that no reader sees yet, and leaves it corrupted. Where a manifest has to promise
-rightly
-what is wrong, it is made to.
+Each takes the directory of a version that no reader sees yet. Where a check would otherwise fail earlier, the manifest
+is adapted to the corrupted file.
 """
 
 import hashlib
@@ -20,71 +19,71 @@ from shared.policy.manifest import MANIFEST_NAME, ONNX_FILE, PROBE_FILE, SIGNATU
 from shared.policy.signing import SigningKey
 from shared.policy.weights import decode_weights, encode_weights
 
-Spoil = Callable[[Path], None]
+Corruption = Callable[[Path], None]
 
 TEN_GB = 10 * 10**9
 
 
 def edit_manifest(directory: Path, edit: Callable[[dict[str, Any]], None]) -> None:
-    """Change the manifest's JSON; nothing else of the version follows."""
+    """Change the manifest's JSON, and nothing else of the version."""
     path = directory / MANIFEST_NAME
     content = msgspec.json.decode(path.read_bytes())
     edit(content)
     path.write_bytes(msgspec.json.encode(content))
 
 
-def sign_as_it_lies(directory: Path, key: SigningKey) -> None:
-    """Sign the manifest, if there is one, whatever it says: what is signed is refused for its own flaw."""
+def sign_manifest(directory: Path, key: SigningKey) -> None:
+    """Sign the manifest, if any, so that the version is refused for its own flaw and not for its signature."""
     manifest = directory / MANIFEST_NAME
     if manifest.exists():
         (directory / SIGNATURE_NAME).write_bytes(key.sign(manifest.read_bytes()))
 
 
-def _manifest(edit: Callable[[dict[str, Any]], None]) -> Spoil:
+def _manifest(edit: Callable[[dict[str, Any]], None]) -> Corruption:
     return lambda directory: edit_manifest(directory, edit)
 
 
-def _remove(name: str) -> Spoil:
+def _remove(name: str) -> Corruption:
     return lambda directory: (directory / name).unlink()
 
 
-def _replace(name: str, make: Callable[[Path], object]) -> Spoil:
-    """Something else stands where a file was."""
+def _replace(name: str, make: Callable[[Path], object]) -> Corruption:
+    """Replace a file by what ``make`` makes."""
 
-    def spoil(directory: Path) -> None:
+    def corrupt(directory: Path) -> None:
         (directory / name).unlink()
         make(directory / name)
 
-    return spoil
+    return corrupt
 
 
 def flip(path: Path, at: float) -> None:
-    """Turn one bit of the file, in the byte that lies ``at`` of its length, from 0 to 1."""
+    """Flip one bit of the file, in the byte at the fraction ``at`` of its length."""
     content = bytearray(path.read_bytes())
     content[int(at * len(content))] ^= 0x10
     path.write_bytes(content)
 
 
 def truncate(path: Path) -> None:
-    """Cut the file's second half off."""
+    """Remove the second half of the file."""
     os.truncate(path, path.stat().st_size // 2)
 
 
-def _flip(name: str, at: float = 0.9) -> Spoil:
+def _flip(name: str, at: float = 0.9) -> Corruption:
     return lambda directory: flip(directory / name, at)
 
 
-def _programs_nobody_has_seen(directory: Path) -> None:
-    """Every program has a bit flipped, and is promised to be another than any that an actor holds: so it is read."""
+def _unknown_programs(directory: Path) -> None:
+    """Flip a bit in every program, and declare unknown program digests, so that actors read the programs."""
     for name in (TORCHSCRIPT_FILE, ONNX_FILE):
         if (directory / name).exists():
             flip(directory / name, 0.5)
 
-    def promise(manifest: dict[str, Any]) -> None:
+    def declare(manifest: dict[str, Any]) -> None:
         for program in manifest["programs"]:
             program["program_digest"] = secrets.token_hex(32)
 
-    edit_manifest(directory, promise)
+    edit_manifest(directory, declare)
 
 
 def _ten_gigabytes(directory: Path) -> None:
@@ -96,22 +95,22 @@ def _endless_zeros(path: Path) -> None:
     os.mknod(path, stat.S_IFCHR | 0o644, os.makedev(1, 5))
 
 
-def _leads_outside(manifest: dict[str, Any]) -> None:
+def _path_outside(manifest: dict[str, Any]) -> None:
     manifest["files"]["../../weights.safetensors"] = manifest["files"].pop(WEIGHTS_FILE)
     manifest["weights"] = "../../weights.safetensors"
 
 
-def _rewrite(name: str, change: Callable[[dict[str, np.ndarray]], Mapping[str, np.ndarray]]) -> Spoil:
-    """Other tensors in a file, which the manifest promises rightly."""
+def _rewrite(name: str, change: Callable[[dict[str, np.ndarray]], Mapping[str, np.ndarray]]) -> Corruption:
+    """Change the tensors in a file, and declare its new digest in the manifest."""
 
-    def spoil(directory: Path) -> None:
+    def corrupt(directory: Path) -> None:
         before = decode_weights((directory / name).read_bytes())
         data = encode_weights(change({name: array.copy() for name, array in before.items()}))
         (directory / name).write_bytes(data)
         entry = {"sha256": hashlib.sha256(data).hexdigest(), "size_bytes": len(data)}
         edit_manifest(directory, lambda manifest: manifest["files"].update({name: entry}))
 
-    return spoil
+    return corrupt
 
 
 def _filled(value: float) -> Callable[[dict[str, np.ndarray]], Mapping[str, np.ndarray]]:
@@ -122,15 +121,14 @@ def _filled(value: float) -> Callable[[dict[str, np.ndarray]], Mapping[str, np.n
     return change
 
 
-def _lie(probe: dict[str, np.ndarray]) -> Mapping[str, np.ndarray]:
-    """Outputs that the policy does not give."""
+def _wrong_outputs(probe: dict[str, np.ndarray]) -> Mapping[str, np.ndarray]:
     return {
         name: array + 1 if name.startswith("output.") and array.dtype.kind == "f" else array
         for name, array in probe.items()
     }
 
 
-SPOILS: dict[str, Spoil] = {
+CORRUPTIONS: dict[str, Corruption] = {
     "missing weights": _remove(WEIGHTS_FILE),
     "missing manifest": _remove(MANIFEST_NAME),
     "missing probe": _remove(PROBE_FILE),
@@ -140,9 +138,9 @@ SPOILS: dict[str, Spoil] = {
     "a bit flipped in the weights": _flip(WEIGHTS_FILE),
     "a bit flipped in the probe": _flip(PROBE_FILE),
     "a bit flipped in the manifest": _flip(MANIFEST_NAME, 0.0),
-    "a bit flipped in programs that nobody has seen": _programs_nobody_has_seen,
+    "a bit flipped in unknown programs": _unknown_programs,
     "a wrong digest": _manifest(lambda manifest: manifest["files"][WEIGHTS_FILE].update(sha256="0" * 64)),
-    "a path that leads outside": _manifest(_leads_outside),
+    "a path outside the version": _manifest(_path_outside),
     "a link": _replace(WEIGHTS_FILE, lambda path: path.symlink_to("/etc/hostname")),
     "a pipe": _replace(WEIGHTS_FILE, os.mkfifo),
     "a file of 10 GB": _ten_gigabytes,
@@ -159,11 +157,11 @@ SPOILS: dict[str, Spoil] = {
     "weights that are infinite": _rewrite(WEIGHTS_FILE, _filled(np.inf)),
     "no probe": _manifest(lambda manifest: manifest.pop("probe")),
     "a probe without rows": _rewrite(PROBE_FILE, lambda probe: {name: array[:0] for name, array in probe.items()}),
-    "a probe that lies": _rewrite(PROBE_FILE, _lie),
+    "a probe with wrong outputs": _rewrite(PROBE_FILE, _wrong_outputs),
     "a newer format": _manifest(lambda manifest: manifest.update(format_version=99)),
     "another number": _manifest(lambda manifest: manifest.update(version=10**6)),
 }
-"""By what they are called; none of these versions may ever act."""
+"""Corruptions by name; none of these versions may act."""
 
-if os.geteuid() == 0:  # nobody else may make one
-    SPOILS["a device"] = _replace(WEIGHTS_FILE, _endless_zeros)
+if os.geteuid() == 0:  # only root can make devices
+    CORRUPTIONS["a device"] = _replace(WEIGHTS_FILE, _endless_zeros)

@@ -1,6 +1,4 @@
-"""What chaos does to a training and its actors: each fault is drawn at random, and undone after a while if it can
-be.
-"""
+"""Faults for a training and its actors: drawn at random, and undone after a while where that is possible."""
 
 import os
 import secrets
@@ -15,10 +13,9 @@ import numpy as np
 import psutil  # type: ignore[import-untyped]
 
 from rl_hotswap.cli.rollback import roll_back
-from scripts.fault_injection.corrupted_versions import SPOILS, edit_manifest, flip, sign_as_it_lies, truncate
-from scripts.fault_injection.garbage_client import flood
-from scripts.fault_injection.invalid_rollouts import INVALID
-from scripts.fault_injection.processes import signal_now
+from scripts.fault_injection.corrupted_versions import CORRUPTIONS, edit_manifest, flip, sign_manifest, truncate
+from scripts.fault_injection.garbage_client import INVALID, flood
+from scripts.fault_injection.processes import send_signal
 from scripts.fault_injection.published import highest_number
 from scripts.fault_injection.run_state import ACTORS, INFERENCE_ACTORS, RunState
 from scripts.fault_injection.test_environment import bind_read_only, unmount
@@ -33,9 +30,9 @@ from shared.store.used_numbers import UsedNumbers
 
 _KILLS_WITHOUT_PROGRESS = 3
 _ABANDONED_AGE_S = 3600.0
-_CLAIMS = 20
+_TRIES = 20  # to commit a corrupted version
 _KILL_BEFORE_IT_ACTS = 0.2
-_SIGN_SPOILT = 0.5
+_SIGN_CORRUPTED = 0.5
 
 
 @dataclass
@@ -48,10 +45,10 @@ class _Undo:
 
 
 class Faults:
-    """``do_one`` does one of those that are possible now; ``undo`` those whose time has come."""
+    """``inject`` injects one fault that is possible now; ``undo`` ends those that are due."""
 
     def __init__(self, state: RunState, generator: np.random.Generator, key: SigningKey | None) -> None:
-        """``key`` is what the training signs its versions with, if it does."""
+        """Use ``key``, which signs the training's versions, for corrupted versions and rollbacks; None: no signing."""
         self._state = state
         self._key = key
         self._generator = generator
@@ -63,7 +60,7 @@ class Faults:
             self._kill_training_actor: 7,
             self._kill_inference_actor: 8,
             self._kill_supervisor: 4,
-            self._stop_one: 7,
+            self._stop_process: 7,
             self._publish_corrupted: 7,
             self._break_checkpoint: 2,
             self._move_store_away: 1.5,
@@ -75,33 +72,33 @@ class Faults:
             self._abandon_write: 1.5,
         }
 
-    def do_one(self) -> None:
-        """One that is possible, by its weight."""
+    def inject(self) -> None:
+        """Draw faults by weight until one is possible, and inject it."""
         kinds, weights = list(self._kinds), np.array(list(self._kinds.values()))
         for kind in self._generator.choice(np.array(kinds), len(kinds), replace=False, p=weights / weights.sum()):
             if kind():
                 return
 
     def undo(self, *, all_of_them: bool = False) -> None:
-        """Undo what was done long enough."""
+        """Undo the faults that are due."""
         now_s = time.monotonic()
         due = [undo for undo in self._undo if all_of_them or now_s >= undo.at_s]
         self._undo = [undo for undo in self._undo if undo not in due]
         for undo in due:
             undo.action()
             if undo.disturbs_learner:
-                self._state.lost_work.ends()
-            self._state.invariants.say(undo.what)
+                self._state.lost_work.end_disturbance()
+            self._state.invariants.print(undo.what)
 
     def _later(
         self, seconds: float, what: str, action: Callable[[], None], *, storage: bool = False, disturbs: bool = True
     ) -> None:
-        """Until then ``storage`` is ill, or somebody is stopped; ``disturbs``: the learner, perhaps."""
+        """Undo by ``action`` after ``seconds``; until then the storage fails, or the learner may be disturbed."""
         if disturbs:
-            self._state.lost_work.begins()
+            self._state.lost_work.begin_disturbance()
         self._undo.append(_Undo(time.monotonic() + seconds, what, action, storage, disturbs))
 
-    def _storage_is_well(self) -> bool:
+    def _storage_works(self) -> bool:
         return not any(undo.storage for undo in self._undo)
 
     def _one_of(self, names: tuple[str, ...]) -> str:
@@ -112,37 +109,42 @@ class Faults:
 
     def _kill(self, name: str) -> bool:
         process = self._state.find(name)
-        if process is None or not signal_now(process, signal.SIGKILL):
+        if process is None or not send_signal(process, signal.SIGKILL):
             return False
-        self._state.invariants.did(f"kill -9 {name}", f"(process {process.pid})")
+        self._state.invariants.count_fault(f"kill -9 {name}", f"(process {process.pid})")
         return True
 
     def _kill_training_actor(self) -> bool:
         return self._kill(self._one_of(ACTORS))
 
     def _kill_inference_actor(self) -> bool:
-        """Mostly one that acts already: how soon it does is measured."""
+        """Kill mostly actors that act already: the time until they act again is measured."""
         acting = tuple(name for name in INFERENCE_ACTORS if self._state.inference[name].first_acts_s is not None)
         any_of_them = not acting or self._generator.random() < _KILL_BEFORE_IT_ACTS
         actor = self._state.inference[self._one_of(INFERENCE_ACTORS if any_of_them else acting)]
         if not self._kill(actor.name):
             return False
         actor.process.wait()
-        self._state.restart(actor, measured=self._storage_is_well())
+        self._state.restart(actor, measured=self._storage_works())
         return True
 
     def _kill_learner(self) -> bool:
-        """Not over and over without letting it learn anything in between: that is a death loop, and rightly ended."""
+        if not self._kill_learner_process():
+            return False
+        self._state.expect_resume()
+        return True
+
+    def _kill_learner_process(self) -> bool:
         process = self._state.find("learner")
         if process is None or not self._may_kill_learner() or not self._kill("learner"):
             return False
         _wait_for_end(process)
-        self._state.learner_is_dead()
-        self._state.expect_resume()
+        self._state.learner_killed()
         return True
 
     def _may_kill_learner(self) -> bool:
-        updates = self._state.whole_updates()
+        """Return False after several kills without progress: the supervisor gives up such a learner, and rightly."""
+        updates = self._state.checkpointed_updates()
         if updates > self._updates_at_kill:
             self._learner_kills = 0
         if self._learner_kills >= _KILLS_WITHOUT_PROGRESS:
@@ -152,144 +154,134 @@ class Faults:
         return True
 
     def _kill_supervisor(self) -> bool:
-        """Everything of its must be gone soon. Whoever goes on with a training needs a disk to do that."""
-        if not self._storage_is_well() or not self._may_kill_learner():
+        """Kill the supervisor and resume; all of its processes must end soon. Resuming needs a working disk."""
+        if not self._storage_works() or not self._may_kill_learner():
             return False
         descendants = self._state.training.descendants()
         if not self._kill("supervisor"):
             return False
         self._state.training.process.wait()
-        self._state.all_gone(descendants)
-        self._state.learner_is_dead()
+        self._state.wait_until_gone(descendants)
+        self._state.learner_killed()
         self._state.expect_resume()
         self._state.training.resume()
-        self._state.invariants.say("train.py --resume")
+        self._state.invariants.print("training resumed")
         return True
 
-    def _stop_one(self) -> bool:
+    def _stop_process(self) -> bool:
         name = self._one_of(("supervisor", "learner", *ACTORS, *INFERENCE_ACTORS))
         process = self._state.find(name)
-        if process is None or not signal_now(process, signal.SIGSTOP):
+        if process is None or not send_signal(process, signal.SIGSTOP):
             return False
         seconds = self._between(0.2, 6.0)
         self._state.stopped[process.pid] = name
         if name in INFERENCE_ACTORS:
             self._state.inference[name].disturbed = True
 
-        def go_on() -> None:
-            signal_now(process, signal.SIGCONT)
+        def resume() -> None:
+            send_signal(process, signal.SIGCONT)
             self._state.stopped.pop(process.pid, None)
             if name in INFERENCE_ACTORS:
-                self._state.inference[name].grown_s = time.monotonic()
+                self._state.inference[name].last_episode_s = time.monotonic()
 
-        self._later(seconds, f"SIGCONT {name}", go_on, disturbs=name not in INFERENCE_ACTORS)
-        self._state.invariants.did(f"SIGSTOP {name}", f"for {seconds:.1f} s")
+        self._later(seconds, f"SIGCONT {name}", resume, disturbs=name not in INFERENCE_ACTORS)
+        self._state.invariants.count_fault(f"SIGSTOP {name}", f"for {seconds:.1f} s")
         return True
 
     def _publish_corrupted(self) -> bool:
         store = self._state.run.policies
-        if not self._storage_is_well():
+        if not self._storage_works():
             return False
-        kind = self._one_of(tuple(SPOILS))
+        kind = self._one_of(tuple(CORRUPTIONS))
         staged = self._state.run.path / f"staged-{secrets.token_hex(4)}"
         try:
-            for _ in range(_CLAIMS):
+            for _ in range(_TRIES):
                 number = max(highest_number(store), UsedNumbers(self._state.run.numbers).highest()) + 1
-                real = max(
+                source = max(
                     number for number in self._state.published.digests if (store / version_name(number)).is_dir()
                 )
-                shutil.copytree(store / version_name(real), staged)
+                shutil.copytree(store / version_name(source), staged)
                 edit_manifest(staged, lambda manifest, number=number: manifest.update(version=number))  # type: ignore[misc]
-                SPOILS[kind](staged)
-                signed = self._key is not None and self._generator.random() < _SIGN_SPOILT
+                CORRUPTIONS[kind](staged)
+                signed = self._key is not None and self._generator.random() < _SIGN_CORRUPTED
                 if signed and self._key is not None:
-                    sign_as_it_lies(staged, self._key)
+                    sign_manifest(staged, self._key)
                 if self._state.published.commit_corrupted(store, staged, number, kind):
-                    self._state.invariants.did("a corrupted version", f"{number}: {kind}{', signed' if signed else ''}")
+                    detail = f"{number}: {kind}{', signed' if signed else ''}"
+                    self._state.invariants.count_fault("corrupted version", detail)
                     return True
                 shutil.rmtree(staged)
-        except (OSError, ValueError):  # swept while it was copied, or nothing is left to be copied
+        except (OSError, ValueError):  # the source was swept meanwhile, or there is none
             pass
         finally:
             shutil.rmtree(staged, ignore_errors=True)
         return False
 
     def _break_checkpoint(self) -> bool:
-        """The newest one, behind the back of a learner that was killed: its successor has to take the one before."""
-        process = self._state.find("learner")
-        if process is None or len(self._state.checkpoints()) < 2 or not self._may_kill_learner():
+        """Kill the learner and corrupt the newest checkpoint: the next learner must take the one before."""
+        if len(self._state.checkpoints()) < 2 or not self._kill_learner_process():
             return False
-        if not self._kill("learner"):
-            return False
-        _wait_for_end(process)
-        self._state.learner_is_dead()
-        self._state.lost_work.spoiled()
+        self._state.lost_work.checkpoint_broken()
         *_, before, newest = self._state.checkpoints()
-        how = truncate if self._generator.random() < 0.5 else lambda path: flip(path, self._between(0.0, 0.99))
+        corrupt = truncate if self._generator.random() < 0.5 else lambda path: flip(path, self._between(0.0, 0.99))
         with suppress(OSError):
-            how(newest)
-            self._state.invariants.did("a broken checkpoint", f"{newest.name}; {before.name} is whole")
+            corrupt(newest)
+            self._state.invariants.count_fault("corrupted checkpoint", f"{newest.name}; {before.name} is intact")
         self._state.expect_resume()
         return True
 
     def _move_store_away(self) -> bool:
-        if not self._storage_is_well():
+        if not self._storage_works():
             return False
-        store, away = self._state.run.policies, self._state.away
+        store, away, between = self._state.run.policies, self._state.away, self._state.between
         store.rename(away)
 
         def move_back() -> None:
-            between = self._state.between
-            while away.exists():  # it was perhaps made anew meanwhile, and again while this looks
+            while away.exists():  # the learner may have made a new store, even during this loop
                 with suppress(FileNotFoundError):
                     store.rename(between)
                 with suppress(OSError):
                     away.rename(store)
-                for path in between.glob("v*"):  # what was published there belongs to the rest
-                    with suppress(OSError):  # a number that was used twice is told of elsewhere
+                for path in between.glob("v*"):  # versions that were published meanwhile join the others
+                    with suppress(OSError):  # ``Published`` reports a number that was used twice
                         path.rename((away if away.exists() else store) / path.name)
                 shutil.rmtree(between, ignore_errors=True)
 
-        return self._storage("the store is moved away", "the store is back", move_back)
+        return self._break_storage("store moved away", "store moved back", move_back)
 
     def _fill_disk(self) -> bool:
-        if not self._state.environment.mounts or not self._storage_is_well():
+        if not self._state.environment.mounts or not self._storage_works():
             return False
         filler = self._state.environment.disk / "filler"
-        with suppress(OSError), filler.open("wb", buffering=0) as file:
-            while True:
-                file.write(bytes(2**20))
-        with suppress(OSError), filler.open("ab", buffering=0) as file:
-            while True:
-                file.write(bytes(4096))
-        return self._storage("the disk is full", "the disk has room", filler.unlink)
+        for block in (bytes(2**20), bytes(4096)):
+            with suppress(OSError), filler.open("ab", buffering=0) as file:
+                while True:
+                    file.write(block)
+        return self._break_storage("disk full", "disk has room", filler.unlink)
 
     def _make_store_read_only(self) -> bool:
         store = self._state.run.policies
-        if not self._state.environment.mounts or not self._storage_is_well() or not bind_read_only(store):
+        if not self._state.environment.mounts or not self._storage_works() or not bind_read_only(store):
             return False
 
         def make_writable() -> None:
             unmount(store)
 
-        return self._storage("the store is read-only", "the store is writable", make_writable)
+        return self._break_storage("store read-only", "store writable", make_writable)
 
-    def _storage(self, what: str, after: str, undo: Callable[[], None]) -> bool:
+    def _break_storage(self, what: str, after: str, undo: Callable[[], None]) -> bool:
         seconds = self._between(0.5, 4.0)
         for actor in self._state.inference.values():
             actor.disturbed = True
         self._later(seconds, after, undo, storage=True)
-        self._state.invariants.did(what, f"for {seconds:.1f} s")
+        self._state.invariants.count_fault(what, f"for {seconds:.1f} s")
         return True
 
     def _flood(self) -> bool:
         address = self._state.address()
-        if address is None:
+        if address is None or not (sent := flood(address, self._generator)):
             return False
-        sent = flood(address, self._generator)
-        if not sent:
-            return False
-        self._state.invariants.did("a flood of garbage", f"of {sent:,} bytes into the learner's socket")
+        self._state.invariants.count_fault("garbage", f"of {sent:,} bytes into the learner's socket")
         return True
 
     def _send_invalid(self) -> bool:
@@ -299,12 +291,12 @@ class Faults:
         kind = self._one_of(tuple(INVALID))
         if not self._state.invalid_rollouts.send(kind):
             return False
-        self._state.invariants.did("an invalid rollout", kind)
+        self._state.invariants.count_fault("invalid rollout", kind)
         return True
 
     def _roll_back(self) -> bool:
-        """To one of the learner's own, as the command does it; the learner goes on, and publishes what is newer."""
-        if not self._storage_is_well():
+        """Roll back to one of the learner's own versions, as the command does; the learner publishes newer ones."""
+        if not self._storage_works():
             return False
         store = LocalPolicyStore(self._state.run.policies, used_numbers=UsedNumbers(self._state.run.numbers))
         keys = () if self._key is None else (self._key.public,)
@@ -313,9 +305,9 @@ class Faults:
             to = int(self._generator.choice(own[:-1]))
             config = self._state.run.run_config()
             manifest = roll_back(store, to, Authenticity(keys, config.run_id if config else None), self._key)
-        except (HotswapError, OSError, ValueError):  # swept while it was read, or nothing is left to go back to
+        except (HotswapError, OSError, ValueError):  # the version was swept meanwhile, or there is none
             return False
-        self._state.invariants.did("a rollback", f"{manifest.version} is {to} again")
+        self._state.invariants.count_fault("rollback", f"to version {to}, as version {manifest.version}")
         return True
 
     def _abandon_write(self) -> bool:
@@ -329,12 +321,12 @@ class Faults:
         except OSError:
             return False
         self._state.abandoned.append(directory)
-        self._state.invariants.did("an abandoned write", directory.name)
+        self._state.invariants.count_fault("abandoned write", directory.name)
         return True
 
 
 def _wait_for_end(process: psutil.Process) -> None:
-    """Until the kernel has ended it; whose child it is may reap it later."""
+    """Wait until the process has ended; its parent may reap it later."""
     with suppress(psutil.NoSuchProcess, psutil.TimeoutExpired):
         deadline_s = time.monotonic() + 10.0
         while process.status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline_s:

@@ -1,13 +1,23 @@
-"""A stranger at the learner's socket, who speaks nonsense: from the first byte on, or after a proper greeting."""
+"""Clients at the learner's socket that send garbage, or well-formed rollouts that must be rejected."""
 
+import secrets
 import socket
+import time
+from collections.abc import Callable
 from contextlib import suppress
 
 import numpy as np
 
+from scripts.fault_injection.invariants import Invariants
+from shared.errors import HotswapError
+from shared.rollouts.rollout import EpisodeEnds, Rollout, RolloutHeader, RolloutLayout
+from shared.run.run_config import RunConfig
+from shared.run.run_directory import RunDirectory
+from shared.transport.zmq_sender import ZmqSender
+
 _CONNECTIONS = 8
 _BYTES_EACH = 2**18
-_TIMEOUT_S = 0.2
+_SOCKET_TIMEOUT_S = 0.2
 
 # ZMTP 3.0 (https://rfc.zeromq.org/spec/23/): signature, version, mechanism NULL, no server; then READY as a DEALER.
 _GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
@@ -15,22 +25,103 @@ _PROPERTY = b"\x0bSocket-Type" + (6).to_bytes(4, "big") + b"DEALER"
 _READY = b"\x05READY" + _PROPERTY
 _HANDSHAKE = _GREETING + b"\x04" + bytes([len(_READY)]) + _READY
 
+_ENVS = 2
+_SEND_TIMEOUT_S = 0.3
+_REJECTED_WITHIN_S = 10.0
+_POLL_S = 0.05
+
 
 def flood(address: str, generator: np.random.Generator) -> int:
-    """Send garbage to the ipc ``address`` until nobody takes more; the number of bytes that were taken."""
+    """Send garbage to the ipc ``address`` until its buffers are full; return the number of bytes sent.
+
+    Every second connection begins with a valid handshake.
+    """
     sent = 0
     for number in range(_CONNECTIONS):
-        with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as rogue:
-            rogue.settimeout(_TIMEOUT_S)
-            rogue.connect(address.removeprefix("ipc://").replace("@", "\0", 1))
+        with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+            client.settimeout(_SOCKET_TIMEOUT_S)
+            client.connect(address.removeprefix("ipc://").replace("@", "\0", 1))
             if number % 2:
-                rogue.sendall(_HANDSHAKE)
+                client.sendall(_HANDSHAKE)
             while sent < (number + 1) * _BYTES_EACH:
-                sent += rogue.send(_frame(generator) if number % 2 else generator.bytes(4096))
+                sent += client.send(_frame(generator) if number % 2 else generator.bytes(4096))
     return sent
 
 
 def _frame(generator: np.random.Generator) -> bytes:
-    """One short message of random bytes, the last of its frames or not."""
+    """Return a short frame of random bytes, with or without the flag that more frames follow."""
     body = generator.bytes(int(generator.integers(0, 256)))
     return bytes([int(generator.integers(0, 2)), len(body)]) + body
+
+
+def _rollout(config: RunConfig, actor_id: str, *, run_id: str | None = None, longer_by: int = 0) -> Rollout:
+    nothing_ended = EpisodeEnds([], [], [])
+    header = RolloutHeader(run_id or config.run_id, actor_id, 0, 0, "0" * 64, 0, 0, time.time(), nothing_ended)
+    return RolloutLayout(config.signature, config.rollout_length + longer_by).allocate(_ENVS, header)
+
+
+def _not_finite(config: RunConfig, actor_id: str) -> Rollout:
+    rollout = _rollout(config, actor_id)
+    rollout.reward[0, 0] = np.nan
+    return rollout
+
+
+INVALID: dict[str, Callable[[RunConfig, str], Rollout]] = {
+    "wrong shape": lambda config, actor_id: _rollout(config, actor_id, longer_by=1),
+    "another run": lambda config, actor_id: _rollout(config, actor_id, run_id="another"),
+    "value that is not finite": _not_finite,
+}
+"""Invalid rollouts by their flaw; each is well-formed otherwise."""
+
+
+def send_invalid(config: RunConfig, kind: str, timeout_s: float = _SEND_TIMEOUT_S) -> bool:
+    """Send a rollout of ``kind`` to the learner of ``config``; return False if it was not accepted in time."""
+    actor_id = f"chaos-{secrets.token_hex(4)}"
+    sender = ZmqSender(config.address, config.run_id, actor_id, learner_timeout_s=timeout_s + 2.0)
+    try:
+        return sender.wait_for_room(timeout_s) and sender.send(INVALID[kind](config, actor_id))
+    finally:
+        sender.close()
+
+
+class InvalidRollouts:
+    """Invalid rollouts of a chaos run. The learner may count as many rollouts as invalid as were sent, and no more."""
+
+    def __init__(self, run: RunDirectory, invariants: Invariants) -> None:
+        self.sent = 0
+        self._run = run
+        self._invariants = invariants
+
+    def send(self, kind: str, timeout_s: float = _SEND_TIMEOUT_S) -> bool:
+        """Send one rollout to the current learner; return False if it was not accepted."""
+        try:
+            config = self._run.run_config()
+            sent = config is not None and send_invalid(config, kind, timeout_s)
+        except HotswapError:
+            return False
+        self.sent += sent
+        return sent
+
+    def check_rejection(self) -> None:
+        """Send one rollout of each kind to an undisturbed learner and check that it counts all as invalid."""
+        before = self._invalid()
+        sent = sum(self.send(kind, _REJECTED_WITHIN_S) for kind in INVALID)
+        deadline_s = time.monotonic() + _REJECTED_WITHIN_S
+        while self._invalid() < before + sent and time.monotonic() < deadline_s:
+            time.sleep(_POLL_S)
+        counted = self._invalid() - before
+        self._invariants.check(
+            "invalid rollouts are rejected",
+            sent == len(INVALID) and counted >= sent,
+            f"{len(INVALID)} prepared, {sent} accepted by the socket, {counted} counted as invalid",
+        )
+
+    def check_count(self, count: int) -> None:
+        """Check the final ``count`` of invalid rollouts; some may be lost with a killed learner."""
+        self._invariants.check(
+            "rollout accounts balance", count <= self.sent, f"{count} rollouts were invalid, {self.sent} were sent"
+        )
+
+    def _invalid(self) -> int:
+        progress = self._run.progress()
+        return 0 if progress is None else progress.rollouts.invalid

@@ -1,115 +1,117 @@
-"""What a chaos run finds: a line for each thing that happens, and every promise with what was seen of it."""
+"""Findings of a chaos run: a line for each event, and the checks of every invariant."""
 
 import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Literal
+from typing import Literal, get_args
 
 import msgspec
 from rich.console import Console
 from rich.table import Table
 
-Promise = Literal[
-    "no bad action",
-    "no number used twice",
-    "accounts exact",
+Invariant = Literal[
+    "only published versions act",
+    "no version number is used twice",
+    "rollout accounts balance",
     "invalid rollouts are rejected",
-    "inference actors go on acting",
+    "inference actors keep acting",
     "a killed actor acts again",
-    "resumes from the newest whole checkpoint",
+    "resumes from the newest intact checkpoint",
     "at most one checkpoint interval is lost",
-    "nothing outlives the supervisor",
-    "no orphan, no zombie",
-    "the supervisor goes on",
-    "Ctrl-C ends all in time",
-    "nothing leaked",
-    "logs free of tracebacks",
+    "no process outlives the supervisor",
+    "no orphans, no zombies",
+    "the supervisor keeps running",
+    "Ctrl-C ends all processes in time",
+    "no leaked resources",
+    "no tracebacks in logs",
 ]
-PROMISES: tuple[Promise, ...] = Promise.__args__  # type: ignore[attr-defined]
 
 
 @dataclass
-class _Kept:
-    looked: int = 0
+class _Checks:
+    checked: int = 0
     measured_s: list[float] = field(default_factory=list)
-    broken: list[str] = field(default_factory=list)
+    violations: list[str] = field(default_factory=list)
 
 
 class Invariants:
-    """Faults are counted, promises are checked; each is printed as it happens."""
+    """Counts faults and checks; prints faults and violations as they happen."""
 
     def __init__(self) -> None:
         self.began_s = time.monotonic()
         self.faults: Counter[str] = Counter()
         self.notes: dict[str, str] = {}
-        self._kept = {promise: _Kept() for promise in PROMISES}
+        self._checks: dict[Invariant, _Checks] = {invariant: _Checks() for invariant in get_args(Invariant)}
 
     @property
     def is_good(self) -> bool:
-        return not any(kept.broken for kept in self._kept.values())
+        """True when no invariant was violated."""
+        return not any(checks.violations for checks in self._checks.values())
 
-    def did(self, fault: str, detail: str = "") -> None:
-        """Count ``fault`` and print it."""
+    def count_fault(self, fault: str, detail: str = "") -> None:
+        """Count and print ``fault``."""
         self.faults[fault] += 1
-        self.say(f"{fault} {detail}".rstrip())
+        self.print(f"{fault} {detail}".rstrip())
 
-    def say(self, line: str) -> None:
+    def print(self, line: str) -> None:
+        """Print ``line`` after the time since the start."""
         print(f"{time.monotonic() - self.began_s:7.2f} s  {line}", flush=True)
 
-    def looked(self, promise: Promise, times: int = 1) -> None:
-        """It held so many times more."""
-        self._kept[promise].looked += times
+    def held(self, invariant: Invariant, times: int = 1) -> None:
+        """Count successful checks."""
+        self._checks[invariant].checked += times
 
-    def measured(self, promise: Promise, seconds: float) -> None:
-        """It held, and took that long."""
-        self.looked(promise)
-        self._kept[promise].measured_s.append(seconds)
+    def measured(self, invariant: Invariant, seconds: float) -> None:
+        """Count a successful check and note how long it took."""
+        self.held(invariant)
+        self._checks[invariant].measured_s.append(seconds)
 
-    def seconds(self, promise: Promise) -> list[float]:
-        return self._kept[promise].measured_s
+    def seconds(self, invariant: Invariant) -> list[float]:
+        """Return the measured times."""
+        return self._checks[invariant].measured_s
 
-    def broken(self, promise: Promise, what: str) -> None:
-        """It did not hold."""
-        self._kept[promise].broken.append(f"{time.monotonic() - self.began_s:.2f} s: {what}")
-        self.say(f"VIOLATION ({promise}): {what}")
+    def violated(self, invariant: Invariant, what: str) -> None:
+        """Note and print a violation."""
+        self._checks[invariant].violations.append(f"{time.monotonic() - self.began_s:.2f} s: {what}")
+        self.print(f"VIOLATION ({invariant}): {what}")
 
-    def hold(self, promise: Promise, is_so: bool, otherwise: str) -> None:
-        """It holds if ``is_so``."""
-        if is_so:
-            self.looked(promise)
+    def check(self, invariant: Invariant, holds: bool, otherwise: str) -> None:
+        """Count a check that ``holds``, or note the violation ``otherwise``."""
+        if holds:
+            self.held(invariant)
         else:
-            self.broken(promise, otherwise)
+            self.violated(invariant, otherwise)
 
     def show(self, console: Console) -> None:
-        """Two tables: what was done, and what became of the promises."""
-        faults = Table("fault", "times", title=f"{sum(self.faults.values())} faults")
+        """Print the tables of faults and invariants, the notes, and the violations."""
+        faults = Table("fault", "count", title=f"{sum(self.faults.values())} faults")
         for fault, times in sorted(self.faults.items()):
             faults.add_row(fault, str(times))
         console.print(faults)
-        promises = Table("promise", "looked", "kept", "seconds: median, max", title="promises")
-        for promise, kept in self._kept.items():
-            seconds = f"{median(kept.measured_s):.2f}, {max(kept.measured_s):.2f}" if kept.measured_s else ""
-            invariants = (
-                f"[red]{len(kept.broken)} times not" if kept.broken else "yes" if kept.looked else "not looked at"
-            )
-            promises.add_row(promise, str(kept.looked), invariants, seconds)
-        console.print(promises)
+        table = Table("invariant", "checks", "status", "median, max (s)", title="invariants")
+        for invariant, checks in self._checks.items():
+            seconds = f"{median(checks.measured_s):.2f}, {max(checks.measured_s):.2f}" if checks.measured_s else ""
+            status = "holds" if checks.checked else "not checked"
+            if checks.violations:
+                status = f"[red]{len(checks.violations)} violations"
+            table.add_row(invariant, str(checks.checked), status, seconds)
+        console.print(table)
         for name, note in self.notes.items():
             console.print(f"{name}: {note}", soft_wrap=True, highlight=False)
-        for promise, kept in self._kept.items():
-            for what in kept.broken:
-                console.print(f"VIOLATION ({promise}) at {what}", soft_wrap=True, highlight=False, markup=False)
+        for invariant, checks in self._checks.items():
+            for what in checks.violations:
+                console.print(f"VIOLATION ({invariant}) at {what}", soft_wrap=True, highlight=False, markup=False)
 
     def write(self, path: Path, *, seed: int) -> None:
-        """All of it as JSON."""
+        """Write all findings as JSON."""
         content = {
             "seed": seed,
             "good": self.is_good,
             "took_s": time.monotonic() - self.began_s,
             "faults": dict(self.faults),
             "notes": self.notes,
-            "promises": {promise: vars(kept) for promise, kept in self._kept.items()},
+            "invariants": {invariant: vars(checks) for invariant, checks in self._checks.items()},
         }
         path.write_bytes(msgspec.json.format(msgspec.json.encode(content), indent=1))

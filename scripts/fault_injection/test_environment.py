@@ -1,4 +1,4 @@
-"""Where a chaos run takes place: a temporary directory, its own small disk, and its own view of what is mounted."""
+"""The test environment of a chaos run: a temporary directory, a small disk, and a private mount namespace."""
 
 import ctypes
 import os
@@ -16,9 +16,13 @@ TOKEN_VARIABLE = "RL_HOTSWAP_CHAOS"
 
 
 class TestEnvironment:
-    """``disk`` holds the run; ``temporary`` is TMPDIR of all that is started. ``mounts``: whether anything can be.
+    """Directories of a chaos run. Its mounts are private to this process and its children and end with them.
 
-    Mounts are this process's and its children's own, so they vanish with them, and nobody else sees them.
+    Attributes:
+        disk: Directory of the run, on a small disk of its own if ``mounts`` is true.
+        temporary: TMPDIR of all processes.
+        outputs: Outputs of all processes.
+        mounts: True when mounting is possible, which needs root.
     """
 
     def __init__(self, disk_bytes: int) -> None:
@@ -28,26 +32,27 @@ class TestEnvironment:
         self.outputs = self.path / "outputs"
         for directory in (self.disk, self.temporary, self.outputs):
             directory.mkdir()
-        self.mounts = _own_mounts() and mount("-t", "tmpfs", "-o", f"size={disk_bytes}", "none", str(self.disk))
-        self.own_shared_memory = self.mounts and mount(
-            "-t", "tmpfs", "-o", f"size={_SHARED_MEMORY_BYTES}", "none", str(_SHARED_MEMORY)
-        )
+        self.mounts = _own_mounts() and _mount_memory(self.disk, disk_bytes)
+        self.own_shared_memory = self.mounts and _mount_memory(_SHARED_MEMORY, _SHARED_MEMORY_BYTES)
 
     @property
-    def environment(self) -> dict[str, str]:
-        """What marks every process of this run, and where it keeps its temporary files and what it remembers."""
-        cache = {"XDG_CACHE_HOME": str(self.path / "cache")}
-        return {TOKEN_VARIABLE: self.path.name, "TMPDIR": str(self.temporary), **cache}
+    def variables(self) -> dict[str, str]:
+        """Environment variables of all processes: a mark, the temporary directory and the cache directory."""
+        return {
+            TOKEN_VARIABLE: self.path.name,
+            "TMPDIR": str(self.temporary),
+            "XDG_CACHE_HOME": str(self.path / "cache"),
+        }
 
     def leaked(self) -> list[str]:
-        """Shared memory and temporary files that nobody took away."""
-        left = [str(path) for path in self.temporary.glob("rl-hotswap-*")]  # others keep caches there
+        """Return shared memory and temporary files that are left."""
+        left = [str(path) for path in self.temporary.glob("rl-hotswap-*")]  # libraries keep caches there
         if self.own_shared_memory:
             left += [str(path) for path in _SHARED_MEMORY.iterdir()]
         return left
 
     def close(self) -> None:
-        """Take it all away."""
+        """Remove everything."""
         if self.own_shared_memory:
             unmount(_SHARED_MEMORY)
         if self.mounts:
@@ -56,17 +61,21 @@ class TestEnvironment:
 
 
 def mount(*arguments: str) -> bool:
-    """Whether ``mount`` could do it."""
+    """Call ``mount`` and return True if it succeeded."""
     return subprocess.run(["mount", *arguments], capture_output=True, check=False).returncode == 0
 
 
+def _mount_memory(path: Path, size_bytes: int) -> bool:
+    return mount("-t", "tmpfs", "-o", f"size={size_bytes}", "none", str(path))
+
+
 def unmount(path: Path) -> bool:
-    """Take a mount out of sight now, whoever has files open on it."""
+    """Detach a mount now, even while files on it are open."""
     return subprocess.run(["umount", "--lazy", str(path)], capture_output=True, check=False).returncode == 0
 
 
 def bind_read_only(path: Path) -> bool:
-    """Make ``path`` refuse whatever is written by its name, until it is unmounted."""
+    """Make ``path`` read-only until it is unmounted; return True if that succeeded."""
     if not mount("--bind", str(path), str(path)):
         return False
     if mount("-o", "remount,bind,ro", str(path)):
@@ -76,7 +85,7 @@ def bind_read_only(path: Path) -> bool:
 
 
 def adopt_orphans() -> None:
-    """Become the parent of every descendant whose own parent is gone, instead of the system: none can hide."""
+    """Become the parent of every descendant whose own parent has ended, so that orphans are found."""
     if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER) failed")
 

@@ -16,10 +16,10 @@ import pytest
 from actor.agent import Agent
 from actor.agent_options import AgentOptions, TrustOptions
 from actor.prefetch import prefetcher
-from scripts.fault_injection.corrupted_versions import SPOILS
+from scripts.fault_injection.corrupted_versions import CORRUPTIONS
 from shared.store.policy_store import LocalPolicyStore, version_name
 from tests.support.agent_policies import eager, exporter, local_store, make_policy, publish, publish_seed, quiet_noise
-from tests.support.bad_versions import publish_spoilt
+from tests.support.bad_versions import publish_corrupted
 from tests.support.paths import REPOSITORY
 from tests.support.signature_attacks import KEY, OTHER_KEY
 from tests.support.waiting import Running, until
@@ -78,7 +78,7 @@ def test_what_it_offers_acts_and_nothing_is_loaded_here(
     assert agent.adoptions == 8
 
 
-def test_whatever_is_spoilt_is_quarantined_by_the_actor_itself(
+def test_whatever_is_corrupted_is_quarantined_by_the_actor_itself(
     store: LocalPolicyStore, scouted: Scouted, lines: list[str]
 ) -> None:
     publish_seed(store, 0, onnx=True)
@@ -91,10 +91,10 @@ def test_whatever_is_spoilt_is_quarantined_by_the_actor_itself(
             "empty manifest": "not a manifest",
             "weights that are NaN": "not finite",
             "weights of wrong names": "WeightsError",
-            "a probe that lies": "ProbeMismatch",
+            "a probe with wrong outputs": "ProbeMismatch",
         }.items()
     ):
-        bad = publish_spoilt(store, SPOILS[name], seed=90, onnx=True)
+        bad = publish_corrupted(store, CORRUPTIONS[name], seed=90, onnx=True)
         until(lambda bad=bad: (agent.adopt(), [line for line in lines if f"version {bad} is quarantined" in line])[1])
         (said,) = [line for line in lines if f"version {bad} is quarantined" in line]
         assert reason in said
@@ -107,7 +107,7 @@ def test_whatever_is_spoilt_is_quarantined_by_the_actor_itself(
 def test_a_version_that_lost_a_file_is_tried_again(store: LocalPolicyStore, scouted: Scouted, lines: list[str]) -> None:
     publish_seed(store, 0, onnx=True)
     agent = scouted()
-    bad = publish_spoilt(store, SPOILS["missing weights"], seed=1, onnx=True)
+    bad = publish_corrupted(store, CORRUPTIONS["missing weights"], seed=1, onnx=True)
     until(lambda: (agent.adopt(), [line for line in lines if f"version {bad} will be tried again" in line])[1])
     weights = exporter(onnx=True).files(make_policy(seed=1).state_dict())[0]["weights.safetensors"]
     (store.path / version_name(bad) / "weights.safetensors").write_bytes(weights)

@@ -1,4 +1,4 @@
-"""The example programs run as they stand."""
+"""The example programs run unchanged."""
 
 import subprocess
 import sys
@@ -14,7 +14,6 @@ _EXAMPLES = REPOSITORY / "scripts" / "examples"
 @pytest.mark.slow
 @pytest.mark.parametrize("program", sorted(path.name for path in _EXAMPLES.glob("[!_]*.py")))
 def test_an_example_runs(program: str, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, str(_EXAMPLES / program)], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, str(_EXAMPLES / program)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -11,7 +11,7 @@ from typing import Literal
 
 from torch import nn
 
-from scripts.fault_injection.corrupted_versions import SPOILS, Spoil, flip, sign_as_it_lies
+from scripts.fault_injection.corrupted_versions import CORRUPTIONS, Corruption, flip, sign_manifest
 from shared.policy.manifest import ONNX_FILE, TORCHSCRIPT_FILE
 from shared.policy.signing import SigningKey
 from shared.store.policy_store import LocalPolicyStore, version_name
@@ -25,7 +25,7 @@ Outcome = Literal["quarantined", "retried", "not seen", "quarantined while actin
 """What becomes of it: refused for good before it acts, refused for now, never noticed, or caught by what it answers."""
 
 Stage = Callable[[LocalPolicyStore, int], None]
-"""Publishes a version, with weights of a seed, into a store that nobody watches, and spoils it there."""
+"""Publishes a version, with weights of a seed, into a store that no actor watches, and corrupts it there."""
 
 
 @dataclass(frozen=True)
@@ -49,17 +49,17 @@ def publish_bad(store: LocalPolicyStore, kind: BadKind, seed: int = 1, key: Sign
         kind.stage(staged, seed)
         if key is not None and not kind.signed:
             for directory in staged.path.glob("v*"):
-                sign_as_it_lies(directory, key)
+                sign_manifest(directory, key)
 
     return _publish_staged(store, stage)
 
 
-def publish_spoilt(store: LocalPolicyStore, spoil: Spoil, *, seed: int, onnx: bool = False) -> int:
-    """Commit ``make_policy(seed=seed)``, spoilt, under a new number, which is returned."""
+def publish_corrupted(store: LocalPolicyStore, corrupt: Corruption, *, seed: int, onnx: bool = False) -> int:
+    """Commit ``make_policy(seed=seed)``, corrupted, under a new number, which is returned."""
 
     def stage(staged: LocalPolicyStore) -> None:
         publish_seed(staged, seed, onnx=onnx)
-        spoil(_directory(staged))
+        corrupt(_directory(staged))
 
     return _publish_staged(store, stage)
 
@@ -88,12 +88,12 @@ def _directory(store: LocalPolicyStore) -> Path:
     return store.path / version_name(version)
 
 
-def _spoilt(spoil: Spoil) -> Stage:
-    """A right version whose directory is spoilt."""
+def _corrupted(corrupt: Corruption) -> Stage:
+    """A valid version whose directory is corrupted."""
 
     def stage(store: LocalPolicyStore, seed: int) -> None:
         publish_seed(store, seed)
-        spoil(_directory(store))
+        corrupt(_directory(store))
 
     return stage
 
@@ -156,8 +156,8 @@ def _abandoned(directory: Path) -> None:
 
 
 def _kind(name: str, reason: str, outcome: Outcome = "quarantined") -> BadKind:
-    """One whose directory is spoilt in a way that has a name."""
-    return BadKind(name, _spoilt(SPOILS[name]), reason, outcome)
+    """A version with a corruption that has a name."""
+    return BadKind(name, _corrupted(CORRUPTIONS[name]), reason, outcome)
 
 
 BAD_KINDS = (
@@ -171,14 +171,14 @@ BAD_KINDS = (
     _kind("a bit flipped in the probe", "expected SHA-256"),
     BadKind("a bit flipped in the TorchScript program", _flipped_torchscript, "policy.ts: expected SHA-256"),
     BadKind("a bit flipped in the ONNX graph", _flipped_onnx, "policy.onnx: expected SHA-256"),
-    _kind("a bit flipped in programs that nobody has seen", "expected SHA-256"),
+    _kind("a bit flipped in unknown programs", "expected SHA-256"),
     _kind("a bit flipped in the manifest", "not a manifest"),
     _kind("a wrong digest", "expected SHA-256"),
-    BadKind("an abandoned write", _spoilt(_abandoned), "", "not seen"),
-    _kind("a path that leads outside", "plain names"),
+    BadKind("an abandoned write", _corrupted(_abandoned), "", "not seen"),
+    _kind("a path outside the version", "plain names"),
     _kind("a link", "a symbolic link"),
     _kind("a pipe", "a pipe"),
-    *([_kind("a device", "a device")] if "a device" in SPOILS else []),  # only root can make one
+    *([_kind("a device", "a device")] if "a device" in CORRUPTIONS else []),  # only root can make one
     _kind("a file of 10 GB", "at most"),
     BadKind("a zip bomb", _zip_bomb, "unpack"),
     _kind("weights of wrong shapes", "belong to another network"),
@@ -188,7 +188,7 @@ BAD_KINDS = (
     _kind("weights that are infinite", "not finite"),
     _kind("no probe", "probe"),
     _kind("a probe without rows", "no rows"),
-    _kind("a probe that lies", "differ by more than"),
+    _kind("a probe with wrong outputs", "differ by more than"),
     BadKind("another action space", _other_actions, "made for another environment"),
     BadKind("fewer outputs", _program(bad_programs.FewerOutputs), "does not return what its signature promises"),
     BadKind("more outputs", _program(bad_programs.MoreOutputs), "does not return what its signature promises"),

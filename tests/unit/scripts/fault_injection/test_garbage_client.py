@@ -1,24 +1,24 @@
-"""The invalid rollouts of a chaos run: each is rejected for what is wrong with it, and no others may be."""
+"""Invalid rollouts of a chaos run: each is rejected for its flaw, and no other rollout may be invalid."""
 
 import secrets
 from pathlib import Path
 
 import pytest
-from loguru import logger
 
-from scripts.fault_injection.invalid_rollouts import INVALID, InvalidRollouts, send_invalid
+from scripts.fault_injection.garbage_client import INVALID, InvalidRollouts, send_invalid
 from scripts.fault_injection.invariants import Invariants
 from shared.rollouts.rollout_accounts import RolloutAccounts
 from shared.run.progress import Progress
 from shared.run.run_config import RunConfig
 from shared.run.run_directory import RunDirectory
 from shared.transport.zmq_receiver import ZmqReceiver
+from tests.support.captured_logs import CapturedLogs
 from tests.support.rollout_examples import RUN_ID, plain_layout
 
-SAID = {
-    "of a wrong shape": "expected arrays in frames of",
-    "of another run": "found ('another'",
-    "with a value that is not finite": "reward holds values that are not finite",
+REASONS = {
+    "wrong shape": "expected arrays in frames of",
+    "another run": "found ('another'",
+    "value that is not finite": "reward holds values that are not finite",
 }
 
 
@@ -39,48 +39,45 @@ def config() -> RunConfig:
 
 
 @pytest.mark.parametrize("kind", INVALID)
-def test_it_is_rejected_for_what_is_wrong_with_it(config: RunConfig, kind: str) -> None:
-    said: list[str] = []
-    sink = logger.add(lambda message: said.append(str(message)), level="WARNING")
+def test_each_kind_is_rejected_for_its_flaw(config: RunConfig, captured_logs: CapturedLogs, kind: str) -> None:
     receiver = ZmqReceiver(config.address, plain_layout(), RUN_ID)
     try:
-        assert send_invalid(config, kind, patience_s=10.0)
-        while receiver.accounts.invalid == 0:  # pytest's own timeout ends this where it never is
+        assert send_invalid(config, kind, timeout_s=10.0)
+        while receiver.accounts.invalid == 0:  # the timeout of pytest ends a failing test
             assert receiver.receive(0.1) is None
         assert receiver.accounts == RolloutAccounts(sent=1, invalid=1)
     finally:
         receiver.close()
-        logger.remove(sink)
-    assert any(SAID[kind] in line for line in said), said
+    assert any(REASONS[kind] in message for message in captured_logs.messages("WARNING"))
 
 
-def test_where_nobody_listens_none_is_sent(config: RunConfig) -> None:
-    assert not send_invalid(config, "of another run", patience_s=0.05)
+def test_without_a_learner_nothing_is_sent(config: RunConfig) -> None:
+    assert not send_invalid(config, "another run", timeout_s=0.05)
 
 
 @pytest.mark.parametrize(("sent", "counted", "is_good"), [(2, 0, True), (2, 2, True), (2, 3, False), (0, 1, False)])
-def test_no_more_may_be_invalid_than_were_sent_to_be(
+def test_more_invalid_rollouts_than_were_sent_are_a_violation(
     run: RunDirectory, invariants: Invariants, sent: int, counted: int, is_good: bool
 ) -> None:
     rollouts = InvalidRollouts(run, invariants)
     rollouts.sent = sent
-    rollouts.may_be_invalid(counted)
+    rollouts.check_count(counted)
     assert invariants.is_good is is_good
 
 
 @pytest.mark.parametrize(("counted", "is_good"), [(0, False), (2, False), (3, True)])
-def test_an_undisturbed_learner_has_to_count_every_one(
+def test_an_undisturbed_learner_must_count_every_one(
     run: RunDirectory, invariants: Invariants, monkeypatch: pytest.MonkeyPatch, counted: int, is_good: bool
 ) -> None:
     taken: list[str] = []
 
-    def take(_: InvalidRollouts, kind: str, _patience_s: float) -> bool:
+    def take(_: InvalidRollouts, kind: str, _timeout_s: float) -> bool:
         taken.append(kind)
         run.write_progress(Progress(rollouts=RolloutAccounts(invalid=min(counted, len(taken)))))
         return True
 
     monkeypatch.setattr(InvalidRollouts, "send", take)
-    monkeypatch.setattr("scripts.fault_injection.invalid_rollouts._REJECTED_WITHIN_S", 0.0)
-    InvalidRollouts(run, invariants).must_be_rejected()
+    monkeypatch.setattr("scripts.fault_injection.garbage_client._REJECTED_WITHIN_S", 0.0)
+    InvalidRollouts(run, invariants).check_rejection()
     assert taken == list(INVALID)
     assert invariants.is_good is is_good
