@@ -291,7 +291,7 @@ class Faults:
         kind = self._one_of(tuple(INVALID))
         if not self._state.invalid_rollouts.send(kind):
             return False
-        self._state.invariants.count_fault("invalid rollout", kind)
+        self._state.invariants.count_fault("invalid rollout", f"({kind})")
         return True
 
     def _roll_back(self) -> bool:
