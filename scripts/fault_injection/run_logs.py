@@ -11,7 +11,7 @@ from scripts.fault_injection.published import Published
 from shared.run.run_directory import RunDirectory
 
 _ADOPTED = re.compile(r"policy version (\d+) adopted .* digest=([0-9a-f]{12})")
-_RESUMED = re.compile(r"resumed at update (\d+) after")
+_RESUMED = re.compile(r"resumed (?:at )?update[ =](\d+)")
 
 
 class Tail:

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from loguru import logger
 
+from actor.acting.adoption_log import AdoptionLog
+from actor.loading.loaded_policy import LoadedPolicy
 from learner.training.checkpoint import CheckpointStore
 from scripts.fault_injection.invariants import Invariants
 from scripts.fault_injection.lost_work import LostWork
@@ -20,7 +22,7 @@ from shared.run.run_directory import RunDirectory
 from shared.store.policy_store import LocalPolicyStore, version_name
 from shared.store.used_numbers import UsedNumbers
 from shared.store.version_files import mark_name
-from tests.support.sample_versions import sample_files, sample_manifest
+from tests.support.sample_versions import SIGNATURE, sample_files, sample_manifest
 
 
 @pytest.fixture
@@ -209,14 +211,19 @@ def test_a_disturbance_before_the_checkpoint_excuses_no_lost_work(
 
 
 def test_adoptions_and_resumes_are_read_from_the_log(
-    run: RunDirectory, published: Published, invariants: Invariants
+    run: RunDirectory, store: LocalPolicyStore, published: Published, invariants: Invariants
 ) -> None:
+    digest = _publish(store, b"good")
     began_unix_s = time.time()
     set_up_logging("learner", run.logs, terminal_level=None)
     logger.info("resumed at update {} after {} steps", 7, 700)
+    for version in range(2):
+        AdoptionLog("actor-0").changed(LoadedPolicy(version, digest, SIGNATURE, None, "onnx", b""))  # type: ignore[arg-type]
     logger.remove()
     logs = RunLogs(run)
     logs.check(published, invariants)
     logs.close()
     assert logs.resumed == [7]
+    assert logs.adoptions == 2
+    assert not invariants.is_good, "version 1 was not published"
     assert began_unix_s - 0.002 <= logs.resumed_unix_s <= time.time()
