@@ -12,19 +12,8 @@ from shared.rollouts.rollout import Rollout, RolloutLayout
 from shared.transport.ledger import AccountedReceiver, SenderKey
 
 
-class InProcessTransport:
-    """One receiver and any number of senders. Rollouts are passed on without encoding or copying."""
-
-    def __init__(self, layout: RolloutLayout, run_id: str, *, synchronous: bool = False) -> None:
-        self.receiver = InProcessReceiver(layout, run_id, synchronous=synchronous)
-
-    def sender(self, actor_id: str, *, window: int = 1) -> "InProcessSender":
-        """Create a sender: a new session of ``actor_id``."""
-        return InProcessSender(self.receiver, actor_id, window)
-
-
 class InProcessReceiver(AccountedReceiver):
-    """``RolloutReceiver`` of an ``InProcessTransport``."""
+    """``RolloutReceiver`` for any number of ``InProcessSender``. Rollouts are passed on without encoding or copying."""
 
     def __init__(self, layout: RolloutLayout, run_id: str, *, synchronous: bool = False) -> None:
         super().__init__()
@@ -118,7 +107,7 @@ class InProcessReceiver(AccountedReceiver):
 
     def _check_open(self) -> None:
         if self.closed:
-            raise TransportClosed("create a new transport: this one was closed")
+            raise TransportClosed("create a new receiver: this one was closed")
 
     def _is_valid(self, rollout: Rollout) -> bool:
         sender = SenderKey(rollout.header.actor_id, rollout.header.session_id)
@@ -135,9 +124,9 @@ class InProcessReceiver(AccountedReceiver):
 
 
 class InProcessSender:
-    """``RolloutSender`` of an ``InProcessTransport``."""
+    """``RolloutSender`` of ``receiver``: a new session of ``actor_id``."""
 
-    def __init__(self, receiver: InProcessReceiver, actor_id: str, window: int) -> None:
+    def __init__(self, receiver: InProcessReceiver, actor_id: str, window: int = 1) -> None:
         self._receiver = receiver
         self._window = window
         self._key = receiver.join(actor_id)

@@ -11,6 +11,7 @@ from actor.agent import Agent
 from actor.agent_options import AgentOptions
 from shared.store.policy_store import LocalPolicyStore, PolicyStore
 from tests.support.agent_policies import local_store
+from tests.support.transport_network import Network
 
 MakeAgent = Callable[..., Agent]
 
@@ -43,3 +44,10 @@ def lines() -> Iterator[list[str]]:
     )
     yield lines
     logger.remove(sink)
+
+
+@pytest.fixture
+def network() -> Iterator[Network]:
+    """Participants of the ZeroMQ transport, closed after the test."""
+    with Network() as network:
+        yield network

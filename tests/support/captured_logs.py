@@ -27,6 +27,10 @@ class CapturedLogs:
         """The log as a person reads it: ``LEVEL | name:function - message``."""
         return [f"{r['level'].name} | {r['name']}:{r['function']} - {r['message']}" for r in self.records]
 
+    def has(self, *texts: str) -> bool:
+        """Return True if one message contains all ``texts``."""
+        return any(all(text in message for text in texts) for message in self.messages())
+
     def clear(self) -> None:
         """Forget all records."""
         self.records.clear()

@@ -16,7 +16,7 @@ from learner.training.learner_loop import LearnerLoop, StoppingRule
 from learner.training.schedule import Schedule
 from shared.rollouts.rollout import Rollout
 from shared.store.policy_store import LocalPolicyStore, Retention
-from shared.transport.in_process import InProcessReceiver, InProcessTransport
+from shared.transport.in_process import InProcessReceiver, InProcessSender
 from tests.support.rollout_examples import RUN_ID, example_rollout, header, plain_layout
 from tests.support.waiting import PATIENCE_S, until
 
@@ -86,8 +86,7 @@ class LoopRun:
     ) -> None:
         self.store = store or LocalPolicyStore(directory / "policies", fsync=False)
         self.checkpoints = CheckpointStore(directory / "checkpoints")
-        self.transport = InProcessTransport(LAYOUT, RUN_ID)
-        self.transport.receiver = LateActor(self.store, synchronous=sync)
+        self.receiver = LateActor(self.store, synchronous=sync)
         self.publisher = PolicyPublisher(
             _exporter(),
             self.store,
@@ -100,7 +99,7 @@ class LoopRun:
         self.stop_requested = False
         self.loop = LearnerLoop(
             small_learner(),
-            self.transport.receiver,
+            self.receiver,
             self.publisher,
             self.checkpoints,
             batch_steps=batch_steps,
@@ -118,7 +117,7 @@ class LoopRun:
 
     def send(self, *rollouts: Rollout) -> None:
         """Put rollouts into the learner's queue, from one more actor."""
-        sender = self.transport.sender(f"actor-{self.transport.receiver.live_senders}", window=len(rollouts))
+        sender = InProcessSender(self.receiver, f"actor-{self.receiver.live_senders}", window=len(rollouts))
         for one in rollouts:
             assert sender.send(one)
 

@@ -1,4 +1,4 @@
-"""The transports that the conformance suite is run on. A new one joins by one line in ``TRANSPORTS``."""
+"""The transports that the contract suite runs on. Add a new one to ``TRANSPORTS``."""
 
 import itertools
 import os
@@ -7,7 +7,7 @@ from typing import Protocol
 
 from shared.rollouts.rollout import RolloutLayout
 from shared.transport.addresses import local_address
-from shared.transport.in_process import InProcessTransport
+from shared.transport.in_process import InProcessReceiver, InProcessSender
 from shared.transport.receiver_flow import ReceiverOptions
 from shared.transport.transport import RolloutReceiver, RolloutSender
 from shared.transport.transport_keys import make_keys
@@ -58,12 +58,11 @@ class ZmqCase:
 
 class InProcessCase:
     def __init__(self, layout: RolloutLayout, *, synchronous: bool) -> None:
-        self._transport = InProcessTransport(layout, RUN_ID, synchronous=synchronous)
-        self.receiver = self._transport.receiver
+        self.receiver = InProcessReceiver(layout, RUN_ID, synchronous=synchronous)
         self._senders: list[RolloutSender] = []
 
     def sender(self, actor_id: str = "actor-0", window: int = 1) -> RolloutSender:
-        sender = self._transport.sender(actor_id, window=window)
+        sender = InProcessSender(self.receiver, actor_id, window)
         self._senders.append(sender)
         return sender
 
@@ -74,7 +73,7 @@ class InProcessCase:
 
 
 def fresh_address() -> str:
-    """An ipc address that no other test uses, in whichever process."""
+    """Return an ipc address that no other test uses, in any process."""
     return local_address(f"test-{os.getpid()}-{next(_numbers)}")
 
 

@@ -1,8 +1,8 @@
-"""A learner and actors as processes of their own, to be stopped and killed (``-m tests.support.transport_programs``).
+"""A learner and actors as processes, which tests stop and kill (``-m tests.support.transport_programs``).
 
-The learner learns from whatever comes, prints how many rollouts it has taken up, and at the end of its standard input
-stops the actors and prints its books. With a directory it keeps a journal there, and at a line of input the books, from
-which it goes on when it is started again. The actor sends until it is told to stop; that of five sends five and waits.
+The learner learns from every rollout and prints their numbers. At the end of its standard input it stops the actors and
+prints its accounts. With a directory it keeps a journal there; a line of input makes it save its accounts, from which
+it continues when it is started again. ``actor`` sends until it is stopped; ``actor-of-five`` sends five and waits.
 """
 
 import sys
@@ -23,18 +23,18 @@ HEAVY_LAYOUT = rich_layout(length=32)
 def learner(address: str, directory: str | None = None) -> None:
     journal = None if directory is None else ArrivalJournal(Path(directory) / "arrivals.jsonl")
     receiver = ZmqReceiver(address, plain_layout(), RUN_ID, ReceiverOptions(heartbeat_s=0.02), journal=journal)
-    books = Path(directory or "") / "books"
-    if directory is not None and books.exists():
-        receiver.restore(books.read_bytes())
+    saved = Path(directory or "") / "accounts"
+    if directory is not None and saved.exists():
+        receiver.restore(saved.read_bytes())
     ended = threading.Event()
 
-    def obey() -> None:
+    def wait_for_input() -> None:
         for _ in sys.stdin:
-            books.write_bytes(receiver.state())
-            print("kept", flush=True)
+            saved.write_bytes(receiver.state())
+            print("saved", flush=True)
         ended.set()
 
-    threading.Thread(target=obey, daemon=True).start()
+    threading.Thread(target=wait_for_input, daemon=True).start()
     print("bound", flush=True)
     while not ended.is_set():
         rollout = receiver.receive(0.05)

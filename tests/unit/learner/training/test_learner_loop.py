@@ -31,9 +31,9 @@ def test_actors_that_take_turns_act_what_the_last_update_learned(
     tmp_path: Path, rollouts_each: int, wanted: list[int | None]
 ) -> None:
     run = LoopRun(tmp_path, sync=True, batch_steps=rollouts_each * STEPS, total_steps=len(wanted) * STEPS)
-    actor = Running(act_what_is_wanted, run.transport.sender("actor-0"))
+    actor = Running(act_what_is_wanted, InProcessSender(run.receiver, "actor-0"))
     assert run.loop.run() is Outcome.STEP_LIMIT
-    run.transport.receiver.stop_actors(PATIENCE_S)
+    run.receiver.stop_actors(PATIENCE_S)
     assert actor.join()[: len(wanted)] == wanted
     assert run.loop.lag == 0
     assert run.loop.counters.updates == len(wanted) // rollouts_each
@@ -42,7 +42,7 @@ def test_actors_that_take_turns_act_what_the_last_update_learned(
 
 def test_without_turns_actors_have_credit_while_the_learner_learns(tmp_path: Path) -> None:
     run = LoopRun(tmp_path, total_steps=4 * STEPS)
-    sender = run.transport.sender("actor-0", window=1)
+    sender = InProcessSender(run.receiver, "actor-0")
     seen: list[bool] = []
     run.after_update_do = lambda _update: seen.append(sender.wait_for_room(0.0) and sender.send(rollout()))
     sender.send(rollout())
@@ -57,7 +57,7 @@ def test_what_is_older_than_the_largest_lag_is_dropped_and_counted(tmp_path: Pat
     # Each update publishes, so the newest versions are 0, 1, 2, 2, 3, 3 when these come.
     run.send(*(rollout(version) for version in (0, 0, 0, 1, 1, 3)))
     assert run.loop.run() is Outcome.STEP_LIMIT
-    accounts = run.transport.receiver.accounts
+    accounts = run.receiver.accounts
     assert (accounts.sent, accounts.learned, accounts.stale) == (6, 4, 2)
     assert run.loop.counters.env_steps == 6 * STEPS  # acted all the same
     assert run.loop.counters.updates == 4
@@ -73,7 +73,7 @@ def test_what_says_another_digest_than_its_version_has_is_invalid(tmp_path: Path
         one.header = msgspec.structs.replace(one.header, digest="cd" * 32)
     run.send(rollout(), *forged, rollout())
     assert run.loop.run() is Outcome.STEP_LIMIT
-    accounts = run.transport.receiver.accounts
+    accounts = run.receiver.accounts
     assert (accounts.learned, accounts.invalid) == (2, 2)
     run.publisher.close()
 
@@ -187,7 +187,7 @@ def test_a_resumed_loop_goes_on_where_the_checkpoint_stood(tmp_path: Path) -> No
     after.send_many(2)
     assert after.loop.run() is Outcome.STEP_LIMIT
     assert after.loop.counters.updates == 4
-    accounts = after.transport.receiver.accounts
+    accounts = after.receiver.accounts
     assert (accounts.sent, accounts.learned) == (5, 4)
     after.publisher.close()
 

@@ -51,7 +51,7 @@ def test_progress_says_how_the_training_stands(trained: LoopRun, directory: RunD
     assert progress is not None
     assert (progress.phase, progress.env_steps, progress.updates, progress.version) == ("training", 3 * STEPS, 3, 3)
     assert (progress.episodes, progress.mean_return, progress.lag) == (3, 20.0, 2)
-    assert progress.rollouts == trained.transport.receiver.accounts
+    assert progress.rollouts == trained.receiver.accounts
     observer.report(trained.loop, "ended")
     progress = directory.progress()
     assert progress is not None
