@@ -1,57 +1,32 @@
-"""Training without memory: steps are independent of each other, so they are shuffled one by one."""
+"""Training of feed-forward policies: steps are independent of each other, so minibatches are random steps."""
 
 from collections.abc import Iterator
 
 import numpy as np
 import torch
-from loguru import logger
 from torch import Tensor
 
 from learner.networks.acting_policy import ActingPolicy
 from learner.networks.distributions import mask_logits
-from learner.networks.networks import SeparateCore, SharedCore
 from learner.ppo.batch import Batch, to_tensor
-from learner.ppo.gradients.backprop import AutogradBackprop, RowBackprop, SeparateCoreBackprop, SharedCoreBackprop
+from learner.ppo.gradients.accelerate import accelerate
+from learner.ppo.gradients.backprop import RowReference
 from learner.ppo.gradients.flat_parameters import FlatParameters
 from learner.ppo.gradients.parts import split_evenly
-from learner.ppo.gradients.torch_compile_function import compile_function
 from learner.ppo.minibatch import Estimate, Minibatch, Targets
-from shared.policy.probe import make_inputs
-
-_EXAMPLE_ROWS = 8
 
 
 class FeedForwardTraining:
-    """A ``PolicyTraining``. Encoders without parameters run once for each batch, not once for each gradient step."""
+    """A ``PolicyTraining`` for ``SharedCore`` and ``SeparateCore``."""
 
-    backprop: RowBackprop
-
-    def __init__(self, policy: ActingPolicy, parameters: FlatParameters) -> None:
+    def __init__(self, policy: ActingPolicy, parameters: FlatParameters, *, torch_compile: bool) -> None:
         self._policy = policy
-        self._encodes_once = next(policy.encoder.parameters(), None) is None
-        if self._encodes_once and isinstance(policy.core, SharedCore):
-            self.backprop = SharedCoreBackprop(policy.core)
-        elif self._encodes_once and isinstance(policy.core, SeparateCore):
-            self.backprop = SeparateCoreBackprop(policy.core)
-        else:
-            self.backprop = AutogradBackprop(self._encode_and_run, parameters)
+        self._reference = RowReference(policy)
+        self.backprop = accelerate(self._reference, parameters, torch_compile=torch_compile)
         self._inputs: list[Tensor] = []
         self._action = self._valid = torch.empty(0)
         self._mask: Tensor | None = None
         self._rows: list[Tensor] = []
-
-    def compile(self) -> None:
-        """See PolicyTraining."""
-        if not isinstance(self.backprop, AutogradBackprop):
-            logger.warning("the update is not compiled: the gradients of this network are written out, not recorded")
-            return
-        n = len(self._policy.signature.observation)
-        example = [torch.from_numpy(leaf) for leaf in make_inputs(self._policy.signature, _EXAMPLE_ROWS, seed=0)[:n]]
-        self.backprop.function = compile_function(
-            self._encode_and_run,
-            list(self._policy.encoder.parameters()) + list(self._policy.core.parameters()),
-            example,
-        )
 
     def estimate(self, batch: Batch) -> Estimate:
         n_steps, n_values = batch.length * batch.width, (batch.length + 1) * batch.width
@@ -59,7 +34,7 @@ class FeedForwardTraining:
             to_tensor(np.concatenate([leaf.reshape(n_values, *leaf.shape[2:]), final]))
             for leaf, final in zip(batch.observation, batch.final_observation, strict=True)
         ]
-        inputs = [self._policy.encoder(observation)] if self._encodes_once else observation
+        inputs = self._reference.encode_once(observation)
         head, value = self.backprop.evaluate(inputs)
 
         self._inputs = [tensor[:n_steps] for tensor in inputs]
@@ -104,7 +79,3 @@ class FeedForwardTraining:
                 old_value=old_value,
                 weight=1.0 / (end - begin),
             )
-
-    def _encode_and_run(self, inputs: list[Tensor]) -> tuple[Tensor, Tensor]:
-        head, value, _ = self._policy.core(self._policy.encoder(inputs), [])
-        return head, value

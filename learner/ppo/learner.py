@@ -92,13 +92,8 @@ class Learner:
         self.policy = ActingPolicy(observation, action, config.network_config, masked, self._generator).eval()
         self._parameters = FlatParameters(self.policy)
         self._optimizer = FlatAdam(self._parameters)
-        self._training: PolicyTraining
-        if config.network != "mlp":
-            self._training = RecurrentTraining(self.policy, self._parameters)
-        else:
-            self._training = FeedForwardTraining(self.policy, self._parameters)
-        if config.compile:
-            self._training.compile()
+        training = FeedForwardTraining if config.network == "mlp" else RecurrentTraining
+        self._training: PolicyTraining = training(self.policy, self._parameters, torch_compile=config.compile)
         self._moments = {i: RunningMoments(encoder.size) for i, encoder in self.policy.encoder.normalized()}
         self._return_scale = ReturnScale() if config.normalize_rewards else None
         self.env_steps = 0

@@ -55,10 +55,6 @@ class PolicyTraining(Protocol):
         """The passes of the network."""
         ...
 
-    def compile(self) -> None:
-        """Compile what autograd differentiates; where there is nothing to compile, say why."""
-        ...
-
     def estimate(self, batch: Batch) -> Estimate:
         """Run the policy over ``batch``, which is kept until the next one."""
         ...

@@ -1,4 +1,4 @@
-"""Accelerators of the update that autograd is the reference for: closed-form gradients and compiled functions.
+"""Forward and backward passes of an update: autograd as the reference, and its optional accelerators.
 
-Entry point: ``backprop``. Only ``learner/ppo`` imports this folder.
+Entry point: ``accelerate.accelerate``. Only ``learner/ppo`` imports this folder.
 """

@@ -1,150 +1,135 @@
-"""Gradients of a network's outputs: written out for layers of linear units, from autograd for everything else.
+"""Forward and backward passes of a policy's network: their interface, and autograd as its reference.
 
-Both write into the gradient buffer of ``FlatParameters`` and overwrite what was there. A written-out pass over two
-layers of 64 units takes less than half of what autograd takes: nothing is recorded or accumulated, and the way forward
-is one compiled function, or else computes tanh through the vectorised sigmoid, three times as fast as ``torch.tanh``.
+An update calls ``forward`` and ``backward`` once for each minibatch. ``accelerate`` replaces autograd by faster passes
+where it can; ``tests/unit/learner/ppo/gradients/test_accelerators.py`` holds each of them to the reference.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from learner.networks.networks import SeparateCore, SharedCore
+from learner.networks.acting_policy import ActingPolicy
+from learner.networks.networks import RecurrentCore
 from learner.ppo.gradients.flat_parameters import FlatParameters
-from learner.ppo.gradients.llvm_forward import compile_forward
-from learner.ppo.gradients.parts import split_evenly
-from shared.engines.row_compiler.llvm_program import Activation
+from learner.ppo.gradients.parts import cache_sized_parts
 
-_MINUS_ONE = torch.tensor(-1.0)
-# What layers of 64 units leave behind for so many rows stays in a core's own cache: 17,408 rows took 23 and 32 ms (one
-# trunk, two) at once, 20 and 22 in parts. And images need not have all of their activations in memory.
-_CACHE_ROWS = 2048
+Function = Callable[[list[Tensor]], tuple[Tensor, Tensor]]
 
 
 class Backprop(Protocol):
-    """``forward`` then ``backward``, any number of times, under ``torch.no_grad``."""
+    """Passes of a network. They run under ``torch.no_grad``; ``forward`` comes before each ``backward``."""
 
     def forward(self, inputs: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Head ``[N, P]`` and value ``[N]``."""
+        """Return the head ``[N, P]`` and value ``[N]``, float32."""
         ...
 
     def backward(self, head_gradient: Tensor, value_gradient: Tensor) -> None:
-        """Write the gradient of every parameter, given those of the outputs of the last ``forward``."""
+        """Overwrite every parameter's gradient, given those of the last ``forward``'s outputs."""
         ...
 
 
 class RowBackprop(Backprop, Protocol):
-    """Of a network that treats every row alike."""
+    """Passes of a network that treats every row alike."""
 
     def evaluate(self, inputs: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """As ``forward`` for any number of rows, after which there is no ``backward``."""
+        """Return what ``forward`` returns, for any number of rows; no ``backward`` may follow."""
         ...
 
 
-class MlpBackprop:
-    """The passes of linear layers with an activation between them, as ``networks.mlp`` makes them."""
+class RowReference:
+    """Differentiable function of a feed-forward policy's observations, row by row."""
 
-    def __init__(self, layers: Iterable[nn.Module]) -> None:
-        layers = list(layers)
-        linears = [layer for layer in layers if isinstance(layer, nn.Linear)]
-        self._weights = [linear.weight.data for linear in linears]
-        self._biases = [linear.bias.data for linear in linears]
-        self._weight_gradients = [_gradient(linear.weight) for linear in linears]
-        self._bias_gradients = [_gradient(linear.bias) for linear in linears]
-        tanh = any(isinstance(layer, nn.Tanh) for layer in layers)
-        activation: Activation = "tanh" if tanh else "relu"
-        self._compiled = compile_forward(self._weights, self._biases, activation, keep=True)
-        self._evaluating = compile_forward(self._weights, self._biases, activation, keep=False)
-        self._activate: Callable[[Tensor], Tensor] = _tanh_ if tanh else torch.relu_
-        self._derive: Callable[[Tensor, Tensor], Tensor] = _tanh_backward_ if tanh else _relu_backward_
-        self._inputs: list[Tensor] = []  # of each layer
+    def __init__(self, policy: ActingPolicy) -> None:
+        self.policy = policy
+        self.encodes_once = _encodes_once(policy)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``[N, in]`` to ``[N, out]``."""
-        if self._compiled is not None:
-            *hidden, output = self._compiled(x)
-            self._inputs = [x, *hidden]
-            return output.clone()
-        self._inputs = [x]
-        for weight, bias in zip(self._weights[:-1], self._biases[:-1], strict=True):
-            x = self._activate(torch.addmm(bias, x, weight.t()))
-            self._inputs.append(x)
-        return torch.addmm(self._biases[-1], x, self._weights[-1].t())
+    def encode_once(self, observation: list[Tensor]) -> list[Tensor]:
+        """Return the inputs of ``run``: features ``[N, n]`` if the encoder has no parameters, else the observation."""
+        return [self.policy.encoder(observation)] if self.encodes_once else observation
 
-    def evaluate(self, x: Tensor) -> Tensor:
-        """As ``forward``, after which there is no ``backward``."""
-        if self._evaluating is not None:
-            return self._evaluating(x)[0].clone()
-        return torch.cat([self.forward(x[begin:end]) for begin, end in _parts(len(x))])
-
-    def backward(self, gradient: Tensor) -> None:
-        """Write the layers' gradients, given that of the output, ``[N, out]``."""
-        for i in range(len(self._weights) - 1, -1, -1):
-            _outer_sum(gradient, self._inputs[i], self._weight_gradients[i])
-            torch.sum(gradient, 0, out=self._bias_gradients[i])
-            if i:
-                gradient = self._derive(torch.mm(gradient, self._weights[i]), self._inputs[i])
+    def run(self, inputs: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Return the head ``[N, P]`` and value ``[N]``."""
+        features = inputs[0] if self.encodes_once else self.policy.encoder(inputs)
+        head, value, _ = self.policy.core(features, [])
+        return head, value
 
 
-class SharedCoreBackprop:
-    """A ``SharedCore``'s passes. ``inputs`` are ``[features]``."""
+class SequenceReference:
+    """Differentiable function of sequences of a recurrent policy's observations: T steps of b environments.
 
-    def __init__(self, core: SharedCore) -> None:
-        self._network = MlpBackprop(core.network)
-        self._head_size = core.head_size
+    The inputs of ``run`` are the state's leaves ``[b, size]`` before the first step, ``keeps`` float32 ``[T, b, 1]``
+    (0 where an episode begins and the state is cleared, else 1) and what ``encode_once`` returns.
+    """
 
-    def forward(self, inputs: list[Tensor]) -> tuple[Tensor, Tensor]:
-        return self._split(self._network.forward(inputs[0]))
+    def __init__(self, policy: ActingPolicy) -> None:
+        if not isinstance(policy.core, RecurrentCore):
+            raise TypeError(f"expected a recurrent policy, found one with a {type(policy.core).__name__}")
+        self.policy = policy
+        self.core = policy.core
+        self.encodes_once = _encodes_once(policy)
+        self._n_states = len(policy.signature.state)
 
-    def evaluate(self, inputs: list[Tensor]) -> tuple[Tensor, Tensor]:
-        return self._split(self._network.evaluate(inputs[0]))
+    def encode_once(self, observation: list[Tensor]) -> list[Tensor]:
+        """Return features ``[T, b, n]`` if the encoder has no parameters, else the observation ``[T, b, ...]``."""
+        if not self.encodes_once:
+            return observation
+        length, width = observation[0].shape[:2]
+        features: Tensor = self.policy.encoder([leaf.flatten(0, 1) for leaf in observation])
+        return [features.reshape(length, width, -1)]
 
-    def _split(self, output: Tensor) -> tuple[Tensor, Tensor]:
-        return output[:, : self._head_size], output[:, self._head_size]
+    def run(self, inputs: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Return the head ``[T * b, P]`` and value ``[T * b]``."""
+        state, (keeps, *observation) = inputs[: self._n_states], inputs[self._n_states :]
+        head, value = self.heads(self.states(state, keeps, observation)[0])
+        return head.flatten(0, 1), value.flatten()
 
-    def backward(self, head_gradient: Tensor, value_gradient: Tensor) -> None:
-        self._network.backward(torch.cat([head_gradient, value_gradient.unsqueeze(-1)], -1))
+    def states(self, state: list[Tensor], keeps: Tensor, observation: list[Tensor]) -> list[Tensor]:
+        """Return the state after every step, each leaf ``[T, b, size]``."""
+        states = []
+        begins = (keeps == 0).flatten(1).any(1).tolist()
+        for t, step in enumerate(self._cell_inputs(observation).unbind(0)):
+            if begins[t]:
+                state = [leaf * keeps[t] for leaf in state]
+            state = self.core.cell.step(step, state)
+            states.append(state)
+        return [torch.stack(leaf) for leaf in zip(*states, strict=True)]
 
+    def heads(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the head ``[..., P]`` and value ``[...]`` of the cell's output ``[..., size]``."""
+        output = self.core.heads(hidden)
+        return output[..., : self.core.head_size], output[..., self.core.head_size]
 
-class SeparateCoreBackprop:
-    """A ``SeparateCore``'s passes. ``inputs`` are ``[features]``."""
-
-    def __init__(self, core: SeparateCore) -> None:
-        self._policy = MlpBackprop(core.policy)
-        self._value = MlpBackprop(core.value)
-
-    def forward(self, inputs: list[Tensor]) -> tuple[Tensor, Tensor]:
-        return self._policy.forward(inputs[0]), self._value.forward(inputs[0]).squeeze(-1)
-
-    def evaluate(self, inputs: list[Tensor]) -> tuple[Tensor, Tensor]:
-        return self._policy.evaluate(inputs[0]), self._value.evaluate(inputs[0]).squeeze(-1)
-
-    def backward(self, head_gradient: Tensor, value_gradient: Tensor) -> None:
-        self._policy.backward(head_gradient)
-        self._value.backward(value_gradient.unsqueeze(-1))
+    def _cell_inputs(self, observation: list[Tensor]) -> Tensor:
+        """Return what every step's observation adds to the cell's gates, ``[T, b, gates * size]``."""
+        length, width = observation[0].shape[:2]
+        rows = [leaf.flatten(0, 1) for leaf in observation]
+        features = rows[0] if self.encodes_once else self.policy.encoder(rows)
+        projected: Tensor = self.core.cell.from_input(self.core.hidden(features))
+        return projected.reshape(length, width, -1)
 
 
 class AutogradBackprop:
-    """The passes of any differentiable ``function`` of ``inputs``."""
+    """Passes of any differentiable ``function`` of ``inputs``, by autograd."""
 
-    def __init__(self, function: Callable[[list[Tensor]], tuple[Tensor, Tensor]], parameters: FlatParameters) -> None:
-        self.function = function
+    def __init__(self, function: Function, parameters: FlatParameters) -> None:
+        self._function = function
         self._parameters = parameters
         self._outputs: tuple[Tensor, Tensor] | None = None
 
     def forward(self, inputs: list[Tensor]) -> tuple[Tensor, Tensor]:
         self._parameters.gradient.zero_()
         with torch.enable_grad():
-            self._outputs = self.function(inputs)
+            self._outputs = self._function(inputs)
         head, value = self._outputs
         return head.detach(), value.detach()
 
     def evaluate(self, inputs: list[Tensor]) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
-            parts = [self.function([tensor[begin:end] for tensor in inputs]) for begin, end in _parts(len(inputs[0]))]
-        heads, values = zip(*parts, strict=True)
+            parts = cache_sized_parts(len(inputs[0]))
+            outputs = [self._function([tensor[begin:end] for tensor in inputs]) for begin, end in parts]
+        heads, values = zip(*outputs, strict=True)
         return torch.cat(heads), torch.cat(values)
 
     def backward(self, head_gradient: Tensor, value_gradient: Tensor) -> None:
@@ -153,30 +138,6 @@ class AutogradBackprop:
         self._outputs = None
 
 
-def _parts(rows: int) -> list[tuple[int, int]]:
-    return split_evenly(rows, _CACHE_ROWS) or [(0, 0)]
-
-
-def _gradient(parameter: Tensor) -> Tensor:
-    assert parameter.grad is not None, "FlatParameters gives every parameter its gradient"
-    return parameter.grad
-
-
-def _outer_sum(gradient: Tensor, inputs: Tensor, out: Tensor) -> None:
-    """``out = gradient^T inputs``. The product is several times as fast with the fewer rows first."""
-    if inputs.shape[1] < gradient.shape[1]:
-        out.copy_(torch.mm(inputs.t(), gradient).t())
-    else:
-        torch.mm(gradient.t(), inputs, out=out)
-
-
-def _tanh_(x: Tensor) -> Tensor:
-    return torch.add(_MINUS_ONE, x.mul_(2).sigmoid_(), alpha=2, out=x)
-
-
-def _tanh_backward_(gradient: Tensor, activated: Tensor) -> Tensor:
-    return torch.ops.aten.tanh_backward(gradient, activated)  # type: ignore[no-any-return]
-
-
-def _relu_backward_(gradient: Tensor, activated: Tensor) -> Tensor:
-    return torch.ops.aten.threshold_backward(gradient, activated, 0)  # type: ignore[no-any-return]
+def _encodes_once(policy: ActingPolicy) -> bool:
+    """Return True if features need not be computed again for every gradient step."""
+    return next(policy.encoder.parameters(), None) is None

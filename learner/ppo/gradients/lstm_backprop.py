@@ -1,33 +1,31 @@
-"""Backpropagation through time, written out for a ``RecurrentCore`` with an LSTM.
+"""Hand-written backpropagation through time for a ``RecurrentCore`` with an LSTM.
 
-What is the same for every step is done for all of them at once; what is left in the loop is a dozen operations a step
-each way, where autograd records and replays three times as many.
+Work that does not depend on the state is done for all steps at once. The loop is left with a dozen operations a step in
+each direction; autograd records and replays three times as many.
+
+Equations of the cell, with gates i, f, g, o (Hochreiter & Schmidhuber 1997, with forget gates): ``c = f c + i g`` and
+``h = o tanh(c)``, where i, f and o are sigmoids and g is a tanh.
 """
 
 import torch
 from torch import Tensor, nn
 
 from learner.networks.networks import LstmCell, RecurrentCore
-from learner.ppo.gradients.backprop import MlpBackprop
+from learner.ppo.gradients.mlp_backprop import MlpBackprop, gradient_of
 
 
 class LstmBackprop:
-    """A core's passes over whole sequences.
-
-    ``inputs`` are ``h`` and ``c`` ``[b, size]`` before the first step, ``keeps`` ``[T, b, 1]`` (0 where the state is
-    zero before the step, else 1) and ``features`` ``[T, b, n]``. Outputs have ``T * b`` rows.
-    """
+    """Passes of the core over whole sequences; ``inputs`` as in ``SequenceReference``, ending in the features."""
 
     def __init__(self, core: RecurrentCore, cell: LstmCell) -> None:
-        """``cell`` is the core's own."""
+        """``cell`` is the core's cell."""
         hidden = [layer for layer in core.hidden.modules() if isinstance(layer, nn.Linear | nn.Tanh | nn.ReLU)]
         self._into_gates = MlpBackprop([*hidden, cell.from_input])
         self._heads = MlpBackprop([core.heads])
         self._head_size = core.head_size
         self._size = cell.size
         self._weight = cell.from_hidden.weight.data
-        assert cell.from_hidden.weight.grad is not None, "FlatParameters gives every parameter its gradient"
-        self._weight_gradient = cell.from_hidden.weight.grad
+        self._weight_gradient = gradient_of(cell.from_hidden.weight)
         self._heads_weight = core.heads.weight.data
         self._kept: tuple[Tensor, Tensor, Tensor, Tensor, Tensor, list[bool]] | None = None
 
@@ -37,7 +35,7 @@ class LstmBackprop:
         gates = self._into_gates.forward(features.flatten(0, 1)).view(length, width, 4 * self._size)
         shape = (length, width, self._size)
         before_h, before_c, tanh_c, hidden = (torch.empty(shape) for _ in range(4))
-        begins = _any_zero(keeps)
+        begins: list[bool] = (keeps == 0).flatten(1).any(1).tolist()
         weight = self._weight.t()
         for t in range(length):
             if begins[t]:
@@ -77,14 +75,8 @@ class LstmBackprop:
         self._into_gates.backward(flat)
 
 
-def _any_zero(keeps: Tensor) -> list[bool]:
-    """For each step, whether any environment's state is cleared before it."""
-    begins: list[bool] = (keeps == 0).flatten(1).any(1).tolist()
-    return begins
-
-
 def _activate(gates: Tensor, size: int) -> tuple[Tensor, ...]:
-    """In place, sigmoid of the gates i, f and o, and tanh of g as ``2 sigmoid(2 x) - 1``; returns all four."""
+    """Apply sigmoid to i, f and o, and tanh to g, as ``2 sigmoid(2 x) - 1``, in place; return the four gates."""
     g = gates[:, 2 * size : 3 * size]
     g.mul_(2)
     gates.sigmoid_()
@@ -93,7 +85,7 @@ def _activate(gates: Tensor, size: int) -> tuple[Tensor, ...]:
 
 
 def _derive(d_gates: Tensor, gates: Tensor, d_g: Tensor, g: Tensor) -> None:
-    """In place, from gradients of activated gates to those of their inputs: times y (1 - y), and 1 - y^2 for g."""
+    """Turn gradients of activated gates y into those of their inputs, in place: times y (1 - y), for g 1 - y^2."""
     d_tanh = torch.ops.aten.tanh_backward(d_g, g)
     d_gates.copy_(torch.ops.aten.sigmoid_backward(d_gates, gates))
     d_g.copy_(d_tanh)

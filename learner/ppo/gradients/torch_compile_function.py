@@ -1,34 +1,44 @@
-"""The autograd path of the update, compiled: one kernel where eager calls many, for as long as it gives the same.
+"""The function that autograd differentiates, compiled by ``torch.compile`` into fewer kernels.
 
-Compiled code is kept in torch's own cache on disk: the next learner finds it there.
+torch keeps compiled code in its own cache on disk, where the next learner finds it.
 """
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from loguru import logger
 from torch import Tensor
 
-Function = Callable[[list[Tensor]], tuple[Tensor, Tensor]]
+from learner.ppo.gradients.backprop import Function, RowReference
+from shared.policy.probe import make_inputs
 
-_RTOL, _ATOL = 1e-4, 1e-5  # rounding, of sums in another order
+_RTOL, _ATOL = 1e-4, 1e-5  # rounding errors: sums are computed in another order
+_EXAMPLE_ROWS = 8
 
 
-def compile_function(function: Function, parameters: Sequence[Tensor], example: list[Tensor]) -> Function:
-    """``function`` compiled for batches of any size, or as it is, with one line in the log that says why.
+def torch_compile_policy(reference: RowReference) -> Function:
+    """Return ``reference.run``, compiled if possible. It must take observations, not features."""
+    policy = reference.policy
+    n = len(policy.signature.observation)
+    example = [torch.from_numpy(leaf) for leaf in make_inputs(policy.signature, _EXAMPLE_ROWS, seed=0)[:n]]
+    return torch_compile_function(reference.run, [*policy.encoder.parameters(), *policy.core.parameters()], example)
 
-    It is tried here, forwards and backwards, with ``example`` (several rows): outputs and the gradients of
-    ``parameters`` must be those of the function itself. Takes half a minute; writes no gradient.
+
+def torch_compile_function(function: Function, parameters: Sequence[Tensor], example: list[Tensor]) -> Function:
+    """Return ``function`` compiled for batches of any size, or itself, with one log line that gives the reason.
+
+    The compiled function runs here on ``example`` (several rows), forward and backward; outputs and gradients of
+    ``parameters`` have to equal those of ``function``. Takes about 30 s; writes no gradient.
     """
     for tensor in example:
-        torch._dynamo.mark_dynamic(tensor, 0)  # minibatches are of nearly equal size: one program serves them all
-    compiled = torch.compile(function, fullgraph=True)  # in pieces it would be no faster than eager
+        torch._dynamo.mark_dynamic(tensor, 0)  # one program serves minibatches of all sizes
+    compiled = torch.compile(function, fullgraph=True)  # with graph breaks it would be no faster than eager
     try:
-        with warnings.catch_warnings():  # of torch's own deprecations, while it compiles
+        with warnings.catch_warnings():  # torch warns of its own deprecations while it compiles
             warnings.simplefilter("ignore")
             found = _outputs_and_gradients(compiled, parameters, example)
-    except Exception as error:  # noqa: BLE001 - compilers, and what torch makes of them, raise anything; eager works
+    except Exception as error:  # noqa: BLE001 - compilers raise anything; eager execution works
         reason = str(error).strip().split("\n")[0]
         logger.warning("the update is not compiled: {}: {}", type(error).__name__, reason)
         return function

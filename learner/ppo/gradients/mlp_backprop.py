@@ -1,0 +1,127 @@
+"""Hand-written gradients of feed-forward networks of linear layers.
+
+They overwrite the gradient buffer of ``FlatParameters``. For two layers of 64 units they take less than half the time
+of autograd: nothing is recorded or accumulated, and the forward pass is one compiled function. Where LLVM does not
+compile it, tanh is computed by the vectorised sigmoid, three times as fast as ``torch.tanh``.
+"""
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+
+from learner.networks.networks import SeparateCore, SharedCore
+from learner.ppo.gradients.llvm_forward import llvm_forward
+from learner.ppo.gradients.parts import cache_sized_parts
+from shared.engines.row_compiler.llvm_program import Activation
+
+_MINUS_ONE = torch.tensor(-1.0)
+
+
+class MlpBackprop:
+    """Passes of linear layers with an activation between them, as ``networks.mlp`` makes them."""
+
+    def __init__(self, layers: Iterable[nn.Module]) -> None:
+        layers = list(layers)
+        linears = [layer for layer in layers if isinstance(layer, nn.Linear)]
+        self._weights = [linear.weight.data for linear in linears]
+        self._biases = [linear.bias.data for linear in linears]
+        self._weight_gradients = [gradient_of(linear.weight) for linear in linears]
+        self._bias_gradients = [gradient_of(linear.bias) for linear in linears]
+        tanh = any(isinstance(layer, nn.Tanh) for layer in layers)
+        activation: Activation = "tanh" if tanh else "relu"
+        self._compiled = llvm_forward(self._weights, self._biases, activation, keep_hidden=True)
+        self._evaluating = llvm_forward(self._weights, self._biases, activation, keep_hidden=False)
+        self._activate: Callable[[Tensor], Tensor] = _tanh_ if tanh else torch.relu_
+        self._derive: Callable[[Tensor, Tensor], Tensor] = _tanh_backward_ if tanh else _relu_backward_
+        self._inputs: list[Tensor] = []  # of each layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the output ``[N, out]`` of ``x`` ``[N, in]``."""
+        if self._compiled is not None:
+            *hidden, output = self._compiled(x)
+            self._inputs = [x, *hidden]
+            return output.clone()
+        self._inputs = [x]
+        for weight, bias in zip(self._weights[:-1], self._biases[:-1], strict=True):
+            x = self._activate(torch.addmm(bias, x, weight.t()))
+            self._inputs.append(x)
+        return torch.addmm(self._biases[-1], x, self._weights[-1].t())
+
+    def evaluate(self, x: Tensor) -> Tensor:
+        """Return what ``forward`` returns; no ``backward`` may follow."""
+        if self._evaluating is not None:
+            return self._evaluating(x)[0].clone()
+        return torch.cat([self.forward(x[begin:end]) for begin, end in cache_sized_parts(len(x))])
+
+    def backward(self, gradient: Tensor) -> None:
+        """Overwrite the layers' gradients, given that of the output, ``[N, out]``."""
+        for i in range(len(self._weights) - 1, -1, -1):
+            _outer_sum(gradient, self._inputs[i], self._weight_gradients[i])
+            torch.sum(gradient, 0, out=self._bias_gradients[i])
+            if i:
+                gradient = self._derive(torch.mm(gradient, self._weights[i]), self._inputs[i])
+
+
+class SharedCoreBackprop:
+    """Passes of a ``SharedCore``; ``inputs`` are ``[features]``."""
+
+    def __init__(self, core: SharedCore) -> None:
+        self._network = MlpBackprop(core.network)
+        self._head_size = core.head_size
+
+    def forward(self, inputs: list[Tensor]) -> tuple[Tensor, Tensor]:
+        return self._split(self._network.forward(inputs[0]))
+
+    def evaluate(self, inputs: list[Tensor]) -> tuple[Tensor, Tensor]:
+        return self._split(self._network.evaluate(inputs[0]))
+
+    def _split(self, output: Tensor) -> tuple[Tensor, Tensor]:
+        return output[:, : self._head_size], output[:, self._head_size]
+
+    def backward(self, head_gradient: Tensor, value_gradient: Tensor) -> None:
+        self._network.backward(torch.cat([head_gradient, value_gradient.unsqueeze(-1)], -1))
+
+
+class SeparateCoreBackprop:
+    """Passes of a ``SeparateCore``; ``inputs`` are ``[features]``."""
+
+    def __init__(self, core: SeparateCore) -> None:
+        self._policy = MlpBackprop(core.policy)
+        self._value = MlpBackprop(core.value)
+
+    def forward(self, inputs: list[Tensor]) -> tuple[Tensor, Tensor]:
+        return self._policy.forward(inputs[0]), self._value.forward(inputs[0]).squeeze(-1)
+
+    def evaluate(self, inputs: list[Tensor]) -> tuple[Tensor, Tensor]:
+        return self._policy.evaluate(inputs[0]), self._value.evaluate(inputs[0]).squeeze(-1)
+
+    def backward(self, head_gradient: Tensor, value_gradient: Tensor) -> None:
+        self._policy.backward(head_gradient)
+        self._value.backward(value_gradient.unsqueeze(-1))
+
+
+def gradient_of(parameter: Tensor) -> Tensor:
+    """Return the buffer of the parameter's gradient."""
+    assert parameter.grad is not None, "FlatParameters gives every parameter its gradient"
+    return parameter.grad
+
+
+def _outer_sum(gradient: Tensor, inputs: Tensor, out: Tensor) -> None:
+    """``out = gradient^T inputs``. The product is several times as fast if its first matrix has fewer rows."""
+    if inputs.shape[1] < gradient.shape[1]:
+        out.copy_(torch.mm(inputs.t(), gradient).t())
+    else:
+        torch.mm(gradient.t(), inputs, out=out)
+
+
+def _tanh_(x: Tensor) -> Tensor:
+    return torch.add(_MINUS_ONE, x.mul_(2).sigmoid_(), alpha=2, out=x)
+
+
+def _tanh_backward_(gradient: Tensor, activated: Tensor) -> Tensor:
+    return torch.ops.aten.tanh_backward(gradient, activated)  # type: ignore[no-any-return]
+
+
+def _relu_backward_(gradient: Tensor, activated: Tensor) -> Tensor:
+    return torch.ops.aten.threshold_backward(gradient, activated, 0)  # type: ignore[no-any-return]
