@@ -2,9 +2,8 @@
 
 from shared.engines.engine import Engine
 from shared.errors import PolicyOutputError, ProgramError
-from shared.policy.module_probe import compare_outputs, decode_module_probe
 from shared.policy.module_signature import ModuleSignature
-from shared.policy.probe import decode_probe
+from shared.policy.probe import compare_outputs, decode_probe
 from shared.store.policy_store import VersionFiles
 
 _CALLS = 3
@@ -17,7 +16,7 @@ class ModuleVerifier:
         manifest = files.manifest
         data = files.read(manifest.probe.file)
         is_module = isinstance(manifest.module, ModuleSignature)
-        self._probe = decode_module_probe(data, signature) if is_module else decode_probe(data, manifest.signature)
+        self._probe = decode_probe(data, signature if is_module else manifest.signature)
         self._names = [spec.name for spec in signature.outputs]
         self._tolerance = (manifest.probe.atol, manifest.probe.rtol)
 

@@ -28,9 +28,8 @@ from shared.policy.manifest import (
     ProbeEntry,
     ProgramEntry,
 )
-from shared.policy.module_probe import encode_module_probe
 from shared.policy.module_signature import NOT_A_POLICY
-from shared.policy.probe import PROBE_ATOL, PROBE_RTOL, Probe
+from shared.policy.probe import PROBE_ATOL, PROBE_RTOL, Probe, encode_probe
 from shared.policy.signing import SigningKey, signing_key_of
 from shared.policy.structure import describe
 from shared.policy.weights import encode_weights, tensor_places
@@ -251,7 +250,7 @@ def _write(
 ) -> Manifest:
     try:
         probe = Probe(cases.cases[0].inputs, cases.cases[0].outputs)
-        files = {**files, PROBE_FILE: encode_module_probe(probe, cases.signature)}
+        files = {**files, PROBE_FILE: encode_probe(probe, cases.signature)}
     except WeightsError as error:
         raise ExportError(f"the probe: {error}") from error
     version = parse_version_name(path.name) or 0

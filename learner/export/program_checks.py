@@ -9,7 +9,7 @@ from learner.export.eager_cases import Case, EagerCases
 from learner.export.export_checks import perturbed
 from learner.export.export_verdicts import ATOL, MOST_CHARACTERS, Failure, LoadWeights, Run, refusal, stale_weights
 from shared.errors import ExportError, PolicyError, one_line
-from shared.policy.module_probe import compare_outputs
+from shared.policy.probe import compare_outputs
 
 _EPSILONS = 32  # of the coarsest dtype among the outputs: float16 is no nearer to itself than that
 

@@ -1,4 +1,6 @@
 """The contents of a policy version: signature, manifest, weights, probe, digests, keys.
 
-Entry point: ``manifest.Manifest``. Everything above imports this folder; it imports only ``files`` and ``errors``.
+Entry point: ``manifest.Manifest``. It imports only ``files`` and
+``errors``. ``output_bounds`` is reached from the actor alone, through the LLVM engine and the action check, which must
+agree on it.
 """

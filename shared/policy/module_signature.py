@@ -1,7 +1,4 @@
-"""What a module that was exported as it is takes and returns: flat tensors, and the nested structures around them.
-
-A policy has a ``PolicySignature``, which knows of observations and actions; any other module has only this.
-"""
+"""Signature of an exported module that is not a policy: flat tensors and the nested structures around them."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -16,11 +13,11 @@ from shared.policy.spaces import ActionSpec
 from shared.policy.structure import Structure
 
 NOT_A_POLICY = PolicySignature((), ActionSpec("none", "float32", ()), (), ())
-"""The signature in the manifest of a module that is no policy: no agent can act with it."""
+"""Policy signature in the manifest of a module that is not a policy; an agent refuses it."""
 
 
 class ArgumentSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One tensor. ``shape`` has None where an input has the batch size, and where an output's size depends on it."""
+    """One tensor. A None in ``shape`` is the batch size in an input, and in an output a size that depends on it."""
 
     name: str
     dtype: str
@@ -28,7 +25,7 @@ class ArgumentSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ModuleSignature(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True):
-    """``arguments`` is the structure of ``(args, kwargs)``, ``result`` that of what the module returns."""
+    """Tensors of a module. ``arguments`` is the structure of ``(args, kwargs)``, ``result`` that of the result."""
 
     inputs: tuple[ArgumentSpec, ...]
     outputs: tuple[ArgumentSpec, ...]
@@ -36,14 +33,24 @@ class ModuleSignature(msgspec.Struct, frozen=True, forbid_unknown_fields=True, d
     result: Structure
 
     @cached_property
+    def input_names(self) -> tuple[str, ...]:
+        """Names of the inputs, in order."""
+        return tuple(spec.name for spec in self.inputs)
+
+    @cached_property
+    def output_names(self) -> tuple[str, ...]:
+        """Names of the outputs, in order."""
+        return tuple(spec.name for spec in self.outputs)
+
+    @cached_property
     def batch_dims(self) -> tuple[int | None, ...]:
-        """Which dimension of each input is the batch, or None."""
+        """Index of each input's batch dimension, or None."""
         return tuple(spec.shape.index(None) if None in spec.shape else None for spec in self.inputs)
 
     def check_inputs(self, arrays: Sequence[np.ndarray]) -> int | None:
-        """The batch size, None where none varies. Raises SignatureMismatch unless ``arrays`` fit.
+        """Return the batch size, or None without a batch dimension. Raises SignatureMismatch unless ``arrays`` fit.
 
-        A traced LSTM that is given a wrong state kills the process.
+        A traced LSTM with a state of the wrong shape ends the process.
         """
         return _check(self.inputs, arrays, "input")
 

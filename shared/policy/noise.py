@@ -1,4 +1,4 @@
-"""Counter-based noise: a seed and an offset, recorded with a rollout, stand for all that a policy was given."""
+"""Counter-based noise: the seed and the offset recorded with a rollout determine a policy's noise."""
 
 import numpy as np
 import numpy.typing as npt
@@ -10,11 +10,11 @@ _SMALLEST = np.float32(1e-12)
 
 
 class NoiseStream:
-    """The noise of one batch of environments, step by step.
+    """Noise of one batch of environments.
 
-    Step ``offset`` always gets the same rows for the same ``seed`` and ``batch_size``, in whichever order steps are
-    asked for. Steps are drawn in blocks, because one call for 64 steps costs little more than a call for one.
-    Source: Philox as a counter-based generator (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3").
+    The noise of a step is a function of ``seed``, ``batch_size`` and its offset, in any order of calls. Steps are drawn
+    in blocks of 64, which cost little more than a single step. Source: Philox as a counter-based generator (Salmon et
+    al. 2011, "Parallel random numbers: as easy as 1, 2, 3").
     """
 
     def __init__(self, action: ActionSpec, batch_size: int, seed: int) -> None:
@@ -25,10 +25,10 @@ class NoiseStream:
         self._philox = np.random.Philox(key=seed)
         self._generator = np.random.Generator(self._philox)
         self._state = self._philox.state
-        self._block: list[npt.NDArray[np.float32]] = []  # views, each made once: one step after the other is asked for
+        self._block: list[npt.NDArray[np.float32]] = []  # views, made once per block
 
     def at(self, offset: int) -> npt.NDArray[np.float32]:
-        """Noise ``[B, *noise_shape]`` of step ``offset``; a view that stays valid."""
+        """Return the noise of step ``offset``, float32 ``[B, *noise_shape]``; a view that stays valid."""
         block_index, row = divmod(offset, _BLOCK_STEPS)
         if block_index != self._block_index:
             self._block = list(self._draw(block_index))
@@ -36,8 +36,8 @@ class NoiseStream:
         return self._block[row]
 
     def _draw(self, block_index: int) -> npt.NDArray[np.float32]:
-        # The counter's high word selects the block; no block draws 2**128 numbers from the low words.
-        # Its state is set, since to make a generator takes as long as to draw with it.
+        # The counter's high word selects the block; no block draws 2**128 numbers from the low words. The state is set
+        # because creating a generator takes as long as drawing with it.
         self._state["state"]["counter"][:] = (0, 0, block_index, 0)
         self._philox.state = self._state
         generator = self._generator
@@ -48,7 +48,7 @@ class NoiseStream:
 
 
 def gumbel(uniform: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Standard Gumbel noise of numbers in [0, 1): finite at both ends. Takes no more memory than it returns."""
+    """Return -ln(-ln u) of ``uniform`` u in [0, 1): standard Gumbel noise, finite at both ends."""
     noise = np.maximum(uniform, _SMALLEST)
     for _ in range(2):
         np.log(noise, noise)
@@ -57,6 +57,6 @@ def gumbel(uniform: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 
 def logistic(uniform: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Standard logistic noise of numbers in [0, 1): finite at both ends."""
+    """Return ln(u / (1 - u)) of ``uniform`` u in [0, 1): standard logistic noise, finite at both ends."""
     uniform = np.maximum(uniform, _SMALLEST)
     return np.log(uniform) - np.log1p(-uniform)

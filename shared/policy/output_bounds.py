@@ -1,4 +1,4 @@
-"""What each output of a policy may hold: finite numbers, and actions that exist. For programs that check that."""
+"""Bounds of a policy's outputs: finite numbers, and actions of the action space. Compiled programs check them."""
 
 import functools
 from collections.abc import Sequence
@@ -9,16 +9,16 @@ import numpy as np
 from shared.policy.signature import PolicySignature, TensorSpec
 from shared.policy.spaces import ActionSpec
 
-# An env_action was clipped or squashed inside the policy, in float32: it may stand beside its bound by that rounding.
+# The policy clips or squashes an env_action in float32, so it may miss its bound by rounding.
 BOUND_RTOL = 1e-6
 
 _LARGEST = float(np.finfo(np.float32).max)
 
 
 class Bounds(NamedTuple):
-    """Of one output [B, *shape]: the least and the largest number, for each of a row's or, of length 1, for all.
+    """Inclusive bounds of one output ``[B, *shape]``: one per number of a row, or of length 1 for all of them.
 
-    They are float32, and never wider than what they stand for.
+    The bounds are float32, rounded inwards.
     """
 
     shape: tuple[int, ...]
@@ -27,7 +27,7 @@ class Bounds(NamedTuple):
 
 
 class InBounds(list[np.ndarray]):
-    """Outputs that the program itself found to be within ``bounds``, every number of them. Whoever makes it says so."""
+    """Outputs that their program has found to be within ``bounds``."""
 
     __slots__ = ("bounds",)
 
@@ -35,11 +35,11 @@ class InBounds(list[np.ndarray]):
 
 
 def output_bounds(signature: PolicySignature) -> tuple[Bounds, ...]:
-    """One for each output of ``signature``."""
+    """Return the bounds of each output of ``signature``."""
     return tuple(_bounds(signature.action, spec) for spec in signature.outputs)
 
 
-@functools.lru_cache(maxsize=64)  # what is the same object is compared at once
+@functools.lru_cache(maxsize=64)  # equal keys are usually the same object, which compares fast
 def _bounds(action: ActionSpec, spec: TensorSpec) -> Bounds:
     low: Sequence[float] = (-_LARGEST,)
     high: Sequence[float] = (_LARGEST,)
@@ -54,21 +54,21 @@ def _bounds(action: ActionSpec, spec: TensorSpec) -> Bounds:
 
 
 def cardinalities(action: ActionSpec) -> np.ndarray:
-    """How many values each choice has, int64 [*action] of an action that is no box."""
+    """Return the number of values of each choice, int64 of the action's shape; not for a box."""
     if action.kind == "multi_binary":
         return np.full(action.shape, 2)
     return np.array(action.cardinalities).reshape(action.shape)
 
 
 def box_limits(bounds: Sequence[float | None], sign: int) -> np.ndarray:
-    """The numbers, float64, beyond which an ``env_action`` is outside of the box; ``sign`` is -1 for the lower ones."""
+    """Return the bounds widened by ``BOUND_RTOL``, float64; ``sign`` is -1 for lower bounds and 1 for upper ones."""
     largest = float(np.finfo(np.float64).max)
     limits = [sign * largest if b is None else b + sign * BOUND_RTOL * max(1.0, abs(b)) for b in bounds]
     return np.array(limits, np.float64)
 
 
 def _narrowed(limits: Sequence[float], inwards: int) -> tuple[float, ...]:
-    """``limits`` as finite float32, rounded ``inwards`` (1: upwards); one number where they are all the same."""
+    """Return ``limits`` as finite float32, rounded ``inwards`` (1: upwards); a single number if all are equal."""
     exact = np.clip(np.array(limits, np.float64), -_LARGEST, _LARGEST)
     rounded = exact.astype(np.float32)
     is_wider = (exact - rounded) * inwards > 0

@@ -1,10 +1,9 @@
-"""Golden inputs and outputs: what proves that a program computes what the learner's own policy computes.
+"""Probes: golden inputs and outputs that show that a program computes what the learner's policy computes.
 
-A rounding difference between two processors, or two engines, must never turn a discrete choice, so rows in which it
-could are replaced. The margin is found from outside, through the policy's purity: noise is added to logits before the
-best is chosen, so taking ``margin`` from the chosen one's noise changes the choice exactly where its lead was smaller.
-A policy that compares what no noise is added to (Q-values) says itself how far its choice leads, relative to the size
-of what is compared: ``choice_lead(inputs)``, float [B].
+Rounding differences between processors or engines must not change a discrete choice, so rows in which they could are
+replaced. Noise is added to logits before the maximum is taken; therefore subtracting ``margin`` from the noise of the
+chosen action changes exactly the choices that lead by less. A policy that compares values without noise (Q-values)
+defines ``choice_lead(inputs)``: the lead of its choice relative to the size of the values, float [B].
 """
 
 from collections.abc import Callable, Sequence
@@ -14,37 +13,38 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from shared.errors import ExportError, ProbeMismatch, SignatureMismatch, WeightsError
+from shared.policy.module_signature import ModuleSignature
 from shared.policy.noise import NoiseStream
 from shared.policy.signature import PolicySignature, TensorSpec
 from shared.policy.spaces import ActionSpec, ObservationLeaf
-from shared.policy.weights import decode_weights, encode_weights
+from shared.policy.weights import decode_tensors, decode_weights, encode_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Policy = Callable[[list["Tensor"]], list["Tensor"]]
-"""A module in eval mode, or anything else that is called as one."""
+"""A module in eval mode, or any other callable of the same form."""
 
 # The tolerances in a published probe. They are wider than those of the export: an actor may run other kernels.
 PROBE_ATOL = PROBE_RTOL = 1e-4
 _FIRST_MARGIN = 1e-2
-_ROUNDS = 16  # each asks for half the margin of the one before: a policy with a thousand dimensions gets there too
+_ROUNDS = 16  # each halves the margin, so that a policy with a thousand dimensions passes too
 
 
 @dataclass(frozen=True)
 class Probe:
-    """One batch, in the order of the signature."""
+    """Inputs and outputs of one batch, in the order of the signature."""
 
     inputs: tuple[np.ndarray, ...]
     outputs: tuple[np.ndarray, ...]
 
 
 MakeInputs = Callable[[PolicySignature, int, int], list[np.ndarray]]
-"""As ``make_inputs``."""
+"""Function with the parameters of ``make_inputs``."""
 
 
 def make_inputs(signature: PolicySignature, batch_size: int, seed: int) -> list[np.ndarray]:
-    """Plausible inputs, the same for the same seed; every mask leaves at least one action of each choice."""
+    """Return random inputs of ``batch_size`` rows, determined by ``seed``; masks allow an action of every choice."""
     generator = np.random.default_rng([seed, batch_size])
     leaves = iter(signature.observation)
     inputs = []
@@ -65,7 +65,7 @@ def make_inputs(signature: PolicySignature, batch_size: int, seed: int) -> list[
 def compute_probe(
     policy: Policy, signature: PolicySignature, *, batch_size: int = 8, seed: int = 0, make: MakeInputs = make_inputs
 ) -> Probe:
-    """What ``policy`` answers. Raises ExportError where it answers with what its signature does not promise."""
+    """Return inputs with clear choices and the outputs of ``policy``. Raises ExportError when none are found."""
     inputs = make(signature, batch_size, seed)
     margin = _FIRST_MARGIN
     for attempt in range(1, _ROUNDS + 1):
@@ -78,17 +78,17 @@ def compute_probe(
             array[undecided] = other[undecided]
         margin /= 2
     raise ExportError(
-        f"found no {batch_size} probe inputs for which the policy's choice is clear: its best two actions always come "
-        "within rounding of each other. Does its action depend on its noise, or on its observation?"
+        "check that the policy's action depends on its noise or its observation: found no "
+        f"{batch_size} probe inputs in which the best two actions differ by more than rounding"
     )
 
 
 def run_policy(policy: Policy, signature: PolicySignature, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Call an eager policy or a program on numpy arrays. Raises ExportError unless the outputs fit and are finite."""
+    """Call a policy or a program on numpy arrays. Raises ExportError unless the outputs are finite and fit."""
     import torch
 
     with torch.no_grad():
-        # Copies on both sides: a policy may return a view of an input, and inputs may be read-only.
+        # Copied both ways: a policy may return a view of an input, and inputs may be read-only.
         try:
             outputs = [output.numpy().copy() for output in policy([torch.from_numpy(array.copy()) for array in inputs])]
         except Exception as error:  # a policy's own code may raise anything
@@ -106,55 +106,89 @@ def run_policy(policy: Policy, signature: PolicySignature, inputs: Sequence[np.n
 def compare(
     expected: Sequence[np.ndarray], found: Sequence[np.ndarray], signature: PolicySignature, atol: float, rtol: float
 ) -> float:
-    """The largest difference of any output. Raises ProbeMismatch unless each is within ``atol + rtol * |expected|``.
-
-    What is not a float must be equal.
-    """
+    """Compare a policy's outputs as ``compare_outputs`` does, after a check against the signature."""
     try:
         signature.check_outputs(found, expected[0].shape[0])
     except SignatureMismatch as error:
         raise ProbeMismatch(f"the program does not return what its signature promises: {error}") from error
+    return _largest_difference(signature.output_names, expected, found, atol, rtol)
+
+
+def compare_outputs(
+    names: Sequence[str], expected: Sequence[np.ndarray], found: Sequence[np.ndarray], atol: float, rtol: float
+) -> float:
+    """Return the largest absolute difference of any float output; ``names`` appear in the errors.
+
+    Raises ProbeMismatch unless the arrays agree in number, shapes and dtypes, floats are within
+    ``atol + rtol * |expected|``, and everything else, infinities and NaN included, is equal.
+    """
+    if len(expected) != len(found):
+        raise ProbeMismatch(f"expected {len(expected)} outputs, found {len(found)}")
+    for name, wanted, got in zip(names, expected, found, strict=True):
+        if wanted.shape != got.shape or wanted.dtype != got.dtype:
+            raise ProbeMismatch(f"{name}: expected {wanted.dtype} {wanted.shape}, found {got.dtype} {got.shape}")
+    return _largest_difference(names, expected, found, atol, rtol)
+
+
+def _largest_difference(
+    names: Sequence[str], expected: Sequence[np.ndarray], found: Sequence[np.ndarray], atol: float, rtol: float
+) -> float:
     largest = 0.0
-    for spec, wanted, got in zip(signature.outputs, expected, found, strict=True):
+    for name, wanted, got in zip(names, expected, found, strict=True):
         is_float = wanted.dtype.kind == "f"
         if not is_float and np.array_equal(wanted, got):
             continue
         with np.errstate(invalid="ignore", over="ignore"):
             difference = np.abs(np.subtract(got, wanted, dtype=np.float64))
-        allowed = atol + rtol * np.abs(wanted, dtype=np.float64) if is_float else np.zeros(wanted.shape)
+            allowed = atol + rtol * np.abs(wanted, dtype=np.float64) if is_float else np.zeros(wanted.shape)
+        most = float(difference.max(initial=0.0))
+        if not most < np.inf:  # infinities or NaN on one side or both
+            same = (wanted == got) | (np.isnan(wanted) & np.isnan(got))
+            difference = np.where(same, 0.0, np.where(np.isfinite(wanted), difference, np.nan))
+            allowed = np.where(same, 0.0, allowed)
+            most = float(difference.max(initial=0.0))
         wrong = ~(difference <= allowed)  # NaN is wrong too
         if wrong.any():
-            worst = np.where(wrong, np.nan_to_num(difference - allowed, nan=np.inf), -np.inf)
-            row = int(np.unravel_index(np.argmax(worst), worst.shape)[0])
-            raise ProbeMismatch(
-                f"{spec.name}, row {row}: expected {_short(wanted[row])}, found {_short(got[row])}; "
-                f"{int(wrong.any(axis=tuple(range(1, wrong.ndim))).sum())} of {len(wrong)} rows differ by more than "
-                f"{atol:g} + {rtol:g} * |expected|"
-            )
-        if is_float and difference.size:
-            largest = max(largest, float(difference.max()))
+            worst = _worst_row(wanted, got, np.nan_to_num(difference - allowed, nan=np.inf))
+            raise ProbeMismatch(f"{name}, {worst} differ by more than {atol:g} + {rtol:g} * |expected|")
+        if is_float:
+            largest = max(largest, most)
     return largest
 
 
-def encode_probe(probe: Probe, signature: PolicySignature) -> bytes:
-    """A safetensors file with tensors ``input.<name>`` and ``output.<name>``."""
+def _worst_row(wanted: np.ndarray, got: np.ndarray, excess: np.ndarray) -> str:
+    wanted, got, excess = (np.atleast_1d(array) for array in (wanted, got, excess))
+    row = int(np.unravel_index(np.argmax(excess), excess.shape)[0])
+    rows = int((excess > 0).any(axis=tuple(range(1, excess.ndim))).sum())
+    return f"row {row}: expected {_short(wanted[row])}, found {_short(got[row])}; {rows} of {len(excess)} rows"
+
+
+def encode_probe(probe: Probe, signature: PolicySignature | ModuleSignature) -> bytes:
+    """Return a safetensors file with tensors ``input.<name>`` and ``output.<name>``."""
     arrays = {f"input.{name}": array for name, array in zip(signature.input_names, probe.inputs, strict=True)}
     arrays |= {f"output.{name}": array for name, array in zip(signature.output_names, probe.outputs, strict=True)}
     return encode_weights(arrays)
 
 
-def decode_probe(data: bytes, signature: PolicySignature) -> Probe:
-    """Raises ProbeMismatch for a probe that is not one of this signature. The arrays are read-only."""
+def decode_probe(data: bytes, signature: PolicySignature | ModuleSignature) -> Probe:
+    """Return the probe in read-only arrays. Raises ProbeMismatch for a probe that does not fit the signature.
+
+    Only the probe of a module that is not a policy may hold infinities and NaN.
+    """
+    is_module = isinstance(signature, ModuleSignature)
     try:
-        arrays = decode_weights(data)
+        arrays = decode_tensors(data) if is_module else decode_weights(data)
         probe = Probe(
             tuple(arrays[f"input.{name}"] for name in signature.input_names),
             tuple(arrays[f"output.{name}"] for name in signature.output_names),
         )
         signature.check_inputs(probe.inputs)
-        signature.check_outputs(probe.outputs, probe.inputs[0].shape[0])
+        if isinstance(signature, ModuleSignature):
+            signature.check_outputs(probe.outputs)
+        else:
+            signature.check_outputs(probe.outputs, probe.inputs[0].shape[0])
     except (WeightsError, SignatureMismatch) as error:
-        raise ProbeMismatch(f"the probe is not one of this signature: {error}") from error
+        raise ProbeMismatch(f"the probe does not fit the signature: {error}") from error
     except KeyError as error:
         raise ProbeMismatch(f"the probe lacks {error}") from error
     return probe
@@ -167,7 +201,7 @@ def _undecided(
     outputs: Sequence[np.ndarray],
     margin: float,
 ) -> np.ndarray:
-    """Which rows [B] of a discrete choice lead by less than ``margin``."""
+    """Return the rows, bool [B], in which a discrete choice leads by less than ``margin``."""
     position = signature.output_position("action")
     if position is None or signature.action.kind == "box":
         return np.zeros(inputs[0].shape[0], np.bool_)
@@ -176,7 +210,7 @@ def _undecided(
     moved = list(inputs)
     if noise is not None:
         moved[noise] = inputs[noise] - margin * _towards_choice(signature.action, action)
-    else:  # a policy without noise: its observation is all that can be moved
+    else:  # without noise, only the observation can be varied
         signs = np.random.default_rng(0)
         for i, array in enumerate(inputs):
             if array.dtype.kind == "f":
@@ -187,18 +221,18 @@ def _undecided(
 
 
 def _own_lead(policy: Policy, inputs: Sequence[np.ndarray]) -> np.ndarray:
-    """What the policy itself says of its lead [B]; infinite where it says nothing."""
-    tell = getattr(policy, "choice_lead", None)
-    if tell is None:
+    """Return ``policy.choice_lead``, float [B], or infinity without that method."""
+    choice_lead = getattr(policy, "choice_lead", None)
+    if choice_lead is None:
         return np.full(inputs[0].shape[0], np.inf)
     import torch
 
     with torch.no_grad():
-        return np.asarray(tell([torch.from_numpy(array.copy()) for array in inputs]))
+        return np.asarray(choice_lead([torch.from_numpy(array.copy()) for array in inputs]))
 
 
 def _towards_choice(spec: ActionSpec, action: np.ndarray) -> np.ndarray:
-    """For each number of noise: 1 where it spoke for what was chosen, -1 where it spoke against it, 0 elsewhere."""
+    """Return the direction of the noise that favours the choice: 1, -1, or 0 where it has no influence."""
     if spec.kind == "multi_binary":
         return np.where(action == 1, 1, -1).astype(np.float32)
     offsets = np.cumsum([0, *spec.cardinalities[:-1]])
@@ -221,7 +255,7 @@ def _observation(
 
 
 def _mask(action: ActionSpec, batch_size: int, generator: np.random.Generator) -> np.ndarray:
-    """Half of the actions are legal, and one of each choice surely."""
+    """Allow half of the actions, and at least one of each choice."""
     parts = []
     for cardinality in action.cardinalities:
         part = generator.random((batch_size, cardinality)) < 0.5

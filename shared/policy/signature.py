@@ -1,14 +1,14 @@
-"""The policy contract: which flat, named tensors a program takes and returns, in which order.
+"""The policy contract: the flat, named tensors that a program takes and returns, and their order.
 
-A policy is a pure function. Randomness comes in as ``noise`` (Gumbel for Discrete and MultiDiscrete, standard normal
-for Box, logistic for MultiBinary; all zeros is the deterministic policy), recurrent state goes in and comes out. A
-program is called with one list of tensors, ``inputs``, and returns one list, ``outputs``, both batch first and in the
-order given here.
+A policy is a pure function. Randomness is the input ``noise`` (Gumbel for Discrete and MultiDiscrete, standard normal
+for Box, logistic for MultiBinary; all zeros gives the deterministic policy), and recurrent state is an input and an
+output. A program takes one list of tensors and returns one list, both batch first and in this order:
 
-Inputs, in order: every ``observation`` leaf, every ``state`` leaf, ``action_mask`` where the environment has one,
-``noise``. Outputs, in order: ``action`` (the raw sample, which is recorded and learned from), ``env_action`` (what the
-environment is given; left out where the two are the same), ``log_prob`` (of ``action``), ``value``, every ``state``
-leaf. ``noise``, ``log_prob`` and ``value`` are optional: a policy brought from elsewhere may have none.
+- inputs: every ``observation`` leaf, every ``state`` leaf, ``action_mask`` if the environment has one, ``noise``;
+- outputs: ``action`` (the raw sample, recorded and learned from), ``env_action`` (passed to the environment; absent if
+  equal to ``action``), ``log_prob`` (of ``action``), ``value``, every ``state`` leaf.
+
+``noise``, ``log_prob`` and ``value`` are optional: a policy trained elsewhere may lack them.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ Role = Literal["observation", "state", "action_mask", "noise", "action", "env_ac
 
 
 class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One tensor of a program. ``shape`` is without the batch dimension, which always comes first."""
+    """One tensor of a program. ``shape`` excludes the batch dimension, which comes first."""
 
     role: Role
     dtype: str
@@ -34,12 +34,12 @@ class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def name(self) -> str:
-        """``observation.camera``, ``state.lstm.h``, ``noise``: unique among the inputs, and among the outputs."""
+        """Name such as ``observation.camera`` or ``noise``, unique among the inputs and among the outputs."""
         return ".".join((self.role, *map(str, self.path)))
 
 
 class PolicySignature(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True):
-    """All tensors of a policy's programs, and the spaces that they stand for."""
+    """All tensors of a policy's programs, and its observation and action spaces."""
 
     observation: tuple[ObservationLeaf, ...]
     action: ActionSpec
@@ -56,24 +56,24 @@ class PolicySignature(msgspec.Struct, frozen=True, forbid_unknown_fields=True, d
 
     @cached_property
     def state(self) -> tuple[TensorSpec, ...]:
-        """The recurrent state's tensors, in the order in which they stand among inputs and outputs."""
+        """Tensors of the recurrent state, in their order among inputs and outputs."""
         return tuple(spec for spec in self.inputs if spec.role == "state")
 
     @cached_property
     def without_value(self) -> "PolicySignature":
-        """That of programs which leave the value out: who only acts has no use for it."""
+        """The signature of programs without the value output, which acting does not need."""
         return msgspec.structs.replace(self, outputs=tuple(spec for spec in self.outputs if spec.role != "value"))
 
     def input_position(self, role: Role) -> int | None:
-        """Where the first input of ``role`` stands, or None."""
+        """Return the index of the first input of ``role``, or None."""
         return next((i for i, spec in enumerate(self.inputs) if spec.role == role), None)
 
     def output_position(self, role: Role) -> int | None:
-        """Where the first output of ``role`` stands, or None."""
+        """Return the index of the first output of ``role``, or None."""
         return next((i for i, spec in enumerate(self.outputs) if spec.role == role), None)
 
     def check_inputs(self, inputs: Sequence[np.ndarray]) -> None:
-        """Raise SignatureMismatch unless ``inputs`` fit: a traced LSTM given a wrong state kills the process."""
+        """Raise SignatureMismatch unless ``inputs`` fit. A traced LSTM with a wrong state ends the process."""
         _check(self.inputs, inputs, "input")
 
     def check_outputs(self, outputs: Sequence[np.ndarray], batch_size: int) -> None:
@@ -106,10 +106,15 @@ def acting_signature(
     log_prob: bool = True,
     value: bool = True,
 ) -> PolicySignature:
-    """The signature of an acting policy, ``state`` given as (path, shape) of float32.
+    """Return the signature of an acting policy.
 
-    A policy brought from elsewhere may have no use for ``noise`` (a deterministic one), and no ``log_prob`` or
-    ``value`` to give. Raises ConfigurationError where two tensors would have one name.
+    Args:
+        state: path and shape, without the batch dimension, of each float32 tensor of the recurrent state.
+        masked: True when the policy takes action masks.
+        noise, log_prob, value: False when the policy lacks that input or output.
+
+    Raises:
+        ConfigurationError: two tensors would have the same name.
     """
     state_specs = tuple(TensorSpec("state", "float32", shape, path) for path, shape in state)
     inputs = [TensorSpec("observation", leaf.dtype, leaf.shape, leaf.path) for leaf in observation]
@@ -135,6 +140,6 @@ def _check_names(specs: Sequence[TensorSpec]) -> None:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ConfigurationError(
-            f"two observation leaves would both be named {twice[0]}; rename a key of the observation space "
-            "(a key with a dot in it reads like a nested one)"
+            f"rename a key of the observation space: two leaves would be named {twice[0]} "
+            "(a key with a dot reads like a nested one)"
         )
