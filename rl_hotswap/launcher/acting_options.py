@@ -19,7 +19,7 @@ OWN_MODULES = ("learner",)
 
 @dataclass(frozen=True, kw_only=True)
 class ActingOptions(RunOptions):
-    """How the policies of a training act, and in which environments."""
+    """Options of the acting of a training: engine and environments."""
 
     vector: VectorChoice = "auto"
     """How environments are stepped: entry_point (the environment's own vector form), sync, async (one process each),

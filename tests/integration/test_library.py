@@ -60,7 +60,10 @@ def test_no_process_outlives_the_caller(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_ends_the_training_after_a_checkpoint(tmp_path: Path) -> None:
-    code = f"from rl_hotswap import train; train(run_dir={str(tmp_path / 'run')!r}, target_return=float('inf'))"
+    code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background job ignores it
+        f"from rl_hotswap import train; train(run_dir={str(tmp_path / 'run')!r}, target_return=float('inf'))"
+    )
     with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) as caller:
         until(lambda: any((tmp_path / "run" / "policies").glob("v*/manifest.json")), patience_s=60)
         family = psutil.Process(caller.pid).children(recursive=True)
