@@ -61,7 +61,7 @@ def test_no_process_outlives_the_caller(tmp_path: Path) -> None:
 
 def test_ctrl_c_ends_the_training_after_a_checkpoint(tmp_path: Path) -> None:
     code = (
-        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background job ignores it
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # background jobs ignore it
         f"from rl_hotswap import train; train(run_dir={str(tmp_path / 'run')!r}, target_return=float('inf'))"
     )
     with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) as caller:
