@@ -1,4 +1,4 @@
-"""README and docs/ agree with the code: commands parse, imports exist, links lead somewhere, and CI runs what is printed."""
+"""README and docs/ agree with the code: commands parse, imports exist, links lead somewhere."""
 
 import ast
 import importlib

@@ -26,7 +26,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-REPOSITORY = Path(__file__).parents[2]
+from tests.support.paths import REPOSITORY
+
 RUNNABLE = ("bash", "python")
 # Directories of a checkout that commands of some pages name.
 _CHECKOUT = ("scripts", "actor")
