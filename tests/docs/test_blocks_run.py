@@ -12,7 +12,7 @@ def _page_parameters() -> list[object]:
     for page in pages():
         if any(block.runs for block in blocks(page)):
             slow = any("slow" in block.options for block in blocks(page))
-            marks = [pytest.mark.slow, pytest.mark.timeout(600)] if slow else []
+            marks = [pytest.mark.timeout(600), *([pytest.mark.slow] if slow else [])]
             parameters.append(pytest.param(page, id=str(page.relative_to(REPOSITORY)), marks=marks))
     return parameters
 

@@ -2,12 +2,12 @@
 
 A comment right before a fence changes how its block runs:
 
-    <!-- block: slow="trains" limit=120 -->
+    <!-- block: slow="trains" limit=300 -->
 
 ``slow``          reason why the page runs only with ``-m slow``
 ``skip``          reason why the block does not run here (its commands are still parsed)
 ``exit``          expected exit code (0)
-``limit``         seconds until the block counts as hung (60)
+``limit``         seconds until the block counts as hung (120)
 ``background``    name: the block keeps running while later blocks run; the end of the page interrupts it
 ``ready``         with ``background``: shell condition to wait for
 ``stop``          name of a background block that is interrupted (Ctrl-C) before this block runs
@@ -106,7 +106,7 @@ def _run_block(block: Block, directory: Path, background: "dict[str, _Process]")
         process.wait_until(options.get("ready", "true"))
         return
     try:
-        process.wait(float(options.get("limit", 60)), (int(options.get("exit", 0)),))
+        process.wait(float(options.get("limit", 120)), (int(options.get("exit", 0)),))
     finally:
         process.kill()
 
@@ -142,7 +142,7 @@ class _Process:
             raise AssertionError(f"{self._block} still runs after {limit_s:g} s: {self._said()}") from None
         assert code in expected, f"{self._block} ended with exit code {code}, expected {expected}: {self._said()}"
 
-    def wait_until(self, condition: str, limit_s: float = 60.0) -> None:
+    def wait_until(self, condition: str, limit_s: float = 120.0) -> None:
         deadline_s = time.monotonic() + limit_s
         while subprocess.run(["bash", "-c", condition], cwd=self._directory, check=False).returncode != 0:
             assert time.monotonic() < deadline_s, f"{self._block}: {condition} does not hold: {self._said()}"
