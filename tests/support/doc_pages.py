@@ -8,6 +8,7 @@ A comment right before a fence changes how its block runs:
 ``skip``          reason why the block does not run here (its commands are still parsed)
 ``exit``          expected exit code (0)
 ``limit``         seconds until the block counts as hung (120)
+``needs``         shell condition without which the rest of the page is skipped
 ``background``    name: the block keeps running while later blocks run; the end of the page interrupts it
 ``ready``         with ``background``: shell condition to wait for
 ``stop``          name of a background block that is interrupted (Ctrl-C) before this block runs
@@ -26,12 +27,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
+
 from tests.support.paths import REPOSITORY
 
 RUNNABLE = ("bash", "python")
 # Directories of a checkout that commands of some pages name.
 _CHECKOUT = ("scripts", "actor")
-_OPTIONS = ("slow", "skip", "exit", "limit", "background", "ready", "stop")
+_OPTIONS = ("slow", "skip", "needs", "exit", "limit", "background", "ready", "stop")
 _BLOCK = re.compile(
     r"(?:^<!-- block: (?P<options>[^\n]*) -->\n)?(?:^<!-- \w+ -->\n)?"
     r"^(?P<indent> *)```(?P<language>\w*)(?: title=\"(?P<title>[^\"]+)\")?\n(?P<text>.*?)^(?P=indent)```$",
@@ -88,7 +91,10 @@ def run_page(page: Path, directory: Path) -> None:
             if block.title is not None:
                 (directory / block.title).write_text(block.text)
             elif block.runs:
-                _run_block(block, directory, background)
+                if _holds(block.options.get("needs", "true"), directory):
+                    _run_block(block, directory, background)
+                else:
+                    pytest.skip(f"{block} needs {block.options['needs']}")
         for process in background.values():
             process.interrupt()
     finally:
@@ -109,6 +115,10 @@ def _run_block(block: Block, directory: Path, background: "dict[str, _Process]")
         process.wait(float(options.get("limit", 120)), (int(options.get("exit", 0)),))
     finally:
         process.kill()
+
+
+def _holds(condition: str, directory: Path) -> bool:
+    return subprocess.run(["bash", "-c", condition], cwd=directory, capture_output=True, check=False).returncode == 0
 
 
 class _Process:
@@ -144,7 +154,7 @@ class _Process:
 
     def wait_until(self, condition: str, limit_s: float = 120.0) -> None:
         deadline_s = time.monotonic() + limit_s
-        while subprocess.run(["bash", "-c", condition], cwd=self._directory, check=False).returncode != 0:
+        while not _holds(condition, self._directory):
             assert time.monotonic() < deadline_s, f"{self._block}: {condition} does not hold: {self._said()}"
             assert self._process.poll() is None, f"{self._block} ended early: {self._said()}"
             time.sleep(0.1)
