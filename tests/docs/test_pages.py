@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import tyro
 
+import rl_hotswap
 from actor.session.actor_settings import ActorSettings
 from learner.training.run_options import LearnerRun
 from rl_hotswap.cli.evaluate import EvaluateOptions
@@ -201,6 +202,16 @@ def test_diagrams_have_at_most_nine_boxes_and_every_box_is_a_folder() -> None:
         boxes = re.findall(r'\["([^"<]+)', diagram.text)
         assert 0 < len(boxes) <= 9
         assert all((REPOSITORY / box).is_dir() for box in boxes), boxes
+
+
+def test_api_reference_names_every_public_name() -> None:
+    """mkdocstrings would find a wrong name, too, but only when the site is built."""
+    text = (_DOCS / "reference" / "api.md").read_text()
+    objects = {}
+    for module, name in re.findall(r"^::: ([\w.]+)\.(\w+)$", text, re.MULTILINE):
+        objects[name] = getattr(importlib.import_module(module), name)
+    for name in set(rl_hotswap.__all__) - {"__version__"}:
+        assert objects[name] is getattr(rl_hotswap, name)
 
 
 @pytest.mark.slow
