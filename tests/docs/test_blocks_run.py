@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.doc_pages import REPOSITORY, Block, blocks, pages, run_page
+from tests.support.doc_pages import Block, blocks, pages, run_page
+from tests.support.paths import REPOSITORY
 
 
 def _page_parameters() -> list[object]:
