@@ -1,4 +1,5 @@
-"""Every failure that the documents name, provoked for real, and what becomes of it here: README's table, row by row.
+"""Every failure that the documents name, provoked for real, and what becomes of it here: the table of
+docs/failures.md, row by row.
 
 Each test shows torch's own error first, then the export of the same module: on which method it works, or the one
 sentence
@@ -29,12 +30,12 @@ from tests.support import documented_modules as modules
 from tests.support.documented_modules import SOURCE, seeded
 from tests.support.paths import REPOSITORY
 
-README = REPOSITORY / "README.md"
+PAGE = REPOSITORY / "docs" / "failures.md"
 X = torch.linspace(-1, 1, 12).reshape(3, 4)
 X5 = torch.linspace(-2, 1, 20).reshape(5, 4)
 
 DOCUMENTED: dict[str, str] = {}
-"""The first cell of a row of README's table: the test that provokes it."""
+"""The first cell of a row of the page's table: the test that provokes it."""
 
 Test = Callable[..., None]
 ImportNet = Callable[..., Any]
@@ -142,7 +143,7 @@ print(*report.taken, report.methods[0].error, sep="; ")
 
 def test_a_class_from_the_command_line(version: Path) -> None:
     command = [sys.executable, "-W", "ignore", "-c", ONE_LINER, version]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=README.parent)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=REPOSITORY)
     assert done.stdout == "trace; could not get source code\n", done.stderr
 
 
@@ -404,8 +405,7 @@ def test_a_pickled_module(version: Path, tmp_path: Path) -> None:
 
 
 def test_every_row_of_the_table_has_its_test() -> None:
-    section = README.read_text().partition("## Every failure by name")[2].partition("\n## ")[0]
-    rows = [line for line in section.splitlines() if line.startswith("| ")][2:]
+    rows = [line for line in PAGE.read_text().splitlines() if line.startswith("| ")][2:]
     cells = [[cell.strip() for cell in re.split(r"(?<!\\)\|", row)[1:-1]] for row in rows]
     assert [cell[0] for cell in cells] == list(DOCUMENTED)
     assert all(len(cell) == 3 and all(cell) for cell in cells), "message, what it means, what this project does"

@@ -36,7 +36,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def native_actor(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The program, built as README says."""
+    """The program, built as docs/guides/native-actor.md says."""
     build = tmp_path_factory.mktemp("native_build")
     prefix = f"-DCMAKE_PREFIX_PATH={torch.utils.cmake_prefix_path}"
     for command in (["cmake", "-S", SOURCE, "-B", build, prefix], ["cmake", "--build", build, "--parallel", "2"]):

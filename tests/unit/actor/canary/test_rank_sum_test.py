@@ -83,7 +83,7 @@ def test_a_collapsed_policy_is_always_caught(episodes: int) -> None:
 
 @pytest.mark.parametrize(("episodes", "deviations", "caught"), [(20, 1.0, 0.74), (20, 1.5, 0.97), (180, 1.0, 0.95)])
 def test_how_likely_a_worse_version_is_caught(episodes: int, deviations: float, caught: float) -> None:
-    """README's figures: normal returns, worse by so many standard deviations."""
+    """The figures of docs/guides/canary.md: normal returns, worse by so many standard deviations."""
     rounds = 300 if episodes == EPISODES else 100
     alarms = _alarms(rounds, lambda rng, n: rng.normal(-deviations, 1, n), lambda rng, n: rng.normal(0, 1, n), episodes)
     assert alarms >= (caught - 0.05) * rounds
