@@ -10,9 +10,9 @@ namespace {
 
 using nlohmann::json;
 
-constexpr std::size_t kMaxDepth = 64;  // a manifest has a handful of levels
+constexpr std::size_t kMaxDepth = 64;  // a manifest has about five levels
 
-// One array or object that is being read: its text so far, and an object's members by name.
+// An array or object in progress: its text so far, and an object's members by name.
 struct Open {
   bool is_object;
   std::string key;
@@ -24,7 +24,7 @@ std::string json_text(const std::string& text) { return json(text).dump(); }
 
 std::string closed(const Open& open) { return open.is_object ? "{" + open.text + "}" : "[" + open.text + "]"; }
 
-// Called by the parser for every token, in order; numbers come with the text that they were written as.
+// The parser calls it for every token in order. Numbers come with their original text.
 class Compactor : public json::json_sax_t {
  public:
   std::map<std::string, std::string> members;

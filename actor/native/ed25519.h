@@ -1,4 +1,4 @@
-// Public keys that versions are signed with, as shared/policy/signing.py has them.
+// Public keys of signed versions (shared/policy/signing.py).
 #pragma once
 
 #include <memory>
@@ -10,16 +10,16 @@ constexpr std::size_t kSignatureBytes = 64;
 
 class PublicKey {
  public:
-  // `text` is "ed25519:" and 64 hexadecimal digits, or the name of a file in PEM. Throws BadInput.
+  // `text` is "ed25519:" and 64 hexadecimal digits, or the path of a PEM file. Throws BadInput.
   explicit PublicKey(const std::string& text);
   ~PublicKey();
   PublicKey(PublicKey&&) noexcept;
 
-  // Whether `signature` was made with the private key over exactly `data`.
+  // Returns true if the private key made `signature` over exactly `data`.
   bool verifies(std::string_view signature, std::string_view data) const;
 
  private:
-  struct Key;  // keeps OpenSSL's headers out of this one
+  struct Key;  // keeps OpenSSL's headers out of this header
   std::unique_ptr<Key> key_;
 };
 

@@ -4,12 +4,12 @@
 
 #include "policy.h"
 
-// Microseconds of single calls.
+// The latency of single calls, in microseconds.
 struct Latency {
   std::size_t calls;
   double median_us;
   double p99_us;
 };
 
-// Calls `policy` with `inputs`: some calls to warm up, then `calls` that are measured one by one.
+// Calls `policy` with `inputs` to warm up, then measures `calls` single calls.
 Latency measure_latency(Policy& policy, const std::vector<at::Tensor>& inputs, std::size_t calls);

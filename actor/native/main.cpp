@@ -1,4 +1,4 @@
-// native_actor VERSION_DIR: a policy version verified and run without Python.
+// native_actor VERSION_DIR: verifies and runs a policy version without Python.
 #include <ATen/Parallel.h>
 
 #include <algorithm>
@@ -52,9 +52,9 @@ void run(const Options& options) {
   }
   if (!manifest.torchscript_file) {
     throw BadInput("version " + std::to_string(manifest.version) +
-                   " has no TorchScript program; publish it with one (policy.ts), which is what this actor runs");
+                   " has no TorchScript program; publish it with policy.ts, which this actor runs");
   }
-  // Each file once, also those that are not run: and what is used afterwards are the bytes that were hashed.
+  // Read each file once, also those that are not run; only the hashed bytes are used afterwards.
   std::string program_bytes;
   std::string probe_bytes;
   for (const auto& [name, entry] : manifest.files) {

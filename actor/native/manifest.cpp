@@ -21,7 +21,7 @@ std::int64_t size_of(const json& size) {
   return size.get<std::int64_t>();
 }
 
-// A policy's tensor: its shape is written without the batch dimension, which comes first.
+// A tensor of a policy. The manifest's shape omits the batch dimension, which comes first.
 TensorSpec policy_tensor(const json& item) {
   TensorSpec spec{item.at("role"), item.at("dtype"), {kAnySize}};
   for (const json& key : item.at("path")) {
@@ -31,7 +31,7 @@ TensorSpec policy_tensor(const json& item) {
   return spec;
 }
 
-// A tensor of a module that is no policy: null stands for a size that follows the batch.
+// A tensor of a module. A null size follows the batch.
 TensorSpec module_tensor(const json& item) {
   TensorSpec spec{item.at("name"), item.at("dtype"), {}};
   for (const json& size : item.at("shape")) {
@@ -55,7 +55,7 @@ std::map<std::string, FileEntry> file_entries(const json& files) {
   std::map<std::string, FileEntry> entries;
   for (const auto& [name, item] : files.items()) {
     if (!std::regex_match(name, kPlainName) || name == kManifestName || name == kSignatureName) {
-      refuse("file names are plain names inside the version's directory; found " + json(name).dump());
+      refuse("expected a plain file name inside the version's directory, found " + json(name).dump());
     }
     const FileEntry entry{item.at("sha256"), item.at("size_bytes").get<std::uint64_t>()};
     if (!std::regex_match(entry.sha256, kSha256) || !item.at("size_bytes").is_number_unsigned()) {
@@ -78,7 +78,8 @@ void check_listed(const Manifest& manifest, const std::string& name) {
     refuse("it needs " + json(name).dump() + " but does not list it among its files");
 }
 
-// SHA-256 of the compact array of what acts, files as sorted pairs: Manifest.digest in shared/policy/manifest.py.
+// The SHA-256 of a compact array of the parts that act, files as sorted pairs: Manifest.digest in
+// shared/policy/manifest.py.
 std::string digest_of(std::string_view bytes) {
   const auto members = compact_members(bytes);
   std::string files;
@@ -111,9 +112,9 @@ Manifest read(std::string_view bytes) {
   check_listed(manifest, root.at("weights"));
   check_listed(manifest, manifest.probe_file);
   if (manifest.torchscript_file) check_listed(manifest, *manifest.torchscript_file);
-  if (manifest.version < 0) refuse("versions count from 0; found " + std::to_string(manifest.version));
+  if (manifest.version < 0) refuse("expected a version of at least 0, found " + std::to_string(manifest.version));
   if (!(std::isfinite(manifest.atol) && std::isfinite(manifest.rtol))) refuse("the probe's tolerance is not finite");
-  if (manifest.inputs.empty() || manifest.outputs.empty()) refuse("a policy needs an input and an output");
+  if (manifest.inputs.empty() || manifest.outputs.empty()) refuse("expected at least one input and one output");
   return manifest;
 }
 

@@ -1,4 +1,4 @@
-// What a policy version says of itself (shared/policy/manifest.py is the definition): as much of it as an actor needs.
+// The part of a version's manifest that an actor needs (shared/policy/manifest.py is the definition).
 #pragma once
 
 #include <cstdint>
@@ -19,7 +19,7 @@ struct FileEntry {
 
 constexpr std::int64_t kAnySize = -1;
 
-// One tensor of the program. Among inputs `kAnySize` is the batch size, the same wherever it stands.
+// One tensor of the program. In inputs `kAnySize` is the batch size, which all inputs share.
 struct TensorSpec {
   std::string name;
   std::string dtype;
@@ -36,8 +36,8 @@ struct Manifest {
   std::string probe_file;
   double atol;
   double rtol;
-  std::string digest;  // of what acts; the one that rollouts are stamped with
+  std::string digest;  // of the parts that act; rollouts carry it
 };
 
-// Throws DoesNotVerify with what was expected and what was found.
+// Throws DoesNotVerify with the expected and the found value.
 Manifest decode_manifest(std::string_view bytes);

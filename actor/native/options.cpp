@@ -7,15 +7,15 @@
 const char* const kHelp =
     R"(usage: native_actor [--json] [--calls N] [--digest SHA256] [--public-key KEY]... VERSION_DIR
 
-Opens a policy version, checks every file against the manifest's SHA-256, loads policy.ts from the verified bytes,
-reproduces the probe within its tolerance, and measures the latency of single calls at batch 1.
+Checks every file of a policy version against the manifest's SHA-256, loads policy.ts from the verified bytes, compares
+its outputs with the probe, and measures the latency of single calls at batch 1.
 
   --json           print one JSON object instead of two lines
-  --calls N        how many calls are measured, 1 to 10000000 (default 1000)
-  --digest SHA256  refuse any version but the one with this digest
-  --public-key KEY refuse what was not signed with this key: a file in PEM, or ed25519:HEX; may be repeated
+  --calls N        the number of measured calls, 1 to 10000000 (default 1000)
+  --digest SHA256  refuse versions with another digest
+  --public-key KEY refuse versions not signed with this key: a PEM file, or ed25519:HEX; may be repeated
 
-Exit code 0: it verifies. 1: it does not. 2: it could not be tried (bad flags, no such directory, no policy.ts).
+Exit code 0: the version verifies. 1: it does not. 2: it cannot be checked (bad flags, no such directory, no policy.ts).
 )";
 
 namespace {

@@ -6,8 +6,8 @@
 
 struct Options {
   std::string directory;
-  std::string digest;  // empty: any
-  std::vector<std::string> public_keys;  // none: signatures are not looked at
+  std::string digest;  // empty: any digest
+  std::vector<std::string> public_keys;  // empty: signatures are not checked
   std::size_t calls = 1000;
   bool json = false;
   bool help = false;
@@ -15,5 +15,5 @@ struct Options {
 
 extern const char* const kHelp;
 
-// Throws BadInput.
+// Throws BadInput for invalid arguments.
 Options parse_options(const std::vector<std::string>& arguments);

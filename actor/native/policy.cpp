@@ -11,7 +11,7 @@ namespace {
 std::string first_line(const std::string& text) { return text.substr(0, text.find('\n')); }
 
 torch::jit::Module load(const std::string& program) {
-  // The first call compiles for good, where two would be profiled first.
+  // Compile at the first call; otherwise the first two calls are profiled.
   torch::jit::FusionStrategy specialise_nothing{{torch::jit::FusionBehavior::STATIC, 0},
                                                 {torch::jit::FusionBehavior::DYNAMIC, 0}};
   torch::jit::setFusionStrategy(specialise_nothing);

@@ -6,18 +6,18 @@
 #include <string>
 #include <vector>
 
-// A TorchScript program with its weights: one list of tensors in, one out, in the signature's order.
+// A TorchScript program with its weights. Inputs and outputs are lists of tensors in the signature's order.
 class Policy {
  public:
-  // torch.jit checks no checksums: `program` was compared with the manifest's SHA-256. Throws DoesNotVerify.
+  // `program` must be verified: torch.jit checks no checksums. Throws DoesNotVerify.
   explicit Policy(const std::string& program);
   ~Policy();
 
-  // The caller has checked `inputs` against the signature: a traced LSTM that is given another size kills the process.
-  // Throws DoesNotVerify where the program raises.
+  // `inputs` must match the signature: a traced LSTM kills the process for another size. Throws DoesNotVerify if the
+  // program raises.
   std::vector<at::Tensor> run(const std::vector<at::Tensor>& inputs);
 
  private:
-  struct Program;  // keeps torch's largest header out of this one
+  struct Program;  // keeps torch's largest header out of this header
   std::unique_ptr<Program> program_;
 };

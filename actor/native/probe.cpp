@@ -32,7 +32,7 @@ std::string describe(const TensorSpec& spec) {
   return text.str();
 }
 
-// Which dimension follows the batch; none where there is no such.
+// Returns the dimension that follows the batch, if any.
 std::optional<std::size_t> batch_dimension(const TensorSpec& spec) {
   const auto found = std::find(spec.shape.begin(), spec.shape.end(), kAnySize);
   if (found == spec.shape.end()) return std::nullopt;
@@ -62,7 +62,7 @@ std::vector<at::Tensor> in_order(const std::map<std::string, at::Tensor>& tensor
   return ordered;
 }
 
-// The batch size of the inputs, which is the same wherever it stands; 1 where there is none.
+// Returns the batch size, which all inputs share; 1 without a batch dimension.
 std::int64_t row_count(const std::vector<at::Tensor>& inputs, const std::vector<TensorSpec>& specs) {
   std::optional<std::int64_t> rows;
   for (std::size_t i = 0; i < inputs.size(); ++i) {
@@ -96,7 +96,7 @@ double compare_one(const TensorSpec& spec, const at::Tensor& golden, const at::T
   const at::Tensor same = (found == expected).logical_or(found.isnan().logical_and(expected.isnan()));
   const at::Tensor difference = (found - expected).abs().masked_fill(same, 0);
   const at::Tensor allowed = is_float ? manifest.atol + manifest.rtol * expected.abs() : at::zeros_like(expected);
-  // Not `>`: a NaN is wrong too; and nothing but itself is near an infinity.
+  // `<=` also rejects a NaN. Only an equal infinity is close to an infinity.
   const at::Tensor right = same.logical_or((difference <= allowed).logical_and(expected.isfinite()));
   if (!right.all().item<bool>()) {
     const at::Tensor excess = (difference - allowed).nan_to_num(INFINITY).masked_fill(right, -INFINITY);

@@ -42,7 +42,7 @@ at::ScalarType stored_type(const std::string& name) {
   for (const Dtype& dtype : kDtypes) {
     if (name == dtype.safetensors) return dtype.torch;
   }
-  throw DoesNotVerify("a tensor of type " + name + "; expected BOOL, U8 to U64, I8 to I64 or F16 to F64");
+  throw DoesNotVerify("expected a tensor of BOOL, U8 to U64, I8 to I64 or F16 to F64, found " + name);
 }
 
 std::uint64_t header_length(std::string_view bytes) {
@@ -61,7 +61,7 @@ std::vector<Place> places(const json& header) {
   for (const auto& [name, item] : header.items()) {
     if (name == "__metadata__") continue;
     const std::vector<std::uint64_t> offsets = item.at("data_offsets");
-    if (offsets.size() != 2) throw DoesNotVerify(name + " needs two offsets");
+    if (offsets.size() != 2) throw DoesNotVerify(name + ": expected two offsets");
     found.push_back({name, stored_type(item.at("dtype")), item.at("shape"), offsets[0], offsets[1]});
   }
   std::sort(found.begin(), found.end(), [](const Place& a, const Place& b) {
@@ -70,7 +70,7 @@ std::vector<Place> places(const json& header) {
   return found;
 }
 
-// How many bytes a tensor takes; more than `limit` counts as `limit + 1`, so that no product overflows.
+// Returns the bytes of a tensor, or `limit + 1` for more than `limit`, so that no product overflows.
 std::uint64_t byte_length(const Place& place, std::uint64_t limit) {
   std::uint64_t length = at::elementSize(place.dtype);
   for (const std::int64_t size : place.shape) {
@@ -118,5 +118,5 @@ at::ScalarType scalar_type(const std::string& numpy_name) {
   for (const Dtype& dtype : kDtypes) {
     if (numpy_name == dtype.numpy) return dtype.torch;
   }
-  throw DoesNotVerify("a tensor of type " + numpy_name + ", which the signature should not name");
+  throw DoesNotVerify("the signature has a tensor of the unknown type " + numpy_name);
 }

@@ -3,5 +3,5 @@
 #include <string>
 #include <string_view>
 
-// SHA-256 of `data` as 64 lower-case hexadecimal digits.
+// Returns the SHA-256 of `data` as 64 lower-case hexadecimal digits.
 std::string sha256_hex(std::string_view data);

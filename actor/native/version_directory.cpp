@@ -26,9 +26,9 @@ int open_directory(const std::string& path) {
   return descriptor;
 }
 
-// At most `limit + 1` bytes: the one more tells that a file is too long.
+// Returns at most `limit + 1` bytes; the extra byte shows that a file is too long.
 std::string read_bounded(int directory, const std::string& name, std::uint64_t limit) {
-  // Without O_NONBLOCK opening a pipe would wait for ever.
+  // O_NONBLOCK: opening a pipe would block.
   const FileDescriptor file(::openat(directory, name.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC));
   if (file.get() < 0) {
     throw DoesNotVerify(name + ": " +
@@ -69,7 +69,7 @@ Manifest read_manifest(int directory, const std::vector<PublicKey>& keys) {
   return decode_manifest(bytes);
 }
 
-// A directory that is named like a version of a store must hold that version.
+// Throws DoesNotVerify if the directory has the name of another version.
 void check_name(const std::string& path, std::int64_t version) {
   const std::string name = std::filesystem::canonical(path).filename().string();
   std::array<char, 32> expected{};

@@ -1,4 +1,4 @@
-// One version on disk. Every file is read once, bounded, never through a link, and used only if its SHA-256 is right.
+// A version on disk. Each file is read once, up to its listed size, never through a link, and its SHA-256 is checked.
 #pragma once
 
 #include <string>
@@ -7,7 +7,7 @@
 #include "ed25519.h"
 #include "manifest.h"
 
-// Closes what it was given.
+// Owns a file descriptor.
 class FileDescriptor {
  public:
   explicit FileDescriptor(int value) : value_(value) {}
@@ -22,13 +22,13 @@ class FileDescriptor {
 
 class VersionDirectory {
  public:
-  // Throws BadInput where `path` is no directory, DoesNotVerify where it holds no valid version, or, where there are
-  // `keys`, one that none of them signed: the signature is checked before anything of the manifest is read.
+  // Throws BadInput if `path` is no directory, DoesNotVerify if it holds no valid version or, with `keys`, one that no
+  // key signed. The signature is checked before the manifest is parsed.
   VersionDirectory(const std::string& path, const std::vector<PublicKey>& keys);
 
   const Manifest& manifest() const { return manifest_; }
 
-  // The bytes of one file that the manifest lists. Throws DoesNotVerify.
+  // Returns the verified bytes of a file that the manifest lists. Throws DoesNotVerify.
   std::string read(const std::string& name) const;
 
  private:
