@@ -12,10 +12,7 @@ from shared.process.command_line import run_command
 
 
 def main(settings: ActorSettings) -> int:
-    """Act, and return the exit code.
-
-    It is 0 when the episodes are done or the training is over, 130 after Ctrl-C and 143 after SIGTERM.
-    """
+    """Act; return 0 when the episodes are done or the training is over, 130 after Ctrl-C, 143 after SIGTERM."""
     if settings.supervised:
         from shared.process.process_guard import die_with_parent
 

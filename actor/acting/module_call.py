@@ -27,11 +27,8 @@ class LoadedModule:
     """A callable with the arguments and results of the exported module in eval mode.
 
     Results are tensors if any argument is one, else numpy arrays; they are on the CPU and belong to the caller. Every
-    tensor is checked before the call; known shapes cost one lookup. One thread at a time may call it.
-
-    Attributes:
-        engine: the engine that runs the module.
-        refusals: names of the engines that were tried before, with their errors.
+    tensor is checked before the call; known shapes cost one lookup. One thread at a time may call it. ``refusals`` are
+    the engines that were tried before, with their errors.
     """
 
     def __init__(
@@ -50,12 +47,7 @@ class LoadedModule:
         self._seen: set[tuple[Any, ...]] = set()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the module.
-
-        Raises:
-            SignatureMismatch: the arguments differ from those of the export.
-            PolicyOutputError: the engine fails.
-        """
+        """Run the module. Raise SignatureMismatch for other arguments, PolicyOutputError if the engine fails."""
         leaves = flatten(self._signature.arguments, {"args": args, "kwargs": kwargs}, "the arguments")
         arrays = [_array(leaf) for leaf in leaves]
         key = tuple((array.shape, array.dtype) for array in arrays)
@@ -122,9 +114,8 @@ def load_policy(
     if len(errors) == 1:
         raise errors[0]
     said = "; ".join(f"{kind}: {message}" for kind, message in refusals)
-    raise ProgramError(f"{files.location}: none of its programs can be run: {said}") from (
-        errors[0] if errors else None
-    )
+    cause = errors[0] if errors else None
+    raise ProgramError(f"{files.location}: none of its programs can be run: {said}") from cause
 
 
 def _order(

@@ -26,10 +26,7 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
 
 
 class PolicyCall:
-    """Assembles the inputs and splits the outputs of programs of ``signature`` at ``batch_size``.
-
-    ``fault`` is the check of the outputs (see ``action_check``).
-    """
+    """Assembles inputs and splits outputs at one batch size; ``fault`` checks the outputs (see ``action_check``)."""
 
     def __init__(self, signature: PolicySignature, batch_size: int) -> None:
         self.signature = signature
@@ -60,11 +57,7 @@ class PolicyCall:
         return [np.zeros((self.batch_size, *spec.shape), spec.dtype) for spec in self.signature.state]
 
     def flatten(self, observation: Any) -> list[np.ndarray]:
-        """Return the leaves of a nested observation, copied only to change their dtype.
-
-        Raises:
-            SignatureMismatch: a leaf is missing.
-        """
+        """Return the leaves of a nested observation in the program's dtypes. Raise SignatureMismatch without one."""
         if self._plain_dtype is not None:
             return [np.asarray(observation, self._plain_dtype)]
         return flatten_observation(observation, self.signature.observation)
@@ -76,10 +69,9 @@ class PolicyCall:
         action_mask: np.ndarray | None,
         noise: np.ndarray | None,
     ) -> list[np.ndarray]:
-        """Return the program's inputs in the signature's order. State and noise are not checked.
+        """Return the program's inputs in the signature's order.
 
-        Raises:
-            SignatureMismatch: the observation or the mask has another shape or dtype.
+        Raises SignatureMismatch for an observation or a mask of another shape or dtype; state and noise fit.
         """
         if len(observation) != len(self._specs):
             raise SignatureMismatch(f"expected {len(self._specs)} arrays as an observation, found {len(observation)}")

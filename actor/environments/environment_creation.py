@@ -38,21 +38,16 @@ def make_environments(
 ) -> Environments:
     """Create ``num_envs`` environments that are stepped together, and log the choice of their form.
 
-    ``auto`` uses the environment's vector entry point if it has a suitable one. Otherwise it steps the environments in
-    turn (SyncVectorEnv), or in a process each (AsyncVectorEnv) if a measured step is slow enough. A single environment
-    is stepped alone, which is faster than a batch of one. ``auto`` never uses EnvPool, whose environments are other
-    programs under the same names.
-
     Args:
-        vector: the form of the environments.
-        env_kwargs: keyword arguments for each environment.
-        autoreset: the mode; None leaves it to the entry point or to EnvPool, and is same-step otherwise, in which no
-            step is spent on a reset.
+        vector: the form. ``auto`` uses the environment's vector entry point if it is suitable; otherwise it steps the
+            environments in turn (SyncVectorEnv), or in a process each (AsyncVectorEnv) if a measured step is slow
+            enough. It never uses EnvPool, whose environments are other programs under the same names.
+        autoreset: the mode; None leaves it to the entry point or to EnvPool, else it is same-step, which spends no
+            step on a reset.
         measure: True to let ``auto`` measure a step; False never uses processes.
 
     Raises:
-        ConfigurationError: the environments cannot be created.
-        EnvironmentFailed: the process of an environment fails.
+        ConfigurationError, EnvironmentFailed: the environments cannot be created.
     """
     if num_envs < 1:
         raise ConfigurationError(f"expected at least one environment, found {num_envs}")
@@ -95,7 +90,6 @@ def _choose(request: _Request, *, measure: bool) -> tuple[_Vector, VectorChoice,
 
 
 def _from_single(request: _Request, choice: VectorChoice) -> _Vector:
-    """Return single environments, stepped in turn or in a process each."""
     if request.spec.entry_point is None:
         raise ConfigurationError(f"{request.env_id} exists only as a vector environment: use --vector entry_point")
     mode = request.autoreset or AutoresetMode.SAME_STEP
@@ -122,7 +116,5 @@ def _from_entry_point(request: _Request) -> _Vector:
     if isinstance(found, AutoresetMode) and request.autoreset in (None, found):
         return vector
     vector.close()
-    raise ConfigurationError(
-        f"the vector entry point of {env_id} resets itself by {found}; expected "
-        f"{request.autoreset or 'a mode of Gymnasium'}"
-    )
+    expected = request.autoreset or "a mode of Gymnasium"
+    raise ConfigurationError(f"the vector entry point of {env_id} resets itself by {found}; expected {expected}")

@@ -30,10 +30,8 @@ class Finals(NamedTuple):
 class Environments:
     """B environments that are stepped together. The next step may overwrite the arrays that a step returned.
 
-    Attributes:
-        observation_space, action_space: the spaces of one environment.
-        leaves, action: the same as plain data.
-        action_mask: bool [B, *mask] for the last observation; None without masks.
+    The spaces are those of one environment, as are ``leaves`` and ``action``, the same as plain data. The mask is bool
+    [B, *mask] for the last observation, or None.
     """
 
     def __init__(self, vector: VectorEnv[Any, Any, Any], env_id: str) -> None:
@@ -87,8 +85,7 @@ class Environments:
         resets.
         """
         observation, reward, terminated, truncated, info = self.vector.step(env_action)
-        finals = None
-        ended = None
+        finals = ended = None
         if self.autoreset_mode is not AutoresetMode.NEXT_STEP:
             ended = terminated | truncated
             if ended.any():
@@ -100,7 +97,6 @@ class Environments:
     def _begin_again(
         self, observation: Any, info: dict[str, Any], ended: BoolArray
     ) -> tuple[Any, dict[str, Any], Finals]:
-        """Return the observation and info to continue with, and the finals."""
         rows = np.flatnonzero(ended)
         if self.autoreset_mode is AutoresetMode.SAME_STEP:
             return observation, info, Finals(rows, self._final_leaves(info, rows))
@@ -185,9 +181,6 @@ def _flattener(leaves: tuple[ObservationLeaf, ...]) -> Callable[[Any], Leaves]:
 
 def _brief(part: Any) -> str:
     """Return leaves or an action as JSON without empty fields."""
-    fields = [{k: v for k, v in msgspec.to_builtins(one).items() if v not in ((), [])} for one in _several(part)]
+    parts = part if isinstance(part, tuple) else (part,)
+    fields = [{k: v for k, v in msgspec.to_builtins(one).items() if v not in ((), [])} for one in parts]
     return ", ".join(msgspec.json.encode(one).decode() for one in fields)
-
-
-def _several(part: Any) -> Sequence[Any]:
-    return part if isinstance(part, tuple) else (part,)

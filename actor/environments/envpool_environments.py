@@ -27,8 +27,7 @@ _SEEDS = 2**30
 class PooledEnvironments(VectorEnv[Any, Any, Any]):
     """Environments of EnvPool with next-step autoreset.
 
-    Raises:
-        ConfigurationError: EnvPool is not installed, or has no environment that equals Gymnasium's ``spec``.
+    Raises ConfigurationError if EnvPool is not installed, or has no environment that equals Gymnasium's ``spec``.
     """
 
     def __init__(

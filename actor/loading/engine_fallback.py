@@ -4,9 +4,8 @@ import contextlib
 from collections.abc import Iterator
 
 from actor.loading.engine_choice import CHALLENGERS, is_clearly_faster, is_worth_measuring, median_call_s, order_of
-from actor.loading.engine_loader import EngineLoader, EngineOptions, NamedEngine
+from actor.loading.engine_loader import EngineLoader, EngineOptions, NamedEngine, VersionMaterial
 from actor.loading.loaded_policy import LoadedPolicy, LoadResult
-from actor.loading.version_material import VersionMaterial
 from actor.loading.weight_preloading import TakeSpare, WeightPreloader
 from actor.sandbox.program_sandbox import ProgramSandbox
 from actor.verification.probe_verifier import ProbeVerifier
@@ -71,12 +70,8 @@ class EngineFallback:
     def load(self, files: VersionFiles, take_spare: TakeSpare) -> LoadResult:
         """Verify and load a version.
 
-        Args:
-            take_spare: returns an engine of a program whose weights may be overwritten, or None.
-
-        Raises:
-            PermanentLoadError, TransientLoadError: no engine works; the message has the error of each.
-            VersionNotFound, StoreUnavailable: the store has no such version, or does not answer.
+        Raises PermanentLoadError or TransientLoadError with the errors of all engines, VersionNotFound or
+        StoreUnavailable.
         """
         manifest = files.manifest
         self._check_signature(manifest.signature)

@@ -1,18 +1,22 @@
 """Makes one engine of a version: a spare engine with new weights, or the program loaded as a whole."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from actor.loading.version_material import VersionMaterial
+from actor.loading.weight_preloading import TakeSpare, WeightPreloader
 from actor.sandbox.program_sandbox import ProgramSandbox
+from actor.verification.probe_verifier import ProbeVerifier
 from shared.engines.engine import Engine, EngineChoice, EngineKind
 from shared.engines.load import check_support, load_program, read_program
-from shared.errors import PermanentLoadError
-from shared.policy.manifest import ProgramEntry
+from shared.errors import PermanentLoadError, PolicyLoadError, ProgramError, StoreError, TransientLoadError, one_line
+from shared.files.buffer_pool import Data
+from shared.policy.manifest import Manifest, ProgramEntry
+from shared.policy.program_digest import program_digest
 from shared.policy.signature import PolicySignature
+from shared.store.policy_store import VersionFiles
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,16 +30,12 @@ _WARM_UP_CALLS = 3
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """How an actor chooses and makes engines.
+    """The choice and the making of engines (see ``AgentOptions`` for the other fields).
 
     Args:
         choice: the engine to try first, or ``auto``.
-        batch_size: rows of each call.
-        trusted_modules: prefixes of the modules that importable policies may come from.
-        trust_native: True to allow native code from the store.
         measure: True to let ``auto`` compare engines by time; False to keep a fixed order, so that equal inputs give
             equal bits in every run.
-        values: True when the engines compute the policy's value.
         signature: a signature for the environment in use; versions for another environment are refused.
     """
 
@@ -46,6 +46,52 @@ class EngineOptions:
     measure: bool = True
     values: bool = False
     signature: PolicySignature | None = None
+
+
+@dataclass
+class VersionMaterial:
+    """The verified content of a version that is being loaded, and the errors of its engines so far."""
+
+    files: VersionFiles
+    manifest: Manifest
+    weights_bytes: Data
+    weights: Mapping[str, np.ndarray]
+    verifier: ProbeVerifier
+    take_spare: TakeSpare
+    preloader: WeightPreloader
+    refusals: list[tuple[str, str]] = field(default_factory=list)
+    errors: list[Exception] = field(default_factory=list)
+
+    def read(self, name: str) -> Data:
+        """Return a file's verified bytes. The weights are in memory already."""
+        return self.weights_bytes if name == self.manifest.weights else self.files.read(name)
+
+    def refuse(self, engine_name: str, error: Exception) -> None:
+        self.refusals.append((engine_name, str(error) or type(error).__name__))
+        self.errors.append(error)
+
+    def has_program(self, entry: ProgramEntry) -> bool:
+        """Return True when the file of ``entry`` holds the program that the manifest names."""
+        try:
+            return program_digest(entry.kind, bytes(self.read(entry.file))) == entry.program_digest
+        except (PolicyLoadError, StoreError):
+            return False
+
+    def failure(self) -> Exception:
+        """Return one error for all engines: transient if one of them was, since that engine may work later."""
+        errors = self.errors
+        if len(errors) == 1 and isinstance(errors[0], PolicyLoadError):
+            return errors[0]
+        said = "; ".join(f"{name}: {one_line(message)}" for name, message in self.refusals)
+        kinds = {type(error) for error in errors}
+        kind: type[PolicyLoadError] = ProgramError
+        if any(issubclass(k, TransientLoadError) for k in kinds):
+            kind = TransientLoadError
+        elif len(kinds) == 1 and issubclass(only := kinds.pop(), PolicyLoadError):
+            kind = only
+        failure = kind(said or "none of its programs can be run here")
+        failure.__cause__ = errors[0] if errors else None
+        return failure
 
 
 class EngineLoader:

@@ -27,11 +27,7 @@ class _Preloaded(NamedTuple):
 
 
 class WeightPreloader:
-    """Holds one version's weights, and an engine that has them.
-
-    Args:
-        first: the engine to try first, with the digest of its program.
-    """
+    """Holds one version's weights, and an engine of ``first`` (a kind and a program's digest) that has them."""
 
     def __init__(self, first: tuple[EngineKind, str] | None, take_spare: TakeSpare) -> None:
         self._first = first

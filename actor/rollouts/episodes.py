@@ -30,11 +30,7 @@ _Acted = tuple[int, tuple[int, ...], str]
 
 
 class FinishedEpisodes(Sequence[FinishedEpisode]):
-    """The episodes that ended in one rollout, stored by column; a FinishedEpisode is made at access.
-
-    Args:
-        began: the key of ``acted`` for each episode.
-    """
+    """The episodes of one rollout by column, made at access. ``began`` is each episode's key of ``acted``."""
 
     def __init__(
         self, ends: EpisodeEnds, acted: Mapping[int, _Acted], began: Sequence[int], rows: Sequence[int]
@@ -57,10 +53,7 @@ class FinishedEpisodes(Sequence[FinishedEpisode]):
     @overload
     def __getitem__(self, at: slice) -> list[FinishedEpisode]: ...
     def __getitem__(self, at: int | slice) -> FinishedEpisode | list[FinishedEpisode]:
-        if isinstance(at, slice):
-            return list(self)[at]
-        returns, lengths = self.ends.returns, self.ends.lengths
-        return FinishedEpisode(returns[at], lengths[at], *self._acted[self._began[at]], self._rows[at])
+        return list(self)[at]
 
 
 class EpisodeTracker:
@@ -88,9 +81,7 @@ class EpisodeTracker:
     def finish(self, rollout: Rollout, *, steps_to_next: int) -> FinishedEpisodes:
         """Return the episodes that ended in ``rollout``, in the order of their ends.
 
-        Args:
-            steps_to_next: steps from an episode's last action to the first of the next one: 2 under next-step
-                autoreset, else 1.
+        ``steps_to_next`` counts from an episode's last action to the next one's first: 2 under next-step autoreset.
         """
         ended = _by_row((rollout.terminated | rollout.truncated) & rollout.valid)
         rows, times = np.divmod(np.flatnonzero(ended), rollout.length)  # row by row, each in order of time
@@ -123,7 +114,8 @@ class EpisodeTracker:
         columns = (episode_returns, episode_lengths, rows, began)
         returns, lengths, row, indices = (each[order].tolist() for each in columns)
         acted = {index: self._acted_since(index) for index in set(indices)}
-        versions = [acted[index][0] for index in indices] if len(acted) > 1 else _versions(acted) * len(indices)
+        began_by = [version for version, _, _ in acted.values()]
+        versions = began_by * len(indices) if len(acted) <= 1 else [acted[index][0] for index in indices]
         return FinishedEpisodes(EpisodeEnds(returns, lengths, versions), acted, indices, row)
 
     def _acted_since(self, began: int) -> _Acted:
@@ -136,11 +128,6 @@ class EpisodeTracker:
         self._began[self._began != _NOT_BEGUN] -= needed_from
 
 
-def _versions(acted: Mapping[int, _Acted]) -> list[int]:
-    return [version for version, _, _ in acted.values()]
-
-
 def _by_row(array: np.ndarray) -> np.ndarray:
-    """Return an array [T, B] as a contiguous one [B, T]."""
     rows: np.ndarray = np.ascontiguousarray(array.T)
     return rows

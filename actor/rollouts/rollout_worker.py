@@ -7,15 +7,16 @@ done once for a whole rollout.
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import msgspec
 import numpy as np
 from gymnasium.vector import AutoresetMode
 from loguru import logger
 
+from actor.acting.policy_call import Decision
 from actor.environments.environments import BoolArray, Environments, Finals
 from actor.loading.loaded_policy import LoadedPolicy
-from actor.rollouts.acting_agent import ActingAgent
 from actor.rollouts.episodes import EpisodeTracker, FinishedEpisode
 from shared.policy.signature import PolicySignature
 from shared.rollouts.rollout import Rollout, RolloutHeader, RolloutLayout
@@ -26,16 +27,29 @@ _ROOM_TIMEOUT_S = 0.2
 _VERSION_TIMEOUT_S = 0.5  # the version is published already; if it takes longer, it may have failed
 
 
+class ActingAgent(Protocol):
+    """The part of ``actor.agent.Agent`` that a rollout worker uses."""
+
+    noise_offset: int
+
+    @property
+    def policy(self) -> LoadedPolicy: ...
+    @property
+    def state(self) -> Sequence[np.ndarray]: ...
+    @property
+    def noise_seed(self) -> int: ...
+    def reset(self, rows: np.ndarray | None = None) -> None: ...
+    def adopt(self) -> LoadedPolicy: ...
+    def wait_for_version(self, version: int, timeout_s: float) -> bool: ...
+    def decide(self, observation: Sequence[np.ndarray], action_mask: np.ndarray | None) -> Decision: ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class RolloutOptions:
-    """The names in a worker's rollouts, and how it acts.
+    """The names in a worker's rollouts, and the seed of the environments' resets.
 
-    Args:
-        run_id: the run that the rollouts belong to.
-        actor_id: the name of this actor.
-        seed: the seed of all resets of the environments; the agent has the seed of the noise.
-        cut_at_episode_end: True to end a rollout with an episode, so that each episode of a single environment begins
-            with the newest policy. Such rollouts cannot be sent.
+    With ``cut_at_episode_end`` a rollout ends with an episode, so that each episode of a single environment begins with
+    the newest policy. Such rollouts cannot be sent.
     """
 
     run_id: str
@@ -45,15 +59,9 @@ class RolloutOptions:
 
 
 class RolloutWorker:
-    """Steps environments with an agent and records rollouts.
+    """Steps environments with an agent and records rollouts of ``layout``; ``sender`` None sends none.
 
-    Args:
-        layout: the layout of the run's rollouts.
-        sender: sends rollouts to the learner; None to only record them.
-
-    Attributes:
-        finished: the episodes that ended in the last rollout.
-        interrupted: True after ``interrupt``.
+    ``finished`` are the episodes that ended in the last rollout.
     """
 
     def __init__(
@@ -145,9 +153,8 @@ class RolloutWorker:
 
     def send(self, rollout: Rollout) -> None:
         """Send ``rollout`` if there is a sender and the learner can learn from it."""
-        if self._sender is None or not self._can_be_learned_from(rollout):
-            return
-        self._sender.send(rollout)
+        if self._sender is not None and self._can_be_learned_from(rollout):
+            self._sender.send(rollout)
 
     def _adopt(self) -> LoadedPolicy:
         if self._begins.all():
@@ -239,8 +246,7 @@ class RolloutWorker:
         self._observation = tuple(leaf[-1] for leaf in rollout.observation)
         if finals:
             _record_finals(rollout, finals)
-        finished = self._tracker.finish(rollout, steps_to_next=2 if self._next_step else 1)
-        self.finished = finished
+        self.finished = finished = self._tracker.finish(rollout, steps_to_next=2 if self._next_step else 1)
         rollout.header = msgspec.structs.replace(rollout.header, episodes=finished.ends)
 
     def _can_be_learned_from(self, rollout: Rollout) -> bool:
@@ -266,7 +272,6 @@ def _record_finals(rollout: Rollout, finals: list[tuple[int, Finals]]) -> None:
 
 
 def _shorten(rollout: Rollout, length: int) -> Rollout:
-    """Return the first ``length`` steps of ``rollout``."""
     return replace(
         rollout,
         observation=tuple(leaf[: length + 1] for leaf in rollout.observation),

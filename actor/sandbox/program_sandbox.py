@@ -24,12 +24,12 @@ _BYTES_PER_S = 20 * 2**20
 
 @dataclass(frozen=True, kw_only=True)
 class SandboxLimits:
-    """What a program may use in the sandbox.
+    """The limits of a program in the sandbox.
 
     Args:
         timeout_s: seconds for one program; a large one gets more.
-        memory_bytes: bytes of memory in addition to the size of its files.
-        times_slower: how many times the fastest call seen so far a call may take, if it takes more than ``call_s``.
+        memory_bytes: bytes of memory in addition to its files.
+        times_slower: the most times that a call may take the fastest call so far, if it takes more than ``call_s``.
         call_s: seconds that any call may take.
     """
 
@@ -40,11 +40,7 @@ class SandboxLimits:
 
 
 class ProgramSandbox:
-    """Runs programs in one sandbox process, which starts when it is first needed. Only the loader thread may use it.
-
-    Args:
-        cache: programs that passed on this machine before.
-    """
+    """Runs programs in one sandbox process, which starts when it is first needed. For the loader thread only."""
 
     def __init__(self, limits: SandboxLimits, *, batch_size: int, cache: SandboxCache | None = None) -> None:
         self._limits = limits
@@ -76,14 +72,11 @@ class ProgramSandbox:
         return call_s is not None
 
     def verify(self, kind: EngineKind, program_digest: str, manifest_bytes: bytes, files: Mapping[str, bytes]) -> None:
-        """Run a program in the sandbox, unless it has passed.
-
-        Args:
-            files: the program, the weights and the probe by their names in the manifest, with verified digests.
+        """Run a program in the sandbox, unless it has passed. ``files`` are verified: program, weights and probe.
 
         Raises:
             ProgramError: the program hangs, crashes, needs too much memory or is far too slow.
-            PermanentLoadError: the error that the program itself raised.
+            PermanentLoadError: the program itself raised it.
             TransientLoadError: the process ended, and the program may not be the cause.
         """
         if self.has_passed(kind, program_digest):
@@ -123,7 +116,6 @@ class ProgramSandbox:
             raise (ProgramError if is_sure else TransientLoadError)(str(ended)) from ended
 
     def _check_speed(self, call_s: float) -> None:
-        """Compare with other programs at the same batch size: there is no other yardstick."""
         fastest_s = min(self._passed.values(), default=call_s)
         times = call_s / fastest_s
         if times > self._limits.times_slower and call_s > self._limits.call_s:

@@ -45,12 +45,7 @@ class SandboxClient:
         return self._process.is_gone
 
     def request(self, data: bytes, timeout_s: float) -> SandboxReply:
-        """Send an encoded SandboxRequest and return the reply.
-
-        Raises:
-            SandboxEnded: no reply came.
-            TransientLoadError: the request could not be written.
-        """
+        """Send an encoded SandboxRequest and return the reply. Raise SandboxEnded or TransientLoadError without one."""
         try:
             with _file_of(data) as file:
                 self._channel.settimeout(_START_S)
@@ -93,7 +88,6 @@ class SandboxClient:
 
 
 def _file_of(data: bytes) -> BinaryIO:
-    """Return an open, unnamed file that holds ``data``."""
     try:
         if hasattr(os, "memfd_create"):  # in memory: works with a full or read-only disk
             file: BinaryIO = os.fdopen(os.memfd_create("rl-hotswap"), "wb+")

@@ -6,6 +6,7 @@ SandboxReply at the end.
 """
 
 import gc
+import importlib
 import os
 import resource
 import socket
@@ -54,7 +55,8 @@ def main() -> None:
     """Run the requested programs, one after another, until the actor closes the socket."""
     die_with_parent()
     channel = socket.socket(fileno=int(sys.argv[1]))
-    _warm_up(sys.argv[2:])
+    if sys.argv[2] in ("llvm", "onnx"):
+        _import_engine(sys.argv[2])  # before the first request, which is expected to need it
     while True:
         message, descriptors, _, _ = socket.recv_fds(channel, 1, 1)
         if not message or not descriptors:
@@ -106,23 +108,9 @@ def _call_s(engine: Engine, verifier: ProbeVerifier) -> float:
     return least_s
 
 
-def _warm_up(kinds: list[str]) -> None:
-    """Import the library that the first request is expected to need."""
-    for kind in ("llvm", "onnx"):
-        if kind in kinds[:1]:
-            _import_engine(kind)
-
-
-def _import_engine(kind: EngineKind) -> None:
+def _import_engine(kind: str) -> None:
     """Import the engine's library before the limits apply: an import may take seconds and hundreds of megabytes."""
-    if kind == "llvm":
-        import shared.engines.llvm
-    elif kind == "onnx":
-        import shared.engines.onnx
-    elif kind == "torchscript":
-        import shared.engines.torchscript
-    elif kind == "aot":
-        import shared.engines.aot  # noqa: F401
+    importlib.import_module(f"shared.engines.{kind}")
 
 
 def _data_bytes() -> int:

@@ -12,11 +12,7 @@ from shared.process.process_guard import Lifeline
 class SideProcess:
     """Runs ``python -m module argument …``. The module must call ``die_with_parent`` first.
 
-    Args:
-        descriptors: file descriptors that are open in the child under the same numbers.
-
-    Raises:
-        OSError: the process cannot start.
+    ``descriptors`` are open in the child under the same numbers. Raises OSError if the process cannot start.
     """
 
     def __init__(self, module: str, arguments: Sequence[str], descriptors: Sequence[int]) -> None:

@@ -4,7 +4,9 @@ import os
 import secrets
 import socket
 import zlib
-from contextlib import ExitStack
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
 
 import numpy as np
 from loguru import logger
@@ -16,7 +18,6 @@ from actor.environments.environment_creation import make_environments
 from actor.rollouts.rollout_worker import RolloutOptions, RolloutWorker
 from actor.sandbox.program_sandbox import SandboxLimits
 from actor.session.actor_settings import ActorSettings
-from actor.session.learner_link import find_learner
 from actor.session.policy_source import PolicySource, find_source
 from actor.session.session_report import SessionReport, print_line, print_nothing
 from actor.session.stop_signal import StopSignal
@@ -27,7 +28,10 @@ from shared.policy.signing import PublicKey, public_keys_of
 from shared.process.log import set_up_logging
 from shared.rollouts.rollout import RolloutLayout
 from shared.run.environment_description import find_environment
+from shared.run.run_config import RunConfig
 from shared.run.run_directory import RunDirectory
+from shared.transport.transport_keys import ActorKeys, choose_actor_keys
+from shared.transport.zmq_curve import check_keys
 from shared.transport.zmq_sender import ZmqSender
 
 _UNSENT_LENGTH = 16  # steps of a rollout that is not sent: short, so that an episode is reported soon after its end
@@ -60,8 +64,8 @@ def act(settings: ActorSettings) -> int:
         )
         if source.config is not None:
             environments.check_signature(source.config.signature)
-        learner = find_learner(settings, source, echo) if isinstance(follow, Newest) else None
-        report = stack.enter_context(SessionReport(echo, settings.episodes, settings.episode_log))
+        learner = _find_learner(settings, source, echo) if isinstance(follow, Newest) else None
+        report = stack.enter_context(closing(SessionReport(echo, settings.episodes, settings.episode_log)))
         if source.store.newest() is None:
             echo(f"waiting for a first policy version in {source.where}, for {settings.deadline_s:g} s at most")
         env_seed, noise_seed = _seeds(settings)
@@ -132,6 +136,41 @@ def _work(
         sender.close()
         worker.stop_sending()
         worker.run(lambda: report.done, report_rollout)
+
+
+@dataclass(frozen=True)
+class _Learner:
+    """A learner that accepts rollouts, and the keys for it."""
+
+    run: RunDirectory
+    config: RunConfig
+    keys: ActorKeys | None
+
+    def join(self, name: str, echo: Callable[[str], None]) -> ZmqSender:
+        echo(f"joined the training in {self.run.path} as {name}: its learner learns from this actor's rollouts")
+        return ZmqSender(
+            self.config.address,
+            self.config.run_id,
+            name,
+            window=self.config.window,
+            learner_timeout_s=self.config.learner_timeout_s,
+            keys=self.keys,
+        )
+
+
+def _find_learner(settings: ActorSettings, source: PolicySource, echo: Callable[[str], None]) -> _Learner | None:
+    """Return the learner to send rollouts to, or None; raise ConfigurationError for a missing key."""
+    run, config = source.run, source.config
+    if run is None or config is None or settings.deterministic or not settings.send:
+        return None
+    if config.env_id != settings.env:
+        echo(f"{source.where} is for {config.env_id}: no rollouts of {settings.env} are sent to its learner")
+        return None
+    if not settings.supervised and not run.live():  # a supervisor's learner may still be starting
+        return None
+    keys = choose_actor_keys(settings.transport_key, run.path, config.learner_public_key)
+    check_keys(config.address, keys)
+    return _Learner(run, config, keys)
 
 
 def _layout(agent: Agent, source: PolicySource, *, joined: bool) -> RolloutLayout:

@@ -35,14 +35,8 @@ def find_source(
 ) -> PolicySource:
     """Return the store at ``store``, the run at ``run_dir``, or the live, else the newest run of ``env_id``.
 
-    Waits until the run exists and has its configuration, and prints the reason for the wait.
-
-    Args:
-        keys: the run's configuration must be signed with one of these keys, if there are any.
-
-    Raises:
-        PolicyUnavailable: there is no run after ``deadline_s`` seconds.
-        StoreError, ConfigurationError: the store cannot be opened, or does not exist.
+    Waits until the run exists and has its configuration, signed with one of ``keys`` if there are any, and prints the
+    reason for the wait. Raises PolicyUnavailable after ``deadline_s``, StoreError and ConfigurationError.
     """
     if store is not None:
         return PolicySource(_open_existing(store), store)
@@ -67,7 +61,7 @@ def find_source(
 
 
 def _authenticity_fault(run: RunDirectory, config: RunConfig | None, keys: Sequence[PublicKey]) -> str | None:
-    """Return the error in the run's signature, or None. A learner that resumes with another key signs it again."""
+    """Return the error in the run's signature, or None."""
     try:
         if config is not None:
             check_run_config(config, keys, f"{run.path}/run.json")

@@ -1,9 +1,7 @@
 """An actor's report: printed lines for new versions and episodes, a summary, and the episode log."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Protocol, Self
 
 import msgspec
 from loguru import logger
@@ -11,10 +9,6 @@ from loguru import logger
 from actor.loading.loaded_policy import LoadedPolicy
 from actor.rollouts.episodes import FinishedEpisode
 from shared.errors import ConfigurationError
-
-
-class Print(Protocol):
-    def __call__(self, line: str, /) -> None: ...
 
 
 def print_line(line: str) -> None:
@@ -32,13 +26,10 @@ def print_nothing(line: str) -> None:
 
 
 class EpisodeLog:
-    """A file with one JSON object a line for each episode.
+    """A file with one line of JSON for each episode: episode, return, length, version, versions, digest.
 
-    The keys are episode, return, length, version, versions and digest. ``version`` and ``digest`` began the episode;
-    ``versions`` acted in it. Lines are on disk when ``write`` returns. A full disk delays them.
-
-    Raises:
-        ConfigurationError: the file cannot be created.
+    ``version`` and ``digest`` began the episode; ``versions`` acted in it. Lines are on disk when ``write`` returns; a
+    full disk delays them. Raises ConfigurationError if the file cannot be created.
     """
 
     def __init__(self, path: Path) -> None:
@@ -82,15 +73,9 @@ class EpisodeLog:
 
 
 class SessionReport:
-    """Prints and counts episodes.
+    """Prints and counts episodes, up to ``wanted`` (None: no limit); ``log`` is the path of the episode log."""
 
-    Args:
-        print_line: prints one line.
-        wanted: the number of episodes to report; None for no limit.
-        log: the path of the episode log, or None.
-    """
-
-    def __init__(self, print_line: Print, wanted: int | None, log: Path | None) -> None:
+    def __init__(self, print_line: Callable[[str], None], wanted: int | None, log: Path | None) -> None:
         self.print_line = print_line
         self.episodes = 0
         self._wanted = wanted
@@ -122,10 +107,8 @@ class SessionReport:
             if self._log is not None:
                 self._log.write(self.episodes, episode)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def close(self) -> None:
+        """Print the summary and close the episode log."""
         if self.episodes:
             plural = "episode" if self.episodes == 1 else "episodes"
             self.print_line(f"{self.episodes} {plural}, mean return {self._returns / self.episodes:g}")

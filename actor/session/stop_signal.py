@@ -9,10 +9,8 @@ from typing import Self
 class StopSignal:
     """A context in which a signal raises KeyboardInterrupt, or SystemExit with code 143 for SIGTERM.
 
-    After ``call_instead`` the first signal calls a function instead, and only a second one raises.
-
-    Args:
-        ignore_interrupt: True to ignore Ctrl-C, for an actor whose supervisor handles it and then stops the actor.
+    After ``call_instead`` the first signal calls a function instead, and only a second one raises. With
+    ``ignore_interrupt`` Ctrl-C is ignored: the supervisor handles it and then stops the actor.
     """
 
     def __init__(self, *, ignore_interrupt: bool = False) -> None:

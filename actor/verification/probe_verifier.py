@@ -13,15 +13,11 @@ class ProbeVerifier:
     """Compares engines of a policy with its probe, at the probe's batch size and at the one in use.
 
     The rows of the probe are repeated or cut to ``batch_size``. Repeated rows cover the probe, so that one call is
-    enough. A verified engine is warm for ``batch_size``.
-
-    Args:
-        values: True when the engines compute the policy's value.
+    enough. A verified engine is warm for ``batch_size``. The engines compute the policy's value only with ``values``.
 
     Attributes:
         outputs: positions, in the version's signature, of the outputs that the engines return.
-        probe_inputs: the probe's own inputs, read-only.
-        inputs: inputs of ``batch_size`` rows.
+        probe_inputs, inputs: the probe's own inputs, read-only, and inputs of ``batch_size`` rows.
     """
 
     def __init__(self, manifest: Manifest, probe: Probe, batch_size: int, *, values: bool = True) -> None:
@@ -41,11 +37,7 @@ class ProbeVerifier:
         self._in_use = (self.inputs, _rows(outputs, row))
 
     def verify(self, run: Callable[[Sequence[np.ndarray]], Sequence[np.ndarray]]) -> float:
-        """Return the largest difference between the outputs of ``run`` and the probe.
-
-        Raises:
-            ProbeMismatch: a difference exceeds the tolerance of the manifest.
-        """
+        """Return the largest difference of the outputs of ``run`` from the probe. Raise ProbeMismatch if too large."""
         atol, rtol = self._tolerance.atol, self._tolerance.rtol
         cases = (self._in_use,) if self._covers_all else (self._as_made, self._in_use)
         return max(compare(outputs, run(inputs), self._signature, atol, rtol) for inputs, outputs in cases)

@@ -33,10 +33,6 @@ class PolicyWatcher:
     One thread uses a watcher; only ``announce`` may be called by others. That thread waits for ``wake`` for at most
     ``interval_s`` and then calls ``check``. Events end the wait. Without events (network file systems, no watches left)
     the interval is ``poll_s``; with events, which may get lost, and for object stores it is ``rescan_s`` or more.
-
-    Attributes:
-        known: the versions, in ascending order.
-        is_delegated: True while another process watches (see ``delegate``).
     """
 
     def __init__(
@@ -82,10 +78,7 @@ class PolicyWatcher:
 
     @property
     def interval_s(self) -> float:
-        """Seconds between two calls of ``check`` without an event.
-
-        It is longer than ``rescan_s`` if events are known to cover every change: idle actors should cost nothing.
-        """
+        """Seconds between two calls of ``check`` without an event; long if events are known to cover every change."""
         if self._is_sure:
             return max(self._rescan_s, _RESCAN_SURE_S if self._listed_as is None else _RESCAN_SETTLED_S)
         has_source = self.has_events or self.is_delegated
@@ -113,16 +106,10 @@ class PolicyWatcher:
         self._announced.append(version)
 
     def check(self, *, force: bool = False) -> bool:
-        """Update ``known``; return True when it changed.
+        """Update ``known``; return True when it changed. Raise StoreUnavailable if the store cannot be listed.
 
-        Versions that events name are added without a listing. Otherwise the store is listed if it may have changed; an
-        unchanged directory costs one ``stat``.
-
-        Args:
-            force: True to list the store in any case.
-
-        Raises:
-            StoreUnavailable: the store cannot be listed.
+        Versions that events name are added without a listing. Otherwise the store is listed if it may have changed, or
+        with ``force``; an unchanged directory costs one ``stat``.
         """
         is_same_directory = self._keep_observing()
         self.read_events()
@@ -212,7 +199,6 @@ class PolicyWatcher:
         return False
 
     def _warn_once(self, message: str) -> None:
-        """Log a warning unless it equals the last one: each retry mostly fails for the same reason."""
         if message != self._last_warning:
             logger.warning(message)
             self._last_warning = message
