@@ -70,7 +70,6 @@ def _finite(shape: tuple[int, ...]) -> _Test:
 
 
 def _below(numbers: np.ndarray, shape: tuple[int, ...]) -> _Test:
-    """Test that each number is in [0, its cardinality)."""
     if math.prod(shape) == 1:
         n = int(numbers.item())
         return lambda array: bool(0 <= array.item() < n)
@@ -85,7 +84,6 @@ def _below(numbers: np.ndarray, shape: tuple[int, ...]) -> _Test:
 
 
 def _in_range(action: ActionSpec, shape: tuple[int, ...]) -> _Test:
-    """Test that each number is in [start, start + its cardinality)."""
     start = np.array(action.start or 0, np.int64).reshape(action.shape if action.start else ())
     below = _below(cardinalities(action), shape)
     return lambda array: below(np.ascontiguousarray(array.astype(np.int64) - start))

@@ -95,8 +95,7 @@ def load_policy(
     manifest = files.manifest
     signature = manifest.module if isinstance(manifest.module, ModuleSignature) else _as_module(manifest)
     classes = trusted_classes((signature.arguments, signature.result), trusted_modules)
-    refusals: list[tuple[str, str]] = []
-    errors: list[Exception] = []
+    errors: dict[str, Exception] = {}
     verifier = ModuleVerifier(files, signature)
     for kind in _order(engine, manifest, trust_native, trusted_modules):
         try:
@@ -107,14 +106,14 @@ def load_policy(
         except PolicyLoadError as error:
             if engine == "auto" and isinstance(error, ProgramUnsupported):
                 continue  # the program may be sound, so this is no refusal
-            refusals.append((kind, str(error)))
-            errors.append(error)
+            errors[kind] = error
         else:
-            return LoadedModule(manifest, signature, loaded, classes, tuple(refusals))
-    if len(errors) == 1:
-        raise errors[0]
-    said = "; ".join(f"{kind}: {message}" for kind, message in refusals)
-    cause = errors[0] if errors else None
+            refusals = tuple((tried, str(error)) for tried, error in errors.items())
+            return LoadedModule(manifest, signature, loaded, classes, refusals)
+    cause = next(iter(errors.values()), None)
+    if cause is not None and len(errors) == 1:
+        raise cause
+    said = "; ".join(f"{kind}: {error}" for kind, error in errors.items())
     raise ProgramError(f"{files.location}: none of its programs can be run: {said}") from cause
 
 
@@ -141,7 +140,6 @@ def _as_module(manifest: Manifest) -> ModuleSignature:
 
 
 def _array(leaf: Any) -> np.ndarray:
-    """Return the leaf as an array in C order, without a copy if it is one already."""
     if isinstance(leaf, np.ndarray):
         return np.ascontiguousarray(leaf) if leaf.ndim else leaf
     array: np.ndarray = leaf.detach().cpu().contiguous().numpy()

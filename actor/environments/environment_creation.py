@@ -70,7 +70,6 @@ def make_environments(
 
 
 def _choose(request: _Request, *, measure: bool) -> tuple[_Vector, VectorChoice, str]:
-    """Return the environments that ``auto`` stands for, their form and the reason for it."""
     refusal = "no vector entry point"
     if request.spec.entry_point is None:
         return _from_entry_point(request), "entry_point", "the only form"

@@ -180,7 +180,6 @@ def _flattener(leaves: tuple[ObservationLeaf, ...]) -> Callable[[Any], Leaves]:
 
 
 def _brief(part: Any) -> str:
-    """Return leaves or an action as JSON without empty fields."""
     parts = part if isinstance(part, tuple) else (part,)
     fields = [{k: v for k, v in msgspec.to_builtins(one).items() if v not in ((), [])} for one in parts]
     return ", ".join(msgspec.json.encode(one).decode() for one in fields)

@@ -89,7 +89,6 @@ class ProcessEnvironments(AsyncVectorEnv[Any, Any]):
         raise EnvironmentFailed(f"environment {index} of {self._env_id} raised {error}") from error
 
     def _gone(self) -> EnvironmentFailed:
-        """Return the error for a worker that does not answer."""
         ended = connection.wait([process.sentinel for process in self.processes], _GRACE_S)
         for index, process in enumerate(self.processes):
             if process.sentinel in ended:

@@ -115,7 +115,6 @@ class EngineFallback:
         material.refusals.append((choice, f"the version has no {PROGRAM_OF[choice]} program"))
 
     def _steps(self, manifest: Manifest) -> Iterator[tuple[EngineKind, ProgramEntry]]:
-        """Yield the engines to try, each with its program."""
         order = list(order_of(self._choice))
         faster = self._faster.get(_programs_key(manifest))
         if faster is not None:

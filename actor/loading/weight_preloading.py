@@ -19,8 +19,6 @@ TakeSpare = Callable[[EngineKind, str], Engine | None]
 
 
 class _Preloaded(NamedTuple):
-    """Unverified bytes, their tensors, and the engine that has them, if there was a spare one."""
-
     data: Data
     weights: Mapping[str, np.ndarray]
     engine: Engine | None

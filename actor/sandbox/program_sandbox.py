@@ -126,7 +126,6 @@ class ProgramSandbox:
 
 
 def _as_raised(reply: SandboxReply, memory_bytes: int) -> Exception:
-    """Return the error that the program raised in the sandbox, as this process would have raised it."""
     if reply.error == "MemoryError" or is_out_of_memory(Exception(reply.message)):
         return ProgramError(f"needs more than the {memory_bytes / 2**30:.1f} GiB of memory that the sandbox allows")
     kind = getattr(shared.errors, reply.error or "", None)

@@ -89,7 +89,6 @@ def _run_program(request: SandboxRequest) -> SandboxReply:
 
 
 def _load(request: SandboxRequest) -> tuple[Engine, ProbeVerifier]:
-    """Return the engine, as the actor would load it, after it reproduces the probe."""
     manifest = decode_manifest(request.manifest_bytes)
     probe = decode_probe(request.files[manifest.probe.file], manifest.signature)
     verifier = ProbeVerifier(manifest, probe, request.batch_size)

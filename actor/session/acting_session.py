@@ -140,8 +140,6 @@ def _work(
 
 @dataclass(frozen=True)
 class _Learner:
-    """A learner that accepts rollouts, and the keys for it."""
-
     run: RunDirectory
     config: RunConfig
     keys: ActorKeys | None
@@ -159,7 +157,6 @@ class _Learner:
 
 
 def _find_learner(settings: ActorSettings, source: PolicySource, echo: Callable[[str], None]) -> _Learner | None:
-    """Return the learner to send rollouts to, or None; raise ConfigurationError for a missing key."""
     run, config = source.run, source.config
     if run is None or config is None or settings.deterministic or not settings.send:
         return None
@@ -180,13 +177,11 @@ def _layout(agent: Agent, source: PolicySource, *, joined: bool) -> RolloutLayou
 
 
 def _set_up_logging(settings: ActorSettings, name: str, run: RunDirectory | None) -> None:
-    """Log warnings to the terminal and everything to the run's log."""
     logs = run.logs if run is not None and os.access(run.logs, os.W_OK) else None
     set_up_logging(name, logs, terminal_level="WARNING", supervised=settings.supervised)
 
 
 def _seeds(settings: ActorSettings) -> tuple[int, int]:
-    """Return the seeds of the environments and of the noise, which depend on ``--seed`` and ``--name``."""
     entropy = [secrets.randbits(64) if settings.seed is None else settings.seed]
     if settings.name is not None:
         entropy.append(zlib.crc32(settings.name.encode()))

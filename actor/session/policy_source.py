@@ -61,7 +61,6 @@ def find_source(
 
 
 def _authenticity_fault(run: RunDirectory, config: RunConfig | None, keys: Sequence[PublicKey]) -> str | None:
-    """Return the error in the run's signature, or None."""
     try:
         if config is not None:
             check_run_config(config, keys, f"{run.path}/run.json")

@@ -56,7 +56,6 @@ class EpisodeLog:
         self._flush()
 
     def _flush(self) -> None:
-        """Write as much as the disk takes, and keep the rest for the next call."""
         try:
             while self._unwritten:
                 self._unwritten = self._unwritten[self._file.write(self._unwritten) :]

@@ -5,7 +5,6 @@ import os
 import time
 from collections import deque
 from pathlib import Path
-from typing import NamedTuple
 
 from loguru import logger
 
@@ -25,6 +24,10 @@ _OBSERVE_AGAIN_S = 30.0
 _RESCAN_SURE_S, _RESCAN_SETTLED_S = 5.0, 30.0
 # With events the listings, which take long in a store of many versions, take at most this share of the time.
 _LISTING_SHARE = 1 / 500
+
+
+_Directory = tuple[int, int, int]
+"""Device and inode of a directory, and the time in ns at which an entry was last created, removed or renamed."""
 
 
 class PolicyWatcher:
@@ -119,7 +122,7 @@ class PolicyWatcher:
         directory = _look_at(self._path) if self._path is not None else None
         if not force and not self._should_list(directory, was_watched=is_same_directory):
             return has_new
-        settled = directory is not None and directory.changed_ns + _SETTLED_S * 1e9 < time.time_ns()
+        settled = directory is not None and directory[2] + _SETTLED_S * 1e9 < time.time_ns()
         began_s = time.monotonic()
         known = tuple(self._store.versions())
         self._listed_as = directory if settled else None
@@ -148,9 +151,7 @@ class PolicyWatcher:
 
     def _take_announced(self) -> bool:
         """Add the versions that events named; return True when there are new ones."""
-        announced = set()
-        while self._announced:
-            announced.add(self._announced.popleft())
+        announced = {self._announced.popleft() for _ in range(len(self._announced))}
         newest = self.known[-1] if self.known else -1
         new = sorted(version for version in announced if version > newest)
         if not self.has_listed:
@@ -158,7 +159,7 @@ class PolicyWatcher:
         self.known = (*self.known, *new)
         return bool(new)
 
-    def _should_list(self, directory: "_Directory | None", *, was_watched: bool) -> bool:
+    def _should_list(self, directory: _Directory | None, *, was_watched: bool) -> bool:
         if directory is not None and directory == self._listed_as:
             return time.monotonic() - self._listed_at_s >= _LIST_ANYWAY_S
         return not was_watched or self.is_listing_due
@@ -195,13 +196,11 @@ class PolicyWatcher:
             self._last_warning = None
         except OSError as error:
             self._observe_again_at_s = time.monotonic() + _OBSERVE_AGAIN_S
-            self._warn_once(f"no file events; polling path={self._path} poll_s={self._poll_s} error={error}")
-        return False
-
-    def _warn_once(self, message: str) -> None:
-        if message != self._last_warning:
-            logger.warning(message)
+            message = f"no file events; polling path={self._path} poll_s={self._poll_s} error={error}"
+            if message != self._last_warning:
+                logger.warning(message)
             self._last_warning = message
+        return False
 
     def _begin_watch(self, path: Path) -> None:
         """Raise OSError if there are no events, or none for the changes of other machines."""
@@ -213,14 +212,6 @@ class PolicyWatcher:
             self._wake.register(self._events.descriptor)
 
 
-class _Directory(NamedTuple):
-    """The identity of a directory, and when an entry was last created, removed or renamed in it."""
-
-    device: int
-    inode: int
-    changed_ns: int
-
-
 def _look_at(path: Path) -> _Directory | None:
     """Return None if there is no directory. Raise StoreUnavailable for other errors."""
     try:
@@ -229,7 +220,7 @@ def _look_at(path: Path) -> _Directory | None:
         return None
     except OSError as error:
         raise StoreUnavailable(f"{path}: {error}") from error
-    return _Directory(status.st_dev, status.st_ino, status.st_mtime_ns)
+    return status.st_dev, status.st_ino, status.st_mtime_ns
 
 
 def _inode(path: Path) -> tuple[int, int] | None:

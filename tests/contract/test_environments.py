@@ -1,4 +1,4 @@
-"""What every way to step a batch of environments keeps: one suite for vector entry points, sync, async and EnvPool."""
+"""The contract of every form of a batch of environments: vector entry points, sync, async and EnvPool."""
 
 import importlib.util
 from collections.abc import Iterator
@@ -101,14 +101,14 @@ def test_masks_are_those_of_the_observation_to_act_on(way: VectorChoice, mode: A
             assert mask is not None
             expected = np.stack([np.ones(3), now[:, 1] % 2, np.zeros(3)], axis=1).astype(np.bool_)
             if mode is AutoresetMode.NEXT_STEP:
-                expected |= ended[:, None]  # whatever is chosen there is ignored
+                expected |= ended[:, None]  # their next action is ignored
             np.testing.assert_array_equal(mask, expected)
             (now,), _, terminated, truncated, _ = environments.step(_act(environments))
             ended = terminated | truncated
 
 
 def _after(observation: np.ndarray, action: int) -> np.ndarray:
-    """Where Gymnasium's own CartPole goes from here."""
+    """Return the next observation of Gymnasium's own CartPole."""
     cartpole = CartPoleEnv()
     cartpole.reset()
     cartpole.state = tuple(map(float, observation))

@@ -1,4 +1,4 @@
-"""Disks that fail under an actor: it acts on, and finds by itself what there is again. Real mounts, real limits."""
+"""Disks that fail under an actor, which continues to act and recovers. Uses real mounts and limits."""
 
 import shutil
 import subprocess
@@ -31,7 +31,7 @@ MakeAgent = Callable[..., Agent]
 
 
 def act_until(agent: Agent, version: int) -> None:
-    """Act, an episode a step, until ``version`` does."""
+    """Act, one step an episode, until ``version`` acts."""
 
     def acts() -> bool:
         agent.act(OBSERVATIONS)
@@ -43,7 +43,7 @@ def act_until(agent: Agent, version: int) -> None:
 
 @pytest.fixture
 def agent(store: LocalPolicyStore, make_agent: MakeAgent) -> Agent:
-    """Acts with version 0; its loader and its watcher have threads of their own."""
+    """An agent that acts with version 0 and has a loader thread."""
     publish_seed(store, 0)
     agent = make_agent(synchronous=False, deadline_s=60.0)
     agent.reset()
@@ -63,16 +63,16 @@ def test_a_store_that_is_moved_away_and_comes_back(agent: Agent, store: LocalPol
 
 
 def test_a_store_that_is_deleted_and_made_anew(agent: Agent, store: LocalPolicyStore) -> None:
-    """As by a learner whose store was removed: it goes on with the numbers."""
+    """A learner whose store was removed continues the numbers."""
     shutil.rmtree(store.path)
     agent.act(OBSERVATIONS)
     agent.reset()
-    publish_seed(store, 1)  # the store's object remembers its numbers
+    publish_seed(store, 1)  # the store object keeps its numbers
     act_until(agent, 1)
 
 
-def test_a_store_that_cannot_be_written_to(store: LocalPolicyStore, tmp_path: Path, lines: list[str]) -> None:
-    """A version comes that must not act, and the actor cannot tell others of it."""
+def test_a_read_only_store_is_acted_from(store: LocalPolicyStore, tmp_path: Path, lines: list[str]) -> None:
+    """The actor cannot share its quarantine of an invalid version."""
     publish_seed(store, 0)
     with (
         mounted(tmp_path / "read-only", "-o", "bind,ro", str(store.path)) as path,
@@ -109,7 +109,7 @@ watcher.start()
 for version in range(2):
     store.publish(sample_files(), sample_manifest)
     assert watcher.check() and watcher.known[-1] == version
-    watcher._observe_again_at_s = 0.0  # it is time to ask for events again
+    watcher._observe_again_at_s = 0.0  # a retry is due
     watcher.check()
     assert not watcher.has_events and watcher.interval_s == 0.1
 limit.write_text("1000")
@@ -126,9 +126,7 @@ watcher.stop()
 @pytest.mark.parametrize(
     ("limit", "message"), [("max_inotify_watches", "watch limit"), ("max_inotify_instances", "instance limit")]
 )
-def test_where_the_system_has_no_watches_left_it_polls_until_there_are_some(
-    tmp_path: Path, limit: str, message: str
-) -> None:
+def test_a_store_is_polled_while_the_system_has_no_watches_left(tmp_path: Path, limit: str, message: str) -> None:
     alone = ["unshare", "--user", "--map-root-user"]
     if shutil.which("unshare") is None or subprocess.run([*alone, "true"], capture_output=True, check=False).returncode:
         pytest.skip("a namespace takes more rights than these")
@@ -140,13 +138,13 @@ def test_where_the_system_has_no_watches_left_it_polls_until_there_are_some(
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    (line,) = [line for line in done.stdout.splitlines() if "no file events" in line]  # once, however often it is tried
+    (line,) = [line for line in done.stdout.splitlines() if "no file events" in line]  # once for all retries
     assert message in line
     assert " poll_s=0.1 " in line
 
 
-def test_what_a_file_system_does_not_tell_is_found_all_the_same(tmp_path: Path) -> None:
-    """An overlay tells nothing of what is done to the directories below it, as a network tells nothing of others."""
+def test_versions_without_events_are_found_by_rescans(tmp_path: Path) -> None:
+    """An overlay has no events for changes of its layers, as a network file system has none for other machines."""
     for name in ("lower", "upper", "work"):
         (tmp_path / name).mkdir()
     layers = f"lowerdir={tmp_path / 'lower'},upperdir={tmp_path / 'upper'},workdir={tmp_path / 'work'}"
@@ -157,8 +155,8 @@ def test_what_a_file_system_does_not_tell_is_found_all_the_same(tmp_path: Path) 
         store = LocalPolicyStore(merged / "policies")
         watcher = PolicyWatcher(store, woken, rescan_s=0.1)
         watcher.start()
-        assert watcher.has_events, "it cannot know"
-        assert watcher.interval_s == 0.1, "but it can doubt"
+        assert watcher.has_events, "the overlay looks like a file system with events"
+        assert watcher.interval_s == 0.1, "an overlay is not known to report all changes"
         watcher.check()
         assert watcher.known == (0,)
         for version in range(1, 3):
@@ -198,7 +196,7 @@ class TestFileSystemsThatOthersChange:
             assert reports_all_changes(memory / "not there yet")
 
 
-def test_an_episode_log_on_a_full_disk_stops_nothing_and_goes_on(tmp_path: Path) -> None:
+def test_an_episode_log_survives_a_full_disk(tmp_path: Path) -> None:
     lines: list[str] = []
     sink = logger.add(lines.append, format="{message}", level="WARNING")
     with small_disk(tmp_path / "small") as disk:
@@ -216,7 +214,7 @@ def test_an_episode_log_on_a_full_disk_stops_nothing_and_goes_on(tmp_path: Path)
     assert "No space left on device" in lines[0]
 
 
-def test_what_is_printed_to_a_full_disk_stops_nothing(tmp_path: Path) -> None:
+def test_printing_to_a_full_disk_is_no_error(tmp_path: Path) -> None:
     store = local_store(tmp_path / "policies")
     publish_seed(store, 0)
     program = "import os; from actor.session.session_report import print_line as p; p('x' * 9000); p('x'); os._exit(7)"
@@ -232,7 +230,7 @@ def small_disk(path: Path) -> Iterator[Path]:
 
 
 def fill(disk: Path) -> Path:
-    """A file that takes all the room there is."""
+    """Fill the disk with one file and return it."""
     ballast = disk / "ballast"
     with suppress(OSError), ballast.open("wb", buffering=0) as file:
         while True:

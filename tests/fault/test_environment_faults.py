@@ -1,4 +1,4 @@
-"""Environments in processes of their own: none outlives its actor, and what goes wrong in one is one clear error."""
+"""Environments in a process each: none outlives its actor, and an error in one is one clear error in the actor."""
 
 import os
 import signal
@@ -68,7 +68,7 @@ def test_an_environment_whose_process_is_killed_is_one_error_that_names_it(what:
             environments.step(ACTIONS) if what == "step" else environments.reset()
 
 
-def test_an_environment_that_hangs_keeps_nobody_from_closing() -> None:
+def test_close_kills_an_environment_that_hangs() -> None:
     environments, vector = _make("hang")
     environments.step(ACTIONS)
     vector.step_async(ACTIONS)
@@ -77,7 +77,7 @@ def test_an_environment_that_hangs_keeps_nobody_from_closing() -> None:
     assert _are_gone(pids)
 
 
-def test_what_cannot_be_made_leaves_no_process() -> None:
+def test_an_environment_that_cannot_be_made_leaves_no_process() -> None:
     before = set(psutil.Process().children())
     with pytest.raises(ConfigurationError, match="cannot make"):
         make_environments(FAULTY, 3, vector="async", env_kwargs={"unknown": 1})

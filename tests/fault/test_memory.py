@@ -15,7 +15,7 @@ from tests.support.paths import REPOSITORY
 from tests.support.sample_versions import sample_files, sample_manifest
 
 # Weights of 80 MB, which are allowed, and a limit on this process's memory, which is real.
-_LITTLE_IS_LEFT = """
+_SMALL_MEMORY = """
 import pathlib, resource, sys
 import torch
 from loguru import logger
@@ -95,7 +95,7 @@ def test_a_version_for_which_memory_is_short_is_tried_again_and_adopted_when_the
 ) -> None:
     """Each case runs in its own process: a process that had more memory keeps some of it."""
     done = subprocess.run(
-        [sys.executable, "-c", _LITTLE_IS_LEFT, str(tmp_path / "policies"), str(megabytes)],
+        [sys.executable, "-c", _SMALL_MEMORY, str(tmp_path / "policies"), str(megabytes)],
         cwd=REPOSITORY,
         capture_output=True,
         text=True,

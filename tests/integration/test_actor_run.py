@@ -1,4 +1,4 @@
-"""``python -m actor.run`` as a person meets it: real stores, environments, and processes where a process matters."""
+"""``python -m actor.run`` with real stores and environments, and with processes where they matter."""
 
 import contextlib
 import json
@@ -65,7 +65,7 @@ def _lines(path: Path) -> list[dict[str, object]]:
 
 @contextlib.contextmanager
 def _process(*flags: str, cwd: Path | None = None) -> Iterator[subprocess.Popen[str]]:
-    """The command in a process of its own, killed at the end if it lives."""
+    """Run the command in a process, which is killed at the end."""
     process = subprocess.Popen(
         [sys.executable, "-m", "actor.run", f"--env={ENV}", *flags],
         stdout=subprocess.PIPE,
@@ -85,16 +85,16 @@ def _process(*flags: str, cwd: Path | None = None) -> Iterator[subprocess.Popen[
 
 
 def _read_until(process: subprocess.Popen[str], text: str) -> str:
-    """The first line of the process that contains ``text``."""
+    """Return the first line of the process that contains ``text``."""
     assert process.stdout is not None
     for line in process.stdout:
         if text in line:
             return line
     assert process.stderr is not None
-    raise AssertionError(f"the process ended without {text!r}; it said {process.stderr.read()!r}")
+    raise AssertionError(f"the process ended without {text!r}; stderr: {process.stderr.read()!r}")
 
 
-def test_it_acts_and_tells(tmp_path: Path, store: PolicyStore, capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_acts_and_prints_episodes(tmp_path: Path, store: PolicyStore, capsys: pytest.CaptureFixture[str]) -> None:
     log = tmp_path / "logs" / "episodes.jsonl"
     assert _act(f"--store={tmp_path / 'policies'}", "--episodes=3", "--seed=1", f"--episode-log={log}") == 0
     digest = store.open(0).manifest.digest
@@ -144,7 +144,7 @@ def test_the_same_seed_gives_the_same_episodes(tmp_path: Path, store: PolicyStor
         (["--episode-log={empty}"], "cannot write the episode log"),
     ],
 )
-def test_what_cannot_be_done_is_one_line_and_code_2(
+def test_an_error_is_one_line_and_code_2(
     tmp_path: Path, store: PolicyStore, capsys: pytest.CaptureFixture[str], flags: Sequence[str], said: str
 ) -> None:
     (tmp_path / "file").touch()
@@ -158,7 +158,7 @@ def test_what_cannot_be_done_is_one_line_and_code_2(
     assert not (tmp_path / "file-typo").exists()
 
 
-def test_without_a_run_it_says_what_it_waits_for_and_where(
+def test_without_a_run_it_prints_the_reason_for_the_wait(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -268,7 +268,7 @@ def test_it_finds_the_live_run_and_joins_it(tmp_path: Path, live_run: _LiveRun) 
     assert accounts.sent == accounts.learned + accounts.lost
 
 
-def test_it_goes_on_by_itself_for_the_episodes_that_are_missing(tmp_path: Path, live_run: _LiveRun) -> None:
+def test_it_acts_the_missing_episodes_after_the_training(tmp_path: Path, live_run: _LiveRun) -> None:
     live_run.publish(0)
     with _process("--episodes=200", cwd=tmp_path) as process:
         live_run.receive()
@@ -279,7 +279,7 @@ def test_it_goes_on_by_itself_for_the_episodes_that_are_missing(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("flag", ["--no-send", "--deterministic", "--follow=pinned:0"])
-def test_what_is_not_to_be_learned_from_is_not_sent(
+def test_rollouts_that_cannot_be_learned_from_are_not_sent(
     live_run: _LiveRun, capsys: pytest.CaptureFixture[str], flag: str
 ) -> None:
     live_run.publish(0)
@@ -289,7 +289,7 @@ def test_what_is_not_to_be_learned_from_is_not_sent(
     assert live_run.receiver.live_senders == 0
 
 
-def test_a_run_whose_learner_is_gone_is_acted_from_all_the_same(
+def test_a_run_without_a_learner_is_acted_from(
     tmp_path: Path, exporter: PolicyExporter, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = _LiveRun(tmp_path / "runs" / "ended", exporter)
@@ -307,7 +307,7 @@ def test_a_supervised_actor_is_silent_and_ends_with_the_training(tmp_path: Path,
     flags = (f"--run-dir={live_run.directory.path}", "--supervised", "--name=actor-0")
     with _process(*flags) as process:
         assert live_run.receive().header.actor_id == "actor-0"
-        process.send_signal(signal.SIGINT)  # Ctrl-C reaches the whole group: this one waits for its supervisor's word
+        process.send_signal(signal.SIGINT)  # a supervised actor ignores Ctrl-C
         live_run.receive()
         live_run.receive()
         live_run.receiver.stop_actors(5.0)

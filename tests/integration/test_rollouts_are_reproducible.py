@@ -1,4 +1,4 @@
-"""What a real agent acted in real environments is derived again from the rollouts alone, with the stamped version."""
+"""Actions of a real agent follow from its rollouts and the version in their headers."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ ENVS, LENGTH, ROLLOUTS = 3, 7, 6
 
 
 def _derive_again(policy: ActingPolicy, rollout: Rollout) -> tuple[np.ndarray, np.ndarray]:
-    """Actions [T, B] and their log-probabilities, from what the rollout says it was acted with."""
+    """Return actions [T, B] and log-probabilities, computed from the rollout's inputs."""
     signature = policy.signature
     noise = NoiseStream(signature.action, rollout.batch_size, rollout.header.noise_seed)
     state = [torch.from_numpy(leaf.copy()) for leaf in rollout.state]

@@ -1,4 +1,4 @@
-"""The check passes what a policy may answer and names what it may not, at one row and at many."""
+"""The check of outputs, for one row and for several."""
 
 from collections.abc import Sequence
 
@@ -17,7 +17,7 @@ STATE = ((("h",), (2,)),)
 
 
 def _outputs(signature: PolicySignature, batch_size: int) -> dict[str, np.ndarray]:
-    """Outputs that are right: the smallest action, zeros elsewhere."""
+    """Return valid outputs: the smallest action, zeros elsewhere."""
     outputs = {spec.name: np.zeros((batch_size, *spec.shape), spec.dtype) for spec in signature.outputs}
     if "env_action" in outputs and signature.action.start:
         outputs["env_action"] += np.array(signature.action.start, outputs["env_action"].dtype).reshape(
@@ -48,7 +48,7 @@ def _last_row(signature: PolicySignature, batch_size: int, name: str, value: flo
 @pytest.mark.parametrize("batch_size", BATCHES)
 @pytest.mark.parametrize("kind", ACTIONS)
 @pytest.mark.parametrize("network", ["mlp", "lstm"])
-def test_what_real_policies_answer_passes(kind: str, network: str, batch_size: int) -> None:
+def test_outputs_of_real_policies_pass(kind: str, network: str, batch_size: int) -> None:
     import torch
 
     policy = make_policy(action=kind, network=network)
@@ -81,7 +81,7 @@ def test_what_real_policies_answer_passes(kind: str, network: str, batch_size: i
         ("discrete", "state.h", np.nan),
     ],
 )
-def test_what_is_no_action_is_named(kind: str, name: str, value: float, batch_size: int) -> None:
+def test_an_invalid_output_is_named(kind: str, name: str, value: float, batch_size: int) -> None:
     signature = acting_signature(VECTOR, ACTIONS[kind], state=STATE)
     fault = _fault(signature, batch_size, _last_row(signature, batch_size, name, value))
     assert fault is not None
@@ -140,8 +140,8 @@ def test_a_policy_that_gives_only_an_action_is_checked_too() -> None:
 
 @pytest.mark.parametrize("batch_size", BATCHES)
 @pytest.mark.parametrize("kind", ACTIONS)
-def test_whatever_is_in_bounds_passes(kind: str, batch_size: int) -> None:
-    """So that nothing passes for being in bounds that would not pass by itself: at the bounds, and all over float32."""
+def test_all_outputs_in_bounds_pass(kind: str, batch_size: int) -> None:
+    """Outputs at and between the bounds pass the full check, so that a program's own check can replace it."""
     signature = acting_signature(VECTOR, ACTIONS[kind], state=STATE)
     check = action_check(signature, batch_size)
     generator = np.random.default_rng(0)
@@ -157,17 +157,17 @@ def test_whatever_is_in_bounds_passes(kind: str, batch_size: int) -> None:
 
 
 @pytest.mark.parametrize("batch_size", BATCHES)
-def test_what_a_program_found_in_bounds_is_not_checked_again(batch_size: int) -> None:
+def test_outputs_that_the_program_found_in_bounds_are_not_checked_again(batch_size: int) -> None:
     signature = acting_signature(VECTOR, ACTIONS["discrete"])
     check = action_check(signature, batch_size)
     outputs = list((_outputs(signature, batch_size) | _last_row(signature, batch_size, "log_prob", np.nan)).values())
     assert check(outputs, None) is not None
-    assert check(_in_bounds(outputs, output_bounds(signature)), None) is None, "the program's word is taken"
+    assert check(_in_bounds(outputs, output_bounds(signature)), None) is None
 
 
 @pytest.mark.parametrize("batch_size", BATCHES)
-def test_a_programs_word_counts_for_these_bounds_and_rows_only(batch_size: int) -> None:
-    """An engine may be taken over from a version with another action space."""
+def test_a_bounds_check_by_the_program_counts_only_for_equal_bounds_and_rows(batch_size: int) -> None:
+    """A reused engine may come from a version with another action space."""
     signature = acting_signature(VECTOR, ACTIONS["discrete"])
     check = action_check(signature, batch_size)
     outputs = list((_outputs(signature, batch_size) | _last_row(signature, batch_size, "action", 3)).values())
@@ -181,7 +181,7 @@ def test_a_programs_word_counts_for_these_bounds_and_rows_only(batch_size: int) 
 
 
 @pytest.mark.parametrize("batch_size", BATCHES)
-def test_what_is_in_bounds_may_still_be_masked(batch_size: int) -> None:
+def test_outputs_in_bounds_are_still_checked_against_the_mask(batch_size: int) -> None:
     signature = acting_signature(VECTOR, ACTIONS["discrete"], masked=True)
     mask = np.ones((batch_size, 3), np.bool_)
     mask[-1, 0] = False

@@ -29,7 +29,7 @@ def test_the_vector_entry_point_is_used_where_there_is_one() -> None:
         assert leaf.shape == (8, 4)
 
 
-def test_a_mode_that_the_entry_point_lacks_is_had_from_single_environments() -> None:
+def test_single_environments_serve_a_mode_that_the_entry_point_lacks() -> None:
     with make_environments("CartPole-v1", 3, autoreset=AutoresetMode.SAME_STEP) as environments:
         assert isinstance(environments.vector, SyncVectorEnv)
         assert environments.autoreset_mode is AutoresetMode.SAME_STEP
@@ -40,7 +40,7 @@ def test_keyword_arguments_that_only_the_single_form_takes() -> None:
         assert isinstance(environments.vector, SyncVectorEnv)
 
 
-def test_taxi_is_never_asked_for_a_masked_action() -> None:
+def test_taxi_gets_no_masked_action() -> None:
     generator = np.random.default_rng(0)
     with make_environments("Taxi-v4", 4) as environments:
         environments.reset(seed=3)
@@ -49,7 +49,7 @@ def test_taxi_is_never_asked_for_a_masked_action() -> None:
             assert environments.action_mask.shape == (4, 6)
             action = np.array([generator.choice(np.flatnonzero(row)) for row in environments.action_mask])
             _, reward, *_ = environments.step(action)
-            assert reward.min() > -10  # the price of an illegal pick-up or drop-off
+            assert reward.min() > -10  # the reward of an illegal pick-up or drop-off
 
 
 def test_no_masks_where_the_environment_gives_none() -> None:
@@ -64,7 +64,7 @@ def test_a_mask_that_comes_with_the_reset_only_allows_everything_afterwards() ->
         environments.reset(seed=0)
         environments.step(_act(environments))
         assert environments.action_mask is not None
-        assert environments.action_mask.tolist() == [[True] * 3, [True, False, False]]  # row 1 began again
+        assert environments.action_mask.tolist() == [[True] * 3, [True, False, False]]  # row 1 was reset
 
 
 def test_a_state_that_allows_nothing_is_an_error() -> None:
@@ -118,7 +118,7 @@ def test_an_environment_that_is_only_a_vector(vector_only: str) -> None:
 @pytest.mark.parametrize(
     ("env_id", "num_envs", "said"), [("CartPol-v1", 1, "CartPole-v1"), ("CartPole-v1", 0, "at least one")]
 )
-def test_what_cannot_be_made_is_a_configuration_error(env_id: str, num_envs: int, said: str) -> None:
+def test_an_unknown_environment_is_a_configuration_error(env_id: str, num_envs: int, said: str) -> None:
     with pytest.raises(ConfigurationError, match=said):
         make_environments(env_id, num_envs)
 
@@ -132,7 +132,7 @@ def test_what_cannot_be_made_is_a_configuration_error(env_id: str, num_envs: int
         ("VectorOnly-v0", "async", {}, "exists only as a vector environment: use --vector entry_point"),
     ],
 )
-def test_a_way_that_does_not_suit_is_a_configuration_error(
+def test_an_unsuitable_form_is_a_configuration_error(
     vector_only: str, env_id: str, vector: VectorChoice, kwargs: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(ConfigurationError, match=said):

@@ -27,7 +27,7 @@ def said() -> Iterator[list[str]]:
 
 
 class _Slow(Counting):
-    """Takes far longer than two messages, however fast the machine is."""
+    """An environment whose step takes far longer than two messages."""
 
     def step(self, action: Any) -> Any:
         time.sleep(0.02)
@@ -65,7 +65,7 @@ def test_auto_takes_the_entry_point_before_anything_is_measured(said: list[str])
     assert said == ["environments created env=CartPole-v1 num_envs=4 vector=entry_point reason=the fastest form"]
 
 
-def test_auto_measures_and_says_so(monkeypatch: pytest.MonkeyPatch, slow: str, said: list[str]) -> None:
+def test_auto_measures_and_logs_it(monkeypatch: pytest.MonkeyPatch, slow: str, said: list[str]) -> None:
     monkeypatch.setattr("actor.environments.environment_creation.usable_cores", lambda: 4)
     with make_environments(slow, 4, measure=True) as environments:
         assert isinstance(environments.vector, ProcessEnvironments)
@@ -79,7 +79,7 @@ def test_auto_measures_and_says_so(monkeypatch: pytest.MonkeyPatch, slow: str, s
     assert " vector=sync " in second
 
 
-def test_without_measuring_no_clock_decides(slow: str, said: list[str]) -> None:
+def test_without_measuring_environments_are_stepped_in_turn(slow: str, said: list[str]) -> None:
     with make_environments(slow, 4) as environments:
         assert isinstance(environments.vector, SyncVectorEnv)
     assert said[0].endswith("not measured")
@@ -91,7 +91,7 @@ def test_one_environment_is_stepped_alone(slow: str, said: list[str]) -> None:
     assert said == ["environments created env=Slow-v0 num_envs=1 vector=sync reason=one environment"]
 
 
-def test_what_was_asked_for_is_taken_and_said(said: list[str]) -> None:
+def test_the_requested_form_is_used_and_logged(said: list[str]) -> None:
     with make_environments("CartPole-v1", 2, vector="async") as environments:
         assert isinstance(environments.vector, ProcessEnvironments)
     assert said == ["environments created env=CartPole-v1 num_envs=2 vector=async reason=--vector async"]
@@ -114,7 +114,7 @@ def test_without_envpool_the_error_says_what_to_install(monkeypatch: pytest.Monk
         ("tests.support.counting_environment:Counting-v0", {"max_episode_steps": 3}, None, "is not Gymnasium's own"),
     ],
 )
-def test_what_envpool_does_not_have_is_refused(
+def test_environments_that_envpool_lacks_are_refused(
     env_id: str, kwargs: dict[str, Any], autoreset: AutoresetMode | None, said: str
 ) -> None:
     with pytest.raises(ConfigurationError, match=said):
@@ -122,6 +122,6 @@ def test_what_envpool_does_not_have_is_refused(
 
 
 @NEEDS_ENVPOOL
-def test_auto_leaves_envpool_to_be_asked_for(said: list[str]) -> None:
+def test_auto_never_uses_envpool(said: list[str]) -> None:
     with make_environments("Acrobot-v1", 2) as environments:
         assert isinstance(environments.vector, SyncVectorEnv)

@@ -1,4 +1,4 @@
-"""Which program of a version is taken: by the fixed order, by measurement, by what was learned before."""
+"""The choice of an engine: by the fixed order, by measurement, and by earlier results."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,7 +31,7 @@ def _no_spare(kind: EngineKind, program_digest: str) -> Engine | None:
 
 
 def _measured(monkeypatch: pytest.MonkeyPatch, first_s: float, challenger_s: float) -> list[int]:
-    """Let the clock say so; returns how many engines each measurement compared."""
+    """Replace the measurement; return how many engines each one compared."""
     compared = []
 
     def measure(engines: Sequence[Engine], inputs: Sequence[np.ndarray]) -> list[float]:
@@ -47,7 +47,7 @@ def _measured(monkeypatch: pytest.MonkeyPatch, first_s: float, challenger_s: flo
 @pytest.mark.parametrize(
     ("first_s", "challenger_s", "is_faster"), [(1e-3, 5e-4, 1), (5e-4, 1e-3, 0), (1e-3, 0.95e-3, 0)]
 )
-def test_auto_takes_what_is_clearly_faster_and_remembers_it(
+def test_auto_takes_a_clearly_faster_engine_and_remembers_it(
     store: LocalPolicyStore,
     monkeypatch: pytest.MonkeyPatch,
     *,
@@ -58,7 +58,7 @@ def test_auto_takes_what_is_clearly_faster_and_remembers_it(
     challenger_s: float,
     is_faster: bool,
 ) -> None:
-    """An image is in what is nested, which LLVM does not run."""
+    """A nested observation contains an image, which LLVM does not support."""
     compared = _measured(monkeypatch, first_s, challenger_s)
     engines = EngineFallback(EngineOptions("auto", batch_size=5))
     for seed in range(2):
@@ -82,7 +82,7 @@ def test_without_measurement_the_order_is_fixed(
     assert compared == []
 
 
-def test_an_engine_that_was_asked_for_and_is_not_there_has_a_fallback(store: LocalPolicyStore) -> None:
+def test_a_chosen_engine_without_a_program_has_a_fallback(store: LocalPolicyStore) -> None:
     publish_seed(store, 0)
     assert (
         EngineFallback(EngineOptions("onnx", batch_size=5)).load(store.open(0), _no_spare).policy.engine_name
@@ -91,8 +91,8 @@ def test_an_engine_that_was_asked_for_and_is_not_there_has_a_fallback(store: Loc
 
 
 @pytest.fixture
-def looked_at(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """The graphs that LLVM's engine looked at."""
+def examined(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The graphs that the LLVM engine examined."""
     graphs = []
 
     def look(graph: bytes, outputs: Sequence[int] | None = None) -> RowProgram:
@@ -103,8 +103,8 @@ def looked_at(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     return graphs
 
 
-def test_what_an_engine_does_not_run_is_passed_over_in_silence_and_looked_at_once(
-    store: LocalPolicyStore, looked_at: list[bytes]
+def test_an_unsupported_program_is_skipped_silently_and_examined_once(
+    store: LocalPolicyStore, examined: list[bytes]
 ) -> None:
     engines = EngineFallback(EngineOptions("auto", batch_size=5, measure=False))
     for seed in range(3):
@@ -112,11 +112,11 @@ def test_what_an_engine_does_not_run_is_passed_over_in_silence_and_looked_at_onc
         result = engines.load(store.open(version), _no_spare)
         assert (result.policy.engine_name, result.policy.engine.kind) == ("onnx", "onnx")
         assert (result.refusals, result.describe()) == ([], None)
-    assert len(looked_at) == 1
+    assert len(examined) == 1
 
 
-def test_an_engine_that_was_asked_for_and_does_not_run_the_program_says_so_in_one_line(
-    store: LocalPolicyStore, looked_at: list[bytes]
+def test_a_chosen_engine_reports_an_unsupported_program_in_one_line(
+    store: LocalPolicyStore, examined: list[bytes]
 ) -> None:
     engines = EngineFallback(EngineOptions("llvm", batch_size=5))
     for seed in range(2):
@@ -124,10 +124,10 @@ def test_an_engine_that_was_asked_for_and_does_not_run_the_program_says_so_in_on
         result = engines.load(store.open(version), _no_spare)
         assert result.policy.engine_name == "onnx"
         assert result.describe() == f"version {version}: onnx taken; llvm said: operator Transpose"
-    assert len(looked_at) == 1
+    assert len(examined) == 1
 
 
-def test_new_weights_of_a_program_that_llvm_runs_are_given_to_a_spare(store: LocalPolicyStore) -> None:
+def test_llvm_loads_new_weights_into_a_spare_engine(store: LocalPolicyStore) -> None:
     engines = EngineFallback(EngineOptions("auto", batch_size=5, measure=False))
     first = engines.load(store.open(publish_seed(store, 0, onnx=True).version), _no_spare).policy.engine
     spare = first.twin()
@@ -168,7 +168,7 @@ def test_a_measurement_is_of_whole_calls() -> None:
     assert calls.count("fast") == calls.count("slow") >= 5
 
 
-def test_large_weights_lie_in_memory_that_is_used_again_but_never_under_an_engine_that_reads_it(
+def test_buffers_of_large_weights_are_reused_but_never_under_an_engine(
     store: LocalPolicyStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shared.store.version_files._HASHED_APART_BYTES", 0)
@@ -187,7 +187,7 @@ def test_large_weights_lie_in_memory_that_is_used_again_but_never_under_an_engin
             for name, array in held._weights.items():
                 assert is_lasting(_memory(array)), "not copied"
                 np.testing.assert_array_equal(array, expected[name])
-    assert len(fallback._memory._pieces) == 4, "two in use, the spare's and that which its next weights will lie in"
+    assert len(fallback._memory._pieces) == 4, "two in use, the spare's, and the one for its next weights"
 
 
 def _memory(array: np.ndarray) -> object:

@@ -1,4 +1,4 @@
-"""Engines that need a permission: which are tried, what is said without it, and that new weights take the fast path."""
+"""Engines that need a permission: their order, the error without it, and reloads of weights."""
 
 from pathlib import Path
 
@@ -43,7 +43,7 @@ def store(tmp_path: Path) -> LocalPolicyStore:
 
 
 @pytest.mark.parametrize("choice", ALL)
-def test_what_was_asked_for_comes_first_and_nobody_waits_for_a_compiler_unasked(choice: EngineChoice) -> None:
+def test_the_chosen_engine_comes_first_and_compile_is_no_fallback(choice: EngineChoice) -> None:
     order = order_of(choice)
     assert order[0] == ("llvm" if choice == "auto" else choice)
     assert {"llvm", "onnx", "torchscript", "aot", "eager"} <= set(order)
@@ -60,7 +60,7 @@ def test_what_was_asked_for_comes_first_and_nobody_waits_for_a_compiler_unasked(
         ("eager", {"trust_native": True}, "--trust-module"),
     ],
 )
-def test_an_engine_that_could_never_act_is_a_mistake(
+def test_an_engine_without_its_permission_is_a_configuration_error(
     store: LocalPolicyStore, choice: EngineChoice, trust: dict, message: str
 ) -> None:
     with pytest.raises(ConfigurationError, match=message):
@@ -96,9 +96,7 @@ def test_eager_is_eager_and_new_weights_take_the_fast_path(store: LocalPolicySto
     assert len(engines) <= 3
 
 
-def test_auto_imports_nothing_where_another_program_will_do(
-    store: LocalPolicyStore, importable: PolicyExporter
-) -> None:
+def test_auto_imports_no_class_if_another_program_works(store: LocalPolicyStore, importable: PolicyExporter) -> None:
     publish(store, make_policy(), importable)
     result = EngineFallback(EngineOptions("auto", batch_size=2, trusted_modules=("learner",))).load(
         store.open(0), _no_spare
@@ -107,7 +105,9 @@ def test_auto_imports_nothing_where_another_program_will_do(
     assert result.describe() is None
 
 
-def test_what_was_asked_for_and_is_not_there_is_said_once(store: LocalPolicyStore, importable: PolicyExporter) -> None:
+def test_a_missing_program_for_the_chosen_engine_is_reported_once(
+    store: LocalPolicyStore, importable: PolicyExporter
+) -> None:
     for seed in range(2):
         publish(store, make_policy(seed=seed), importable)
     engines = EngineFallback(EngineOptions("aot", batch_size=2, trust_native=True))
@@ -116,21 +116,19 @@ def test_what_was_asked_for_and_is_not_there_is_said_once(store: LocalPolicyStor
     assert second.describe() is None
 
 
-def test_native_code_alone_without_permission_is_refused_by_name(
-    store: LocalPolicyStore, importable: PolicyExporter
-) -> None:
+def test_native_code_without_permission_is_refused(store: LocalPolicyStore, importable: PolicyExporter) -> None:
     policy = make_policy()
     files, programs, probe = importable.files(policy.state_dict())
     entry = next(program for program in programs if program.kind == "importable")
-    native = type(entry)("aot", entry.file, entry.program_digest)  # nothing of it is looked at
+    native = type(entry)("aot", entry.file, entry.program_digest)  # its file is not read
     publish(store, policy, importable, instead=files, programs=(native,), probe=probe)
     with pytest.raises(NotTrusted, match="--trust-native"):
         EngineFallback(EngineOptions("auto", batch_size=2)).load(store.open(0), _no_spare)
 
 
 @pytest.mark.slow
-def test_a_policy_that_would_be_compiled_for_each_batch_size_is_not(store: LocalPolicyStore) -> None:
-    """torch says so at once; the next version does not ask it again."""
+def test_a_policy_that_torch_compile_rejects_is_not_compiled_again(store: LocalPolicyStore) -> None:
+    """torch.compile fails at once, and is not called for the next version."""
     policy = OneRowAtATime().eval()
     policy.signature = TINY_SIGNATURE
     exporter = _exporter(policy, importable=ImportablePolicy("tests.support.tiny_policy:OneRowAtATime"))

@@ -1,4 +1,4 @@
-"""Weights that are brought into an engine before they are known to be right."""
+"""Weights that an engine receives before they are verified."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def _files(seed: int) -> dict[str, bytes]:
 
 
 class _Spares:
-    """One engine, given to whoever asks first."""
+    """One spare engine for the first caller."""
 
     def __init__(self) -> None:
         self.engine: Engine | None = TorchScriptEngine.from_bytes(_files(0)["policy.ts"])
@@ -33,7 +33,7 @@ def _answers(engine: Engine) -> list[np.ndarray]:
     return list(engine.run([OBSERVATIONS, quiet_noise(make_policy(), 3)]))
 
 
-def test_an_engine_has_the_weights_once_they_are_known_to_be_right() -> None:
+def test_an_engine_is_handed_over_once_its_weights_are_verified() -> None:
     weights = _files(1)["weights.safetensors"]
     expected = TorchScriptEngine.from_bytes(_files(1)["policy.ts"])
     preloader = WeightPreloader(FIRST, _Spares())
@@ -48,7 +48,7 @@ def test_an_engine_has_the_weights_once_they_are_known_to_be_right() -> None:
     assert preloader.take(*FIRST) is None, "once"
 
 
-def test_what_was_made_of_other_bytes_is_forgotten() -> None:
+def test_weights_from_other_bytes_are_dropped() -> None:
     wrong, right = _files(1)["weights.safetensors"], _files(2)["weights.safetensors"]
     preloader = WeightPreloader(FIRST, _Spares())
     preloader.preload(wrong)
@@ -67,7 +67,7 @@ def test_an_engine_of_another_program_is_not_given_out() -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"no weights", _files(1)["weights.safetensors"][:-1]])
-def test_what_cannot_be_weights_is_told_of_only_where_it_counts(data: bytes) -> None:
+def test_invalid_weights_are_an_error_only_for_verified_bytes(data: bytes) -> None:
     preloader = WeightPreloader(FIRST, _Spares())
     preloader.preload(data)
     with pytest.raises(WeightsError):
@@ -75,7 +75,7 @@ def test_what_cannot_be_weights_is_told_of_only_where_it_counts(data: bytes) -> 
     assert preloader.take(*FIRST) is None
 
 
-def test_where_no_program_can_be_tried_there_is_nothing_to_bring_weights_into() -> None:
+def test_without_a_program_no_engine_is_preloaded() -> None:
     weights = _files(1)["weights.safetensors"]
     preloader = WeightPreloader(None, _Spares())
     preloader.preload(weights)

@@ -33,7 +33,7 @@ def _policy(signature: PolicySignature, version: int) -> LoadedPolicy:
 
 
 class _ScriptedAgent:
-    """Acts with 0, remembers how many steps it has acted in each row's episode, adopts what the test makes ready."""
+    """An agent that acts with 0 and adopts published versions; its state counts the steps of each row's episode."""
 
     def __init__(self, signature: PolicySignature, num_envs: int) -> None:
         self.signature = signature
@@ -72,7 +72,7 @@ class _ScriptedAgent:
 
 
 class _Sender:
-    """Takes everything, as the learner's end would see it."""
+    """A sender that keeps the rollouts."""
 
     def __init__(self) -> None:
         self.taken: list[Rollout] = []
@@ -123,7 +123,7 @@ def _stitch(rollouts: list[Rollout], name: str) -> np.ndarray:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_every_transition_is_true_to_the_environment(mode: AutoresetMode) -> None:
-    """The observations themselves say which episode and step they are: every field is held against them."""
+    """The observations contain their episode and step, with which every field is compared."""
     with make_environments(COUNTING, 3, autoreset=mode) as environments:
         worker, _ = _worker(environments)
         rollouts = [_collect(worker) for _ in range(6)]
@@ -174,11 +174,11 @@ def test_recurrent_state_begins_with_every_episode_and_goes_on_between_rollouts(
         worker, _ = _worker(environments, recurrent=True, length=5)
         for _ in range(6):
             rollout = _collect(worker)
-            # The scripted state counts the acts of the episode, which is what the observation shows too.
+            # The scripted state counts the steps of the episode, as the observation does.
             np.testing.assert_array_equal(rollout.state[0][:, 0], rollout.observation[0][0, :, 1])
 
 
-def test_what_was_acted_on_is_what_was_recorded() -> None:
+def test_the_recorded_observations_are_those_the_agent_acted_on() -> None:
     with make_environments(COUNTING, 3, env_kwargs={"nested": True, "masked": True}) as environments:
         worker, agent = _worker(environments, masked=True)
         rollouts = [_collect(worker) for _ in range(3)]
@@ -213,7 +213,7 @@ def test_each_rollout_is_stamped_with_the_one_version_that_acted() -> None:
     assert {header.noise_seed for header in headers} == {5}
 
 
-def test_episodes_are_told_with_all_the_versions_that_acted_in_them() -> None:
+def test_finished_episodes_name_all_versions_that_acted_in_them() -> None:
     with make_environments(COUNTING, 1, autoreset=AutoresetMode.SAME_STEP) as environments:
         worker, agent = _worker(environments, length=2, seed=0)
         finished = []
@@ -274,10 +274,10 @@ def test_only_whole_rollouts_of_one_version_and_the_runs_signature_are_sent() ->
         worker.run(lambda: len(reported) == 4, report)
     assert reported == [0, 99, 99, 100]
     assert [rollout.header.version for rollout in sender.taken] == [0, 99]
-    assert len(sender.room) == 192  # it asked twice for each rollout: nothing is acted before there is room
+    assert len(sender.room) == 192  # two calls for each rollout: no step before there is room
 
 
-def test_an_interrupt_forgets_the_rollout_under_way() -> None:
+def test_an_interrupt_drops_the_current_rollout() -> None:
     sender = _Sender()
     with make_environments(COUNTING, 1) as environments:
         worker, agent = _worker(environments, sender=sender)

@@ -1,4 +1,4 @@
-"""Programs tried in a process of their own: what is learned there, and what becomes of that process."""
+"""Programs in the sandbox, its cache, and the life of its process."""
 
 import functools
 import shutil
@@ -48,19 +48,19 @@ def _children() -> list[psutil.Process]:
     return [p for p in psutil.Process().children() if "actor.sandbox.sandbox_process" in p.cmdline()]
 
 
-def test_a_right_program_passes_and_is_known_by_its_digest_from_then_on(
+def test_a_program_that_passed_is_known_by_its_digest(
     sandbox: ProgramSandbox, store: LocalPolicyStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manifest = publish_seed(store, 0)
     program = manifest.programs[0]
     if sys.platform == "linux":
-        monkeypatch.setattr("tempfile.tempdir", "/nowhere")  # disks may be full
+        monkeypatch.setattr("tempfile.tempdir", "/nowhere")  # the disk is not needed
     assert not sandbox.has_passed(program.kind, program.program_digest)
     verify(sandbox, store, manifest)
     assert sandbox.has_passed(program.kind, program.program_digest)
     sandbox.close()
     verify(sandbox, store, publish_seed(store, 1))
-    assert not _children(), "nobody was asked again"
+    assert not _children(), "no process was needed"
 
 
 def test_the_process_stays_for_the_next_program(sandbox: ProgramSandbox, store: LocalPolicyStore) -> None:
@@ -72,14 +72,12 @@ def test_the_process_stays_for_the_next_program(sandbox: ProgramSandbox, store: 
     assert _children() == [first]
 
 
-def test_what_a_program_raises_is_raised_here(sandbox: ProgramSandbox, store: LocalPolicyStore) -> None:
+def test_an_error_of_the_program_is_raised_in_the_actor(sandbox: ProgramSandbox, store: LocalPolicyStore) -> None:
     with pytest.raises(ProbeMismatch, match="differ by more than"):
         verify(sandbox, store, bad_programs.publish_program(store, bad_programs.SwappedOutputs()))
 
 
-def test_a_crash_is_the_programs_fault_and_the_next_one_is_tried_in_a_new_process(
-    sandbox: ProgramSandbox, store: LocalPolicyStore
-) -> None:
+def test_after_a_crash_the_next_program_runs_in_a_new_process(sandbox: ProgramSandbox, store: LocalPolicyStore) -> None:
     with pytest.raises(ProgramError, match=r"the program killed the sandbox process \(SIG"):
         verify(sandbox, store, bad_programs.publish_program(store, bad_programs.Crashes()))
     assert not _children()
@@ -87,7 +85,7 @@ def test_a_crash_is_the_programs_fault_and_the_next_one_is_tried_in_a_new_proces
         verify(sandbox, store, bad_programs.publish_program(store, bad_programs.SwappedOutputs()))
 
 
-def test_a_process_that_is_killed_from_outside_blames_nobody_at_first(
+def test_an_external_kill_counts_against_the_program_only_the_second_time(
     sandbox: ProgramSandbox, store: LocalPolicyStore
 ) -> None:
     manifest = bad_programs.publish_program(store, bad_programs.Hangs())
@@ -105,7 +103,7 @@ def _is_over(sandbox: ProgramSandbox, trying: "Future[None]") -> bool:
     return trying.done()
 
 
-def test_a_process_that_has_gone_meanwhile_is_replaced(sandbox: ProgramSandbox, store: LocalPolicyStore) -> None:
+def test_a_process_that_ended_is_replaced(sandbox: ProgramSandbox, store: LocalPolicyStore) -> None:
     sandbox.start("torchscript")
     (process,) = _children()
     process.kill()
@@ -113,18 +111,18 @@ def test_a_process_that_has_gone_meanwhile_is_replaced(sandbox: ProgramSandbox, 
     verify(sandbox, store, publish_seed(store, 2))
 
 
-def test_a_program_is_tried_with_llvm_where_that_runs_it(sandbox: ProgramSandbox, store: LocalPolicyStore) -> None:
+def test_a_supported_program_runs_in_the_sandbox_with_llvm(sandbox: ProgramSandbox, store: LocalPolicyStore) -> None:
     version = publish_seed(store, 0, onnx=True).version
     digest = _digest(store, version)
     engines = EngineFallback(EngineOptions("auto", batch_size=3, measure=False), sandbox)
     assert engines.load(store.open(version), _no_spare).policy.engine_name == "llvm"
     assert sandbox.has_passed("llvm", digest)
-    assert not sandbox.has_passed("onnx", digest), "another engine is another matter"
+    assert not sandbox.has_passed("onnx", digest), "a program passes for one engine"
     (process,) = _children()
     assert process.cmdline()[-1] == "llvm"
 
 
-def test_a_program_that_llvm_does_not_run_is_tried_with_the_engine_that_does_alone(
+def test_a_program_without_llvm_support_runs_in_the_sandbox_with_onnx_only(
     sandbox: ProgramSandbox, store: LocalPolicyStore
 ) -> None:
     version = publish_seed(store, 0, onnx=True, nested=True).version
@@ -133,11 +131,11 @@ def test_a_program_that_llvm_does_not_run_is_tried_with_the_engine_that_does_alo
     assert (result.policy.engine_name, result.refusals) == ("onnx", [])
     assert not sandbox.has_passed("llvm", _digest(store, version))
     (process,) = _children()
-    assert process.cmdline()[-1] == "onnx", "none was started before"
+    assert process.cmdline()[-1] == "onnx"
 
 
-def test_what_llvm_makes_of_a_wrong_program_is_known_there(sandbox: ProgramSandbox, store: LocalPolicyStore) -> None:
-    """With other weights than the probe was computed with."""
+def test_llvm_in_the_sandbox_rejects_wrong_weights(sandbox: ProgramSandbox, store: LocalPolicyStore) -> None:
+    """The probe was computed with other weights."""
     policy = make_policy(seed=1)
     made = exporter(onnx=True)
     weights = made.files(make_policy(seed=2).state_dict())[0][WEIGHTS_FILE]
@@ -158,42 +156,40 @@ def _no_spare(kind: EngineKind, program_digest: str) -> Engine | None:
     return None
 
 
-def test_importable_programs_are_not_tried_their_code_was_allowed_by_name(sandbox: ProgramSandbox) -> None:
+def test_importable_programs_need_no_sandbox(sandbox: ProgramSandbox) -> None:
     assert sandbox.has_passed("eager", "0" * 64)
     assert sandbox.has_passed("compile", "0" * 64)
 
 
-def _remembering(directory: Path, batch_size: int = 3) -> ProgramSandbox:
+def _with_cache(directory: Path, batch_size: int = 3) -> ProgramSandbox:
     limits = SandboxLimits(timeout_s=60.0)
     return ProgramSandbox(limits, batch_size=batch_size, cache=SandboxCache(directory))
 
 
 @pytest.fixture(scope="module")
-def remembered(store: LocalPolicyStore, tmp_path_factory: pytest.TempPathFactory) -> tuple[Manifest, Path]:
-    """A version whose first program has passed, and where that is remembered."""
+def cached(store: LocalPolicyStore, tmp_path_factory: pytest.TempPathFactory) -> tuple[Manifest, Path]:
+    """A version whose first program has passed, and the directory of the cache."""
     directory = tmp_path_factory.mktemp("cache") / "rl-hotswap" / "tried-programs"
     manifest = publish_seed(store, 4)
-    sandbox = _remembering(directory)
+    sandbox = _with_cache(directory)
     verify(sandbox, store, manifest)
     sandbox.close()
     return manifest, directory
 
 
-def test_what_has_passed_is_remembered_by_actors_that_are_started_later(
-    store: LocalPolicyStore, remembered: tuple[Manifest, Path]
-) -> None:
-    manifest, directory = remembered
-    sandbox = _remembering(directory)
+def test_later_actors_read_the_cache_of_passed_programs(store: LocalPolicyStore, cached: tuple[Manifest, Path]) -> None:
+    manifest, directory = cached
+    sandbox = _with_cache(directory)
     sandbox.prepare(manifest.programs[0].kind)
     verify(sandbox, store, manifest)
-    assert not _children(), "nobody was asked"
+    assert not _children(), "no process was needed"
 
 
 @pytest.mark.parametrize("what", ["another batch size", "another library", "another machine", "a broken record"])
-def test_what_is_remembered_of_something_else_does_not_count(
-    what: str, remembered: tuple[Manifest, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_record_of_another_machine_library_or_batch_size_does_not_count(
+    what: str, cached: tuple[Manifest, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    manifest, directory = remembered
+    manifest, directory = cached
     program = manifest.programs[0]
     copy = shutil.copytree(directory, tmp_path / "copy")
     if what == "another library":
@@ -203,29 +199,27 @@ def test_what_is_remembered_of_something_else_does_not_count(
     elif what == "a broken record":
         (record,) = copy.iterdir()
         record.write_bytes(record.read_bytes()[:-2])
-    sandbox = _remembering(copy, batch_size=4 if what == "another batch size" else 3)
+    sandbox = _with_cache(copy, batch_size=4 if what == "another batch size" else 3)
     assert not sandbox.has_passed(program.kind, program.program_digest)
 
 
-def test_what_fails_is_not_remembered(store: LocalPolicyStore, tmp_path: Path) -> None:
+def test_a_failure_is_not_recorded(store: LocalPolicyStore, tmp_path: Path) -> None:
     bad = bad_programs.publish_program(store, bad_programs.SwappedOutputs())
-    sandbox = _remembering(tmp_path / "cache")
+    sandbox = _with_cache(tmp_path / "cache")
     with pytest.raises(ProbeMismatch):
         verify(sandbox, store, bad)
     sandbox.close()
     assert not (tmp_path / "cache").exists()
 
 
-def test_where_nothing_can_be_remembered_a_program_is_tried_all_the_same(
-    store: LocalPolicyStore, tmp_path: Path
-) -> None:
+def test_the_sandbox_works_without_a_writable_cache(store: LocalPolicyStore, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    sandbox = _remembering(tmp_path / "file" / "cache")
+    sandbox = _with_cache(tmp_path / "file" / "cache")
     verify(sandbox, store, publish_seed(store, 5))
     sandbox.close()
 
 
-def test_the_oldest_are_forgotten_where_there_are_very_many(tmp_path: Path) -> None:
+def test_the_oldest_of_many_records_are_deleted(tmp_path: Path) -> None:
     cache = SandboxCache(tmp_path / "cache")
     for number in range(1010):
         cache.add("onnx", f"{number:064x}", 1, 1e-5)
@@ -233,7 +227,7 @@ def test_the_oldest_are_forgotten_where_there_are_very_many(tmp_path: Path) -> N
     assert cache.call_s("onnx", f"{1009:064x}", 1) == 1e-5
 
 
-def test_closing_leaves_no_process_and_may_be_done_twice() -> None:
+def test_close_ends_the_process_and_is_idempotent() -> None:
     sandbox = ProgramSandbox(SandboxLimits(), batch_size=1)
     sandbox.start("onnx")
     (process,) = [p for p in _children() if "onnx" in p.cmdline()]
@@ -242,7 +236,7 @@ def test_closing_leaves_no_process_and_may_be_done_twice() -> None:
     assert not process.is_running()
 
 
-_TRIES = """
+_SANDBOX_PROGRAM = """
 import pathlib, signal, sys
 from actor.sandbox.program_sandbox import ProgramSandbox, SandboxLimits
 from tests.support.agent_policies import local_store
@@ -257,11 +251,11 @@ signal.pause()
 
 
 @pytest.mark.slow
-def test_it_ends_with_its_actor_even_where_it_can_do_nothing_itself(store: LocalPolicyStore) -> None:
+def test_a_stopped_sandbox_process_ends_with_its_actor(store: LocalPolicyStore) -> None:
     """The actor is killed while the process is stopped."""
     version = publish_seed(store, 3).version
     with subprocess.Popen(
-        [sys.executable, "-c", _TRIES, str(store.path), str(version)],
+        [sys.executable, "-c", _SANDBOX_PROGRAM, str(store.path), str(version)],
         cwd=REPOSITORY,
         stdout=subprocess.PIPE,
         text=True,
@@ -273,10 +267,8 @@ def test_it_ends_with_its_actor_even_where_it_can_do_nothing_itself(store: Local
         until(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE, 60.0)
 
 
-def test_a_process_that_cannot_be_started_is_no_reason_not_to_begin(
-    store: LocalPolicyStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The loader's thread starts it; without that thread nothing would ever be loaded."""
+def test_prepare_ignores_a_process_that_cannot_start(store: LocalPolicyStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loader thread calls it, and must not end."""
     monkeypatch.setattr(sys, "executable", "/no/such/python")
     sandbox = ProgramSandbox(SandboxLimits(), batch_size=3)
     engines = EngineFallback(EngineOptions("onnx", batch_size=3), sandbox)

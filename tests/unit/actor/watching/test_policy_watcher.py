@@ -141,10 +141,10 @@ def test_an_untouched_directory_is_not_listed_again(store: _CountingStore, watch
 def test_one_stat_shows_that_a_directory_is_untouched(
     store: _CountingStore, watcher: PolicyWatcher, tmp_path: Path
 ) -> None:
-    assert not watcher.is_untouched(), "nothing was ever listed"
+    assert not watcher.is_untouched(), "the store was not listed yet"
     _publish(store)
     watcher.check()
-    assert not watcher.is_untouched(), "more may come within the same tick of the clock"
+    assert not watcher.is_untouched(), "the directory may change within the same tick of the clock"
     _age(store.path)
     watcher.check()
     assert watcher.is_untouched()

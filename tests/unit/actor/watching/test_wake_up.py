@@ -66,5 +66,5 @@ def test_it_closes_its_descriptors_at_the_end() -> None:
 
 
 def test_an_object_without_descriptors_ends_without_an_error() -> None:
-    """A signal may end the program between any two of its lines."""
+    """A signal may end the program before ``__init__`` runs."""
     WakeUp.__new__(WakeUp).__del__()
