@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from loguru import logger
 
 from actor.agent import Agent
 from actor.agent_options import AgentOptions
@@ -20,6 +19,7 @@ from actor.watching.policy_watcher import PolicyWatcher
 from actor.watching.wake_up import WakeUp
 from shared.store.policy_store import LocalPolicyStore
 from tests.support.agent_policies import local_store, publish_seed
+from tests.support.captured_logs import CapturedLogs
 from tests.support.mounts import mounted
 from tests.support.paths import REPOSITORY
 from tests.support.sample_versions import sample_files, sample_manifest
@@ -168,20 +168,19 @@ def test_versions_without_events_are_found_by_rescans(tmp_path: Path) -> None:
 
 
 class TestFileSystemsThatOthersChange:
-    def test_they_are_polled(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_they_are_polled(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, captured_logs: CapturedLogs
+    ) -> None:
         monkeypatch.setattr("actor.watching.policy_watcher.shared_file_system", lambda _: "nfs4")
-        lines: list[str] = []
-        sink = logger.add(lines.append, format="{message}", level="WARNING")
         store = LocalPolicyStore(tmp_path / "policies", fsync=False)
         watcher = PolicyWatcher(store, poll_s=0.2)
         watcher.start()
         store.publish(sample_files(), sample_manifest)
         assert watcher.check()
         watcher.stop()
-        logger.remove(sink)
         assert not watcher.has_events
         assert watcher.interval_s == 0.2
-        assert lines[0].endswith("poll_s=0.2 error=nfs4 has no events for changes by other machines\n")
+        assert captured_logs.has("poll_s=0.2 error=nfs4 has no events for changes by other machines")
 
     def test_the_innermost_mount_says_what_a_path_is_on(self) -> None:
         mounts = [("/", "ext4"), ("/mnt", "nfs4"), ("/mnt/scratch", "xfs"), ("/mnt/scratch", "fuse.sshfs")]
@@ -196,9 +195,7 @@ class TestFileSystemsThatOthersChange:
             assert reports_all_changes(memory / "not there yet")
 
 
-def test_an_episode_log_survives_a_full_disk(tmp_path: Path) -> None:
-    lines: list[str] = []
-    sink = logger.add(lines.append, format="{message}", level="WARNING")
+def test_an_episode_log_survives_a_full_disk(tmp_path: Path, captured_logs: CapturedLogs) -> None:
     with small_disk(tmp_path / "small") as disk:
         log = EpisodeLog(disk / "episodes.jsonl")
         ballast = fill(disk)
@@ -208,10 +205,9 @@ def test_an_episode_log_survives_a_full_disk(tmp_path: Path) -> None:
         log.write(301, FinishedEpisode(1.0, 10, 0, (0,), "ab" * 32))
         log.close()
         written = (disk / "episodes.jsonl").read_text().splitlines()
-    logger.remove(sink)
     assert [line.split(",")[0] for line in written] == [f'{{"episode":{number}' for number in range(1, 302)]
-    assert len(lines) == 1
-    assert "No space left on device" in lines[0]
+    (line,) = captured_logs.messages("WARNING")
+    assert "No space left on device" in line
 
 
 def test_printing_to_a_full_disk_is_no_error(tmp_path: Path) -> None:

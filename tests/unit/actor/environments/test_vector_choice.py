@@ -6,24 +6,16 @@ from typing import Any
 import gymnasium
 import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
-from loguru import logger
 
 from actor.environments.environment_creation import make_environments
 from actor.environments.process_environments import ProcessEnvironments
 from actor.environments.vector_choice import MESSAGES_S, async_pays
 from shared.errors import ConfigurationError
 from tests.contract.test_environments import NEEDS_ENVPOOL
+from tests.support.captured_logs import CapturedLogs
 from tests.support.counting_environment import Counting
 
 COUNTING = "tests.support.counting_environment:Counting-v0"
-
-
-@pytest.fixture
-def said() -> Iterator[list[str]]:
-    lines: list[str] = []
-    sink = logger.add(lambda message: lines.append(message.record["message"]), level="INFO")
-    yield lines
-    logger.remove(sink)
 
 
 class _Slow(Counting):
@@ -60,18 +52,20 @@ def test_processes_pay_where_a_step_is_slow_and_cores_are_there(
     assert async_pays(step_s, num_envs, cores) is pays
 
 
-def test_auto_takes_the_entry_point_before_anything_is_measured(said: list[str]) -> None:
+def test_auto_takes_the_entry_point_before_anything_is_measured(captured_logs: CapturedLogs) -> None:
     make_environments("CartPole-v1", 4, measure=True).close()
-    assert said == ["environments created env=CartPole-v1 num_envs=4 vector=entry_point reason=the fastest form"]
+    assert captured_logs.messages("INFO") == [
+        "environments created env=CartPole-v1 num_envs=4 vector=entry_point reason=the fastest form"
+    ]
 
 
-def test_auto_measures_and_logs_it(monkeypatch: pytest.MonkeyPatch, slow: str, said: list[str]) -> None:
+def test_auto_measures_and_logs_it(monkeypatch: pytest.MonkeyPatch, slow: str, captured_logs: CapturedLogs) -> None:
     monkeypatch.setattr("actor.environments.environment_creation.usable_cores", lambda: 4)
     with make_environments(slow, 4, measure=True) as environments:
         assert isinstance(environments.vector, ProcessEnvironments)
     with make_environments(COUNTING, 2, measure=True) as environments:
         assert isinstance(environments.vector, SyncVectorEnv)
-    first, second = said
+    first, second = captured_logs.messages("INFO")
     assert first.startswith(
         "environments created env=Slow-v0 num_envs=4 vector=async reason=no vector entry point; step_us=2"
     )
@@ -79,22 +73,26 @@ def test_auto_measures_and_logs_it(monkeypatch: pytest.MonkeyPatch, slow: str, s
     assert " vector=sync " in second
 
 
-def test_without_measuring_environments_are_stepped_in_turn(slow: str, said: list[str]) -> None:
+def test_without_measuring_environments_are_stepped_in_turn(slow: str, captured_logs: CapturedLogs) -> None:
     with make_environments(slow, 4) as environments:
         assert isinstance(environments.vector, SyncVectorEnv)
-    assert said[0].endswith("not measured")
+    assert captured_logs.messages("INFO")[0].endswith("not measured")
 
 
-def test_one_environment_is_stepped_alone(slow: str, said: list[str]) -> None:
+def test_one_environment_is_stepped_alone(slow: str, captured_logs: CapturedLogs) -> None:
     with make_environments(slow, 1, measure=True) as environments:
         assert isinstance(environments.vector, SyncVectorEnv)
-    assert said == ["environments created env=Slow-v0 num_envs=1 vector=sync reason=one environment"]
+    assert captured_logs.messages("INFO") == [
+        "environments created env=Slow-v0 num_envs=1 vector=sync reason=one environment"
+    ]
 
 
-def test_the_requested_form_is_used_and_logged(said: list[str]) -> None:
+def test_the_requested_form_is_used_and_logged(captured_logs: CapturedLogs) -> None:
     with make_environments("CartPole-v1", 2, vector="async") as environments:
         assert isinstance(environments.vector, ProcessEnvironments)
-    assert said == ["environments created env=CartPole-v1 num_envs=2 vector=async reason=--vector async"]
+    assert captured_logs.messages("INFO") == [
+        "environments created env=CartPole-v1 num_envs=2 vector=async reason=--vector async"
+    ]
 
 
 def test_without_envpool_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,6 +120,6 @@ def test_environments_that_envpool_lacks_are_refused(
 
 
 @NEEDS_ENVPOOL
-def test_auto_never_uses_envpool(said: list[str]) -> None:
+def test_auto_never_uses_envpool(captured_logs: CapturedLogs) -> None:
     with make_environments("Acrobot-v1", 2) as environments:
         assert isinstance(environments.vector, SyncVectorEnv)
