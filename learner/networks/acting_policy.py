@@ -1,7 +1,6 @@
-"""The acting policy: observations, state, mask and noise in; action, log-probability, value and next state out."""
+"""The policy as a module: encoder, core and distribution, in the form that is exported."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import msgspec
 import torch
@@ -17,19 +16,27 @@ CLASS_PATH = "learner.networks.acting_policy:ActingPolicy"
 
 
 class ActingPolicy(nn.Module):
-    """A pure function of flat tensors, in the order of ``signature`` (see ``shared.policy.signature``).
+    """Pure function of flat tensors, batch first, in the order of ``signature`` (see ``shared.policy.signature``).
 
-    ``arguments`` are what its constructor takes, as JSON-able data: with them, ``CLASS_PATH`` and a state dict it can
-    be built anywhere that this package is installed. Weights are drawn from ``generator``, or from torch's own.
+    Inputs are observation, recurrent state, action mask and noise; outputs are action, environment action,
+    log-probability, value and next state. ``arguments`` are the constructor's arguments as JSON-compatible data: with
+    ``CLASS_PATH`` and a state dict they build the policy wherever this package is installed.
+
+    Args:
+        observation: leaves of the observation space.
+        action: action space.
+        network: architecture.
+        masked: the policy takes a mask of allowed actions.
+        generator: source of the initial weights; by default torch's global one.
     """
 
     value_scale: Tensor
 
     def __init__(
         self,
-        observation: Iterable[ObservationLeaf | Mapping[str, Any]],
-        action: ActionSpec | Mapping[str, Any],
-        network: NetworkConfig | Mapping[str, Any],
+        observation: Iterable[ObservationLeaf | Mapping[str, object]],
+        action: ActionSpec | Mapping[str, object],
+        network: NetworkConfig | Mapping[str, object],
         masked: bool = False,
         generator: torch.Generator | None = None,
     ) -> None:
@@ -38,13 +45,13 @@ class ActingPolicy(nn.Module):
         action = msgspec.convert(action, ActionSpec)
         network = msgspec.convert(network, NetworkConfig)
         self.signature: PolicySignature = acting_signature(leaves, action, state=state_shapes(network), masked=masked)
-        self.arguments: dict[str, Any] = msgspec.to_builtins(
+        self.arguments: dict[str, object] = msgspec.to_builtins(
             {"observation": leaves, "action": action, "network": network, "masked": masked}
         )
         self.encoder = ObservationEncoder(leaves, network.normalize_observations, generator)
         self.distribution = make_distribution(action, network.initial_log_std)
         self.core = make_core(self.encoder.size, self.distribution.head_size, network, generator)
-        self.register_buffer("value_scale", torch.ones(()))  # the unit that values are learned in
+        self.register_buffer("value_scale", torch.ones(()))  # unit that values are learned in
         self._n_observations = len(leaves)
         self._n_states = len(self.signature.state)
         self._masked = self.signature.input_position("action_mask") is not None

@@ -1,14 +1,14 @@
-"""Action distributions whose randomness is an input, with the gradients that PPO needs in closed form.
+"""Action distributions whose randomness is an input, with gradients in closed form.
 
-Each is a module that works in three steps, so that nothing is computed twice:
+A distribution is a module that works in three steps, so that nothing is computed twice::
 
-    terms = distribution.terms(head)                  # [N, P], e.g. normalised logits
-    action = distribution.sample(terms, noise)        # noise of zeros is the most likely action
+    terms = distribution.terms(head)                  # [N, P], such as normalised logits
+    action = distribution.sample(terms, noise)        # zero noise gives the most likely action
     log_prob = distribution.log_prob(terms, action)   # [N], of the raw action
 
-``sample``, ``log_prob`` and ``env_action`` can be scripted. ``gradient`` gives what autograd would: the derivative of
-``sum(log_prob_gradient * log_prob + entropy_gradient * entropy)`` with respect to ``head``; it exists because a
-handful of fused operations take a fifth of the time that autograd spends on the same loss.
+``sample``, ``log_prob`` and ``env_action`` can be scripted. ``gradient`` returns the derivative of
+``sum(log_prob_gradient * log_prob + entropy_gradient * entropy)`` with respect to ``head``, as autograd would, in a
+fifth of the time.
 """
 
 import math
@@ -26,13 +26,13 @@ Weight = Tensor | float
 
 
 def mask_logits(head: Tensor, mask: Tensor) -> Tensor:
-    """Logits ``[N, P]`` of which only those where ``mask`` (bool, same shape) is True can be drawn."""
-    # Far below any logit and far from overflow: a masked action's probability is exactly zero.
+    """Return logits ``[N, P]`` with which only actions whose ``mask`` (bool, same shape) is True can be drawn."""
+    # Far below any logit, far from overflow: the probability of a masked action is exactly zero.
     return torch.where(mask, head, -1e8)
 
 
 def torch_dtype(name: str) -> torch.dtype:
-    """The torch dtype called ``name``, e.g. ``int64``."""
+    """Return the torch dtype called ``name``, such as ``int64``."""
     dtype: torch.dtype = getattr(torch, name)
     return dtype
 
@@ -40,7 +40,7 @@ def torch_dtype(name: str) -> torch.dtype:
 def make_distribution(
     action: ActionSpec, initial_log_std: float
 ) -> "Categorical | MultiCategorical | Bernoulli | DiagonalGaussian":
-    """The distribution over ``action``'s space."""
+    """Return the distribution over the space ``action``."""
     match action.kind:
         case "discrete":
             return Categorical(action)
@@ -71,7 +71,7 @@ def _categorical_gradient(log_p: Tensor, action: Tensor, log_prob_gradient: Tens
 
 
 class Categorical(nn.Module):
-    """Discrete: the largest of logit plus Gumbel noise."""
+    """Distribution over a Discrete space; samples by the Gumbel-max method."""
 
     def __init__(self, action: ActionSpec) -> None:
         super().__init__()
@@ -80,36 +80,36 @@ class Categorical(nn.Module):
         self.env_dtype = torch_dtype(action.dtype)
 
     def terms(self, head: Tensor) -> Tensor:
-        """Normalised logits ``[N, A]``."""
+        """Return normalised logits ``[N, A]``."""
         return functional.log_softmax(head, -1)
 
     def terms_of_many(self, head: Tensor) -> Tensor:
-        """``terms``, to the bit, in a fraction of the time where there are many rows and few actions."""
+        """Return ``terms``, bit for bit, but faster for many rows and few actions."""
         return _log_softmax_by_column(head)
 
     def sample(self, terms: Tensor, noise: Tensor) -> Tensor:
-        """int64 ``[N]``."""
+        """Return actions, int64 ``[N]``."""
         return (terms + noise).argmax(-1)
 
     def log_prob(self, terms: Tensor, action: Tensor) -> Tensor:
-        """float32 ``[N]``."""
+        """Return log-probabilities, float32 ``[N]``."""
         return terms.gather(-1, action.unsqueeze(-1)).squeeze(-1)
 
     def env_action(self, action: Tensor) -> Tensor:
-        """What the environment counts from ``start``."""
+        """Return the numbers that the environment counts from ``start``, in its dtype."""
         return (action + self.start).to(self.env_dtype)
 
     def entropy(self, terms: Tensor) -> Tensor:
-        """float32 ``[N]``, in nats."""
+        """Return entropies in nats, float32 ``[N]``."""
         return -(terms.exp() * terms).sum(-1)
 
     def gradient(self, terms: Tensor, action: Tensor, log_prob_gradient: Tensor, entropy_gradient: Weight) -> Tensor:
-        """``[N, A]``."""
+        """Return the gradient of the head, ``[N, A]``."""
         return _categorical_gradient(terms, action, log_prob_gradient, entropy_gradient)
 
 
 class MultiCategorical(nn.Module):
-    """MultiDiscrete: independent categoricals side by side."""
+    """Distribution over a MultiDiscrete space: independent categoricals side by side."""
 
     start: Tensor
 
@@ -121,35 +121,35 @@ class MultiCategorical(nn.Module):
         self.register_buffer("start", torch.tensor(action.start, dtype=torch.int64))
 
     def terms(self, head: Tensor) -> Tensor:
-        """Logits ``[N, sum(A)]``, each part normalised."""
+        """Return logits ``[N, sum(A)]``, each part normalised."""
         return torch.cat(
             [functional.log_softmax(part, -1) for part in torch.split_with_sizes(head, self.sizes, -1)], -1
         )
 
     def terms_of_many(self, head: Tensor) -> Tensor:
-        """``terms``, to the bit, in a fraction of the time where there are many rows and few actions."""
+        """Return ``terms``, bit for bit, but faster for many rows and few actions."""
         return torch.cat([_log_softmax_by_column(part) for part in torch.split_with_sizes(head, self.sizes, -1)], -1)
 
     def sample(self, terms: Tensor, noise: Tensor) -> Tensor:
-        """int64 ``[N, parts]``."""
+        """Return actions, int64 ``[N, parts]``."""
         return torch.stack([part.argmax(-1) for part in torch.split_with_sizes(terms + noise, self.sizes, -1)], -1)
 
     def log_prob(self, terms: Tensor, action: Tensor) -> Tensor:
-        """float32 ``[N]``."""
+        """Return log-probabilities, float32 ``[N]``."""
         parts = torch.split_with_sizes(terms, self.sizes, -1)
         chosen = [part.gather(-1, action[:, i : i + 1]) for i, part in enumerate(parts)]
         return torch.cat(chosen, -1).sum(-1)
 
     def env_action(self, action: Tensor) -> Tensor:
-        """What the environment counts from ``start``."""
+        """Return the numbers that the environment counts from ``start``, in its dtype."""
         return (action + self.start).to(self.env_dtype)
 
     def entropy(self, terms: Tensor) -> Tensor:
-        """float32 ``[N]``, in nats."""
+        """Return entropies in nats, float32 ``[N]``."""
         return -(terms.exp() * terms).sum(-1)
 
     def gradient(self, terms: Tensor, action: Tensor, log_prob_gradient: Tensor, entropy_gradient: Weight) -> Tensor:
-        """``[N, sum(A)]``."""
+        """Return the gradient of the head, ``[N, sum(A)]``."""
         parts = enumerate(torch.split_with_sizes(terms, self.sizes, -1))
         return torch.cat(
             [_categorical_gradient(part, action[:, i], log_prob_gradient, entropy_gradient) for i, part in parts], -1
@@ -157,7 +157,7 @@ class MultiCategorical(nn.Module):
 
 
 class Bernoulli(nn.Module):
-    """MultiBinary: 1 where logit plus logistic noise is above 0."""
+    """Distribution over a MultiBinary space; an action is 1 where logit plus logistic noise is above 0."""
 
     def __init__(self, action: ActionSpec) -> None:
         super().__init__()
@@ -165,42 +165,42 @@ class Bernoulli(nn.Module):
         self.env_dtype = torch_dtype(action.dtype)
 
     def terms(self, head: Tensor) -> Tensor:
-        """Logits ``[N, D]`` as they are."""
+        """Return the logits ``[N, D]`` unchanged."""
         return head
 
     def terms_of_many(self, head: Tensor) -> Tensor:
-        """``terms``."""
+        """Return ``terms``."""
         return head
 
     def sample(self, terms: Tensor, noise: Tensor) -> Tensor:
-        """int64 ``[N, *shape]``."""
+        """Return actions, int64 ``[N, *shape]``."""
         return (terms.reshape_as(noise) + noise > 0).to(torch.int64)
 
     def log_prob(self, terms: Tensor, action: Tensor) -> Tensor:
-        """float32 ``[N]``: log sigmoid of the logit, or of its negative."""
+        """Return log-probabilities, float32 ``[N]``: sums of the log sigmoid of the logit, or of its negative."""
         sign = action.flatten(1).to(torch.float32) * 2 - 1
         return functional.logsigmoid(terms * sign).sum(-1)
 
     def env_action(self, action: Tensor) -> Tensor:
-        """The same in the environment's dtype."""
+        """Return the actions in the environment's dtype."""
         return action.to(self.env_dtype)
 
     def entropy(self, terms: Tensor) -> Tensor:
-        """float32 ``[N]``, in nats."""
+        """Return entropies in nats, float32 ``[N]``."""
         p = terms.sigmoid()
         return -(p * functional.logsigmoid(terms) + (1 - p) * functional.logsigmoid(-terms)).sum(-1)
 
     def gradient(self, terms: Tensor, action: Tensor, log_prob_gradient: Tensor, entropy_gradient: Weight) -> Tensor:
-        """``[N, D]``: d log p / d z = a - p  and  dH / dz = -z p (1 - p)."""
+        """Return the gradient of the head, ``[N, D]``: d log p / d z = a - p and dH / dz = -z p (1 - p)."""
         p = terms.sigmoid()
         weight = entropy_gradient.unsqueeze(-1) if isinstance(entropy_gradient, Tensor) else entropy_gradient
         return log_prob_gradient.unsqueeze(-1) * (action.flatten(1) - p) - weight * terms * p * (1 - p)
 
 
 class DiagonalGaussian(nn.Module):
-    """Box: a normal distribution around the head, its standard deviation a parameter that does not depend on the state.
+    """Distribution over a Box space: normal around the head; the standard deviation is a parameter.
 
-    ``action`` is the unbounded sample, and ``log_prob`` is that of it; only ``env_action`` is clipped to the bounds.
+    ``action`` is the unbounded sample, which ``log_prob`` refers to; only ``env_action`` is clipped to the bounds.
     """
 
     low: Tensor
@@ -212,7 +212,7 @@ class DiagonalGaussian(nn.Module):
         self.env_dtype = torch_dtype(action.dtype)
         self.half_log_two_pi = 0.5 * math.log(2 * math.pi)
         self.log_std = nn.Parameter(torch.full((self.head_size,), initial_log_std))
-        # An actor refuses weights that are not finite, so "unbounded" is the largest number that there is.
+        # Actors refuse weights that are not finite, so the largest number stands for "unbounded".
         largest = _LARGEST[self.env_dtype]
         low = [-largest if bound is None else bound for bound in action.low or [None] * self.head_size]
         high = [largest if bound is None else bound for bound in action.high or [None] * self.head_size]
@@ -220,32 +220,32 @@ class DiagonalGaussian(nn.Module):
         self.register_buffer("high", torch.tensor(high, dtype=self.env_dtype).reshape(action.shape))
 
     def terms(self, head: Tensor) -> Tensor:
-        """Means ``[N, D]`` as they are."""
+        """Return the means ``[N, D]`` unchanged."""
         return head
 
     def terms_of_many(self, head: Tensor) -> Tensor:
-        """``terms``."""
+        """Return ``terms``."""
         return head
 
     def sample(self, terms: Tensor, noise: Tensor) -> Tensor:
-        """float32 ``[N, *shape]``."""
+        """Return actions, float32 ``[N, *shape]``."""
         return (terms + noise.flatten(1) * self.log_std.exp()).reshape_as(noise)
 
     def log_prob(self, terms: Tensor, action: Tensor) -> Tensor:
-        """float32 ``[N]``."""
+        """Return log-probabilities, float32 ``[N]``."""
         deviation = (action.flatten(1) - terms) * torch.exp(-self.log_std)
         return (-0.5 * deviation * deviation - self.log_std - self.half_log_two_pi).sum(-1)
 
     def env_action(self, action: Tensor) -> Tensor:
-        """Clipped to the bounds, in the environment's dtype."""
+        """Return the actions, clipped to the bounds, in the environment's dtype."""
         return action.to(self.env_dtype).clamp(self.low, self.high)
 
     def entropy(self, terms: Tensor) -> Tensor:
-        """float32 ``[N]``, in nats; the same for every row."""
+        """Return the entropy in nats, float32 ``[N]``; it is the same for every row."""
         return (self.log_std + (0.5 + self.half_log_two_pi)).sum().expand(terms.shape[0])
 
     def gradient(self, terms: Tensor, action: Tensor, log_prob_gradient: Tensor, entropy_gradient: Weight) -> Tensor:
-        """``[N, D]``; ``log_std.grad`` is overwritten with its own gradient."""
+        """Return the gradient of the head, ``[N, D]``; overwrite ``log_std.grad`` with that of ``log_std``."""
         inverse_std = torch.exp(-self.log_std)
         deviation = (action.flatten(1) - terms) * inverse_std
         weighted = log_prob_gradient.unsqueeze(-1) * deviation

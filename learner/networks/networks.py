@@ -1,7 +1,7 @@
-"""Networks: encoders turn observations into one row of features, a core turns features into head and value.
+"""Encoders, which turn observations into features, and cores, which turn features into head and value.
 
-A core is called as ``core(features, state) -> (head, value, next state)``, feed-forward or recurrent, so that the
-policy around it is one. Everything here can be scripted, traced and exported.
+Every core, feed-forward or recurrent, has the form ``core(features, state) -> (head, value, next state)`` with features
+``[N, n]``, head ``[N, P]`` and value ``[N]``, float32. All modules can be scripted, traced and exported.
 """
 
 import itertools
@@ -14,11 +14,11 @@ from torch.nn import functional
 from learner.networks.network_config import Activation, NetworkConfig
 from shared.policy.spaces import ObservationLeaf, Path
 
-_HEAD_GAIN = 0.01  # the first policy is nearly uniform (Andrychowicz et al. 2021, "What matters for on-policy RL")
+_HEAD_GAIN = 0.01  # the initial policy is nearly uniform (Andrychowicz et al. 2021, "What matters for on-policy RL")
 
 
 def orthogonal(linear: nn.Linear | nn.Conv2d, gain: float, generator: torch.Generator | None) -> None:
-    """Initialise in place: orthogonal weights scaled by ``gain``, biases of zero."""
+    """Initialise in place: orthogonal weights (Saxe et al. 2014) scaled by ``gain``, zero biases."""
     nn.init.orthogonal_(linear.weight, gain, generator=generator)
     if linear.bias is not None:
         nn.init.zeros_(linear.bias)
@@ -29,7 +29,7 @@ def _activation(kind: Activation) -> nn.Module:
 
 
 def mlp(sizes: list[int], activation: Activation, generator: torch.Generator | None) -> nn.Sequential:
-    """Linear layers from ``sizes[0]`` inputs to ``sizes[-1]`` outputs, each but the last followed by the activation."""
+    """Return linear layers of ``sizes`` (inputs first), with ``activation`` after each but the last."""
     gain = nn.init.calculate_gain(activation)
     layers: list[nn.Module] = []
     for n_in, n_out in itertools.pairwise(sizes):
@@ -40,7 +40,7 @@ def mlp(sizes: list[int], activation: Activation, generator: torch.Generator | N
 
 
 def _init_head(linear: nn.Linear, head_size: int, generator: torch.Generator | None) -> None:
-    """The first ``head_size`` rows speak for the policy, the rest for the value: each initialised as if alone."""
+    """Initialise the first ``head_size`` rows for the policy and the others for the value."""
     with torch.no_grad():
         nn.init.zeros_(linear.bias)
         if head_size:
@@ -50,7 +50,7 @@ def _init_head(linear: nn.Linear, head_size: int, generator: torch.Generator | N
 
 
 class BoxEncoder(nn.Module):
-    """Numbers as they are."""
+    """Flattened numbers, unchanged."""
 
     def __init__(self, leaf: ObservationLeaf) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class BoxEncoder(nn.Module):
 
 
 class NormalizedBoxEncoder(nn.Module):
-    """Numbers less their running mean, over their running standard deviation. The learner writes both."""
+    """Flattened numbers, normalised by running moments that the learner updates, and clipped to [-10, 10]."""
 
     mean: Tensor
     inverse_std: Tensor
@@ -79,7 +79,7 @@ class NormalizedBoxEncoder(nn.Module):
 
 
 class OneHotEncoder(nn.Module):
-    """(Multi-)discrete numbers, one input for each value that each can take."""
+    """One-hot encoding of discrete numbers, side by side."""
 
     def __init__(self, leaf: ObservationLeaf) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ class OneHotEncoder(nn.Module):
 
 
 class ImageEncoder(nn.Module):
-    """``uint8`` images, scaled to [0, 1] and seen by a CNN: that of Mnih et al. 2015 where it is large enough."""
+    """CNN over ``uint8`` images, scaled to [0, 1]: that of Mnih et al. 2015 for images of at least 36 x 36 pixels."""
 
     def __init__(self, leaf: ObservationLeaf, generator: torch.Generator | None) -> None:
         super().__init__()
@@ -125,7 +125,7 @@ class ImageEncoder(nn.Module):
 
 
 class ObservationEncoder(nn.Module):
-    """All leaves' features side by side: ``[N, size]`` float32."""
+    """Features of all leaves side by side, float32 ``[N, size]``."""
 
     def __init__(self, leaves: tuple[ObservationLeaf, ...], normalize: bool, generator: torch.Generator | None) -> None:
         super().__init__()
@@ -148,12 +148,12 @@ class ObservationEncoder(nn.Module):
         return features[0] if len(features) == 1 else torch.cat(features, -1)
 
     def normalized(self) -> list[tuple[int, NormalizedBoxEncoder]]:
-        """The leaves, each with its position, whose running moments the learner keeps."""
+        """Return the encoders that need running moments, each with the position of its leaf."""
         return [(i, encoder) for i, encoder in enumerate(self.leaves) if isinstance(encoder, NormalizedBoxEncoder)]
 
 
 class SharedCore(nn.Module):
-    """One feed-forward network whose last layer holds both heads: the policy's first, the value's in its last row."""
+    """One feed-forward network whose last layer gives the head, then the value."""
 
     def __init__(self, n_in: int, head_size: int, config: NetworkConfig, generator: torch.Generator | None) -> None:
         super().__init__()
@@ -166,13 +166,13 @@ class SharedCore(nn.Module):
         return output[:, : self.head_size], output[:, self.head_size], state
 
     def value_parameters(self) -> tuple[Tensor, Tensor]:
-        """Weights and bias of the value's output alone, as views."""
+        """Return views of the value output's weights and bias."""
         last = _last_linear(self.network)
         return last.weight.data[self.head_size :], last.bias.data[self.head_size :]
 
 
 class SeparateCore(nn.Module):
-    """Two feed-forward networks: what the value learns cannot disturb the policy."""
+    """Two feed-forward networks: gradients of the value do not disturb the policy."""
 
     def __init__(self, n_in: int, head_size: int, config: NetworkConfig, generator: torch.Generator | None) -> None:
         super().__init__()
@@ -185,13 +185,13 @@ class SeparateCore(nn.Module):
         return self.policy(features), self.value(features).squeeze(-1), state
 
     def value_parameters(self) -> tuple[Tensor, Tensor]:
-        """Weights and bias of the value's output alone, as views."""
+        """Return views of the value output's weights and bias."""
         last = _last_linear(self.value)
         return last.weight.data, last.bias.data
 
 
 def _gate_layers(n_in: int, size: int, gates: int, generator: torch.Generator | None) -> tuple[nn.Linear, nn.Linear]:
-    """What a recurrent cell adds up for its gates: from its input, with the biases, and from its hidden state."""
+    """Return the layers that a cell's gates are sums of: of its input, with biases, and of its hidden state."""
     from_input, from_hidden = nn.Linear(n_in, gates * size), nn.Linear(size, gates * size, bias=False)
     orthogonal(from_input, 1.0, generator)
     orthogonal(from_hidden, 1.0, generator)
@@ -199,21 +199,21 @@ def _gate_layers(n_in: int, size: int, gates: int, generator: torch.Generator | 
 
 
 class LstmCell(nn.Module):
-    """An LSTM's equations (Hochreiter & Schmidhuber 1997, with forget gates), written out.
+    """Equations of an LSTM (Hochreiter & Schmidhuber 1997, with the forget gates of Gers et al. 2000).
 
-    The library's ``nn.LSTM`` is slow for one step, its gates are folded when exported to ONNX, and a traced one does
-    not check its state's size.
+    ``nn.LSTM`` is slow for single steps, its gates are folded when exported to ONNX, and when traced it does not check
+    the size of its state.
     """
 
     def __init__(self, n_in: int, size: int, generator: torch.Generator | None) -> None:
         super().__init__()
         self.size = size
         self.from_input, self.from_hidden = _gate_layers(n_in, size, 4, generator)
-        with torch.no_grad():  # remember by default
+        with torch.no_grad():  # the initial forget gate is nearly open (Jozefowicz et al. 2015)
             self.from_input.bias[size : 2 * size] = 1.0
 
     def step(self, projected: Tensor, state: list[Tensor]) -> list[Tensor]:
-        """Next ``[h, c]``, each ``[N, size]``, from ``projected = from_input(x)`` of ``[N, 4 * size]``."""
+        """Return the next ``[h, c]``, each ``[N, size]``; ``projected`` is ``from_input(x)``, ``[N, 4 * size]``."""
         i, f, g, o = (projected + self.from_hidden(state[0])).chunk(4, -1)
         c = torch.sigmoid(f) * state[1] + torch.sigmoid(i) * torch.tanh(g)
         return [torch.sigmoid(o) * torch.tanh(c), c]
@@ -223,9 +223,9 @@ class LstmCell(nn.Module):
 
 
 class GruCell(nn.Module):
-    """A GRU's equations (Cho et al. 2014, with the reset gate after the product, as in cuDNN), written out.
+    """Equations of a GRU (Cho et al. 2014, with the reset gate after the product, as in cuDNN).
 
-    As ``nn.GRUCell``, but that ``from_hidden`` has no biases.
+    Differs from ``nn.GRUCell`` in that ``from_hidden`` has no biases.
     """
 
     def __init__(self, n_in: int, size: int, generator: torch.Generator | None) -> None:
@@ -234,7 +234,7 @@ class GruCell(nn.Module):
         self.from_input, self.from_hidden = _gate_layers(n_in, size, 3, generator)
 
     def step(self, projected: Tensor, state: list[Tensor]) -> list[Tensor]:
-        """Next ``[h]`` of ``[N, size]``, from ``projected = from_input(x)`` of ``[N, 3 * size]``."""
+        """Return the next ``[h]``, ``[N, size]``; ``projected`` is ``from_input(x)``, ``[N, 3 * size]``."""
         h = state[0]
         input_r, input_z, input_n = projected.chunk(3, -1)
         hidden_r, hidden_z, hidden_n = self.from_hidden(h).chunk(3, -1)
@@ -246,7 +246,7 @@ class GruCell(nn.Module):
 
 
 class RecurrentCore(nn.Module):
-    """Hidden layers, an LSTM (``state`` is ``[h, c]``) or GRU (``[h]``), and one linear layer with both heads."""
+    """Hidden layers, an LSTM (state ``[h, c]``) or GRU (state ``[h]``), and a linear layer for head and value."""
 
     def __init__(self, n_in: int, head_size: int, config: NetworkConfig, generator: torch.Generator | None) -> None:
         super().__init__()
@@ -265,7 +265,7 @@ class RecurrentCore(nn.Module):
         return output[:, : self.head_size], output[:, self.head_size], state
 
     def value_parameters(self) -> tuple[Tensor, Tensor]:
-        """Weights and bias of the value's output alone, as views."""
+        """Return views of the value output's weights and bias."""
         return self.heads.weight.data[self.head_size :], self.heads.bias.data[self.head_size :]
 
 
@@ -273,7 +273,7 @@ Core = SharedCore | SeparateCore | RecurrentCore
 
 
 def make_core(n_in: int, head_size: int, config: NetworkConfig, generator: torch.Generator | None) -> Core:
-    """The core that ``config`` asks for."""
+    """Return the core that ``config`` describes."""
     if config.kind != "mlp":
         return RecurrentCore(n_in, head_size, config, generator)
     core = SharedCore if config.shared_trunk else SeparateCore
@@ -281,7 +281,7 @@ def make_core(n_in: int, head_size: int, config: NetworkConfig, generator: torch
 
 
 def state_shapes(config: NetworkConfig) -> tuple[tuple[Path, tuple[int, ...]], ...]:
-    """Path and shape (without the batch dimension) of each tensor of recurrent state; all float32."""
+    """Return path and shape (without the batch dimension) of each float32 tensor of the recurrent state."""
     names = {"mlp": (), "lstm": ("h", "c"), "gru": ("h",)}[config.kind]
     return tuple(((config.kind, name), (config.recurrent_size,)) for name in names)
 

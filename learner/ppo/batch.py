@@ -1,8 +1,8 @@
-"""Several rollouts side by side: what one update learns from."""
+"""Several rollouts side by side, as the data of one update."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -11,16 +11,18 @@ from torch import Tensor
 
 from shared.rollouts.rollout import Rollout
 
+Array = npt.NDArray[np.generic]
+
+_Scalar = TypeVar("_Scalar", bound=np.generic)
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """As ``shared.rollouts.rollout.Rollout``, with B the sum of the rollouts' environments and K of their final
-    observations.
-    """
+    """Arrays as in ``shared.rollouts.rollout.Rollout``; B environments and K final observations over all rollouts."""
 
-    observation: tuple[npt.NDArray[Any], ...]
+    observation: tuple[Array, ...]
     state: tuple[npt.NDArray[np.float32], ...]
-    action: npt.NDArray[Any]
+    action: Array
     action_mask: npt.NDArray[np.bool_] | None
     reward: npt.NDArray[np.float32]
     terminated: npt.NDArray[np.bool_]
@@ -28,33 +30,36 @@ class Batch:
     valid: npt.NDArray[np.bool_]
     begins_episode: npt.NDArray[np.bool_]
     behaviour_log_prob: npt.NDArray[np.float32]
-    final_observation: tuple[npt.NDArray[Any], ...]
+    final_observation: tuple[Array, ...]
     final_index: npt.NDArray[np.int32]
 
     @property
     def length(self) -> int:
-        """T, in steps."""
+        """Number of steps, T."""
         return int(self.reward.shape[0])
 
     @property
     def width(self) -> int:
-        """B, in environments."""
+        """Number of environments, B."""
         return int(self.reward.shape[1])
 
 
 def join_rollouts(rollouts: Sequence[Rollout]) -> Batch:
-    """One batch of rollouts of the same length; the arrays of a single one are used as they are, others copied once."""
+    """Return one batch of rollouts of equal length. The arrays of a single rollout are not copied.
+
+    Raises:
+        ValueError: There is no rollout, or their lengths differ.
+    """
     if not rollouts:
         raise ValueError("expected at least one rollout")
     if len({rollout.length for rollout in rollouts}) != 1:
         raise ValueError(f"expected rollouts of one length; found {sorted({rollout.length for rollout in rollouts})}")
-    first = rollouts[0]
-    masked = first.action_mask is not None
+    masks = [rollout.action_mask for rollout in rollouts if rollout.action_mask is not None]
     return Batch(
         observation=_join_leaves([rollout.observation for rollout in rollouts], 1),
         state=_join_leaves([rollout.state for rollout in rollouts], 0),
         action=_join([rollout.action for rollout in rollouts], 1),
-        action_mask=_join([rollout.action_mask for rollout in rollouts], 1) if masked else None,
+        action_mask=_join(masks, 1) if masks else None,
         reward=_join([rollout.reward for rollout in rollouts], 1),
         terminated=_join([rollout.terminated for rollout in rollouts], 1),
         truncated=_join([rollout.truncated for rollout in rollouts], 1),
@@ -66,24 +71,23 @@ def join_rollouts(rollouts: Sequence[Rollout]) -> Batch:
     )
 
 
-def to_tensor(array: npt.NDArray[Any]) -> Tensor:
-    """A tensor over ``array``'s memory; over a copy where that is read-only (received), which torch does not know."""
+def to_tensor(array: Array) -> Tensor:
+    """Return a tensor that shares the array's memory, or a copy of a read-only array, which torch does not support."""
     return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
-def _join(arrays: Sequence[Any], axis: int) -> Any:
+def _join(arrays: Sequence[npt.NDArray[_Scalar]], axis: int) -> npt.NDArray[_Scalar]:
     return arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis)
 
 
-def _join_leaves(trees: Sequence[tuple[npt.NDArray[Any], ...]], axis: int) -> tuple[npt.NDArray[Any], ...]:
+def _join_leaves(trees: Sequence[tuple[npt.NDArray[_Scalar], ...]], axis: int) -> tuple[npt.NDArray[_Scalar], ...]:
     return tuple(_join(leaves, axis) for leaves in zip(*trees, strict=True))
 
 
 def _join_final_index(rollouts: Sequence[Rollout]) -> npt.NDArray[np.int32]:
-    """Each rollout's environments stand to the right of those of the rollouts before it."""
+    """Return the (t, b) of all final observations, b counted over the environments of all rollouts."""
     shifted, first_column = [], 0
     for rollout in rollouts:
         shifted.append(rollout.final_index + np.array([0, first_column], np.int32))
         first_column += rollout.batch_size
-    joined: npt.NDArray[np.int32] = _join(shifted, 0)
-    return joined
+    return _join(shifted, 0)

@@ -1,13 +1,13 @@
-"""PPO with V-trace targets: one code path for rollouts of the current policy and for those of older ones.
+"""PPO (Schulman et al. 2017) with V-trace targets (Espeholt et al. 2018), for rollouts of current and older policies.
 
-For every update: take in the statistics of what was observed, run the policy once over the batch for values and
-log-probabilities, correct for the lag with V-trace, then take gradient steps on minibatches.
+An update adds the observations to the running statistics, evaluates the policy once over the batch, corrects for lag
+with V-trace, and takes gradient steps on minibatches.
 """
 
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -18,12 +18,12 @@ from learner.networks.distributions import mask_logits
 from learner.ppo import losses
 from learner.ppo.batch import Batch, join_rollouts
 from learner.ppo.feed_forward import FeedForwardTraining
-from learner.ppo.gradients.flat_parameters import FlatAdam, FlatParameters
+from learner.ppo.gradients.flat_parameters import AdamState, FlatAdam, FlatParameters
 from learner.ppo.learner_config import LearnerConfig
 from learner.ppo.minibatch import Minibatch, PolicyTraining, Targets
-from learner.ppo.normalization import ReturnScale, RunningMoments
+from learner.ppo.normalization import MomentsState, ReturnScale, RunningMoments, ScaleState
 from learner.ppo.recurrent import RecurrentTraining
-from learner.ppo.vtrace import vtrace
+from learner.ppo.vtrace import Bools, Floats, Steps, vtrace
 from shared.errors import CheckpointError
 from shared.policy.signature import PolicySignature
 from shared.policy.spaces import ActionSpec, ObservationLeaf
@@ -32,10 +32,21 @@ from shared.rollouts.rollout import Rollout
 
 @dataclass(frozen=True)
 class UpdateMetrics:
-    """How one update went. Losses, divergence and the rest of the first line are those of its last minibatch.
+    """Measurements of one update.
 
-    ``approx_kl`` and ``entropy`` are in nats; ``mean_rho`` is the mean importance weight before clipping;
-    ``explained_variance`` is that of the value targets by the values before the update; ``seconds`` are of wall time.
+    Attributes:
+        policy_loss: of the last minibatch, like all fields up to ``grad_norm``.
+        value_loss: in the units that values are learned in, squared.
+        entropy: of the policy, in nats.
+        approx_kl: divergence from the policy that acted to the current one, in nats.
+        clip_fraction: share of steps whose probability ratio is outside the clip range.
+        grad_norm: L2 norm of the gradient before it was clipped.
+        explained_variance: share of the variance of the value targets that the values before the update explain.
+        mean_rho: mean importance weight before clipping.
+        learning_rate: of this update.
+        gradient_steps: taken in this update.
+        env_steps: valid environment steps that the learner has learned from so far.
+        seconds: wall time of the update.
     """
 
     policy_loss: float = 0.0
@@ -54,7 +65,7 @@ class UpdateMetrics:
 
 @dataclass(frozen=True)
 class _Schedule:
-    """What holds for one update."""
+    """Annealed settings of one update."""
 
     learning_rate: float
     clip: float
@@ -63,7 +74,7 @@ class _Schedule:
 
 @dataclass(frozen=True)
 class _Evaluation:
-    """What one forward pass over a minibatch gave."""
+    """Outputs of one forward pass over a minibatch."""
 
     minibatch: Minibatch
     terms: Tensor
@@ -71,11 +82,30 @@ class _Evaluation:
     value: Tensor
 
 
-class Learner:
-    """Owns the policy that is trained, its optimizer, and every statistic and generator that training goes by.
+class LearnerState(TypedDict):
+    """State of a ``Learner``: everything that training needs to continue."""
 
-    Two learners of one seed that are given the same rollouts have the same weights, bit for bit; so has one that
-    was restored from a ``state_dict``.
+    policy: dict[str, Tensor]
+    optimizer: AdamState
+    moments: dict[int, MomentsState]
+    return_scale: ScaleState | None
+    generator: Tensor
+    env_steps: int
+    gradient_steps: int
+
+
+class Learner:
+    """Policy in training, with its optimizer, statistics and random generator.
+
+    Learners with the same seed, spaces and configuration that get the same rollouts have the same weights, bit for bit;
+    so has a learner restored from a ``state_dict``.
+
+    Args:
+        observation: leaves of the observation space.
+        action: action space.
+        config: settings of the algorithm.
+        masked: the environment gives a mask of allowed actions with each observation.
+        seed: seed of the initial weights and of the order of minibatches.
     """
 
     def __init__(
@@ -101,14 +131,16 @@ class Learner:
 
     @property
     def signature(self) -> PolicySignature:
-        """The policy's."""
+        """Signature of the policy."""
         return self.policy.signature
 
     @torch.no_grad()
     def update(self, rollouts: Sequence[Rollout], *, should_stop: Callable[[], bool] | None = None) -> UpdateMetrics:
-        """Learn from ``rollouts`` (of one length, of any numbers of environments) that passed ``RolloutLayout.check``.
+        """Train on ``rollouts`` and return measurements.
 
-        ``should_stop`` is asked before every gradient step and ends the update early.
+        Args:
+            rollouts: rollouts of equal length that passed ``RolloutLayout.check``; numbers of environments may differ.
+            should_stop: called before every gradient step; the update ends early when it returns True.
         """
         began_s = time.perf_counter()
         batch = join_rollouts(rollouts)
@@ -134,7 +166,7 @@ class Learner:
         return _Schedule(config.learning_rate * left, config.clip * left, config.entropy_coefficient * left)
 
     def _observe(self, batch: Batch) -> None:
-        """Take the batch's observations into the running moments, and those into the policy."""
+        """Add the batch's observations to the running moments, and copy the moments into the policy."""
         for i, encoder in self.policy.encoder.normalized():
             moments = self._moments[i]
             moments.update(batch.observation[i][:-1][batch.valid].reshape(-1, encoder.size))
@@ -142,7 +174,7 @@ class Learner:
             encoder.inverse_std.copy_(torch.from_numpy(moments.inverse_std))
 
     def _set_targets(self, batch: Batch) -> dict[str, float]:
-        """Values, V-trace, advantages; returns what is worth knowing about them."""
+        """Compute value targets and advantages for the batch; return statistics of them."""
         config = self._config
         estimate = self._training.estimate(batch)
         unit = np.float32(self._return_scale.scale if self._return_scale else 1.0)
@@ -150,18 +182,8 @@ class Learner:
         next_value = value[1:].copy()
         next_value[tuple(batch.final_index.T)] = estimate.final_value * unit
         log_rho = estimate.log_prob - batch.behaviour_log_prob
-        trace = vtrace(
-            log_rho=log_rho,
-            reward=batch.reward,
-            value=value[:-1],
-            next_value=next_value,
-            terminated=batch.terminated,
-            truncated=batch.truncated,
-            valid=batch.valid,
-            gamma=config.gamma,
-            trace_lambda=config.trace_lambda,
-            max_rho=config.max_rho,
-        )
+        steps = Steps(log_rho, batch.reward, value[:-1], next_value, batch.terminated, batch.truncated, batch.valid)
+        trace = vtrace(steps, gamma=config.gamma, trace_lambda=config.trace_lambda, max_rho=config.max_rho)
         target, old_value, advantage = trace.target, value[:-1], trace.advantage
         valid_target = target[batch.valid]
         error = valid_target - old_value[batch.valid]
@@ -175,8 +197,8 @@ class Learner:
             "mean_rho": float(np.exp(np.minimum(log_rho[batch.valid], 20.0)).mean()) if valid_target.size else 1.0,
         }
 
-    def _change_unit(self, scale: ReturnScale, target: Any) -> np.float32:
-        """Values are learned in a new unit, and mean what they meant."""
+    def _change_unit(self, scale: ReturnScale, target: Floats) -> np.float32:
+        """Update the unit of values and rescale the value head, so that predicted values stay the same."""
         old_unit = scale.scale
         scale.update(target)
         for rows in self.policy.core.value_parameters():
@@ -185,7 +207,7 @@ class Learner:
         return np.float32(scale.scale)
 
     def _descend(self, schedule: _Schedule, should_stop: Callable[[], bool] | None) -> dict[str, float]:
-        """Gradient steps, epoch by epoch; returns the last one's statistics."""
+        """Take gradient steps, epoch by epoch; return statistics of the last one."""
         config = self._config
         evaluation, grad_norm = None, 0.0
         for _ in range(config.epochs):
@@ -242,8 +264,8 @@ class Learner:
             "approx_kl": self._kl(evaluation),
         }
 
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that training needs to go on: tensors, numbers, and dictionaries of them, all of them copies."""
+    def state_dict(self) -> LearnerState:
+        """Return everything that training needs to continue, as copies."""
         return {
             "policy": {name: tensor.clone() for name, tensor in self.policy.state_dict().items()},
             "optimizer": self._optimizer.state_dict(),
@@ -254,27 +276,34 @@ class Learner:
             "gradient_steps": self.gradient_steps,
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a ``state_dict`` of a learner with the same spaces and configuration. Raises CheckpointError."""
+    def load_state_dict(self, state: LearnerState) -> None:
+        """Continue from the ``state_dict`` of a learner with the same spaces and configuration.
+
+        Raises:
+            CheckpointError: The state does not fit this learner.
+        """
         try:
             self.policy.load_state_dict(state["policy"])
             self._optimizer.load_state_dict(state["optimizer"])
             for i, moments in self._moments.items():
                 moments.load_state_dict(state["moments"][i])
             if self._return_scale:
+                if state["return_scale"] is None:
+                    raise TypeError("no scale of returns")
                 self._return_scale.load_state_dict(state["return_scale"])
             self._generator.set_state(state["generator"])
             self.env_steps, self.gradient_steps = state["env_steps"], state["gradient_steps"]
         except (KeyError, TypeError, AttributeError, RuntimeError) as error:
             raise CheckpointError(
-                "the checkpoint is not one of a learner with these spaces and this configuration; resume with the "
-                f"flags that the run began with ({type(error).__name__}: {error})"
+                "resume with the flags that the run began with: the checkpoint belongs to other spaces or another "
+                f"configuration ({type(error).__name__}: {error})"
             ) from error
 
 
-def _normalize(advantage: Any, valid: Any) -> Any:
-    """Zero mean and unit standard deviation over the valid steps."""
+def _normalize(advantage: Floats, valid: Bools) -> Floats:
+    """Shift and scale to zero mean and unit standard deviation over the valid steps."""
     chosen = advantage[valid]
     if chosen.size == 0:
         return advantage
-    return (advantage - chosen.mean()) / (chosen.std() + np.float32(1e-8))
+    normalized: Floats = (advantage - chosen.mean()) / (chosen.std() + np.float32(1e-8))
+    return normalized

@@ -1,9 +1,9 @@
-"""PPO's losses and their gradients in closed form, one number for each step; the caller weighs and sums.
+"""Losses of PPO for each step, and their gradients in closed form. The caller weighs and sums them.
 
-Schulman et al. 2017, "Proximal policy optimization algorithms". The ratio is that to the policy which acted, however
-old: it is each step's importance weight, and clipping it bounds how far lag and update together lead away from the
-data. (With rollouts one version old, ratios to the policy that the update began with needed twice the steps here, or
-never came to rest.) All arguments are float ``[N]``.
+Schulman et al. 2017, "Proximal policy optimization algorithms", eq. 7. The probability ratio is relative to the policy
+that acted, however old: it is the importance weight of the step, and its clipping bounds the distance from the data
+that lag and update cause together. (With rollouts one version old, ratios relative to the policy at the start of the
+update needed twice as many steps, or did not converge.) All arguments and results are float32 ``[N]``.
 """
 
 import torch
@@ -11,13 +11,13 @@ from torch import Tensor
 
 
 def policy_loss(log_prob: Tensor, behaviour_log_prob: Tensor, advantage: Tensor, clip: float) -> Tensor:
-    """``-min(r A, clip(r, 1 - clip, 1 + clip) A)`` for each step, with ``r`` the probability ratio."""
+    """Return ``-min(r A, clip(r, 1 - clip, 1 + clip) A)``, with the probability ratio ``r``."""
     ratio = torch.exp(log_prob - behaviour_log_prob)
     return -torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
 
 
 def policy_loss_gradient(log_prob: Tensor, behaviour_log_prob: Tensor, advantage: Tensor, clip: float) -> Tensor:
-    """Derivative of each ``policy_loss`` with respect to its ``log_prob``: zero once the ratio is clipped."""
+    """Return the derivative of ``policy_loss`` with respect to ``log_prob``: zero where the ratio is clipped."""
     ratio = torch.exp(log_prob - behaviour_log_prob)
     surrogate = ratio * advantage
     inside = surrogate <= ratio.clamp_(1 - clip, 1 + clip).mul_(advantage)
@@ -25,7 +25,7 @@ def policy_loss_gradient(log_prob: Tensor, behaviour_log_prob: Tensor, advantage
 
 
 def value_loss(value: Tensor, old_value: Tensor, target: Tensor, clip: float | None) -> Tensor:
-    """``(V - target)^2 / 2`` for each step; with ``clip``, the larger one of that and the loss at the clipped value."""
+    """Return ``(V - target)^2 / 2``; with ``clip``, the larger of that and the loss at the clipped value."""
     loss = 0.5 * (value - target).square()
     if clip is None:
         return loss
@@ -34,7 +34,7 @@ def value_loss(value: Tensor, old_value: Tensor, target: Tensor, clip: float | N
 
 
 def value_loss_gradient(value: Tensor, old_value: Tensor, target: Tensor, clip: float | None) -> Tensor:
-    """Derivative of each ``value_loss`` with respect to its ``value``."""
+    """Return the derivative of ``value_loss`` with respect to ``value``."""
     error = value - target
     if clip is None:
         return error
@@ -44,11 +44,11 @@ def value_loss_gradient(value: Tensor, old_value: Tensor, target: Tensor, clip: 
 
 
 def approximate_kl(log_prob: Tensor, behaviour_log_prob: Tensor) -> Tensor:
-    """Each step's estimate of KL(behaviour, current), never negative (http://joschu.net/blog/kl-approx.html, k3)."""
+    """Estimate KL(behaviour, current); never negative (k3 of http://joschu.net/blog/kl-approx.html)."""
     log_ratio = log_prob - behaviour_log_prob
     return torch.expm1(log_ratio) - log_ratio
 
 
 def is_clipped(log_prob: Tensor, behaviour_log_prob: Tensor, clip: float) -> Tensor:
-    """1 for each step whose probability ratio lies outside ``1 - clip .. 1 + clip``, else 0."""
+    """Return 1 where the probability ratio is outside ``[1 - clip, 1 + clip]``, else 0."""
     return (torch.expm1(log_prob - behaviour_log_prob).abs() > clip).float()

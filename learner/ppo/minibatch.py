@@ -1,4 +1,4 @@
-"""What passes between the learner and the way it trains one kind of network."""
+"""Interface between the learner and its two ways to train: feed-forward and recurrent networks."""
 
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol
@@ -15,9 +15,12 @@ Floats = npt.NDArray[np.float32]
 
 
 class Estimate(NamedTuple):
-    """What the policy makes of a batch before the update. Values are in the units that the network learns in.
+    """Outputs of the policy for a batch before the update, float32. Values are in the unit that they are learned in.
 
-    ``log_prob`` ``[T, B]`` is that of the actions taken; ``value`` ``[T + 1, B]``; ``final_value`` ``[K]``.
+    Attributes:
+        log_prob: of the actions taken, ``[T, B]``.
+        value: ``[T + 1, B]``.
+        final_value: of the final observations, ``[K]``.
     """
 
     log_prob: Floats
@@ -26,7 +29,7 @@ class Estimate(NamedTuple):
 
 
 class Targets(NamedTuple):
-    """What every step is learned towards, all ``[T, B]``."""
+    """Data of the losses, computed once for each batch; float32 ``[T, B]``."""
 
     behaviour_log_prob: Floats
     advantage: Floats
@@ -35,7 +38,7 @@ class Targets(NamedTuple):
 
 
 class Minibatch(NamedTuple):
-    """One gradient step's data: N rows each. ``weight`` is each row's share of the loss; it sums to 1 over the rows."""
+    """Data of one gradient step, N rows each. ``weight`` is the share of each row in the loss; it sums to 1."""
 
     inputs: list[Tensor]
     action: Tensor
@@ -48,21 +51,21 @@ class Minibatch(NamedTuple):
 
 
 class PolicyTraining(Protocol):
-    """How batches become minibatches for one kind of network, feed-forward or recurrent."""
+    """Training of one kind of network: turns batches into minibatches."""
 
     @property
     def backprop(self) -> Backprop:
-        """The passes of the network."""
+        """Passes of the network."""
         ...
 
     def estimate(self, batch: Batch) -> Estimate:
-        """Run the policy over ``batch``, which is kept until the next one."""
+        """Evaluate the policy over ``batch``, which the next calls refer to."""
         ...
 
     def set_targets(self, targets: Targets) -> None:
-        """What the kept batch is learned towards."""
+        """Set the targets of the batch."""
         ...
 
     def epoch(self, minibatch_size: int, generator: torch.Generator) -> Iterator[Minibatch]:
-        """Every valid step of the batch once, in a new order, in minibatches of nearly equal size."""
+        """Yield all valid steps of the batch in random order, in minibatches of nearly equal size."""
         ...

@@ -1,6 +1,6 @@
-"""Running statistics: of observations, carried inside the policy, and of returns, in whose units values are learned."""
+"""Running statistics of observations, for the policy, and of returns, which set the unit that values are learned in."""
 
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -10,8 +10,16 @@ _SMALLEST_VARIANCE = 1e-8
 _SMALLEST_SCALE = 1e-4
 
 
+class MomentsState(TypedDict):
+    """State of ``RunningMoments``; tensors are float64 ``[size]``."""
+
+    count: int
+    mean: torch.Tensor
+    squares: torch.Tensor
+
+
 class RunningMoments:
-    """Mean and variance of all rows seen so far, merged batch by batch in float64.
+    """Mean and variance of all rows so far, merged batch by batch in float64.
 
     Source: Chan et al. 1979, "Updating formulae and a pairwise algorithm for computing sample variances".
     """
@@ -21,11 +29,11 @@ class RunningMoments:
         self.mean: npt.NDArray[np.float64] = np.zeros(size)
         self._squares: npt.NDArray[np.float64] = np.zeros(size)
 
-    def update(self, rows: npt.NDArray[Any]) -> None:
-        """Take in ``rows`` of shape ``[N, size]``."""
+    def update(self, rows: npt.NDArray[np.generic]) -> None:
+        """Add ``rows`` of shape ``[N, size]``."""
         if len(rows) == 0:
             return
-        columns = rows.T.astype(np.float64, order="C")  # along memory sums go several times as fast
+        columns = rows.T.astype(np.float64, order="C")  # sums along contiguous memory are several times as fast
         mean = columns.mean(1)
         columns -= mean[:, np.newaxis]
         squares = np.einsum("ij,ij->i", columns, columns)
@@ -37,35 +45,43 @@ class RunningMoments:
 
     @property
     def variance(self) -> npt.NDArray[np.float64]:
-        """Population variance ``[size]``; 1 before anything was seen."""
+        """Population variance ``[size]``; 1 before the first row."""
         return self._squares / self.count if self.count else np.ones_like(self._squares)
 
     @property
     def inverse_std(self) -> npt.NDArray[np.float64]:
-        """What to multiply a deviation from the mean with; 0 for what never varied: a first deviation is no shock."""
+        """Reciprocal standard deviation ``[size]``; 0 for constants, so that their first deviation is not huge."""
         variance = self.variance
         return np.where(variance > _SMALLEST_VARIANCE, 1.0 / np.sqrt(np.maximum(variance, _SMALLEST_VARIANCE)), 0.0)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> MomentsState:
         return {
             "count": self.count,
             "mean": torch.from_numpy(self.mean.copy()),
             "squares": torch.from_numpy(self._squares.copy()),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: MomentsState) -> None:
         self.count = state["count"]
         self.mean = state["mean"].numpy().copy()
         self._squares = state["squares"].numpy().copy()
 
 
-class ReturnScale:
-    """The root mean square of value targets: the unit in which values are learned where rewards are to be normalised.
+class ScaleState(TypedDict):
+    """State of ``ReturnScale``."""
 
-    The usual way, a discounted sum carried along each environment, needs to see every step of every environment in
-    order; rollouts of many actors come interleaved, and some never. Value targets need no order: each is a whole
-    return, bootstrapped where the rollout ends. When the unit changes, the value head is rescaled so that what it
-    predicts stays the same (van Hasselt et al. 2016, "Learning values across many orders of magnitude").
+    scale: float
+    updates: int
+    mean_square: float
+
+
+class ReturnScale:
+    """Root mean square of value targets: the unit that values are learned in when rewards are normalised.
+
+    The common alternative, a discounted sum of each environment's rewards, needs every step in order; rollouts of many
+    actors arrive interleaved, and some are lost. Value targets need no order: each is a whole return, bootstrapped at
+    the end of the rollout. When the unit changes, the value head is rescaled so that its predictions stay the same
+    (van Hasselt et al. 2016, "Learning values across many orders of magnitude", section 2.1).
     """
 
     def __init__(self, slowest_rate: float = 0.01) -> None:
@@ -75,7 +91,7 @@ class ReturnScale:
         self._mean_square = 0.0
 
     def update(self, targets: npt.NDArray[np.float32]) -> None:
-        """Take in targets of any shape, in reward units: an average over all at first, over the recent ones later."""
+        """Add targets of any shape, in units of rewards; old ones are forgotten exponentially."""
         if targets.size == 0:
             return
         self._updates += 1
@@ -83,8 +99,8 @@ class ReturnScale:
         self._mean_square += (float(np.mean(np.square(targets, dtype=np.float64))) - self._mean_square) * rate
         self.scale = max(self._mean_square**0.5, _SMALLEST_SCALE)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> ScaleState:
         return {"scale": self.scale, "updates": self._updates, "mean_square": self._mean_square}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: ScaleState) -> None:
         self.scale, self._updates, self._mean_square = state["scale"], state["updates"], state["mean_square"]

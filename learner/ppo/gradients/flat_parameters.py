@@ -1,25 +1,22 @@
-"""All parameters in one buffer, so that whatever is done to every one of them is one operation, not one for each.
+"""All parameters and gradients in two flat buffers, so that clipping and Adam are a few operations in all.
 
-For networks as small as control needs, calling an operation costs more than what it computes: on six tensors
-``torch.optim.Adam(fused=True)`` and ``clip_grad_norm_`` take as long as half the backward pass.
+For small networks the call of an operation costs more than its computation: for six tensors,
+``torch.optim.Adam(fused=True)`` and ``clip_grad_norm_`` take half as long as the backward pass.
 """
 
 import math
-from typing import Any
+from typing import TypedDict
 
 import torch
 from torch import nn
 
 _BETA_1 = 0.9
 _BETA_2 = 0.999
-_EPSILON = 1e-5  # as PPO implementations have it (Huang et al. 2022, "The 37 implementation details of PPO")
+_EPSILON = 1e-5  # as in PPO implementations (Huang et al. 2022, "The 37 implementation details of PPO", detail 3)
 
 
 class FlatParameters:
-    """Moves ``module``'s parameters and their gradients into two flat buffers, of which they become views.
-
-    ``values`` and ``gradient`` are float32 ``[n]``. Writing a parameter in place writes the buffer, and the reverse.
-    """
+    """Flat buffers ``values`` and ``gradient``, float32 ``[n]``; the module's parameters become views of them."""
 
     def __init__(self, module: nn.Module) -> None:
         parameters = list(module.parameters())
@@ -33,15 +30,23 @@ class FlatParameters:
             offset = end
 
     def clip_gradient(self, max_norm: float | None) -> float:
-        """Scale the gradient down to ``max_norm`` where it is longer; returns its length before that."""
+        """Scale the gradient down to the L2 norm ``max_norm`` if it is longer; return its norm before that."""
         norm = float(torch.linalg.vector_norm(self.gradient))
         if max_norm is not None and norm > max_norm:
             self.gradient.mul_(max_norm / norm)
         return norm
 
 
+class AdamState(TypedDict):
+    """State of ``FlatAdam``; tensors are float32 ``[n]``."""
+
+    steps: int
+    mean: torch.Tensor
+    square: torch.Tensor
+
+
 class FlatAdam:
-    """Adam (Kingma & Ba 2015) over one flat buffer."""
+    """Adam (Kingma & Ba 2015, algorithm 1) over one flat buffer."""
 
     def __init__(self, parameters: FlatParameters) -> None:
         self._parameters = parameters
@@ -50,7 +55,7 @@ class FlatAdam:
         self._square = torch.zeros_like(parameters.values)
 
     def step(self, learning_rate: float) -> None:
-        """Move the parameters along their gradient."""
+        """Update the parameters in place, by one step against their gradient."""
         gradient = self._parameters.gradient
         self._steps += 1
         self._mean.lerp_(gradient, 1 - _BETA_1)
@@ -59,10 +64,10 @@ class FlatAdam:
         step_size = learning_rate / (1 - _BETA_1**self._steps)
         self._parameters.values.addcdiv_(self._mean, denominator, value=-step_size)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> AdamState:
         return {"steps": self._steps, "mean": self._mean.clone(), "square": self._square.clone()}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: AdamState) -> None:
         self._steps = state["steps"]
         self._mean.copy_(state["mean"])
         self._square.copy_(state["square"])

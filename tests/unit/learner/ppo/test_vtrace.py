@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from learner.ppo.vtrace import vtrace
+from learner.ppo.vtrace import Steps, vtrace
 
 
 @st.composite
@@ -63,7 +63,7 @@ unit = st.floats(0, 1)
 def test_targets_equal_the_papers_sum(
     x: dict[str, Any], gamma: float, lam: float, max_rho: float, max_c: float
 ) -> None:
-    found = vtrace(**x, gamma=gamma, trace_lambda=lam, max_rho=max_rho, max_c=max_c).target
+    found = vtrace(Steps(**x), gamma=gamma, trace_lambda=lam, max_rho=max_rho, max_c=max_c).target
     length, width = x["reward"].shape
     rates = {"gamma": gamma, "lam": lam, "max_rho": max_rho, "max_c": max_c}
     expected = [[slow_target(x, s, b, **rates) for b in range(width)] for s in range(length)]
@@ -75,7 +75,7 @@ def test_targets_equal_the_papers_sum(
 def test_advantages_follow_section_4_2(
     x: dict[str, Any], gamma: float, lam: float, max_rho: float, max_c: float
 ) -> None:
-    target, advantage = vtrace(**x, gamma=gamma, trace_lambda=lam, max_rho=max_rho, max_c=max_c)
+    target, advantage = vtrace(Steps(**x), gamma=gamma, trace_lambda=lam, max_rho=max_rho, max_c=max_c)
     length, width = x["reward"].shape
     for t in range(length):
         for b in range(width):
@@ -91,7 +91,7 @@ def test_advantages_follow_section_4_2(
 def test_without_lag_the_advantage_is_generalised_advantage_estimation(
     x: dict[str, Any], gamma: float, lam: float
 ) -> None:
-    target, advantage = vtrace(**x, gamma=gamma, trace_lambda=lam)
+    target, advantage = vtrace(Steps(**x), gamma=gamma, trace_lambda=lam)
     gae = np.zeros(x["reward"].shape[1])
     for t in reversed(range(len(x["reward"]))):
         delta = x["reward"][t] + gamma * ~x["terminated"][t] * x["next_value"][t] - x["value"][t]
@@ -104,20 +104,19 @@ def test_a_truncated_step_bootstraps_and_a_terminated_one_does_not() -> None:
     flags = np.array([[True, False]])
     x = {"reward": 1.0, "value": 0.0, "next_value": 10.0, "log_rho": 0.0}
     arrays = {name: np.full((1, 2), number, np.float32) for name, number in x.items()}
-    target = vtrace(
-        **arrays, terminated=flags, truncated=~flags, valid=flags | True, gamma=0.5, trace_lambda=0.9
-    ).target
+    steps = Steps(**arrays, terminated=flags, truncated=~flags, valid=flags | True)
+    target = vtrace(steps, gamma=0.5, trace_lambda=0.9).target
     np.testing.assert_array_equal(target, [[1.0, 6.0]])
 
 
 @settings(deadline=None)
 @given(x=trajectories(), noise=st.floats(-100, 100, width=32))
 def test_what_an_autoreset_step_holds_changes_nothing(x: dict[str, Any], noise: float) -> None:
-    clean = vtrace(**x, gamma=0.9, trace_lambda=0.8)
+    clean = vtrace(Steps(**x), gamma=0.9, trace_lambda=0.8)
     for name in ("reward", "log_rho"):
         x[name][~x["valid"]] = noise
     x["next_value"][~x["valid"]] = noise
-    for found, expected in zip(vtrace(**x, gamma=0.9, trace_lambda=0.8), clean, strict=True):
+    for found, expected in zip(vtrace(Steps(**x), gamma=0.9, trace_lambda=0.8), clean, strict=True):
         np.testing.assert_array_equal(found, expected)
 
 
@@ -134,7 +133,7 @@ def test_both_ways_of_resetting_give_an_episode_the_same_targets() -> None:
         next_value = values[1:].copy()
         next_value[1] = final_value
         truncated = column(np.array([False, True, False, False]), False)
-        found = vtrace(
+        steps = Steps(
             log_rho=np.zeros_like(next_value),
             reward=column(reward, 0),
             value=values[:-1],
@@ -142,9 +141,8 @@ def test_both_ways_of_resetting_give_an_episode_the_same_targets() -> None:
             terminated=np.zeros_like(truncated),
             truncated=truncated,
             valid=column(np.ones(4, bool), False),
-            gamma=0.9,
-            trace_lambda=0.8,
-        ).target[:, 0]
+        )
+        found = vtrace(steps, gamma=0.9, trace_lambda=0.8).target[:, 0]
         return np.delete(found, 2) if gap else found
 
     np.testing.assert_allclose(targets(gap=True), targets(gap=False), rtol=1e-6)
@@ -154,17 +152,11 @@ def test_a_policy_that_would_never_act_so_does_not_overflow() -> None:
     one = np.ones((1, 1), np.float32)
     no = np.zeros((1, 1), bool)
     for log_rho in (1e4, -1e8):
-        trace = vtrace(
-            log_rho=one * log_rho, reward=one, value=one, next_value=one,
-            terminated=no, truncated=no, valid=~no, gamma=0.9, trace_lambda=0.9,
-        )  # fmt: skip
+        trace = vtrace(Steps(one * log_rho, one, one, one, no, no, ~no), gamma=0.9, trace_lambda=0.9)
         assert np.isfinite(trace).all()
 
 
 def test_arrays_of_different_shapes_are_refused() -> None:
     one, no = np.ones((2, 1), np.float32), np.zeros((2, 1), bool)
     with pytest.raises(ValueError, match=r"one shape \[T, B\]"):
-        vtrace(
-            log_rho=one, reward=one, value=one, next_value=np.ones((3, 1), np.float32),
-            terminated=no, truncated=no, valid=~no, gamma=0.9, trace_lambda=0.9,
-        )  # fmt: skip
+        vtrace(Steps(one, one, one, np.ones((3, 1), np.float32), no, no, ~no), gamma=0.9, trace_lambda=0.9)
