@@ -73,19 +73,13 @@ class PolicyPublisher:
             self._thread = threading.Thread(target=self._serve, name="policy-publisher", daemon=True)
             self._thread.start()
 
-    def disowns(self, version: int, digest: str) -> str | None:
-        """Return why no actor can have acted with this version of this digest, or None if that is not known."""
-        known = self._digests.get(version)
-        if known is not None:
-            return None if known == digest else f"version {version} has digest {known}, found {digest}"
-        if self.latest_version is not None and version <= self.latest_version:
-            return None  # published before this process began, or its digest was dropped
-        try:
-            newest = self._store.newest()  # includes versions of earlier learners, and one not counted here yet
-        except StoreError as error:
-            logger.warning("cannot look up a policy version version={}: {}", version, error)
-            return None
-        return None if newest is None or version <= newest else f"version {version} was never published"
+    def published_digest(self, version: int) -> str | None:
+        """Return the digest of a version that this publisher committed, None if it does not remember the version."""
+        return self._digests.get(version)
+
+    def newest_stored_version(self) -> int | None:
+        """Return the newest version in the store, by any learner. Raises StoreError."""
+        return self._store.newest()
 
     def resume(self, published: PublishedVersions) -> None:
         """Continue the count of a checkpoint, with the versions in the store that are newer."""

@@ -1,13 +1,12 @@
-"""The learner's loop: receive, update, publish, checkpoint, until there is a reason to stop.
+"""The loop of one training: receive rollouts, update, publish, write checkpoints, until there is a reason to stop.
 
-It knows nothing of processes: the receiver may be a socket or a worker in the same process, and publishing may be on a
-thread or on the spot. So the asynchronous cluster and the one-process run are the same loop.
+The receiver may be a socket or a worker in the same process, and the publisher may run on a thread or synchronously. So
+the asynchronous cluster and training in one process share this loop.
 """
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import msgspec
 from loguru import logger
@@ -17,35 +16,60 @@ from learner.publishing.error_throttle import ErrorThrottle
 from learner.publishing.policy_publisher import PolicyPublisher
 from learner.training.checkpoint import CheckpointStore
 from learner.training.outcome import Outcome
-from learner.training.schedule import Schedule
-from learner.training.training_clock import TrainingClock
+from learner.training.rollout_validation import find_version_fault
+from learner.training.timing import Interval, Schedule, TrainingClock
 from learner.training.training_statistics import EpisodeWindow, LoopCounters
 from shared.errors import CheckpointError
 from shared.policy.manifest import TrainingProgress
 from shared.rollouts.rollout import Rollout
 from shared.transport.transport import RolloutReceiver
 
+_EVERY_UPDATE = Interval(1)
 _RECEIVE_TIMEOUT_S = 0.2
-_PUBLISH_PATIENCE_S = 1.0  # a store that hangs must not hold up training
+_FLUSH_TIMEOUT_S = 1.0  # a store that hangs must not stop training
 
 
 @dataclass(frozen=True)
-class StoppingRule:
-    """When training is over; None is never."""
+class LoopOptions:
+    """Settings of a ``LearnerLoop``.
 
-    target_return: float | None
-    total_steps: int | None
-    max_seconds: float | None
+    Attributes:
+        batch_steps: environment steps in one update, at least.
+        max_lag: rollouts of policies more versions old than this are not learned from.
+        target_return: stop when the mean return of the last 100 episodes reaches this; None: never.
+        total_steps: stop after so many environment steps; None: never.
+        max_seconds: stop after so many seconds; None: never.
+        publish_every: interval between policy versions.
+        checkpoint_every: interval between checkpoints.
+    """
+
+    batch_steps: int
+    max_lag: int
+    target_return: float | None = None
+    total_steps: int | None = None
+    max_seconds: float | None = None
+    publish_every: Interval = _EVERY_UPDATE
+    checkpoint_every: Interval = _EVERY_UPDATE
 
 
-class LoopObserver(Protocol):
-    """Who wants to know how it goes: the progress file and TensorBoard."""
+@dataclass(frozen=True)
+class LoopHooks:
+    """Functions that a ``LearnerLoop`` calls.
 
-    def after_update(self, loop: "LearnerLoop", metrics: UpdateMetrics) -> None: ...
+    Attributes:
+        after_update: called after each update, before the checkpoint.
+        stop_requested: called often; True ends the training.
+        begin_epoch: called with the number of each checkpoint that was written or resumed. If actor and learner share a
+            process, it resets the environments, so that a resumed run sees what an uninterrupted run saw.
+    """
+
+    after_update: Callable[["LearnerLoop", UpdateMetrics], None]
+    stop_requested: Callable[[], bool]
+    begin_epoch: Callable[[int], None] | None = None
 
 
 class LearnerLoop:
-    """Owns the counters of one training and the order in which things happen."""
+    """One training: its counters, and the order of its actions."""
 
     def __init__(
         self,
@@ -54,18 +78,9 @@ class LearnerLoop:
         publisher: PolicyPublisher,
         checkpoints: CheckpointStore,
         *,
-        batch_steps: int,
-        max_lag: int,
-        stopping: StoppingRule,
-        publishing: Schedule,
-        checkpointing: Schedule,
-        observer: LoopObserver,
-        stop_requested: Callable[[], bool],
-        begin_epoch: Callable[[int], None] | None = None,
+        options: LoopOptions,
+        hooks: LoopHooks,
     ) -> None:
-        """``begin_epoch(n)`` is called after checkpoint ``n`` and when one is resumed: where actor and learner share a
-        process it resets the environments, so that a resumed run sees what an uninterrupted one saw.
-        """
         self.learner = learner
         self.receiver = receiver
         self.publisher = publisher
@@ -75,82 +90,80 @@ class LearnerLoop:
         self.lag = 0
         self._acting_versions: dict[str, int] = {}
         self._checkpoints = checkpoints
-        self._batch_steps = batch_steps
-        self._max_lag = max_lag
-        self._stopping = stopping
-        self._publishing = publishing
-        self._checkpointing = checkpointing
-        self._checkpoint_outage = ErrorThrottle("writing checkpoints")
+        self._options = options
+        self._hooks = hooks
+        self._publishing = Schedule(options.publish_every)
+        self._checkpointing = Schedule(options.checkpoint_every)
+        self._checkpoint_errors = ErrorThrottle("writing checkpoints")
         self._store_answers = True
-        self._observer = observer
-        self._stop_requested = stop_requested
-        self._begin_epoch = begin_epoch
 
     def run(self) -> Outcome:
-        """Train until a reason to stop. The newest weights are then published and a checkpoint holds them.
+        """Train until there is a reason to stop; then publish the newest weights and write a checkpoint.
 
-        With ``begin_epoch`` the last checkpoint stays the last regular one: a resumed run computes the updates after it
-        again, bit for bit, where an extra checkpoint would reset environments that an uninterrupted run did not reset.
+        With ``begin_epoch`` no checkpoint is written at the end. A resumed run computes the updates since the last
+        regular one again, bit for bit; an additional one would reset environments that an uninterrupted run did not.
         """
+        begin_epoch = self._hooks.begin_epoch
         if self.counters.checkpoints == 0:
             self.checkpoint()
-        self._publish()
-        if self._begin_epoch is not None:
-            self._begin_epoch(self.counters.checkpoints)
+        self.publish()
+        if begin_epoch is not None:
+            begin_epoch(self.counters.checkpoints)
         while (outcome := self._outcome()) is None:
             rollouts = self._gather()
             if rollouts:
                 self._learn(rollouts)
         logger.info("{} after {} steps and {} updates", outcome.value, self.counters.env_steps, self.counters.updates)
         if not self._publishing.is_current(self.counters.updates):
-            self._publish()
-        if self._begin_epoch is None and not self._checkpointing.is_current(self.counters.updates):
+            self.publish()
+        if begin_epoch is None and not self._checkpointing.is_current(self.counters.updates):
             self.checkpoint()
         return outcome
 
     def _outcome(self) -> Outcome | None:
-        if (broken_off := self._broken_off()) is not None:
-            return broken_off
-        rule = self._stopping
-        if rule.target_return is not None and self.episodes.solved(rule.target_return):
+        if (immediate := self._immediate_outcome()) is not None:
+            return immediate
+        target, total_steps = self._options.target_return, self._options.total_steps
+        if target is not None and self.episodes.solved(target):
             if self.counters.time_to_target_s is None:
                 self.counters.time_to_target_s = self.clock.train_s
-                self.counters.target_reached = rule.target_return
+                self.counters.target_reached = target
             return Outcome.TARGET_REACHED
-        if rule.total_steps is not None and self.counters.env_steps >= rule.total_steps:
+        if total_steps is not None and self.counters.env_steps >= total_steps:
             return Outcome.STEP_LIMIT
         return None
 
-    def _broken_off(self) -> Outcome | None:
-        """A reason to stop at once, without learning from what has already come."""
-        if self._stop_requested():
+    def _immediate_outcome(self) -> Outcome | None:
+        """Return a reason to stop without learning from the rollouts that have arrived."""
+        if self._hooks.stop_requested():
             return Outcome.INTERRUPTED
-        limit_s = self._stopping.max_seconds
+        limit_s = self._options.max_seconds
         return Outcome.TIME_LIMIT if limit_s is not None and self.clock.session_s >= limit_s else None
 
     def _gather(self) -> list[Rollout]:
-        """Enough fresh rollouts for one update, or none where there is a reason to stop at once."""
+        """Return valid, fresh rollouts for one update, or none if there is a reason to stop immediately."""
         rollouts: list[Rollout] = []
-        slots = 0
-        while slots < self._batch_steps:
-            if self._broken_off() is not None:
+        steps = 0
+        while steps < self._options.batch_steps:
+            if self._immediate_outcome() is not None:
                 return []
             rollout = self.receiver.receive(_RECEIVE_TIMEOUT_S)
             if rollout is None:
                 continue
-            if (fault := self.publisher.disowns(rollout.header.version, rollout.header.digest)) is not None:
+            fault = find_version_fault(self.publisher, rollout.header.version, rollout.header.digest)
+            if fault is not None:
                 self.receiver.count_invalid(rollout, fault)
-            elif self._count(rollout) > self._max_lag:
+            elif self._count(rollout) > self._options.max_lag:
                 self.receiver.count_stale(rollout)
             else:
                 rollouts.append(rollout)
-                slots += rollout.length * rollout.batch_size
-            if self.receiver.synchronous and slots < self._batch_steps:
+                steps += rollout.length * rollout.batch_size
+            if self.receiver.synchronous and steps < self._options.batch_steps:
                 self.receiver.resume_senders(self.publisher.latest_version)
         return rollouts
 
     def _count(self, rollout: Rollout) -> int:
-        """Take note of what was acted; its lag, in versions."""
+        """Add the rollout to the counters; return its lag in versions."""
         self.clock.first_step_at(rollout.header.began_unix_s)
         self.counters.env_steps += rollout.env_steps
         self.episodes.add(rollout.header.episodes)
@@ -162,54 +175,58 @@ class LearnerLoop:
         return self.lag
 
     def _learn(self, rollouts: list[Rollout]) -> None:
-        metrics = self.learner.update(rollouts, should_stop=self._stop_requested)
+        metrics = self.learner.update(rollouts, should_stop=self._hooks.stop_requested)
         for rollout in rollouts:
             self.receiver.count_learned(rollout)
         self.counters.updates += 1
         now_s = time.monotonic()
         if self._publishing.is_due(self.counters.updates, now_s):
-            self._publish()
+            self.publish()
         if self.receiver.synchronous:
-            # Nothing waits for this thread meanwhile, and actors had better act with what it learned. A store that has
-            # let one update wait in vain lets no other wait until it answers.
-            self._store_answers = self.publisher.flush(_PUBLISH_PATIENCE_S if self._store_answers else 0.0)
+            # Senders wait for the new version. After a timeout, updates do not wait again until the store answers.
+            self._store_answers = self.publisher.flush(_FLUSH_TIMEOUT_S if self._store_answers else 0.0)
             self.receiver.resume_senders(self.publisher.latest_version)
-        self._observer.after_update(self, metrics)
+        self._hooks.after_update(self, metrics)
         if self._checkpointing.is_due(self.counters.updates, now_s):
             self.checkpoint()
-            if self._begin_epoch is not None:
-                self._begin_epoch(self.counters.checkpoints)
+            if self._hooks.begin_epoch is not None:
+                self._hooks.begin_epoch(self.counters.checkpoints)
 
-    def _publish(self) -> None:
+    def publish(self) -> None:
+        """Request the publication of the current weights."""
         self.publisher.publish(self.learner.policy, self.training_progress())
         self._publishing.happened(self.counters.updates, time.monotonic())
 
     def training_progress(self) -> TrainingProgress:
-        """Where the training stands, as manifests tell it."""
+        """Return the progress that the manifest of a version records."""
         return TrainingProgress(
             self.counters.updates, self.counters.env_steps, self.clock.train_s, self.episodes.mean_return
         )
 
     def checkpoint(self) -> None:
-        """Write everything that training needs to go on. What acts in this process is then published as well.
+        """Write a checkpoint; with ``begin_epoch``, also publish, as actors must act with the weights it holds.
 
-        One that can't be written is logged, and counts all the same: the next is tried when that is due, and a run that
-        goes on from an older one begins the same epochs.
+        A checkpoint that cannot be written is logged and still counted: the next one is written when it is due, and a
+        run that resumes from an older one begins the same epochs.
         """
         updates = self.counters.updates
-        if self._begin_epoch is not None and self.counters.checkpoints and not self._publishing.is_current(updates):
-            self._publish()
+        if (
+            self._hooks.begin_epoch is not None
+            and self.counters.checkpoints
+            and not self._publishing.is_current(updates)
+        ):
+            self.publish()
         self.counters.checkpoints += 1
         self.counters.published = self.publisher.published
         try:
             self._checkpoints.save(self.counters.checkpoints, self._state())
         except CheckpointError as error:
-            self._checkpoint_outage.failed(error, "training continues, and the next checkpoint is tried")
+            self._checkpoint_errors.failed(error, "training goes on and tries again later")
         else:
-            self._checkpoint_outage.worked()
+            self._checkpoint_errors.worked()
         self._checkpointing.happened(updates, time.monotonic())
 
-    def _state(self) -> dict[str, Any]:
+    def _state(self) -> dict[str, object]:
         return {
             "learner": self.learner.state_dict(),
             "counters": msgspec.to_builtins(self.counters),
@@ -219,11 +236,11 @@ class LearnerLoop:
         }
 
     def resume(self) -> None:
-        """Go on from the newest checkpoint that can be read. Raises CheckpointError where there is none."""
+        """Continue from the newest readable checkpoint. Raises CheckpointError if there is none."""
         _, state = self._checkpoints.load_newest()
         self.learner.load_state_dict(state["learner"])
         self.counters = msgspec.convert(state["counters"], LoopCounters)
-        self.counters.forget_lower_target(self._stopping.target_return)
+        self.counters.forget_lower_target(self._options.target_return)
         self.publisher.resume(self.counters.published)
         self.episodes = EpisodeWindow.from_state(state["episodes"])
         self.clock.restore(state["clock"])

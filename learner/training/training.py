@@ -12,11 +12,11 @@ from learner.networks.acting_policy import CLASS_PATH
 from learner.ppo.learner import Learner
 from learner.publishing.policy_publisher import PolicyPublisher
 from learner.training.checkpoint import CheckpointStore
-from learner.training.learner_loop import LearnerLoop, StoppingRule
+from learner.training.learner_loop import LearnerLoop, LoopHooks, LoopOptions
 from learner.training.outcome import Outcome
 from learner.training.run_options import RunOptions
 from learner.training.run_signing import signing_key_for
-from learner.training.schedule import Schedule
+from learner.training.timing import Interval
 from learner.training.training_observer import TrainingObserver, summarise
 from shared.engines.importable import ImportablePolicy
 from shared.errors import ConfigurationError
@@ -79,17 +79,8 @@ def train(
             acting.receiver,
             publisher,
             checkpoints,
-            batch_steps=options.learner.batch_steps,
-            max_lag=options.learner.max_lag,
-            stopping=_stopping(options, environment),
-            # A synchronous run has no clock: a period in seconds would make it another run every time.
-            publishing=Schedule(options.publish_every_updates, None if acting.synchronous else options.publish_every_s),
-            checkpointing=Schedule(
-                options.checkpoint_every_updates, None if acting.synchronous else options.checkpoint_every_s
-            ),
-            observer=observer,
-            stop_requested=stop_requested,
-            begin_epoch=acting.begin_epoch,
+            options=_loop_options(options, environment, synchronous=acting.synchronous),
+            hooks=LoopHooks(observer.after_update, stop_requested, acting.begin_epoch),
         )
         return _run(loop, run, observer, resume=options.resume)
 
@@ -163,6 +154,16 @@ def _publisher(
     )
 
 
-def _stopping(options: RunOptions, environment: EnvironmentDescription) -> StoppingRule:
-    target = options.target_return if options.target_return is not None else environment.reward_threshold
-    return StoppingRule(target, options.total_steps, options.max_seconds)
+def _loop_options(options: RunOptions, environment: EnvironmentDescription, *, synchronous: bool) -> LoopOptions:
+    """Return the loop's settings; without intervals in seconds if ``synchronous``, so that the run is reproducible."""
+    return LoopOptions(
+        batch_steps=options.learner.batch_steps,
+        max_lag=options.learner.max_lag,
+        target_return=environment.reward_threshold if options.target_return is None else options.target_return,
+        total_steps=options.total_steps,
+        max_seconds=options.max_seconds,
+        publish_every=Interval(options.publish_every_updates, None if synchronous else options.publish_every_s),
+        checkpoint_every=Interval(
+            options.checkpoint_every_updates, None if synchronous else options.checkpoint_every_s
+        ),
+    )

@@ -36,7 +36,7 @@ ASK_THE_TIME = {
     "actor/versions/policy_loader.py",
     "rl_hotswap/cli/inspect.py",
     # The age of the first rollout, which cannot be more than that of the learner.
-    "learner/training/training_clock.py",
+    "learner/training/timing.py",
     # The age of files, in either direction, and beside a lock that says whether their writer lives.
     "shared/files/small_files.py",
     "shared/store/pending_version.py",

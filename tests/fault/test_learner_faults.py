@@ -34,7 +34,7 @@ def lines() -> Iterator[list[str]]:
 def train_through(run: LoopRun, break_it: Callable[[], None], repair_it: Callable[[], None]) -> None:
     """Nine updates, of which the fourth to sixth find something broken."""
     actions = {FAILS_FROM: break_it, WORKS_FROM: repair_it}
-    run.after_update_do = lambda update: actions.get(update, lambda: None)()
+    run.after_update = lambda update: actions.get(update, lambda: None)()
     run.send_many(UPDATES)
     assert run.loop.run() is Outcome.STEP_LIMIT
     assert run.loop.counters.updates == UPDATES
@@ -163,7 +163,7 @@ def test_a_store_that_hangs_holds_up_no_training(tmp_path: Path) -> None:
         store.answers.clear()
 
     actions = {2: hang}
-    run.after_update_do = lambda update: actions.get(update, lambda: None)()
+    run.after_update = lambda update: actions.get(update, lambda: None)()
     run.send_many(UPDATES)
     assert run.loop.run() is Outcome.STEP_LIMIT
     assert run.publisher.latest_version == run.published_updates()[-1] == 2

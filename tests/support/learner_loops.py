@@ -4,16 +4,16 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from learner.export.policy_export import PolicyExporter
-from learner.ppo.learner import Learner, UpdateMetrics
+from learner.ppo.learner import Learner
 from learner.ppo.learner_config import LearnerConfig
 from learner.publishing.policy_publisher import PolicyPublisher
 from learner.training.checkpoint import CheckpointStore
-from learner.training.learner_loop import LearnerLoop, StoppingRule
-from learner.training.schedule import Schedule
+from learner.training.learner_loop import LearnerLoop, LoopHooks, LoopOptions
 from shared.rollouts.rollout import Rollout
 from shared.store.policy_store import LocalPolicyStore, Retention
 from shared.transport.in_process import InProcessReceiver, InProcessSender
@@ -66,23 +66,17 @@ class LateActor(InProcessReceiver):
 
 
 class LoopRun:
-    """One loop and all that it works with. ``after_update`` is called with the number of each update."""
+    """One loop and its parts. ``settings`` are those of ``LoopOptions``; ``after_update`` gets each update's number."""
 
     def __init__(
         self,
         directory: Path,
         *,
-        batch_steps: int = STEPS,
-        max_lag: int = 100,
         sync: bool = False,
-        total_steps: int | None = None,
-        target_return: float | None = None,
-        max_seconds: float = PATIENCE_S,
-        publish_every: int = 1,
-        checkpoint_every: int = 1,
         begin_epoch: Callable[[int], None] | None = None,
         store: LocalPolicyStore | None = None,
         synchronous: bool = True,
+        **settings: Any,
     ) -> None:
         self.store = store or LocalPolicyStore(directory / "policies", fsync=False)
         self.checkpoints = CheckpointStore(directory / "checkpoints")
@@ -95,25 +89,20 @@ class LoopRun:
             retention=Retention(keep_newest=1000),
             synchronous=synchronous,
         )
-        self.after_update_do: Callable[[int], None] = lambda _update: None
+        self.after_update: Callable[[int], None] = lambda _update: None
         self.stop_requested = False
         self.loop = LearnerLoop(
             small_learner(),
             self.receiver,
             self.publisher,
             self.checkpoints,
-            batch_steps=batch_steps,
-            max_lag=max_lag,
-            stopping=StoppingRule(target_return, total_steps, max_seconds),
-            publishing=Schedule(publish_every, None),
-            checkpointing=Schedule(checkpoint_every, None),
-            observer=self,
-            stop_requested=lambda: self.stop_requested,
-            begin_epoch=begin_epoch,
+            options=LoopOptions(**{"batch_steps": STEPS, "max_lag": 100, "max_seconds": PATIENCE_S} | settings),
+            hooks=LoopHooks(
+                lambda loop, _metrics: self.after_update(loop.counters.updates),
+                lambda: self.stop_requested,
+                begin_epoch,
+            ),
         )
-
-    def after_update(self, loop: LearnerLoop, metrics: UpdateMetrics) -> None:
-        self.after_update_do(loop.counters.updates)
 
     def send(self, *rollouts: Rollout) -> None:
         """Put rollouts into the learner's queue, from one more actor."""

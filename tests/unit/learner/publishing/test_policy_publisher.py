@@ -87,20 +87,13 @@ def test_manifest_records_run_environment_and_progress(
     assert value_in(store, 0) == 0.5
 
 
-def test_unpublished_versions_and_wrong_digests_are_disowned(exporter: PolicyExporter, store: LocalPolicyStore) -> None:
-    before = publisher_of(exporter, store, synchronous=True)
-    before.publish(filled(0.0), update(0))
-    before.close()
+def test_digests_of_committed_versions_are_known(exporter: PolicyExporter, store: LocalPolicyStore) -> None:
     publisher = publisher_of(exporter, store, synchronous=True)
-    old = store.open(0).manifest.digest
-    assert publisher.disowns(0, old) is None  # a learner before this one published it
-    assert "never published" in (publisher.disowns(1, old) or "")
-    publisher.publish(filled(1.0), update(1))
-    new = store.open(1).manifest.digest
-    assert publisher.disowns(0, old) is None
-    assert publisher.disowns(1, new) is None
-    assert "has digest" in (publisher.disowns(1, old) or "")
-    assert "never published" in (publisher.disowns(2, new) or "")
+    assert publisher.newest_stored_version() is None
+    publisher.publish(filled(0.0), update(0))
+    assert publisher.published_digest(0) == store.open(0).manifest.digest
+    assert publisher.published_digest(1) is None
+    assert publisher.newest_stored_version() == 0
     publisher.close()
 
 

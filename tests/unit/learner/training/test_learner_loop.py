@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from learner.training.outcome import Outcome
+from learner.training.timing import Interval
 from shared.errors import CheckpointError
 from shared.rollouts.rollout import EpisodeEnds, Rollout
 from shared.store.version_files import version_name
@@ -44,7 +45,7 @@ def test_without_turns_actors_have_credit_while_the_learner_learns(tmp_path: Pat
     run = LoopRun(tmp_path, total_steps=4 * STEPS)
     sender = InProcessSender(run.receiver, "actor-0")
     seen: list[bool] = []
-    run.after_update_do = lambda _update: seen.append(sender.wait_for_room(0.0) and sender.send(rollout()))
+    run.after_update = lambda _update: seen.append(sender.wait_for_room(0.0) and sender.send(rollout()))
     sender.send(rollout())
     assert run.loop.run() is Outcome.STEP_LIMIT
     assert seen == [True] * 4
@@ -87,9 +88,9 @@ def test_a_batch_is_as_many_rollouts_as_its_steps_need(tmp_path: Path) -> None:
 
 
 def test_versions_and_checkpoints_come_at_their_own_pace_and_at_the_end(tmp_path: Path) -> None:
-    run = LoopRun(tmp_path, publish_every=3, checkpoint_every=2, total_steps=7 * STEPS)
+    run = LoopRun(tmp_path, publish_every=Interval(3), checkpoint_every=Interval(2), total_steps=7 * STEPS)
     checkpoints: list[int] = []
-    run.after_update_do = lambda _update: checkpoints.append(run.loop.counters.checkpoints)
+    run.after_update = lambda _update: checkpoints.append(run.loop.counters.checkpoints)
     run.send_many(7)
     run.loop.run()
     assert run.published_updates() == [0, 3, 6, 7]
@@ -100,7 +101,7 @@ def test_versions_and_checkpoints_come_at_their_own_pace_and_at_the_end(tmp_path
 
 
 def test_nothing_is_published_or_written_twice(tmp_path: Path) -> None:
-    run = LoopRun(tmp_path, publish_every=2, checkpoint_every=2, total_steps=2 * STEPS)
+    run = LoopRun(tmp_path, publish_every=Interval(2), checkpoint_every=Interval(2), total_steps=2 * STEPS)
     run.send_many(2)
     run.loop.run()
     assert run.published_updates() == [0, 2]
@@ -112,8 +113,8 @@ def test_epochs_begin_at_every_checkpoint_and_the_end_adds_none(tmp_path: Path) 
     epochs: list[tuple[int, int | None]] = []
     run = LoopRun(
         tmp_path,
-        publish_every=100,
-        checkpoint_every=2,
+        publish_every=Interval(100),
+        checkpoint_every=Interval(2),
         total_steps=5 * STEPS,
         begin_epoch=lambda number: epochs.append((number, run.publisher.latest_version)),
     )
@@ -159,12 +160,12 @@ def test_the_time_limit_ends_even_what_waits_for_rollouts(tmp_path: Path) -> Non
 
 
 def test_an_interrupt_leaves_the_newest_weights_and_a_checkpoint(tmp_path: Path) -> None:
-    run = LoopRun(tmp_path, publish_every=100, checkpoint_every=100)
+    run = LoopRun(tmp_path, publish_every=Interval(100), checkpoint_every=Interval(100))
 
     def interrupt(update: int) -> None:
         run.stop_requested = update == 2
 
-    run.after_update_do = interrupt
+    run.after_update = interrupt
     run.send_many(3)
     assert run.loop.run() is Outcome.INTERRUPTED
     assert run.published_updates() == [0, 2]
@@ -205,13 +206,13 @@ def test_versions_are_counted_over_every_learner_of_a_run(tmp_path: Path) -> Non
     """Those that were swept meanwhile, and those that one published after its last checkpoint."""
     swept = 0
     for resumed in (False, True, True):
-        run = LoopRun(tmp_path, checkpoint_every=3)
+        run = LoopRun(tmp_path, checkpoint_every=Interval(3))
         if resumed:
             swept += 1
             shutil.rmtree(run.store.path / version_name(swept))  # version 0 is what acts here
             run.loop.resume()
             assert run.publisher.published.count == len(run.store.versions()) + swept
-        run.after_update_do = _die_after_five_updates
+        run.after_update = _die_after_five_updates
         run.send_many(5)
         with pytest.raises(_Killed):
             run.loop.run()
@@ -243,7 +244,7 @@ def test_a_checkpoint_from_before_versions_and_targets_were_kept_is_gone_on_from
 def test_a_target_that_was_reached_counts_for_no_higher_one(
     tmp_path: Path, target: float, outcome: Outcome, kept: bool
 ) -> None:
-    before = LoopRun(tmp_path, target_return=100.0, checkpoint_every=100)  # the last holds what was reached
+    before = LoopRun(tmp_path, target_return=100.0, checkpoint_every=Interval(100))  # the last holds what was reached
     before.send(finished(*[100.0] * 100))
     assert before.loop.run() is Outcome.TARGET_REACHED
     before.publisher.close()
