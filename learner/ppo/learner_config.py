@@ -12,7 +12,7 @@ _NETWORK = NetworkConfig()
 
 @dataclass(frozen=True)
 class _Bound:
-    """What holds for the numbers of these names, where they are given at all."""
+    """Condition on the settings called ``names``, where they are not None."""
 
     names: tuple[str, ...]
     expected: str
@@ -22,97 +22,97 @@ class _Bound:
 _BOUNDS = (
     _Bound(
         ("recurrent_size", "rollout_length", "batch_steps", "epochs", "minibatch_size", "anneal_steps"),
-        "is at least 1",
+        "must be at least 1",
         lambda value: value >= 1,
     ),
-    _Bound(("max_lag",), "is at least 0", lambda value: value >= 0),
+    _Bound(("max_lag",), "must be at least 0", lambda value: value >= 0),
     _Bound(
         ("learning_rate", "max_grad_norm", "max_rho", "clip", "value_clip", "target_kl"),
-        "is above 0 and finite",
+        "must be above 0 and finite",
         lambda value: 0 < value < math.inf,
     ),
     _Bound(
         ("value_coefficient", "entropy_coefficient"),
-        "is at least 0 and finite",
+        "must be at least 0 and finite",
         lambda value: 0 <= value < math.inf,
     ),
-    _Bound(("gamma", "trace_lambda", "final_fraction"), "lies in [0, 1]", lambda value: 0 <= value <= 1),
-    # exp of it, squared and inverted too, stays well within float32.
-    _Bound(("initial_log_std",), "lies in [-20, 20]", lambda value: -20 <= value <= 20),
+    _Bound(("gamma", "trace_lambda", "final_fraction"), "must be in [0, 1]", lambda value: 0 <= value <= 1),
+    # Its exponential, also squared and inverted, stays well within float32.
+    _Bound(("initial_log_std",), "must be in [-20, 20]", lambda value: -20 <= value <= 20),
 )
 
 
 @dataclass(frozen=True)
 class LearnerConfig:
-    """PPO with V-trace targets. The defaults suit CartPole-v1."""
+    """Settings of PPO with V-trace targets. The defaults suit CartPole-v1."""
 
     network: NetworkKind = _NETWORK.kind
-    """Kind of policy network: a feed-forward one, or an LSTM or GRU for environments that hide part of their state."""
+    """Policy network. mlp: feed-forward; lstm or gru: with memory, for environments that hide part of their state."""
     hidden_sizes: tuple[int, ...] = _NETWORK.hidden_sizes
-    """Units of each hidden layer (before the LSTM or GRU, where there is one)."""
+    """Units of each hidden layer; with lstm or gru, of the layers before it."""
     recurrent_size: int = _NETWORK.recurrent_size
-    """Units of the LSTM or GRU (only with --network lstm or gru)."""
+    """Units of the LSTM or GRU."""
     activation: Activation = _NETWORK.activation
-    """Activation between layers."""
+    """Activation function of the hidden layers."""
     shared_trunk: bool = _NETWORK.shared_trunk
-    """One network with two heads for policy and value; otherwise two networks, slower to train and less entangled."""
+    """Share the hidden layers between policy and value. Faster, but their gradients interfere."""
     initial_log_std: float = _NETWORK.initial_log_std
-    """Logarithm of the standard deviation that exploration in a Box action space begins with."""
+    """Natural logarithm of the initial standard deviation of actions. Box action spaces only."""
 
     rollout_length: int = 16
-    """Steps of each environment in one rollout."""
+    """Steps of each environment in a rollout."""
     batch_steps: int = 512
-    """Environment steps that one update learns from."""
+    """Environment steps in an update, over all environments."""
     sync: bool = True
-    """Synchronous training: actors wait for the version that their last rollouts led to. With --async (or --no-sync)
-    they continue meanwhile: faster where environments are slow, with rollouts that lag a version or two."""
+    """Let actors wait for each update and act with its result. --async: actors never wait, and rollouts lag one or two
+    versions behind; faster if environments are slow."""
     max_lag: int = 4
-    """Rollouts from a policy more than this many versions old are dropped."""
+    """Drop rollouts of policies that are more versions old than this."""
 
     epochs: int = 3
-    """Passes over the batch in one update."""
+    """Passes over the batch in an update."""
     minibatch_size: int = 64
-    """Steps in one gradient step."""
+    """Steps in a minibatch, which gives one gradient step."""
     learning_rate: float = 3e-3
-    """Adam's step size."""
+    """Step size of Adam."""
     anneal_steps: int | None = None
-    """Environment steps over which learning rate, clip range and entropy coefficient fall linearly to final_fraction of
-    what they were; without it they stay as they are."""
+    """Reduce learning rate, clip range and entropy coefficient linearly over this many environment steps. Default:
+    they are constant."""
     final_fraction: float = 0.0
-    """What is left of the learning rate, clip range and entropy coefficient after anneal_steps."""
+    """Fraction of the learning rate, clip range and entropy coefficient that remains after --anneal-steps."""
     max_grad_norm: float | None = 0.5
-    """Gradients longer than this are scaled down to it."""
+    """Scale gradients with a larger norm down to this norm. None: no limit."""
 
     compile: bool = False
-    """Compile the update with torch.compile, where autograd computes its gradients: for networks that see images. Takes
-    half a minute at the start and a C++ compiler; where it can't be done, the log says why, and training goes on."""
+    """Compile the update with torch.compile. Only for networks with images. Takes 30 s at the start and needs a C++
+    compiler; if it is not possible, the log gives the reason and training continues."""
 
     gamma: float = 0.99
-    """Discount of the reward one step later."""
+    """Discount factor of rewards, per step."""
     trace_lambda: float = 0.95
-    """Lambda of generalised advantage estimation and of V-trace."""
+    """Lambda of generalised advantage estimation and V-trace."""
     max_rho: float = 1.0
-    """Upper bound of V-trace's importance weights."""
+    """Upper bound of V-trace's importance weights (rho-bar)."""
     clip: float = 0.2
-    """PPO's clip range of the probability ratio."""
+    """Clip range of PPO's probability ratio."""
     value_clip: float | None = None
-    """How far the value may move from what it was, in the units that the network learns in; any distance by default."""
+    """Clip range of the change of values in an update, in normalised units. Default: no limit."""
     value_coefficient: float = 0.5
     """Weight of the value loss."""
     entropy_coefficient: float = 0.0
-    """Weight of the entropy bonus."""
+    """Weight of the entropy bonus, which favours exploration."""
     target_kl: float | None = None
-    """Ends an update's epochs once the policy has moved this far (in nats)."""
+    """End an update after the epoch in which the policy's KL divergence (nats) exceeds this. Default: no limit."""
     normalize_advantages: bool = True
-    """Subtract the batch's mean advantage, and divide by its standard deviation."""
+    """Scale the advantages of each batch to zero mean and unit standard deviation."""
 
     normalize_observations: bool = True
-    """Shift and scale vector observations by their running mean and standard deviation, inside the policy."""
+    """Scale vector observations by their running mean and standard deviation. The policy contains the scaling."""
     normalize_rewards: bool = True
-    """Learn values in units of the returns' running root mean square."""
+    """Learn values in units of the root mean square of returns."""
 
     def __post_init__(self) -> None:
-        _require(all(size >= 1 for size in self.hidden_sizes), "hidden_sizes are at least 1", self.hidden_sizes)
+        _require(all(size >= 1 for size in self.hidden_sizes), "hidden_sizes must be at least 1", self.hidden_sizes)
         for bound in _BOUNDS:
             for name in bound.names:
                 value = getattr(self, name)
@@ -120,7 +120,7 @@ class LearnerConfig:
 
     @property
     def network_config(self) -> NetworkConfig:
-        """The part of the settings that the policy itself is built from."""
+        """Settings of the policy's network."""
         return NetworkConfig(
             kind=self.network,
             hidden_sizes=self.hidden_sizes,

@@ -13,8 +13,8 @@ from tests.support.paths import REPOSITORY
     ("flags", "said"),
     [
         (["--env=CartPol-v1"], "did you mean CartPole-v1"),
-        (["--seed=99999999999999999999999999"], "--seed is 0 or more, and below 2**63"),
-        (["--entropy-coefficient=nan"], "entropy_coefficient is at least 0 and finite; found nan"),
+        (["--seed=99999999999999999999999999"], "--seed must be at least 0 and below 2**63"),
+        (["--entropy-coefficient=nan"], "entropy_coefficient must be at least 0 and finite; found nan"),
     ],
 )
 def test_a_mistake_is_one_line_and_makes_no_run(flags: list[str], said: str, tmp_path: Path) -> None:

@@ -54,14 +54,14 @@ def test_a_later_flag_wins_over_an_earlier_one() -> None:
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"env_kwargs": "[1]"}, "--env-kwargs is a JSON object"),
-        ({"env_kwargs": "{"}, "--env-kwargs is a JSON object"),
-        ({"total_steps": 0}, "--total-steps is above 0; found 0"),
-        ({"max_seconds": -1.0}, "--max-seconds is above 0"),
-        ({"publish_every_s": float("nan")}, "--publish-every-s is above 0"),
-        ({"target_return": float("nan")}, "--target-return is a number"),
-        ({"seed": -1}, "--seed is 0 or more"),
-        ({"seed": 2**63}, "--seed is 0 or more, and below 2**63; found 9223372036854775808"),
+        ({"env_kwargs": "[1]"}, "--env-kwargs must be a JSON object"),
+        ({"env_kwargs": "{"}, "--env-kwargs must be a JSON object"),
+        ({"total_steps": 0}, "--total-steps must be above 0; found 0"),
+        ({"max_seconds": -1.0}, "--max-seconds must be above 0"),
+        ({"publish_every_s": float("nan")}, "--publish-every-s must be above 0"),
+        ({"target_return": float("nan")}, "--target-return must be a number"),
+        ({"seed": -1}, "--seed must be at least 0"),
+        ({"seed": 2**63}, "--seed must be at least 0 and below 2**63; found 9223372036854775808"),
     ],
 )
 def test_a_bad_value_is_refused_by_its_flag(wrong: dict[str, object], said: str) -> None:

@@ -96,8 +96,8 @@ def test_the_learners_end_is_the_end(run: RunDirectory, code: int) -> None:
 
 
 def test_a_mistake_is_told_in_the_learners_words(run: RunDirectory) -> None:
-    program = "print('python -m learner.run: gamma lies in [0, 1]; found 3', file=sys.stderr); sys.exit(2)"
-    with pytest.raises(ConfigurationError, match=r"^gamma lies in \[0, 1\]; found 3$"):
+    program = "print('python -m learner.run: gamma must be in [0, 1]; found 3', file=sys.stderr); sys.exit(2)"
+    with pytest.raises(ConfigurationError, match=r"^gamma must be in \[0, 1\]; found 3$"):
         _supervise(run, [program], actors=1)
 
 
