@@ -165,7 +165,7 @@ class EngineLoader:
 
         from shared.engines.eager import EagerEngine
         from shared.engines.importable import load_importable
-        from shared.scripting.scripting import try_methods
+        from shared.scripting.scripting import script_or_trace
 
         verifier = material.verifier
         module = load_importable(definition, material.weights, self._options.trusted_modules)
@@ -179,7 +179,7 @@ class EngineLoader:
 
             return verifier.verify(run)
 
-        scripted, failures = try_methods(module, example, check)
+        scripted, failures = script_or_trace(module, example, check)
         material.refusals.extend((report.method, report.error or "") for report in failures)
         if scripted is None:
             return EagerEngine(module, entry.program_digest, verifier.outputs), "eager"

@@ -1,10 +1,11 @@
-"""Any module as a program: one flat list of tensors in, one out, with the nested values rebuilt on the way.
+"""Modules as exporters see them: one flat list of tensors in, one out, with nested values rebuilt in between.
 
-Traced and exported, the rebuilding leaves nothing behind. For scripting it is written out as TorchScript, for the types
-that the module really has: a compiler of static types takes no general code for it.
+A trace or a graph keeps nothing of the rebuilding. For scripting it is written as TorchScript source for the
+types that the module has: a compiler of static types accepts no general code for it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -25,11 +26,21 @@ from shared.policy.structure import (
 _NUMBERS = {"bool": torch.bool, "int": torch.int64, "float": torch.float64}
 
 
-class FlatModule(nn.Module):
-    """``forward(inputs)`` calls ``module(*args, **kwargs)`` and takes the result apart.
+@dataclass(frozen=True)
+class FlatInterface:
+    """The flat tensors of a program: example inputs, the batch dimension of each or None, and the names in a graph."""
 
-    ``arguments`` is the structure of ``{"args": …, "kwargs": …}``. ``clone`` hands copies over, for a module that
-    writes into what it is given.
+    example: Sequence[Tensor]
+    batch_dims: Sequence[int | None]
+    input_names: Sequence[str]
+    output_names: Sequence[str]
+
+
+class FlatModule(nn.Module):
+    """A module whose ``forward(inputs)`` calls ``module(*args, **kwargs)`` and flattens the result.
+
+    ``arguments`` is the structure of ``{"args": …, "kwargs": …}``. ``clone`` passes copies, for a module that writes
+    into its arguments.
     """
 
     def __init__(
@@ -53,7 +64,7 @@ class FlatModule(nn.Module):
 
 
 def _all_different(inputs: list[Tensor], outputs: list[Tensor]) -> list[Tensor]:
-    """Graphs name their tensors: one that goes in and comes out, or comes out twice, would have two names."""
+    """Clone repeated tensors: a graph has one name for each, and an output may be an input or another output."""
     seen = {id(tensor) for tensor in inputs}
     different = []
     for output in outputs:
@@ -63,7 +74,7 @@ def _all_different(inputs: list[Tensor], outputs: list[Tensor]) -> list[Tensor]:
 
 
 def _as_tensor(number: "Tensor | float", kind: torch.dtype) -> Tensor:
-    # While it is traced, a size is a tensor already: what it was computed from stays known.
+    # In a trace, a size is a tensor already, and its computation is part of the program.
     return number.to(kind) if isinstance(number, Tensor) else torch.scalar_tensor(number, dtype=kind)
 
 
@@ -79,7 +90,7 @@ def _leaf_kinds(structure: Structure) -> Iterator[torch.dtype | None]:
 
 
 def flat_source(arguments: Structure, result: Structure, *, clone: bool) -> tuple[str, dict[str, str]]:
-    """``forward`` of a ``FlatModule`` as TorchScript, and the class path of each name that stands for a record."""
+    """Return ``forward`` of a ``FlatModule`` as TorchScript source, and the class path of each record name in it."""
     writer = _SourceWriter(clone)
     assert isinstance(arguments, DictNode)
     args, kwargs = arguments.items
@@ -105,7 +116,7 @@ class _SourceWriter:
         self._names = 0
 
     def expression(self, structure: Structure) -> str:  # noqa: PLR0911 - one return for each kind of node
-        """What builds this value of ``inputs``."""
+        """Return the source that builds this value from ``inputs``."""
         match structure:
             case TensorNode() | NumberNode():
                 self._inputs += 1
@@ -127,7 +138,7 @@ class _SourceWriter:
                 return f"{name}({', '.join(map(self.expression, items))})"
 
     def take_apart(self, structure: Structure, value: str) -> None:
-        """Lines that take ``value`` apart into ``outputs``."""
+        """Append the lines that take ``value`` apart into ``outputs``."""
         match structure:
             case TensorNode():
                 name = self._name(value)

@@ -1,47 +1,34 @@
-"""Scripting and tracing mixed: each does what the other cannot, piece by piece of one module.
+"""Scripting and tracing of the pieces (submodules) of one module.
 
-A scripted module may hold traced pieces (code that TorchScript cannot read, without decisions in it), a traced one
-scripted pieces (whose decisions then stay decisions).
+A scripted module may hold traced pieces: code without decisions that TorchScript cannot read. A traced module may hold
+scripted pieces, which keep their decisions.
 """
 
 import copy
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from shared.errors import ScriptingError
-from shared.scripting.scripting import Attempt, ScriptModule, is_scripted, script, trace
+from shared.scripting.scripting import is_scripted, script, trace
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
 @dataclass(frozen=True)
 class PieceCall:
-    """How a piece was called."""
+    """The arguments of one call of a piece."""
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
 
 
-def mixed_methods(module: nn.Module, example: Sequence[Tensor]) -> tuple[Attempt, Attempt]:
-    """Both ways to mix, for a module that takes one list of tensors. Programs share their tensors with it."""
-
-    def script_with_traced_pieces() -> ScriptModule:
-        return script(with_traced_pieces(module, piece_calls(module, lambda: module(list(example)))))
-
-    def trace_with_scripted_pieces() -> ScriptModule:
-        calls = piece_calls(module, lambda: module(list(example)))
-        return trace(with_scripted_pieces(module, calls), (list(example),))
-
-    return ("script+trace", script_with_traced_pieces), ("trace+script", trace_with_scripted_pieces)
-
-
 def piece_calls(module: nn.Module, run: Callable[[], object]) -> dict[str, PieceCall]:
-    """The first call of every piece of ``module`` while ``run`` runs, by the piece's name."""
+    """Return the first call of each piece of ``module`` during ``run``, by the piece's name."""
     calls: dict[str, PieceCall] = {}
     with _hooks(module, calls):
         run()
@@ -69,9 +56,9 @@ def _hooks(module: nn.Module, calls: dict[str, PieceCall]) -> Iterator[None]:
 
 
 def with_traced_pieces(module: nn.Module, calls: Mapping[str, PieceCall]) -> nn.Module:
-    """A copy of ``module`` in which what cannot be scripted has been traced, as deep down as that is possible.
+    """Return a copy of ``module`` with the pieces traced that cannot be scripted, as deep down as possible.
 
-    Raises ScriptingError where no piece needs it: then it is the module's own code that cannot be scripted.
+    Raises ScriptingError if all pieces can be scripted: then the module's own code is the reason.
     """
     changed = _copy(module)
     if not _trace_pieces(changed, "", calls):
@@ -97,7 +84,7 @@ def _trace_pieces(module: nn.Module, prefix: str, calls: Mapping[str, PieceCall]
 
 
 def _copy(module: nn.Module) -> nn.Module:
-    """Its pieces may be replaced; its tensors are the very same, so that new weights reach what is made of it."""
+    """Return a copy whose pieces may be replaced. It shares its tensors, so that new weights reach its programs."""
     tensors = [*module.parameters(), *module.buffers()]
     return copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})
 
@@ -110,9 +97,9 @@ def _traced(piece: nn.Module, call: PieceCall) -> nn.Module:
 
 
 def with_scripted_pieces(module: nn.Module, calls: Mapping[str, PieceCall]) -> nn.Module:
-    """A copy of ``module`` in which the largest pieces that can be scripted have been, with pieces of theirs traced.
+    """Return a copy of ``module`` with its largest scriptable pieces scripted, if need be around traced pieces.
 
-    Raises ScriptingError where there are none but layers of torch itself.
+    Raises ScriptingError if only layers of torch itself can be scripted.
     """
     changed = _copy(module)
     if not _script_pieces(changed, "", calls):
@@ -126,7 +113,7 @@ def _script_pieces(module: nn.Module, prefix: str, calls: Mapping[str, PieceCall
         if piece is None or all(type(child).__module__.startswith("torch.nn.") for child in piece.modules()):
             continue
         if is_scripted(piece):
-            changed = True  # somebody did it already
+            changed = True
         elif (scripted := _scripted(piece, f"{prefix}{name}.", calls)) is not None:
             module._modules[name] = scripted
             changed = True
@@ -136,7 +123,7 @@ def _script_pieces(module: nn.Module, prefix: str, calls: Mapping[str, PieceCall
 
 
 def _scripted(piece: nn.Module, prefix: str, calls: Mapping[str, PieceCall]) -> nn.Module | None:
-    """``piece`` scripted as it is, or else around what has to be traced of it; None where neither can be."""
+    """Return ``piece`` scripted as it is, or else around traced pieces; None if neither works."""
     if type(piece).forward is nn.Module.forward:
         return None
     if _can_be_scripted(piece):

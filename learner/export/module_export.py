@@ -1,4 +1,4 @@
-"""One call for any module: the first method of the methods that equals eager becomes a directory for actors."""
+"""Export of any module, by one call: its verified programs become a directory that actors and ``load_policy`` read."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -7,55 +7,37 @@ from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parameter import is_lazy
 
-from learner.export.eager_cases import EagerCases, EagerModule, tensors_of
-from learner.export.export_checks import write_weights
-from learner.export.export_copy import copy_for_export
-from learner.export.export_hints import hint
-from learner.export.export_methods import EXPORT_METHODS, TORCHSCRIPT_METHODS, ExportMethod, MadeProgram, MethodRunner
-from learner.export.flat_module import FlatModule
-from learner.export.program_checks import ProgramChecks
-from shared.engines.eager import module_tensors
-from shared.errors import ConfigurationError, ExportError, SignatureMismatch, WeightsError, one_line
-from shared.policy.manifest import (
-    PROBE_FILE,
-    PROGRAM_FILES,
-    WEIGHTS_FILE,
-    Manifest,
-    MethodReport,
-    ProbeEntry,
-    ProgramEntry,
+from learner.export.export_methods import (
+    EXPORT_METHODS,
+    TORCHSCRIPT_METHODS,
+    ExportMethod,
+    ExportSubject,
+    MadeProgram,
+    methods_named,
+    try_methods,
 )
+from learner.export.export_reports import describe_report
+from learner.export.flat_module import FlatInterface, FlatModule, flat_source
+from learner.export.input_variations import tensors_of
+from learner.export.isolation import copy_for_export
+from learner.export.module_cases import EagerModule, ModuleCases
+from learner.export.program_checks import ATOL, Arrays, Case, ProgramChecks, perturbed, write_weights
+from shared.engines.eager import module_tensors
+from shared.errors import ConfigurationError, ExportError, SignatureMismatch, WeightsError
+from shared.policy.manifest import PROBE_FILE, WEIGHTS_FILE, Manifest, MethodReport, ProbeEntry
 from shared.policy.module_signature import NOT_A_POLICY
-from shared.policy.probe import PROBE_ATOL, PROBE_RTOL, Probe, encode_probe
+from shared.policy.probe import PROBE_ATOL, PROBE_RTOL, Probe, compare_outputs, encode_probe
 from shared.policy.signing import SigningKey, signing_key_of
 from shared.policy.structure import describe
-from shared.policy.weights import encode_weights, tensor_places
+from shared.policy.weights import encode_weights
+from shared.scripting.scripting import ScriptModule, script, script_around
 from shared.store.pending_version import PendingVersion
 from shared.store.version_files import Sign, describe_files, describe_version, parse_version_name
 
-
-@dataclass(frozen=True)
-class ExportReport:
-    """What became of an export: every method that was tried, in order, and what it said."""
-
-    directory: Path
-    manifest: Manifest
-
-    @property
-    def methods(self) -> tuple[MethodReport, ...]:
-        """As the manifest records them, with the largest difference from eager at each batch size."""
-        return self.manifest.export
-
-    @property
-    def taken(self) -> tuple[str, ...]:
-        """The methods whose programs are in the directory."""
-        return tuple(report.method for report in self.methods if report.taken)
-
-    def __str__(self) -> str:
-        return "\n".join([f"{self.directory}: {', '.join(self.taken)}", *map(describe_report, self.methods)])
+_EPSILONS = 32  # of the coarsest dtype among the outputs: float16 itself is no finer than that
 
 
 class ExportOptions(TypedDict, total=False):
@@ -71,18 +53,25 @@ class ExportOptions(TypedDict, total=False):
     signing_key: SigningKey | str | Path | None
 
 
-def describe_report(report: MethodReport) -> str:
-    """One line: taken with which differences, or refused for which reason."""
-    if not report.taken:
-        return f"  {report.method}: refused: {one_line(report.error or '')}"
-    sizes = report.by_batch_size if isinstance(report.by_batch_size, dict) else {}
-    at = ", ".join(f"{difference:.1e} at {size}" for size, difference in sorted(sizes.items(), key=_rows))
-    alone = "; compared for the example's values alone: the module takes no others" if report.input_sets == 1 else ""
-    return f"  {report.method}: taken: differs from eager by {at or f'{report.largest_difference:.1e}'}{alone}"
+@dataclass(frozen=True)
+class ExportReport:
+    """The result of an export: its directory, and what each method that was tried gave."""
 
+    directory: Path
+    manifest: Manifest
 
-def _rows(item: tuple[str, float]) -> int:
-    return int(item[0])
+    @property
+    def methods(self) -> tuple[MethodReport, ...]:
+        """The reports in the manifest, in the order of the methods."""
+        return self.manifest.export
+
+    @property
+    def taken(self) -> tuple[str, ...]:
+        """The methods whose programs are in the directory."""
+        return tuple(report.method for report in self.methods if report.taken)
+
+    def __str__(self) -> str:
+        return "\n".join([f"{self.directory}: {', '.join(self.taken)}", *map(describe_report, self.methods)])
 
 
 def export_module(
@@ -95,42 +84,49 @@ def export_module(
     batch_dims: Sequence[int | None] | None = None,
     **options: Unpack[ExportOptions],
 ) -> ExportReport:
-    """Export ``module`` as it answers ``module(*example_args, **example_kwargs)`` in eval mode, into a new directory.
+    """Export ``module``, as it answers ``module(*example_args, **example_kwargs)`` in eval mode, into a new directory.
 
-    Arguments and results may be nested in any way (``shared.policy.structure``); what is no tensor among the
-    arguments becomes
-    part of the program. ``actor.acting.module_call.load_policy(directory)`` gives a callable with the same ones.
+    Arguments and results may be nested in any way (``shared.policy.structure``); arguments that are no tensors become
+    part of the program. ``actor.acting.module_call.load_policy(directory)`` returns a callable with the same arguments.
 
-    The methods: script; script with pieces traced; trace with pieces scripted; trace; the first that equals eager
-    (within ``1e-5 + 1e-5 * |x|``) at three batch sizes, for at least two sets of inputs made from the example, and with
-    other weights, is taken. Besides it there is a graph of ONNX where ``onnx`` is on, and an AOTInductor package (15 to
-    40 s) where ``aot`` is. ``how`` names one method instead: it gives that one or fails.
+    The methods are script, script with pieces traced, trace with pieces scripted, and trace. The first is taken that
+    equals eager (within ``1e-5 + 1e-5 * |x|``) at three batch sizes, for at least two sets of inputs made from the
+    example, and with other weights. ONNX and AOTInductor programs are checked in the same way.
 
-    The batch dimension of each tensor is found by trying; ``batch_dims`` names it for each tensor of the arguments, in
-    order, None for one without. ``dynamic_batch=False`` exports for the example's own sizes only.
+    Args:
+        module: The module. It is copied; only a module with lazy layers is called itself, once, to initialise them.
+        example_args: The positional arguments of one call.
+        directory: The directory to create.
+        example_kwargs: The keyword arguments of that call.
+        dynamic_batch: False to export for the sizes of the example only.
+        batch_dims: The batch dimension of each tensor of the arguments, in order, None for one without. By default,
+            the dimensions are found by trying.
+        **options: See ``ExportOptions``.
 
-    ``module`` is copied; only one with lazy layers is called itself, once, which initialises them. ``signing_key`` (or
-    the file that it is in) signs the manifest.
+    Returns:
+        The report of the export.
 
-    Raises ExportError (no method, each with its reason; or the module itself is at fault), and ConfigurationError where
-    ``directory`` is taken.
+    Raises:
+        ExportError: No method works (the message has each reason), or the module itself fails.
+        ConfigurationError: ``directory`` has content, or an option is unknown.
     """
     chosen = _Chosen(**options)
     path = Path(directory)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise ConfigurationError(
-            f"{path} is there already, and what is published is never changed: name a new directory"
-        )
+        raise ConfigurationError(f"name a new directory: {path} has content, and a published version is never changed")
     key = signing_key_of(chosen.signing_key)
-    cases = _eager_cases(module, example_args, example_kwargs, dynamic_batch, batch_dims)
-    files, programs, reports = _try_methods(cases, chosen.methods)
-    manifest = _write(path, files, programs, reports, cases, sign=None if key is None else key.sign)
+    cases = _module_cases(module, example_args, example_kwargs, dynamic_batch, batch_dims)
+    subject = _subject(cases)
+    made, reports = try_methods(subject, methods_named(chosen.methods))
+    files = {WEIGHTS_FILE: encode_weights(subject.checks.weights)}
+    files |= {program.entry.file: program.data for program in made.values()}
+    manifest = _write(path, files, [*made.values()], reports, cases, sign=None if key is None else key.sign)
     return ExportReport(path, manifest)
 
 
 @dataclass(frozen=True)
 class _Chosen:
-    """The keywords of ``ExportOptions``, with their defaults. Raises ConfigurationError for an unknown method."""
+    """The keywords of ``ExportOptions`` with their defaults. Raises ConfigurationError for an unknown method."""
 
     how: ExportMethod | None = None
     onnx: bool = True
@@ -149,13 +145,13 @@ class _Chosen:
         return (*TORCHSCRIPT_METHODS, *(("onnx",) if self.onnx else ()), *(("aot",) if self.aot else ()))
 
 
-def _eager_cases(
+def _module_cases(
     module: nn.Module,
     args: Sequence[Any],
     kwargs: Mapping[str, Any] | None,
     dynamic_batch: bool,
     batch_dims: Sequence[int | None] | None,
-) -> EagerCases:
+) -> ModuleCases:
     if not isinstance(module, nn.Module):
         raise ConfigurationError(f"expected a torch.nn.Module, an instance and not its class; found {module!r}")
     try:
@@ -164,62 +160,52 @@ def _eager_cases(
         raise ExportError(str(error)) from error
     tensors = tensors_of(leaves)
     if any(is_lazy(tensor) for tensor in (*module.parameters(), *module.buffers())):
-        _initialise(EagerModule(module, arguments, classes), tensors)
+        # A module can neither be copied nor exported before the call that initialises its lazy layers.
+        was_training = module.training
+        try:
+            EagerModule(module.eval(), arguments, classes).checked(tensors)
+        finally:
+            module.train(was_training)
     eager = EagerModule(copy_for_export(module), arguments, classes)
-    return EagerCases(eager, tensors, dynamic_batch=dynamic_batch, batch_dims=batch_dims)
+    return ModuleCases(eager, tensors, dynamic_batch=dynamic_batch, batch_dims=batch_dims)
 
 
-def _initialise(lazy: EagerModule, tensors: Sequence[Tensor]) -> None:
-    """A lazy module can neither be copied nor exported before its first call, which this is."""
-    was_training = lazy.module.training
-    lazy.module.eval()
-    try:
-        lazy(tensors)
-    except Exception as error:  # a module's own code may raise anything
-        raise ExportError(f"the module itself raises {type(error).__name__}: {error}") from error
-    finally:
-        lazy.module.train(was_training)
-
-
-def _try_methods(
-    cases: EagerCases, methods: Sequence[ExportMethod]
-) -> tuple[dict[str, bytes], tuple[ProgramEntry, ...], tuple[MethodReport, ...]]:
-    """The files of a version, its programs and what each method said."""
+def _subject(cases: ModuleCases) -> ExportSubject:
     eager = cases.eager
     flat = FlatModule(eager.module, eager.arguments, cases.result, eager.classes, clone=eager.writes_inputs).eval()
+
+    def script_core(module: nn.Module) -> ScriptModule:
+        source, records = flat_source(eager.arguments, cases.result, clone=eager.writes_inputs)
+        return script_around(
+            script(module), source, {name: eager.classes[class_path] for name, class_path in records.items()}
+        )
+
+    checks = _checks(cases, flat)
+    signature = cases.signature
+    interface = FlatInterface(checks.example, cases.batch_dims, signature.input_names, signature.output_names)
+    return ExportSubject(flat, interface, checks, False, eager.module, script_core)
+
+
+def _checks(cases: ModuleCases, flat: nn.Module) -> ProgramChecks:
+    floats = [np.dtype(spec.dtype) for spec in cases.signature.outputs if np.dtype(spec.dtype).kind == "f"]
+    tolerance = max([ATOL, *(_EPSILONS * float(np.finfo(dtype).eps) for dtype in floats)])
+
+    def difference(expected: Arrays, found: Arrays) -> float:
+        return compare_outputs(cases.signature.output_names, expected, found, tolerance, tolerance)
+
     weights = _weights(flat)
-    checks = ProgramChecks(cases, weights, lambda arrays: write_weights(flat, arrays))
-    encoded = encode_weights(weights)
-    maker = MethodRunner(flat, cases, checks, weights)
-    places = tensor_places(encoded)
-    made: dict[str, MadeProgram] = {}
-    reports = []
-    for method in methods:
-        if method in TORCHSCRIPT_METHODS and "torchscript" in made:
-            continue
-        program, report = maker.attempt(method, places)
-        reports.append(report)
-        if program is not None:
-            made[program.kind] = program
-    if not made:
-        raise _no_method(reports, aot_was_tried="aot" in methods)
-    files = {PROGRAM_FILES[program.kind]: program.data for program in made.values()}
-    entries = tuple(
-        ProgramEntry(program.kind, PROGRAM_FILES[program.kind], program.program_digest) for program in made.values()
-    )
-    return {WEIGHTS_FILE: encoded, **files}, entries, tuple(reports)
-
-
-def _no_method(reports: Sequence[MethodReport], *, aot_was_tried: bool) -> ExportError:
-    said = "; ".join(f"{report.method}: {one_line(report.error or '')}" for report in reports)
-    if len(reports) > 1:
-        said = f"no method gives a program that equals the module: {said}"
-        said += "" if aot_was_tried else "; aot was not tried"
-    advice = hint(reports)
-    error = ExportError(said if advice is None else f"{said}. What to change: {advice}")
-    for report in reports:
-        error.add_note(describe_report(report))
-    return error
+    other_weights = perturbed(weights)
+    reweighted: list[Case] = []
+    if any(array.dtype.kind == "f" for array in weights.values()):
+        first = cases.cases[0]
+        try:
+            write_weights(flat, other_weights)
+            reweighted = [Case(first.batch_size, 0, first.inputs, cases.answer(first.inputs))]
+        except ExportError:
+            pass  # the module does not accept these weights
+        finally:
+            write_weights(flat, weights)
+    return ProgramChecks(weights, cases.cases, difference, other_weights, reweighted)
 
 
 def _weights(flat: nn.Module) -> dict[str, np.ndarray]:
@@ -231,20 +217,20 @@ def _weights(flat: nn.Module) -> dict[str, np.ndarray]:
             raise ExportError(f"{name} cannot be kept in a weights file: {error}") from error
         if arrays[name].dtype.kind == "f" and not np.isfinite(arrays[name]).all():
             raise ExportError(
-                f"{name} holds values that are not finite, and weights with such are taken for broken ones: "
-                "make them in forward, or keep a mask of bool in their place"
+                f"make the infinite or NaN values of {name} in forward, or keep a mask of bool in their place: "
+                "actors refuse weights that are not finite"
             )
         if arrays[name].dtype.kind == "c":
-            raise ExportError(f"{name} is {tensor.dtype}, which has no place in a weights file: keep its real view")
+            raise ExportError(f"keep the real view of {name}: a weights file cannot hold {tensor.dtype}")
     return arrays
 
 
 def _write(
     path: Path,
     files: dict[str, bytes],
-    programs: tuple[ProgramEntry, ...],
+    made: Sequence[MadeProgram],
     reports: tuple[MethodReport, ...],
-    cases: EagerCases,
+    cases: ModuleCases,
     *,
     sign: Sign | None,
 ) -> Manifest:
@@ -264,7 +250,7 @@ def _write(
             env_id=None,
             created_unix_s=time.time(),
             signature=NOT_A_POLICY,
-            programs=programs,
+            programs=tuple(program.entry for program in made),
             files=entries,
             weights=WEIGHTS_FILE,
             probe=ProbeEntry(PROBE_FILE, tolerance, max(PROBE_RTOL, tolerance)),
@@ -277,5 +263,5 @@ def _write(
     with PendingVersion(path.parent, fsync=True) as pending:
         pending.write({**files, **stated})
         if not pending.commit(path.name):
-            raise ConfigurationError(f"{path} is there already: somebody else made it meanwhile")
+            raise ConfigurationError(f"name a new directory: another process has made {path} meanwhile")
     return manifest

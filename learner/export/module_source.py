@@ -1,4 +1,4 @@
-"""A module as its owner has it: a class path with a state dict, and examples of its arguments. No pickle runs."""
+"""Modules as their owners have them: a class path with a state dict, a pickled module, examples of arguments."""
 
 import importlib
 import pickle
@@ -10,21 +10,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from shared.errors import ConfigurationError, WeightsError
+from shared.errors import ConfigurationError, NotTrusted, ProgramError, WeightsError
 
 _EXAMPLE = re.compile(r"(?P<dtype>[a-z]+\d*)\[(?P<shape>(\d+(,\d+)*)?)\]")
 
 
 def build_module(class_path: str, arguments: Mapping[str, Any], weights: Path | None) -> nn.Module:
-    """Import ``pkg.mod:Class``, construct it with ``arguments``, and give it the state dict in ``weights``; eval mode.
+    """Return an instance of ``pkg.mod:Class`` with the state dict in ``weights``, in eval mode.
 
-    Naming a class is the consent to import it. Raises ConfigurationError where there is no such class or it cannot be
-    constructed, WeightsError where the weights are not its own.
+    Importing runs the code of that module. Raises ConfigurationError if the class cannot be imported or constructed,
+    WeightsError if the weights do not fit.
     """
     cls = _find_class(class_path)
     try:
         module = cls(**arguments)
-    except Exception as error:  # a class of somebody's own may raise anything
+    except Exception as error:  # a user's class may raise anything
         raise ConfigurationError(f"{class_path} cannot be constructed: {type(error).__name__}: {error}") from error
     if weights is not None:
         try:
@@ -34,24 +34,54 @@ def build_module(class_path: str, arguments: Mapping[str, Any], weights: Path | 
     return module.eval()
 
 
+def load_pickled_module(path: Path, *, trust_pickle: bool) -> nn.Module:
+    """Return the module of ``torch.save(model, path)``, in eval mode, on the CPU. Reading it runs its author's code.
+
+    Raises NotTrusted without ``trust_pickle``, before a byte is read; ConfigurationError if there is no such file;
+    ProgramError if the file cannot be read or holds another object.
+    """
+    if not path.is_file():
+        raise ConfigurationError(f"there is no file {path}; expected a file of torch.save(model, path)")
+    if not trust_pickle:
+        raise NotTrusted(
+            "allow it with --trust-pickle if you trust its source, or export a state dict with its class path: "
+            f"{path} would be read as a pickle, which runs whatever code its author put there"
+        )
+    try:
+        found: object = torch.load(path, map_location="cpu", weights_only=False)
+    except (AttributeError, ImportError) as error:  # pickled by reference: the class is looked up here
+        raise ProgramError(
+            "put the package that defines the class on PYTHONPATH; move a class of a script's __main__ to a module. "
+            f"{path} names a class that cannot be imported here: {error}"
+        ) from error
+    except Exception as error:  # a pickle may raise anything
+        raise ProgramError(f"{path} could not be read: {type(error).__name__}: {error}") from error
+    if not isinstance(found, nn.Module):
+        raise ProgramError(
+            "export a state dict with its class: --module package.module:Class --weights FILE. "
+            f"{path} holds an object of type {type(found).__name__}, not a module"
+        )
+    return found.eval()
+
+
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """What ``torch.save(module.state_dict(), path)`` wrote. Raises WeightsError for anything else, unread."""
+    """Read the file of ``torch.save(module.state_dict(), path)``. Raises WeightsError for any other; no pickle runs."""
     found = _load_plain(path)
     if not isinstance(found, Mapping):
         raise WeightsError(f"{path}: expected a state dict, found a {type(found).__name__}")
     others = [name for name, value in found.items() if not isinstance(value, Tensor)]
     if others:
         raise WeightsError(
-            f"{path}: expected a state dict, tensors by name; {others[0]!r} is none. From a checkpoint, save the state "
-            "dict alone: torch.save(checkpoint['model'], path)"
+            "from a checkpoint, save the state dict alone: torch.save(checkpoint['model'], path). "
+            f"{path}: expected tensors by name; {others[0]!r} is no tensor"
         )
     return dict(found)
 
 
 def example_arguments(specs: Sequence[str]) -> tuple[Any, ...]:
-    """Arguments from ``"float32[3,4]"`` for each, or from one ``.pt`` file with a tuple of them.
+    """Return arguments made from a specification like ``"float32[3,4]"`` for each, or read from one ``.pt`` file.
 
-    Raises ConfigurationError for what is neither.
+    Raises ConfigurationError for anything else.
     """
     if len(specs) == 1 and specs[0].endswith(".pt"):
         found = _load_plain(Path(specs[0]))
@@ -91,8 +121,8 @@ def _load_plain(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(
-            f"{path} holds more than tensors and plain containers. If it is a module saved whole, save its state dict "
-            "instead (torch.save(module.state_dict(), path)), or trust whoever saved it: --trust-pickle"
+            "save the state dict of a module, torch.save(module.state_dict(), path), or trust the author of the file: "
+            f"--trust-pickle. {path} holds more than tensors and plain containers"
         ) from error
     except (OSError, RuntimeError, EOFError, ValueError) as error:
         raise ConfigurationError(f"{path} cannot be read: {type(error).__name__}: {error}") from error

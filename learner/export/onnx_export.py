@@ -1,24 +1,20 @@
-"""A policy as an ONNX graph of a few kilobytes whose weights stand in ``weights.safetensors``.
+"""Export to an ONNX graph of a few kilobytes whose weights are in ``weights.safetensors``.
 
-The graph refers to each tensor by its place in that file, and so is byte for byte the same from version to version. Two
-snares, both met: an exporter that folds constants leaves a graph in which new weights have no effect, and what an
-exporter notes of files and lines makes equal programs look different.
+The graph refers to each tensor by its place in that file, so it is the same to the byte from version to version. That
+needs two things: constants are not folded, since new weights would not reach them; and file names and line numbers of
+the exporter are removed, since they differ between equal programs.
 """
 
-import io
-import logging
-import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from collections.abc import Iterable, Mapping
 
 import onnx
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from learner.export.export_verdicts import EXAMPLE_ROWS
+from learner.export.flat_module import FlatInterface
+from learner.export.isolation import quietly
 from shared.errors import ExportError
-from shared.policy.probe import make_inputs
-from shared.policy.signature import PolicySignature
+from shared.policy.manifest import WEIGHTS_FILE
 from shared.policy.weights import TensorPlace
 
 _FLOATS = (
@@ -31,39 +27,34 @@ _VALUES = ("raw_data", "float_data", "double_data", "int32_data", "int64_data", 
 
 
 def export_onnx(
-    module: nn.Module, signature: PolicySignature, places: Mapping[str, TensorPlace], weights_file: str
+    module: nn.Module, interface: FlatInterface, places: Mapping[str, TensorPlace], *, keep_constants: bool = False
 ) -> bytes:
-    """The graph of ``module``, whose initializers are read from ``weights_file`` at ``places``. Takes seconds.
+    """Return the graph of ``module``, whose ``forward`` takes and returns one list of tensors. Takes seconds.
 
-    Inputs and outputs are named as in the signature, but for the state that comes out, ``next_state.…``: no two names
-    of a graph may be alike.
-    Raises ExportError where the exporter fails, or where a float in the graph is none of the policy's weights.
+    Initializers are read from the weights file at ``places``. Raises ExportError if the exporter fails, or, without
+    ``keep_constants``, for a float in the graph that is none of the weights: it may have been computed from one.
     """
-    example = [torch.from_numpy(array) for array in make_inputs(signature, EXAMPLE_ROWS, seed=0)]
-    outputs = [f"next_{spec.name}" if spec.role == "state" else spec.name for spec in signature.outputs]
-    model = export_model(module, example, [0] * len(example), signature.input_names, outputs)
-    return with_weights_outside(model, places, weights_file)
+    model = _export_model(module, interface)
+    for initializer in model.graph.initializer:
+        if initializer.name in places or not keep_constants:
+            _refer_to_weights(initializer, places)
+    _strip(model)
+    graph: bytes = model.SerializeToString(deterministic=True)
+    return graph
 
 
-def export_model(
-    module: nn.Module,
-    example: Sequence[Tensor],
-    batch_dims: Sequence[int | None],
-    input_names: Sequence[str],
-    output_names: Sequence[str],
-) -> onnx.ModelProto:
-    """``torch.onnx.export`` of a module whose ``forward`` takes and returns one list of tensors. Raises ExportError."""
+def _export_model(module: nn.Module, interface: FlatInterface) -> onnx.ModelProto:
     batch = torch.export.Dim("batch")
-    shapes = [{} if dim is None else {dim: batch} for dim in batch_dims]
-    with _quietly():
+    shapes = [{} if dim is None else {dim: batch} for dim in interface.batch_dims]
+    with quietly():
         try:
             program = torch.onnx.export(
                 module,
-                (list(example),),
+                (list(interface.example),),
                 dynamo=True,
                 optimize=False,
-                input_names=input_names,
-                output_names=output_names,
+                input_names=interface.input_names,
+                output_names=interface.output_names,
                 dynamic_shapes=(shapes,),
                 verbose=False,
             )
@@ -73,32 +64,17 @@ def export_model(
     model = onnx.ModelProto()
     model.CopyFrom(program.model_proto)
     found = [[value.name for value in values] for values in (model.graph.input, model.graph.output)]
-    if found != [list(input_names), list(output_names)]:
-        raise ExportError(f"expected the graph's inputs and outputs {input_names}, {output_names}; found {found}")
+    expected = [list(interface.input_names), list(interface.output_names)]
+    if found != expected:
+        raise ExportError(f"expected the graph's inputs and outputs {expected}, found {found}")
     _drop_casts_of_constants(model.graph)
     return model
 
 
-def with_weights_outside(
-    model: onnx.ModelProto, places: Mapping[str, TensorPlace], weights_file: str, *, keep_constants: bool = False
-) -> bytes:
-    """The graph's bytes, with every weight read from ``weights_file`` at its place.
-
-    Raises ExportError for a float that is no weight, unless ``keep_constants``: it may have been computed from one.
-    """
-    for initializer in model.graph.initializer:
-        if initializer.name not in places and keep_constants:
-            continue
-        _refer_to_weights(initializer, places, weights_file)
-    _strip(model)
-    graph: bytes = model.SerializeToString(deterministic=True)
-    return graph
-
-
 def _drop_casts_of_constants(graph: onnx.GraphProto) -> None:
-    """Take out CastLike nodes that cast a constant to the type that it has: ONNX Runtime runs each at every call."""
+    """Remove CastLike nodes that cast a constant to its own type: ONNX Runtime runs each at every call."""
     if any(attribute.HasField("g") or attribute.graphs for node in graph.node for attribute in node.attribute):
-        return  # a branch may read what stands outside of it
+        return  # a branch may read values from outside of it
     types = {value.name: value.type.tensor_type.elem_type for value in (*graph.input, *graph.value_info)}
     types |= {tensor.name: tensor.data_type for tensor in graph.initializer}
     constants: dict[str, int] = {}
@@ -120,20 +96,20 @@ def _drop_casts_of_constants(graph: onnx.GraphProto) -> None:
 
 
 def _root(error: BaseException) -> str:
-    """What was wrong in the first place, in one line: the exporter's own messages are pages of advice."""
+    """Return the first line of the original error: the exporter's own messages are pages of advice."""
     while error.__cause__ is not None:
         error = error.__cause__
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0] if lines else ''}"
 
 
-def _refer_to_weights(initializer: onnx.TensorProto, places: Mapping[str, TensorPlace], weights_file: str) -> None:
+def _refer_to_weights(initializer: onnx.TensorProto, places: Mapping[str, TensorPlace]) -> None:
     place = places.get(initializer.name)
     if place is None:
         if initializer.data_type in _FLOATS:
             raise ExportError(
-                f"the graph holds {initializer.name}, which is none of the policy's parameters and buffers, so that "
-                "new weights might have no effect on it; register_buffer makes a tensor part of the weights"
+                f"make {initializer.name} part of the weights with register_buffer: the graph holds it, and it is none "
+                "of the policy's parameters and buffers, so new weights might have no effect on it"
             )
         return
     found = (str(onnx.helper.tensor_dtype_to_np_dtype(initializer.data_type)), tuple(initializer.dims))
@@ -142,12 +118,12 @@ def _refer_to_weights(initializer: onnx.TensorProto, places: Mapping[str, Tensor
     for field in _VALUES:
         initializer.ClearField(field)
     initializer.data_location = onnx.TensorProto.EXTERNAL
-    for key, value in (("location", weights_file), ("offset", place.offset), ("length", place.length)):
+    for key, value in (("location", WEIGHTS_FILE), ("offset", place.offset), ("length", place.length)):
         initializer.external_data.add(key=key, value=str(value))
 
 
 def _strip(model: onnx.ModelProto) -> None:
-    """Take out what does not compute: file names, line numbers, shapes in between."""
+    """Remove file names, line numbers and the shapes of intermediate values."""
     model.ClearField("metadata_props")
     model.ClearField("doc_string")
     _strip_graph(model.graph)
@@ -175,16 +151,3 @@ def _strip_nodes(nodes: Iterable[onnx.NodeProto]) -> None:
             attribute.ClearField("doc_string")
             for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
                 _strip_graph(graph)
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """The exporter warns of its own deprecations, and prints whole programs where it fails."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)

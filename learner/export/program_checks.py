@@ -1,85 +1,139 @@
-"""Whether a program computes what the eager module computes, and if not, the one sentence that says why."""
+"""Comparison of a program with the eager module: at several batch sizes, for several inputs, with other weights.
 
-from collections.abc import Mapping
+A loop that was baked in differs at another batch size, a baked-in branch for other inputs, a folded weight after the
+weights have changed.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from torch import Tensor, nn
 
-from learner.export.eager_cases import Case, EagerCases
-from learner.export.export_checks import perturbed
-from learner.export.export_verdicts import ATOL, MOST_CHARACTERS, Failure, LoadWeights, Run, refusal, stale_weights
+from shared.engines.eager import module_tensors
 from shared.errors import ExportError, PolicyError, one_line
-from shared.policy.probe import compare_outputs
 
-_EPSILONS = 32  # of the coarsest dtype among the outputs: float16 is no nearer to itself than that
+EXAMPLE_ROWS = 3  # rows of the example that programs are made with; exporters take 0 and 1 for constants
+ATOL = RTOL = 1e-5
+_MOST_CHARACTERS = 400
+
+Arrays = Sequence[np.ndarray]
+Weights = Mapping[str, np.ndarray]
+Run = Callable[[Arrays], list[np.ndarray]]
+LoadWeights = Callable[[Weights], None]
+Compare = Callable[[Arrays, Arrays], float]
+"""Takes expected and found outputs, returns the largest difference, raises PolicyError if it is too large."""
+
+
+class BakedBatchError(ExportError):
+    """The program is right at the batch size of the example only."""
 
 
 @dataclass(frozen=True)
-class ReweightedCase:
-    """What the eager module answers with every float among its weights changed."""
+class Case:
+    """One call of the eager module. ``batch_size`` is None without a batch; ``inputs_set`` 0 is the example's own."""
 
-    weights: Mapping[str, np.ndarray]
-    case: Case
+    batch_size: int | None
+    inputs_set: int
+    inputs: tuple[np.ndarray, ...]
+    outputs: tuple[np.ndarray, ...]
 
 
+@dataclass(frozen=True)
 class ProgramChecks:
-    """Holds programs to ``cases``. ``weights`` are the program's, by the names that its engine knows them by."""
+    """Calls of the eager module that a program must reproduce; the program is made with the inputs of the first.
 
-    def __init__(
-        self,
-        cases: EagerCases,
-        weights: Mapping[str, np.ndarray],
-        write: LoadWeights,
-    ) -> None:
-        """``write`` puts weights into the eager module, which ends as it was."""
-        self._cases = cases
-        self._weights = weights
-        self._names = [spec.name for spec in cases.signature.outputs]
-        floats = [np.dtype(spec.dtype) for spec in cases.signature.outputs if np.dtype(spec.dtype).kind == "f"]
-        self.tolerance = max([ATOL, *(_EPSILONS * float(np.finfo(dtype).eps) for dtype in floats)])
-        self._reweighted = self._reweigh(write)
+    ``other_weights`` differ from ``weights`` in every float, and ``reweighted`` are calls with those.
+    """
+
+    weights: Weights
+    cases: Sequence[Case]
+    compare: Compare
+    other_weights: Weights
+    reweighted: Sequence[Case]
+
+    @property
+    def example(self) -> list[Tensor]:
+        """The flat inputs that programs are made with."""
+        return [torch.from_numpy(array.copy()) for array in self.cases[0].inputs]
+
+    @property
+    def input_sets(self) -> int:
+        """The number of different sets of inputs at each batch size."""
+        return 1 + max(case.inputs_set for case in self.cases)
 
     def differences(self, run: Run, load_weights: LoadWeights) -> dict[int, float]:
-        """The largest difference from eager by batch size (0: no batch). Raises ExportError with the reason."""
+        """Return the largest difference from eager by batch size (0: no batch).
+
+        The program ends with ``weights``. Raises ExportError with the reason if a difference is too large.
+        """
         found: dict[int, float] = {}
-        failures: list[Failure] = []
-        for case in self._cases.cases:
+        failures: list[tuple[Case, str]] = []
+        for case in self.cases:
+            size = case.batch_size or 0
             try:
-                difference = self._difference(run, case)
+                found[size] = max(found.get(size, 0.0), self.compare(case.outputs, run(case.inputs)))
             except PolicyError as error:
-                failures.append(Failure(case.batch_size, case.inputs_set, one_line(error, MOST_CHARACTERS)))
-            else:
-                size = case.batch_size or 0
-                found[size] = max(found.get(size, 0.0), difference)
+                failures.append((case, one_line(error, _MOST_CHARACTERS)))
         if failures:
-            raise refusal(failures, self._cases.cases[0].batch_size)
-        self._check_reweighted(run, load_weights)
+            raise self._refusal(failures)
+        if self.reweighted:
+            try:
+                load_weights(self.other_weights)
+                self._compare_reweighted(run)
+            finally:
+                load_weights(self.weights)
         return found
 
-    def _difference(self, run: Run, case: Case) -> float:
-        return compare_outputs(self._names, case.outputs, run(case.inputs), self.tolerance, self.tolerance)
+    def _compare_reweighted(self, run: Run) -> None:
+        for case in self.reweighted:
+            try:
+                self.compare(case.outputs, run(case.inputs))
+            except PolicyError as error:
+                reason = one_line(error, _MOST_CHARACTERS)
+                raise ExportError(f"new weights do not reach all of the program: {reason}") from error
 
-    def _reweigh(self, write: LoadWeights) -> ReweightedCase | None:
-        if not any(array.dtype.kind == "f" for array in self._weights.values()):
-            return None
-        weights = perturbed(self._weights, np.random.default_rng(0))
-        inputs = self._cases.cases[0].inputs
-        try:
-            write(weights)
-            outputs = self._cases.answer(inputs)
-        except ExportError:
-            return None  # these weights are none that the module takes
-        finally:
-            write(self._weights)
-        return ReweightedCase(weights, Case(self._cases.cases[0].batch_size, 0, inputs, outputs))
+    def _refusal(self, failures: Sequence[tuple[Case, str]]) -> ExportError:
+        """Return the reason why the program fails in these cases and in no others."""
+        rows = self.cases[0].batch_size
+        first, said = failures[0]
+        if any((case.batch_size, case.inputs_set) == (rows, 0) for case, _ in failures):
+            return ExportError(f"the program does not compute what the eager module computes: {said}")
+        others = [words for case, words in failures if case.batch_size == rows]
+        if not others and not any(case.inputs_set == 0 for case, _ in failures):
+            others = [said]  # right at every batch size, for the example's inputs
+        if others:
+            return ExportError(
+                f"a branch or a value was baked in: for other inputs of the same shapes it differs ({others[0]}); "
+                "script keeps decisions, and so does torch.where"
+            )
+        return BakedBatchError(
+            f"the batch size was baked in: made at {rows} rows, it is wrong at {first.batch_size} ({said}); "
+            "take sizes from the tensors (x.shape[0]) where they are needed"
+        )
 
-    def _check_reweighted(self, run: Run, load_weights: LoadWeights) -> None:
-        if self._reweighted is None:
-            return
-        try:
-            load_weights(self._reweighted.weights)
-            self._difference(run, self._reweighted.case)
-        except PolicyError as error:
-            raise stale_weights(error) from error
-        finally:
-            load_weights(self._weights)
+
+def perturbed(weights: Weights, seed: int = 0) -> dict[str, np.ndarray]:
+    """Return weights in which every float differs and keeps its sign; zeros become positive, infinities stay.
+
+    A matrix moves by less the more inputs it sums over, so sums and their rounding keep their size in wide layers.
+    """
+    generator = np.random.default_rng(seed)
+    moved = {}
+    for name, array in weights.items():
+        if array.dtype.kind != "f":
+            moved[name] = array
+            continue
+        inputs_summed = max(1, math.prod(array.shape[1:]))  # torch's layers have their outputs first
+        step = generator.uniform(0.05, 0.15, array.shape)
+        added = step / 2 / inputs_summed**0.5
+        moved[name] = np.asarray(array * (1 - step) + np.where(array < 0, -added, added)).astype(array.dtype)
+    return moved
+
+
+def write_weights(module: nn.Module, weights: Weights) -> None:
+    """Copy ``weights``, which must fit, into the module's parameters and buffers."""
+    for name, tensor in module_tensors(module).items():
+        np.copyto(tensor.numpy(), weights[name], casting="no")

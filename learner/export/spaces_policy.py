@@ -1,14 +1,13 @@
-"""A module of one's own as a full acting policy: its observation and action spaces give the signature.
+"""A user's module as an acting policy: observation and action space give the signature.
 
-The module is called as ``module(observation)``, with ``state`` and then ``mask`` behind it where they were asked for;
-``observation`` is nested as the space is, batch first. What it returns:
+The module is called as ``module(observation)``, with ``state`` and then ``mask`` as further arguments if the policy has
+them. ``observation`` is nested as the space is, batch first. The module returns:
 
-- ``logits`` (Discrete, MultiDiscrete side by side, MultiBinary) or ``mean`` (Box; with ``log_std`` it is drawn from,
-  without it is the action), or the ``action`` itself, counted from 0;
-- ``value`` ``[B]`` or ``[B, 1]`` and the next ``state``, where it has them;
+- ``logits`` (Discrete, MultiDiscrete side by side, MultiBinary), or ``mean`` (Box; the action, or with ``log_std`` the
+  mean of the distribution that it is drawn from), or ``action``, counted from 0;
+- ``value`` ``[B]`` or ``[B, 1]`` and the next ``state``, if it has them;
 
-as a dict, named tuple or dataclass with these names, as a list or tuple in the order of ``outputs``, or as the first of
-them alone.
+as a dict, named tuple or dataclass with these names, as a list or tuple in the order of ``outputs``, or as one tensor.
 """
 
 import math
@@ -41,7 +40,7 @@ _HEADS = ("logits", "mean", "action")
 
 
 class SpacesPolicy(nn.Module):
-    """``forward`` takes and returns flat tensors in the order of ``signature``. ``module`` is shared, not copied."""
+    """Wraps ``module``, which is shared: ``forward`` takes and returns flat tensors in the order of ``signature``."""
 
     signature: PolicySignature
 
@@ -55,14 +54,16 @@ class SpacesPolicy(nn.Module):
         masked: bool = False,
         outputs: Sequence[str] | None = None,
     ) -> None:
-        """``state`` is an example of the recurrent state, float32 tensors nested in any way, each ``[1, …]``; it begins
-        as zeros. Calls the module once. Raises ConfigurationError and ExportError."""
+        """Call the module once to find its outputs. Raises ConfigurationError and ExportError.
+
+        ``state`` is an example of the state: float32 ``[1, …]`` tensors, nested in any way; it starts as zeros.
+        """
         super().__init__()
         self.module = module
         self._action = action_spec(action_space)
         self._outputs = tuple(outputs or ())
         if set(self._outputs) - set(OUTPUTS):
-            raise ConfigurationError(f"outputs are some of {OUTPUTS}; found {self._outputs}")
+            raise ConfigurationError(f"expected outputs from {OUTPUTS}, found {self._outputs}")
         leaves = observation_leaves(observation_space)
         self._observation = space_structure(observation_space)
         self._n_observations = len(leaves)
@@ -90,7 +91,7 @@ class SpacesPolicy(nn.Module):
         )
 
     def forward(self, inputs: list[Tensor]) -> list[Tensor]:
-        """See the signature."""
+        """Compute the outputs of the signature."""
         found = self._parts(inputs)
         action, log_prob = self._act(found, inputs)
         outputs = [action]
@@ -132,7 +133,7 @@ class SpacesPolicy(nn.Module):
         return action, self.distribution.log_prob(terms, action)
 
     def _called(self, signature: PolicySignature) -> dict[str, Any]:
-        """What the module returns for a batch of plausible inputs. Raises ExportError unless it is an answer."""
+        """Return the module's named results for plausible inputs. Raises ExportError if they define no action."""
         inputs = [torch.from_numpy(array) for array in make_inputs(signature, 3, seed=0)]
         was_training = self.module.training
         self.module.eval()
@@ -143,23 +144,21 @@ class SpacesPolicy(nn.Module):
             raise
         except Exception as error:  # a module's own code may raise anything
             raise ExportError(
-                f"the module, called with what the spaces say, raises {type(error).__name__}: {error}"
+                f"the module, called with inputs of its spaces, raises {type(error).__name__}: {error}"
             ) from error
         finally:
             self.module.train(was_training)
         if sum(head in found for head in _HEADS) != 1:
-            raise ExportError(
-                f"expected one of {', '.join(_HEADS)} among what the module returns; found {sorted(found)}"
-            )
+            raise ExportError(f"return exactly one of {', '.join(_HEADS)} from the module; found {sorted(found)}")
         if self._has_state != (found.get("state") is not None):
             raise ExportError(
-                "recurrent state goes in and comes out: hand over an example of it, and return the next one"
+                "pass an example of the recurrent state, and return the next state: found only one of the two"
             )
         return found
 
 
 def space_structure(space: spaces.Space[Any]) -> Structure:
-    """How an observation of ``space`` is nested; its tensors are in the order of ``observation_leaves``."""
+    """Return the nesting of an observation of ``space``, with tensors in the order of ``observation_leaves``."""
     match space:
         case spaces.Dict():
             return DictNode(tuple(space.spaces), tuple(space_structure(child) for child in space.spaces.values()))
@@ -169,7 +168,7 @@ def space_structure(space: spaces.Space[Any]) -> Structure:
 
 
 def named_outputs(result: Any, outputs: Sequence[str], action: ActionSpec) -> dict[str, Any]:
-    """What a module returned, by name; ``outputs`` names the items of a tuple or list. Raises ExportError."""
+    """Return a module's results by name; ``outputs`` names the items of a tuple or list. Raises ExportError."""
     if isinstance(result, Tensor):
         head = "mean" if action.kind == "box" else "logits" if result.is_floating_point() else "action"
         return {outputs[0] if outputs else head: result}
@@ -179,12 +178,12 @@ def named_outputs(result: Any, outputs: Sequence[str], action: ActionSpec) -> di
     elif isinstance(structure, SequenceNode):
         if len(result) != len(outputs):
             raise ExportError(
-                f"the module returns {len(result)} items: name them with outputs, each one of {', '.join(OUTPUTS)}"
+                f"name the {len(result)} items that the module returns with outputs, each one of {', '.join(OUTPUTS)}"
             )
         result = dict(zip(outputs, result, strict=True))
     if not isinstance(result, Mapping):
         raise ExportError(
-            f"expected a tensor, a dict, a record or a tuple from the module; found {type(result).__name__}"
+            f"return a tensor, a dict, a record or a tuple from the module; found {type(result).__name__}"
         )
     return {name: result[name] for name in OUTPUTS if result.get(name) is not None}
 

@@ -37,8 +37,8 @@ class PublishOptions(TypedDict, total=False):
 class VersionOrigin:
     """The run that publishes a version, and the environment that the policy acts in."""
 
-    run_id: str
-    env_id: str | None
+    run_id: str = "export"
+    env_id: str | None = None
 
 
 def publish_policy(
@@ -111,7 +111,7 @@ def publish_once(
         PolicyExporter(module, signature, onnx=onnx, aot=aot),
         module_tensors(module),
         store,
-        VersionOrigin("export", env_id),
+        VersionOrigin(env_id=env_id),
         sign=None if key is None else key.sign,
     )
 

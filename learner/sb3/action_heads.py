@@ -1,8 +1,8 @@
-"""The last step of each algorithm: from features and noise to action, what the environment is given, log-probability.
+"""The last step of each algorithm: from features and noise to action, environment action and log-probability.
 
-A head is called with the policy's features and the inputs that follow the state (mask, noise), and returns ``action``,
-``env_action`` where the space has one, and ``log_prob`` where the algorithm has one. Noise of zeros gives what
-``predict(deterministic=True)`` gives.
+A head takes the policy's features and the inputs that follow the state (mask, noise). It returns ``action``,
+``env_action`` if the space has one, and ``log_prob`` if the algorithm has one. Noise of zeros gives the action of
+``predict(deterministic=True)``.
 """
 
 import torch
@@ -24,7 +24,7 @@ class DistributionHead(nn.Module):
         self.layer = layer
         self.distribution = make_distribution(action, 0.0)
         if isinstance(self.distribution, DiagonalGaussian) and log_std is not None:
-            self.distribution.log_std = log_std  # the very parameter that is trained
+            self.distribution.log_std = log_std  # shared with the model
         self._masked = masked
         self._has_env_action = action.has_env_action
 
@@ -42,28 +42,28 @@ class DistributionHead(nn.Module):
 
 
 class Unscale(nn.Module):
-    """From [-1, 1] to the bounds of the space, as ``unscale_action`` does it."""
+    """Scales from [-1, 1] to the bounds of the space, as Stable-Baselines3's ``unscale_action`` does."""
 
     low: Tensor
     high: Tensor
 
     def __init__(self, action: ActionSpec) -> None:
-        """Raises ConfigurationError for a space without bounds."""
+        """Raises ConfigurationError if a bound of the space is missing."""
         super().__init__()
         if None in action.low or None in action.high:
-            raise ConfigurationError("an action squashed by tanh needs a space with bounds on every side")
+            raise ConfigurationError("give the action space bounds on every side: the action is squashed by tanh")
         self._dtype = torch_dtype(action.dtype)
         self.register_buffer("low", torch.tensor(action.low, dtype=self._dtype).reshape(action.shape))
         self.register_buffer("high", torch.tensor(action.high, dtype=self._dtype).reshape(action.shape))
 
     def forward(self, action: Tensor) -> Tensor:
         unscaled = self.low + 0.5 * (action.to(self._dtype) + 1.0) * (self.high - self.low)
-        # Rounding alone could take it beyond its bounds.
+        # Rounding may exceed the bounds.
         return unscaled.clamp(self.low, self.high)
 
 
 class Clip(nn.Module):
-    """To the bounds of the space, where there are any."""
+    """Clips to the bounds of the space, if there are any."""
 
     low: Tensor
     high: Tensor
@@ -80,7 +80,7 @@ class Clip(nn.Module):
 
 
 class TanhHead(nn.Module):
-    """TD3: the action itself, squashed; no noise and no log-probability."""
+    """TD3: the action, squashed by tanh; no noise and no log-probability."""
 
     has_noise = False
     has_log_prob = False
@@ -97,7 +97,7 @@ class TanhHead(nn.Module):
 
 
 class SquashedGaussianHead(nn.Module):
-    """SAC: a Gaussian whose sample goes through tanh. ``action`` is in [-1, 1], and ``log_prob`` is that of it."""
+    """SAC: a Gaussian squashed by tanh. ``action`` is in [-1, 1]; ``log_prob`` is its log-probability."""
 
     has_noise = True
     has_log_prob = True
@@ -124,7 +124,7 @@ class SquashedGaussianHead(nn.Module):
 class StateDependentHead(nn.Module):
     """Exploration that depends on the state (Raffin et al. 2020, "Smooth Exploration for Robotic RL"), squashed or not.
 
-    Each action has Stable-Baselines3's distribution; but noise is new at every step, where Stable-Baselines3 keeps one
+    Each action has the distribution of Stable-Baselines3, but noise is new at every step: Stable-Baselines3 keeps one
     exploration matrix for many steps.
     """
 
@@ -141,7 +141,7 @@ class StateDependentHead(nn.Module):
         uses_expln: bool,
         epsilon: float,
     ) -> None:
-        """``log_std`` is ``[features, D]``, or ``[features, 1]`` where all dimensions share it."""
+        """``log_std`` is ``[features, D]``, or ``[features, 1]`` if all dimensions share it."""
         super().__init__()
         self.mean = mean
         self.log_std = log_std
@@ -176,9 +176,9 @@ class StateDependentHead(nn.Module):
 
 
 class GreedyHead(nn.Module):
-    """DQN: the action of the highest Q-value, or with probability ``exploration_rate`` any.
+    """DQN: the action of the highest Q-value, or with probability ``exploration_rate`` a random one.
 
-    Of Gumbel noise, the largest says which action, and how large it is says whether to explore: the two are
+    The position of the largest Gumbel noise is the random action, and its size decides whether to explore: the two are
     independent (Maddison et al. 2014, "A* sampling").
     """
 
@@ -193,7 +193,7 @@ class GreedyHead(nn.Module):
         self.register_buffer("exploration_rate", torch.tensor(0.0))
 
     def lead(self, features: Tensor) -> Tensor:
-        """How far the highest Q-value is above the next, relative to its size where that is above 1: [B]."""
+        """Return the lead of the highest Q-value over the next [B], relative to its size if that is above 1."""
         values = self.layer(features)
         if self._n == 1:
             return torch.full(values.shape[:1], torch.inf)
@@ -204,7 +204,7 @@ class GreedyHead(nn.Module):
     def forward(self, features: Tensor, rest: list[Tensor]) -> list[Tensor]:
         noise = rest[-1]
         greedy = self.layer(features).argmax(-1)
-        # exp(-n exp(-x)) is the distribution function of the largest of n, and so uniform between 0 and 1.
+        # exp(-n exp(-x)) is the distribution function of the largest of n: its value is uniform in [0, 1].
         uniform = torch.exp(-self._n * torch.exp(-noise.amax(-1)))
         explores = (uniform > 1 - self.exploration_rate) & (noise != 0).any(-1)
         action = torch.where(explores, noise.argmax(-1), greedy)
@@ -214,15 +214,15 @@ class GreedyHead(nn.Module):
 
 
 def _normal_log_prob(noise: Tensor, log_std: Tensor) -> Tensor:
-    """Of ``mean + noise * exp(log_std)``, summed over dimensions: float32 ``[B]``."""
+    """Return the log-density of ``mean + noise * exp(log_std)``, summed over dimensions: float32 ``[B]``."""
     half_log_two_pi = 0.9189385332046727
     return (-0.5 * noise * noise - log_std - half_log_two_pi).sum(-1)
 
 
 def _log_tanh_derivative(gaussian: Tensor) -> Tensor:
-    """At an unsquashed ``[B, D]``, summed over dimensions: ``log(1 - tanh(x)**2)``.
+    """Return ``log(1 - tanh(x)**2)`` for an unsquashed ``x`` ``[B, D]``, summed over dimensions.
 
-    Written so that rounding does not show where tanh is all but 1: there the engines would differ.
+    This form rounds alike in all engines, also where tanh is nearly 1.
     """
     decay = torch.exp(-2 * gaussian.abs())
     derivative = 4 * decay / (1 + decay).square()

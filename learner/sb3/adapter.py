@@ -1,8 +1,7 @@
 """``from_sb3(model)``: a Stable-Baselines3 model as a policy that can be published.
 
-A model is taken apart by the class of its policy, and put together again under the policy contract out of its own
-layers. What comes out is held to ``predict`` before anybody gets it, so that a policy class which computes its
-actions in a way of its own is refused, not published wrongly.
+The class of the model's policy determines how its layers are assembled under the policy contract. The result is
+compared with ``predict``, so that a policy class which computes its actions differently is refused.
 """
 
 from typing import Any
@@ -29,14 +28,20 @@ def from_sb3(
     observation_space: spaces.Space[Any] | None = None,
     vec_normalize: VecNormalize | None = None,
 ) -> SB3Policy:
-    """``model`` (or its ``policy`` alone) as a module under the policy contract, with its ``signature``.
+    """Return ``model`` as a module under the policy contract, with its ``signature``.
 
-    PPO, A2C, DQN, SAC, TD3 and DDPG, MaskablePPO and RecurrentPPO, with any features extractor. The layers are shared
-    with the model: ``refresh`` brings in what is no layer. ``observation_space`` is the environment's own, before
-    wrappers of Stable-Baselines3 change it; if None, it is found in the model's environment, or taken to be what the
-    model reads (images channels first). ``vec_normalize``: if None, that of the model's environment, where it has one.
+    Supports PPO, A2C, DQN, SAC, TD3, DDPG, MaskablePPO and RecurrentPPO, with any features extractor. The layers are
+    shared with the model; ``refresh`` updates all else.
 
-    Raises ConfigurationError for what cannot be taken over, ExportError where the outcome is not what ``predict`` says.
+    Args:
+        model: The model, or its ``policy``.
+        observation_space: The observation space of the environment, before wrappers of Stable-Baselines3. By default,
+            that of the model's environment, or else the space that the model reads (images channels first).
+        vec_normalize: The normalisation of observations. By default, that of the model's environment, if any.
+
+    Raises:
+        ConfigurationError: The policy class, observation space or action space is not supported.
+        ExportError: The module's actions differ from those of ``predict``.
     """
     policy, env = _parts(model)
     if vec_normalize is None and env is not None:
@@ -45,7 +50,9 @@ def from_sb3(
     leaves = pair_leaves(outer, policy.observation_space)
     action = action_spec(policy.action_space)
     if any(action.start):
-        raise ConfigurationError(f"{policy.action_space}: Stable-Baselines3 acts with numbers that count from 0")
+        raise ConfigurationError(
+            f"use actions that count from 0, as Stable-Baselines3 does; found {policy.action_space}"
+        )
     observation = ObservationInput(leaves, vec_normalize, policy.normalize_images)
     _make_sizes_plain(policy)
     adapted = assemble(policy, Parts(leaves, observation, action))
@@ -55,7 +62,7 @@ def from_sb3(
 
 
 def refresh(adapted: SB3Policy, model: Model, vec_normalize: VecNormalize | None = None) -> None:
-    """Bring in what changes during training and is no layer: DQN's exploration rate, VecNormalize's statistics."""
+    """Copy the values that training changes outside of layers: DQN's exploration rate, VecNormalize's statistics."""
     _, env = _parts(model)
     if vec_normalize is None and env is not None:
         vec_normalize = unwrap_vec_normalize(env)
@@ -66,7 +73,7 @@ def refresh(adapted: SB3Policy, model: Model, vec_normalize: VecNormalize | None
 
 
 def _parts(model: Model) -> tuple[BasePolicy, Any]:
-    """The policy, and the vector environment where there is one."""
+    """Return the policy, and the vector environment if there is one."""
     if isinstance(model, BasePolicy):
         return model, None
     if not isinstance(getattr(model, "policy", None), BasePolicy):
@@ -75,14 +82,14 @@ def _parts(model: Model) -> tuple[BasePolicy, Any]:
 
 
 def _environment_space(env: Any) -> spaces.Space[Any] | None:
-    """What the environment gives before it is normalised and transposed: both happen inside the artifact."""
+    """Return the observation space before normalisation and transposition: the artifact does both."""
     while isinstance(env, VecEnvWrapper) and isinstance(env, VecNormalize | VecTransposeImage):
         env = env.venv
     return None if env is None else env.observation_space
 
 
 def _make_sizes_plain(policy: nn.Module) -> None:
-    """``CombinedExtractor`` leaves numpy integers in ``in_features``, which TorchScript refuses."""
+    """Replace the numpy integers that ``CombinedExtractor`` leaves in ``in_features``: TorchScript refuses them."""
     for module in policy.modules():
         if isinstance(module, nn.Linear):
             module.in_features, module.out_features = int(module.in_features), int(module.out_features)

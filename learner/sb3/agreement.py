@@ -1,4 +1,4 @@
-"""Whether an adapted policy answers as Stable-Baselines3's own ``predict`` does."""
+"""Comparison of an adapted policy with Stable-Baselines3's own ``predict``."""
 
 import copy
 from typing import TYPE_CHECKING, Any
@@ -20,13 +20,13 @@ _ATOL = _RTOL = 1e-5
 
 
 def check_agreement(adapted: "SB3Policy", policy: BasePolicy, vec_normalize: VecNormalize | None) -> None:
-    """Raise ExportError unless both choose the same actions for a few observations, without noise."""
+    """Raise ExportError unless both choose the same actions for 16 observations, without noise."""
     signature = adapted.signature
     inputs = make_inputs(signature, _ROWS, seed=0)
     for i, spec in enumerate(signature.inputs):
         if spec.role in ("noise", "state"):
             inputs[i] = np.zeros_like(inputs[i])
-    # A copy: the layers are the model's own, and stay in the mode and on the device where they are.
+    # A copy: the layers are shared with the model, whose mode and device must not change.
     found = env_action(signature, run_policy(copy.deepcopy(adapted).cpu().eval(), signature, inputs))
     n = len(signature.observation)
     observation = nested(policy.observation_space, signature, inputs[:n])
@@ -35,16 +35,16 @@ def check_agreement(adapted: "SB3Policy", policy: BasePolicy, vec_normalize: Vec
     if expected.shape != found.shape or not np.allclose(expected, found, _RTOL, _ATOL):
         row = int(np.flatnonzero(~np.isclose(expected, found, _RTOL, _ATOL).reshape(_ROWS, -1).all(1))[0])
         raise ExportError(
-            f"{type(policy).__name__} chooses its actions in a way of its own: predict says {expected[row]}, and its "
-            f"layers, put together as its base class does it, {found[row]}. Write an nn.Module with forward(inputs) -> "
-            "outputs (shared.policy.signature) around it, and publish that"
+            "write an nn.Module with forward(inputs) -> outputs (shared.policy.signature) around it, and publish that: "
+            f"{type(policy).__name__} computes its actions differently from its base class. "
+            f"predict returns {expected[row]}, its layers give {found[row]}"
         )
 
 
 def predict(
     policy: BasePolicy, observation: Any, vec_normalize: VecNormalize | None, action_mask: np.ndarray | None = None
 ) -> np.ndarray:
-    """Stable-Baselines3's deterministic action for a batch as the environment gives it. The policy's mode stays."""
+    """Return Stable-Baselines3's deterministic actions for a batch of the environment. The policy's mode stays."""
     if vec_normalize is not None:
         observation = vec_normalize.normalize_obs(observation)
     was_training = policy.training
@@ -57,13 +57,13 @@ def predict(
 
 
 def nested(space: spaces.Space[Any], signature: PolicySignature, leaves: list[np.ndarray]) -> Any:
-    """Flat arrays as an observation of ``space``: a dict, or the one array."""
+    """Return flat arrays as an observation of ``space``: a dict, or one array."""
     if not isinstance(space, spaces.Dict):
         return leaves[0]
     return {leaf.path[0]: array for leaf, array in zip(signature.observation, leaves, strict=True)}
 
 
 def env_action(signature: PolicySignature, outputs: list[np.ndarray]) -> np.ndarray:
-    """What the environment is given: ``env_action``, or ``action`` where there is none."""
+    """Return the output for the environment: ``env_action``, or ``action`` if there is none."""
     position = signature.output_position("env_action")
     return outputs[0 if position is None else position]

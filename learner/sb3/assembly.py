@@ -1,4 +1,4 @@
-"""How each algorithm's policy is put together again: which of its layers stand where."""
+"""Assembly of each algorithm's policy from its own layers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,14 @@ from torch import nn
 
 from learner.sb3.action_heads import DistributionHead, GreedyHead, SquashedGaussianHead, StateDependentHead, TanhHead
 from learner.sb3.observation_input import Leaf, ObservationInput
-from learner.sb3.policies import ArrayFeatures, DictFeatures, FeedForwardPolicy, LstmStep, RecurrentPolicy
+from learner.sb3.policies import (
+    ArrayFeatures,
+    CriticModules,
+    DictFeatures,
+    FeedForwardPolicy,
+    LstmStep,
+    RecurrentPolicy,
+)
 from shared.errors import ConfigurationError
 from shared.policy.signature import PolicySignature, acting_signature
 from shared.policy.spaces import ActionSpec, Path
@@ -27,7 +34,7 @@ ActorCritic = ActorCriticPolicy | MaskableActorCriticPolicy
 
 @dataclass(frozen=True)
 class Parts:
-    """What every policy has, whatever its algorithm."""
+    """The parts that the policies of all algorithms have."""
 
     leaves: Sequence[Leaf]
     observation: ObservationInput
@@ -52,7 +59,7 @@ class Parts:
 
 
 def assemble(policy: BasePolicy, parts: Parts) -> SB3Policy:
-    """``policy``'s own layers under the policy contract. Raises ConfigurationError for one of an unknown class."""
+    """Return the layers of ``policy`` under the policy contract. Raises ConfigurationError for an unknown class."""
     match policy:
         case RecurrentActorCriticPolicy():
             return _recurrent(policy, parts)
@@ -65,8 +72,8 @@ def assemble(policy: BasePolicy, parts: Parts) -> SB3Policy:
         case TD3Policy():
             return _without_value(policy.actor, nn.Identity(), TanhHead(policy.actor.mu, parts.action), parts)
     raise ConfigurationError(
-        f"{type(policy).__module__}.{type(policy).__name__} is none of the policies that can be taken over: those of "
-        "PPO, A2C, DQN, SAC, TD3, MaskablePPO and RecurrentPPO"
+        "expected a policy of PPO, A2C, DQN, SAC, TD3, MaskablePPO or RecurrentPPO, "
+        f"found {type(policy).__module__}.{type(policy).__name__}"
     )
 
 
@@ -97,7 +104,9 @@ def _actor_critic(policy: ActorCritic, parts: Parts) -> FeedForwardPolicy:
 def _recurrent(policy: RecurrentActorCriticPolicy, parts: Parts) -> RecurrentPolicy:
     lstm, own_lstm = policy.lstm_actor, policy.lstm_critic
     if lstm.bidirectional or lstm.proj_size:
-        raise ConfigurationError("an LSTM that is bidirectional, or projects its output, cannot act step by step here")
+        raise ConfigurationError(
+            "use an LSTM that is neither bidirectional nor projects its output: others cannot act step by step"
+        )
     owners = ("actor",) if own_lstm is None else ("actor", "critic")
     shape = (lstm.num_layers, lstm.hidden_size)
     head = _actor_critic_head(policy, parts.action, masked=False)
@@ -108,9 +117,11 @@ def _recurrent(policy: RecurrentActorCriticPolicy, parts: Parts) -> RecurrentPol
         lstm=LstmStep(lstm),
         layers=policy.mlp_extractor.policy_net,
         head=head,
-        value_features=None if policy.share_features_extractor else parts.features(policy.vf_features_extractor),
-        critic=policy.critic if own_lstm is None else LstmStep(own_lstm),
-        value=nn.Sequential(policy.mlp_extractor.value_net, policy.value_net),
+        critic=CriticModules(
+            None if policy.share_features_extractor else parts.features(policy.vf_features_extractor),
+            policy.critic if own_lstm is None else LstmStep(own_lstm),
+            nn.Sequential(policy.mlp_extractor.value_net, policy.value_net),
+        ),
     )
 
 

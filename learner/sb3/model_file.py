@@ -1,6 +1,6 @@
-"""Reading what Stable-Baselines3 saved: with its pickles where a person trusts them, else the weights alone.
+"""Files that Stable-Baselines3 saved: read with their pickles if the user trusts them, else the weights only.
 
-``model.zip`` holds ``data`` (JSON, in which all that is not plain is a pickle) and ``policy.pth`` (a state dict).
+``model.zip`` holds ``data`` (JSON with pickles for all values that are not plain) and ``policy.pth`` (a state dict).
 ``VecNormalize.save`` writes a pickle.
 """
 
@@ -38,18 +38,18 @@ _MAX_DATA_BYTES = 64 * 2**20
 
 
 def load_model(path: Path, *, trust_pickle: bool, algorithm: str | None = None) -> BaseAlgorithm:
-    """The model as Stable-Baselines3 itself loads it, which runs the pickles in it.
+    """Load a model with Stable-Baselines3 itself, which runs the pickles in it.
 
-    ``algorithm`` is found in the file if None. Raises NotTrusted unless ``trust_pickle``, ConfigurationError for a file
-    that is none of Stable-Baselines3's, or that it cannot load.
+    ``algorithm`` is guessed from the file by default. Raises NotTrusted unless ``trust_pickle``, ConfigurationError if
+    Stable-Baselines3 cannot load the file.
     """
     name = algorithm or guess_algorithm(path)
     _require_trust(path, trust_pickle, "a model of Stable-Baselines3 holds pickles")
     cls = _algorithm(name)
     try:
-        # The replay buffer is of no use here, and may be larger than the memory of this machine.
+        # The replay buffer is not used, and may be larger than the memory of this machine.
         return cls.load(path, device="cpu", custom_objects={"buffer_size": 1})
-    except Exception as error:  # unpickling runs whatever is in the file
+    except Exception as error:  # unpickling runs any code
         raise ConfigurationError(f"{path} cannot be loaded as {name}: {type(error).__name__}: {error}") from error
 
 
@@ -61,10 +61,10 @@ def load_weights(
     algorithm: str | None = None,
     policy: str = "MlpPolicy",
 ) -> BasePolicy:
-    """The policy alone, built anew for the environment's spaces and given the file's weights. Nothing is unpickled.
+    """Build a policy for the environment's spaces and load the file's weights into it. Nothing is unpickled.
 
-    DQN's exploration rate is no weight: it acts greedily. Raises NotTrusted where the file's ``policy_kwargs`` are
-    pickled, WeightsError where the weights are not those of such a policy.
+    DQN acts greedily: its exploration rate is no weight. Raises NotTrusted if the file's ``policy_kwargs`` are pickled,
+    WeightsError if the weights do not fit the policy.
     """
     data = _read_data(path)
     cls = _algorithm(algorithm or guess_algorithm(path))
@@ -84,11 +84,11 @@ def load_weights(
 
 
 def load_vec_normalize(path: Path, *, trust_pickle: bool) -> VecNormalize:
-    """Raises NotTrusted unless ``trust_pickle``, ConfigurationError where the file holds something else."""
+    """Load a VecNormalize. Raises NotTrusted unless ``trust_pickle``, ConfigurationError for any other file."""
     _require_trust(path, trust_pickle, "VecNormalize.save writes pickles")
     try:
         found = pickle.loads(path.read_bytes())
-    except Exception as error:  # unpickling runs whatever is in the file
+    except Exception as error:  # unpickling runs any code
         raise ConfigurationError(f"{path} cannot be loaded: {type(error).__name__}: {error}") from error
     if not isinstance(found, VecNormalize):
         raise ConfigurationError(f"{path}: expected a VecNormalize, found a {type(found).__name__}")
@@ -96,7 +96,7 @@ def load_vec_normalize(path: Path, *, trust_pickle: bool) -> VecNormalize:
 
 
 def guess_algorithm(path: Path) -> str:
-    """By the module of its policy, which stands in the file in plain text. Raises ConfigurationError."""
+    """Return the algorithm's name, by the module of its policy, which is plain text. Raises ConfigurationError."""
     data = _read_data(path)
     policy_class = data.get("policy_class")
     module = policy_class.get("__module__", "") if isinstance(policy_class, dict) else ""
@@ -104,8 +104,8 @@ def guess_algorithm(path: Path) -> str:
         return "PPO" if "clip_range" in data else "A2C"
     if module not in _BY_POLICY_MODULE:
         raise ConfigurationError(
-            f"{path}: its policy class is of {module or 'no module'}; say which algorithm it is "
-            f"(--algorithm {'|'.join(ALGORITHMS)})"
+            f"name the algorithm with --algorithm {'|'.join(ALGORITHMS)}. "
+            f"{path}: the policy class is of {module or 'no module'}"
         )
     return _BY_POLICY_MODULE[module]
 
@@ -124,12 +124,13 @@ def _read_data(path: Path) -> dict[str, Any]:
 
 
 def _plain_settings(path: Path, data: dict[str, Any]) -> dict[str, Any]:
-    """``policy_kwargs``, but for the optimizer's. Beside a pickle stand its plain items, and a text for each other."""
+    """Return ``policy_kwargs`` without the optimizer's. In the file, other than plain values are pickles and texts."""
     saved: dict[str, Any] = data.get("policy_kwargs") or {}
     settings = {name: value for name, value in saved.items() if name not in _NOT_SETTINGS}
     if _PICKLED in saved and any(isinstance(value, str) for value in settings.values()):
         raise NotTrusted(
-            f"{path}: its policy_kwargs are pickled. Where you trust whoever saved it, say so (--trust-pickle)"
+            "allow pickles with --trust-pickle if you trust the author of the file. "
+            f"{path}: its policy_kwargs are pickled"
         )
     return {**settings, "use_sde": True} if data.get("use_sde") else settings
 
@@ -143,13 +144,13 @@ def _algorithm(name: str) -> type[BaseAlgorithm]:
 def _require_trust(path: Path, trust_pickle: bool, why: str) -> None:
     if not trust_pickle:
         raise NotTrusted(
-            f"{path}: {why}, which run as code when they are read. Where you trust whoever saved it, say so "
-            "(--trust-pickle)"
+            f"allow it with --trust-pickle if you trust the author of the file. {path}: {why}, which run as code when "
+            "they are read"
         )
 
 
 def _model_space(space: spaces.Space[Any]) -> spaces.Space[Any]:
-    """What Stable-Baselines3's wrappers make of an environment's space: images channels first."""
+    """Return the space that Stable-Baselines3's wrappers make of the environment's: images channels first."""
     if isinstance(space, spaces.Dict):
         return spaces.Dict({key: _model_space(child) for key, child in space.items()})
     if isinstance(space, spaces.Box) and is_image_space(space) and not is_image_space_channels_first(space):

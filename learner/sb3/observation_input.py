@@ -1,7 +1,7 @@
-"""From an environment's observation to what a Stable-Baselines3 features extractor reads.
+"""Preprocessing: from an environment's observation to the input of a Stable-Baselines3 features extractor.
 
-What Stable-Baselines3 spreads over ``VecNormalize``, ``VecTransposeImage`` and ``preprocess_obs`` stands inside the
-policy here: normalisation with its statistics, channels moved first, images scaled, numbers made one-hot.
+It does the work of ``VecNormalize``, ``VecTransposeImage`` and ``preprocess_obs`` inside the policy: normalisation,
+channels first, scaled images, one-hot numbers.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,13 +28,13 @@ class Leaf:
 
     spec: ObservationLeaf
     key: str | None
-    """Its key in a Dict observation; None where the observation is one array."""
+    """The key in a Dict observation; None if the observation is one array."""
     outer: spaces.Space[Any]
     inner: spaces.Space[Any]
 
 
 def pair_leaves(outer: spaces.Space[Any], inner: spaces.Space[Any]) -> tuple[Leaf, ...]:
-    """The leaves of the environment's space beside those of the model's. Raises ConfigurationError unless they fit."""
+    """Pair the leaves of the environment's and the model's spaces. Raises ConfigurationError unless they match."""
     specs = observation_leaves(outer)
     if isinstance(outer, spaces.Dict) and isinstance(inner, spaces.Dict) and outer.keys() == inner.keys():
         return tuple(Leaf(spec, key, outer[key], inner[key]) for spec, key in zip(specs, outer, strict=True))
@@ -44,10 +44,10 @@ def pair_leaves(outer: spaces.Space[Any], inner: spaces.Space[Any]) -> tuple[Lea
 
 
 class ObservationInput(nn.Module):
-    """Flat observations in the environment's order in; the same in float32, ready for the features extractor, out."""
+    """Turns flat observations in the environment's order into float32 inputs of the features extractor."""
 
     def __init__(self, leaves: Sequence[Leaf], vec_normalize: VecNormalize | None, normalize_images: bool) -> None:
-        """Raises ConfigurationError for what Stable-Baselines3 itself cannot read."""
+        """Raises ConfigurationError for spaces that Stable-Baselines3 itself cannot read."""
         super().__init__()
         statistics = _statistics(vec_normalize)
         self.leaves = nn.ModuleList()
@@ -69,14 +69,14 @@ class ObservationInput(nn.Module):
         return read
 
     def read_statistics(self, vec_normalize: VecNormalize) -> None:
-        """Take over what ``vec_normalize`` has seen since."""
+        """Copy the current statistics of ``vec_normalize``."""
         statistics = _statistics(vec_normalize)
         for key, normalization in self._normalized:
             normalization.read(statistics[key], vec_normalize.epsilon)
 
 
 class Normalization(nn.Module):
-    """``VecNormalize``'s own arithmetic: float64 inside, clipped, float32 out."""
+    """The arithmetic of ``VecNormalize``: float64 inside, clipped, float32 out."""
 
     mean: Tensor
     std: Tensor
@@ -100,28 +100,28 @@ class Normalization(nn.Module):
 
 
 class ChannelsFirst(nn.Module):
-    """``[B, H, W, C]`` to ``[B, C, H, W]``."""
+    """Permutes ``[B, H, W, C]`` to ``[B, C, H, W]``."""
 
     def forward(self, observation: Tensor) -> Tensor:
         return observation.permute(0, 3, 1, 2)
 
 
 class ScaledImage(nn.Module):
-    """0 to 255 become 0 to 1."""
+    """Scales 0 to 255 to the range 0 to 1."""
 
     def forward(self, observation: Tensor) -> Tensor:
         return observation.to(torch.float32) / 255.0
 
 
 class Numbers(nn.Module):
-    """Numbers as they are."""
+    """Converts to float32."""
 
     def forward(self, observation: Tensor) -> Tensor:
         return observation.to(torch.float32)
 
 
 class OneHot(nn.Module):
-    """``[B]`` or ``[B, parts]`` integers to ``[B, sum(cardinalities)]``."""
+    """Encodes ``[B]`` or ``[B, parts]`` integers as ``[B, sum(cardinalities)]``."""
 
     offsets: Tensor
     values: Tensor
@@ -130,7 +130,7 @@ class OneHot(nn.Module):
         super().__init__()
         self._parts = len(cardinalities)
         self._counts = list(cardinalities)
-        # One row for every column of the outcome: which value of its part it stands for.
+        # For each column of the result: the value of its part that it stands for.
         self.register_buffer("values", torch.cat([torch.arange(n) for n in cardinalities]))
         self.register_buffer("part", torch.repeat_interleave(torch.arange(self._parts), torch.tensor(self._counts)))
 
@@ -164,9 +164,9 @@ def _steps(leaf: Leaf, normalization: Normalization | None, normalize_images: bo
     if normalization is not None:
         if normalization.shape != leaf.inner.shape:
             raise ConfigurationError(
-                f"{leaf.key or 'the observation'}: VecNormalize has statistics of {normalization.shape}, the model "
-                f"reads {leaf.inner.shape}; make VecNormalize the last wrapper around the environments (after "
-                "VecFrameStack), so that it normalises what the model reads"
+                "make VecNormalize the last wrapper around the environments (after VecFrameStack). "
+                f"{leaf.key or 'the observation'}: expected statistics of the shape that the model reads, "
+                f"{leaf.inner.shape}; found {normalization.shape}"
             )
         steps.append(normalization)
     steps.append(_encoding(leaf, normalize_images))
@@ -177,7 +177,7 @@ def _encoding(leaf: Leaf, normalize_images: bool) -> nn.Module:
     if leaf.spec.kind in ("discrete", "multi_discrete"):
         if any(leaf.spec.start) or len(leaf.spec.shape) > 1:
             raise ConfigurationError(
-                f"{leaf.outer}: Stable-Baselines3 reads numbers that count from 0, in one dimension at most"
+                f"use numbers that count from 0, in one dimension at most, as in Stable-Baselines3; found {leaf.outer}"
             )
         return OneHot(leaf.spec.cardinalities)
     return ScaledImage() if normalize_images and is_image_space(leaf.inner) else Numbers()

@@ -1,9 +1,10 @@
 """Stable-Baselines3's networks under the policy contract: one list of flat tensors in, one out, batch first.
 
-The layers are the model's own, not copies: what is trained next is what these compute next.
+The layers are shared with the model, so training changes these policies too.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -43,9 +44,9 @@ class DictFeatures(nn.Module):
 
 
 class FeedForwardPolicy(nn.Module):
-    """Observation, features, layers, head; and a value where there is one.
+    """Observation, features, layers, head, and for some algorithms a value.
 
-    ``value_features`` is None where policy and value share their features, ``value`` where there is no value.
+    ``value_features`` is None if policy and value share their features, ``value`` if there is no value.
     """
 
     def __init__(
@@ -81,7 +82,7 @@ class FeedForwardPolicy(nn.Module):
         return outputs
 
     def choice_lead(self, inputs: list[Tensor]) -> Tensor:
-        """How clear the choice between Q-values is [B]; infinite where there are none (``shared/policy/probe.py``)."""
+        """Return the lead of the best Q-value [B], or infinity without Q-values; see ``shared.policy.probe``."""
         if not isinstance(self.head, GreedyHead):
             return torch.full((inputs[0].shape[0],), torch.inf)
         observation = self.observation(inputs[: self._n_observations])
@@ -89,9 +90,9 @@ class FeedForwardPolicy(nn.Module):
 
 
 class LstmLayer(nn.Module):
-    """One layer of an ``nn.LSTM``, whose parameters it shares, for one step.
+    """One layer of an ``nn.LSTM`` for one step. It shares the parameters.
 
-    The equations are written out: ``nn.LSTM`` itself is slow for one step, and traced it does not check its state.
+    The equations are written out: ``nn.LSTM`` is slow for one step, and a traced one does not check its state.
     """
 
     weight_ih: Tensor
@@ -120,7 +121,7 @@ class LstmStep(nn.Module):
         self.layers = nn.ModuleList(LstmLayer(lstm, layer) for layer in range(lstm.num_layers))
 
     def forward(self, features: Tensor, h: Tensor, c: Tensor) -> list[Tensor]:
-        """The next ``h`` and ``c``; the last layer's ``h`` is what the LSTM puts out."""
+        """Return the next ``h`` and ``c``. The ``h`` of the last layer is the output of the LSTM."""
         next_h: list[Tensor] = []
         next_c: list[Tensor] = []
         for i, layer in enumerate(self.layers):
@@ -130,11 +131,23 @@ class LstmStep(nn.Module):
         return [torch.stack(next_h, 1), torch.stack(next_c, 1)]
 
 
-class RecurrentPolicy(nn.Module):
-    """Observation, features, LSTM, layers, head and value; the critic has an LSTM of its own, the actor's, or none.
+@dataclass(frozen=True)
+class CriticModules:
+    """The modules from observation to value.
 
-    State: the actor's ``h`` and ``c``, then the critic's where it has them, each ``[B, layers, hidden]``.
-    ``value_features`` is None where policy and value share their features, ``critic`` where they share the LSTM.
+    ``features`` is None if policy and value share their features, ``memory`` (an ``LstmStep`` or a layer without state)
+    if they share the LSTM.
+    """
+
+    features: nn.Module | None
+    memory: nn.Module | None
+    value: nn.Module
+
+
+class RecurrentPolicy(nn.Module):
+    """Observation, features, LSTM, layers, head and value.
+
+    State: the actor's ``h`` and ``c``, then those of the critic if it has its own LSTM, each ``[B, layers, hidden]``.
     """
 
     def __init__(
@@ -146,9 +159,7 @@ class RecurrentPolicy(nn.Module):
         lstm: LstmStep,
         layers: nn.Module,
         head: nn.Module,
-        value_features: nn.Module | None,
-        critic: nn.Module | None,
-        value: nn.Module,
+        critic: CriticModules,
     ) -> None:
         super().__init__()
         self.signature = signature
@@ -157,9 +168,9 @@ class RecurrentPolicy(nn.Module):
         self.lstm = lstm
         self.layers = layers
         self.head = head
-        self.value_features = value_features
-        self.critic = critic
-        self.value = value
+        self.value_features = critic.features
+        self.critic = critic.memory
+        self.value = critic.value
         self._n_observations = len(signature.observation)
         self._n_states = len(signature.state)
 

@@ -1,13 +1,15 @@
-"""``PublishCallback``: while Stable-Baselines3 trains, actors act with what it has learned so far."""
+"""``PublishCallback``: publishes the policy while Stable-Baselines3 trains."""
 
 import time
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
 from learner.export.policy_export import PolicyExporter
 from learner.publishing.policy_publisher import PolicyPublisher
+from learner.publishing.publish_once import VersionOrigin
 from learner.sb3.adapter import from_sb3, refresh
 from learner.sb3.assembly import SB3Policy
 from shared.errors import ConfigurationError
@@ -16,13 +18,20 @@ from shared.policy.signing import SigningKey, signing_key_of
 from shared.store.policy_store import PolicyStore, Retention
 
 
+class OriginOptions(TypedDict, total=False):
+    """Keywords of ``PublishCallback`` for the manifests: the names of the run and of the environment."""
+
+    run_id: str
+    env_id: str | None
+
+
 class PublishCallback(BaseCallback):
     """Publishes the policy when training begins, then every ``every_steps`` environment steps, and when it ends.
 
         model.learn(1_000_000, callback=PublishCallback(LocalPolicyStore("policies"), every_steps=10_000))
 
-    The programs are made once, when training begins, which takes seconds; a version is then its weights. What cannot be
-    published is logged, and training goes on.
+    The programs are made once, when training begins, which takes seconds; a version is then only weights. Errors of
+    publishing are logged, and training continues.
     """
 
     def __init__(
@@ -30,25 +39,30 @@ class PublishCallback(BaseCallback):
         store: PolicyStore,
         every_steps: int,
         *,
-        run_id: str = "stable-baselines3",
-        env_id: str | None = None,
         retention: Retention | None = None,
         onnx: bool = True,
         synchronous: bool = False,
         signing_key: SigningKey | str | Path | None = None,
+        **origin: Unpack[OriginOptions],
     ) -> None:
-        """``synchronous`` publishes before training goes on; ``signing_key`` (or its file) signs every version.
+        """Raises ConfigurationError unless ``every_steps`` > 0, and for a key that cannot be read.
 
-        Raises ConfigurationError unless ``every_steps`` > 0, and for a key that cannot be read.
+        Args:
+            store: The store to publish into.
+            every_steps: The number of environment steps between versions.
+            retention: The versions to keep.
+            onnx: True to make an ONNX program too.
+            synchronous: True to publish before training continues.
+            signing_key: The key, or the path of its file, that signs every version.
+            **origin: ``run_id`` and ``env_id`` for the manifests.
         """
         super().__init__()
         if every_steps <= 0:
-            raise ConfigurationError(f"every_steps counts environment steps; expected more than 0, found {every_steps}")
+            raise ConfigurationError(f"give every_steps a number of environment steps above 0, found {every_steps}")
         self.publisher: PolicyPublisher | None = None
         self._store = store
         self._every_steps = every_steps
-        self._run_id = run_id
-        self._env_id = env_id
+        self._origin = VersionOrigin(**{"run_id": "stable-baselines3", **origin})  # type: ignore[arg-type]
         self._retention = retention or Retention()
         self._onnx = onnx
         self._synchronous = synchronous
@@ -62,8 +76,8 @@ class PublishCallback(BaseCallback):
         self.publisher = PolicyPublisher(
             PolicyExporter(self._policy, self._policy.signature, onnx=self._onnx),
             self._store,
-            run_id=self._run_id,
-            env_id=self._env_id,
+            run_id=self._origin.run_id,
+            env_id=self._origin.env_id,
             retention=self._retention,
             synchronous=self._synchronous,
             signing_key=self._signing_key,
@@ -73,7 +87,7 @@ class PublishCallback(BaseCallback):
         self._publish()
 
     def _on_step(self) -> bool:
-        # Several environments make several steps at once, and may step over the mark.
+        # Several environments make several steps at once, so the count may skip the exact number.
         if self.num_timesteps >= self._next_at:
             self._next_at = self.num_timesteps + self._every_steps
             self._publish()
@@ -98,6 +112,6 @@ class PublishCallback(BaseCallback):
         self.publisher.publish(self._policy, progress)
 
     def _mean_return(self) -> float | None:
-        """Over the last 100 episodes, where a Monitor counts them."""
+        """Return the mean over the last 100 episodes, if a Monitor counts them."""
         episodes = self.model.ep_info_buffer
         return float(np.mean([episode["r"] for episode in episodes])) if episodes else None

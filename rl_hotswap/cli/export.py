@@ -163,7 +163,7 @@ def _export_module(options: ExportOptions) -> None:
 
 def _module(options: ExportOptions) -> "nn.Module":
     if options.module is None:
-        from learner.export.pickled_module import load_pickled_module
+        from learner.export.module_source import load_pickled_module
 
         weights = _required(options.weights, "--module pkg.mod:Class, or --weights FILE with a whole pickled module")
         return load_pickled_module(weights, trust_pickle=options.trust_pickle)

@@ -52,10 +52,14 @@ def _outcome(case: NnCase) -> Outcome:
                 report = export_module(module, case.args, path, dynamic_batch=case.dynamic_batch, **settings)
                 _call_loaded(module, case, path)
             except HotswapError as error:
-                reason = reason or re.split(r"(?<=\w)\. |; script\+trace", one_line(error))[0]
+                reason = reason or _first_reason(error)
             else:
                 return Outcome(case.name, report.taken[0])
     return Outcome(case.name, None, reason)
+
+
+def _first_reason(error: HotswapError) -> str:
+    return re.split(r"(?<=\w)\. |; script\+trace", one_line(error).rpartition(". Found: ")[2])[0]
 
 
 def _call_loaded(module: torch.nn.Module, case: NnCase, path: Path) -> None:

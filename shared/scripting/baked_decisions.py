@@ -1,9 +1,9 @@
-"""Decisions on data that a trace would bake in: found by running a module again with one of them taken the other way.
+"""Detection of decisions on data that a trace would bake in: the module runs again with one decision reversed.
 
-torch warns of them ("Converting a tensor to a Python boolean might cause the trace to be incorrect"), and in the same
-words of every size that is compared. Outside a trace sizes are plain numbers, so what is turned into a Python value
-here comes from data. It matters where the other answer makes the module call other functions of torch, or return
-something else; where the other answer raises, the decision was a guard, and a trace may do without it.
+torch warns of such decisions ("Converting a tensor to a Python boolean might cause the trace to be incorrect"), and in
+the same words of comparisons of sizes. Outside a trace sizes are plain numbers, so a conversion to a Python value here
+comes from data. It matters if the reversed decision makes the module call other functions of torch or return another
+result. If the reversed decision raises, it is a guard, which a trace may omit.
 """
 
 import copy
@@ -24,7 +24,7 @@ _CONVERSIONS = frozenset(
     ("__bool__", "is_nonzero", "__contains__", "equal", "allclose", "__int__", "__float__", "__index__", "item")
 )
 _MOST_DECISIONS = 64
-_FAR = 1000  # beyond what a network compares with, and still a loop that ends soon
+_FAR = 1000  # beyond the numbers that networks compare with; a loop of this length still ends soon
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,10 @@ class _Decision:
 
 
 def refuse_baked_decisions(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-    """Raise ScriptingError where a trace of this call would keep a decision that depends on the inputs.
+    """Raise ScriptingError if a trace of this call would keep a decision that depends on the inputs.
 
-    ``module`` is called a few times more, on copies of its arguments; its pieces that are scripted decide for
-    themselves, and so do torch's own layers. What the module itself raises is left to the trace.
+    ``module`` is called several times, with copies of its arguments. Decisions in scripted pieces and in torch's own
+    layers are not watched. An exception of the module itself is left to the trace.
     """
 
     def run(watch: _Watch) -> Any:
@@ -69,15 +69,16 @@ def refuse_baked_decisions(module: nn.Module, args: tuple[Any, ...], kwargs: Map
 def _matters(run: Callable[["_Watch"], Any], watch: "_Watch", first: "_Watch", expected: Any) -> bool:
     try:
         found = run(watch)
-    except Exception:  # noqa: BLE001 - a guard: what it raises is the module's own affair
+    except Exception:  # noqa: BLE001 - a guard of the module
         return False
     return watch.calls != first.calls or not _same(expected, found)
 
 
 class _Watch(TorchFunctionMode):
-    """One run: what it calls of torch, and what it decides on data; ``number`` is the decision to answer otherwise.
+    """Records the functions of torch that one run calls, and its decisions on data.
 
-    Data is whatever was not made of ``constants`` and plain numbers alone: scripted pieces return tensors unseen.
+    ``number`` is the decision to replace by ``answer``. A tensor is data unless it was made from ``constants`` and
+    plain numbers only: tensors that scripted pieces return are not watched.
     """
 
     def __init__(self, constants: Iterable[Tensor], number: int | None = None, answer: Any = None) -> None:
@@ -85,7 +86,7 @@ class _Watch(TorchFunctionMode):
         self.calls: list[tuple[Any, ...]] = []
         self.decisions: list[_Decision] = []
         self._own = {id(tensor) for tensor in constants}
-        self._constant = {id(tensor): tensor for tensor in constants}  # held, so that no other tensor gets its id
+        self._constant = {id(tensor): tensor for tensor in constants}  # kept, so that no other tensor gets its id
         self._number = number
         self._answer = answer
 
@@ -113,13 +114,13 @@ class _Watch(TorchFunctionMode):
 
 
 def _constants(module: nn.Module) -> list[Tensor]:
-    """Parameters, buffers, and tensors that are plain attributes."""
+    """Return parameters, buffers, and tensors that are plain attributes."""
     attributes = (value for piece in module.modules() for value in vars(piece).values() if isinstance(value, Tensor))
     return [*itertools.chain(module.parameters(), module.buffers(), attributes)]
 
 
 def _place() -> str:
-    """The line of the module's own code that asked."""
+    """Return the line of the module's own code that converts a tensor."""
     frame = sys._getframe(1)
     while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in ("torch", "shared"):
         frame = frame.f_back

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from actor.acting.module_call import load_policy
 from learner.export.module_export import export_module
-from learner.export.pickled_module import load_pickled_module
+from learner.export.module_source import load_pickled_module
 from shared.errors import ConfigurationError, ExportError, NotTrusted, SignatureMismatch
 from tests.support import documented_modules as modules
 from tests.support.documented_modules import SOURCE, seeded
@@ -125,7 +125,7 @@ def test_a_class_made_by_exec(version: Path) -> None:
     exec(SOURCE.replace("return torch.tanh(self.layer(x))", branching), namespace)
     said = refused(version.with_name("other"), seeded(namespace["Net"]), X)
     assert "script: could not get source code" in said
-    assert "What to change: script needs the source of every class and function in the module" in said
+    assert "What to change: ship the .py file of every class and function in the module" in said
 
 
 ONE_LINER = f"""
@@ -398,7 +398,7 @@ def test_a_pickled_module(version: Path, tmp_path: Path) -> None:
     torch.save(net, file)
     with pytest.raises(Exception, match="Weights only load failed"):
         torch.load(file, weights_only=True)
-    with pytest.raises(NotTrusted, match=r"model\.pt would be read as a pickle, which runs .* \(--trust-pickle\)"):
+    with pytest.raises(NotTrusted, match=r"--trust-pickle .*model\.pt would be read as a pickle, which runs"):
         load_pickled_module(file, trust_pickle=False)
     exported = Exported(version, load_pickled_module(file, trust_pickle=True), modules.Sensors(X, torch.rand(3, 2, 2)))
     exported.equals(net, modules.Sensors(X5, torch.rand(5, 2, 2)))

@@ -136,17 +136,22 @@ def prepare_versions(
 
 
 def _onnx_files(policy: "ActingPolicy") -> _MakeFiles:
-    from learner.export.export_copy import copy_for_export
+    import torch
+
+    from learner.export.isolation import copy_for_export
     from learner.export.onnx_export import export_onnx
+    from learner.export.policy_export import policy_interface
+    from learner.export.program_checks import EXAMPLE_ROWS
     from shared.engines.eager import module_tensors
     from shared.policy.manifest import ONNX_FILE, PROBE_FILE, WEIGHTS_FILE
-    from shared.policy.probe import PROBE_ATOL, PROBE_RTOL, compute_probe, encode_probe
+    from shared.policy.probe import PROBE_ATOL, PROBE_RTOL, compute_probe, encode_probe, make_inputs
     from shared.policy.program_digest import program_digest
     from shared.policy.weights import encode_weights, tensor_places
 
     tensors = module_tensors(policy)
     places = tensor_places(encode_weights({name: tensor.numpy() for name, tensor in tensors.items()}))
-    graph = export_onnx(copy_for_export(policy), policy.signature, places, WEIGHTS_FILE)
+    example = [torch.from_numpy(array) for array in make_inputs(policy.signature, EXAMPLE_ROWS, seed=0)]
+    graph = export_onnx(copy_for_export(policy), policy_interface(policy.signature, example), places)
 
     def make_files(weights: Mapping[str, "Tensor"]) -> _MadeFiles:
         for name, tensor in tensors.items():

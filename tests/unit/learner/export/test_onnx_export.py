@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from learner.export.onnx_export import export_onnx
-from learner.export.policy_export import PolicyExporter
+from learner.export.policy_export import PolicyExporter, policy_interface
 from learner.networks.acting_policy import ActingPolicy
 from learner.networks.network_config import NetworkConfig
 from shared.engines.eager import module_tensors
 from shared.engines.onnx import OnnxEngine
 from shared.errors import ExportError
-from shared.policy.probe import compare, compute_probe, decode_probe
+from shared.policy.probe import compare, compute_probe, decode_probe, make_inputs
 from shared.policy.signature import PolicySignature, acting_signature
 from shared.policy.weights import encode_weights, tensor_places
 from tests.support.agent_policies import ACTIONS, VECTOR
@@ -33,11 +33,13 @@ def arrays(module: nn.Module) -> dict[str, np.ndarray]:
 
 
 def export(module: nn.Module, signature: PolicySignature = TINY_SIGNATURE) -> bytes:
-    return export_onnx(module.eval(), signature, tensor_places(encode_weights(arrays(module))), "weights.safetensors")
+    example = [torch.from_numpy(array) for array in make_inputs(signature, 3, seed=0)]
+    places = tensor_places(encode_weights(arrays(module)))
+    return export_onnx(module.eval(), policy_interface(signature, example), places)
 
 
 class WithState(nn.Module):
-    """What is around a recurrent core of any kind."""
+    """A head around a recurrent core."""
 
     def __init__(
         self, core: nn.Module, call: Callable[[nn.Module, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -74,11 +76,11 @@ def test_recurrent_modules_of_torch_are_exported(core: str) -> None:
         compare(probe.outputs, engine.run(probe.inputs), WITH_STATE, 1e-5, 1e-5)
 
 
-def test_the_graph_is_small_and_says_nothing_of_this_machine(tmp_path: Path) -> None:
+def test_graph_is_small_and_names_no_file_of_this_machine(tmp_path: Path) -> None:
     graph = export(TinyPolicy())
     assert len(graph) < 5000
-    for told in (b"/", b".py", b"stack_trace", b"tests", b"forward"):
-        assert told not in graph.replace(b"weights.safetensors", b"")
+    for name in (b"/", b".py", b"stack_trace", b"tests", b"forward"):
+        assert name not in graph.replace(b"weights.safetensors", b"")
     (tmp_path / "policy.onnx").write_bytes(graph)
     (tmp_path / "weights.safetensors").write_bytes(encode_weights(arrays(TinyPolicy())))
     onnx.checker.check_model(tmp_path / "policy.onnx", full_check=True)
@@ -94,7 +96,7 @@ def test_no_constant_is_cast_at_every_call() -> None:
 
 
 @pytest.mark.slow
-def test_the_graph_is_the_same_whatever_the_weights_and_in_every_process() -> None:
+def test_graph_is_the_same_for_all_weights_and_in_every_process() -> None:
     here = export(TinyPolicy())
     code = (
         "import sys\n"
@@ -121,7 +123,7 @@ def test_any_onnx_runtime_opens_it_in_its_directory(tmp_path: Path) -> None:
     compare(probe.outputs, found, TINY_SIGNATURE, 1e-5, 1e-5)
 
 
-def test_the_state_that_comes_out_has_a_name_of_its_own() -> None:
+def test_next_state_has_its_own_name() -> None:
     graph = onnx.load_model_from_string(export(CORES["LSTMCell"], WITH_STATE)).graph
     assert [value.name for value in graph.input] == ["observation", "state.h", "state.c", "noise"]
     assert [value.name for value in graph.output] == ["action", "log_prob", "value", "next_state.h", "next_state.c"]
@@ -137,8 +139,8 @@ class HoldsATensor(TinyPolicy):
         return [action, log_prob, value * self.temperature]
 
 
-def test_a_float_that_no_new_weights_would_reach_is_refused() -> None:
-    with pytest.raises(ExportError, match="temperature, which is none of the policy's parameters and buffers"):
+def test_float_that_is_no_weight_is_refused() -> None:
+    with pytest.raises(ExportError, match="make temperature part of the weights with register_buffer"):
         export(HoldsATensor())
 
 
@@ -150,7 +152,7 @@ class DecidesOnData(TinyPolicy):
         return [action, log_prob, value]
 
 
-def test_what_the_exporter_refuses_is_an_export_error(capfd: pytest.CaptureFixture[str]) -> None:
+def test_exporters_error_becomes_an_export_error(capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ExportError, match=r"torch\.onnx\.export") as caught:
         export(DecidesOnData())
     assert caught.value.__cause__ is not None

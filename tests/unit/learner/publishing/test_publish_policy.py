@@ -1,4 +1,4 @@
-"""A module of one's own, published for agents by its spaces alone."""
+"""Modules published for agents by their spaces alone."""
 
 from pathlib import Path
 from typing import Any
@@ -107,7 +107,7 @@ def test_a_decision_inside_survives(tmp_path: Path) -> None:
     assert [report.method for report in manifest.export if report.taken] == ["trace+script"]
 
 
-def test_a_branch_that_plausible_inputs_hardly_take_survives(tmp_path: Path) -> None:
+def test_branch_that_plausible_inputs_rarely_take_survives(tmp_path: Path) -> None:
     class Seldom(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -153,7 +153,7 @@ def test_a_loop_over_code_without_types_survives(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_native_code_where_it_is_asked_for(tmp_path: Path) -> None:
+def test_aot_adds_native_code(tmp_path: Path) -> None:
     manifest = publish_policy(nn.Linear(4, 3), VECTOR, spaces.Discrete(3), tmp_path, aot=True)
     assert manifest.program("aot") is not None
     assert load_policy(tmp_path / f"v{manifest.version:06d}", "aot", trust_native=True).engine.kind == "aot"
@@ -167,10 +167,10 @@ def test_a_policy_under_the_contract_is_published_as_it_is(tmp_path: Path) -> No
         publish_policy(policy, VECTOR, spaces.Discrete(4), tmp_path)
 
 
-def test_what_is_no_answer_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="name them with outputs"):
+def test_results_that_define_no_action_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="name the 2 items that the module returns with outputs"):
         publish_policy(nn.LSTM(4, 3), VECTOR, spaces.Discrete(3), tmp_path)
-    with pytest.raises(ConfigurationError, match="outputs are some of"):
+    with pytest.raises(ConfigurationError, match="expected outputs from"):
         publish_policy(nn.Linear(4, 3), VECTOR, spaces.Discrete(3), tmp_path, outputs=("pi",))
-    with pytest.raises(ExportError, match="called with what the spaces say, raises RuntimeError"):
+    with pytest.raises(ExportError, match="called with inputs of its spaces, raises RuntimeError"):
         publish_policy(nn.Linear(5, 3), VECTOR, spaces.Discrete(3), tmp_path)

@@ -1,4 +1,4 @@
-"""What ``from_sb3`` makes of a model: its distributions, values and state, and what it refuses."""
+"""``from_sb3``: distributions, values and state of the adapted policy, and refusals."""
 
 from typing import Any
 
@@ -127,7 +127,7 @@ def test_a_deterministic_policy_takes_no_noise_and_estimates_nothing() -> None:
 
 
 @pytest.mark.parametrize("action", [DISCRETE, spaces.MultiBinary(3)], ids=["gumbel", "logistic"])
-def test_choices_come_as_often_as_the_model_makes_them(action: spaces.Space[Any]) -> None:
+def test_choices_have_the_models_probabilities(action: spaces.Space[Any]) -> None:
     model = ModelCase(PPO, "MlpPolicy", VECTOR, action).make()
     policy = from_sb3(model)
     rows = 20_000
@@ -154,7 +154,7 @@ def test_dqn_explores_as_often_as_its_exploration_rate_says(rate: float) -> None
     assert_near(found["log_prob"], np.log(expected[found["action"]]))
 
 
-def test_masks_forbid_as_the_model_forbids() -> None:
+def test_masks_exclude_the_same_actions_as_the_model() -> None:
     model = ModelCase(MaskablePPO, "MlpPolicy", VECTOR, spaces.MultiDiscrete([3, 2])).make()
     policy = from_sb3(model)
     observation, mask, noise = inputs_of(policy)
@@ -197,7 +197,7 @@ def test_recurrent_state_value_and_log_prob_are_those_of_the_model(settings: dic
 
 
 @pytest.mark.parametrize("case", [IMAGE, NESTED], ids=["image", "nested"])
-def test_images_are_taken_as_the_environment_gives_them(case: spaces.Space[Any]) -> None:
+def test_images_have_the_environments_layout(case: spaces.Space[Any]) -> None:
     name = "CnnPolicy" if case is IMAGE else "MultiInputPolicy"
     model = ModelCase(DQN, name, case, DISCRETE, SMALL).make()
     policy = from_sb3(model)
@@ -209,7 +209,7 @@ def test_images_are_taken_as_the_environment_gives_them(case: spaces.Space[Any])
     assert from_sb3(model.policy, observation_space=case).signature == policy.signature
 
 
-def test_statistics_of_vec_normalize_travel_and_are_refreshed() -> None:
+def test_statistics_of_vec_normalize_are_copied_and_refreshed() -> None:
     model = ModelCase(PPO, "MultiInputPolicy", NESTED, BOX, normalized=("speed",)).make()
     statistics = model.get_vec_normalize_env()
     policy = from_sb3(model)
@@ -228,7 +228,7 @@ def test_statistics_of_vec_normalize_travel_and_are_refreshed() -> None:
     assert agrees()
 
 
-def test_what_the_model_learns_next_is_what_the_policy_computes_next() -> None:
+def test_policy_shares_the_layers_of_the_model() -> None:
     model = ModelCase(PPO, "MlpPolicy", VECTOR, BOX).make()
     policy = from_sb3(model)
     inputs = inputs_of(policy)
@@ -239,7 +239,7 @@ def test_what_the_model_learns_next_is_what_the_policy_computes_next() -> None:
     assert_near(after, answer(from_sb3(model), inputs)["action"])
 
 
-def test_the_model_is_left_in_its_mode() -> None:
+def test_mode_of_the_model_is_kept() -> None:
     model = ModelCase(PPO, "MlpPolicy", VECTOR, BOX).make()
     for mode in (True, False):
         model.policy.set_training_mode(mode)
@@ -248,19 +248,19 @@ def test_the_model_is_left_in_its_mode() -> None:
 
 
 class Contrary(ActorCriticPolicy):
-    """Chooses its actions in a way of its own."""
+    """Computes its actions differently from its base class."""
 
     def _predict(self, observation: Any, deterministic: bool = False) -> Tensor:
         return -super()._predict(observation, deterministic) - 1
 
 
-def test_a_policy_that_acts_in_a_way_of_its_own_is_refused() -> None:
+def test_policy_class_with_other_actions_is_refused() -> None:
     model = PPO(Contrary, DummyVecEnv([lambda: AnySpaces(VECTOR, BOX)]), device="cpu")
-    with pytest.raises(ExportError, match=r"Contrary chooses its actions in a way of its own"):
+    with pytest.raises(ExportError, match=r"write an nn\.Module .* Contrary computes its actions differently"):
         from_sb3(model)
 
 
-def test_what_is_no_model_is_refused() -> None:
+def test_other_objects_are_refused() -> None:
     with pytest.raises(ConfigurationError, match=r"expected a Stable-Baselines3 model or policy, found Linear"):
         from_sb3(torch.nn.Linear(1, 1))  # type: ignore[arg-type]
 
@@ -285,7 +285,7 @@ def test_statistics_of_single_frames_are_refused() -> None:
         from_sb3(PPO("MlpPolicy", env, device="cpu"))
 
 
-def test_dqn_says_how_clear_its_choice_is() -> None:
+def test_dqn_reports_the_lead_of_its_choice() -> None:
     model = ModelCase(DQN, "MlpPolicy", VECTOR, DISCRETE, SMALL).make()
     adapted = from_sb3(model)
     inputs = [torch.from_numpy(array) for array in make_inputs(adapted.signature, 50, seed=1)]

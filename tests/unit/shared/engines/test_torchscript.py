@@ -8,14 +8,12 @@ from shared.engines.torchscript import TorchScriptEngine
 from shared.errors import PolicyOutputError, ProgramError
 from shared.policy.probe import compare, compute_probe, make_inputs
 from shared.policy.program_digest import program_digest
-from shared.scripting.scripting import save_archive, script_or_trace
+from shared.scripting.scripting import save_archive, script
 from tests.support.tiny_policy import TINY_SIGNATURE, TinyPolicy
-
-EXAMPLE = [torch.zeros(3, 4), torch.zeros(3, 3)]
 
 
 def archive_of(module: nn.Module) -> bytes:
-    return save_archive(script_or_trace(module.eval(), EXAMPLE, lambda _: 0.0).module)
+    return save_archive(script(module.eval()))
 
 
 @pytest.fixture(scope="module")

@@ -11,15 +11,13 @@ import torch
 from shared.errors import ProgramError
 from shared.policy import program_digest as module
 from shared.policy.program_digest import program_digest
-from shared.scripting.scripting import save_archive, script_or_trace
+from shared.scripting.scripting import save_archive, script
 from tests.support.tiny_policy import TinyPolicy
 
 
 def archive(seed: int = 0, hidden: int = 8) -> bytes:
     torch.manual_seed(seed)
-    return save_archive(
-        script_or_trace(TinyPolicy(hidden).eval(), [torch.zeros(3, 4), torch.zeros(3, 3)], lambda _: 0.0).module
-    )
+    return save_archive(script(TinyPolicy(hidden).eval()))
 
 
 def rewritten(data: bytes, change: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> bytes:
@@ -42,7 +40,7 @@ def test_other_weights_same_program() -> None:
 
 def test_two_saves_of_one_module_with_other_weights() -> None:
     policy = TinyPolicy().eval()
-    scripted = script_or_trace(policy, [torch.zeros(3, 4), torch.zeros(3, 3)], lambda _: 0.0).module
+    scripted = script(policy)
     before = save_archive(scripted)
     with torch.no_grad():
         policy.body.weight.add_(1.0)
@@ -60,13 +58,13 @@ def test_a_learner_that_starts_again_makes_the_same_program(method: str) -> None
     code = (
         "import torch\n"
         "from shared.policy.program_digest import program_digest\n"
-        "from shared.scripting.scripting import try_methods, save_archive\n"
+        "from shared.scripting.scripting import save_archive, script_or_trace\n"
         "from tests.support.tiny_policy import TinyPolicy\n"
         f"refused = [] if {method!r} == 'script' else ['script']\n"
         "def check(program):\n"
         "    if refused: raise RuntimeError(refused.pop())\n"
         "    return 0.0\n"
-        "scripted, _ = try_methods(TinyPolicy().eval(), [torch.zeros(3, 4), torch.zeros(3, 3)], check)\n"
+        "scripted, _ = script_or_trace(TinyPolicy().eval(), [torch.zeros(3, 4), torch.zeros(3, 3)], check)\n"
         f"assert scripted.method == {method!r}\n"
         "print(program_digest('torchscript', save_archive(scripted.module)))\n"
     )

@@ -1,4 +1,4 @@
-"""What a program is held to: rounding passes however wide a layer is, and a weight that was folded in never does."""
+"""The checks accept the rounding of wide layers, and refuse a program with a folded weight."""
 
 from collections.abc import Mapping
 
@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as numpy_strategies
 
-from learner.export.export_checks import ExportChecks, perturbed, write_weights
-from learner.export.policy_export import PolicyExporter
+from learner.export.policy_export import PolicyExporter, policy_checks
+from learner.export.program_checks import perturbed, write_weights
 from learner.networks.acting_policy import ActingPolicy
 from learner.networks.network_config import NetworkConfig
 from shared.engines.eager import EagerEngine
@@ -23,16 +23,16 @@ def wide_policy() -> ActingPolicy:
     return ActingPolicy(VECTOR, ACTIONS["discrete"], WIDE).eval()
 
 
-def test_a_wide_layer_rounds_and_is_exported_all_the_same() -> None:
+def test_rounding_of_a_wide_layer_is_accepted() -> None:
     policy = wide_policy()
     reports = {report.method: report for report in PolicyExporter(policy, policy.signature).reports}
     assert reports["onnx"].taken, reports["onnx"].error
 
 
 @pytest.mark.parametrize("folded", wide_policy().state_dict())
-def test_a_weight_that_was_folded_in_shows_in_a_wide_layer_too(folded: str) -> None:
+def test_folded_weight_of_a_wide_layer_is_refused(folded: str) -> None:
     policy = wide_policy()
-    checks = ExportChecks(policy, policy.signature)
+    checks = policy_checks(policy, policy.signature)
     engine = EagerEngine(policy, "")
 
     def load_all_but_one(weights: Mapping[str, np.ndarray]) -> None:
@@ -50,8 +50,8 @@ def test_a_weight_that_was_folded_in_shows_in_a_wide_layer_too(folded: str) -> N
         elements=st.floats(-1e6, 1e6, width=32) | st.sampled_from([0.0, 1.0, -np.inf, np.inf]),
     )
 )
-def test_every_weight_moves_and_keeps_its_sign(array: np.ndarray) -> None:
-    moved = perturbed({"it": array}, np.random.default_rng(0))["it"]
+def test_perturbed_weights_differ_and_keep_their_signs(array: np.ndarray) -> None:
+    moved = perturbed({"it": array})["it"]
     assert moved.dtype == array.dtype
     assert moved.shape == array.shape
     finite = np.isfinite(array)

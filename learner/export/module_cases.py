@@ -1,0 +1,228 @@
+"""Calls of an eager module: at three batch sizes, with at least two sets of inputs where the module accepts them.
+
+The batch dimension of each argument, the sizes of the outputs that follow the batch, and the numbers that vary are
+found by calling the module.
+"""
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from learner.export.input_variations import VARIATIONS, BatchDims, guess_batch_dims, resized, varied
+from learner.export.program_checks import EXAMPLE_ROWS, Case
+from shared.errors import ExportError, SignatureMismatch
+from shared.policy.module_signature import ArgumentSpec, ModuleSignature
+from shared.policy.structure import Structure, describe, flatten, leaf_names, merge, unflatten
+
+_SMALLEST = (1, 2)  # the second for a module that does not accept a batch of one
+_LARGEST = 16
+_MOST_GUESSES = 32
+_INPUT_SETS = 3
+
+_Inputs = Mapping[int | None, list[Tensor]]
+"""One set of inputs, by batch size."""
+
+
+@dataclass
+class EagerModule:
+    """A module in eval mode with the structure of its arguments; a call sets ``writes_inputs`` if it changes them."""
+
+    module: nn.Module
+    arguments: Structure
+    classes: dict[str, type[Any]] = field(default_factory=dict)
+    writes_inputs: bool = False
+
+    def __call__(self, tensors: Sequence[Tensor]) -> Any:
+        """Return the nested result. Exceptions of the module pass through."""
+        copies = [tensor.clone() for tensor in tensors]
+        value = unflatten(self.arguments, copies, self.classes)
+        with torch.no_grad():
+            result = self.module(*value["args"], **value["kwargs"])
+        if not all(map(_equal, tensors, copies)):
+            self.writes_inputs = True
+        return result
+
+    def checked(self, tensors: Sequence[Tensor]) -> Any:
+        """Return the nested result. Raises ExportError if the module raises."""
+        try:
+            return self(tensors)
+        except Exception as error:  # a module's own code may raise anything
+            raise ExportError(f"the module itself raises {type(error).__name__}: {error}") from error
+
+
+class ModuleCases:
+    """The calls that a program must reproduce, and the signature learned from them. ``cases[0]`` is the example."""
+
+    def __init__(
+        self,
+        eager: EagerModule,
+        example: Sequence[Tensor],
+        *,
+        dynamic_batch: bool,
+        batch_dims: Sequence[int | None] | None,
+    ) -> None:
+        """Raises ExportError if the module fails, is not deterministic, or accepts no other batch size."""
+        self.eager = eager
+        first = eager.checked(example)
+        _check_repeatable(first, eager.checked(example))
+        self.batch_dims = _batch_dims(eager, example, first, dynamic_batch, batch_dims)
+        sizes = self._batch_sizes(example)
+        sets = self._input_sets(example, sizes, first)
+        results = [(size, n, at[size], eager.checked(at[size])) for n, at in enumerate(sets) for size in at]
+        self.result = _merged([result for *_, result in results])
+        self.cases = tuple(
+            Case(size, n, tuple(map(_array, inputs)), self._outputs(result)) for size, n, inputs, result in results
+        )
+        inputs = zip(leaf_names(eager.arguments), self.cases[0].inputs, self.batch_dims, strict=True)
+        outputs = zip(leaf_names(self.result, "result"), *(case.outputs for case in self.cases), strict=True)
+        self.signature = ModuleSignature(
+            tuple(_input_spec(name, array, dim) for name, array, dim in inputs),
+            tuple(_output_spec(name, arrays) for name, *arrays in outputs),
+            eager.arguments,
+            self.result,
+        )
+
+    def answer(self, inputs: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
+        """Return the flat outputs of the module with its current weights. Raises ExportError."""
+        return self._outputs(self.eager.checked([torch.from_numpy(array.copy()) for array in inputs]))
+
+    def _outputs(self, result: Any) -> tuple[np.ndarray, ...]:
+        try:
+            leaves = flatten(self.result, result, "the result")
+            return tuple(_array(leaf) if isinstance(leaf, Tensor) else np.asarray(leaf) for leaf in leaves)
+        except (SignatureMismatch, TypeError, RuntimeError) as error:  # numpy has no bfloat16, no sparse layouts, …
+            raise ExportError(f"the module's result cannot be flat tensors: {error}") from error
+
+    def _batch_sizes(self, example: Sequence[Tensor]) -> tuple[int | None, ...]:
+        if not any(dim is not None for dim in self.batch_dims):
+            return (None,)
+        ranks = [leaf.ndim for leaf in _tensors(self.eager.checked(resized(example, self.batch_dims, EXAMPLE_ROWS)))]
+        for smallest in _SMALLEST:
+            try:
+                found = [leaf.ndim for leaf in _tensors(self.eager(resized(example, self.batch_dims, smallest)))]
+            except Exception as error:  # a module's own code may raise anything
+                if smallest == _SMALLEST[-1]:
+                    raise ExportError(f"the module fails at batch size {smallest}: {_first_line(error)}") from error
+            else:
+                if found == ranks:
+                    break
+        return (EXAMPLE_ROWS, smallest, _LARGEST)
+
+    def _input_sets(self, example: Sequence[Tensor], sizes: Iterable[int | None], first: Any) -> list[_Inputs]:
+        """Return the example's inputs, and up to two variations that the module accepts."""
+        as_given: _Inputs = {size: resized(example, self.batch_dims, size) for size in sizes}
+        sets = [as_given]
+        for floats, discretes in VARIATIONS:
+            for discrete in discretes:
+                inputs: _Inputs = {
+                    size: varied(tensors, np.random.default_rng([7, len(sets)]), floats, discrete)
+                    for size, tensors in as_given.items()
+                }
+                if _is_new(inputs, sets) and self._accepts(inputs.values(), first):
+                    sets.append(inputs)
+                    break
+            if len(sets) == _INPUT_SETS:
+                break
+        return sets
+
+    def _accepts(self, inputs: Iterable[Sequence[Tensor]], first: Any) -> bool:
+        """Return False for inputs that the module refuses, or for which its result overflows: they test no program."""
+        try:
+            results = [self.eager(tensors) for tensors in inputs]
+            _merged([first, *results])
+        except Exception:  # noqa: BLE001 - a module's own code may raise anything
+            return False
+        return not _is_finite(first) or all(map(_is_finite, results))
+
+
+def _batch_dims(
+    eager: EagerModule,
+    example: Sequence[Tensor],
+    first: Any,
+    dynamic_batch: bool,
+    given: Sequence[int | None] | None,
+) -> BatchDims:
+    if given is not None and len(given) != len(example):
+        raise ExportError(f"batch_dims has {len(given)} entries for {len(example)} tensors")
+    if not dynamic_batch or not any(tensor.ndim for tensor in example):
+        return (None,) * len(example)
+    failure: Exception | None = None
+    guesses = guess_batch_dims(example) if given is None else [tuple(given)]
+    for dims in itertools.islice(guesses, _MOST_GUESSES):
+        try:
+            for size in (EXAMPLE_ROWS, EXAMPLE_ROWS + 2):
+                _merged([first, eager(resized(example, dims, size))])
+        except Exception as error:  # noqa: BLE001 - a module's own code may raise anything
+            failure = failure or error
+        else:
+            return dims
+    sizes = sorted({tensor.shape[0] for tensor in example if tensor.ndim})
+    differ = f"; its tensors begin with different sizes {sizes}" if given is None and len(sizes) > 1 else ""
+    raise ExportError(
+        "name each tensor's batch dimension with batch_dims, or export for the example's size alone with "
+        f"dynamic_batch=False: the module itself takes no other batch size ({_first_line(failure)}){differ}"
+    ) from failure
+
+
+def _check_repeatable(first: Any, second: Any) -> None:
+    _merged([first, second])
+    if not all(map(_equal, _tensors(first), _tensors(second))):
+        raise ExportError(
+            "pass random numbers, and memory from call to call, in as tensors: the module answers the same inputs "
+            "differently, so no program can be compared with it"
+        )
+
+
+def _merged(results: Sequence[Any]) -> Structure:
+    try:
+        structure = describe(results[0], "the result")[0]
+        for result in results[1:]:
+            structure = merge(structure, describe(result, "the result")[0], "the result")
+    except SignatureMismatch as error:
+        raise ExportError(str(error)) from error
+    return structure
+
+
+def _is_new(inputs: _Inputs, sets: Iterable[_Inputs]) -> bool:
+    return not any(all(all(map(_equal, inputs[size], known[size])) for size in inputs) for known in sets)
+
+
+def _tensors(result: Any) -> list[Tensor]:
+    return [torch.as_tensor(leaf) for leaf in describe(result, "the result")[1]]
+
+
+def _is_finite(result: Any) -> bool:
+    return all(bool(torch.isfinite(tensor).all()) for tensor in _tensors(result) if tensor.is_floating_point())
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all())  # noqa: PLR0124 - NaN equals NaN here
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    array: np.ndarray = tensor.detach().cpu().numpy()
+    return np.array(array, order="C")
+
+
+def _input_spec(name: str, array: np.ndarray, batch_dim: int | None) -> ArgumentSpec:
+    shape = tuple(None if dim == batch_dim else size for dim, size in enumerate(array.shape))
+    return ArgumentSpec(name, str(array.dtype), shape)
+
+
+def _output_spec(name: str, arrays: Sequence[np.ndarray]) -> ArgumentSpec:
+    kinds = {(str(array.dtype), array.ndim) for array in arrays}
+    if len(kinds) > 1:
+        raise ExportError(f"{name} has another dtype or number of dimensions from call to call: {sorted(kinds)}")
+    shapes = [array.shape for array in arrays]
+    shape = tuple(sizes[0] if len(set(sizes)) == 1 else None for sizes in zip(*shapes, strict=True))
+    return ArgumentSpec(name, str(arrays[0].dtype), shape)
+
+
+def _first_line(error: object) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:300]
