@@ -22,7 +22,7 @@ from shared.scripting.scripting import ScriptModule, operations, save_archive, s
 
 ExportMethod = Literal["script", "script+trace", "trace+script", "trace", "onnx", "aot"]
 EXPORT_METHODS: tuple[ExportMethod, ...] = get_args(ExportMethod)
-TORCHSCRIPT_METHODS: tuple[ExportMethod, ...] = ("script", "script+trace", "trace+script", "trace")
+_TORCHSCRIPT: tuple[ExportMethod, ...] = ("script", "script+trace", "trace+script", "trace")
 _MOST_CHARACTERS = 2000
 
 
@@ -70,7 +70,7 @@ def try_methods(
     made: dict[ProgramKind, MadeProgram] = {}
     reports: list[MethodReport] = []
     for method, make in methods.items():
-        if method in TORCHSCRIPT_METHODS and "torchscript" in made:
+        if method in _TORCHSCRIPT and "torchscript" in made:
             continue
         try:
             with without_torch_warnings():
@@ -86,6 +86,11 @@ def try_methods(
     if not made:
         raise no_program(reports)
     return made, tuple(reports)
+
+
+def default_methods(*, onnx: bool, aot: bool) -> tuple[ExportMethod, ...]:
+    """Return the methods of an export that names none: those of TorchScript, and others as requested."""
+    return (*_TORCHSCRIPT, *(("onnx",) if onnx else ()), *(("aot",) if aot else ()))
 
 
 def methods_named(names: Sequence[ExportMethod]) -> dict[str, Make]:

@@ -12,10 +12,10 @@ from torch.nn.parameter import is_lazy
 
 from learner.export.export_methods import (
     EXPORT_METHODS,
-    TORCHSCRIPT_METHODS,
     ExportMethod,
     ExportSubject,
     MadeProgram,
+    default_methods,
     methods_named,
     try_methods,
 )
@@ -44,13 +44,12 @@ class ExportOptions(TypedDict, total=False):
     """Keywords of ``export_module`` that say which programs are made.
 
     ``how`` names one method, to be used instead of all others. ``onnx`` (on by default) adds an ONNX graph, ``aot`` an
-    AOTInductor package (15 to 40 s). ``signing_key``, or the path of its file, signs the manifest.
+    AOTInductor package (15 to 40 s).
     """
 
     how: ExportMethod | None
     onnx: bool
     aot: bool
-    signing_key: SigningKey | str | Path | None
 
 
 @dataclass(frozen=True)
@@ -82,6 +81,7 @@ def export_module(
     example_kwargs: Mapping[str, Any] | None = None,
     dynamic_batch: bool = True,
     batch_dims: Sequence[int | None] | None = None,
+    signing_key: SigningKey | str | Path | None = None,
     **options: Unpack[ExportOptions],
 ) -> ExportReport:
     """Export ``module``, as it answers ``module(*example_args, **example_kwargs)`` in eval mode, into a new directory.
@@ -101,48 +101,33 @@ def export_module(
         dynamic_batch: False to export for the sizes of the example only.
         batch_dims: The batch dimension of each tensor of the arguments, in order, None for one without. By default,
             the dimensions are found by trying.
+        signing_key: The key, or the path of its file, that signs the manifest.
         **options: See ``ExportOptions``.
-
-    Returns:
-        The report of the export.
 
     Raises:
         ExportError: No method works (the message has each reason), or the module itself fails.
         ConfigurationError: ``directory`` has content, or an option is unknown.
     """
-    chosen = _Chosen(**options)
+    methods = _methods(**options)
     path = Path(directory)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise ConfigurationError(f"name a new directory: {path} has content, and a published version is never changed")
-    key = signing_key_of(chosen.signing_key)
+    key = signing_key_of(signing_key)
     cases = _module_cases(module, example_args, example_kwargs, dynamic_batch, batch_dims)
     subject = _subject(cases)
-    made, reports = try_methods(subject, methods_named(chosen.methods))
+    made, reports = try_methods(subject, methods_named(methods))
     files = {WEIGHTS_FILE: encode_weights(subject.checks.weights)}
     files |= {program.entry.file: program.data for program in made.values()}
     manifest = _write(path, files, [*made.values()], reports, cases, sign=None if key is None else key.sign)
     return ExportReport(path, manifest)
 
 
-@dataclass(frozen=True)
-class _Chosen:
-    """The keywords of ``ExportOptions`` with their defaults. Raises ConfigurationError for an unknown method."""
-
-    how: ExportMethod | None = None
-    onnx: bool = True
-    aot: bool = False
-    signing_key: SigningKey | str | Path | None = None
-
-    def __post_init__(self) -> None:
-        if self.how is not None and self.how not in EXPORT_METHODS:
-            raise ConfigurationError(f"expected one of {', '.join(EXPORT_METHODS)} for how, found {self.how!r}")
-
-    @property
-    def methods(self) -> tuple[ExportMethod, ...]:
-        """The methods to try, in order."""
-        if self.how is not None:
-            return (self.how,)
-        return (*TORCHSCRIPT_METHODS, *(("onnx",) if self.onnx else ()), *(("aot",) if self.aot else ()))
+def _methods(how: ExportMethod | None = None, onnx: bool = True, aot: bool = False) -> Sequence[ExportMethod]:
+    if how is None:
+        return default_methods(onnx=onnx, aot=aot)
+    if how not in EXPORT_METHODS:
+        raise ConfigurationError(f"expected one of {', '.join(EXPORT_METHODS)} for how, found {how!r}")
+    return (how,)
 
 
 def _module_cases(

@@ -5,10 +5,11 @@ needs two things: constants are not folded, since new weights would not reach th
 the exporter are removed, since they differ between equal programs.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import onnx
 import torch
+from google.protobuf.message import Message  # type: ignore[import-untyped]
 from torch import nn
 
 from learner.export.flat_module import FlatInterface
@@ -23,6 +24,7 @@ _FLOATS = (
     onnx.TensorProto.BFLOAT16,
     onnx.TensorProto.DOUBLE,
 )
+_NOT_COMPUTING = ("metadata_props", "doc_string", "value_info")
 _VALUES = ("raw_data", "float_data", "double_data", "int32_data", "int64_data", "uint64_data")
 
 
@@ -122,32 +124,11 @@ def _refer_to_weights(initializer: onnx.TensorProto, places: Mapping[str, Tensor
         initializer.external_data.add(key=key, value=str(value))
 
 
-def _strip(model: onnx.ModelProto) -> None:
-    """Remove file names, line numbers and the shapes of intermediate values."""
-    model.ClearField("metadata_props")
-    model.ClearField("doc_string")
-    _strip_graph(model.graph)
-    for function in model.functions:
-        function.ClearField("metadata_props")
-        function.ClearField("doc_string")
-        _strip_nodes(function.node)
-
-
-def _strip_graph(graph: onnx.GraphProto) -> None:
-    graph.ClearField("metadata_props")
-    graph.ClearField("doc_string")
-    graph.ClearField("value_info")
-    for described in (*graph.input, *graph.output, *graph.initializer):
-        described.ClearField("metadata_props")
-        described.ClearField("doc_string")
-    _strip_nodes(graph.node)
-
-
-def _strip_nodes(nodes: Iterable[onnx.NodeProto]) -> None:
-    for node in nodes:
-        node.ClearField("metadata_props")
-        node.ClearField("doc_string")
-        for attribute in node.attribute:
-            attribute.ClearField("doc_string")
-            for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-                _strip_graph(graph)
+def _strip(message: Message) -> None:
+    """Remove file names, line numbers and the shapes of intermediate values, here and in all that is inside."""
+    for field, value in message.ListFields():
+        if field.name in _NOT_COMPUTING:
+            message.ClearField(field.name)
+        elif field.message_type is not None:
+            for child in [value] if isinstance(value, Message) else value:
+                _strip(child)

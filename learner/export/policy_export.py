@@ -8,15 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from torch import Tensor, nn
 
-from learner.export.export_methods import (
-    TORCHSCRIPT_METHODS,
-    ExportMethod,
-    ExportSubject,
-    MadeProgram,
-    Make,
-    methods_named,
-    try_methods,
-)
+from learner.export.export_methods import ExportSubject, MadeProgram, Make, default_methods, methods_named, try_methods
 from learner.export.flat_module import FlatInterface
 from learner.export.isolation import copy_for_export
 from learner.export.program_checks import (
@@ -86,10 +78,7 @@ class PolicyExporter:
         checks = policy_checks(self._module, signature)
         interface = policy_interface(signature, checks.example)
         subject = ExportSubject(self._module, interface, checks, is_policy=True, core=self._module)
-        names: list[ExportMethod] = [*TORCHSCRIPT_METHODS]
-        names += ["onnx"] if onnx else []
-        names += ["aot"] if aot else []
-        methods = methods_named(names)
+        methods = methods_named(default_methods(onnx=onnx, aot=aot))
         if importable is not None:
             methods["importable"] = _importable_method(importable)
         made, self.reports = try_methods(subject, methods)

@@ -52,23 +52,20 @@ def publish_policy(
     outputs: Sequence[str] | None = None,
     **options: Unpack[PublishOptions],
 ) -> Manifest:
-    """Publish ``module`` as the newest policy of ``store``, for agents that act in these spaces.
+    """Publish ``module`` as the newest policy of ``store``, and return the manifest of that version.
 
-    A module with a ``signature`` already follows the policy contract and is published as it is. Any other module is
-    wrapped in a ``SpacesPolicy``, which defines its arguments and results.
+    A module with a ``signature`` follows the policy contract and is published as it is. Any other is wrapped in a
+    ``SpacesPolicy``, which defines its arguments and results.
 
     Args:
         module: The policy. It is copied, not changed.
-        observation_space: The observation space of the environment.
-        action_space: The action space of the environment.
+        observation_space: The environment's observation space.
+        action_space: The environment's action space.
         store: The policy store, its directory or its URL.
         state: An example of the recurrent state: float32 tensors ``[1, ...]`` nested in any way.
         masked: True when the module takes an action mask as its last argument.
         outputs: The names of the items that the module returns as a tuple or list.
         **options: See ``PublishOptions``.
-
-    Returns:
-        The manifest of the new version.
 
     Raises:
         ConfigurationError: The spaces are not those of the policy's signature.

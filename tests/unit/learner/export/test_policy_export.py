@@ -81,7 +81,7 @@ def test_a_program_that_is_not_the_one_promised_is_refused(exporter: PolicyExpor
     version = make_version(exporter, TinyPolicy().state_dict())
     other = make_version(PolicyExporter(TinyPolicy(9), TINY_SIGNATURE, onnx=False), TinyPolicy(9).state_dict())
     files = {**other.files, "policy.onnx": version.read("policy.onnx")}
-    with pytest.raises(ProgramError, match="manifest promises"):
+    with pytest.raises(ProgramError, match="expected the program digest"):
         load_program("torchscript", files.__getitem__, version.manifest)
     with pytest.raises(ProgramError, match="has no onnx program"):
         load_program("onnx", other.read, other.manifest)
