@@ -61,15 +61,18 @@ Make = Callable[[ExportSubject], tuple[Engine, MadeProgram]]
 
 
 def try_methods(
-    subject: ExportSubject, methods: Mapping[str, Make]
+    subject: ExportSubject, names: Sequence[ExportMethod], more: Mapping[str, Make] | None = None
 ) -> tuple[dict[ProgramKind, MadeProgram], tuple[MethodReport, ...]]:
     """Return the program of each method, but of TorchScript's methods only the first that works, and all reports.
+
+    ``more`` are methods of the caller, to be tried last.
 
     Raises ExportError if no method gives a program that equals eager.
     """
     made: dict[ProgramKind, MadeProgram] = {}
     reports: list[MethodReport] = []
-    for method, make in methods.items():
+    methods: dict[str, Make] = {name: _METHODS[name] for name in names}
+    for method, make in (methods | dict(more or {})).items():
         if method in _TORCHSCRIPT and "torchscript" in made:
             continue
         try:
@@ -91,11 +94,6 @@ def try_methods(
 def default_methods(*, onnx: bool, aot: bool) -> tuple[ExportMethod, ...]:
     """Return the methods of an export that names none: those of TorchScript, and others as requested."""
     return (*_TORCHSCRIPT, *(("onnx",) if onnx else ()), *(("aot",) if aot else ()))
-
-
-def methods_named(names: Sequence[ExportMethod]) -> dict[str, Make]:
-    """Return the methods of these names, in this order."""
-    return {name: _METHODS[name] for name in names}
 
 
 def _torchscript(make: Callable[[ExportSubject], ScriptModule]) -> Make:

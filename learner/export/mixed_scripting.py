@@ -6,8 +6,7 @@ scripted pieces, which keep their decisions.
 
 import copy
 import inspect
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,29 +29,21 @@ class PieceCall:
 def piece_calls(module: nn.Module, run: Callable[[], object]) -> dict[str, PieceCall]:
     """Return the first call of each piece of ``module`` during ``run``, by the piece's name."""
     calls: dict[str, PieceCall] = {}
-    with _hooks(module, calls):
-        run()
-    return calls
 
-
-@contextmanager
-def _hooks(module: nn.Module, calls: dict[str, PieceCall]) -> Iterator[None]:
-    def remember(name: str) -> Callable[..., None]:
+    def record(name: str) -> Callable[..., None]:
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             calls.setdefault(name, PieceCall(*copy.deepcopy((args, kwargs))))
 
         return hook
 
-    handles = []
+    pieces = [(name, piece) for name, piece in module.named_modules() if not is_scripted(piece)]
+    handles = [piece.register_forward_pre_hook(record(name), with_kwargs=True) for name, piece in pieces]
     try:
-        for name, piece in module.named_modules():
-            if is_scripted(piece):
-                continue
-            handles.append(piece.register_forward_pre_hook(remember(name), with_kwargs=True))
-        yield
+        run()
     finally:
         for handle in handles:
             handle.remove()
+    return calls
 
 
 def with_traced_pieces(module: nn.Module, calls: Mapping[str, PieceCall]) -> nn.Module:
@@ -69,11 +60,12 @@ def with_traced_pieces(module: nn.Module, calls: Mapping[str, PieceCall]) -> nn.
 def _trace_pieces(module: nn.Module, prefix: str, calls: Mapping[str, PieceCall]) -> bool:
     changed = False
     for name, piece in module._modules.items():
-        if piece is None or _can_be_scripted(piece):
+        if piece is None or _script_or_none(piece) is not None:
             continue
         path = f"{prefix}{name}"
         inside = _copy(piece)
-        if _trace_pieces(inside, f"{path}.", calls) and (isinstance(inside, _CONTAINERS) or _can_be_scripted(inside)):
+        is_traced_inside = _trace_pieces(inside, f"{path}.", calls)
+        if is_traced_inside and (isinstance(inside, _CONTAINERS) or _script_or_none(inside) is not None):
             module._modules[name] = inside
         elif path in calls:
             module._modules[name] = _traced(piece, calls[path])
@@ -126,18 +118,17 @@ def _scripted(piece: nn.Module, prefix: str, calls: Mapping[str, PieceCall]) -> 
     """Return ``piece`` scripted as it is, or else around traced pieces; None if neither works."""
     if type(piece).forward is nn.Module.forward:
         return None
-    if _can_be_scripted(piece):
-        return script(piece)
+    if (scripted := _script_or_none(piece)) is not None:
+        return scripted
     inside = _copy(piece)
     try:
-        return script(inside) if _trace_pieces(inside, prefix, calls) else None
-    except Exception:  # noqa: BLE001 - torch raises OSError, TypeError, RuntimeError, IndentationError, …
+        return _script_or_none(inside) if _trace_pieces(inside, prefix, calls) else None
+    except Exception:  # noqa: BLE001 - a piece may neither be scripted nor traced, for any reason
         return None
 
 
-def _can_be_scripted(piece: nn.Module) -> bool:
+def _script_or_none(piece: nn.Module) -> nn.Module | None:
     try:
-        script(piece)
+        return script(piece)
     except Exception:  # noqa: BLE001 - torch raises OSError, TypeError, RuntimeError, IndentationError, …
-        return False
-    return True
+        return None

@@ -16,7 +16,6 @@ from learner.export.export_methods import (
     ExportSubject,
     MadeProgram,
     default_methods,
-    methods_named,
     try_methods,
 )
 from learner.export.export_reports import describe_report
@@ -115,7 +114,7 @@ def export_module(
     key = signing_key_of(signing_key)
     cases = _module_cases(module, example_args, example_kwargs, dynamic_batch, batch_dims)
     subject = _subject(cases)
-    made, reports = try_methods(subject, methods_named(methods))
+    made, reports = try_methods(subject, methods)
     files = {WEIGHTS_FILE: encode_weights(subject.checks.weights)}
     files |= {program.entry.file: program.data for program in made.values()}
     manifest = _write(path, files, [*made.values()], reports, cases, sign=None if key is None else key.sign)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from torch import Tensor, nn
 
-from learner.export.export_methods import ExportSubject, MadeProgram, Make, default_methods, methods_named, try_methods
+from learner.export.export_methods import ExportSubject, MadeProgram, Make, default_methods, try_methods
 from learner.export.flat_module import FlatInterface
 from learner.export.isolation import copy_for_export
 from learner.export.program_checks import (
@@ -78,10 +78,8 @@ class PolicyExporter:
         checks = policy_checks(self._module, signature)
         interface = policy_interface(signature, checks.example)
         subject = ExportSubject(self._module, interface, checks, is_policy=True, core=self._module)
-        methods = methods_named(default_methods(onnx=onnx, aot=aot))
-        if importable is not None:
-            methods["importable"] = _importable_method(importable)
-        made, self.reports = try_methods(subject, methods)
+        more = {} if importable is None else {"importable": _importable_method(importable)}
+        made, self.reports = try_methods(subject, default_methods(onnx=onnx, aot=aot), more)
         self._programs = tuple(program.entry for program in made.values())
         torchscript = made.pop("torchscript", None)
         self._scripted = None if torchscript is None else torchscript.scripted

@@ -77,8 +77,7 @@ class SpacesPolicy(nn.Module):
         self.distribution = make_distribution(self._action, 0.0)
         for parameter in self.distribution.parameters():
             parameter.requires_grad_(False)
-        everything = acting_signature(leaves, self._action, state=states, masked=masked)
-        found = self._called(everything)
+        found = self._called(acting_signature(leaves, self._action, state=states, masked=masked))
         self._is_drawn = "logits" in found or "log_std" in found
         self.signature = acting_signature(
             leaves,
@@ -143,17 +142,14 @@ class SpacesPolicy(nn.Module):
         except (ExportError, SignatureMismatch):
             raise
         except Exception as error:  # a module's own code may raise anything
-            raise ExportError(
-                f"the module, called with inputs of its spaces, raises {type(error).__name__}: {error}"
-            ) from error
+            reason = f"{type(error).__name__}: {error}"
+            raise ExportError(f"the module, called with inputs of its spaces, raises {reason}") from error
         finally:
             self.module.train(was_training)
         if sum(head in found for head in _HEADS) != 1:
             raise ExportError(f"return exactly one of {', '.join(_HEADS)} from the module; found {sorted(found)}")
         if self._has_state != (found.get("state") is not None):
-            raise ExportError(
-                "pass an example of the recurrent state, and return the next state: found only one of the two"
-            )
+            raise ExportError("pass an example of the state and return the next state: found only one of the two")
         return found
 
 

@@ -14,7 +14,7 @@ from learner.publishing.published_versions import PublishedVersions
 from learner.publishing.store_maintenance import StoreMaintenance
 from shared.engines.eager import module_tensors
 from shared.errors import StoreError
-from shared.policy.manifest import Manifest, TrainingProgress
+from shared.policy.manifest import TrainingProgress
 from shared.policy.signing import SigningKey
 from shared.retry import RetrySchedule
 from shared.store.policy_store import PolicyStore, Retention
@@ -105,10 +105,7 @@ class PolicyPublisher:
     def flush(self, timeout_s: float) -> bool:
         """Wait until no publication is in progress. Return False after ``timeout_s``. Retries are not awaited."""
         with self._changed:
-            return self._changed.wait_for(self._is_idle, timeout_s)
-
-    def _is_idle(self) -> bool:
-        return self._waiting is None and not self._is_busy
+            return self._changed.wait_for(lambda: self._waiting is None and not self._is_busy, timeout_s)
 
     def close(self, timeout_s: float = 10.0) -> None:
         """Finish the publication in progress, sync, sweep once more, and end the threads. May be called twice."""
@@ -159,14 +156,11 @@ class PolicyPublisher:
             return
         self._attempts = 0
         self.last_error = None
-        self._keep_digest(manifest)
+        # Replaced, not changed: another thread reads it.
+        newest = dict(list(self._digests.items())[1 - _MOST_DIGESTS :])
+        self._digests = newest | {manifest.version: manifest.digest}
         self.latest_version = manifest.version
         self.published = self.published.and_one_more(manifest.version)
         logger.debug("policy version published version={} update={}", manifest.version, request.progress.update)
         self._errors.worked()
         self._maintenance.published(manifest)
-
-    def _keep_digest(self, manifest: Manifest) -> None:
-        # Replaced, not changed: another thread reads it.
-        newest = dict(list(self._digests.items())[1 - _MOST_DIGESTS :])
-        self._digests = newest | {manifest.version: manifest.digest}

@@ -45,16 +45,9 @@ class PublishCallback(BaseCallback):
         signing_key: SigningKey | str | Path | None = None,
         **origin: Unpack[OriginOptions],
     ) -> None:
-        """Raises ConfigurationError unless ``every_steps`` > 0, and for a key that cannot be read.
+        """``synchronous`` publishes before training continues; ``signing_key``, or its file, signs every version.
 
-        Args:
-            store: The store to publish into.
-            every_steps: The number of environment steps between versions.
-            retention: The versions to keep.
-            onnx: True to make an ONNX program too.
-            synchronous: True to publish before training continues.
-            signing_key: The key, or the path of its file, that signs every version.
-            **origin: ``run_id`` and ``env_id`` for the manifests.
+        Raises ConfigurationError unless ``every_steps`` > 0, and for a key that cannot be read.
         """
         super().__init__()
         if every_steps <= 0:
