@@ -15,7 +15,7 @@ from learner.networks.networks import GruCell, LstmCell
 from shared.engines.importable import ImportablePolicy, encode_importable, load_importable
 from shared.policy.probe import make_inputs
 from shared.policy.spaces import action_spec, observation_leaves
-from shared.scripting.scripting import script
+from shared.scripting.scripting import script_or_trace
 
 OBSERVATION = spaces.Dict(
     {
@@ -56,14 +56,16 @@ def tensors(policy: ActingPolicy, rows: int, seed: int = 0) -> list[torch.Tensor
 @pytest.mark.parametrize("action", ACTIONS, ids=str)
 def test_outputs_fit_the_signature_and_scripting_changes_nothing(action: spaces.Space, network: NetworkConfig) -> None:
     policy = policy_for(action, network)
-    scripted = script(policy)
+    scripted, failures = script_or_trace(policy, tensors(policy, 4), lambda program: None)
+    assert scripted is not None
+    assert scripted.method == "script", failures
     with torch.no_grad():
         for rows in (1, 3, 7):
             inputs = tensors(policy, rows)
             policy.signature.check_inputs([tensor.numpy() for tensor in inputs])
             outputs = policy(inputs)
             policy.signature.check_outputs([tensor.numpy() for tensor in outputs], rows)
-            for expected, found in zip(outputs, scripted(inputs), strict=True):
+            for expected, found in zip(outputs, scripted.module(inputs), strict=True):
                 torch.testing.assert_close(found, expected)
 
 
