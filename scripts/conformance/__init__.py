@@ -1,1 +1,1 @@
-"""Measurements of how much exports and how well engines agree, as commands."""
+"""Conformance measurements as commands: coverage of the export, and agreement of the engines."""

@@ -1,6 +1,4 @@
-"""``python scripts/conformance/engine_agreement.py``: how far each engine is from eager, on a nested policy that
-remembers.
-"""
+"""``python scripts/conformance/engine_agreement.py``: engines against eager on a nested recurrent policy."""
 
 import hashlib
 import time
@@ -41,10 +39,12 @@ NETWORK = NetworkConfig("lstm", (32,), 16, normalize_observations=True)
 
 @dataclass(frozen=True)
 class Agreement:
-    """Of one engine from eager, over all outputs, steps and batch sizes.
+    """The difference of one engine from eager, over all outputs, steps and batch sizes.
 
-    ``largest_difference`` is of any float; ``of_allowed`` is the largest share of ``1e-5 + 1e-5 * |x|`` that one takes.
-    ``is_equal`` says that all which is no float, the action among it, is the same.
+    Attributes:
+        largest_difference: Largest absolute difference of a float.
+        of_allowed: Largest difference as a share of the tolerance ``1e-5 + 1e-5 * |x|``.
+        is_equal: True when all other values, such as actions, are equal.
     """
 
     kind: EngineKind
@@ -54,9 +54,9 @@ class Agreement:
 
 
 def measure() -> list[Agreement]:
-    """Export, load the five engines that run images, and let each act on with its own state.
+    """Export, load the five engines that run images, and run each with its own recurrent state.
 
-    Takes a minute, most of it compiling.
+    This takes a minute, most of it for compiling.
     """
     policy = _policy()
     importable = ImportablePolicy(CLASS_PATH, policy.arguments)
@@ -72,7 +72,7 @@ def measure() -> list[Agreement]:
 
 
 def _policy() -> ActingPolicy:
-    """Fresh weights, moved: an untrained policy's actions are nearly all as likely, and hardly differ."""
+    """Return a policy with perturbed weights: the actions of an untrained one are almost equally likely."""
     torch.manual_seed(0)
     policy = ActingPolicy(observation_leaves(OBSERVATION), action_spec(ACTION), NETWORK, masked=True)
     with torch.no_grad():
@@ -98,7 +98,7 @@ def _engines(exporter: PolicyExporter, policy: ActingPolicy) -> dict[EngineKind,
     return {
         kind: load_program(kind, files.__getitem__, manifest, trust_native=True, trusted_modules=trusted)
         for kind in get_args(EngineKind)
-        if kind != "llvm"  # which runs no images
+        if kind != "llvm"  # it runs no images
     }
 
 
@@ -108,7 +108,7 @@ def _step(
     signature: PolicySignature,
     inputs: list[np.ndarray],
 ) -> dict[EngineKind, list[np.ndarray]]:
-    """The same inputs to all, each with the state that it returned last: what comes out as state goes in again."""
+    """Run all engines on the same inputs, each with the recurrent state that it returned last."""
     first = next(i for i, spec in enumerate(signature.inputs) if spec.role == "state")
     n_states = len(signature.state)
     outputs = {}
@@ -142,16 +142,16 @@ def _worst(kind: EngineKind, agreements: Sequence[Agreement]) -> Agreement:
 
 
 def main() -> int:
-    """Print one line for each engine; 1 where one does not agree."""
+    """Print a line for each engine and return 1 if one does not agree."""
     warnings.simplefilter("ignore")
     agreements = measure()
     for found in agreements:
-        actions = "the same actions" if found.is_equal else "OTHER ACTIONS"
+        actions = "equal actions" if found.is_equal else "DIFFERENT ACTIONS"
         print(
-            f"{found.kind}: at most {found.largest_difference:.1e} from eager, {found.of_allowed:.1%} of "
-            f"{ATOL:g} + {RTOL:g} * |x|, {actions}"
+            f"{found.kind}: largest difference {found.largest_difference:.1e}, {found.of_allowed:.1%} of the tolerance "
+            f"{ATOL:g} + {RTOL:g} * |x|; {actions}"
         )
-    print(f"over {STEPS} steps at batch sizes {', '.join(map(str, BATCH_SIZES))}")
+    print(f"{STEPS} steps at batch sizes {', '.join(map(str, BATCH_SIZES))}")
     return 0 if all(found.is_equal and found.of_allowed <= 1 for found in agreements) else 1
 
 

@@ -1,6 +1,4 @@
-"""``python scripts/conformance/export_coverage.py``: the share of torch.nn that exports on some method and equals
-eager.
-"""
+"""``python scripts/conformance/export_coverage.py``: share of torch.nn that exports and equals eager."""
 
 import collections
 import re
@@ -23,7 +21,7 @@ TOLERANCE = 1e-5
 
 @dataclass(frozen=True)
 class Outcome:
-    """``method`` is what was taken, None with a ``reason`` of one sentence where none was."""
+    """The export ``method`` of one case; None, with a ``reason`` of one sentence, if no method succeeds."""
 
     name: str
     method: str | None
@@ -36,7 +34,7 @@ def measure(cases: Iterable[NnCase]) -> list[Outcome]:
 
 
 def uncovered() -> list[str]:
-    """Classes of torch.nn that no case stands for."""
+    """Return the classes of torch.nn without a case."""
     called = {case.name.partition("(")[0].partition(" ")[0] for case in all_cases()}
     return sorted(nn_classes().keys() - called - NOT_CALLED_WITH_TENSORS.keys())
 
@@ -63,19 +61,19 @@ def _first_reason(error: HotswapError) -> str:
 
 
 def _call_loaded(module: torch.nn.Module, case: NnCase, path: Path) -> None:
-    """Raise HotswapError unless the loaded module gives the same structure and numbers."""
+    """Raise HotswapError if the loaded module returns another structure or other numbers."""
     with torch.no_grad():
         expected, wanted, _ = describe(module(*case.args), "the result")
     found, got, _ = describe(load_policy(path, trusted_modules=("torch",))(*case.args), "the result")
     if found != expected:
-        raise HotswapError(f"the loaded module returns {found}, the module {expected}")
+        raise HotswapError(f"expected {expected} from the loaded module, found {found}")
     for a, b in zip(wanted, got, strict=True):
         if not torch.allclose(a, b, atol=TOLERANCE, rtol=TOLERANCE, equal_nan=True):
-            raise HotswapError("the loaded module returns other numbers than the module")
+            raise HotswapError("the loaded module and the module return different numbers")
 
 
 def main() -> int:
-    """Print the share, the methods, and one line for each case that has none."""
+    """Print the share, the methods, and one line for each case without a method."""
     warnings.simplefilter("ignore")
     outcomes = measure(all_cases())
     exported = [outcome for outcome in outcomes if outcome.method is not None]
@@ -87,7 +85,7 @@ def main() -> int:
     classes = len(nn_classes()) - len(NOT_CALLED_WITH_TENSORS)
     print(
         f"{len(exported)} of {len(outcomes)} cases ({len(exported) / len(outcomes):.1%}) of {classes} classes of "
-        f"torch.nn {torch.__version__} export on some method and equal eager within {TOLERANCE:g} + {TOLERANCE:g} * |x|"
+        f"torch.nn {torch.__version__} export by some method and equal eager within {TOLERANCE:g} + {TOLERANCE:g} * |x|"
     )
     return 0
 

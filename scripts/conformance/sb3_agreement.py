@@ -1,6 +1,4 @@
-"""``python scripts/conformance/sb3_agreement.py``: Stable-Baselines3's ``predict`` against the published artifact,
-in numbers.
-"""
+"""``python scripts/conformance/sb3_agreement.py``: Stable-Baselines3's ``predict`` and published versions."""
 
 import sys
 import tempfile
@@ -17,17 +15,15 @@ from rich.table import Table
 
 from actor.agent import Agent
 from actor.agent_options import AgentOptions
-from learner.export.policy_export import PolicyExporter
-from learner.publishing.policy_publisher import PolicyPublisher
+from learner.publishing.publish_once import publish_once
 from learner.sb3.adapter import from_sb3
 from scripts.conformance.sb3_models import ModelCase, choices, model_cases, sample_observations
 from shared.engines.engine import EngineKind
 from shared.engines.load import PROGRAM_OF, check_support
 from shared.errors import ExportError, ProgramUnsupported
-from shared.policy.manifest import TrainingProgress
 from shared.process.command_line import run_command
 from shared.process.log import set_up_logging
-from shared.store.policy_store import LocalPolicyStore, PolicyStore, Retention
+from shared.store.policy_store import LocalPolicyStore, PolicyStore
 
 COMMAND = "python scripts/conformance/sb3_agreement.py"
 
@@ -39,20 +35,20 @@ _ENVIRONMENTS = 50
 
 @dataclass(frozen=True, kw_only=True)
 class AgreementOptions:
-    """Compare Stable-Baselines3's predict with the artifact, for every algorithm and policy class.
+    """Compare Stable-Baselines3's predict with published versions, for every algorithm and policy class.
 
-    Exit code 0: every action of every observation agrees. 1: one does not.
+    Exit code 0: the actions agree for all observations. 1: they do not.
     """
 
     observations: int = 1000
-    """How many observations for each; rounded up to whole batches of 50."""
+    """Observations for each case, rounded up to whole batches of 50."""
     only: str = ""
-    """Only the cases whose names begin so, such as "SAC" or "PPO CnnPolicy"."""
+    """Prefix of the names of cases, such as "SAC" or "PPO CnnPolicy"."""
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """One model on one engine. ``disagreeing`` counts observations whose actions differ by more than is allowed."""
+    """One model on one engine. ``disagreeing`` counts observations whose actions differ beyond the tolerance."""
 
     case: str
     engine: str
@@ -61,22 +57,16 @@ class Agreement:
     disagreeing: int
     largest_difference: float
     different_actions: int
-    """How many different actions predict gave: one that always says the same proves little."""
+    """Number of different actions of predict; few of them prove little."""
 
 
 def main(options: AgreementOptions) -> int:
     set_up_logging("sb3_agreement", None, terminal_level="WARNING")
     began_s = time.monotonic()
-    table = Table(title=f"predict against the artifact (allowed: {ATOL:g} + {RTOL:g} * |x|)", title_justify="left")
-    for column in (
-        "model",
-        "engine",
-        "method",
-        "observations",
-        "different actions",
-        "disagreeing",
-        "largest difference",
-    ):
+    title = f"predict and published versions (tolerance {ATOL:g} + {RTOL:g} * |x|)"
+    table = Table(title=title, title_justify="left")
+    columns = "model, engine, method, observations, different actions, disagreeing, largest difference"
+    for column in columns.split(", "):
         table.add_column(column, overflow="fold")
     disagreeing = 0
     for case in model_cases():
@@ -99,24 +89,18 @@ def main(options: AgreementOptions) -> int:
 
 
 def compare(case: ModelCase, observations: int, seed: int = 0) -> Iterator[Agreement]:
-    """Publish the model of ``case``, and let an agent act on every engine beside ``predict``."""
+    """Publish the model of ``case`` and compare an agent on every engine with ``predict``."""
     model = case.make(seed)
     policy = from_sb3(model)
     with tempfile.TemporaryDirectory() as directory:
         store = LocalPolicyStore(Path(directory), fsync=False)
-        exporter = PolicyExporter(policy, policy.signature)
-        publisher = PolicyPublisher(
-            exporter, store, run_id="agreement", env_id=None, retention=Retention(), synchronous=True
-        )
-        publisher.publish(policy, TrainingProgress())
-        if publisher.last_error is not None:
-            raise publisher.last_error
+        publish_once(policy, policy.signature, store)
         for engine in filter(partial(_runs, store), ENGINES):
             yield _compare_engine(case, model, store, engine=engine, observations=observations, seed=seed)
 
 
 def _runs(store: LocalPolicyStore, engine: EngineKind) -> bool:
-    """Whether ``engine`` runs such policies at all: LLVM none with images."""
+    """Return True when ``engine`` supports the policy; LLVM, for example, runs no images."""
     files = store.open(0)
     program = files.manifest.program(PROGRAM_OF[engine])
     try:
@@ -158,7 +142,9 @@ def _compare_engine(
             agent.reset(starts)
         acting = agent.policy
     if acting.engine.kind != engine:
-        raise ExportError(f"{case.name}: asked for {engine}, {acting.engine_name} acts; {acting.manifest.export}")
+        raise ExportError(
+            f"{case.name}: expected engine {engine}, found {acting.engine_name}; {acting.manifest.export}"
+        )
     methods = [
         report.method for report in acting.manifest.export if report.taken and report.method in ("script", "trace")
     ]
@@ -176,7 +162,7 @@ def _agreement(case: str, engine: str, method: str, expected: np.ndarray, found:
 
 
 def _mask(case: ModelCase, generator: np.random.Generator) -> np.ndarray:
-    """Half of the actions are legal, and the first of each choice always."""
+    """Return a mask with half of the actions, and always the first of each choice."""
     sizes = choices(case.action)
     mask = generator.random((_ENVIRONMENTS, sum(sizes))) < 0.5
     mask[:, np.cumsum([0, *sizes[:-1]])] = True

@@ -1,4 +1,4 @@
-"""Stable-Baselines3 models to try the adapter on: every algorithm with every policy class, stirred, not trained."""
+"""Stable-Baselines3 models for tests of the adapter: every algorithm and policy class, with perturbed weights."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -24,17 +24,17 @@ NESTED = spaces.Dict(
         "buttons": spaces.MultiDiscrete([2, 3]),
     }
 )
-# sb3-contrib hands nn.LSTM a numpy integer where a Dict holds MultiDiscrete, and torch refuses it.
+# For a Dict with MultiDiscrete, sb3-contrib passes a numpy integer to nn.LSTM, which torch refuses.
 NESTED_FOR_LSTM = spaces.Dict({key: space for key, space in NESTED.items() if key != "buttons"})
 DISCRETE = spaces.Discrete(4)
 BOX = spaces.Box(np.array([-2, 0], np.float32), np.array([1, 5], np.float32), dtype=np.float32)
 
 _OBSERVATIONS: dict[str, spaces.Space[Any]] = {"Mlp": VECTOR, "Cnn": IMAGE, "MultiInput": NESTED}
-_LARGEST_STIR = 0.1
+_LARGEST_CHANGE = 0.1
 
 
 class AnySpaces(gymnasium.Env[Any, Any]):
-    """An environment of any spaces: observations at random, rewards of zero, episodes of ten steps."""
+    """An environment of any spaces: random observations, zero rewards, episodes of ten steps."""
 
     def __init__(self, observation: spaces.Space[Any], action: spaces.Space[Any]) -> None:
         self.observation_space = observation
@@ -51,13 +51,13 @@ class AnySpaces(gymnasium.Env[Any, Any]):
         return self.observation_space.sample(), 0.0, False, self._step >= 10, {}
 
     def action_masks(self) -> np.ndarray:
-        """What MaskablePPO asks an environment for: everything is legal."""
+        """Return the mask that MaskablePPO requests; every action is legal."""
         return np.ones(sum(choices(self.action_space)), np.bool_)
 
 
 @dataclass(frozen=True)
 class ModelCase:
-    """One model to construct."""
+    """A model to construct."""
 
     algorithm: type[BaseAlgorithm]
     policy: str
@@ -65,7 +65,7 @@ class ModelCase:
     action: spaces.Space[Any]
     settings: dict[str, Any] = field(default_factory=dict)
     normalized: tuple[str, ...] | bool = False
-    """True: all of the observation by VecNormalize; names: these keys of it."""
+    """True: VecNormalize normalizes the entire observation; names: these keys of it."""
 
     @property
     def name(self) -> str:
@@ -77,7 +77,7 @@ class ModelCase:
         return f"{self.algorithm.__name__} {self.policy}, {', '.join(extras)}"
 
     def make(self, seed: int = 0) -> BaseAlgorithm:
-        """A model whose weights were moved, so that its actions differ from one observation to the next."""
+        """Make a model with perturbed weights, so that actions differ between observations."""
         np.random.seed(seed)
         env: Any = DummyVecEnv([lambda: AnySpaces(self.observation, self.action)])
         if self.normalized:
@@ -91,7 +91,7 @@ class ModelCase:
 
 
 def model_cases() -> Iterator[ModelCase]:
-    """Every algorithm with every policy class; then normalised observations, other actions, other networks."""
+    """Yield every algorithm with every policy class; then normalized observations, other actions and networks."""
     small = {"buffer_size": 16}
     algorithms: list[tuple[type[BaseAlgorithm], str, spaces.Space[Any], dict[str, Any]]] = [
         (PPO, "", DISCRETE, {}),
@@ -118,7 +118,7 @@ def model_cases() -> Iterator[ModelCase]:
 
 
 def choices(space: spaces.Space[Any]) -> list[int]:
-    """How many actions each choice of a discrete space has."""
+    """Return the number of actions of each choice of a discrete space."""
     match space:
         case spaces.Discrete():
             return [int(space.n)]
@@ -128,16 +128,16 @@ def choices(space: spaces.Space[Any]) -> list[int]:
 
 
 def stir(policy: torch.nn.Module, seed: int) -> None:
-    """Move every parameter, in place, about as far as its layer's inputs can bear."""
+    """Change every parameter in place, by less in layers with more inputs."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in policy.parameters():
-            scale = min(_LARGEST_STIR, parameter[0].numel() ** -0.5)
+            scale = min(_LARGEST_CHANGE, parameter[0].numel() ** -0.5)
             parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=scale)
 
 
 def sample_observations(space: spaces.Space[Any], n: int, generator: np.random.Generator) -> Any:
-    """``n`` observations, batch first; images of every brightness, since noise alone looks the same everywhere."""
+    """Return ``n`` observations, batch first. Images differ in brightness: uniform noise looks alike to a network."""
     if isinstance(space, spaces.Dict):
         return {key: sample_observations(child, n, generator) for key, child in space.items()}
     shape = (n, *(space.shape or ()))

@@ -1,4 +1,4 @@
-"""Every module of ``torch.nn`` that takes tensors, made small, with inputs: what the export engines is measured on."""
+"""Small instances of every module of ``torch.nn`` that takes tensors, with inputs, for the export coverage."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-B = 4  # rows of every example
+B = 4  # batch size of every example
 
 
 @dataclass(frozen=True)
 class NnCase:
-    """``make()`` is the module, ``args`` what it is called with; the batch is found by trying unless it cannot vary."""
+    """A module, made by ``make()``, and its arguments. ``dynamic_batch`` is false when the batch size cannot vary."""
 
     name: str
     make: Callable[[], nn.Module]
@@ -31,8 +31,7 @@ NOT_CALLED_WITH_TENSORS = {
     "RNNCellBase": "has no forward",
     "DataParallel": "spreads another module over GPUs",
 }
-"""Classes that are no case of their own, and why."""
-
+"""Classes without a case, and the reason."""
 
 _ELEMENTWISE = (
     "CELU",
@@ -65,13 +64,13 @@ _ELEMENTWISE = (
 
 
 def nn_classes() -> dict[str, type[nn.Module]]:
-    """The public module classes of ``torch.nn``, by name."""
+    """Return the public module classes of ``torch.nn`` by name."""
     found = {name: getattr(nn, name) for name in dir(nn)}
     return {name: cls for name, cls in found.items() if isinstance(cls, type) and issubclass(cls, nn.Module)}
 
 
 def all_cases() -> list[NnCase]:
-    """The same for everybody: inputs are drawn with a fixed seed."""
+    """Return all cases; the inputs are drawn with a fixed seed."""
     torch.manual_seed(0)
     cases = [
         *_elementwise(),

@@ -1,1 +1,1 @@
-"""Complete programs to copy from. CI runs each of them."""
+"""Complete example programs. Tests run each of them."""

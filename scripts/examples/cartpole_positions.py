@@ -1,8 +1,8 @@
-"""CartPole-v1 with its two velocities hidden: what is seen does not tell what to do, what was seen before does.
+"""CartPole-v1 without its two velocities: a policy needs memory to solve it.
 
-    python scripts/train.py --env scripts.examples.cartpole_positions:CartPolePositions-v1 --network lstm
+    rl-hotswap train --env scripts.examples.cartpole_positions:CartPolePositions-v1 --network lstm
 
-A module that registers an environment when it is imported is all that ``module:EnvId`` needs.
+``module:EnvId`` needs only a module that registers the environment when it is imported.
 """
 
 from typing import Any
@@ -15,7 +15,7 @@ _POSITIONS = [0, 2]  # of the cart and of the pole; 1 and 3 are their velocities
 
 
 class Positions(gymnasium.ObservationWrapper[np.ndarray, np.int64, np.ndarray]):
-    """Shows the positions only."""
+    """Removes the velocities from the observation."""
 
     def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
         super().__init__(env)
@@ -28,7 +28,7 @@ class Positions(gymnasium.ObservationWrapper[np.ndarray, np.int64, np.ndarray]):
 
 
 def make(render_mode: str | None = None) -> gymnasium.Env[Any, Any]:
-    """A CartPole that hides its velocities."""
+    """Make the environment."""
     return Positions(CartPoleEnv(render_mode=render_mode))
 
 

@@ -1,7 +1,7 @@
-"""``python scripts/examples/cleanrl_agent.py``: an agent as CleanRL writes them becomes an artifact, and acts.
+"""``python scripts/examples/cleanrl_agent.py``: publish an agent in the style of CleanRL, and act with it.
 
-``Agent`` is CleanRL's own: two networks, and ``get_action_and_value``, which samples. What is published does not
-sample: it says how actions are distributed, and randomness becomes an input. ``Published`` is all there is to write.
+``Agent`` is CleanRL's class: two networks, and ``get_action_and_value``, which samples. A published policy does not
+sample: it returns the distribution of actions, and randomness becomes an input. ``Published`` is the only new code.
 """
 
 import tempfile
@@ -23,7 +23,7 @@ ENV_ID = "CartPole-v1"
 
 
 class Agent(nn.Module):
-    """What CleanRL's ppo.py trains."""
+    """The agent of CleanRL's ppo.py."""
 
     def __init__(self, envs: Any) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class Agent(nn.Module):
 
 
 class Published(nn.Module):
-    """The agent without its sampling."""
+    """The agent without sampling."""
 
     def __init__(self, agent: Agent) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class Published(nn.Module):
 
 def main() -> None:
     envs: Any = gymnasium.make_vec(ENV_ID, num_envs=4, vectorization_mode="sync")
-    agent = Agent(envs)  # … and here CleanRL trains it
+    agent = Agent(envs)  # CleanRL trains it here
     with tempfile.TemporaryDirectory() as directory:
         publish_policy(Published(agent), envs.single_observation_space, envs.single_action_space, directory)
         with actor.agent.Agent(LocalPolicyStore(Path(directory)), AgentOptions(num_envs=4, values=True)) as acting:
@@ -69,9 +69,8 @@ def main() -> None:
                 np.testing.assert_allclose(found[0], log_prob.detach(), rtol=1e-5, atol=1e-5)
                 np.testing.assert_allclose(found[1], value.detach().squeeze(-1), rtol=1e-5, atol=1e-5)
                 observation, *_ = envs.step(decision.env_action)
-            print(
-                f"100 steps of {ENV_ID} on {acting.policy.engine_name}: log-probabilities and values equal the agent's"
-            )
+            engine = acting.policy.engine_name
+            print(f"100 steps of {ENV_ID} on engine {engine}: log-probabilities and values equal the agent's")
     envs.close()
 
 

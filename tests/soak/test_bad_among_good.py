@@ -1,8 +1,7 @@
-"""Bad versions of all kinds among good ones, loaded in the background while an agent acts that has a public key.
+"""Bad versions of all kinds among good ones, loaded in the background while an agent with a public key acts.
 
-All are signed, so that each is refused for its own flaw; but those that have to do with signatures.
-
-Nothing bad acts, nothing good is refused, and every step is answered.
+All are signed, except those about signatures, so that each is refused for its own flaw. No bad version acts, no good
+version is refused, and every step is answered.
 """
 
 from collections.abc import Callable, Iterator
@@ -32,7 +31,7 @@ PATIENCE = 2_000_000  # steps: minutes of them
 
 
 class Acting:
-    """An agent that is stepped on and on; each action is derived again from the version that it is stamped with."""
+    """Steps an agent; each action is computed again from the version that acted."""
 
     def __init__(self, agent: Agent) -> None:
         self.agent = agent
@@ -41,7 +40,7 @@ class Acting:
         self._expected: dict[tuple[int, bool], np.ndarray] = {}
 
     def step(self, *, far: bool = False) -> int:
-        """Take one; returns the version that answered."""
+        """Take one step and return the version that acted."""
         self.agent.adopt()
         action = self.agent.act(FAR if far else NEAR)
         version = self.agent.policy.version
@@ -67,7 +66,7 @@ def store(tmp_path: Path) -> LocalPolicyStore:
 
 @pytest.fixture
 def settled() -> Iterator[dict[int, str]]:
-    """The versions of which the log has said that they are refused, now or for good, and what it said first."""
+    """The versions that the log reports as refused, for now or permanently, with the first line of each."""
     versions: dict[int, str] = {}
 
     def take(message: object) -> None:
@@ -88,7 +87,7 @@ def _bad_one(store: LocalPolicyStore, acting: Acting, settled: dict[int, str], k
     before = acting.agent.policy.version
     touchy = TouchyPolicy(seed=seed)
     if kind.outcome == "quarantined while acting":
-        acting.policies[before + 1] = touchy  # it acts well until it is touched
+        acting.policies[before + 1] = touchy  # it acts well until it gets certain inputs
     bad = publish_bad(store, kind, seed, KEY)
     assert bad > before
     if kind.outcome == "not seen":
@@ -96,12 +95,12 @@ def _bad_one(store: LocalPolicyStore, acting: Acting, settled: dict[int, str], k
             assert acting.step() == before
     elif kind.outcome == "quarantined while acting":
         acting.step_until(lambda: acting.agent.policy.version == bad, f"version {bad} ({kind.name}) acts")
-        assert acting.step(far=True) == before, "the last good version answers that same step"
+        assert acting.step(far=True) == before, "the last good version answers the same step"
         del acting.policies[bad]
     else:
         acting.step_until(lambda: bad in settled, f"version {bad} ({kind.name}) is refused")
         assert acting.step() == before
-        if kind.name not in SLOW_KINDS:  # a busy machine may cut those off before they can be told
+        if kind.name not in SLOW_KINDS:  # on a busy machine the sandbox may end these for another reason
             assert kind.reason in settled[bad], f"{kind.name}: {settled[bad]}"
 
 

@@ -119,17 +119,22 @@ def test_helper_that_exits_raises_hotswap_error() -> None:
 def test_reload_with_small_settings() -> None:
     from scripts.benchmarks.reload.action_integrity import measure_action_integrity
     from scripts.benchmarks.reload.memory import measure_memory
-    from scripts.benchmarks.reload.prefetching import measure_prefetching
     from scripts.benchmarks.reload.step_times import measure_step_times
     from scripts.benchmarks.reload.watching import measure_watching
 
     check(measure_step_times(rounds=1))
-    check(measure_prefetching(1, Console(), rates_per_s=(10.0,), windows=5))
     integrity = measure_action_integrity(1_000, Console(), budget_s=60.0)
     check(integrity)
     assert integrity[0].value == 0
     check(measure_memory(200, Console(), budget_s=60.0))
     check(measure_watching(versions=30, seconds=0.2, settle_s=0.1))
+
+
+@pytest.mark.slow
+def test_prefetching_with_small_settings() -> None:
+    from scripts.benchmarks.reload.prefetching import measure_prefetching
+
+    check(measure_prefetching(1, Console(), rates_per_s=(10.0,), windows=5))
 
 
 @pytest.mark.slow
