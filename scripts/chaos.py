@@ -29,20 +29,11 @@ _DISK_BYTES = 192 * 2**20
 _TICK_S = 0.02
 _STARTED_WITHIN_S = 180.0
 _RECOVERED_WITHIN_S = 120.0
-_TRAINING_FLAGS = [
-    "--env=CartPole-v1",
-    "--actors=2",
-    "--envs-per-actor=4",
-    "--batch-steps=512",
-    "--epochs=2",
-    "--hidden-sizes=16",
-    "--target-return=inf",
-    "--publish-every-updates=1000000",
-    "--publish-every-s=0.2",
-    "--checkpoint-every-updates=1000000",
-    f"--checkpoint-every-s={CHECKPOINT_EVERY_S}",
-    "--keep-versions=200",
-]
+_TRAINING_FLAGS = f"""
+    --env=CartPole-v1 --actors=2 --envs-per-actor=4 --batch-steps=512 --epochs=2 --hidden-sizes=16 --target-return=inf
+    --publish-every-updates=1000000 --publish-every-s=0.2 --keep-versions=200
+    --checkpoint-every-updates=1000000 --checkpoint-every-s={CHECKPOINT_EVERY_S}
+""".split()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,17 +34,15 @@ OBSERVATION = spaces.Dict(
     }
 )
 ACTION = spaces.Discrete(6, start=2)
+_Arrays = list[np.ndarray]
 NETWORK = NetworkConfig("lstm", (32,), 16, normalize_observations=True)
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """The difference of one engine from eager, over all outputs, steps and batch sizes.
+    """The largest difference of an engine's floats from eager, also as a share of ``1e-5 + 1e-5 * |x|``.
 
-    Attributes:
-        largest_difference: Largest absolute difference of a float.
-        of_allowed: Largest difference as a share of the tolerance ``1e-5 + 1e-5 * |x|``.
-        is_equal: True when all other values, such as actions, are equal.
+    ``is_equal`` is true when all other values, such as actions, are equal.
     """
 
     kind: EngineKind
@@ -103,11 +101,8 @@ def _engines(exporter: PolicyExporter, policy: ActingPolicy) -> dict[EngineKind,
 
 
 def _step(
-    engines: Mapping[EngineKind, Engine],
-    states: dict[EngineKind, list[np.ndarray]],
-    signature: PolicySignature,
-    inputs: list[np.ndarray],
-) -> dict[EngineKind, list[np.ndarray]]:
+    engines: Mapping[EngineKind, Engine], states: dict[EngineKind, _Arrays], signature: PolicySignature, inputs: _Arrays
+) -> dict[EngineKind, _Arrays]:
     """Run all engines on the same inputs, each with the recurrent state that it returned last."""
     first = next(i for i, spec in enumerate(signature.inputs) if spec.role == "state")
     n_states = len(signature.state)
@@ -133,12 +128,9 @@ def _agreement(kind: EngineKind, expected: Sequence[np.ndarray], found: Sequence
 
 
 def _worst(kind: EngineKind, agreements: Sequence[Agreement]) -> Agreement:
-    return Agreement(
-        kind,
-        max(agreement.largest_difference for agreement in agreements),
-        max(agreement.of_allowed for agreement in agreements),
-        all(agreement.is_equal for agreement in agreements),
-    )
+    floats = ("largest_difference", "of_allowed")
+    largest, of_allowed = (max(getattr(one, name) for one in agreements) for name in floats)
+    return Agreement(kind, largest, of_allowed, all(one.is_equal for one in agreements))
 
 
 def main() -> int:

@@ -29,7 +29,6 @@ class Outcome:
 
 
 def measure(cases: Iterable[NnCase]) -> list[Outcome]:
-    """Export, load and call every case."""
     return [_outcome(case) for case in cases]
 
 

@@ -74,15 +74,8 @@ def main(options: AgreementOptions) -> int:
             continue
         for found in compare(case, options.observations):
             disagreeing += found.disagreeing
-            table.add_row(
-                found.case,
-                found.engine,
-                found.method,
-                f"{found.observations:,}",
-                f"{found.different_actions:,}",
-                str(found.disagreeing),
-                f"{found.largest_difference:.1e}",
-            )
+            counts = (f"{count:,}" for count in (found.observations, found.different_actions, found.disagreeing))
+            table.add_row(found.case, found.engine, found.method, *counts, f"{found.largest_difference:.1e}")
     Console(width=150).print(table)
     print(f"{disagreeing} observations disagree; {time.monotonic() - began_s:.0f} s")
     return 0 if disagreeing == 0 else 1
@@ -112,13 +105,7 @@ def _runs(store: LocalPolicyStore, engine: EngineKind) -> bool:
 
 
 def _compare_engine(
-    case: ModelCase,
-    model: Any,
-    store: PolicyStore,
-    *,
-    engine: EngineKind,
-    observations: int,
-    seed: int,
+    case: ModelCase, model: Any, store: PolicyStore, *, engine: EngineKind, observations: int, seed: int
 ) -> Agreement:
     generator = np.random.default_rng(seed)
     vec_normalize = model.get_vec_normalize_env()

@@ -57,8 +57,6 @@ class AnySpaces(gymnasium.Env[Any, Any]):
 
 @dataclass(frozen=True)
 class ModelCase:
-    """A model to construct."""
-
     algorithm: type[BaseAlgorithm]
     policy: str
     observation: spaces.Space[Any]

@@ -1,5 +1,6 @@
 """Small instances of every module of ``torch.nn`` that takes tensors, with inputs, for the export coverage."""
 
+import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -20,47 +21,16 @@ class NnCase:
     dynamic_batch: bool = True
 
 
-NOT_CALLED_WITH_TENSORS = {
-    "Container": "has no forward",
-    "Module": "has no forward",
-    "ModuleDict": "has no forward",
-    "ModuleList": "has no forward",
-    "ParameterDict": "has no forward",
-    "ParameterList": "has no forward",
-    "RNNBase": "has no forward",
-    "RNNCellBase": "has no forward",
-    "DataParallel": "spreads another module over GPUs",
-}
+_WITHOUT_FORWARD = "Container Module ModuleDict ModuleList ParameterDict ParameterList RNNBase RNNCellBase"
+NOT_CALLED_WITH_TENSORS = dict.fromkeys(shlex.split(_WITHOUT_FORWARD), "has no forward")
+NOT_CALLED_WITH_TENSORS["DataParallel"] = "spreads another module over GPUs"
 """Classes without a case, and the reason."""
 
-_ELEMENTWISE = (
-    "CELU",
-    "ELU",
-    "GELU",
-    "Hardshrink",
-    "Hardsigmoid",
-    "Hardswish",
-    "Hardtanh",
-    "Identity",
-    "LeakyReLU",
-    "LogSigmoid",
-    "Mish",
-    "PReLU",
-    "RReLU",
-    "ReLU",
-    "ReLU6",
-    "SELU",
-    "SiLU",
-    "Sigmoid",
-    "Softplus",
-    "Softshrink",
-    "Softsign",
-    "Tanh",
-    "Tanhshrink",
-    "Dropout",
-    "AlphaDropout",
-    "FeatureAlphaDropout",
-)
+_ELEMENTWISE = shlex.split("""
+    CELU ELU GELU Hardshrink Hardsigmoid Hardswish Hardtanh Identity LeakyReLU LogSigmoid Mish PReLU RReLU ReLU
+    ReLU6 SELU SiLU Sigmoid Softplus Softshrink Softsign Tanh Tanhshrink Dropout AlphaDropout
+    FeatureAlphaDropout
+""")
 
 
 def nn_classes() -> dict[str, type[nn.Module]]:

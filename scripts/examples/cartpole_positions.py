@@ -15,8 +15,6 @@ _POSITIONS = [0, 2]  # of the cart and of the pole; 1 and 3 are their velocities
 
 
 class Positions(gymnasium.ObservationWrapper[np.ndarray, np.int64, np.ndarray]):
-    """Removes the velocities from the observation."""
-
     def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
         super().__init__(env)
         space = env.observation_space
@@ -28,7 +26,6 @@ class Positions(gymnasium.ObservationWrapper[np.ndarray, np.int64, np.ndarray]):
 
 
 def make(render_mode: str | None = None) -> gymnasium.Env[Any, Any]:
-    """Make the environment."""
     return Positions(CartPoleEnv(render_mode=render_mode))
 
 

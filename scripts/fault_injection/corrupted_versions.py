@@ -48,8 +48,6 @@ def _remove(name: str) -> Corruption:
 
 
 def _replace(name: str, make: Callable[[Path], object]) -> Corruption:
-    """Replace a file by what ``make`` makes."""
-
     def corrupt(directory: Path) -> None:
         (directory / name).unlink()
         make(directory / name)
@@ -65,7 +63,6 @@ def flip(path: Path, at: float) -> None:
 
 
 def truncate(path: Path) -> None:
-    """Remove the second half of the file."""
     os.truncate(path, path.stat().st_size // 2)
 
 

@@ -80,7 +80,6 @@ class Faults:
                 return
 
     def undo(self, *, all_of_them: bool = False) -> None:
-        """Undo the faults that are due."""
         now_s = time.monotonic()
         due = [undo for undo in self._undo if all_of_them or now_s >= undo.at_s]
         self._undo = [undo for undo in self._undo if undo not in due]

@@ -47,11 +47,9 @@ class Invariants:
 
     @property
     def is_good(self) -> bool:
-        """True when no invariant was violated."""
         return not any(checks.violations for checks in self._checks.values())
 
     def count_fault(self, fault: str, detail: str = "") -> None:
-        """Count and print ``fault``."""
         self.faults[fault] += 1
         self.print(f"{fault} {detail}".rstrip())
 
@@ -69,7 +67,6 @@ class Invariants:
         self._checks[invariant].measured_s.append(seconds)
 
     def seconds(self, invariant: Invariant) -> list[float]:
-        """Return the measured times."""
         return self._checks[invariant].measured_s
 
     def violated(self, invariant: Invariant, what: str) -> None:
@@ -105,7 +102,6 @@ class Invariants:
                 console.print(f"VIOLATION ({invariant}) at {what}", soft_wrap=True, highlight=False, markup=False)
 
     def write(self, path: Path, *, seed: int) -> None:
-        """Write all findings as JSON."""
         content = {
             "seed": seed,
             "good": self.is_good,

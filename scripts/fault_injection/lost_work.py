@@ -36,7 +36,6 @@ class LostWork:
         self._disturbances += 1
 
     def end_disturbance(self) -> None:
-        """Note that a fault is over."""
         self._disturbances -= 1
         self._undisturbed_since_unix_s = time.time()
 

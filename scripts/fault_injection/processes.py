@@ -73,7 +73,6 @@ class Training:
 
     @property
     def output(self) -> Path:
-        """The file with the output of the last start."""
         return self._environment.outputs / f"train-{self.starts}.txt"
 
     def resume(self) -> None:
@@ -94,20 +93,16 @@ class Training:
         return None
 
     def descendants(self) -> list[psutil.Process]:
-        """Return all processes that the training started, directly or not."""
-        found: list[psutil.Process] = []
-        with suppress(psutil.NoSuchProcess):
-            found = psutil.Process(self.process.pid).children(recursive=True)
-        return found
+        try:
+            return list(psutil.Process(self.process.pid).children(recursive=True))
+        except psutil.NoSuchProcess:
+            return []
 
 
 class InferenceActor:
     """An inference-only actor, ``python -m actor.run --no-send``, with an episode log for each start.
 
-    Attributes:
-        first_acts_s: Monotonic time of the first action; None before.
-        last_episode_s: Monotonic time of the last finished episode, or of the start.
-        disturbed: True when another fault overlaps with this start, so that its duration is not judged.
+    ``first_acts_s`` and ``last_episode_s`` are monotonic times. The duration of a ``disturbed`` start is not judged.
     """
 
     def __init__(self, name: str, environment: TestEnvironment, run: RunDirectory, flags: list[str]) -> None:
@@ -117,19 +112,11 @@ class InferenceActor:
         self.last_episode_s = 0.0
         self.disturbed = False
         self._environment = environment
-        self._flags = [
-            "--env=CartPole-v1",
-            f"--run-dir={run.path}",
-            "--envs=4",
-            "--no-send",
-            "--deadline-s=600",
-            f"--name={name}",
-            *flags,
-        ]
+        own = f"--env=CartPole-v1 --run-dir={run.path} --envs=4 --no-send --deadline-s=600 --name={name}"
+        self._flags = [*own.split(), *flags]
         self.start()
 
     def start(self) -> None:
-        """Start a new process with new files."""
         self.starts += 1
         episodes = self._environment.outputs / f"{self.name}-{self.starts}.jsonl"
         self.output = self._environment.outputs / f"{self.name}-{self.starts}.txt"
@@ -156,7 +143,6 @@ class InferenceActor:
                 invariants.check("only published versions act", problem is None, f"{self.name}: {problem}")
 
     def imports(self) -> str:
-        """Return a program with the imports of this actor."""
         try:
             has_torch = b"libtorch" in Path(f"/proc/{self.process.pid}/maps").read_bytes()
         except OSError:
@@ -164,7 +150,6 @@ class InferenceActor:
         return _TORCH_IMPORTS if has_torch else _IMPORTS
 
     def close(self) -> None:
-        """Close the files."""
         self._episodes.close()
         self._output.close()
 

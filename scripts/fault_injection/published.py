@@ -24,7 +24,6 @@ class Published:
         self._inodes: dict[int, int] = {}
 
     def check(self) -> None:
-        """Note new versions and check their numbers."""
         for place in self._places():
             try:
                 entries = list(os.scandir(place))

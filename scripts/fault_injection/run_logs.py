@@ -23,7 +23,6 @@ class Tail:
         self._unfinished = b""
 
     def lines(self) -> list[bytes]:
-        """Return the new lines."""
         lines = self._read()
         if self._was_replaced():
             self.close()
@@ -31,7 +30,6 @@ class Tail:
         return lines
 
     def close(self) -> None:
-        """Close the file."""
         if self._file is not None:
             os.close(self._file)
             self._file = None
@@ -61,13 +59,7 @@ class Tail:
 
 
 class RunLogs:
-    """The log files of a run.
-
-    Attributes:
-        adoptions: Number of adoptions in the logs.
-        resumed: Updates at which learners resumed.
-        resumed_unix_s: Time at which the last learner resumed.
-    """
+    """The adoptions and resumes in the log files of a run: their number, the updates, the time of the last resume."""
 
     def __init__(self, run: RunDirectory) -> None:
         self._run = run
@@ -96,7 +88,6 @@ class RunLogs:
             self.resumed_unix_s = datetime.fromisoformat(line.split(" | ", 1)[0]).timestamp()
 
     def close(self) -> None:
-        """Close all files."""
         for tail in self._tails.values():
             tail.close()
 

@@ -47,7 +47,6 @@ class RunState:
     """``check`` checks everything that is visible from outside; faults report here what they did."""
 
     def __init__(self, environment: TestEnvironment, run: RunDirectory, invariants: Invariants, flags: Flags) -> None:
-        """Start the training and the inference-only actors."""
         self.environment = environment
         self.run = run
         self.invariants = invariants
@@ -96,7 +95,6 @@ class RunState:
         return None
 
     def address(self) -> str | None:
-        """Return the address at which the learner listens."""
         with suppress(ConfigurationError):
             config = self.run.run_config()
             return None if config is None else local_address(config.run_id)
@@ -114,7 +112,6 @@ class RunState:
             self._measured.discard(actor.name)
 
     def checkpoints(self) -> list[Path]:
-        """Return the checkpoint files, oldest first."""
         return sorted(self.run.checkpoints.glob("checkpoint-*.pt"))
 
     def checkpointed_updates(self) -> int:
@@ -170,7 +167,6 @@ class RunState:
             self._measure_import()
 
     def close(self) -> None:
-        """Kill all processes."""
         for process in self.marked_processes():
             send_signal(process, signal.SIGKILL)
         for child in (self.training.process, *(actor.process for actor in self.inference.values())):

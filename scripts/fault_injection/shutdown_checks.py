@@ -86,7 +86,6 @@ def _check_accounts(state: RunState) -> None:
 
 
 def _end_again(state: RunState) -> None:
-    """Resume the training and interrupt it once it trains."""
     began_unix_s = time.time()
     state.training.resume()
     deadline_s = time.monotonic() + _TRAINS_WITHIN_S

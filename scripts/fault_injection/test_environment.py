@@ -16,13 +16,9 @@ TOKEN_VARIABLE = "RL_HOTSWAP_CHAOS"
 
 
 class TestEnvironment:
-    """Directories of a chaos run. Its mounts are private to this process and its children and end with them.
+    """Directories of a chaos run: ``disk`` for the run, ``temporary`` (TMPDIR), and ``outputs`` of all processes.
 
-    Attributes:
-        disk: Directory of the run, on a small disk of its own if ``mounts`` is true.
-        temporary: TMPDIR of all processes.
-        outputs: Outputs of all processes.
-        mounts: True when mounting is possible, which needs root.
+    ``mounts`` is true when mounting is possible, which needs root. Mounts are private to this process and its children.
     """
 
     def __init__(self, disk_bytes: int) -> None:
@@ -38,11 +34,8 @@ class TestEnvironment:
     @property
     def variables(self) -> dict[str, str]:
         """Environment variables of all processes: a mark, the temporary directory and the cache directory."""
-        return {
-            TOKEN_VARIABLE: self.path.name,
-            "TMPDIR": str(self.temporary),
-            "XDG_CACHE_HOME": str(self.path / "cache"),
-        }
+        cache = str(self.path / "cache")
+        return {TOKEN_VARIABLE: self.path.name, "TMPDIR": str(self.temporary), "XDG_CACHE_HOME": cache}
 
     def leaked(self) -> list[str]:
         """Return shared memory and temporary files that are left."""
@@ -52,7 +45,6 @@ class TestEnvironment:
         return left
 
     def close(self) -> None:
-        """Remove everything."""
         if self.own_shared_memory:
             unmount(_SHARED_MEMORY)
         if self.mounts:

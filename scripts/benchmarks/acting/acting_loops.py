@@ -29,7 +29,6 @@ _WARM_UP_STEPS = 200
 
 
 def make_environment() -> gymnasium.Env[np.ndarray, int]:
-    """Make the environment of all loops."""
     return gymnasium.make(ENV_ID, disable_env_checker=True)
 
 

@@ -106,7 +106,6 @@ def _in_many(workers: Mapping[int, RecordedRollouts]) -> Makers:
 
 
 def _measure(makers: Makers, rounds: int, console: Console) -> Speeds:
-    """Measure all loops whose library is installed."""
     installed = {key: make for key, make in makers.items() if is_installed(key[0], _NEEDS.get(key[0]), console)}
     turns = {key: partial(steps_per_s, make(), _TURN_S) for key, make in installed.items()}
     speeds = interleave(turns, rounds, warm_up=1)

@@ -42,8 +42,6 @@ class _Layers(nn.Module):
 
 
 class _Multinomial(_Layers):
-    """Samples as tutorials do."""
-
     def forward(self, observation: Tensor) -> int:
         return int(torch.multinomial(torch.softmax(self.network(observation), -1), 1))
 

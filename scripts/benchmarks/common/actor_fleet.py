@@ -6,8 +6,7 @@ from contextlib import ExitStack
 from hashlib import sha256
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import gymnasium
 import numpy as np
@@ -55,22 +54,22 @@ def act_on(connection: Connection, store: Path, logs: Path, name: str, pace_s: f
                 observation, _ = env.reset()
 
 
-class ActorFleet:
+class ActorFleet(ExitStack):
     """Actor processes on one store. ``grow`` starts more of them; leaving the context kills all."""
 
     def __init__(self, store: Path, logs: Path, *, pace_s: float) -> None:
+        super().__init__()
         self._store = store
         self._logs = logs
         self._pace_s = pace_s
         self._actors: list[HelperProcess] = []
-        self._stack = ExitStack()
 
     def grow(self, size: int, version: int) -> None:
         """Start actors up to ``size`` and wait until the new ones act with ``version``."""
         new = range(len(self._actors), size)
         for number in new:
             actor = HelperProcess(act_on, self._store, self._logs, f"actor-{number}", self._pace_s)
-            self._actors.append(self._stack.enter_context(actor))
+            self._actors.append(self.enter_context(actor))
         self.first_actions(version, among=self._actors[new.start :])
 
     def first_actions(self, version: int, among: Sequence[HelperProcess] | None = None) -> list[FirstAction]:
@@ -89,14 +88,6 @@ class ActorFleet:
                     found.append(first)
                     del actors[connection]
         return found
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stack.close()
 
 
 def publish_and_wait(publisher: HelperProcess, fleet: ActorFleet) -> float:

@@ -10,20 +10,23 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from multiprocessing.connection import Connection
-from types import TracebackType
-from typing import Any, Self
+from pathlib import Path
+from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 
+from actor.session.switch_interval import short_switch_interval
 from rl_hotswap.launcher.child_process import child_environment, python_module
 from shared.errors import HotswapError
+from shared.process.log import set_up_logging
 from shared.process.process_guard import Lifeline, die_with_parent
 
 ANSWER_TIMEOUT_S = 120.0
 
 
-class HelperProcess:
+class HelperProcess(AbstractContextManager["HelperProcess"]):
     """Runs ``run(connection, *arguments)`` in its own process until it returns or ``close`` kills it.
 
     ``run`` and ``arguments`` are pickled: a module-level function and plain values.
@@ -44,11 +47,7 @@ class HelperProcess:
         self.connection.send((run, arguments))
 
     def receive(self, timeout_s: float = ANSWER_TIMEOUT_S) -> Any:
-        """Return the next object that the process sent.
-
-        Raises:
-            HotswapError: The process ended, or sent nothing for ``timeout_s`` seconds.
-        """
+        """Return the next object that the process sent. Raise HotswapError if it ended or after ``timeout_s``."""
         if not self.connection.poll(timeout_s):
             raise HotswapError(f"{self._name} sent nothing for {timeout_s:g} s")
         try:
@@ -76,18 +75,12 @@ class HelperProcess:
         return time.clock_gettime(clock.value)
 
     def close(self) -> None:
-        """Kill the process."""
         self._process.kill()
         self._process.wait()
         self.connection.close()
         self._lifeline.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
@@ -99,6 +92,13 @@ def serve(connection: Connection, served: object) -> None:
         except EOFError:
             return
         connection.send(getattr(served, method)(*arguments))
+
+
+def serve_actor(connection: Connection, logs: Path, make: Callable[..., object], *arguments: Any) -> None:
+    """Serve ``make(*arguments)`` in a process that acts: it logs into a file and has a short switch interval."""
+    set_up_logging(f"actor-{os.getpid()}", logs, terminal_level="ERROR")
+    with short_switch_interval():
+        serve(connection, make(*arguments))
 
 
 def main() -> None:

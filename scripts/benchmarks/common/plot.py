@@ -23,7 +23,6 @@ class Line(NamedTuple):
 
 
 def can_plot() -> bool:
-    """Return True when matplotlib is installed."""
     return find_spec("matplotlib") is not None
 
 

@@ -53,7 +53,6 @@ class PreparedVersion:
 
 
 def read_prepared_versions(path: Path) -> list[PreparedVersion]:
-    """Read all versions of the store at ``path``."""
     prepared = LocalPolicyStore(path)
     opened = [prepared.open(version) for version in prepared.versions()]
     return [PreparedVersion(one.manifest, {name: one.read(name) for name in one.manifest.files}) for one in opened]
@@ -83,17 +82,11 @@ def workspace(
 def prepare_versions(
     path: Path, *, versions: int, change: float, hidden_sizes: tuple[int, ...] = SMALL, onnx_alone: bool = False
 ) -> Manifest:
-    """Publish untrained CartPole policies at ``path``, each with all weights changed. Import torch.
+    """Publish untrained CartPole policies at ``path``, each with all weights changed; return the last manifest.
 
-    Args:
-        path: Directory of the store.
-        versions: Number of versions.
-        change: Standard deviation of the change of each tensor, relative to the tensor's own.
-        hidden_sizes: Two sizes make a policy and a value network, as in training; other numbers make one trunk.
-        onnx_alone: Omit TorchScript and the comparison of the programs; large networks would take minutes.
-
-    Returns:
-        The manifest of the last version.
+    ``change`` is the standard deviation of the change of each tensor, relative to the tensor's own. ``SMALL`` makes a
+    policy and a value network, as in training; other sizes make one trunk. ``onnx_alone`` omits TorchScript and the
+    comparison of the programs, which take minutes for large networks. Imports torch.
     """
     import torch
 
@@ -114,12 +107,9 @@ def prepare_versions(
     make_files = _onnx_files(policy) if onnx_alone else PolicyExporter(policy, policy.signature).files
     first = {name: tensor.clone() for name, tensor in module_tensors(policy).items()}
     for _ in range(versions):
-        files, programs, probe = make_files(
-            {
-                name: tensor + change * _spread(tensor) * torch.randn(tensor.shape, generator=generator)
-                for name, tensor in first.items()
-            }
-        )
+        noise = {name: torch.randn(tensor.shape, generator=generator) for name, tensor in first.items()}
+        weights = {name: tensor + change * _spread(tensor) * noise[name] for name, tensor in first.items()}
+        files, programs, probe = make_files(weights)
         manifest = Manifest(
             version=0,
             run_id="benchmark",

@@ -33,7 +33,6 @@ def start_publisher(prepared: Path, *stores: Path, keep_newest: int = 20) -> Hel
 
 
 def run_publisher(connection: Connection, prepared: Path, stores: Sequence[Path], keep_newest: int) -> None:
-    """Run the publisher in the helper process."""
     set_up_logging("publisher", None, terminal_level="ERROR")
     publisher = Publisher(prepared, stores, keep_newest)
     connection.send("ready")
@@ -67,7 +66,6 @@ class Publisher:
         self._thread.start()
 
     def end(self) -> None:
-        """Stop publishing."""
         assert self._thread is not None
         self._stopping.set()
         self._thread.join()

@@ -4,11 +4,10 @@ import os
 import platform
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, Self
+from typing import Self
 
 import msgspec
 import numpy as np
-from msgspec.structs import replace
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -30,7 +29,7 @@ class Result(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max: float
     unit: str
     how: str
-    bound: Literal["<=", ">="] = "<="
+    bound: str = "<="
     note: str = ""
 
     @classmethod
@@ -47,21 +46,16 @@ class Result(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Return the result of several measurements of one quantity; without a target it gives context."""
         assert at_most is None or at_least is None
         value = float(np.median(values))
-        found = cls(name, value, None, None, float(np.min(values)), float(np.max(values)), unit, how)
-        if at_most is not None:
-            return replace(found, target=at_most, bound="<=", reached=value <= at_most)
-        if at_least is not None:
-            return replace(found, target=at_least, bound=">=", reached=value >= at_least)
-        return found
+        target, bound = (at_most, "<=") if at_least is None else (at_least, ">=")
+        reached = None if target is None else value <= target if bound == "<=" else value >= target
+        return cls(name, value, target, reached, float(np.min(values)), float(np.max(values)), unit, how, bound)
 
     @property
     def measured(self) -> str:
-        """The median with its unit."""
         return f"{number(self.value)} {self.unit}".strip()
 
     @property
     def spread(self) -> str:
-        """The range of the values."""
         return f"{number(self.min)} to {number(self.max)}"
 
     @property
@@ -103,7 +97,6 @@ def _processor() -> str:
 
 
 def show(results: Sequence[Result], console: Console) -> None:
-    """Print the results as a table."""
     table = Table(title=machine(), title_justify="left", box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
     table.add_column("result")
     for name in ("median", "min to max", "target"):

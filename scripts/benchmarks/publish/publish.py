@@ -3,6 +3,7 @@
 import time
 
 import numpy as np
+from msgspec.structs import replace
 from rich.console import Console
 
 from scripts.benchmarks.common.actor_fleet import STEP_S, ActorFleet, publish_and_wait, read_hash_and_copy_s
@@ -54,18 +55,8 @@ def measure_small(rounds: int, publications: int, *, pace_s: float, actors: int 
     for percentile, target in ((50.0, 15.0), (99.0, 50.0)):
         value = float(np.percentile(latencies_ms, percentile))
         parts = np.percentile(latencies_ms, percentile, axis=1)
-        results.append(
-            Result(
-                name=f"{what}, p{percentile:g}",
-                value=value,
-                target=target if pace_s else None,
-                reached=value <= target if pace_s else None,
-                min=float(parts.min()),
-                max=float(parts.max()),
-                unit="ms",
-                how=how,
-            )
-        )
+        result = Result.of(f"{what}, p{percentile:g}", parts.tolist(), "ms", how, at_most=target if pace_s else None)
+        results.append(replace(result, value=value, reached=value <= target if pace_s else None))
     return results
 
 

@@ -7,7 +7,6 @@ exported program.
 
 import time
 from collections.abc import Mapping, Sequence
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,14 +17,12 @@ from actor.agent import Agent
 from actor.agent_options import AgentOptions
 from actor.environments.environment_creation import make_environments
 from actor.rollouts.rollout_worker import RolloutOptions, RolloutWorker
-from actor.session.switch_interval import short_switch_interval
-from scripts.benchmarks.common.helper_process import HelperProcess, serve
+from scripts.benchmarks.common.helper_process import HelperProcess, serve_actor
 from scripts.benchmarks.common.prepared_versions import ENV_ID, PreparedVersion, read_prepared_versions, workspace
 from scripts.benchmarks.common.publishing_process import start_publisher
 from scripts.benchmarks.common.result import Result
 from shared.policy.noise import NoiseStream
 from shared.policy.weights import decode_weights
-from shared.process.log import set_up_logging
 from shared.rollouts.rollout import Rollout, RolloutLayout
 from shared.store.policy_store import LocalPolicyStore
 
@@ -45,10 +42,8 @@ Weights = Mapping[str, np.ndarray]
 class Derivation(NamedTuple):
     """Counts of recorded transitions that were computed again.
 
-    Attributes:
-        wrong: Transitions whose action or log-probability is not that of the recorded digest.
-        undecided: Transitions whose best two actions lie within the tolerance of each other, so that either is right;
-            their log-probabilities are compared nevertheless.
+    ``wrong`` ones have an action or log-probability that is not that of the recorded digest. In ``undecided`` ones the
+    best two actions lie within the tolerance, so that either is right; their log-probabilities are compared.
     """
 
     transitions: int
@@ -57,7 +52,6 @@ class Derivation(NamedTuple):
     largest_difference: float
 
     def plus(self, other: "Derivation") -> "Derivation":
-        """Return the sum of both."""
         return Derivation(
             self.transitions + other.transitions,
             self.wrong + other.wrong,
@@ -69,10 +63,7 @@ class Derivation(NamedTuple):
 def derive(rollouts: Sequence[Rollout], weights: Mapping[str, Weights], noise: Mapping[int, NoiseStream]) -> Derivation:
     """Compute the actions and log-probabilities of ``rollouts`` again and count the differences.
 
-    Args:
-        rollouts: Rollouts of CartPole.
-        weights: Weights by digest; all transitions of an unknown digest are wrong.
-        noise: A noise stream for each seed in the headers.
+    ``weights`` are by digest (all transitions of an unknown one are wrong), ``noise`` streams by the headers' seeds.
     """
     total = Derivation(0, 0, 0, 0.0)
     for digest in {rollout.header.digest for rollout in rollouts}:
@@ -142,15 +133,7 @@ class CheckedActor:
 
 
 def weights_of(version: PreparedVersion) -> Weights:
-    """Return the weights that the engines load."""
     return decode_weights(version.files[version.manifest.weights])
-
-
-def run_checked_actor(connection: Connection, store: Path, prepared: Path, logs: Path) -> None:
-    """Serve a ``CheckedActor``."""
-    set_up_logging("actor-0", logs, terminal_level="ERROR")
-    with short_switch_interval():
-        serve(connection, CheckedActor(store, prepared))
 
 
 def measure_action_integrity(transitions: int, console: Console, *, budget_s: float) -> list[Result]:
@@ -158,7 +141,7 @@ def measure_action_integrity(transitions: int, console: Console, *, budget_s: fl
     with (
         workspace(versions=_VERSIONS, change=_CHANGE) as paths,
         start_publisher(paths.prepared, paths.store) as publisher,
-        HelperProcess(run_checked_actor, paths.store, paths.prepared, paths.logs) as actor,
+        HelperProcess(serve_actor, paths.logs, CheckedActor, paths.store, paths.prepared) as actor,
     ):
         publisher.call("begin", ADOPTIONS_PER_S)
         found, adoptions, printed = Derivation(0, 0, 0, 0.0), 0, 0

@@ -2,22 +2,20 @@
 
 import gc
 import time
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 import gymnasium
 import psutil  # type: ignore[import-untyped]
+from msgspec.structs import replace
 from rich.console import Console
 
 from actor.agent import Agent
 from actor.agent_options import AgentOptions
-from actor.session.switch_interval import short_switch_interval
-from scripts.benchmarks.common.helper_process import HelperProcess, serve
+from scripts.benchmarks.common.helper_process import HelperProcess, serve_actor
 from scripts.benchmarks.common.prepared_versions import ENV_ID, workspace
 from scripts.benchmarks.common.publishing_process import start_publisher
 from scripts.benchmarks.common.result import Result
 from shared.errors import HotswapError
-from shared.process.log import set_up_logging
 from shared.store.policy_store import LocalPolicyStore
 
 FIRST = 100
@@ -56,19 +54,12 @@ class Adopter:
             self._observation, _ = self._env.reset()
 
 
-def run_adopter(connection: Connection, store: Path, logs: Path) -> None:
-    """Serve an ``Adopter``."""
-    set_up_logging("actor-0", logs, terminal_level="ERROR")
-    with short_switch_interval():
-        serve(connection, Adopter(store))
-
-
 def measure_memory(adoptions: int, console: Console, *, budget_s: float) -> list[Result]:
     """Return the growth from adoption 100 until ``adoptions``, or until ``budget_s`` seconds are over."""
     with (
         workspace(versions=_VERSIONS, change=0.1) as paths,
         start_publisher(paths.prepared, paths.store) as publisher,
-        HelperProcess(run_adopter, paths.store, paths.logs) as adopter,
+        HelperProcess(serve_actor, paths.logs, Adopter, paths.store) as adopter,
     ):
         publisher.call("begin", _PUBLICATIONS_PER_S)
         resident = [adopter.call("adopt", FIRST) for _ in range(2)]
@@ -81,16 +72,8 @@ def measure_memory(adoptions: int, console: Console, *, budget_s: float) -> list
     count = FIRST * len(resident)
     how = f"resident memory of an acting process after {count:,} adoptions, less that after {FIRST}"
     growth = [(now - resident[0]) / _MB for now in resident[1:]]
+    result = Result.of(f"memory growth in {count:,} adoptions", growth, "MB", how, at_most=_AT_MOST_MB)
     return [
-        Result(
-            name=f"memory growth in {count:,} adoptions",
-            value=growth[-1],
-            target=_AT_MOST_MB,
-            reached=growth[-1] < _AT_MOST_MB and count >= adoptions,
-            min=min(growth),
-            max=max(growth),
-            unit="MB",
-            how=how,
-        ),
+        replace(result, value=growth[-1], reached=growth[-1] < _AT_MOST_MB and count >= adoptions),
         Result.of("memory of an acting process", [now / _MB for now in resident], "MB", how),
     ]

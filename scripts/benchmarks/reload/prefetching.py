@@ -10,11 +10,11 @@ from typing import NamedTuple
 import numpy as np
 from rich.console import Console
 
-from scripts.benchmarks.common.helper_process import HelperProcess
+from scripts.benchmarks.common.helper_process import HelperProcess, serve_actor
 from scripts.benchmarks.common.prepared_versions import workspace
 from scripts.benchmarks.common.publishing_process import start_publisher
 from scripts.benchmarks.common.result import Result, number
-from scripts.benchmarks.reload.step_timer import run_step_timer
+from scripts.benchmarks.reload.step_timer import StepTimer
 from scripts.benchmarks.reload.step_times import SMALL_CHANGE, VERSIONS, warm_up
 from scripts.benchmarks.reload.windows import (
     WINDOW_S,
@@ -38,8 +38,6 @@ _MOST_ROUNDS_FACTOR = 3  # more rounds where the difference is not resolved yet
 
 
 class Comparison(NamedTuple):
-    """Rounds of both actors, in pairs."""
-
     on: list[Round]
     off: list[Round]
 
@@ -70,8 +68,8 @@ def measure_prefetching(
         off, control = (paths.store.with_name(name) for name in ("store-off", "control"))
         with (
             start_publisher(paths.prepared, paths.store, off, control) as publisher,
-            HelperProcess(run_step_timer, paths.store, paths.logs, True) as with_prefetcher,
-            HelperProcess(run_step_timer, off, paths.logs, False) as without,
+            HelperProcess(serve_actor, paths.logs, StepTimer, paths.store) as with_prefetcher,
+            HelperProcess(serve_actor, paths.logs, StepTimer, off, False) as without,
         ):
             for store, step_timer in ((_ON, with_prefetcher), (_OFF, without)):
                 publisher.call("publish", store)

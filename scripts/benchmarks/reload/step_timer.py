@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Sequence
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,10 +10,7 @@ import numpy as np
 
 from actor.agent import Agent
 from actor.agent_options import AgentOptions
-from actor.session.switch_interval import short_switch_interval
-from scripts.benchmarks.common.helper_process import serve
 from scripts.benchmarks.common.prepared_versions import ENV_ID
-from shared.process.log import set_up_logging
 from shared.store.policy_store import LocalPolicyStore
 
 STEPS_BETWEEN_ADOPTIONS = 16
@@ -47,7 +43,6 @@ class StepTimer:
         self._begins = True
 
     def is_prefetching(self) -> bool:
-        """Act for a moment and return True when the agent has a prefetcher."""
         self.act_for(_SETTLE_S)
         return self._agent.is_prefetching
 
@@ -90,10 +85,3 @@ class StepTimer:
             rate = len(took_ns) / (edges_s[k + 1] - edges_s[k])
             windows.append(Window(step_us, rate, int(adopted[k + 1] - adopted[k])))
         return windows
-
-
-def run_step_timer(connection: Connection, store: Path, logs: Path, prefetch: bool = True) -> None:
-    """Serve a ``StepTimer`` that logs into a file, as an actor does."""
-    set_up_logging("actor-0" if prefetch else "actor-1", logs, terminal_level="ERROR")
-    with short_switch_interval():
-        serve(connection, StepTimer(store, prefetch))

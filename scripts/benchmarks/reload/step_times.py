@@ -6,11 +6,11 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
-from scripts.benchmarks.common.helper_process import HelperProcess
+from scripts.benchmarks.common.helper_process import HelperProcess, serve_actor
 from scripts.benchmarks.common.prepared_versions import workspace
 from scripts.benchmarks.common.publishing_process import start_publisher
 from scripts.benchmarks.common.result import Result
-from scripts.benchmarks.reload.step_timer import PERCENTILES, Window, run_step_timer
+from scripts.benchmarks.reload.step_timer import PERCENTILES, StepTimer, Window
 from scripts.benchmarks.reload.windows import (
     WINDOW_S,
     Round,
@@ -46,7 +46,7 @@ def measure_step_times(rounds: int) -> list[Result]:
         control = paths.store.with_name("control")
         with (
             start_publisher(paths.prepared, paths.store, control) as publisher,
-            HelperProcess(run_step_timer, paths.store, paths.logs) as step_timer,
+            HelperProcess(serve_actor, paths.logs, StepTimer, paths.store) as step_timer,
         ):
             publisher.call("publish")
             warm_up(publisher, step_timer)

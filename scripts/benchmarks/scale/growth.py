@@ -35,11 +35,9 @@ class Growth:
     times_ms: dict[str, dict[float, list[float]]] = field(default_factory=dict)
 
     def add(self, line: str, size: float, times_ms: Sequence[float]) -> None:
-        """Add the measurements of one point."""
         self.times_ms.setdefault(line, {})[size] = list(times_ms)
 
     def results(self) -> list[Result]:
-        """Return one result for each point."""
         return [
             Result.of(f"{line}, {_short(size)} {self.x_label}", times_ms, "ms", self.how)
             for line, points in self.times_ms.items()

@@ -71,7 +71,6 @@ def _adopt(hidden_sizes: tuple[int, ...], times: int) -> tuple[list[float], list
 
 
 def _weights_mb(hidden_sizes: tuple[int, ...]) -> float:
-    """Return the size of a prepared network with one trunk."""
     sizes = (4, *hidden_sizes, 3)
     return sum(4e-6 * (n_in + 1) * n_out for n_in, n_out in itertools.pairwise(sizes))
 

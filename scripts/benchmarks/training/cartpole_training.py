@@ -11,11 +11,7 @@ from shared.run.run_directory import RunDirectory
 
 
 def run_training(seed: int, run: RunDirectory, flags: Sequence[str]) -> Summary:
-    """Train until solved.
-
-    Raises:
-        HotswapError: The training wrote no summary.
-    """
+    """Train until solved. Raise HotswapError if the training wrote no summary."""
     flags = [f"--env={ENV_ID}", f"--seed={seed}", f"--run-dir={run.path}", f"--target-return={TARGET_RETURN}", *flags]
     command = python_module("rl_hotswap.cli", ["train", *flags])
     done = subprocess.run(command, env=child_environment(), capture_output=True, text=True, check=False)

@@ -5,6 +5,7 @@ several settings of Stable-Baselines3's PPO, each in its own process. Both count
 the last 100 episodes average 475; settings that do not solve the environment do not count.
 """
 
+import shlex
 import subprocess
 import tempfile
 from collections.abc import Callable
@@ -27,15 +28,9 @@ from shared.run.run_directory import RunDirectory
 
 # The highest throughput of the learner's core: many environments in one vector, one pass over large batches, and actors
 # that do not wait for the learner.
-THROUGHPUT = (
-    "--async",
-    "--envs-per-actor=1024",
-    "--rollout-length=16",
-    "--batch-steps=16384",
-    "--minibatch-size=2048",
-    "--epochs=1",
-    "--shared-trunk",
-    "--publish-every-updates=2",
+THROUGHPUT = shlex.split(
+    "--async --envs-per-actor=1024 --rollout-length=16 --batch-steps=16384 --minibatch-size=2048 --epochs=1 "
+    "--shared-trunk --publish-every-updates=2"
 )
 
 # The first is from RL Baselines3 Zoo; the others make fewer and larger updates and still solve the environment.
@@ -51,12 +46,8 @@ _MOST_ROUNDS = 5  # each is one training of both
 
 
 def measure_training(settings: BenchmarkSettings, console: Console) -> list[Result]:
-    """Find the fastest settings of Stable-Baselines3, then train with both in turn.
-
-    Raises:
-        HotswapError: A training of this project fails.
-    """
-    flags = (*THROUGHPUT, *settings.training_flags)
+    """Find the fastest settings of Stable-Baselines3, then train with both in turn. Raise HotswapError on failure."""
+    flags = [*THROUGHPUT, *settings.training_flags]
     rounds = min(settings.rounds, _MOST_ROUNDS)
     ours: list[TimedTraining] = []
     measurements: dict[str, Callable[[], float]] = {
@@ -80,14 +71,9 @@ def measure_training(settings: BenchmarkSettings, console: Console) -> list[Resu
         f"stable_baselines3.PPO, {_describe(best)}, the fastest of {len(CANDIDATES) + 1} settings that solve seed 0; "
         f"until solved: {_how_many_solved(baseline)}; its speed counts in either case"
     )
+    over = ratios(solved_rates, values[_SB3])
     return [
-        Result.of(
-            f"{ENV_ID}: training steps/s over {_SB3}'s best",
-            ratios(solved_rates, values[_SB3]),
-            "x",
-            f"{how}; {baseline_how}",
-            at_least=15.0,
-        ),
+        Result.of(f"{ENV_ID}: training steps/s over {_SB3}'s best", over, "x", f"{how}; {baseline_how}", at_least=15.0),
         *results,
         Result.of(f"{ENV_ID}: {_SB3}'s best", values[_SB3], "steps/s", baseline_how),
         Result.of(f"{ENV_ID}: {_SB3}'s seconds until solved", _seconds_until_solved(baseline), "s", baseline_how),
@@ -95,7 +81,6 @@ def measure_training(settings: BenchmarkSettings, console: Console) -> list[Resu
 
 
 def _steps_per_s(found: list[TimedTraining], timed: TimedTraining, name: str, console: Console) -> float:
-    """Append ``timed``, print it, and return its rate."""
     found.append(timed)
     _print(f"seed {len(found) - 1}, {name}", timed, console)
     return timed.steps_per_s
@@ -115,7 +100,7 @@ def _seconds_until_solved(trainings: list[TimedTraining]) -> list[float]:
     return [timed.seconds if timed.solved else float("inf") for timed in trainings]
 
 
-def _train(seed: int, flags: tuple[str, ...]) -> TimedTraining:
+def _train(seed: int, flags: list[str]) -> TimedTraining:
     with tempfile.TemporaryDirectory(prefix=TEMPORARY_PREFIX) as directory:
         summary = run_training(seed, RunDirectory(Path(directory) / "run"), flags)
     return TimedTraining(summary.solved, summary.env_steps, summary.env_steps / summary.steps_per_s)
