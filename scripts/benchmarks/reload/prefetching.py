@@ -105,8 +105,8 @@ def results_of(comparison: Comparison, rate: float) -> list[Result]:
     pairs = sum(len(one.adopting) for one in comparison.on)
     how = (
         f"one CartPole-v1, MLP 64x64, {rate:g} adoptions per second; {pairs} pairs of windows of {WINDOW_S:g} s, each "
-        "adopting window compared with the control windows beside it; min and max are a 95% bootstrap interval over "
-        "windows, for differences over pairs"
+        "adopting window compared with the control windows beside it; mean of lost steps, median of step times; "
+        "min and max are a 95% bootstrap interval over windows, for differences over pairs"
     )
     quantities = (
         ("steps lost", "%", comparison.lost_percent()),
