@@ -1,6 +1,4 @@
-"""What every policy store keeps of a signature, and what a reader with a key makes of it."""
-
-from collections.abc import Iterator
+"""The contract of signatures: every store keeps them, and a reader with a key verifies them."""
 
 import msgspec
 import pytest
@@ -11,16 +9,10 @@ from shared.policy.signing import SIGNATURE_BYTES, SigningKey
 from shared.store.authenticity import Authenticity
 from shared.store.policy_store import PolicyStore, Retention, version_name
 from tests.support.sample_versions import sample_files, sample_manifest
-from tests.support.store_cases import CASES, StoreCase, store_case
+from tests.support.store_cases import StoreCase, store_case
 
 KEY, OTHER_KEY = SigningKey.generate(), SigningKey.generate()
 STRICT = Authenticity([KEY.public])
-
-
-@pytest.fixture(params=CASES)
-def case(request: pytest.FixtureRequest) -> Iterator[StoreCase]:
-    with store_case(request.param) as made:
-        yield made
 
 
 def publish(store: PolicyStore, content: bytes = b"weights", key: SigningKey | None = KEY) -> Manifest:
@@ -28,13 +20,13 @@ def publish(store: PolicyStore, content: bytes = b"weights", key: SigningKey | N
 
 
 def refused(store: PolicyStore, version: int, authenticity: Authenticity = STRICT) -> str:
-    """What a reader with the key says of ``version``."""
+    """Return the error of a reader with the key that opens ``version``."""
     with pytest.raises(NotAuthentic) as refusal:
         authenticity.open(store, version)
     return str(refusal.value)
 
 
-def test_what_is_signed_is_what_a_reader_with_the_key_gets(case: StoreCase) -> None:
+def test_a_reader_with_the_key_gets_signed_versions(case: StoreCase) -> None:
     published = publish(case.open())
     version = STRICT.open(case.open(), 0)
     assert version.manifest == published
@@ -43,13 +35,13 @@ def test_what_is_signed_is_what_a_reader_with_the_key_gets(case: StoreCase) -> N
     assert case.get("v000000/manifest.sig") == KEY.sign(case.get("v000000/manifest.json"))
 
 
-def test_a_reader_without_a_key_takes_no_notice(case: StoreCase) -> None:
+def test_a_reader_without_a_key_accepts_every_version(case: StoreCase) -> None:
     store = case.open()
     publish(store, b"signed")
     publish(store, b"not signed", None)
-    publish(store, b"by somebody else", OTHER_KEY)
+    publish(store, b"by another key", OTHER_KEY)
     contents = [Authenticity().open(store, version).read("weights.safetensors") for version in store.versions()]
-    assert contents == [b"signed", b"not signed", b"by somebody else"]
+    assert contents == [b"signed", b"not signed", b"by another key"]
 
 
 def test_keys_can_change_while_readers_accept_both(case: StoreCase) -> None:
@@ -61,14 +53,14 @@ def test_keys_can_change_while_readers_accept_both(case: StoreCase) -> None:
     assert f"no signature by {KEY.public.short}" in refused(store, 1)
 
 
-def test_what_nobody_signed_is_refused(case: StoreCase) -> None:
+def test_an_unsigned_version_is_refused(case: StoreCase) -> None:
     store = case.open()
     publish(store, key=None)
     assert store.open(0).read_signature() is None
     assert "v000000/manifest.sig: not there, so the version is not signed" in refused(store, 0)
 
 
-def test_a_signature_that_was_taken_away_is_refused(case: StoreCase) -> None:
+def test_a_version_without_its_signature_is_refused(case: StoreCase) -> None:
     store = case.open()
     publish(store)
     case.remove("v000000/manifest.sig")
@@ -116,7 +108,7 @@ def test_an_old_version_cannot_be_replayed_under_a_new_number(case: StoreCase) -
     assert "manifest.json was changed since" in refused(store, 9)
 
 
-def test_another_run_is_refused_once_a_run_is_known(case: StoreCase) -> None:
+def test_another_run_is_refused_after_the_first_version(case: StoreCase) -> None:
     store = case.open()
     first = publish(store)
 
@@ -126,13 +118,13 @@ def test_another_run_is_refused_once_a_run_is_known(case: StoreCase) -> None:
     store.publish(sample_files(), of_another_run, sign=KEY.sign)
     assert "is signed for run 'other', and this is run 'mine'" in refused(store, 1, Authenticity([KEY.public], "mine"))
     starts_here = Authenticity([KEY.public])
-    starts_here.open(store, 1)  # it may be of either run as long as neither has acted
+    starts_here.open(store, 1)  # versions of either run pass before the first is loaded
     starts_here.pin(first)
     starts_here.open(store, 0)
     assert "is signed for run 'other', and this is run 'run'" in refused(store, 1, starts_here)
 
 
-def test_a_publisher_that_loses_the_race_signs_the_number_that_it_gets(case: StoreCase) -> None:
+def test_a_publisher_that_loses_the_race_signs_its_final_number(case: StoreCase) -> None:
     slow, fast = case.open(), case.open()
     asked = []
 
@@ -148,7 +140,7 @@ def test_a_publisher_that_loses_the_race_signs_the_number_that_it_gets(case: Sto
     assert contents == [b"fast", b"fast", b"slow"]
 
 
-def test_no_file_of_a_version_can_pass_for_its_signature(case: StoreCase) -> None:
+def test_a_file_of_a_version_cannot_be_named_like_its_signature(case: StoreCase) -> None:
     with pytest.raises(ManifestError, match=r"plain names .* found 'manifest\.sig'"):
         case.open().publish({**sample_files(), "manifest.sig": b"\0" * 64}, sample_manifest)
     assert case.files() == set()
@@ -165,7 +157,7 @@ def test_a_signature_is_swept_with_its_version(case: StoreCase) -> None:
     assert not any(name.startswith(version_name(0)) for name in case.files())
 
 
-def test_a_link_is_no_signature() -> None:
+def test_a_link_is_not_a_signature() -> None:
     with store_case("local") as case:
         store = case.open()
         publish(store)

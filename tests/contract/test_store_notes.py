@@ -1,21 +1,18 @@
-"""What every store promises of the notes that actors leave in it."""
+"""The contract of the notes in a store."""
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from shared.store.policy_store import Retention
 from shared.store.store_notes import MAX_NOTE_BYTES, StoreNotes
-from tests.support.sample_versions import sample_files, sample_manifest
-from tests.support.store_cases import CASES, StoreCase, store_case
+from tests.support.sample_versions import publish_sample
+from tests.support.store_cases import StoreCase
 
 
-@pytest.fixture(params=CASES)
-def case(request: pytest.FixtureRequest) -> Iterator[StoreCase]:
-    with store_case(request.param) as made:
-        made.open().publish(sample_files(), sample_manifest)
-        yield made
+@pytest.fixture(autouse=True)
+def published(case: StoreCase) -> None:
+    publish_sample(case.open())
 
 
 def _notes(case: StoreCase) -> StoreNotes:
@@ -40,15 +37,15 @@ def test_a_note_is_read_by_others_replaced_and_removed(case: StoreCase) -> None:
     assert case.open().versions() == [0]
 
 
-def test_what_is_created_stays_the_first_ones(case: StoreCase) -> None:
-    assert _notes(case).create("verdict-1", b"ours")
-    assert not _notes(case).create("verdict-1", b"theirs")
-    assert _notes(case).read("verdict-1") == b"ours"
+def test_creating_does_not_replace_a_note(case: StoreCase) -> None:
+    assert _notes(case).create("result-1", b"ours")
+    assert not _notes(case).create("result-1", b"theirs")
+    assert _notes(case).read("result-1") == b"ours"
 
 
-def test_of_several_who_create_one_is_first(case: StoreCase) -> None:
+def test_one_of_several_concurrent_creations_succeeds(case: StoreCase) -> None:
     for round_number in range(5):
-        name = f"trial-{round_number}"
+        name = f"evaluation-{round_number}"
         with ThreadPoolExecutor(4) as pool:
             mine = [b"from %d" % i for i in range(4)]
             first = list(pool.map(lambda data: _notes(case).create(name, data), mine))  # noqa: B023
@@ -57,7 +54,7 @@ def test_of_several_who_create_one_is_first(case: StoreCase) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "../outside", "a/b", "A", ".hidden", "x" * 101, "a.json"])
-def test_names_stay_inside(case: StoreCase, name: str) -> None:
+def test_invalid_names_are_refused(case: StoreCase, name: str) -> None:
     notes = _notes(case)
     for act in (lambda: notes.write(name, b""), lambda: notes.create(name, b""), lambda: notes.read(name)):
         with pytest.raises(ValueError, match="the name of a note"):
@@ -66,7 +63,7 @@ def test_names_stay_inside(case: StoreCase, name: str) -> None:
         notes.remove(name)
 
 
-def test_what_others_put_there_is_no_note(case: StoreCase) -> None:
+def test_other_files_are_not_notes(case: StoreCase) -> None:
     case.put("notes/huge.json", b"x" * (MAX_NOTE_BYTES + 1))
     case.put("notes/directory.json/file", b"")
     case.put("notes/readme", b"")
@@ -77,7 +74,7 @@ def test_what_others_put_there_is_no_note(case: StoreCase) -> None:
     assert notes.read("directory") is None
 
 
-def test_sweeping_leaves_notes_alone(case: StoreCase) -> None:
+def test_sweeping_keeps_notes(case: StoreCase) -> None:
     _notes(case).write("returns-1", b"data")
     case.open(abandon_after_s=0.0).sweep(Retention())
     assert _notes(case).read("returns-1") == b"data"

@@ -1,4 +1,4 @@
-"""The policy stores that the conformance suite is run on. To join: one more case in ``CASES``."""
+"""The policy stores that the contract suites run on. Add a new one to ``CASES``."""
 
 import secrets
 import tempfile
@@ -13,7 +13,7 @@ from shared.store.remote_policy_store import RemotePolicyStore
 
 
 class StoreCase:
-    """One empty place for a store, and a way around the store to what lies there."""
+    """An empty place for a store, and direct access to its files."""
 
     def __init__(self, kind: str, url: str) -> None:
         self.kind = kind
@@ -21,7 +21,7 @@ class StoreCase:
         self._url = url
 
     def open(self, abandon_after_s: float = 600.0) -> PolicyStore:
-        """A new store object on this place, as another process would make one."""
+        """Open a new store object on this place, as another process would."""
         if self.kind == "local":
             return LocalPolicyStore(Path(self.root), fsync=False, abandon_after_s=abandon_after_s)
         return RemotePolicyStore(self._url, abandon_after_s=abandon_after_s)
@@ -37,12 +37,12 @@ class StoreCase:
         self._fs.rm(f"{self.root}/{name}", recursive=True)
 
     def files(self) -> set[str]:
-        """Every file of the store, but the marks, by its path inside."""
+        """Return the paths of all files in the store, except marks."""
         found = (str(path).removeprefix(self.root).lstrip("/") for path in self._fs.find(self.root))
         return {name for name in found if not name.startswith(".highest-")}
 
-    def begin_a_write(self) -> str:
-        """What a publisher leaves that was killed before its commit; returns the name of a file of it."""
+    def leave_unfinished_write(self) -> str:
+        """Write what a killed publisher leaves before its commit; return the name of one of its files."""
         directory = f".pending/.tmp-{secrets.token_hex(4)}" if self.kind == "local" else version_name(9)
         self.put(f"{directory}/policy.ts", b"half a pro")
         return f"{directory}/policy.ts"
@@ -50,7 +50,7 @@ class StoreCase:
 
 @contextmanager
 def store_case(kind: str) -> Iterator[StoreCase]:
-    """A case that cleans up after itself; ``kind`` is one of CASES."""
+    """Yield a case of ``kind``, which is one of CASES, and clean up afterwards."""
     with tempfile.TemporaryDirectory() as directory:
         place = f"memory://store-{secrets.token_hex(8)}" if kind == "memory" else f"file://{directory}/run/policies"
         case = StoreCase(kind, place)
@@ -60,3 +60,4 @@ def store_case(kind: str) -> Iterator[StoreCase]:
 
 
 CASES = ("local", "memory", "file")
+DIRECTORY_CASES = ("local", "file")
