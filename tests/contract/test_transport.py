@@ -1,14 +1,14 @@
-"""What every transport must do, whatever carries the rollouts."""
+"""The contract of transports."""
 
 from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
-from loguru import logger
 
 from shared.errors import CheckpointError, TransportClosed
 from shared.rollouts.rollout import Rollout, RolloutLayout
 from shared.rollouts.rollout_accounts import RolloutAccounts
+from tests.support.captured_logs import CapturedLogs
 from tests.support.rollout_examples import assert_same, example_rollout, plain_layout, rich_layout
 from tests.support.transport_cases import LEARNER_TIMEOUT_S, TRANSPORTS, TransportCase
 from tests.support.waiting import PATIENCE_S, Running, until
@@ -39,15 +39,6 @@ def synchronous_transport(open_transport: Open) -> TransportCase:
     return open_transport(plain_layout(), synchronous=True)
 
 
-@pytest.fixture
-def messages() -> Iterator[list[str]]:
-    """What was logged."""
-    lines: list[str] = []
-    handle = logger.add(lines.append, format="{message}", level="WARNING")
-    yield lines
-    logger.remove(handle)
-
-
 def plain(**changes: object) -> Rollout:
     return example_rollout(plain_layout(), **changes)
 
@@ -71,7 +62,7 @@ def test_a_rollout_arrives_as_it_was_sent(open_transport: Open, layout: RolloutL
     assert_same(take(transport), sent)
 
 
-def test_a_rollout_outlives_those_that_follow(transport: TransportCase) -> None:
+def test_a_rollout_stays_valid_after_later_ones(transport: TransportCase) -> None:
     sender = transport.sender()
     sent = [plain(seed=seed) for seed in range(5)]
     found = []
@@ -89,7 +80,7 @@ def test_numbers_are_consecutive_and_arrive_in_order(transport: TransportCase) -
     assert [take(transport).header.sequence for _ in range(5)] == [0, 1, 2, 3, 4]
 
 
-def test_environments_may_differ_in_number_from_rollout_to_rollout(transport: TransportCase) -> None:
+def test_the_number_of_environments_may_change_between_rollouts(transport: TransportCase) -> None:
     sender = transport.sender()
     for batch_size in (1, 7, 2):
         sender.send(plain(batch_size=batch_size))
@@ -118,7 +109,7 @@ def test_a_sender_has_room_for_its_window_and_no_more(transport: TransportCase) 
     assert not sender.wait_for_room(0.02)
 
 
-def test_taking_a_rollout_up_makes_room(transport: TransportCase) -> None:
+def test_receiving_a_rollout_makes_room(transport: TransportCase) -> None:
     sender = transport.sender()
     sender.send(plain())
     waiting = Running(sender.wait_for_room, PATIENCE_S)
@@ -162,21 +153,21 @@ def test_sending_waits_for_room(transport: TransportCase) -> None:
     assert sending.join()
 
 
-def test_a_slow_learner_slows_its_actors_however_long_an_update_takes(transport: TransportCase) -> None:
+def test_a_slow_learner_slows_its_actors_during_long_updates(transport: TransportCase) -> None:
     sender = transport.sender()
     sender.send(plain())
-    assert not sender.wait_for_room(2 * LEARNER_TIMEOUT_S)  # nobody receives meanwhile
+    assert not sender.wait_for_room(2 * LEARNER_TIMEOUT_S)  # without a receive meanwhile
     assert sender.learner_alive
 
 
-def test_windows_are_each_senders_own(transport: TransportCase) -> None:
+def test_each_sender_has_its_own_window(transport: TransportCase) -> None:
     first, second = transport.sender("actor-0"), transport.sender("actor-1")
     first.send(plain())
     second.send(plain(actor_id="actor-1"))
     assert {take(transport).header.actor_id for _ in range(2)} == {"actor-0", "actor-1"}
 
 
-def test_every_rollout_ends_in_one_place(transport: TransportCase) -> None:
+def test_every_rollout_gets_one_outcome(transport: TransportCase) -> None:
     sender = transport.sender(window=4)
     broken = plain()
     broken.reward[0, 0] = np.nan
@@ -199,25 +190,25 @@ def test_a_rollout_is_counted_once(transport: TransportCase) -> None:
         transport.receiver.count_stale(rollout)
 
 
-def test_what_the_learner_finds_invalid_is_counted_and_its_sender_named(
-    transport: TransportCase, messages: list[str]
+def test_a_rollout_that_the_learner_finds_invalid_is_counted_and_its_sender_logged(
+    transport: TransportCase, captured_logs: CapturedLogs
 ) -> None:
     transport.sender("actor-7").send(plain(actor_id="actor-7"))
     transport.receiver.count_invalid(take(transport), "from the future")
     assert transport.receiver.accounts == RolloutAccounts(sent=1, invalid=1)
-    assert any("'actor-7'" in line and "from the future" in line for line in messages), messages
+    assert captured_logs.has("'actor-7'", "from the future"), captured_logs.messages()
 
 
 @pytest.mark.parametrize(
-    ("fault", "complaint"),
+    ("fault", "message"),
     [
         (lambda rollout: rollout.reward.fill(np.inf), "reward holds values that are not finite"),
         (lambda rollout: rollout.action.fill(2), "action holds choices that do not exist"),
         (lambda rollout: setattr(rollout, "reward", rollout.reward[:-1]), "expected"),
     ],
 )
-def test_an_invalid_rollout_is_counted_and_its_sender_named(
-    transport: TransportCase, messages: list[str], fault: Callable[[Rollout], None], complaint: str
+def test_an_invalid_rollout_is_counted_and_its_sender_logged(
+    transport: TransportCase, captured_logs: CapturedLogs, fault: Callable[[Rollout], None], message: str
 ) -> None:
     sender = transport.sender("actor-7")
     broken = plain(actor_id="actor-7")
@@ -225,7 +216,7 @@ def test_an_invalid_rollout_is_counted_and_its_sender_named(
     sender.send(broken)
     assert until(lambda: transport.receiver.receive(0.0) or transport.receiver.accounts.invalid) == 1
     assert sender.wait_for_room(PATIENCE_S)
-    assert any("'actor-7'" in line and complaint in line for line in messages), messages
+    assert captured_logs.has("'actor-7'", message), captured_logs.messages()
 
 
 def test_a_rollout_of_another_run_is_invalid(transport: TransportCase) -> None:
@@ -234,7 +225,7 @@ def test_a_rollout_of_another_run_is_invalid(transport: TransportCase) -> None:
     assert until(lambda: transport.receiver.receive(0.0) or transport.receiver.accounts.invalid) == 1
 
 
-def test_a_stop_wakes_whoever_waits_for_room(transport: TransportCase) -> None:
+def test_a_stop_ends_waiting_for_room(transport: TransportCase) -> None:
     sender = transport.sender()
     sender.send(plain())
     waiting = Running(sender.wait_for_room, PATIENCE_S)
@@ -245,7 +236,7 @@ def test_a_stop_wakes_whoever_waits_for_room(transport: TransportCase) -> None:
     stopping.join()
 
 
-def test_a_stop_ends_a_send_that_waits(transport: TransportCase) -> None:
+def test_a_stop_ends_a_waiting_send(transport: TransportCase) -> None:
     sender = transport.sender()
     sender.send(plain())
     sending = Running(sender.send, plain())
@@ -256,7 +247,7 @@ def test_a_stop_ends_a_send_that_waits(transport: TransportCase) -> None:
     assert transport.receiver.accounts == RolloutAccounts(sent=2, lost=2)
 
 
-def test_what_is_sent_after_a_stop_is_lost(transport: TransportCase) -> None:
+def test_rollouts_sent_after_a_stop_are_lost(transport: TransportCase) -> None:
     sender = transport.sender(window=3)
     sender.send(plain())
     until(lambda: transport.receiver.live_senders == 1)
@@ -291,12 +282,12 @@ def test_stopping_ends_when_every_actor_has_left(transport: TransportCase) -> No
     assert until(lambda: transport.receiver.live_senders == 0)
 
 
-def test_stopping_nobody_returns_at_once(transport: TransportCase) -> None:
+def test_stopping_without_actors_returns_at_once(transport: TransportCase) -> None:
     transport.receiver.stop_actors(PATIENCE_S)
     assert transport.receiver.accounts == RolloutAccounts()
 
 
-def test_senders_that_are_there_are_counted(transport: TransportCase) -> None:
+def test_connected_senders_are_counted(transport: TransportCase) -> None:
     senders = [transport.sender(f"actor-{i}") for i in range(2)]
     for sender in senders:
         assert sender.wait_for_room(PATIENCE_S)
@@ -305,19 +296,19 @@ def test_senders_that_are_there_are_counted(transport: TransportCase) -> None:
     until(lambda: transport.receiver.live_senders == 1)
 
 
-def test_an_actor_that_comes_back_is_a_restart_with_numbers_of_its_own(transport: TransportCase) -> None:
-    for life in range(3):
+def test_a_new_session_of_an_actor_is_a_restart_with_its_own_numbers(transport: TransportCase) -> None:
+    for session in range(3):
         sender = transport.sender()
-        sender.send(plain(seed=life))
+        sender.send(plain(seed=session))
         rollout = take(transport)
         assert rollout.header.sequence == 0
         transport.receiver.count_learned(rollout)
-        assert transport.receiver.actor_restarts == life
+        assert transport.receiver.actor_restarts == session
         sender.close()
     assert transport.receiver.accounts == RolloutAccounts(sent=3, learned=3)
 
 
-def test_two_lives_of_one_actor_are_told_apart(transport: TransportCase) -> None:
+def test_two_sessions_of_one_actor_are_distinguished(transport: TransportCase) -> None:
     old, new = transport.sender(), transport.sender()
     old.send(plain(seed=1))
     first = take(transport)
@@ -328,7 +319,7 @@ def test_two_lives_of_one_actor_are_told_apart(transport: TransportCase) -> None
     assert transport.receiver.accounts == RolloutAccounts(sent=2, learned=1, stale=1)
 
 
-def test_without_a_learner_nothing_blocks_and_everything_is_lost(transport: TransportCase) -> None:
+def test_without_a_learner_nothing_blocks_and_rollouts_are_lost(transport: TransportCase) -> None:
     sender = transport.sender()
     sender.send(plain())
     take(transport)
@@ -340,7 +331,7 @@ def test_without_a_learner_nothing_blocks_and_everything_is_lost(transport: Tran
     assert not sender.send(plain())
 
 
-def test_nothing_is_sent_through_a_closed_sender(transport: TransportCase) -> None:
+def test_a_closed_sender_raises_transport_closed(transport: TransportCase) -> None:
     sender = transport.sender()
     sender.close()
     sender.close()
@@ -350,29 +341,29 @@ def test_nothing_is_sent_through_a_closed_sender(transport: TransportCase) -> No
         sender.wait_for_room(0.0)
 
 
-def test_nothing_is_received_through_a_closed_receiver(transport: TransportCase) -> None:
+def test_a_closed_receiver_raises_transport_closed(transport: TransportCase) -> None:
     transport.receiver.close()
     transport.receiver.close()
     with pytest.raises(TransportClosed):
         transport.receiver.receive(0.0)
 
 
-def test_the_books_can_be_kept_and_gone_on_with(transport: TransportCase, open_transport: Open) -> None:
+def test_accounts_can_be_saved_and_restored(transport: TransportCase, open_transport: Open) -> None:
     sender = transport.sender(window=3)
     for _ in range(3):
         sender.send(plain())
     transport.receiver.count_learned(take(transport))
     transport.receiver.count_stale(take(transport))
     take(transport)
-    kept = transport.receiver.state()
+    saved = transport.receiver.state()
     another = open_transport(plain_layout())
-    another.receiver.restore(kept)
+    another.receiver.restore(saved)
     assert another.receiver.accounts == RolloutAccounts(sent=3, learned=1, stale=1, lost=1)
     another.sender().send(plain())
     another.receiver.count_learned(take(another))
     assert another.receiver.accounts == RolloutAccounts(sent=4, learned=2, stale=1, lost=1)
 
 
-def test_broken_books_are_an_error(transport: TransportCase) -> None:
+def test_invalid_accounts_are_an_error(transport: TransportCase) -> None:
     with pytest.raises(CheckpointError, match="accounts"):
         transport.receiver.restore(b"what is this")

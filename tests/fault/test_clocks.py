@@ -1,4 +1,4 @@
-"""Clocks that jump, back or ahead: they date what people read, and decide nothing."""
+"""Clocks that jump: times are recorded for people, and decide nothing."""
 
 import ast
 import itertools
@@ -21,9 +21,9 @@ OBSERVATIONS = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float3
 DAY_S = 86400.0
 UPDATES = 6
 
-# Who may ask what time it is, and what for.
-ASK_THE_TIME = {
-    # To date something: a version, a report, a rollout, advice.
+# Modules that may read the clock, by purpose.
+READ_THE_CLOCK = {
+    # Time stamps of versions, reports, rollouts and advice.
     "learner/export/module_export.py",
     "learner/publishing/publish_once.py",
     "learner/training/scalar_file.py",
@@ -32,18 +32,18 @@ ASK_THE_TIME = {
     "rl_hotswap/cli/rollback.py",
     "scripts/conformance/engine_agreement.py",
     "shared/store/quarantine.py",
-    # To tell a person how old a version is.
+    # The age of a version, for people.
     "actor/versions/policy_loader.py",
     "rl_hotswap/cli/inspect.py",
-    # The age of the first rollout, which cannot be more than that of the learner.
+    # The age of the first rollout, bounded by that of the learner.
     "learner/training/timing.py",
-    # The age of files, in either direction, and beside a lock that says whether their writer lives.
+    # The age of files, in both directions, together with a lock of a live writer.
     "shared/files/small_files.py",
     "shared/store/pending_version.py",
-    # Whether a directory's last change is old enough that another would have another time; it is listed anyway.
+    # The age of the last change of a directory, which is listed anyway.
     "actor/watching/policy_watcher.py",
 }
-# What measures all the rest, and keeps nothing running.
+# Programs that measure the others.
 MEASURE = ("scripts/benchmarks/", "scripts/chaos.py", "scripts/fault_injection/")
 _CLOCKS = ("time.time", "time.time_ns", "datetime.now", "datetime.utcnow")
 
@@ -52,7 +52,7 @@ MakeAgent = Callable[..., Agent]
 
 @pytest.fixture(params=["back", "to and fro"])
 def clock(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every look at the clock shows another day."""
+    """Let every reading of the clock return another day."""
     days = itertools.count(20_000, -1) if request.param == "back" else itertools.cycle([20_000, 10_000, 30_000])
     monkeypatch.setattr("time.time", lambda: next(days) * DAY_S)
     monkeypatch.setattr("time.time_ns", lambda: int(next(days) * DAY_S) * 10**9)
@@ -77,9 +77,7 @@ def test_a_learner_trains_publishes_and_resumes(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("clock")
-def test_an_actor_adopts_every_version_whatever_its_files_are_dated(
-    store: LocalPolicyStore, make_agent: MakeAgent
-) -> None:
+def test_an_actor_adopts_versions_with_any_time_stamps(store: LocalPolicyStore, make_agent: MakeAgent) -> None:
     agent = make_agent(synchronous=False, deadline_s=60.0)
     for version, day in enumerate([20_000, 1, 40_000, 20_000]):
         publish_seed(store, version)
@@ -91,8 +89,8 @@ def test_an_actor_adopts_every_version_whatever_its_files_are_dated(
         agent.act(OBSERVATIONS)
 
 
-def test_nothing_else_asks_what_time_it_is() -> None:
-    def asks(path: Path) -> bool:
+def test_no_other_module_reads_the_clock() -> None:
+    def reads(path: Path) -> bool:
         text = path.read_text()
         if not any(name in text for name in _CLOCKS):
             return False
@@ -104,5 +102,5 @@ def test_nothing_else_asks_what_time_it_is() -> None:
         for name in ("rl_hotswap", "actor", "learner", "shared", "scripts")
         for path in (REPOSITORY / name).rglob("*.py")
     )
-    paths = {path.relative_to(REPOSITORY).as_posix() for path in sources if asks(path)}
-    assert {path for path in paths if not path.startswith(MEASURE)} == ASK_THE_TIME
+    paths = {path.relative_to(REPOSITORY).as_posix() for path in sources if reads(path)}
+    assert {path for path in paths if not path.startswith(MEASURE)} == READ_THE_CLOCK

@@ -1,6 +1,6 @@
-"""Thousands of almost-right rollouts, messages and manifests: each is taken, or refused by an error of ours.
+"""Thousands of mutated rollouts, messages and manifests: each is accepted, or refused with a project error.
 
-Never another exception, never memory beyond what the bytes themselves take; a hang would end by pytest's own timeout.
+No other exception occurs, and memory stays bounded; the timeout of pytest ends a hang.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ from tests.support.rollout_examples import RUN_ID, example_rollout, plain_layout
 from tests.support.sample_versions import sample_files, sample_manifest
 
 HOW_MANY = [pytest.param(1_000), pytest.param(10_000, marks=pytest.mark.soak)]
-NAME = Sender(RUN_ID, "actor-0", "life-1")
+NAME = Sender(RUN_ID, "actor-0", "session-1")
 FROM_ACTOR = [Hello(NAME, 3), Sending(NAME, 0), Bye(NAME, 7)]
 FROM_LEARNER = [Welcome(3, 2, 0.5), Refused("why"), Credit(4, 7), Stop()]
 
@@ -37,9 +37,7 @@ pytestmark = pytest.mark.timeout(600)
 
 @pytest.fixture(autouse=True)
 def bounded_memory() -> Iterator[None]:
-    """What is bounded is each mutant's own cost, so the whole test stays small. RateLimitedWarnings about them are
-    not shown.
-    """
+    """Bound the memory of a test, and disable its warnings."""
     logger.disable("shared")
     tracemalloc.start()
     yield
@@ -50,7 +48,7 @@ def bounded_memory() -> Iterator[None]:
 
 
 def wire(layout: RolloutLayout) -> list[bytes]:
-    """A whole rollout's frames, with finals and the end of an episode."""
+    """Return the frames of a rollout with final observations and the end of an episode."""
     rollout = example_rollout(layout, finals=2)
     rollout.header = msgspec.structs.replace(rollout.header, sequence=0, session_id=NAME.session_id)
     return [messages.encode(Sending(NAME, 0)), *(bytes(frame) for frame in encode_rollout(rollout))]
@@ -58,11 +56,11 @@ def wire(layout: RolloutLayout) -> list[bytes]:
 
 @pytest.mark.parametrize("how_many", HOW_MANY)
 @pytest.mark.parametrize("layout", [plain_layout(), rich_layout()], ids=["plain", "rich"])
-def test_a_mutated_rollout_is_one_of_ours_or_is_refused(layout: RolloutLayout, how_many: int) -> None:
+def test_a_mutated_rollout_is_valid_or_refused(layout: RolloutLayout, how_many: int) -> None:
     whole = wire(layout)
-    fates = {"taken": 0, "refused": 0}
+    outcomes = {"accepted": 0, "refused": 0}
     for i, mutant in enumerate(mutants(b"".join(whole), how_many, seed=1)):
-        # By turns the mutant is one frame of the rollout, or all of it, cut where the frames were.
+        # Mutate one frame, and all frames together, in turn.
         frames = list(whole[1:])
         if i % 2:
             frames[i // 2 % len(frames)] = next(mutants(frames[i // 2 % len(frames)], 1, seed=i))
@@ -71,17 +69,17 @@ def test_a_mutated_rollout_is_one_of_ours_or_is_refused(layout: RolloutLayout, h
         try:
             rollout = decode_rollout(frames, layout)
         except RolloutInvalid:
-            fates["refused"] += 1
+            outcomes["refused"] += 1
         else:
             layout.check(rollout)
-            fates["taken"] += 1
-    assert fates["taken"] > 0  # a float's last bit may well change
-    assert fates["refused"] > how_many / 4
+            outcomes["accepted"] += 1
+    assert outcomes["accepted"] > 0  # the last bit of a float may change
+    assert outcomes["refused"] > how_many / 4
 
 
 @pytest.mark.parametrize("synchronous", [False, True])
 @pytest.mark.parametrize("how_many", HOW_MANY)
-def test_a_receiver_takes_any_messages_calmly_and_its_books_balance(how_many: int, synchronous: bool) -> None:
+def test_a_receiver_accepts_any_messages_and_its_accounts_balance(how_many: int, synchronous: bool) -> None:
     ledger = Ledger()
     flow = ReceiverFlow(plain_layout(), RUN_ID, ledger, ReceiverOptions(window=4, synchronous=synchronous))
     rollout = wire(plain_layout())[1:]
@@ -105,7 +103,7 @@ def test_a_receiver_takes_any_messages_calmly_and_its_books_balance(how_many: in
 
 
 @pytest.mark.parametrize("how_many", HOW_MANY)
-def test_a_sender_takes_any_messages_calmly(how_many: int) -> None:
+def test_a_sender_accepts_any_messages(how_many: int) -> None:
     flow = SenderFlow(4, 5.0, 0.0)
     understood = 0
     for i in range(how_many):
@@ -118,7 +116,7 @@ def test_a_sender_takes_any_messages_calmly(how_many: int) -> None:
 
 
 @pytest.mark.parametrize("how_many", HOW_MANY)
-def test_a_mutated_manifest_is_refused_or_leads_to_its_own_files_only(tmp_path: Path, how_many: int) -> None:
+def test_a_mutated_manifest_is_refused_or_names_only_its_own_files(tmp_path: Path, how_many: int) -> None:
     store = LocalPolicyStore(tmp_path / "policies", fsync=False)
     files = sample_files()
     store.publish(files, sample_manifest)

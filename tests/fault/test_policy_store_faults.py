@@ -1,6 +1,6 @@
-"""Publishers and sweepers that are killed, stopped, or race: what a reader finds is whole, and no number comes twice.
+"""Publishers and sweepers that are killed, stopped, or race: readers find whole versions, and numbers are unique.
 
-Processes and signals are real; the one thing done to them is that they know when to die (store_processes.py).
+Processes and signals are real; ``store_processes`` chooses the system call at which they are killed.
 """
 
 import json
@@ -22,7 +22,7 @@ from shared.store.policy_store import LocalPolicyStore, Retention, version_name
 from shared.store.used_numbers import UsedNumbers
 from tests.support import store_processes
 from tests.support.paths import REPOSITORY
-from tests.support.sample_versions import sample_files, sample_manifest
+from tests.support.sample_versions import publish_samples, sample_files, sample_manifest
 
 ENOUGH_STEPS = 120
 
@@ -31,60 +31,53 @@ def command(*arguments: object) -> list[str]:
     return [sys.executable, "-m", store_processes.__name__, *map(str, arguments)]
 
 
-def publish_many(store: LocalPolicyStore, count: int) -> None:
-    for i in range(count):
-        store.publish(sample_files(b"weights %d" % i), sample_manifest)
-
-
 @pytest.mark.parametrize("comes_back", [False, True])
-def test_no_number_comes_twice_though_the_store_is_taken_away_while_nobody_publishes(
-    tmp_path: Path, comes_back: bool
-) -> None:
-    """A learner is killed, its store goes, and the next learner makes a new one; later the old one may be put back."""
+def test_numbers_are_unique_after_the_store_was_removed_between_publishers(tmp_path: Path, comes_back: bool) -> None:
+    """A learner is killed and its store removed; the next learner creates a new one. The old one may come back."""
 
     def next_publisher() -> LocalPolicyStore:
         return LocalPolicyStore(tmp_path / "policies", used_numbers=UsedNumbers(tmp_path / "numbers"))
 
-    publish_many(next_publisher(), 3)
+    publish_samples(next_publisher(), 3)
     (tmp_path / "policies").rename(tmp_path / "away")
     anew = next_publisher()
-    publish_many(anew, 2)
+    publish_samples(anew, 2)
     assert anew.versions() == [3, 4]
     if comes_back:
         shutil.rmtree(tmp_path / "policies")
         (tmp_path / "away").rename(tmp_path / "policies")
     last = next_publisher()
-    publish_many(last, 1)
+    publish_samples(last, 1)
     assert last.newest() == 5
     assert [path.name for path in (tmp_path / "numbers").iterdir()] == [".highest-000005"]
 
 
-def test_a_store_that_is_taken_away_hides_no_number_that_somebody_else_has_used_in_it(tmp_path: Path) -> None:
+def test_numbers_that_another_publisher_used_in_a_removed_store_are_not_reused(tmp_path: Path) -> None:
     def publisher() -> LocalPolicyStore:
         return LocalPolicyStore(tmp_path / "policies", used_numbers=UsedNumbers(tmp_path / "numbers"))
 
     learner, rollback = publisher(), publisher()
-    publish_many(learner, 2)
-    publish_many(rollback, 3)
+    publish_samples(learner, 2)
+    publish_samples(rollback, 3)
     (tmp_path / "policies").rename(tmp_path / "away")
-    publish_many(learner, 1)
+    publish_samples(learner, 1)
     assert learner.versions() == [5]
 
 
 def read_all(store: LocalPolicyStore) -> dict[int, bytes]:
-    """The weights of every version that is there, all of its files read and verified."""
+    """Return the weights of every version, after all of its files were read and verified."""
     found = {}
     for number in store.versions():
         try:
             version = store.open(number)
-        except VersionNotFound:  # a sweeper had begun with it
+        except VersionNotFound:  # a sweeper began to remove it
             continue
         found[number] = {name: version.read(name) for name in version.manifest.files}["weights.safetensors"]
     return found
 
 
 def killed_at_every_step(act: str, template: Path, tmp_path: Path) -> list[LocalPolicyStore]:
-    """Copies of the store ``template``; on each, a process doing ``act`` was killed one step later than on the last."""
+    """Return copies of the store ``template``; the process doing ``act`` on each was killed one step later."""
     paths = [tmp_path / f"killed-{step:03d}" for step in range(ENOUGH_STEPS)]
     for path in paths:
         shutil.copytree(template, path)
@@ -98,9 +91,9 @@ def leftovers(store: LocalPolicyStore) -> set[str]:
     return {path.name for path in store.path.rglob("*") if path.name.startswith((".tmp-", ".trash-"))}
 
 
-def test_a_publisher_killed_at_any_step_leaves_all_of_a_version_or_nothing(tmp_path: Path) -> None:
+def test_a_publisher_killed_at_any_step_leaves_a_whole_version_or_none(tmp_path: Path) -> None:
     template = LocalPolicyStore(tmp_path / "template")
-    publish_many(template, 2)
+    publish_samples(template, 2)
     stores = killed_at_every_step("publish", template.path, tmp_path)
     committed = 0
     for store in stores:
@@ -116,7 +109,7 @@ def test_a_publisher_killed_at_any_step_leaves_all_of_a_version_or_nothing(tmp_p
     assert 0 < committed < len(stores) - 15  # some were killed after the rename, most before
 
 
-def test_a_learner_killed_at_any_step_of_a_checkpoint_leaves_that_or_the_one_before(tmp_path: Path) -> None:
+def test_a_learner_killed_at_any_step_of_a_checkpoint_leaves_it_or_the_previous_one(tmp_path: Path) -> None:
     template = CheckpointStore(tmp_path / "template")
     for step in (1, 2):
         template.save(step, {"step": step})
@@ -134,9 +127,9 @@ def test_a_learner_killed_at_any_step_of_a_checkpoint_leaves_that_or_the_one_bef
     assert set(newest) == {2, 3}
 
 
-def test_a_number_whose_publisher_was_killed_is_not_used_again_when_its_directory_is_deleted(tmp_path: Path) -> None:
+def test_a_number_of_a_killed_publisher_is_not_reused_after_its_directory_was_removed(tmp_path: Path) -> None:
     template = LocalPolicyStore(tmp_path / "template")
-    publish_many(template, 2)
+    publish_samples(template, 2)
     for store in killed_at_every_step("publish", template.path, tmp_path):
         was_committed = store.newest() == 2
         if was_committed:
@@ -144,9 +137,9 @@ def test_a_number_whose_publisher_was_killed_is_not_used_again_when_its_director
         assert store.publish(sample_files(), sample_manifest).version >= (3 if was_committed else 2)
 
 
-def test_a_sweeper_killed_at_any_step_leaves_what_the_next_one_finishes(tmp_path: Path) -> None:
+def test_the_next_sweeper_finishes_the_work_of_a_killed_one(tmp_path: Path) -> None:
     template = LocalPolicyStore(tmp_path / "template")
-    publish_many(template, 4)
+    publish_samples(template, 4)
     (template.path / ".pending" / ".tmp-0123456789abcdef").mkdir()
     (template.path / ".pending" / ".tmp-0123456789abcdef" / "policy.ts").write_bytes(b"half")
     for store in killed_at_every_step("sweep", template.path, tmp_path):
@@ -158,9 +151,9 @@ def test_a_sweeper_killed_at_any_step_leaves_what_the_next_one_finishes(tmp_path
         assert store.publish(sample_files(), sample_manifest).version == 4
 
 
-def test_an_actor_killed_while_it_gives_advice_gives_all_of_it_or_none(tmp_path: Path) -> None:
+def test_an_actor_killed_while_it_writes_advice_leaves_it_whole_or_none(tmp_path: Path) -> None:
     template = LocalPolicyStore(tmp_path / "template")
-    publish_many(template, 1)
+    publish_samples(template, 1)
     for store in killed_at_every_step("quarantine", template.path, tmp_path):
         assert store.quarantined() in ({}, {"a" * 64: "probe"})
         store.quarantine("a" * 64, "probe", by="survivor")
@@ -171,7 +164,7 @@ def test_an_actor_killed_while_it_gives_advice_gives_all_of_it_or_none(tmp_path:
 
 @contextmanager
 def stopped_at(step: int, act: str, store: LocalPolicyStore) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that stopped itself in the middle of ``act``."""
+    """Yield a process that stopped itself in the middle of ``act``."""
     process = subprocess.Popen(command("stop", act, store.path, step), cwd=REPOSITORY)
     try:
         _, status = os.waitpid(process.pid, os.WUNTRACED)
@@ -182,23 +175,23 @@ def stopped_at(step: int, act: str, store: LocalPolicyStore) -> Iterator[subproc
         process.wait()
 
 
-def test_a_stopped_publisher_keeps_its_write_until_it_goes_on(tmp_path: Path) -> None:
+def test_a_write_of_a_stopped_publisher_is_not_swept(tmp_path: Path) -> None:
     store = LocalPolicyStore(tmp_path / "policies", abandon_after_s=0.0)
-    publish_many(store, 1)
+    publish_samples(store, 1)
     with stopped_at(8, "publish", store) as publisher:
         assert len(leftovers(store)) == 1
         store.sweep(Retention())
         assert len(leftovers(store)) == 1
         assert read_all(store) == {0: b"weights 0"}
-        publish_many(store, 1)  # a second publisher is not held up by it, and takes the number
+        publish_samples(store, 1)  # a second publisher does not wait, and takes the number
         publisher.send_signal(signal.SIGCONT)
         assert publisher.wait() == 0
     assert read_all(store) == {0: b"weights 0", 1: b"weights 0", 2: b"killed"}
 
 
-def test_a_killed_publishers_write_is_swept_though_it_is_fresh(tmp_path: Path) -> None:
+def test_a_recent_write_of_a_killed_publisher_is_swept(tmp_path: Path) -> None:
     store = LocalPolicyStore(tmp_path / "policies", abandon_after_s=0.0)
-    publish_many(store, 1)
+    publish_samples(store, 1)
     with stopped_at(8, "publish", store) as publisher:
         publisher.kill()
         publisher.wait()
@@ -207,7 +200,7 @@ def test_a_killed_publishers_write_is_swept_though_it_is_fresh(tmp_path: Path) -
         assert leftovers(store) == set()
 
 
-def test_publishers_that_race_share_the_numbers_out(tmp_path: Path) -> None:
+def test_racing_publishers_get_different_numbers(tmp_path: Path) -> None:
     path, count = tmp_path / "policies", 40
     racers = [
         subprocess.Popen(
@@ -244,7 +237,7 @@ def test_publishers_that_race_share_the_numbers_out(tmp_path: Path) -> None:
 
 
 def read_while(store: LocalPolicyStore, processes: list[subprocess.Popen[str]]) -> set[int]:
-    """Read every version over and over until ``processes`` are done: whole, or swept meanwhile, never anything else."""
+    """Read every version until ``processes`` end: each is whole, or was swept meanwhile."""
     seen = set()
     while any(process.poll() is None for process in processes):
         for number in store.versions():
@@ -258,10 +251,10 @@ def read_while(store: LocalPolicyStore, processes: list[subprocess.Popen[str]]) 
     return seen
 
 
-def test_a_file_that_does_not_fit_is_said_and_leaves_nothing(tmp_path: Path) -> None:
-    """A limit on file sizes stands in for a full disk: the kernel refuses the write all the same."""
+def test_a_file_that_does_not_fit_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
+    """A limit on file sizes has the effect of a full disk: the kernel refuses the write."""
     store = LocalPolicyStore(tmp_path / "policies")
-    publish_many(store, 1)
+    publish_samples(store, 1)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
     try:
@@ -272,16 +265,16 @@ def test_a_file_that_does_not_fit_is_said_and_leaves_nothing(tmp_path: Path) -> 
     assert isinstance(caught.value.__cause__, OSError)
     assert leftovers(store) == set()
     assert read_all(store) == {0: b"weights 0"}
-    publish_many(store, 1)
+    publish_samples(store, 1)
     assert store.newest() == 1
 
 
 def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
     store = LocalPolicyStore(tmp_path / "policies")
-    publish_many(store, 1)
+    publish_samples(store, 1)
     before = open_descriptors()
     for _ in range(5):
-        publish_many(store, 1)
+        publish_samples(store, 1)
         read_all(store)
         store.sweep(Retention(keep_newest=1))
         store.quarantine(store.open(store.versions()[-1]).manifest.digest, "probe", by="test")

@@ -1,4 +1,4 @@
-"""File systems for tests, really mounted."""
+"""Mounted file systems for tests."""
 
 import shutil
 import subprocess
@@ -11,7 +11,7 @@ import pytest
 
 @contextmanager
 def mounted(path: Path, *arguments: str) -> Iterator[Path]:
-    """``mount ARGUMENTS path``. Skips where nobody may."""
+    """Mount a file system at ``path``. Skips the test without the rights to."""
     path.mkdir()
     mount = shutil.which("mount")
     if mount is None or subprocess.run([mount, *arguments, str(path)], capture_output=True, check=False).returncode:

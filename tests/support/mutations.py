@@ -1,4 +1,4 @@
-"""Byte strings that are almost right: what a broken disk, a broken program or an enemy may hand us."""
+"""Mutated byte strings, as a broken disk, a broken program or an attacker may produce them."""
 
 import random
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ _WORDS = (*_NUMBERS, *_HUGE, *_TEXT)
 
 
 def mutants(data: bytes, how_many: int, seed: int) -> Iterator[bytes]:
-    """``how_many`` strings, each a few changes away from ``data``; the same ones for the same ``seed``."""
+    """Yield ``how_many`` strings, each a few changes away from ``data``, reproducible by ``seed``."""
     rng = random.Random(seed)
     for _ in range(how_many):
         mutant = bytearray(data)

@@ -1,7 +1,7 @@
-"""Processes that die, stop or race at a chosen system call of a store's work. Started by test_policy_store_faults.py.
+"""Processes that kill or stop themselves at a chosen system call of a store, for test_policy_store_faults.py.
 
-Every call that changes or lists the file system is a step. At the chosen step the process kills or stops itself: before
-the call is made, or, where it is a write, when half of it has been written.
+Every call that changes or lists the file system is a step. The signal comes before the call of the chosen step, or
+after half of a write.
 """
 
 import json
@@ -18,7 +18,7 @@ CALLS = ("open", "mkdir", "write", "fsync", "rename", "replace", "scandir", "lis
 
 
 def save_checkpoint(store: LocalPolicyStore) -> None:
-    """Into the directory of what is no store this time."""
+    """Save a checkpoint in the directory of the store."""
     from learner.training.checkpoint import CheckpointStore
 
     CheckpointStore(store.path).save(3, {"step": 3})
@@ -33,7 +33,7 @@ ACTS: dict[str, Callable[[LocalPolicyStore], object]] = {
 
 
 def act_until(act: str, path: Path, step: int, fault: signal.Signals) -> None:
-    """Do ``act`` on the store at ``path``, but send ``fault`` to ourselves at the given step, counted from 0."""
+    """Do ``act`` on the store at ``path``, but send ``fault`` to this process at ``step``, counted from 0."""
     store = LocalPolicyStore(path, abandon_after_s=0.0)
     steps_left = step
 
@@ -47,7 +47,7 @@ def act_until(act: str, path: Path, step: int, fault: signal.Signals) -> None:
                 if name == "write":
                     written = call(args[0], bytes(args[1])[: len(args[1]) // 2])
                 os.kill(os.getpid(), fault)
-                if name == "write":  # stopped and going on: a short write, as the system may make one
+                if name == "write":  # stopped and continued: a short write, which the system allows
                     return written
             return call(*args, **kwargs)
 
@@ -59,9 +59,9 @@ def act_until(act: str, path: Path, step: int, fault: signal.Signals) -> None:
 
 
 def kill_at_every_step(act: str, paths: list[Path]) -> None:
-    """Do ``act`` on one store after another, each time killed one step later, until it gets to its end unharmed.
+    """Do ``act`` on one store after another, killed one step later each time, until it reaches its end.
 
-    Prints the stores that were used, as JSON. Children are forked: importing anew for each of them would take minutes.
+    Prints the number of stores used as JSON. Children are forked: imports for each of them would take minutes.
     """
     if act == "checkpoint":
         import learner.training.checkpoint  # noqa: F401
@@ -78,7 +78,7 @@ def kill_at_every_step(act: str, paths: list[Path]) -> None:
 
 
 def publish_many(path: Path, name: str, count: int) -> None:
-    """Wait for a line on stdin, publish ``count`` versions whose weights say who made them, print their numbers."""
+    """Wait for a line on stdin, publish ``count`` versions with ``name`` in their weights, print their numbers."""
     store = LocalPolicyStore(path)
     print("ready", flush=True)
     sys.stdin.readline()

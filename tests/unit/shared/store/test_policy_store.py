@@ -1,4 +1,4 @@
-"""What is particular to the local store; what every store does is in tests/contract."""
+"""The local store. The behaviour of every store is tested in tests/contract."""
 
 import errno
 import os
@@ -35,17 +35,12 @@ from shared.store.policy_store import (
 from shared.store.remote_policy_store import RemotePolicyStore
 from shared.store.version_directory import VersionDirectory
 from shared.store.version_files import describe_files
-from tests.support.sample_versions import sample_files, sample_manifest
+from tests.support.sample_versions import publish_samples, sample_files, sample_manifest
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> LocalPolicyStore:
     return LocalPolicyStore(tmp_path / "policies", fsync=False)
-
-
-def publish_many(store: LocalPolicyStore, count: int) -> None:
-    for _ in range(count):
-        store.publish(sample_files(), sample_manifest)
 
 
 def names(store: LocalPolicyStore) -> set[str]:
@@ -59,7 +54,7 @@ def test_a_version_has_one_name(version: int, name: str) -> None:
 
 
 @given(st.text(alphabet="v0123456789x-", max_size=10))
-def test_no_other_name_is_read_as_a_version(name: str) -> None:
+def test_other_names_are_not_versions(name: str) -> None:
     version = parse_version_name(name)
     assert version is None or version_name(version) == name
 
@@ -83,7 +78,7 @@ def test_retention(versions: set[int], keep_newest: int, keep_every: int | None,
 
 
 @pytest.mark.parametrize("make", [lambda: Retention(keep_newest=0), lambda: Retention(keep_every=0)])
-def test_a_retention_that_keeps_nothing_is_a_mistake(make: Callable[[], Retention]) -> None:
+def test_a_retention_that_keeps_nothing_is_a_configuration_error(make: Callable[[], Retention]) -> None:
     with pytest.raises(ConfigurationError, match="at least 1"):
         make()
 
@@ -99,20 +94,20 @@ def test_open_store_takes_paths_and_urls(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("where", ["", "nonsense://bucket", "s4://bucket/policies"])
-def test_open_store_says_what_it_expected(where: str) -> None:
+def test_open_store_refuses_other_places(where: str) -> None:
     with pytest.raises(ConfigurationError, match="expected a"):
         open_store(where)
 
 
-def test_a_store_stays_where_it_was_when_the_process_moves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_keeps_its_path_in_another_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     store = LocalPolicyStore(Path("policies"), fsync=False)
     monkeypatch.chdir("/")
-    publish_many(store, 1)
+    publish_samples(store, 1)
     assert LocalPolicyStore(tmp_path / "policies").versions() == [0]
 
 
-def test_reading_makes_no_directory(tmp_path: Path) -> None:
+def test_reading_creates_no_directory(tmp_path: Path) -> None:
     store = LocalPolicyStore(tmp_path / "policies")
     assert store.versions() == []
     assert store.sweep(Retention()) == []
@@ -120,16 +115,16 @@ def test_reading_makes_no_directory(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_store_that_is_removed_and_comes_back_goes_on_counting(store: LocalPolicyStore, tmp_path: Path) -> None:
-    publish_many(store, 3)
+def test_a_removed_store_continues_its_numbers(store: LocalPolicyStore, tmp_path: Path) -> None:
+    publish_samples(store, 3)
     store.path.rename(tmp_path / "away")
     assert store.versions() == []
-    publish_many(store, 1)
+    publish_samples(store, 1)
     assert store.versions() == [3]
 
 
 def test_a_store_may_be_a_link(store: LocalPolicyStore, tmp_path: Path) -> None:
-    publish_many(store, 1)
+    publish_samples(store, 1)
     (tmp_path / "link").symlink_to(store.path)
     linked = LocalPolicyStore(tmp_path / "link")
     assert linked.publish(sample_files(), sample_manifest).version == 1
@@ -138,12 +133,12 @@ def test_a_store_may_be_a_link(store: LocalPolicyStore, tmp_path: Path) -> None:
 
 
 def test_publishing_leaves_one_mark_and_nothing_else(store: LocalPolicyStore) -> None:
-    publish_many(store, 3)
+    publish_samples(store, 3)
     assert names(store) == {"v000000", "v000001", "v000002", ".highest-000002"}
 
 
 def test_others_may_read_what_is_published(store: LocalPolicyStore) -> None:
-    publish_many(store, 1)
+    publish_samples(store, 1)
     umask = os.umask(0)
     os.umask(umask)
     version = store.path / version_name(0)
@@ -160,18 +155,18 @@ def test_one_fsync_for_each_file_and_two_for_the_directories(tmp_path: Path, mon
         fsync(descriptor)
 
     monkeypatch.setattr(os, "fsync", count)
-    publish_many(LocalPolicyStore(tmp_path / "policies"), 1)
+    publish_samples(LocalPolicyStore(tmp_path / "policies"), 1)
     assert synced[:3] == list(sample_files())
     assert synced[3] == "manifest.json"
     assert synced[4].startswith(".tmp-")
     assert synced[5:] == ["policies"]
     synced.clear()
-    publish_many(LocalPolicyStore(tmp_path / "policies", fsync=False), 1)
+    publish_samples(LocalPolicyStore(tmp_path / "policies", fsync=False), 1)
     assert synced == []
 
 
 def test_versions_is_one_listing(store: LocalPolicyStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    publish_many(store, 3)
+    publish_samples(store, 3)
     listed = []
     scandir = os.scandir
     monkeypatch.setattr(os, "scandir", lambda path: listed.append(path) or scandir(path))
@@ -179,26 +174,26 @@ def test_versions_is_one_listing(store: LocalPolicyStore, monkeypatch: pytest.Mo
     assert listed == [store.path]
 
 
-def test_what_a_sweeper_that_died_has_left_is_removed(store: LocalPolicyStore) -> None:
-    publish_many(store, 3)
+def test_remains_of_a_killed_sweeper_are_removed(store: LocalPolicyStore) -> None:
+    publish_samples(store, 3)
     (store.path / version_name(0) / "manifest.json").unlink()
     (store.path / ".pending" / ".trash-0123456789abcdef").mkdir()
     assert store.sweep(Retention(keep_newest=1)) == [1]
     assert names(store) == {"v000002", ".highest-000002"}
 
 
-def test_a_version_that_is_being_swept_is_none_from_its_first_moment(
+def test_a_version_cannot_be_opened_once_its_sweep_began(
     store: LocalPolicyStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    publish_many(store, 2)
-    monkeypatch.setattr(shutil, "rmtree", lambda path, **_: None)  # as if it were killed here
+    publish_samples(store, 2)
+    monkeypatch.setattr(shutil, "rmtree", lambda path, **_: None)  # as if the sweeper were killed here
     assert store.sweep(Retention(keep_newest=1)) == [0]
     with pytest.raises(VersionNotFound):
         store.open(0)
 
 
-def test_what_is_being_written_is_never_swept_however_old_it_looks(store: LocalPolicyStore) -> None:
-    """A stopped writer, a slow one, one whose clock has jumped: the lock tells, not the time stamps."""
+def test_a_write_with_a_live_writer_is_never_swept(store: LocalPolicyStore) -> None:
+    """The lock decides, not the time stamps: a writer may be slow or stopped, and clocks may jump."""
     store.path.mkdir()
     hasty = LocalPolicyStore(store.path, abandon_after_s=0.0)
     with PendingVersion(store.path, fsync=False) as pending:
@@ -209,7 +204,7 @@ def test_what_is_being_written_is_never_swept_however_old_it_looks(store: LocalP
 
 
 @pytest.mark.parametrize("age_s", [3600.0, -3600.0], ids=["old", "from the future, by a clock since set back"])
-def test_an_abandoned_write_is_told_by_its_last_write(store: LocalPolicyStore, age_s: float) -> None:
+def test_a_write_is_abandoned_by_the_age_of_its_last_change(store: LocalPolicyStore, age_s: float) -> None:
     write = store.path / ".pending" / ".tmp-0123456789abcdef"
     write.mkdir(parents=True)
     (write / "policy.ts").write_bytes(b"half")
@@ -222,14 +217,14 @@ def test_an_abandoned_write_is_told_by_its_last_write(store: LocalPolicyStore, a
     assert names(store) == set()
 
 
-def test_what_is_no_directory_is_no_abandoned_write(tmp_path: Path) -> None:
+def test_files_and_links_are_not_abandoned_writes(tmp_path: Path) -> None:
     (tmp_path / ".tmp-file").write_bytes(b"")
     (tmp_path / ".tmp-link").symlink_to("/")
     assert not any(is_abandoned(tmp_path / name, 0.0) for name in (".tmp-file", ".tmp-link", ".tmp-gone"))
 
 
-def test_half_written_advice_is_swept(store: LocalPolicyStore) -> None:
-    publish_many(store, 1)
+def test_partly_written_advice_is_swept(store: LocalPolicyStore) -> None:
+    publish_samples(store, 1)
     half = store.path / "quarantine" / ".tmp-0123456789abcdef"
     half.parent.mkdir()
     half.write_bytes(b"{")
@@ -239,8 +234,8 @@ def test_half_written_advice_is_swept(store: LocalPolicyStore) -> None:
     assert not half.exists()
 
 
-def test_open_version_directory_takes_a_version_from_anywhere(store: LocalPolicyStore, tmp_path: Path) -> None:
-    publish_many(store, 2)
+def test_open_version_directory_opens_versions_outside_a_store(store: LocalPolicyStore, tmp_path: Path) -> None:
+    publish_samples(store, 2)
     path = store.path / version_name(1)
     assert open_version_directory(path).manifest.version == 1
     (tmp_path / "latest").symlink_to(path)
@@ -252,7 +247,7 @@ def test_open_version_directory_takes_a_version_from_anywhere(store: LocalPolicy
         open_version_directory(tmp_path / version_name(2))
 
 
-def test_open_version_directory_says_what_is_not_there(tmp_path: Path) -> None:
+def test_open_version_directory_reports_missing_versions(tmp_path: Path) -> None:
     with pytest.raises(VersionNotFound, match="no such version"):
         open_version_directory(tmp_path / "nothing")
     with pytest.raises(VersionNotFound, match=r"manifest\.json"):
@@ -265,10 +260,10 @@ def test_open_version_directory_says_what_is_not_there(tmp_path: Path) -> None:
         open_version_directory(tmp_path / "loop")
 
 
-def test_one_bad_read_does_not_condemn_a_version(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_bad_read_does_not_fail_a_version(monkeypatch: pytest.MonkeyPatch) -> None:
     manifest = sample_manifest(0, describe_files(sample_files()))
     program = sample_files()["policy.ts"]
-    reads = iter([b"flipped on its way", program, b"flipped on its way", program[:-1]])
+    reads = iter([b"flipped bits", program, b"flipped bits", program[:-1]])
     monkeypatch.setattr(VersionDirectory, "_fetch", lambda *_: next(reads))
     version = VersionDirectory(Path("here"), manifest, b"")
     assert version.read("policy.ts") == program
@@ -276,11 +271,11 @@ def test_one_bad_read_does_not_condemn_a_version(monkeypatch: pytest.MonkeyPatch
         version.read("policy.ts")
 
 
-def test_a_reader_between_two_opens_loses_to_the_sweeper(
+def test_a_version_swept_between_two_opens_is_not_found(
     store: LocalPolicyStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The directory is open already when it goes: what is missing then is the version, not one file of it."""
-    publish_many(store, 2)
+    """The directory is open when it is removed: the version is missing then, not one file of it."""
+    publish_samples(store, 2)
     version = store.open(0)
     real_open = os.open
 
@@ -295,8 +290,8 @@ def test_a_reader_between_two_opens_loses_to_the_sweeper(
         version.read("policy.ts")
 
 
-def test_a_promise_of_gigabytes_allocates_nothing(store: LocalPolicyStore) -> None:
-    publish_many(store, 1)
+def test_a_manifest_that_claims_gigabytes_allocates_nothing(store: LocalPolicyStore) -> None:
+    publish_samples(store, 1)
     path = store.path / version_name(0)
     opened = store.open(0).manifest
     huge = {**opened.files, "policy.ts": FileEntry("0" * 64, 7 * 2**30)}
@@ -305,8 +300,8 @@ def test_a_promise_of_gigabytes_allocates_nothing(store: LocalPolicyStore) -> No
         store.open(0).read("policy.ts")
 
 
-def test_a_promise_of_more_than_a_version_may_have_is_refused_unread(store: LocalPolicyStore) -> None:
-    publish_many(store, 1)
+def test_a_manifest_that_claims_too_many_bytes_is_refused(store: LocalPolicyStore) -> None:
+    publish_samples(store, 1)
     opened = store.open(0).manifest
     huge = {**opened.files, "policy.ts": FileEntry("0" * 64, MAX_VERSION_BYTES)}
     path = store.path / version_name(0) / "manifest.json"
@@ -316,14 +311,14 @@ def test_a_promise_of_more_than_a_version_may_have_is_refused_unread(store: Loca
 
 
 def test_a_huge_file_is_not_read_to_its_end(store: LocalPolicyStore) -> None:
-    publish_many(store, 1)
+    publish_samples(store, 1)
     os.truncate(store.path / version_name(0) / "policy.ts", 2**40)  # sparse
     with pytest.raises(DigestMismatch, match="expected 512 bytes, found more"):
         store.open(0).read("policy.ts")
 
 
 def test_an_input_output_error_is_transient() -> None:
-    """Reading address 0 of one's own memory is an I/O error that the kernel gives for nothing."""
+    """Reading address 0 of /proc/self/mem is an I/O error."""
     manifest = sample_manifest(0, {"mem": FileEntry("0" * 64, 8)})
     with pytest.raises(TransientLoadError, match="check that disk"):
         VersionDirectory(Path(f"/proc/{os.getpid()}"), manifest, b"").read("mem")
@@ -341,18 +336,18 @@ def test_an_input_output_error_is_transient() -> None:
         (errno.EMFILE, "raise this process's limit"),
     ],
 )
-def test_faults_of_the_storage_say_what_to_do(code: int, advice: str) -> None:
+def test_errors_of_the_storage_name_a_remedy(code: int, advice: str) -> None:
     error = store_unavailable(OSError(code, os.strerror(code)), "publish into /store")
     assert str(error).startswith(f"could not publish into /store: {os.strerror(code)}; {advice}")
 
 
-def test_a_fault_without_a_number_keeps_its_message() -> None:
+def test_an_error_without_a_number_keeps_its_message() -> None:
     assert str(store_unavailable(RuntimeError("403"), "list s3://b")) == "could not list s3://b: RuntimeError: 403"
     assert str(store_unavailable(OSError("throttled"), "list s3://b")) == "could not list s3://b: throttled"
 
 
 @pytest.mark.parametrize("act", [lambda s: s.versions(), lambda s: s.sweep(Retention()), lambda s: s.newest()])
-def test_a_file_in_the_stores_place_is_unavailable(tmp_path: Path, act: Callable[[LocalPolicyStore], object]) -> None:
+def test_a_file_in_place_of_the_store_is_unavailable(tmp_path: Path, act: Callable[[LocalPolicyStore], object]) -> None:
     (tmp_path / "policies").write_bytes(b"")
     with pytest.raises(StoreUnavailable, match="no directory stands in its way") as caught:
         act(LocalPolicyStore(tmp_path / "policies"))

@@ -1,4 +1,4 @@
-"""A backend's faults, mapped; what remote stores do when all is well is in tests/contract."""
+"""Errors of fsspec backends. The normal behaviour of remote stores is tested in tests/contract."""
 
 from collections.abc import Iterator
 from typing import Any, ClassVar
@@ -15,11 +15,11 @@ from tests.support.sample_versions import sample_files, sample_manifest
 
 
 class BackendError(Exception):
-    """What a backend's own library raises: no OSError."""
+    """An error of the library of a backend, which is not an OSError."""
 
 
 class FaultyFileSystem(MemoryFileSystem):
-    """A backend some of whose operations fail, for paths that contain a given text."""
+    """A backend whose chosen operations fail for paths that contain a given text."""
 
     protocol = "faulty"
     store: ClassVar[dict[str, Any]] = {}
@@ -65,7 +65,7 @@ def store() -> Iterator[RemotePolicyStore]:
 
 
 def another() -> RemotePolicyStore:
-    """A store object that has not seen anything yet."""
+    """Return a new store object on the same place."""
     return RemotePolicyStore("faulty://bucket/policies", abandon_after_s=0.0)
 
 
@@ -81,7 +81,7 @@ def test_a_listing_that_fails_is_not_an_empty_store(store: RemotePolicyStore) ->
     assert store.versions() == [0]
 
 
-def test_a_version_that_cannot_be_looked_at_is_not_taken_for_an_abandoned_one(store: RemotePolicyStore) -> None:
+def test_a_version_that_cannot_be_inspected_is_not_swept_as_abandoned(store: RemotePolicyStore) -> None:
     FaultyFileSystem.faults["info"] = "manifest.json"
     with pytest.raises(StoreUnavailable, match="could not look at"):
         another().sweep(Retention())
@@ -89,7 +89,7 @@ def test_a_version_that_cannot_be_looked_at_is_not_taken_for_an_abandoned_one(st
     assert another().open(0).read("policy.ts") == sample_files()["policy.ts"]
 
 
-def test_a_read_that_fails_may_be_tried_again(store: RemotePolicyStore) -> None:
+def test_a_failed_read_is_transient(store: RemotePolicyStore) -> None:
     version = store.open(0)
     FaultyFileSystem.faults["cat_file"] = ""
     with pytest.raises(TransientLoadError, match=r"could not read .*503"):
@@ -100,7 +100,7 @@ def test_a_read_that_fails_may_be_tried_again(store: RemotePolicyStore) -> None:
     assert version.read("policy.ts") == sample_files()["policy.ts"]
 
 
-def test_an_upload_that_fails_is_no_version_and_is_swept(store: RemotePolicyStore) -> None:
+def test_a_failed_upload_is_not_a_version_and_is_swept(store: RemotePolicyStore) -> None:
     FaultyFileSystem.faults["pipe_file"] = "probe"
     with pytest.raises(StoreUnavailable, match=r"could not write .*probe\.safetensors"):
         store.publish(sample_files(), sample_manifest)
@@ -111,7 +111,7 @@ def test_an_upload_that_fails_is_no_version_and_is_swept(store: RemotePolicyStor
     assert store.publish(sample_files(), sample_manifest).version == 2
 
 
-def test_an_upload_that_a_sweeper_took_for_abandoned_gets_no_manifest(
+def test_an_upload_swept_as_abandoned_gets_no_manifest(
     store: RemotePolicyStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = FaultyFileSystem.pipe_file

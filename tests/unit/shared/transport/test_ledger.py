@@ -1,4 +1,4 @@
-"""The books against a slow oracle that writes down each number's fate."""
+"""The ledger against a slow oracle that records the outcome of each number."""
 
 import pytest
 from hypothesis import given
@@ -22,23 +22,23 @@ _events = st.lists(
 
 
 class Oracle:
-    """Each number of each sender with its fate, ``None`` while it is under way."""
+    """The outcome of each number of each sender; ``None`` while it is in flight."""
 
     def __init__(self) -> None:
-        self.fates: dict[tuple[SenderKey, int], str | None] = {}
+        self.outcomes: dict[tuple[SenderKey, int], str | None] = {}
 
     def expected(self, sender: SenderKey) -> int:
-        return 1 + max((number for key, number in self.fates if key == sender), default=-1)
+        return 1 + max((number for key, number in self.outcomes if key == sender), default=-1)
 
     def lose_below(self, sender: SenderKey, end: int) -> None:
         for number in range(self.expected(sender), end):
-            self.fates[sender, number] = "lost"
+            self.outcomes[sender, number] = "lost"
 
     @property
     def accounts(self) -> RolloutAccounts:
-        fates = list(self.fates.values())
-        places = {place: fates.count(place) for place in ("learned", "stale", "invalid", "lost")}
-        return RolloutAccounts(sent=len(fates), **places)
+        outcomes = list(self.outcomes.values())
+        counts = {outcome: outcomes.count(outcome) for outcome in ("learned", "stale", "invalid", "lost")}
+        return RolloutAccounts(sent=len(outcomes), **counts)
 
 
 def play(ledger: Ledger, oracle: Oracle, events: list[tuple[str, SenderKey, int]]) -> None:
@@ -48,16 +48,16 @@ def play(ledger: Ledger, oracle: Oracle, events: list[tuple[str, SenderKey, int]
             assert ledger.arrived(sender, number) == new
             if new:
                 oracle.lose_below(sender, number)
-                oracle.fates[sender, number] = None
+                oracle.outcomes[sender, number] = None
         elif what == "announced":
             ledger.announced(sender, number)
             oracle.lose_below(sender, number)
         elif what == "end":
             ledger.lose_in_flight()
-            oracle.fates = {key: fate or "lost" for key, fate in oracle.fates.items()}
-        elif oracle.fates.get((sender, number), "unknown") is None:
+            oracle.outcomes = {key: outcome or "lost" for key, outcome in oracle.outcomes.items()}
+        elif oracle.outcomes.get((sender, number), "unknown") is None:
             ledger.settle(sender, number, what)
-            oracle.fates[sender, number] = what
+            oracle.outcomes[sender, number] = what
         else:
             with pytest.raises(ValueError, match="not in flight"):
                 ledger.settle(sender, number, what)
@@ -65,7 +65,7 @@ def play(ledger: Ledger, oracle: Oracle, events: list[tuple[str, SenderKey, int]
 
 
 @given(_events)
-def test_every_number_ends_where_the_oracle_says(events: list[tuple[str, SenderKey, int]]) -> None:
+def test_every_number_gets_the_outcome_of_the_oracle(events: list[tuple[str, SenderKey, int]]) -> None:
     ledger, oracle = Ledger(), Oracle()
     play(ledger, oracle, events)
     assert ledger.accounts == oracle.accounts
@@ -75,20 +75,20 @@ def test_every_number_ends_where_the_oracle_says(events: list[tuple[str, SenderK
 
 
 @given(_events, _events)
-def test_restored_books_go_on_as_if_what_was_under_way_had_been_lost(
+def test_restored_accounts_count_rollouts_in_flight_as_lost(
     before: list[tuple[str, SenderKey, int]], after: list[tuple[str, SenderKey, int]]
 ) -> None:
     ledger, oracle = Ledger(), Oracle()
     play(ledger, oracle, before)
     restored = Ledger()
     restored.restore(ledger.state())
-    oracle.fates = {key: fate or "lost" for key, fate in oracle.fates.items()}
+    oracle.outcomes = {key: outcome or "lost" for key, outcome in oracle.outcomes.items()}
     assert restored.accounts == oracle.accounts
     play(restored, oracle, after)
     assert restored.accounts == oracle.accounts
 
 
-def test_what_was_learned_after_the_checkpoint_moves_to_lost() -> None:
+def test_rollouts_learned_after_the_checkpoint_become_lost() -> None:
     ledger = Ledger()
     ledger.arrived(A1, 0)
     ledger.settle(A1, 0, "learned")
@@ -101,7 +101,7 @@ def test_what_was_learned_after_the_checkpoint_moves_to_lost() -> None:
     assert ledger.accounts == RolloutAccounts(sent=3, learned=1, lost=2)
 
 
-def test_what_waits_when_books_are_restored_can_still_be_learned_from() -> None:
+def test_rollouts_that_wait_during_a_restore_can_be_learned_from() -> None:
     saved = Ledger()
     saved.announced(A1, 2)
     ledger = Ledger()
@@ -113,7 +113,7 @@ def test_what_waits_when_books_are_restored_can_still_be_learned_from() -> None:
     assert ledger.accounts == RolloutAccounts(sent=5, lost=4, learned=1)
 
 
-def test_restarts_are_lives_after_the_first() -> None:
+def test_restarts_are_sessions_after_the_first() -> None:
     ledger = Ledger()
     for sender in (A1, B1, A1):
         ledger.announced(sender, 0)
@@ -132,7 +132,7 @@ def test_accounts_are_a_copy() -> None:
 
 
 @given(st.binary(max_size=80))
-def test_random_bytes_are_no_books(data: bytes) -> None:
+def test_random_bytes_are_not_accounts(data: bytes) -> None:
     ledger = Ledger()
     ledger.announced(A1, 1)
     with pytest.raises(CheckpointError):
@@ -140,7 +140,7 @@ def test_random_bytes_are_no_books(data: bytes) -> None:
     assert ledger.accounts == RolloutAccounts(sent=1, lost=1)
 
 
-def test_an_actor_that_a_resumed_run_starts_anew_is_no_restart() -> None:
+def test_an_actor_started_by_a_resumed_run_is_not_a_restart() -> None:
     first = Ledger()
     first.announced(A1, 3)
     first.announced(A2, 1)
@@ -156,5 +156,5 @@ def test_an_actor_that_a_resumed_run_starts_anew_is_no_restart() -> None:
     again.restore(resumed.state())
     again.announced(SenderKey("a", "5"), 2)
     assert again.restarts == 2
-    again.announced(SenderKey("a", "5"), 3)  # the same process goes on
+    again.announced(SenderKey("a", "5"), 3)  # the same process continues
     assert again.restarts == 2

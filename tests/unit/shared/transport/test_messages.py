@@ -1,4 +1,4 @@
-"""Control messages: typed, strict, and no random bytes get past them."""
+"""Control messages are typed and strict, and random bytes are refused."""
 
 import contextlib
 
@@ -25,31 +25,31 @@ from shared.transport.messages import (
 from shared.transport.receiver_flow import ReceiverFlow, ReceiverOptions
 from tests.support.rollout_examples import RUN_ID, plain_layout
 
-SENDER = Sender(RUN_ID, "actor-0", "life-1")
+SENDER = Sender(RUN_ID, "actor-0", "session-1")
 FROM_ACTOR = [Hello(SENDER, 3), Sending(SENDER, 2), Bye(SENDER, 7)]
 FROM_LEARNER = [Welcome(3, 2, 0.5), Refused("why"), Credit(4), Stop()]
 
 
 @pytest.mark.parametrize("message", FROM_ACTOR)
-def test_what_an_actor_says_is_understood(message: Hello | Sending | Bye) -> None:
+def test_messages_of_actors_are_decoded(message: Hello | Sending | Bye) -> None:
     assert decode_from_actor(encode(message)) == message
 
 
 @pytest.mark.parametrize("message", FROM_LEARNER)
-def test_what_a_learner_says_is_understood(message: Welcome | Refused | Credit | Stop) -> None:
+def test_messages_of_learners_are_decoded(message: Welcome | Refused | Credit | Stop) -> None:
     assert decode_from_learner(encode(message)) == message
 
 
 @pytest.mark.parametrize(
     "message", [Hello(SENDER, -1), Sending(SENDER, 2**60), Bye(Sender("r", "a" * 300, "i"), 0), Credit(1)]
 )
-def test_what_no_actor_says_is_refused(message: object) -> None:
+def test_invalid_messages_of_actors_are_refused(message: object) -> None:
     with pytest.raises(RolloutInvalid):
         decode_from_actor(encode(message))
 
 
 @pytest.mark.parametrize("message", [Credit(-1), Welcome(0, 0, 0.0), Welcome(0, 0, float("nan")), Hello(SENDER, 0)])
-def test_what_no_learner_says_is_refused(message: object) -> None:
+def test_invalid_messages_of_learners_are_refused(message: object) -> None:
     with pytest.raises(TransportError):
         decode_from_learner(encode(message))
 
@@ -63,7 +63,7 @@ def mutated(draw: st.DrawFn, messages: list[object]) -> bytes:
 
 
 @given(st.lists(st.one_of(mutated(FROM_ACTOR), st.binary(max_size=40)), max_size=3))
-def test_a_receiver_takes_any_bytes_calmly(frames: list[bytes]) -> None:
+def test_a_receiver_accepts_any_bytes(frames: list[bytes]) -> None:
     flow = ReceiverFlow(plain_layout(), RUN_ID, Ledger(), ReceiverOptions())
     flow.process(b"route", frames)
     while flow.waiting:
@@ -72,7 +72,7 @@ def test_a_receiver_takes_any_bytes_calmly(frames: list[bytes]) -> None:
 
 
 @given(st.one_of(mutated(FROM_LEARNER), st.binary(max_size=40)))
-def test_a_sender_meets_any_bytes_with_one_error(data: bytes) -> None:
+def test_invalid_bytes_are_a_transport_error_for_a_sender(data: bytes) -> None:
     with contextlib.suppress(TransportError):
         decode_from_learner(data)
 
@@ -82,6 +82,6 @@ def test_a_local_address_is_an_ipc_address() -> None:
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "a@b", "a:b", "a\0b", "x" * 200])
-def test_a_name_that_makes_no_address_is_a_mistake_of_configuration(name: str) -> None:
+def test_a_name_without_an_address_is_a_configuration_error(name: str) -> None:
     with pytest.raises(ConfigurationError):
         local_address(name)

@@ -1,4 +1,4 @@
-"""A sender's decisions, driven by hand: no socket, no clock."""
+"""Decisions of a sender, without socket and clock."""
 
 import pytest
 
@@ -11,7 +11,7 @@ TIMEOUT_S = 5.0
 
 @pytest.fixture
 def flow() -> SenderFlow:
-    """Welcome at 0 s, window 2."""
+    """A sender that is welcome at 0 s, with a window of 2."""
     flow = SenderFlow(2, TIMEOUT_S, 0.0)
     flow.greeted(0.0)
     flow.process(Welcome(0, 0, HEARTBEAT_S), 0.0)
@@ -28,7 +28,7 @@ def test_a_new_sender_greets_and_waits_to_be_welcome() -> None:
     assert flow.has_room
 
 
-def test_a_greeting_that_is_not_answered_is_repeated() -> None:
+def test_an_unanswered_greeting_is_repeated() -> None:
     flow = SenderFlow(1, TIMEOUT_S, 0.0)
     flow.greeted(0.0)
     assert flow.hello_due(flow.wait_s(0.0))
@@ -58,14 +58,14 @@ def test_credit_is_a_total(flow: SenderFlow) -> None:
     assert not flow.has_room
 
 
-def test_the_learner_is_alive_for_the_timeout_and_no_longer(flow: SenderFlow) -> None:
+def test_the_learner_is_alive_until_the_timeout(flow: SenderFlow) -> None:
     assert flow.learner_alive(TIMEOUT_S - 0.01)
     assert not flow.learner_alive(TIMEOUT_S)
     flow.process(Credit(0), 100.0)
     assert flow.learner_alive(100.0 + TIMEOUT_S - 0.01)
 
 
-def test_a_silent_learner_is_greeted_before_it_is_given_up(flow: SenderFlow) -> None:
+def test_a_silent_learner_is_greeted_before_the_timeout(flow: SenderFlow) -> None:
     assert not flow.hello_due(HEARTBEAT_S)
     assert flow.hello_due(2 * HEARTBEAT_S)
     flow.greeted(2 * HEARTBEAT_S)
@@ -73,7 +73,7 @@ def test_a_silent_learner_is_greeted_before_it_is_given_up(flow: SenderFlow) -> 
     assert flow.hello_due(4 * HEARTBEAT_S)
 
 
-def test_after_a_loss_the_learner_hears_the_count_first(flow: SenderFlow) -> None:
+def test_after_a_loss_the_count_is_announced_first(flow: SenderFlow) -> None:
     flow.count_lost()
     assert (flow.sent, flow.lost) == (1, 1)
     assert not flow.has_room
@@ -87,7 +87,7 @@ def test_after_a_loss_the_learner_hears_the_count_first(flow: SenderFlow) -> Non
     assert flow.has_room
 
 
-def test_after_a_disconnection_whoever_is_there_is_greeted_first(flow: SenderFlow) -> None:
+def test_after_a_disconnection_the_peer_is_greeted_first(flow: SenderFlow) -> None:
     flow.disconnected()
     assert flow.hello_due(0.0)
     assert not flow.has_room
@@ -96,7 +96,7 @@ def test_after_a_disconnection_whoever_is_there_is_greeted_first(flow: SenderFlo
     assert flow.has_room
 
 
-def test_a_refusal_holds_until_somebody_welcomes(flow: SenderFlow) -> None:
+def test_a_refusal_holds_until_a_welcome(flow: SenderFlow) -> None:
     flow.process(Refused("another run"), 0.1)
     assert flow.refusal == "another run"
     assert not flow.learner_alive(0.1)
@@ -114,7 +114,7 @@ def test_a_stop_is_remembered(flow: SenderFlow) -> None:
 
 
 @pytest.mark.parametrize("disconnected", [False, True])
-def test_waiting_ends_when_silence_changes_something_and_never_spins(disconnected: bool) -> None:
+def test_waiting_ends_when_the_state_changes_and_never_spins(disconnected: bool) -> None:
     flow = SenderFlow(1, TIMEOUT_S, 0.0)
     now_s = 0.0
     rounds = 0
