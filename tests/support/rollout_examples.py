@@ -1,4 +1,4 @@
-"""Layouts and rollouts for tests of whatever carries or learns from them."""
+"""Layouts and rollouts for tests."""
 
 import msgspec
 import numpy as np
@@ -12,13 +12,13 @@ RUN_ID = "run-1"
 
 
 def plain_layout(length: int = 4) -> RolloutLayout:
-    """Four floats in, one of two actions out."""
+    """Return a layout of four floats and two actions."""
     leaves = observation_leaves(spaces.Box(-1, 1, (4,), np.float32))
     return RolloutLayout(acting_signature(leaves, action_spec(spaces.Discrete(2))), length)
 
 
 def rich_layout(length: int = 5) -> RolloutLayout:
-    """An image, a discrete leaf, recurrent state, action masks and several choices at once."""
+    """Return a layout with an image, a discrete leaf, recurrent state, action masks and two choices."""
     observation = spaces.Dict(
         {"camera": spaces.Box(0, 255, (3, 40, 40), np.uint8), "gear": spaces.Tuple([spaces.Discrete(3, start=2)])}
     )
@@ -32,14 +32,14 @@ def rich_layout(length: int = 5) -> RolloutLayout:
 
 
 def header(actor_id: str = "actor-0", version: int = 0, run_id: str = RUN_ID) -> RolloutHeader:
-    """A header whose number is still to be filled in by the sender."""
+    """Return a header; the sender sets its number."""
     return RolloutHeader(run_id, actor_id, 0, version, "ab" * 32, 7, 100, 1e9, EpisodeEnds([20.0], [20], [version]))
 
 
 def example_rollout(
     layout: RolloutLayout, batch_size: int = 2, *, version: int = 0, seed: int = 0, finals: int = 0, **names: str
 ) -> Rollout:
-    """A valid rollout of random values; ``names`` are those of ``header``."""
+    """Return a valid rollout of random values; ``names`` are arguments of ``header``."""
     rng = np.random.default_rng(seed)
     arrays = [_random(rng, spec.shape, spec.dtype) for spec in layout.arrays(batch_size, finals)]
     rollout = layout.assemble(header(version=version, **names), arrays)
@@ -61,7 +61,7 @@ def _random(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> np.
 
 
 def assert_same(found: Rollout, sent: Rollout) -> None:
-    """Every array and every header field but those that senders fill in."""
+    """Compare every array, and every field of the header that senders do not set."""
     for a, b in zip(found.arrays(), sent.arrays(), strict=True):
         assert a.dtype == b.dtype
         np.testing.assert_array_equal(a, b)

@@ -39,7 +39,7 @@ def _run(*arguments: str) -> int:
     return run_command("python -m something", _Settings, _main, arguments)
 
 
-def test_settings_reach_the_command_and_its_code_comes_back() -> None:
+def test_run_command_passes_settings_and_returns_the_exit_code() -> None:
     assert _run("--env", "x", "--envs", "7") == 7
 
 
@@ -54,7 +54,7 @@ def test_settings_reach_the_command_and_its_code_comes_back() -> None:
         ([], "--env"),
     ],
 )
-def test_a_mistake_is_one_line_and_code_2(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_error_is_one_line_and_code_2(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert _run(*arguments) == 2
     out, err = capsys.readouterr()
     assert out == ""
@@ -68,7 +68,7 @@ def test_an_interrupt_is_130() -> None:
     assert _run("--env", "interrupted") == 130
 
 
-def test_a_fault_of_ours_keeps_its_traceback() -> None:
+def test_a_bug_keeps_its_traceback() -> None:
     with pytest.raises(ZeroDivisionError):
         _run("--env", "faulty")
 

@@ -21,12 +21,12 @@ def _restore_logging() -> Iterator[None]:
     logger.add(sys.stderr)
 
 
-def test_file_and_terminal_name_the_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_file_and_terminal_name_the_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     set_up_logging("learner", tmp_path / "logs")
     logger.debug("only in the file")
     logger.error("could not get source code")
     lines = (tmp_path / "logs" / "learner.log").read_text().splitlines()
-    place = re.escape(f"{__name__}:test_file_and_terminal_name_the_place:") + r"\d+"
+    place = re.escape(f"{__name__}:test_file_and_terminal_name_the_line:") + r"\d+"
     stamp = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}"
     assert re.fullmatch(rf"{stamp} \| DEBUG    \| {place} - only in the file", lines[0])
     assert re.fullmatch(rf"{stamp} \| ERROR    \| {place} - could not get source code", lines[1])
@@ -35,7 +35,7 @@ def test_file_and_terminal_name_the_place(tmp_path: Path, capsys: pytest.Capture
     assert re.search(rf"ERROR    \| {place} - could not get source code", terminal)
 
 
-def test_a_supervised_child_shows_warnings_only_and_in_short(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_supervised_child_shows_only_warnings_in_short_form(capsys: pytest.CaptureFixture[str]) -> None:
     set_up_logging("actor-0", None, supervised=True)
     logger.info("adopted version 3")
     logger.warning("slow")
@@ -43,17 +43,17 @@ def test_a_supervised_child_shows_warnings_only_and_in_short(capsys: pytest.Capt
     assert re.fullmatch(rf"WARNING \| {re.escape(__name__)}:\w+:\d+ - slow\n", said)
 
 
-def test_warnings_are_told_in_short_for_as_long_as_they_are_asked_for() -> None:
-    told: list[str] = []
-    with forward_warnings(told.append):
+def test_warnings_are_forwarded_in_short_form_within_the_context() -> None:
+    forwarded: list[str] = []
+    with forward_warnings(forwarded.append):
         logger.info("started")
         logger.warning("it {died}")
     logger.error("later")
-    (line,) = told
+    (line,) = forwarded
     assert re.fullmatch(rf"WARNING \| {re.escape(__name__)}:\w+:\d+ - it {{died}}", line)
 
 
-def test_a_silent_terminal_and_a_second_setting_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_silent_terminal_and_a_second_setup(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     set_up_logging("first", tmp_path)
     set_up_logging("second", tmp_path, terminal_level=None)
     logger.error("here")
@@ -62,7 +62,7 @@ def test_a_silent_terminal_and_a_second_setting_up(tmp_path: Path, capsys: pytes
     assert "here" not in (tmp_path / "first.log").read_text()
 
 
-def test_values_of_variables_stay_out_of_tracebacks(tmp_path: Path) -> None:
+def test_tracebacks_contain_no_values_of_variables(tmp_path: Path) -> None:
     set_up_logging("learner", tmp_path, terminal_level=None)
     key = "a private key"
     try:
@@ -74,13 +74,13 @@ def test_values_of_variables_stay_out_of_tracebacks(tmp_path: Path) -> None:
     assert "a private key'" not in text
 
 
-def test_a_log_file_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> None:
+def test_a_log_file_that_cannot_be_written_is_a_configuration_error(tmp_path: Path) -> None:
     (tmp_path / "logs").touch()
     with pytest.raises(ConfigurationError, match="cannot write the log file"):
         set_up_logging("learner", tmp_path / "logs")
 
 
-def test_the_main_module_is_called_by_its_name(tmp_path: Path) -> None:
+def test_the_main_module_is_logged_by_its_name(tmp_path: Path) -> None:
     (tmp_path / "a_package").mkdir()
     (tmp_path / "a_package" / "run.py").write_text(
         "from loguru import logger\nfrom shared.process.log import set_up_logging, forward_warnings\n"
@@ -97,7 +97,7 @@ def test_the_main_module_is_called_by_its_name(tmp_path: Path) -> None:
     assert done.stderr == "WARNING | a_package.run:<module>:4 - here\n"
 
 
-def test_a_full_disk_costs_lines_and_says_so_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_full_disk_loses_lines_with_one_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     full, path = Path("/dev/full"), tmp_path / "learner.log"
     if not full.exists():
         pytest.skip("this system has no disk that is always full")
@@ -111,7 +111,7 @@ def test_a_full_disk_costs_lines_and_says_so_once(tmp_path: Path, capsys: pytest
     )
 
 
-def test_lines_go_on_where_a_disk_has_room_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_logging_continues_when_the_disk_has_space_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     set_up_logging("learner", tmp_path, terminal_level=None)
     logger.info("before")
     with monkeypatch.context() as full:
@@ -127,7 +127,7 @@ def _no_room(_file: object, _text: str) -> None:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def test_files_are_rotated_and_the_oldest_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_are_rotated_and_the_oldest_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shared.process.log._ROTATE_AFTER_BYTES", 1)
     set_up_logging("learner", tmp_path, terminal_level=None)
     for number in range(10):

@@ -1,4 +1,4 @@
-"""Real processes: this test starts a parent, the parent starts a guarded child, and the parent is killed."""
+"""The tests start a parent process, which starts a guarded child, and kill the parent."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ from tests.support.paths import REPOSITORY
 
 _PATIENCE_S = 30
 
-# Guards, says so, and waits for ever; "native" waits where no Python thread can run.
+# Guards itself, prints that, and waits; "native" waits with the GIL held.
 _CHILD = """
 import ctypes, sys, time
 import shared.process.process_guard as guard
@@ -52,12 +52,12 @@ def test_a_child_does_not_outlive_its_parent(how: str, ending: signal.Signals) -
         assert parent.stderr is not None
         assert parent.stdout.readline() == "child guarded\n"
         parent.send_signal(ending)
-        # The child inherited this pipe: it ends only when both are gone.
+        # The child inherited this pipe: it ends when both processes have.
         assert parent.stderr.read() == ""
     assert parent.returncode == -ending
 
 
-def test_a_parent_that_was_gone_before_the_guard_is_noticed() -> None:
+def test_a_parent_that_ended_before_the_guard_is_noticed() -> None:
     environment = os.environ | {"RL_HOTSWAP_PARENT_PID": "1"}  # not this process, which is the real parent
     done = subprocess.run(
         [sys.executable, "-c", _CHILD, "both"],

@@ -1,4 +1,4 @@
-"""Rollouts: what a layout accepts, and that bytes from elsewhere are a rollout or RolloutInvalid, nothing between."""
+"""Layouts check rollouts, and received bytes are a valid rollout or RolloutInvalid."""
 
 import contextlib
 from collections.abc import Callable
@@ -69,14 +69,14 @@ def received(rollout: Rollout) -> list[bytes]:
 
 
 @given(rollouts())
-def test_what_is_encoded_is_decoded(example: tuple[RolloutLayout, Rollout]) -> None:
+def test_decoding_reverses_encoding(example: tuple[RolloutLayout, Rollout]) -> None:
     layout, rollout = example
     layout.check(rollout)
     assert_same(decode_rollout(received(rollout), layout), rollout)
 
 
 @given(layouts(), st.integers(1, 5))
-def test_what_is_allocated_fits_but_for_choices_that_start_elsewhere(layout: RolloutLayout, batch_size: int) -> None:
+def test_allocated_rollouts_fit_their_layout(layout: RolloutLayout, batch_size: int) -> None:
     rollout = layout.allocate(batch_size, header())
     assert (rollout.length, rollout.batch_size) == (layout.length, batch_size)
     assert rollout.env_steps == layout.length * batch_size
@@ -119,13 +119,13 @@ def test_random_bytes_are_invalid(frames: list[bytes]) -> None:
 
 
 @pytest.mark.parametrize(("batch_size", "finals"), [(2**62, 0), (2**64 - 1, 0), (1, 2**63), (0, 0), (-1, 0), (1, -1)])
-def test_a_header_cannot_promise_more_than_comes(batch_size: int, finals: int) -> None:
+def test_a_header_cannot_claim_more_than_was_received(batch_size: int, finals: int) -> None:
     head = msgspec.msgpack.encode({"header": header(), "batch_size": batch_size, "finals": finals})
     with pytest.raises(RolloutInvalid):
         decode_rollout([head, b""], plain_layout())
 
 
-def test_arrays_are_views_of_what_was_received() -> None:
+def test_arrays_are_views_of_received_frames() -> None:
     layout = rich_layout(length=32)
     frames = received(example_rollout(layout))
     rollout = decode_rollout(frames, layout)
@@ -134,7 +134,7 @@ def test_arrays_are_views_of_what_was_received() -> None:
 
 
 @pytest.mark.parametrize("shift", range(8))
-def test_arrays_are_aligned_wherever_the_bytes_lie(shift: int) -> None:
+def test_arrays_are_aligned_at_any_address(shift: int) -> None:
     layout = plain_layout()
     sent = example_rollout(layout)
     frames = [memoryview(bytes(shift) + frame)[shift:] for frame in received(sent)]
@@ -143,7 +143,7 @@ def test_arrays_are_aligned_wherever_the_bytes_lie(shift: int) -> None:
     assert all(array.flags.aligned for array in found.arrays())
 
 
-def test_arrays_of_any_memory_order_travel_as_they_are() -> None:
+def test_arrays_of_any_memory_order_can_be_encoded() -> None:
     layout = plain_layout()
     sent = example_rollout(layout, batch_size=3)
     sent.observation = tuple(np.asfortranarray(leaf) for leaf in sent.observation)
@@ -180,13 +180,13 @@ FAULTS: dict[str, tuple[Callable[[Rollout], None], str]] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_layout_refuses_what_a_learner_could_not_use(fault: str) -> None:
+def test_a_layout_refuses_invalid_rollouts(fault: str) -> None:
     layout = rich_layout()
     rollout = example_rollout(layout, finals=2)
     layout.check(rollout)
-    spoil, complaint = FAULTS[fault]
-    spoil(rollout)
-    with pytest.raises(RolloutInvalid, match=complaint):
+    corrupt, message = FAULTS[fault]
+    corrupt(rollout)
+    with pytest.raises(RolloutInvalid, match=message):
         layout.check(rollout)
 
 
@@ -209,7 +209,7 @@ def test_a_layout_refuses_what_a_learner_could_not_use(fault: str) -> None:
     ],
     ids=str,
 )
-def test_a_header_that_cannot_be_true_is_invalid(changes: dict[str, object]) -> None:
+def test_an_impossible_header_is_invalid(changes: dict[str, object]) -> None:
     layout = plain_layout()
     rollout = example_rollout(layout)
     rollout.header = msgspec.structs.replace(rollout.header, **changes)
@@ -218,7 +218,7 @@ def test_a_header_that_cannot_be_true_is_invalid(changes: dict[str, object]) -> 
             check(rollout)
 
 
-def test_a_header_that_dwarfs_its_steps_is_not_even_read() -> None:
+def test_a_header_much_larger_than_its_steps_is_not_decoded() -> None:
     rollout = example_rollout(plain_layout())
     rollout.header = msgspec.structs.replace(
         rollout.header, episodes=EpisodeEnds(*([number] * 100_000 for number in (1.0, 3, 0)))
@@ -227,7 +227,7 @@ def test_a_header_that_dwarfs_its_steps_is_not_even_read() -> None:
         decode_rollout(received(rollout), plain_layout())
 
 
-def test_a_rollout_that_no_receiver_takes_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rollout_too_large_for_receivers_is_not_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shared.rollouts.rollout_codec.MAX_FRAME_BYTES", 100)
     with pytest.raises(ConfigurationError, match="use fewer environments"):
         encode_rollout(example_rollout(plain_layout(), batch_size=8))
@@ -239,7 +239,7 @@ def test_a_rollout_of_another_layout_is_invalid() -> None:
             decode_rollout(received(example_rollout(other)), plain_layout())
 
 
-def test_steps_that_environments_did_not_take_do_not_count() -> None:
+def test_invalid_steps_are_not_environment_steps() -> None:
     rollout = plain_layout().allocate(3, header())
     rollout.valid[1, 2] = False
     assert rollout.env_steps == 11

@@ -54,7 +54,7 @@ def test_cartpole() -> None:
     assert reward_threshold == 475
 
 
-def test_taxi_gives_action_masks() -> None:
+def test_taxi_has_action_masks() -> None:
     description = describe_environment("Taxi-v4")
     assert description.masked
     assert description.action.mask_shape == (6,)
@@ -73,7 +73,7 @@ def test_keyword_arguments_reach_the_environment() -> None:
 
 
 @pytest.mark.parametrize(
-    ("env_id", "said"),
+    ("env_id", "text"),
     [
         ("CartPol-v1", "CartPole-v1"),
         ("cartpole-v1", "CartPole-v1"),
@@ -86,12 +86,12 @@ def test_keyword_arguments_reach_the_environment() -> None:
         ("no_such_module:Foo-v0", "PYTHONPATH"),
     ],
 )
-def test_an_unknown_id_says_what_may_have_been_meant(env_id: str, said: str) -> None:
+def test_an_unknown_id_is_an_error_with_similar_ids(env_id: str, text: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(ConfigurationError, match=r"no environment|cannot import") as caught:
             describe_environment(env_id)
-    assert said in str(caught.value)
+    assert text in str(caught.value)
 
 
 def test_a_missing_dependency_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,7 +103,7 @@ def test_a_missing_dependency_names_the_extra(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.usefixtures("registered")
-def test_what_the_environment_raises_is_mapped_and_chained() -> None:
+def test_errors_of_the_environment_are_mapped_and_chained() -> None:
     with pytest.raises(ConfigurationError, match="licence has run out") as caught:
         describe_environment("probe/Faulty-v0")
     assert isinstance(caught.value.__cause__, RuntimeError)
@@ -112,7 +112,7 @@ def test_what_the_environment_raises_is_mapped_and_chained() -> None:
 
 
 @pytest.mark.usefixtures("registered")
-def test_a_space_that_nobody_can_act_in_is_refused() -> None:
+def test_an_unsupported_action_space_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="the action space is"):
         describe_environment("probe/Composite-v0")
 

@@ -1,4 +1,4 @@
-"""What a run says of itself, signed and forged."""
+"""Signatures of run.json."""
 
 import msgspec
 import pytest
@@ -23,11 +23,11 @@ CONFIG = RunConfig(
 WHERE = "runs/one/run.json"
 
 
-def test_what_was_signed_passes_as_it_lies_on_the_disk() -> None:
+def test_a_signed_configuration_passes_after_encoding() -> None:
     signed = msgspec.json.decode(encode_run_config(sign_run_config(CONFIG, KEY)), type=RunConfig)
     check_run_config(signed, [KEY.public], WHERE)
     check_run_config(signed, [OTHER.public, KEY.public], WHERE)
-    assert sign_run_config(signed, KEY) == signed, "who goes on has nothing to write anew"
+    assert sign_run_config(signed, KEY) == signed, "signing again changes nothing"
 
 
 def test_without_a_key_everything_passes() -> None:
@@ -48,21 +48,21 @@ def test_without_a_key_everything_passes() -> None:
     ],
     ids=str,
 )
-def test_whatever_was_changed_is_told(change: dict[str, object]) -> None:
+def test_a_changed_configuration_is_refused(change: dict[str, object]) -> None:
     forged = msgspec.structs.replace(sign_run_config(CONFIG, KEY), **change)
     with pytest.raises(NotAuthentic, match=r"runs/one/run\.json has no signature by ed25519:"):
         check_run_config(forged, [KEY.public], WHERE)
 
 
-def test_another_key_and_none_are_refused() -> None:
+def test_another_key_and_no_signature_are_refused() -> None:
     with pytest.raises(NotAuthentic, match="another key"):
         check_run_config(sign_run_config(CONFIG, OTHER), [KEY.public], WHERE)
     with pytest.raises(NotAuthentic, match="is not signed"):
         check_run_config(CONFIG, [KEY.public], WHERE)
 
 
-def test_a_signature_of_the_bare_file_is_none() -> None:
-    """A signature of a manifest, or of anything else, must not do for a run."""
+def test_a_signature_of_the_plain_file_is_refused() -> None:
+    """A signature of a manifest, or of other bytes, is not valid for a run."""
     bare = KEY.sign(encode_run_config(CONFIG)).hex()
     with pytest.raises(NotAuthentic):
         check_run_config(msgspec.structs.replace(CONFIG, authentication=bare), [KEY.public], WHERE)

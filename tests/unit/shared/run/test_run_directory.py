@@ -49,7 +49,7 @@ def _run(root: Path, name: str, env_id: str, *, modified_s: float, version: bool
     return run
 
 
-def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+def test_files_are_read_back(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path / "a" / "b").create()
     run.write_run_config(_config("CartPole-v1"))
     run.write_progress(Progress(phase="training", env_steps=5, mean_return=None, version=3))
@@ -68,7 +68,7 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     }
 
 
-def test_nothing_there_is_none_and_not_an_error(tmp_path: Path) -> None:
+def test_missing_files_are_none(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path / "none")
     assert (run.run_config(), run.progress(), run.summary(), run.options(), run.env_id()) == (None,) * 5
     assert not run.has_version()
@@ -77,7 +77,7 @@ def test_nothing_there_is_none_and_not_an_error(tmp_path: Path) -> None:
     assert not run.path.exists()
 
 
-def test_a_run_is_locked_on_a_full_disk_too(tmp_path: Path) -> None:
+def test_a_run_can_be_locked_on_a_full_disk(tmp_path: Path) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("this system has no disk that is always full")
     (tmp_path / "learner.lock").symlink_to("/dev/full")
@@ -87,7 +87,7 @@ def test_a_run_is_locked_on_a_full_disk_too(tmp_path: Path) -> None:
     assert not run.learner_alive()
 
 
-def test_what_a_killed_process_had_half_written_is_swept_and_what_a_living_one_writes_is_not(tmp_path: Path) -> None:
+def test_unfinished_files_of_killed_processes_only_are_swept(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     run.write_summary(_summary())
     dead = subprocess.Popen([sys.executable, "-c", ""])
@@ -113,19 +113,19 @@ def test_foreign_content_is_a_configuration_error(tmp_path: Path, name: str, con
         read[name.removesuffix(".json")]()
 
 
-def test_a_directory_in_the_way_is_a_configuration_error(tmp_path: Path) -> None:
+def test_a_directory_in_place_of_a_file_is_a_configuration_error(tmp_path: Path) -> None:
     (tmp_path / "run.json").mkdir()
     with pytest.raises(ConfigurationError, match=r"cannot read .*run\.json"):
         RunDirectory(tmp_path).run_config()
 
 
-def test_a_run_directory_that_cannot_be_made_is_one_clear_error(tmp_path: Path) -> None:
+def test_a_run_directory_that_cannot_be_created_is_a_configuration_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigurationError, match="cannot write into the run directory"):
         RunDirectory(tmp_path / "file").create()
 
 
-def test_a_reader_sees_the_old_file_or_the_new_one(tmp_path: Path) -> None:
+def test_readers_see_the_old_or_the_new_file(tmp_path: Path) -> None:
     path = tmp_path / "file"
     contents = {bytes([65 + i]) * 100_000 for i in range(8)}
     replace_file(path, min(contents))
@@ -147,20 +147,20 @@ def test_a_reader_sees_the_old_file_or_the_new_one(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
 
 
-def test_a_write_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_a_failed_write_leaves_no_file(tmp_path: Path) -> None:
     (tmp_path / "file").mkdir()
     with pytest.raises(OSError, match="directory"):
         replace_file(tmp_path / "file", b"data")
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
 
 
-def test_runs_are_named_for_their_environment_and_never_alike(tmp_path: Path) -> None:
+def test_runs_are_named_after_their_environment_and_unique(tmp_path: Path) -> None:
     runs = {new_run_directory("ALE/Pong-v5", tmp_path).path for _ in range(20)}
     assert len(runs) == 20
     assert all(path.parent == tmp_path and path.name.startswith("ALE-Pong-v5-") for path in runs)
 
 
-def test_no_run_is_found_where_there_is_none(tmp_path: Path) -> None:
+def test_no_run_is_found_without_a_version(tmp_path: Path) -> None:
     assert find_run("CartPole-v1", tmp_path / "runs") is None
     _run(tmp_path, "other", "Acrobot-v1", modified_s=1, version=True)
     _run(tmp_path, "empty", "CartPole-v1", modified_s=2, version=False)
@@ -180,7 +180,7 @@ def test_the_newest_run_with_a_version_is_found(tmp_path: Path) -> None:
     assert found.path == newer.path
 
 
-def test_a_live_run_goes_before_a_newer_one(tmp_path: Path) -> None:
+def test_a_live_run_precedes_a_newer_one(tmp_path: Path) -> None:
     live = _run(tmp_path, "live", "CartPole-v1", modified_s=1, version=False)
     newer = _run(tmp_path, "newer", "CartPole-v1", modified_s=2, version=True)
     with live.lock_learner():
@@ -188,7 +188,7 @@ def test_a_live_run_goes_before_a_newer_one(tmp_path: Path) -> None:
     assert _found(tmp_path) == newer.path
 
 
-def test_a_run_that_only_just_starts_is_found_by_its_options(tmp_path: Path) -> None:
+def test_a_starting_run_is_found_by_its_options(tmp_path: Path) -> None:
     _run(tmp_path, "older", "CartPole-v1", modified_s=1, version=True)
     starting = RunDirectory(tmp_path / "starting").create()
     starting.write_options({"env": "CartPole-v1"})
@@ -214,7 +214,7 @@ def test_one_learner_at_a_time(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("who", ["learner", "supervisor"])
-def test_a_lock_that_cannot_be_opened_is_one_clear_error(tmp_path: Path, who: str) -> None:
+def test_a_lock_that_cannot_be_opened_is_a_configuration_error(tmp_path: Path, who: str) -> None:
     (tmp_path / f"{who}.lock").mkdir()
     run = RunDirectory(tmp_path)
     lock = {"learner": run.lock_learner, "supervisor": run.lock_supervisor}[who]
@@ -236,7 +236,7 @@ def _in_another_process(function, *arguments):  # type: ignore[no-untyped-def]
         return pool.apply(function, arguments)
 
 
-def test_the_lock_goes_with_a_killed_learner(tmp_path: Path) -> None:
+def test_the_lock_of_a_killed_learner_is_released(tmp_path: Path) -> None:
     program = (
         "import sys, pathlib; from shared.run.run_directory import RunDirectory\n"
         "with RunDirectory(pathlib.Path(sys.argv[1])).lock_learner():\n"
@@ -258,22 +258,22 @@ def test_the_lock_goes_with_a_killed_learner(tmp_path: Path) -> None:
     assert RunDirectory(tmp_path).run_config() is None
 
 
-def test_asking_who_is_alive_never_keeps_a_learner_out(tmp_path: Path) -> None:
+def test_checking_for_a_learner_does_not_block_one(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     with run.lock_learner():
         pass
     done = threading.Event()
 
-    def ask() -> None:
+    def check() -> None:
         while not done.is_set():
             run.learner_alive()
 
-    asker = threading.Thread(target=ask)
-    asker.start()
+    checker = threading.Thread(target=check)
+    checker.start()
     try:
         for _ in range(50):
             with run.lock_learner():
                 pass
     finally:
         done.set()
-        asker.join()
+        checker.join()
