@@ -6,24 +6,15 @@ publisher at a time is safe.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from loguru import logger
 
-from shared.errors import (
-    DigestMismatch,
-    ManifestError,
-    NotAuthentic,
-    StoreUnavailable,
-    TransientLoadError,
-    VersionNotFound,
-)
+from shared.errors import ManifestError, StoreUnavailable
 from shared.files.bounded_read import NotRegularFileError
-from shared.files.buffer_pool import BufferPool, Data
-from shared.policy.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, SIGNATURE_NAME, FileEntry, Manifest
-from shared.policy.signing import SIGNATURE_BYTES
+from shared.policy.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, FileEntry, Manifest
 from shared.store.quarantine import QUARANTINE_DIRECTORY, Quarantine
 from shared.store.remote_files import RemoteFiles
 from shared.store.retention import Retention
@@ -39,6 +30,7 @@ from shared.store.version_files import (
     parse_mark_name,
     parse_version_name,
     version_name,
+    version_not_found,
 )
 
 
@@ -80,7 +72,7 @@ class RemotePolicyStore:
             manifest_bytes = self._files.read(f"{directory}/{MANIFEST_NAME}", MAX_MANIFEST_BYTES)
         except FileNotFoundError as error:
             self._committed.discard(version)
-            raise _not_found(location) from error
+            raise version_not_found(location) from error
         except NotRegularFileError as error:
             raise ManifestError(f"{location}/{MANIFEST_NAME}: expected a regular file, found {error}") from error
         manifest = checked_manifest(manifest_bytes, version, location)
@@ -214,49 +206,8 @@ class _RemoteVersion(VersionFiles):
     def location(self) -> str:
         return f"{self.url}/{self.directory}"
 
-    def read_signature(self) -> bytes | None:
-        name = f"{self.directory}/{SIGNATURE_NAME}"
-        try:
-            return self.files.read(name, SIGNATURE_BYTES)
-        except NotRegularFileError as error:
-            raise NotAuthentic(f"{self.location}/{SIGNATURE_NAME}: expected a regular file, found {error}") from error
-        except FileNotFoundError as error:
-            self._require_manifest(error)
-            return None
-        except StoreUnavailable as error:
-            raise TransientLoadError(str(error)) from error
+    def _read_once(self, name: str, size_bytes: int) -> bytes:
+        return self.files.read(f"{self.directory}/{name}", size_bytes)
 
-    def _fetch(self, name: str, entry: FileEntry) -> bytes:
-        try:
-            return self._read_regular(name, entry)
-        except StoreUnavailable as error:
-            raise TransientLoadError(str(error)) from error
-
-    def _fetch_pieces(
-        self,
-        name: str,
-        entry: FileEntry,
-        on_piece: Callable[[Data], None],
-        memory: BufferPool,  # noqa: ARG002  fsspec allocates
-    ) -> Data:
-        found = self._fetch(name, entry)
-        on_piece(found)
-        return found
-
-    def _read_regular(self, name: str, entry: FileEntry) -> bytes:
-        try:
-            return self.files.read(f"{self.directory}/{name}", entry.size_bytes)
-        except NotRegularFileError as error:
-            raise DigestMismatch(f"{self.location}/{name}: expected a regular file, found {error}") from error
-        except FileNotFoundError as error:
-            self._require_manifest(error)
-            raise TransientLoadError(f"{self.location}/{name}: the manifest lists it, but it does not exist") from error
-
-    def _require_manifest(self, error: FileNotFoundError) -> None:
-        """Raise VersionNotFound if the whole version was removed."""
-        if not self.files.exists(f"{self.directory}/{MANIFEST_NAME}"):
-            raise _not_found(self.location) from error
-
-
-def _not_found(location: str) -> VersionNotFound:
-    return VersionNotFound(f"{location}: no such version; it was never published, or was swept meanwhile")
+    def _has_manifest(self) -> bool:
+        return self.files.exists(f"{self.directory}/{MANIFEST_NAME}")

@@ -7,13 +7,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from shared.errors import DigestMismatch, ManifestError, NotAuthentic, TransientLoadError, VersionNotFound
+from shared.errors import ManifestError, VersionNotFound
 from shared.files.bounded_read import NotRegularFileError, read_regular_file, read_regular_file_into
 from shared.files.buffer_pool import BufferPool, Data
-from shared.files.storage_errors import store_unavailable
-from shared.policy.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, SIGNATURE_NAME, FileEntry, Manifest
-from shared.policy.signing import SIGNATURE_BYTES
-from shared.store.version_files import VersionFiles, checked_manifest, parse_version_name
+from shared.files.storage_errors import storage
+from shared.policy.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest
+from shared.store.version_files import VersionFiles, checked_manifest, parse_version_name, version_not_found
 
 
 def open_version_directory(path: Path) -> VersionFiles:
@@ -44,55 +43,35 @@ class VersionDirectory(VersionFiles):
     def location(self) -> str:
         return str(self.path)
 
-    def read_signature(self) -> bytes | None:
-        name = self.path / SIGNATURE_NAME
-        try:
-            with _open_directory(self.path) as directory:
-                return read_regular_file(directory, SIGNATURE_NAME, SIGNATURE_BYTES)
-        except NotRegularFileError as error:
-            raise NotAuthentic(f"{name}: expected a regular file, found {error}") from error
-        except FileNotFoundError as error:
-            if not os.path.lexists(self.path / MANIFEST_NAME):
-                raise _not_found(self.path) from error
-            return None
-        except OSError as error:
-            raise TransientLoadError(str(store_unavailable(error, f"read {name}"))) from error
-
-    def _fetch(self, name: str, entry: FileEntry) -> bytes:
+    def _read_once(self, name: str, size_bytes: int) -> bytes:
         with self._open_for(name) as directory:
-            return read_regular_file(directory, name, entry.size_bytes)
+            return read_regular_file(directory, name, size_bytes)
 
-    def _fetch_pieces(self, name: str, entry: FileEntry, on_piece: Callable[[Data], None], memory: BufferPool) -> Data:
+    def _read_pieces(self, name: str, size_bytes: int, on_piece: Callable[[Data], None], memory: BufferPool) -> Data:
         with self._open_for(name) as directory:
-            return read_regular_file_into(memory, directory, name, entry.size_bytes, on_piece)
+            return read_regular_file_into(memory, directory, name, size_bytes, on_piece)
+
+    def _has_manifest(self) -> bool:
+        return os.path.lexists(self.path / MANIFEST_NAME)
 
     @contextmanager
     def _open_for(self, name: str) -> Iterator[int]:
-        """Yield a descriptor of the directory for reading ``name``; map errors to those of ``VersionFiles.read``."""
-        try:
-            with _open_directory(self.path) as directory:
-                yield directory
-        except NotRegularFileError as error:
-            raise DigestMismatch(f"{self.path / name}: expected a regular file, found {error}") from error
-        except FileNotFoundError as error:
-            if not os.path.lexists(self.path / MANIFEST_NAME):  # sweepers remove it first
-                raise _not_found(self.path) from error
-            raise TransientLoadError(f"{self.path / name}: the manifest lists it, but it does not exist") from error
-        except OSError as error:
-            raise TransientLoadError(str(store_unavailable(error, f"read {self.path / name}"))) from error
+        with storage(f"read {self.path / name}", expecting=FileNotFoundError), _open_directory(self.path) as directory:
+            yield directory
 
 
 def _read_manifest(path: Path) -> bytes:
     manifest_path = path / MANIFEST_NAME
     try:
-        with _open_directory(path) as directory:
+        with (
+            storage(f"read {manifest_path}", expecting=FileNotFoundError),
+            _open_directory(path) as directory,
+        ):
             return read_regular_file(directory, MANIFEST_NAME, MAX_MANIFEST_BYTES)
     except NotRegularFileError as error:
         raise ManifestError(f"{manifest_path}: expected a regular file, found {error}") from error
     except FileNotFoundError as error:
         raise VersionNotFound(f"{manifest_path}: does not exist, so there is no version here yet") from error
-    except OSError as error:
-        raise store_unavailable(error, f"read {manifest_path}") from error
 
 
 @contextmanager
@@ -102,7 +81,7 @@ def _open_directory(path: Path) -> Iterator[int]:
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
         if error.errno == errno.ENOENT:
-            raise _not_found(path) from error
+            raise version_not_found(str(path)) from error
         if error.errno in (errno.ENOTDIR, errno.ELOOP):
             raise VersionNotFound(f"{path}: a version is a directory; found a link or a file there") from error
         raise
@@ -110,7 +89,3 @@ def _open_directory(path: Path) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
-
-
-def _not_found(path: Path) -> VersionNotFound:
-    return VersionNotFound(f"{path}: no such version; it was never published, or was swept meanwhile")

@@ -3,13 +3,23 @@
 import hashlib
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TypeVar
 
-from shared.errors import DigestMismatch, ManifestError
+from shared.errors import (
+    DigestMismatch,
+    ManifestError,
+    NotAuthentic,
+    StoreUnavailable,
+    TransientLoadError,
+    VersionNotFound,
+)
 from shared.files.background_sha256 import BackgroundSha256
+from shared.files.bounded_read import NotRegularFileError
 from shared.files.buffer_pool import BufferPool, Data
 from shared.policy.manifest import MANIFEST_NAME, SIGNATURE_NAME, FileEntry, Manifest, decode_manifest, encode_manifest
+from shared.policy.signing import SIGNATURE_BYTES
 
 # One name for each number, of at most 18 digits: a 64-bit integer in every language that reads a manifest.
 _VERSION_NAME = re.compile(r"v([0-9]{6}|[1-9][0-9]{6,17})")
@@ -40,20 +50,37 @@ class VersionFiles(ABC):
         """Path or URL, for messages."""
 
     @abstractmethod
+    def _read_once(self, name: str, size_bytes: int) -> bytes:
+        """Read at most ``size_bytes + 1`` bytes of a file.
+
+        Raises FileNotFoundError, NotRegularFileError (a link, a pipe, a device), StoreUnavailable or VersionNotFound.
+        """
+
+    def _read_pieces(self, name: str, size_bytes: int, on_piece: Callable[[Data], None], memory: BufferPool) -> Data:  # noqa: ARG002
+        """Read like ``_read_once``, perhaps into ``memory``; pass all that is returned to ``on_piece``, in order."""
+        found = self._read_once(name, size_bytes)
+        on_piece(found)
+        return found
+
+    @abstractmethod
+    def _has_manifest(self) -> bool:
+        """Return True if the manifest still exists: sweepers remove it first. Raises StoreUnavailable."""
+
     def read_signature(self) -> bytes | None:
         """Return at most one byte more of ``manifest.sig`` than a signature has, or None if there is no such file.
 
-        Raises NotAuthentic for a link, a pipe or a device, TransientLoadError or StoreUnavailable if it cannot be read,
-        VersionNotFound if the version was swept meanwhile.
+        Raises NotAuthentic for a link, a pipe or a device, TransientLoadError if it cannot be read, VersionNotFound if
+        the version was swept meanwhile.
         """
-
-    @abstractmethod
-    def _fetch(self, name: str, entry: FileEntry) -> bytes:
-        """Read at most ``entry.size_bytes + 1`` bytes of a file."""
-
-    @abstractmethod
-    def _fetch_pieces(self, name: str, entry: FileEntry, on_piece: Callable[[Data], None], memory: BufferPool) -> Data:
-        """Read a file like ``_fetch``, perhaps into ``memory``; pass all that is returned to ``on_piece``, in order."""
+        try:
+            return self._read_once(SIGNATURE_NAME, SIGNATURE_BYTES)
+        except NotRegularFileError as error:
+            raise NotAuthentic(f"{self.location}/{SIGNATURE_NAME}: expected a regular file, found {error}") from error
+        except FileNotFoundError as error:
+            self._require_manifest(error)
+            return None
+        except StoreUnavailable as error:
+            raise TransientLoadError(str(error)) from error
 
     def read(self, name: str) -> bytes:
         """Return the content of one file, verified against size and SHA-256 of the manifest.
@@ -63,8 +90,11 @@ class VersionFiles(ABC):
         VersionNotFound if the version was swept meanwhile.
         """
         entry = self._entry(name)
-        found = self._fetch(name, entry)
-        return found if _matches(found, entry) else self._read_again(name, entry, self._fetch)
+        with self._errors_of(name):
+            found = self._read_once(name, entry.size_bytes)
+            if _matches(found, entry):
+                return found
+            return _matching(self._read_once(name, entry.size_bytes), entry, f"{self.location}/{name}")
 
     def read_ahead(self, name: str, meanwhile: Meanwhile, memory: BufferPool) -> Data:
         """Return the content like ``read``; large files may be read into ``memory`` and are hashed by another thread.
@@ -74,15 +104,17 @@ class VersionFiles(ABC):
         entry = self._entry(name)
         if entry.size_bytes < _HASHED_APART_BYTES:
             return self.read(name)
-        with BackgroundSha256() as hashing:
-            found = self._fetch_pieces(name, entry, hashing.update, memory)
+        with self._errors_of(name), BackgroundSha256() as hashing:
+            found = self._read_pieces(name, entry.size_bytes, hashing.update, memory)
             if len(found) == entry.size_bytes:
                 if hashing.is_apart:
                     meanwhile(found)
                 if hashing.hexdigest() == entry.sha256:
                     return found
         del found  # its memory can be used again
-        return self._read_again(name, entry, lambda name, entry: self._fetch_pieces(name, entry, _ignore, memory))
+        with self._errors_of(name):
+            again = self._read_pieces(name, entry.size_bytes, lambda _: None, memory)
+            return _matching(again, entry, f"{self.location}/{name}")
 
     def _entry(self, name: str) -> FileEntry:
         files = self.manifest.files
@@ -90,24 +122,46 @@ class VersionFiles(ABC):
             raise ManifestError(f"{self.location}: the manifest lists no file {name!r}; it lists {sorted(files)}")
         return files[name]
 
-    def _read_again(self, name: str, entry: FileEntry, fetch: Callable[[str, FileEntry], _D]) -> _D:
-        """Read a second time: one flipped bit on the way must not quarantine a version."""
-        found = fetch(name, entry)
-        if _matches(found, entry):
-            return found
-        if len(found) != entry.size_bytes:
-            size = "more" if len(found) > entry.size_bytes else str(len(found))
-            raise DigestMismatch(f"{self.location}/{name}: expected {entry.size_bytes} bytes, found {size}; read twice")
-        sha256 = hashlib.sha256(found).hexdigest()
-        raise DigestMismatch(f"{self.location}/{name}: expected SHA-256 {entry.sha256}, found {sha256}; read twice")
+    @contextmanager
+    def _errors_of(self, name: str) -> Iterator[None]:
+        """Map the errors of reading the file ``name`` to those of ``read``."""
+        try:
+            yield
+        except NotRegularFileError as error:
+            raise DigestMismatch(f"{self.location}/{name}: expected a regular file, found {error}") from error
+        except FileNotFoundError as error:
+            self._require_manifest(error)
+            raise TransientLoadError(f"{self.location}/{name}: the manifest lists it, but it is not there") from error
+        except StoreUnavailable as error:
+            raise TransientLoadError(str(error)) from error
+
+    def _require_manifest(self, error: FileNotFoundError) -> None:
+        try:
+            exists = self._has_manifest()
+        except StoreUnavailable as unavailable:
+            raise TransientLoadError(str(unavailable)) from unavailable
+        if not exists:
+            raise version_not_found(self.location) from error
 
 
 def _matches(data: Data, entry: FileEntry) -> bool:
     return len(data) == entry.size_bytes and hashlib.sha256(data).hexdigest() == entry.sha256
 
 
-def _ignore(_piece: Data) -> None:
-    pass
+def _matching(found: _D, entry: FileEntry, location: str) -> _D:
+    """Return the bytes of a second read: one flipped bit on the way must not quarantine a version."""
+    if _matches(found, entry):
+        return found
+    if len(found) != entry.size_bytes:
+        size = "more" if len(found) > entry.size_bytes else str(len(found))
+        raise DigestMismatch(f"{location}: expected {entry.size_bytes} bytes, found {size}; read twice")
+    sha256 = hashlib.sha256(found).hexdigest()
+    raise DigestMismatch(f"{location}: expected SHA-256 {entry.sha256}, found {sha256}; read twice")
+
+
+def version_not_found(location: str) -> VersionNotFound:
+    """Return the error about a version that is not, or no longer, at ``location``."""
+    return VersionNotFound(f"{location}: no such version; it was never published, or was swept meanwhile")
 
 
 def version_name(version: int) -> str:

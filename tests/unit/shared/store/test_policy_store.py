@@ -264,7 +264,7 @@ def test_one_bad_read_does_not_fail_a_version(monkeypatch: pytest.MonkeyPatch) -
     manifest = sample_manifest(0, describe_files(sample_files()))
     program = sample_files()["policy.ts"]
     reads = iter([b"flipped bits", program, b"flipped bits", program[:-1]])
-    monkeypatch.setattr(VersionDirectory, "_fetch", lambda *_: next(reads))
+    monkeypatch.setattr(VersionDirectory, "_read_once", lambda *_: next(reads))
     version = VersionDirectory(Path("here"), manifest, b"")
     assert version.read("policy.ts") == program
     with pytest.raises(DigestMismatch, match=r"here/policy\.ts: expected 512 bytes, found 511"):
