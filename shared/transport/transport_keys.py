@@ -22,26 +22,24 @@ ACTOR_KEY_NAME = "actor.key"
 HexKey = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 
 
-class LearnerKeys(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _KeyPair(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    public_key: HexKey
+    secret_key: HexKey
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.public_key})"
+
+
+class LearnerKeys(_KeyPair, frozen=True, forbid_unknown_fields=True):
     """The key pair of the learner (hexadecimal, 32 bytes each), and the public key of its actors."""
 
-    public_key: HexKey
-    secret_key: HexKey
     actor_public_key: HexKey
 
-    def __repr__(self) -> str:
-        return f"LearnerKeys({self.public_key})"
 
-
-class ActorKeys(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ActorKeys(_KeyPair, frozen=True, forbid_unknown_fields=True):
     """The key pair of the actors (hexadecimal, 32 bytes each), and the public key of their learner."""
 
-    public_key: HexKey
-    secret_key: HexKey
     learner_public_key: HexKey
-
-    def __repr__(self) -> str:
-        return f"ActorKeys({self.public_key})"
 
 
 _Keys = TypeVar("_Keys", LearnerKeys, ActorKeys)

@@ -1,4 +1,4 @@
-"""Which addresses stay on this machine, and what actors are told of those that do not."""
+"""Addresses that stay on this machine, and advertised addresses."""
 
 import socket
 
@@ -26,11 +26,11 @@ from shared.transport.addresses import advertised_address, check_listen_address,
         ("tcp://", True),
     ],
 )
-def test_only_what_stays_here_needs_no_keys(address: str, needed: bool) -> None:
+def test_only_local_addresses_need_no_keys(address: str, needed: bool) -> None:
     assert needs_keys(address) is needed
 
 
-def test_every_interface_is_called_by_the_hosts_name() -> None:
+def test_a_wildcard_is_advertised_as_the_name_of_the_host() -> None:
     for address in ("tcp://*:5555", "tcp://0.0.0.0:5555", "tcp://[::]:5555"):
         assert advertised_address(address) == f"tcp://{socket.gethostname()}:5555"
     assert advertised_address("tcp://10.0.0.1:5555") == "tcp://10.0.0.1:5555"
