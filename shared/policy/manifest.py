@@ -1,4 +1,4 @@
-"""What a policy version says of itself: ``manifest.json``, written last: a version exists when its manifest does."""
+"""The manifest of a policy version, ``manifest.json``. It is written last: a version exists when its manifest does."""
 
 import hashlib
 import re
@@ -39,14 +39,14 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a file of the version must be, to the bit."""
+    """SHA-256 (hexadecimal) and size of a file of the version."""
 
     sha256: str
     size_bytes: int
 
 
 class ProgramEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One executable form of the policy. ``program_digest`` is what it is without its weights."""
+    """One executable form of the policy. ``program_digest`` excludes the weights (see ``program_digest``)."""
 
     kind: ProgramKind
     file: str
@@ -54,7 +54,7 @@ class ProgramEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ProbeEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Golden inputs and outputs, and how near a program must come: ``atol + rtol * |expected|``."""
+    """File of golden inputs and outputs, and the allowed difference ``atol + rtol * |expected|``."""
 
     file: str
     atol: float
@@ -62,10 +62,10 @@ class ProbeEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class MethodReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"method": "rung"}):
-    """What one method of the export engines said: ``largest_difference`` from eager where it ran, ``error`` where not.
+    """Result of one export method: the ``largest_difference`` from eager when it was taken, else the ``error``.
 
-    ``by_batch_size`` has that difference for each batch size that was tried, and ``input_sets`` says how many different
-    sets of inputs there were at each.
+    ``by_batch_size`` has the difference for each batch size tried, and ``input_sets`` is the number of different sets
+    of inputs at each size.
     """
 
     method: str
@@ -77,7 +77,7 @@ class MethodReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rena
 
 
 class TrainingProgress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where the training stood when the version was published; seconds count from the first environment step."""
+    """Progress of the training at publication; seconds count from the first environment step."""
 
     update: int = 0
     env_steps: int = 0
@@ -86,10 +86,10 @@ class TrainingProgress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True):
-    """One policy version. ``files`` names everything in the directory but the manifest itself and its signature.
+    """One policy version. ``files`` lists everything in the directory but the manifest and its signature.
 
-    ``module`` is there for a module that was exported as it is: the nested values that it takes and returns.
-    ``restores`` is there after a rollback: the older version that this one has its files from.
+    ``module`` is the signature of an exported module, unset for a policy. After a rollback, ``restores`` is the older
+    version that the files come from.
     """
 
     version: int
@@ -109,38 +109,38 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=Tru
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of what acts: signature, programs, files and probe tolerances; not number, time or progress.
+        """SHA-256 of signature, programs, files and probe tolerances, without number, time and progress.
 
-        It is what rollouts are stamped with and quarantine goes by: the same content under another number is the same.
+        Rollouts and quarantine records identify a version's content by it.
         """
         files = sorted(self.files.items())
-        what_acts = (self.format_version, self.signature, self.programs, files, self.weights, self.probe)
+        content = (self.format_version, self.signature, self.programs, files, self.weights, self.probe)
         if self.module is not UNSET:
-            what_acts = (*what_acts, self.module)  # type: ignore[assignment]
-        return hashlib.sha256(msgspec.json.encode(what_acts, order="deterministic")).hexdigest()
+            content = (*content, self.module)  # type: ignore[assignment]
+        return hashlib.sha256(msgspec.json.encode(content, order="deterministic")).hexdigest()
 
     def program(self, kind: ProgramKind) -> ProgramEntry | None:
-        """The program of ``kind``, or None where this version has none."""
+        """Return the program of ``kind``, or None."""
         return next((program for program in self.programs if program.kind == kind), None)
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
-    """Indented JSON in a deterministic order, for people and digests alike."""
+    """Return indented JSON in a deterministic order."""
     return msgspec.json.format(msgspec.json.encode(manifest, order="deterministic"), indent=1)
 
 
 def decode_manifest(data: bytes) -> Manifest:
-    """Parse and validate. Raises ManifestError with what was expected and what was found."""
+    """Parse and validate a manifest. Raises ManifestError."""
     if len(data) > MAX_MANIFEST_BYTES:
-        raise ManifestError(f"a manifest has at most {MAX_MANIFEST_BYTES} bytes; found {len(data)}")
+        raise ManifestError(f"expected a manifest of at most {MAX_MANIFEST_BYTES} bytes, found {len(data)}")
     try:
         head = msgspec.json.decode(data, type=_Head)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ManifestError(f"not a manifest: {error}") from error
     if head.format_version != FORMAT_VERSION:
         raise ManifestError(
-            f"expected manifest format {FORMAT_VERSION}, found {head.format_version}; "
-            "update rl-hotswap here, or publish with the release that this actor runs"
+            "update rl-hotswap here, or publish with the release that this actor runs: "
+            f"expected manifest format {FORMAT_VERSION}, found {head.format_version}"
         )
     try:
         manifest = msgspec.json.decode(data, type=Manifest)
@@ -151,7 +151,7 @@ def decode_manifest(data: bytes) -> Manifest:
 
 
 def decode_manifest_again(data: bytes) -> Manifest:
-    """What ``decode_manifest`` has accepted before, in this process or another: nothing is checked again."""
+    """Parse a manifest that ``decode_manifest`` has accepted before, in this process or another, without checks."""
     return msgspec.json.decode(data, type=Manifest)
 
 
@@ -162,15 +162,15 @@ class _Head(msgspec.Struct):
 def _check_files(manifest: Manifest) -> None:
     for name, entry in manifest.files.items():
         if not _PLAIN_NAME.fullmatch(name) or name in (MANIFEST_NAME, SIGNATURE_NAME):
-            raise ManifestError(f"file names are plain names inside the version's directory; found {name!r}")
+            raise ManifestError(f"expected the plain name of a file in the version's directory, found {name!r}")
         if not _SHA256.fullmatch(entry.sha256) or entry.size_bytes < 0:
-            raise ManifestError(f"{name}: expected a SHA-256 in hexadecimal and a size in bytes; found {entry}")
+            raise ManifestError(f"{name}: expected a SHA-256 in hexadecimal and a size in bytes, found {entry}")
     if (total := sum(entry.size_bytes for entry in manifest.files.values())) > MAX_VERSION_BYTES:
-        raise ManifestError(f"a version has at most {MAX_VERSION_BYTES:,} bytes; its manifest promises {total:,}")
+        raise ManifestError(f"expected a version of at most {MAX_VERSION_BYTES:,} bytes, found {total:,}")
     if manifest.version < 0:
-        raise ManifestError(f"versions count from 0; found {manifest.version}")
+        raise ManifestError(f"expected a version of at least 0, found {manifest.version}")
     if not manifest.programs:
-        raise ManifestError("a version needs at least one program; found none")
+        raise ManifestError("expected at least one program, found none")
     for needed in (manifest.weights, manifest.probe.file, *(program.file for program in manifest.programs)):
         if needed not in manifest.files:
-            raise ManifestError(f"the manifest needs {needed!r} but does not list it among its files")
+            raise ManifestError(f"expected {needed!r} among the manifest's files")

@@ -1,7 +1,7 @@
-"""Ed25519 keys: whoever holds the private one can publish what actors that were given the public one will act with.
+"""Ed25519 keys. A publisher signs versions with the private key; actors with the public key accept only those.
 
-A private key is a file: PEM, PKCS #8, without a passphrase. A public key is a file, too (PEM), or the text
-``ed25519:`` and 64 hexadecimal digits, for command lines and settings: it is no secret.
+A private key is a PEM file (PKCS #8, without a passphrase). A public key is a PEM file, or ``ed25519:`` and 64
+hexadecimal digits on command lines and in settings. ``cryptography`` is imported at the first use of a key.
 """
 
 import re
@@ -27,18 +27,18 @@ _SHOWN_DIGITS = 12
 
 @dataclass(frozen=True)
 class PublicKey:
-    """Tells whether the holder of the private key signed something. ``raw`` is the 32 bytes of RFC 8032."""
+    """Verifies signatures. ``raw`` is the 32-byte key of RFC 8032."""
 
     raw: bytes
 
     @classmethod
     def read(cls, text: str | Path) -> Self:
-        """The key that ``text`` is (``ed25519:…``), or that is in the file of that name. Raises ConfigurationError."""
+        """Read a key from its text (``ed25519:…``) or from the file of that name. Raises ConfigurationError."""
         text = str(text)
         if text.startswith(_PREFIX):
             if not re.fullmatch(r"[0-9a-f]{64}", text.removeprefix(_PREFIX)):
                 raise ConfigurationError(
-                    f"expected {_PREFIX} and 64 hexadecimal digits as a public key; found {text!r}"
+                    f"expected a public key of {_PREFIX} and 64 hexadecimal digits, found {text!r}"
                 )
             return cls(bytes.fromhex(text.removeprefix(_PREFIX)))
         return cls._from_pem(_read_key_file(Path(text), "public"), text)
@@ -51,27 +51,27 @@ class PublicKey:
 
         if b"PRIVATE KEY" in pem:
             raise ConfigurationError(
-                f"{where} is a private key, which only a publisher should have; expected its public key"
+                f"pass the public key instead: {where} is a private key, which only a publisher may have"
             )
         try:
             key = serialization.load_pem_public_key(pem)
         except (ValueError, UnsupportedAlgorithm) as error:
-            raise ConfigurationError(f"{where} is no public key in PEM: {error}") from error
+            raise ConfigurationError(f"{where} is not a public key in PEM: {error}") from error
         if not isinstance(key, Ed25519PublicKey):
             raise ConfigurationError(f"{where}: expected an Ed25519 key, found {type(key).__name__}")
         return cls(key.public_bytes_raw())
 
     def __str__(self) -> str:
-        """``ed25519:…``, which ``read`` takes."""
+        """Return ``ed25519:…``, which ``read`` accepts."""
         return f"{_PREFIX}{self.raw.hex()}"
 
     @property
     def short(self) -> str:
-        """Enough of it to tell keys apart in a log."""
+        """Prefix of the key for log lines."""
         return f"{_PREFIX}{self.raw.hex()[:_SHOWN_DIGITS]}…"
 
     def pem(self) -> bytes:
-        """The key as a file holds it, for every program that knows PEM."""
+        """Return the key as a PEM file."""
         from cryptography.hazmat.primitives import serialization
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
@@ -80,7 +80,7 @@ class PublicKey:
         )
 
     def verifies(self, signature: bytes, data: bytes) -> bool:
-        """Whether ``signature`` was made with the private key over exactly ``data``; about 0.15 ms."""
+        """Return True when ``signature`` was made over ``data`` with the private key. Takes about 0.15 ms."""
         from cryptography.exceptions import InvalidSignature
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
@@ -92,7 +92,7 @@ class PublicKey:
 
 
 class SigningKey:
-    """A private key. It is never written, logged or shown, but by ``scripts/keys.py``."""
+    """A private key. Only ``rl-hotswap keys`` writes it."""
 
     def __init__(self, key: "Ed25519PrivateKey") -> None:
         self._key = key
@@ -103,14 +103,14 @@ class SigningKey:
 
     @classmethod
     def generate(cls) -> Self:
-        """A new key, of the operating system's randomness."""
+        """Return a new random key."""
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
         return cls(Ed25519PrivateKey.generate())
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """The key in a file; a file that others can read is warned of. Raises ConfigurationError."""
+        """Read a key file; log a warning when other users can read it. Raises ConfigurationError."""
         from cryptography.exceptions import UnsupportedAlgorithm
         from cryptography.hazmat.primitives import serialization
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -120,21 +120,21 @@ class SigningKey:
             key = serialization.load_pem_private_key(pem, password=None)
         except (TypeError, ValueError, UnsupportedAlgorithm) as error:
             raise ConfigurationError(
-                f"{path} is no private key in PEM without a passphrase: {error}; "
-                "python scripts/keys.py make DIR makes one"
+                f"{path} is not a private key in PEM without a passphrase: {error}; "
+                "create one with rl-hotswap keys make DIR"
             ) from error
         if not isinstance(key, Ed25519PrivateKey):
             raise ConfigurationError(f"{path}: expected an Ed25519 key, found {type(key).__name__}")
         if stat.S_IMODE(path.stat().st_mode) & 0o077:
-            logger.warning("{} can be read by others, who can then publish in your name: chmod 600 {}", path, path)
+            logger.warning("private key file readable by other users path={}: run chmod 600 on it", path)
         return cls(key)
 
     def sign(self, data: bytes) -> bytes:
-        """The signature of ``data``: 64 bytes, the same ones every time."""
+        """Return the deterministic 64-byte signature of ``data``."""
         return self._key.sign(data)
 
     def pem(self) -> bytes:
-        """The private key itself, as its file holds it."""
+        """Return the private key as a PEM file."""
         from cryptography.hazmat.primitives import serialization
 
         return self._key.private_bytes(
@@ -143,15 +143,12 @@ class SigningKey:
 
 
 def signing_key_of(given: "SigningKey | str | Path | None") -> SigningKey | None:
-    """A key, or the file that it is in, as functions for people take it. Raises ConfigurationError."""
+    """Return a key given as itself or as a file. Raises ConfigurationError."""
     return SigningKey.read(Path(given)) if isinstance(given, str | Path) else given
 
 
 def public_keys_of(given: "PublicKey | str | Path | Iterable[PublicKey | str | Path] | None") -> tuple[PublicKey, ...]:
-    """One key or several, each itself, its text or its file, as functions for people take it.
-
-    Raises ConfigurationError.
-    """
+    """Return keys given singly or together, each as itself, its text or its file. Raises ConfigurationError."""
     if given is None:
         return ()
     several = (given,) if isinstance(given, PublicKey | str | Path) else tuple(given)

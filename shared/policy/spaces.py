@@ -1,7 +1,7 @@
-"""Observation and action spaces as plain data: what a manifest can carry and an actor can check without Gymnasium.
+"""Observation and action spaces as plain data, stored in manifests.
 
-An observation of any depth becomes a flat tuple of leaves, in the order in which Gymnasium itself flattens (Dict keys
-as the space orders them). Batched observations of a vector environment have the same paths: one function serves both.
+A nested observation becomes a flat tuple of leaves in Gymnasium's own order (Dict keys as the space orders them).
+Batched observations of a vector environment have the same paths.
 """
 
 from collections.abc import Sequence
@@ -19,10 +19,10 @@ ActionKind = Literal["discrete", "multi_discrete", "multi_binary", "box", "none"
 
 
 class ObservationLeaf(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One array of an observation: where it stands in the nested structure and what it holds.
+    """One array of an observation, at ``path`` in the nested structure.
 
-    ``dtype`` is that of the program's input (every float becomes float32; ``uint8`` images stay as they are and are
-    scaled inside the policy). ``shape`` has no batch dimension. ``cardinalities`` and ``start`` belong to discrete and
+    ``dtype`` is the dtype of the program's input: floats become float32, and ``uint8`` images are scaled inside the
+    policy. ``shape`` excludes the batch dimension. ``cardinalities`` and ``start`` are empty except for discrete and
     multi-discrete leaves.
     """
 
@@ -35,9 +35,9 @@ class ObservationLeaf(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ActionSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An action space as data. ``low`` and ``high`` are flat, None where unbounded, and empty where it is no box.
+    """An action space. ``low`` and ``high`` are flat, None for an unbounded dimension, and empty except for a box.
 
-    The kind ``none`` stands in the manifest of a module that is no policy.
+    The kind ``none`` is used for a module that is not a policy.
     """
 
     kind: ActionKind
@@ -50,31 +50,31 @@ class ActionSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def sample_dtype(self) -> str:
-        """The dtype of the raw sample ``action`` that programs return and rollouts record."""
+        """Dtype of the raw sample ``action`` that programs return and rollouts record."""
         return "float32" if self.kind == "box" else "int64"
 
     @property
     def noise_shape(self) -> tuple[int, ...]:
-        """Shape of one row of noise: one number for each logit, or for each dimension of a box."""
+        """Shape of one row of noise: a number per logit, or per dimension of a box."""
         if self.kind in ("discrete", "multi_discrete"):
             return (sum(self.cardinalities),)
         return self.shape
 
     @property
     def mask_shape(self) -> tuple[int, ...] | None:
-        """Shape of one row of an action mask, or None where the kind has no masks."""
+        """Shape of one row of an action mask, or None for a kind without masks."""
         return (sum(self.cardinalities),) if self.kind in ("discrete", "multi_discrete") else None
 
     @property
     def has_env_action(self) -> bool:
-        """Whether what the environment is given differs from the raw sample."""
+        """True when the action passed to the environment differs from the raw sample."""
         if self.kind == "box":
             return any(bound is not None for bound in (*self.low, *self.high)) or self.dtype != "float32"
         return any(self.start)
 
 
 def observation_leaves(space: spaces.Space[Any]) -> tuple[ObservationLeaf, ...]:
-    """Flatten an observation space. Raises ConfigurationError for a space that no policy here can read."""
+    """Flatten an observation space. Raises ConfigurationError for an unsupported space."""
     return tuple(_leaves(space, ()))
 
 
@@ -96,8 +96,8 @@ def _leaves(space: spaces.Space[Any], path: Path) -> list[ObservationLeaf]:
             return [ObservationLeaf(path, "multi_binary", "int8", space.shape)]
     where = ".".join(map(str, path)) or "the observation"
     raise ConfigurationError(
-        f"{where} is a {type(space).__name__} space; expected Box, Discrete, MultiDiscrete, MultiBinary, or a Dict or "
-        "Tuple of them. Wrap the environment so that it returns one of these (gymnasium.wrappers has transforms)."
+        "wrap the environment (gymnasium.wrappers has transforms): expected Box, Discrete, MultiDiscrete, MultiBinary, "
+        f"or a Dict or Tuple of them; {where} is a {type(space).__name__} space"
     )
 
 
@@ -109,7 +109,7 @@ def _box_leaf(space: spaces.Box, path: Path) -> ObservationLeaf:
 
 
 def action_spec(space: spaces.Space[Any]) -> ActionSpec:
-    """An action space as data. Raises ConfigurationError for a space that no policy here can act in."""
+    """Return an action space as data. Raises ConfigurationError for an unsupported space."""
     match space:
         case spaces.Discrete():
             return ActionSpec("discrete", str(np.dtype(space.dtype)), (), (int(space.n),), (int(space.start),))
@@ -124,8 +124,8 @@ def action_spec(space: spaces.Space[Any]) -> ActionSpec:
                 "box", str(np.dtype(space.dtype)), space.shape, low=_bounds(space.low), high=_bounds(space.high)
             )
     raise ConfigurationError(
-        f"the action space is {space}; expected Discrete, MultiDiscrete (one-dimensional), MultiBinary or a "
-        "floating-point Box. Flatten a composite action space with gymnasium.spaces.flatten_space in a wrapper."
+        "flatten a composite action space with gymnasium.spaces.flatten_space in a wrapper: expected Discrete, "
+        f"MultiDiscrete (one-dimensional), MultiBinary or a floating-point Box, found {space}"
     )
 
 
@@ -134,9 +134,9 @@ def _bounds(bound: np.ndarray) -> tuple[float | None, ...]:
 
 
 def flatten_observation(observation: Any, leaves: Sequence[ObservationLeaf]) -> list[np.ndarray]:
-    """The arrays of a nested observation (one environment's or a batch's) in the order of ``leaves``, in their dtypes.
+    """Return the arrays of a nested observation, single or batched, in the order and dtypes of ``leaves``.
 
-    Arrays that already have the right dtype are not copied. Raises SignatureMismatch when a path is missing.
+    Arrays of the right dtype are not copied. Raises SignatureMismatch when a path is missing.
     """
     return [np.asarray(_at(observation, leaf.path), dtype=leaf.dtype) for leaf in leaves]
 
@@ -147,7 +147,7 @@ def _at(observation: Any, path: Path) -> Any:
             observation = observation[key]
         except (KeyError, IndexError, TypeError) as error:
             raise SignatureMismatch(
-                f"the observation has nothing at {'.'.join(map(str, path))}; found {type(observation).__name__} where "
-                f"{key!r} was expected. The policy was trained on another observation space than this environment's."
+                "use a policy that was trained on this observation space: the observation has nothing at "
+                f"{'.'.join(map(str, path))}; expected {key!r}, found {type(observation).__name__}"
             ) from error
     return observation

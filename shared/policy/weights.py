@@ -1,7 +1,7 @@
-"""``weights.safetensors``: a policy's parameters and buffers as bytes, read without pickle, torch or a copy.
+"""Parameters and buffers in ``weights.safetensors``, read without pickle, torch or a copy.
 
-Reading is our own few lines, strict about what they accept: ``safetensors.numpy.load`` copies every tensor while it
-holds the GIL, which an acting thread would feel, and the ONNX export needs each tensor's place in the file anyway.
+The reader is our own because ``safetensors.numpy.load`` copies every tensor while it holds the GIL, and because the
+ONNX export needs each tensor's offset. Format: https://huggingface.co/docs/safetensors.
 """
 
 import functools
@@ -35,15 +35,15 @@ _DTYPES = {
 }
 _NAMES = {np.dtype(numpy_name): name for name, numpy_name in _DTYPES.items()}
 
-# From version to version only the data change, so the last headers' meaning is kept; a large header is read again.
+# Versions differ in data only, so the layouts of the last small headers are cached.
 _LAYOUTS_KEPT = 8
 _KEPT_HEADER_BYTES = 2**18
-# What is looked at in one go stays in the cache, flags included.
+# So many floats, and the flags computed from them, stay in the processor's cache.
 _FINITE_AT_ONCE = 2**18
 
 
 class TensorPlace(msgspec.Struct, frozen=True):
-    """What one tensor of the file is, and where its bytes stand, counted from the beginning of the file."""
+    """Dtype, shape, and offset and length in bytes of one tensor; the offset counts from the start of the file."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -58,27 +58,27 @@ class _Entry(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def encode_weights(weights: Mapping[str, np.ndarray]) -> bytes:
-    """A safetensors file. The same names, shapes and dtypes always give the same layout. Raises WeightsError."""
+    """Return a safetensors file. Equal names, shapes and dtypes give equal layouts. Raises WeightsError."""
     for name, array in weights.items():
         if array.dtype not in _NAMES:
-            raise WeightsError(f"{name}: {array.dtype} tensors have no place in {', '.join(_DTYPES)}")
+            raise WeightsError(f"{name}: expected one of {', '.join(_DTYPES)}, found {array.dtype}")
     return bytes(save({name: np.asarray(weights[name], order="C") for name in sorted(weights)}))
 
 
 class DecodedWeights(dict[str, np.ndarray]):
-    """Tensors by name, as they were found in a file: they cannot change, and every float of theirs is finite."""
+    """Tensors by name, read-only and with finite floats, as they were read from a file."""
 
     def __init__(self, arrays: Mapping[str, np.ndarray]) -> None:
         super().__init__(arrays)
-        self._found = dict(arrays)
+        self._original = dict(arrays)
 
-    def is_as_found(self, name: str) -> bool:
-        """Whether nobody has put another tensor in the place of this one."""
-        return self._found.get(name) is self[name]
+    def is_original(self, name: str) -> bool:
+        """Return True unless the tensor has been replaced by another one."""
+        return self._original.get(name) is self[name]
 
 
 def decode_weights(data: Data) -> DecodedWeights:
-    """Read-only views into ``data``. Raises WeightsError unless the file is well formed and every float is finite."""
+    """Return read-only views into ``data``. Raises WeightsError for a malformed file and for infinities or NaN."""
     layout = _layout(data)
     arrays = _views(data, layout)
     if not all(_is_finite(np.frombuffer(data, span.dtype, span.length, span.offset)) for span in layout.floats):
@@ -87,26 +87,26 @@ def decode_weights(data: Data) -> DecodedWeights:
 
 
 def check_finite(weights: Mapping[str, np.ndarray]) -> None:
-    """Raise WeightsError where a float is infinite or no number. What ``decode_weights`` found is not read again."""
+    """Raise WeightsError for infinities or NaN. Tensors from ``decode_weights`` are not read again."""
     for name, array in weights.items():
-        if isinstance(weights, DecodedWeights) and weights.is_as_found(name):
-            continue  # of a large network it would take as long as copying it
+        if isinstance(weights, DecodedWeights) and weights.is_original(name):
+            continue  # checking a large network takes as long as copying it
         if array.dtype.kind == "f" and not _is_finite(array.reshape(-1)):
             raise WeightsError(f"{name} holds values that are not finite")
 
 
 def decode_tensors(data: Data) -> dict[str, np.ndarray]:
-    """Read-only views into ``data``, finite or not. Raises WeightsError unless the file is well formed."""
+    """Return read-only views into ``data``, finite or not. Raises WeightsError for a malformed file."""
     return _views(data, _layout(data))
 
 
 def tensor_places(data: Data) -> Mapping[str, TensorPlace]:
-    """Where each tensor stands. Raises WeightsError unless the tensors fill the file without gap or overlap."""
+    """Return the place of each tensor. Raises WeightsError unless the tensors fill the file without gap or overlap."""
     return _layout(data).places
 
 
 class _Span(NamedTuple):
-    """Floats of one type that stand side by side, whichever tensors they belong to; ``length`` counts them."""
+    """``length`` adjacent floats of one dtype, of one tensor or several."""
 
     dtype: np.dtype[Any]
     offset: int
@@ -114,7 +114,7 @@ class _Span(NamedTuple):
 
 
 class _Layout(NamedTuple):
-    """What a header says, made ready for files that have the same."""
+    """Decoded header, for all files with the same one."""
 
     places: Mapping[str, TensorPlace]
     views: Sequence[tuple[str, np.dtype[Any], int, int, tuple[int, ...]]]
@@ -153,7 +153,7 @@ def _read_layout(header: bytes, file_bytes: int) -> _Layout:
 
 
 def _float_spans(places: Iterable[TensorPlace]) -> Iterator[_Span]:
-    """The floats of ``places``, which stand in the order of their offsets without gaps."""
+    """Yield the floats of ``places``, which are ordered by offset and have no gaps."""
     for dtype_name, group in itertools.groupby(places, key=lambda place: place.dtype):
         dtype = np.dtype(dtype_name)
         if dtype.kind == "f":
@@ -166,13 +166,13 @@ def _is_finite(floats: np.ndarray) -> bool:
         return bool(np.isfinite(floats).all())
     with np.errstate(all="ignore"):
         if np.isfinite(np.add.reduce(floats)):
-            return True  # one infinity or NaN makes the sum one; the reverse does not hold, since a sum may overflow
+            return True  # an infinity or NaN makes the sum non-finite; so may an overflow
     pieces = (floats[i : i + _FINITE_AT_ONCE] for i in range(0, len(floats), _FINITE_AT_ONCE))
     return all(np.isfinite(piece).all() for piece in pieces)
 
 
 def data_start(data: Data) -> int:
-    """Where the header ends: files that agree up to here have the same layout. Raises WeightsError."""
+    """Return the length of the header in bytes. Files with equal headers have equal layouts. Raises WeightsError."""
     length = int.from_bytes(data[:_LENGTH_BYTES], "little")
     if len(data) < _LENGTH_BYTES or length > MAX_HEADER_BYTES or _LENGTH_BYTES + length > len(data):
         raise WeightsError(f"not a safetensors file: {len(data)} bytes with a header of {length}")
@@ -183,15 +183,13 @@ def check_layout(expected: Mapping[str, np.ndarray], found: Mapping[str, np.ndar
     """Raise WeightsError unless ``found`` has exactly the names, shapes and dtypes of ``expected``."""
     if expected.keys() != found.keys():
         missing, extra = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
-        raise WeightsError(
-            f"weights do not fit the program: missing {missing or 'none'}, not expected {extra or 'none'}"
-        )
+        raise WeightsError(f"weights do not fit the program: missing {missing or 'none'}, unexpected {extra or 'none'}")
     for name, array in expected.items():
         other = found[name]
         if array.shape != other.shape or array.dtype != other.dtype:
             raise WeightsError(
-                f"{name}: expected {array.dtype} {array.shape}, found {other.dtype} {other.shape}; "
-                "these weights belong to another network"
+                f"these weights belong to another network: {name}: expected {array.dtype} {array.shape}, "
+                f"found {other.dtype} {other.shape}"
             )
 
 

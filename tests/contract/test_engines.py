@@ -228,7 +228,7 @@ def test_without_the_value_all_else_is_as_it_was(subject: Subject) -> None:
     ("spoil", "message"),
     [
         (lambda weights, name: weights.pop(name), "missing"),
-        (lambda weights, name: weights.update(surplus=np.zeros(3, np.float32)), "not expected"),
+        (lambda weights, name: weights.update(surplus=np.zeros(3, np.float32)), "unexpected"),
         (lambda weights, name: weights.update({name: weights[name][..., None]}), "expected float32"),
         (lambda weights, name: weights.update({name: weights[name].astype(np.float64)}), "found float64"),
         (lambda weights, name: weights.update({name: np.full_like(weights[name], np.nan)}), "not finite"),

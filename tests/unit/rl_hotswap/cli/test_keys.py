@@ -40,7 +40,7 @@ def test_what_cannot_be_done_is_one_line(tmp_path: Path, capsys: pytest.CaptureF
     (tmp_path / "file").write_text("no key")
     for arguments, said in (
         (("make", tmp_path / "file"), "exists, and keys are never overwritten"),
-        (("show", tmp_path / "file"), "is no public key in PEM"),
+        (("show", tmp_path / "file"), "is not a public key in PEM"),
         (("show", tmp_path / "nowhere"), "cannot read the key"),
         (("lose", tmp_path), "invalid choice"),
     ):

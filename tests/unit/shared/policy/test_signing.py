@@ -76,7 +76,7 @@ def test_a_private_key_that_others_can_read_is_warned_of(tmp_path: Path) -> None
     path = write(tmp_path / "bad.pem", KEY.pem(), 0o640)
     SigningKey.read(path)
     logger.remove(sink)
-    assert said == [f"{path} can be read by others, who can then publish in your name: chmod 600 {path}\n"]
+    assert said == [f"private key file readable by other users path={path}: run chmod 600 on it\n"]
 
 
 def test_files_that_are_no_key_are_named(tmp_path: Path) -> None:
@@ -85,9 +85,9 @@ def test_files_that_are_no_key_are_named(tmp_path: Path) -> None:
     format_, none = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     ed = ed25519.Ed25519PrivateKey.generate()
     for data, said in (
-        (b"", "is no private key in PEM"),
-        (b"\xff" * 100, "is no private key in PEM"),
-        (KEY.public.pem(), "is no private key in PEM"),
+        (b"", "is not a private key in PEM"),
+        (b"\xff" * 100, "is not a private key in PEM"),
+        (KEY.public.pem(), "is not a private key in PEM"),
         (ed.private_bytes(PEM, format_, encrypted), "without a passphrase"),
         (rsa_key.private_bytes(PEM, format_, none), "expected an Ed25519 key, found RSAPrivateKey"),
     ):
@@ -95,8 +95,8 @@ def test_files_that_are_no_key_are_named(tmp_path: Path) -> None:
             SigningKey.read(write(tmp_path / "key", data))
     x_key = x25519.X25519PrivateKey.generate().public_key()
     for data, said in (
-        (b"", "is no public key in PEM"),
-        (KEY.pem(), "is a private key, which only a publisher should have"),
+        (b"", "is not a public key in PEM"),
+        (KEY.pem(), "is a private key, which only a publisher may have"),
         (
             x_key.public_bytes(PEM, serialization.PublicFormat.SubjectPublicKeyInfo),
             "expected an Ed25519 key, found X25519PublicKey",
