@@ -10,18 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from shared.policy.structure import (
-    Classes,
-    ConstantNode,
-    DictNode,
-    NumberNode,
-    RecordNode,
-    SequenceNode,
-    Structure,
-    TensorNode,
-    flatten,
-    unflatten,
-)
+from shared.policy.nested_values import Classes, flatten, unflatten
+from shared.policy.structure import ConstantNode, DictNode, NumberNode, RecordNode, SequenceNode, Structure, TensorNode
 
 _NUMBERS = {"bool": torch.bool, "int": torch.int64, "float": torch.float64}
 

@@ -17,7 +17,8 @@ from learner.export.input_variations import VARIATIONS, BatchDims, guess_batch_d
 from learner.export.program_checks import EXAMPLE_ROWS, Case
 from shared.errors import ExportError, SignatureMismatch
 from shared.policy.module_signature import ArgumentSpec, ModuleSignature
-from shared.policy.structure import Structure, describe, flatten, leaf_names, merge, unflatten
+from shared.policy.nested_values import describe, flatten, unflatten
+from shared.policy.structure import Structure, leaf_names, merge
 
 _SMALLEST = (1, 2)  # the second for a module that does not accept a batch of one
 _LARGEST = 16

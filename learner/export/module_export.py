@@ -28,9 +28,9 @@ from shared.engines.eager import module_tensors
 from shared.errors import ConfigurationError, ExportError, SignatureMismatch, WeightsError
 from shared.policy.manifest import PROBE_FILE, WEIGHTS_FILE, Manifest, MethodReport, ProbeEntry
 from shared.policy.module_signature import NOT_A_POLICY
+from shared.policy.nested_values import describe
 from shared.policy.probe import PROBE_ATOL, PROBE_RTOL, Probe, compare_outputs, encode_probe
 from shared.policy.signing import SigningKey, signing_key_of
-from shared.policy.structure import describe
 from shared.policy.weights import encode_weights
 from shared.scripting.scripting import ScriptModule, script, script_around
 from shared.store.pending_version import PendingVersion

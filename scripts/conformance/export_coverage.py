@@ -14,7 +14,7 @@ from actor.acting.module_call import load_policy
 from learner.export.module_export import export_module
 from scripts.conformance.torch_nn_cases import NOT_CALLED_WITH_TENSORS, NnCase, all_cases, nn_classes
 from shared.errors import HotswapError, one_line
-from shared.policy.structure import describe
+from shared.policy.nested_values import describe
 
 TOLERANCE = 1e-5
 

@@ -87,7 +87,9 @@ def test_a_manifest_is_bounded() -> None:
 
 @pytest.mark.parametrize("found", [0, FORMAT_VERSION + 1])
 def test_another_format_says_what_to_do(found: int) -> None:
-    with pytest.raises(ManifestError, match=f"update rl-hotswap here.*: expected manifest format {FORMAT_VERSION}, found {found}"):
+    with pytest.raises(
+        ManifestError, match=f"update rl-hotswap here.*: expected manifest format {FORMAT_VERSION}, found {found}"
+    ):
         decode_manifest(changed(format_version=found, an_unknown_field=1))
 
 

@@ -150,7 +150,7 @@ def test_what_decode_weights_gives_cannot_be_changed() -> None:
 
 
 def test_a_dtype_without_a_place_is_refused() -> None:
-    with pytest.raises(WeightsError, match="w: expected .*, found complex64"):
+    with pytest.raises(WeightsError, match=r"w: expected .*, found complex64"):
         encode_weights({"w": np.zeros(2, np.complex64)})
 
 

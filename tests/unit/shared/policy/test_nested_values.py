@@ -12,16 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.errors import SignatureMismatch
-from shared.policy.structure import (
-    ConstantNode,
-    NumberNode,
-    Structure,
-    describe,
-    flatten,
-    leaf_names,
-    merge,
-    unflatten,
-)
+from shared.policy.nested_values import describe, flatten, unflatten
+from shared.policy.structure import ConstantNode, NumberNode, Structure, leaf_names, merge
 
 
 class Pair(NamedTuple):
@@ -158,7 +150,7 @@ def test_names_tell_the_way() -> None:
         (
             {"t": 0.5},
             {"t": 0.7},
-            r"arguments\['t'\]: expected 0.5, found 0.7; what is no tensor is part of the program",
+            r"arguments\['t'\]: expected 0.5, found 0.7; pass a tensor instead",
         ),
         ([True], [1], "expected True, found 1"),
         (None, np.zeros(1), "expected None, found a ndarray"),

@@ -1,0 +1,219 @@
+"""Conversion between nested values and flat lists of tensors, along a ``Structure``.
+
+``unflatten`` restores the types that ``describe`` found, with two exceptions: every mapping becomes a ``dict``, and
+tuples other than named ones (``torch.return_types.max``) become plain tuples.
+"""
+
+import collections
+import dataclasses
+import functools
+import keyword
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from shared.errors import SignatureMismatch
+from shared.policy.structure import (
+    ConstantNode,
+    DictNode,
+    Number,
+    NumberNode,
+    RecordKind,
+    RecordNode,
+    SequenceNode,
+    Structure,
+    TensorNode,
+    leaf_names,
+)
+
+Classes = Mapping[str, type[Any]]
+"""Classes of records by their ``class_path``."""
+_NUMBERS: Mapping[Number, type[Any]] = {"bool": bool, "int": int, "float": float}
+
+
+def is_tensor(value: object) -> bool:
+    """Return True for numpy arrays and torch tensors, without importing torch."""
+    torch = sys.modules.get("torch")
+    return isinstance(value, np.ndarray) or (torch is not None and isinstance(value, torch.Tensor))
+
+
+def describe(value: Any, where: str = "the value") -> tuple[Structure, list[Any], dict[str, type[Any]]]:
+    """Return the structure of ``value``, its tensors in order, and the classes of its records.
+
+    Raises SignatureMismatch for an unsupported value; the message names its place below ``where``.
+    """
+    leaves: list[Any] = []
+    classes: dict[str, type[Any]] = {}
+    return _describe(value, where, leaves, classes), leaves, classes
+
+
+def _describe(  # noqa: PLR0911 - one return for each kind of node
+    value: Any, where: str, leaves: list[Any], classes: dict[str, type[Any]]
+) -> Structure:
+    def children(pairs: Iterator[tuple[Any, Any]]) -> tuple[Structure, ...]:
+        return tuple(_describe(item, f"{where}[{key!r}]", leaves, classes) for key, item in pairs)
+
+    if is_tensor(value):
+        leaves.append(value)
+        return TensorNode()
+    if isinstance(value, np.generic):
+        value = value.item()
+    match value:
+        case None:
+            return ConstantNode("none")
+        case bool() | int() | float():
+            kind: Number = "bool" if isinstance(value, bool) else "int" if isinstance(value, int) else "float"
+            return ConstantNode(kind, repr(_NUMBERS[kind](value)))
+        case str():
+            return ConstantNode("str", str(value))
+        case Mapping():
+            bad = [key for key in value if type(key) not in (str, int)]
+            if bad:
+                raise SignatureMismatch(f"{where} has the key {bad[0]!r}; expected keys that are strings or integers")
+            return DictNode(tuple(value), children(iter(value.items())))
+        case _ if (kind_and_fields := _record(value)) is not None:
+            record, fields = kind_and_fields
+            class_path = f"{type(value).__module__}:{type(value).__qualname__}"
+            classes[class_path] = type(value)
+            items = tuple(_describe(getattr(value, name), f"{where}.{name}", leaves, classes) for name in fields)
+            return RecordNode(record, class_path, fields, items)
+        case tuple() | list():
+            return SequenceNode("list" if isinstance(value, list) else "tuple", children(iter(enumerate(value))))
+    raise SignatureMismatch(
+        f"{where} is a {type(value).__module__}.{type(value).__qualname__}; expected tensors, tuples, lists, dicts, "
+        "named tuples, dataclasses, None, numbers and strings"
+    )
+
+
+def flatten(structure: Structure, value: Any, where: str = "the value", *, constants: bool = True) -> list[Any]:
+    """Return the tensors (and varying numbers) of ``value``. Raises SignatureMismatch unless it has this structure.
+
+    A record fits any other one with the same fields. With ``constants=False``, constants are not checked, because they
+    may be tensors while a program is traced.
+    """
+    leaves: list[Any] = []
+    _flatten(structure, value, where, leaves, constants)
+    return leaves
+
+
+def _flatten(  # noqa: PLR0912 - one branch for each kind of node
+    structure: Structure, value: Any, where: str, leaves: list[Any], constants: bool
+) -> None:
+    match structure:
+        case TensorNode():
+            if not is_tensor(value):
+                raise SignatureMismatch(f"{where}: expected a tensor, found {_short(value)}")
+            leaves.append(value)
+        case NumberNode():
+            leaves.append(value)
+        case ConstantNode():
+            if constants:
+                _check_constant(structure, value, where)
+        case SequenceNode(kind=kind, items=items):
+            if not isinstance(value, list | tuple) or len(value) != len(items):
+                raise SignatureMismatch(f"{where}: expected a {kind} of {len(items)}, found {_short(value)}")
+            for i, (item, child) in enumerate(zip(items, value, strict=True)):
+                _flatten(item, child, f"{where}[{i}]", leaves, constants)
+        case DictNode(keys=keys, items=items):
+            if not isinstance(value, Mapping) or value.keys() != set(keys):
+                raise SignatureMismatch(f"{where}: expected a dict with the keys {list(keys)}, found {_short(value)}")
+            for key, item in zip(keys, items, strict=True):
+                _flatten(item, value[key], f"{where}[{key!r}]", leaves, constants)
+        case RecordNode(fields=fields, items=items):
+            record = _record(value)
+            if record is None or set(record[1]) != set(fields):
+                raise SignatureMismatch(
+                    f"{where}: expected a {structure.class_path} or another record with the fields {list(fields)}, "
+                    f"found {_short(value)}"
+                )
+            for name, item in zip(fields, items, strict=True):
+                _flatten(item, getattr(value, name), f"{where}.{name}", leaves, constants)
+
+
+def _check_constant(structure: ConstantNode, value: Any, where: str) -> None:
+    expected = structure.value
+    found = value.item() if isinstance(value, np.generic) else value
+    numbers = isinstance(expected, int | float) and isinstance(found, int | float)
+    same_kind = type(expected) is type(found) or (numbers and bool not in (type(expected), type(found)))
+    both_nan = expected != expected and found != found  # noqa: PLR0124 - only NaN differs from itself
+    if not (same_kind and (expected == found or both_nan)):
+        raise SignatureMismatch(
+            f"{where}: expected {expected!r}, found {_short(value)}; pass a tensor instead, or export again: "
+            "values other than tensors are part of the program"
+        )
+
+
+def unflatten(structure: Structure, leaves: Sequence[Any], classes: Classes | None = None) -> Any:
+    """Return the value of this structure with ``leaves`` as its tensors. Raises SignatureMismatch.
+
+    Records are of ``classes`` if these have their class path, else of an equivalent class.
+    """
+    remaining = iter(leaves)
+    value = _unflatten(structure, remaining, classes or {})
+    if next(remaining, remaining) is not remaining:
+        raise SignatureMismatch(f"expected {len(leaf_names(structure))} tensors, found {len(leaves)}")
+    return value
+
+
+def _unflatten(structure: Structure, leaves: Iterator[Any], classes: Classes) -> Any:
+    match structure:
+        case TensorNode():
+            return _next(leaves)
+        case NumberNode(kind=kind):
+            return _NUMBERS[kind](_next(leaves))
+        case ConstantNode():
+            return structure.value
+        case SequenceNode(kind=kind, items=items):
+            values = [_unflatten(item, leaves, classes) for item in items]
+            return values if kind == "list" else tuple(values)
+        case DictNode(keys=keys, items=items):
+            return {key: _unflatten(item, leaves, classes) for key, item in zip(keys, items, strict=True)}
+        case RecordNode(kind=kind, class_path=class_path, fields=fields, items=items):
+            cls = classes.get(class_path) or equivalent_class(kind, class_path, fields)
+            return _make_record(cls, kind, fields, [_unflatten(item, leaves, classes) for item in items])
+
+
+def _next(leaves: Iterator[Any]) -> Any:
+    try:
+        return next(leaves)
+    except StopIteration:
+        raise SignatureMismatch("expected more tensors for this structure") from None
+
+
+def _make_record(cls: type[Any], kind: RecordKind, fields: tuple[str, ...], values: list[Any]) -> Any:
+    """Construct a record without ``__init__`` and ``__post_init__``, which may refuse tensors."""
+    if kind == "named_tuple":
+        return tuple.__new__(cls, values)
+    record = object.__new__(cls)
+    for name, value in zip(fields, values, strict=True):
+        object.__setattr__(record, name, value)
+    return record
+
+
+@functools.lru_cache(maxsize=256)
+def equivalent_class(kind: RecordKind, class_path: str, fields: tuple[str, ...]) -> type[Any]:
+    """Return a class with the name and fields of the one at ``class_path``, which is not imported."""
+    name = class_path.rpartition(":")[2].rpartition(".")[2]
+    if not name.isidentifier() or keyword.iskeyword(name):
+        name = "Record"
+    if kind == "dataclass":
+        return dataclasses.make_dataclass(name, fields)
+    return collections.namedtuple(name, fields)
+
+
+def _record(value: Any) -> tuple[RecordKind, tuple[str, ...]] | None:
+    if isinstance(value, tuple) and isinstance(fields := getattr(value, "_fields", None), tuple):
+        return "named_tuple", fields
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return "dataclass", tuple(field.name for field in dataclasses.fields(value))
+    return None
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, list | tuple) and _record(value) is None:
+        return f"a {type(value).__name__} of {len(value)}"
+    if isinstance(value, Mapping):
+        return f"a {type(value).__name__} with the keys {list(value)}"
+    return f"a {type(value).__name__}" if is_tensor(value) or _record(value) is not None else repr(value)[:80]
