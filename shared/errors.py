@@ -1,156 +1,149 @@
 """Every error that this project raises, in one tree.
 
     HotswapError
-    ├── ConfigurationError          a flag, an environment or a space that cannot work: exit code 2
-    ├── TrainingFailed              the learner of a training died repeatedly
-    ├── EnvironmentFailed           an environment in a process of its own raised, or that process is gone
+    ├── ConfigurationError
+    ├── EnvironmentFailed
     ├── StoreError
-    │   ├── StoreUnavailable        the storage did not answer as it should (transient)
-    │   ├── VersionNotFound         no such version: never published, or swept meanwhile
-    │   └── StoreLocked             another learner publishes into this store
+    │   ├── StoreUnavailable
+    │   ├── VersionNotFound
+    │   └── StoreLocked
     ├── PolicyError
-    │   ├── SignatureMismatch       tensors are not those of the policy's signature
-    │   ├── ExportError             no method of the export engines gave a program equal to eager
-    │   │   └── ScriptingError      torch.jit refused the module
-    │   ├── PolicyLoadError         a version could not be made ready to act
-    │   │   ├── PermanentLoadError  trying again cannot help: quarantine
-    │   │   │   ├── ManifestError   not a manifest, or not one that this release reads
-    │   │   │   ├── NotAuthentic    unsigned, signed with another key, or of another run
-    │   │   │   ├── DigestMismatch  the bytes are not those that the manifest promises
-    │   │   │   ├── ProgramError    no program of this version loads
-    │   │   │   │   └── ProgramUnsupported  a sound one perhaps, but not one that this engine runs
-    │   │   │   ├── WeightsError    missing, extra, misshapen or not finite
-    │   │   │   ├── ProbeMismatch   loads, but does not compute what the learner computed
-    │   │   │   └── NotTrusted      would run code that nobody allowed by name
-    │   │   └── TransientLoadError  trying again may help: a file not there yet, an I/O error
-    │   ├── PolicyOutputError       the acting policy answered with something that is no action
-    │   └── PolicyUnavailable       nothing can act, and the deadline has passed
+    │   ├── SignatureMismatch
+    │   ├── ExportError
+    │   │   └── ScriptingError
+    │   ├── PolicyLoadError
+    │   │   ├── PermanentLoadError
+    │   │   │   ├── ManifestError
+    │   │   │   ├── NotAuthentic
+    │   │   │   ├── DigestMismatch
+    │   │   │   ├── ProgramError
+    │   │   │   │   └── ProgramUnsupported
+    │   │   │   ├── WeightsError
+    │   │   │   ├── ProbeMismatch
+    │   │   │   └── NotTrusted
+    │   │   └── TransientLoadError
+    │   ├── PolicyOutputError
+    │   └── PolicyUnavailable
     ├── TransportError
-    │   ├── RolloutInvalid          what arrived is not a rollout of this run
-    │   └── TransportClosed         used after it was closed
-    └── CheckpointError             no checkpoint can be read, or one could not be written
+    │   ├── RolloutInvalid
+    │   └── TransportClosed
+    ├── CheckpointError
+    └── TrainingFailed
 
-Foreign exceptions are mapped where they arise, with ``raise … from error``.
+Foreign exceptions are mapped with ``raise ... from error``.
 """
 
 
 def one_line(message: object, most_characters: int | None = None) -> str:
-    """Return ``str(message)`` on one line: each run of white space becomes one space; cut after ``most_characters``.
-
-    torch's messages run over many lines; a log line and a report hold one line for each event.
-    """
+    """Return ``str(message)`` on one line, cut after ``most_characters``. Each run of white space becomes one space."""
     return " ".join(str(message).split())[:most_characters]
 
 
 class HotswapError(Exception):
-    """Base of every error that callers of this project may want to catch."""
+    """Base of every error of this project."""
 
 
 class ConfigurationError(HotswapError):
-    """A flag, an environment or a space that cannot work. Commands print it as one line and exit with 2."""
-
-
-class TrainingFailed(HotswapError):
-    """The processes of a training ended without a summary."""
+    """Invalid flag, environment or space: correct it as the message says. Commands print one line and exit with 2."""
 
 
 class EnvironmentFailed(HotswapError):
-    """An environment in a process of its own raised while it was reset or stepped, or that process is gone."""
+    """An environment in a worker process raised or its process died: fix the environment, or run it in-process."""
 
 
 class StoreError(HotswapError):
-    """A policy store could not do what it was asked."""
+    """A policy store failed an operation."""
 
 
 class StoreUnavailable(StoreError):
-    """The storage did not answer as it should; trying again may help."""
+    """The storage failed temporarily: retry, and check the disk, mount or network that the message names."""
 
 
 class VersionNotFound(StoreError):
-    """No such version: it was never published, or it has been swept meanwhile."""
+    """The version was never published or has been removed: choose one that the store lists."""
 
 
 class StoreLocked(StoreError):
-    """Another learner publishes into this store."""
+    """Another learner publishes into this store: stop it, or use another run directory."""
 
 
 class PolicyError(HotswapError):
-    """Something about one policy."""
+    """Base of the errors about one policy."""
 
 
 class SignatureMismatch(PolicyError):
-    """Tensors are not those that the policy's signature names."""
+    """Tensors differ from the policy's signature: pass the shapes and dtypes that the message expects."""
 
 
 class ExportError(PolicyError):
-    """No method of the export engines gave a program that equals the eager policy."""
+    """No export method gave a program that equals the eager policy: change the policy as the message suggests."""
 
 
 class ScriptingError(ExportError):
-    """torch.jit refused the module; the message is torch's own first one."""
+    """torch.jit refused the module, with torch's own first message: change that code, or let the export trace it."""
 
 
 class PolicyLoadError(PolicyError):
-    """A version could not be made ready to act."""
+    """A version could not be loaded."""
 
 
 class PermanentLoadError(PolicyLoadError):
-    """Trying this version again cannot help: it is quarantined."""
+    """The version cannot be loaded however often it is tried; it is quarantined. Publish a corrected version."""
 
 
 class ManifestError(PermanentLoadError):
-    """Not a manifest, or not one that this release can read."""
+    """The manifest is malformed, or of a format that this release does not read: update the older side."""
 
 
 class NotAuthentic(PermanentLoadError):
-    """Not signed, signed with a key that is not accepted, changed after it was signed, or of another run.
+    """The version is unsigned, changed after signing, signed with an unaccepted key, or of another run.
 
-    It says nothing of the version's content: who wrote this copy is what is in doubt.
+    Only this copy is in doubt, not its content. Publish with ``--signing-key``, or pass the publisher's public key.
     """
 
 
 class DigestMismatch(PermanentLoadError):
-    """A file's bytes are not those that the manifest promises, even when read a second time."""
+    """A file's SHA-256 differs from the manifest's, also when read again: copy or publish the version again."""
 
 
 class ProgramError(PermanentLoadError):
-    """No program of this version can be loaded."""
+    """No program of the version can be loaded: export it again."""
 
 
 class ProgramUnsupported(ProgramError):
-    """The program may be sound, but it is not one that this engine runs: another one does."""
+    """The engine does not support this program, which may be valid: choose another engine."""
 
 
 class WeightsError(PermanentLoadError):
-    """Weights are missing, extra, of the wrong shape or dtype, or not finite."""
+    """Weights are missing, unexpected, not finite, or of a wrong shape or dtype: publish weights of this network."""
 
 
 class ProbeMismatch(PermanentLoadError):
-    """The program loads, but does not compute what the learner computed."""
+    """The program's outputs differ from the learner's: export again, or choose another engine."""
 
 
 class NotTrusted(PermanentLoadError):
-    """Loading would run code that nobody allowed by name."""
+    """Loading would run code without permission: use ``--trust-module`` or ``--trust-native`` for trusted sources."""
 
 
 class TransientLoadError(PolicyLoadError):
-    """Trying this version again may help: a file that is not there yet, an I/O error."""
+    """The version could not be loaded yet, for example because of an I/O error; it is tried again."""
 
 
 class PolicyOutputError(PolicyError):
-    """The acting policy answered with something that is not an action of the action space."""
+    """The policy raised, or its output is not an action of the action space; the last good version answers instead."""
 
 
 class PolicyUnavailable(PolicyError):
-    """Nothing can act, and the deadline has passed. The message names each version tried and why it failed."""
+    """No policy became available within the deadline. The message lists each version tried and its error."""
 
 
 class TransportError(HotswapError):
-    """Rollouts or control messages could not be exchanged."""
+    """Rollouts or control messages could not be exchanged: check the address and the keys."""
 
 
 class RolloutInvalid(TransportError):
-    """What arrived is not a rollout of this run."""
+    """A message is not a rollout of this run; it is counted and dropped."""
 
 
 class TransportClosed(TransportError):
@@ -158,4 +151,8 @@ class TransportClosed(TransportError):
 
 
 class CheckpointError(HotswapError):
-    """No checkpoint can be read, or one could not be written."""
+    """No checkpoint could be read, or one could not be written: check the disk, or start a new run."""
+
+
+class TrainingFailed(HotswapError):
+    """The processes of a training ended without a summary: read the learner's log, which the message names."""

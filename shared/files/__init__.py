@@ -1,4 +1,4 @@
 """Files: bounded reads, small atomic writes, hashing on a thread, reused buffers, and mapping of system errors.
 
-Everything above imports this folder; it imports only ``errors``.
+Every folder of ``shared/`` may import this one; it imports only ``errors``.
 """

@@ -1,4 +1,4 @@
-"""SHA-256 on a thread of its own, which begins before a file is read to its end, and seldom needs Python's lock."""
+"""SHA-256 on a background thread, computed while the file is still read, mostly without the GIL."""
 
 import hashlib
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,7 +10,7 @@ from shared.files.buffer_pool import Data
 
 
 class BackgroundSha256:
-    """A context manager: its thread has ended when that is left. What was told of must not change before."""
+    """Context manager that hashes pieces on a thread. The pieces must not change before its end."""
 
     def __init__(self) -> None:
         self._sha256 = hashlib.sha256()
@@ -20,25 +20,25 @@ class BackgroundSha256:
 
     @property
     def is_apart(self) -> bool:
-        """Whether there is a thread. Where none was to be had, all is hashed by whoever tells of it."""
+        """True when a thread hashes; without one, ``update`` hashes on the caller's thread."""
         return self._hashing is not None
 
     def update(self, piece: Data) -> None:
-        """The next piece."""
+        """Add the next piece."""
         if self._hashing is None:
             self._sha256.update(piece)
         else:
             self._pieces.put(piece)
 
     def hexdigest(self) -> str:
-        """Of everything; there must be nothing more to tell of. Waits for the thread."""
+        """Wait for the thread and return the digest of all pieces; no ``update`` may follow."""
         self._end()
         return self._sha256.hexdigest()
 
     def __enter__(self) -> Self:
         try:
             self._hashing = self._pool.submit(self._hash)
-        except RuntimeError:  # no thread is to be had just now: that is no fault of what is to be hashed
+        except RuntimeError:  # no thread available at the moment
             self._hashing = None
         return self
 

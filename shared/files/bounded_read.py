@@ -1,4 +1,4 @@
-"""Reading what somebody else wrote: regular files only, never through a link, never more than was asked for."""
+"""Bounded reads of untrusted directories: regular files only, no links, no more than the expected size."""
 
 import errno
 import os
@@ -10,18 +10,18 @@ from shared.files.buffer_pool import BufferPool
 
 _SMALL_READ_BYTES = 2**16
 _PIECE_BYTES = 2**22
-# A link would lead out of the directory, and opening a pipe without O_NONBLOCK would wait for ever.
+# A link may lead out of the directory, and opening a pipe without O_NONBLOCK blocks.
 _OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class NotRegularFileError(Exception):
-    """What stands where a regular file is expected; the caller, who knows what it was for, always maps it."""
+    """The path is not a regular file; the message says what it is. Callers map this error."""
 
 
 def read_regular_file(directory: int, name: str, size_bytes: int) -> bytes:
-    """At most ``size_bytes + 1`` bytes of ``name`` in an open directory: the one more tells that a file is too long.
+    """Read at most ``size_bytes + 1`` bytes of ``name`` in an open directory; the extra byte shows a longer file.
 
-    Raises NotRegularFileError for a link, a directory, a pipe, a socket or a device; OSError as the system gives it.
+    Raises NotRegularFileError for a link, a directory, a pipe, a socket or a device, and OSError.
     """
     with _regular_file(directory, name) as (descriptor, file_bytes):
         return _read_up_to(descriptor, size_bytes + 1, chunk_bytes=max(file_bytes + 1, _SMALL_READ_BYTES))
@@ -30,10 +30,7 @@ def read_regular_file(directory: int, name: str, size_bytes: int) -> bytes:
 def read_regular_file_into(
     memory: BufferPool, directory: int, name: str, size_bytes: int, on_piece: Callable[[memoryview], None]
 ) -> memoryview:
-    """As ``read_regular_file``, but into ``memory``; ``on_piece`` is told of each piece as it comes.
-
-    All that is given to anybody is read-only.
-    """
+    """Read as ``read_regular_file`` does, into ``memory``; call ``on_piece`` with each piece, a read-only view."""
     with _regular_file(directory, name) as (descriptor, file_bytes):
         room = memory.take(min(size_bytes, file_bytes) + 1)
         end = 0
@@ -45,7 +42,7 @@ def read_regular_file_into(
 
 @contextmanager
 def _regular_file(directory: int, name: str) -> Iterator[tuple[int, int]]:
-    """A descriptor of it, and its size in bytes."""
+    """Yield a descriptor and the size in bytes."""
     try:
         descriptor = os.open(name, _OPEN_FILE, dir_fd=directory)
     except OSError as error:
@@ -67,7 +64,7 @@ _FILE_TYPES = {stat.S_IFDIR: "a directory", stat.S_IFIFO: "a pipe", stat.S_IFCHR
 
 
 def _read_up_to(descriptor: int, limit: int, chunk_bytes: int) -> bytes:
-    """Chunks no larger than the file: each read allocates, and a manifest may promise gigabytes that are not there."""
+    """Read in chunks no larger than the file, since each read allocates and ``limit`` may be gigabytes too large."""
     chunks = []
     remaining = limit
     while remaining:
@@ -77,5 +74,5 @@ def _read_up_to(descriptor: int, limit: int, chunk_bytes: int) -> bytes:
         chunks.append(chunk)
         remaining -= len(chunk)
         if remaining == 1 and len(chunk) < chunk_bytes:
-            break  # asked for the one byte more as well, and it is not there
+            break  # the extra byte was requested too and does not exist
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)

@@ -1,41 +1,41 @@
-"""Memory for large files, used again once nobody holds what was read into it.
+"""Memory for large files, reused when no view of its content is left.
 
-Fresh memory costs more than reading into it: the kernel has to find and clear each page, and on a virtual machine the
-host may have to first, which takes many times as long.
+Fresh memory costs more than reading into it: the kernel, and on a virtual machine first the host, finds and clears each
+page.
 """
 
 import mmap
 from contextlib import suppress
 
 Data = bytes | memoryview
-"""Bytes that do not change while anybody holds them: ``bytes``, or a read-only view of kept memory."""
+"""Immutable data: ``bytes``, or a read-only view of a buffer."""
 
 _HUGE_PAGE_BYTES = 2**21
 _ANONYMOUS = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
 
 
 class BufferPool:
-    """Belongs to one thread. Beside what is in use it keeps one piece, of the size that was asked for last."""
+    """Buffers of one thread: those in use, and one free buffer of the size requested last."""
 
     def __init__(self) -> None:
         self._pieces: list[_Piece] = []
 
     def take(self, size_bytes: int) -> memoryview:
-        """``size_bytes`` to write to, whatever is in them, which are not given out again before every view is gone.
+        """Return ``size_bytes`` of writable memory with arbitrary content, reused after its last view is gone.
 
-        Raises OSError where there is no memory.
+        Raises OSError when no memory is available.
         """
-        length = -(-size_bytes // _HUGE_PAGE_BYTES) * _HUGE_PAGE_BYTES  # the same, where only a header's length changes
+        length = -(-size_bytes // _HUGE_PAGE_BYTES) * _HUGE_PAGE_BYTES  # unchanged by small differences of size
         fit = next((piece for piece in self._pieces if len(piece) == length and piece.is_free), None)
         self._pieces = [piece for piece in self._pieces if piece is fit or not piece.is_free]
-        if fit is None:  # what does not fit is gone by now
+        if fit is None:  # free pieces of another size have been released above
             fit = _new_piece(length)
             self._pieces.append(fit)
         return memoryview(fit)[:size_bytes]
 
 
 def is_lasting(memory: object) -> bool:
-    """Whether these are bytes, or of kept memory a view that nobody can write to."""
+    """Return True for ``bytes`` and for read-only views of ``bytes`` or of a buffer."""
     return isinstance(memory, bytes) or (
         isinstance(memory, memoryview) and memory.readonly and isinstance(memory.obj, bytes | _Piece)
     )
@@ -44,10 +44,10 @@ def is_lasting(memory: object) -> bool:
 class _Piece(mmap.mmap):
     @property
     def is_free(self) -> bool:
-        """Whether no view is left, nor anything made of one: the map counts them, and resists while there are."""
+        """True when no view is left: a map with exported views refuses to be resized."""
         try:
             self.resize(len(self))
-        except (BufferError, SystemError):  # in use; or the system cannot resize, and then nothing is used again
+        except (BufferError, SystemError):  # in use, or the system cannot resize, and nothing is reused
             return False
         return True
 
@@ -55,6 +55,6 @@ class _Piece(mmap.mmap):
 def _new_piece(length: int) -> _Piece:
     piece = _Piece(-1, length, flags=_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):
-        with suppress(OSError):  # the kernel may have been built without
+        with suppress(OSError):  # a kernel without huge pages
             piece.madvise(mmap.MADV_HUGEPAGE)
     return piece

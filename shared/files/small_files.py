@@ -14,7 +14,7 @@ _UNFINISHED = re.compile(r"\..+\.(\d+)\.[0-9a-f]{6}")  # what replace_file write
 
 
 def write_whole(directory: Path, name: str, data: bytes) -> None:
-    """Write or replace ``name``, and make ``directory`` where it is not there yet. Raises OSError."""
+    """Create or replace ``name`` in ``directory``, which is created if missing. Raises OSError."""
     directory.mkdir(exist_ok=True)
     temporary = directory / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
     try:
@@ -63,7 +63,7 @@ def forget_oldest(directory: Path, keep: int) -> None:
 
 
 def sweep_unfinished(directory: Path, abandon_after_s: float) -> None:
-    """Remove what was left by processes that were killed in ``write_whole``. Raises StoreUnavailable."""
+    """Remove files that killed processes left in ``write_whole``. Raises StoreUnavailable."""
     with storage(f"sweep {directory}"):
         for temporary in directory.glob(f"{TEMPORARY_PREFIX}*"):
             with suppress(FileNotFoundError):  # its writer has just finished

@@ -1,4 +1,4 @@
-"""What the operating system or a remote file system says, mapped to ``StoreUnavailable`` with a word on what to do."""
+"""Mapping of errors of the operating system and remote file systems to ``StoreUnavailable`` with a remedy."""
 
 import errno
 from collections.abc import Iterator
@@ -16,16 +16,16 @@ _REMEDIES = {
     errno.EACCES: _NO_RIGHT,
     errno.EPERM: _NO_RIGHT,
     errno.EIO: "check that disk or network mount, and the system's log",
-    errno.ESTALE: "the network mount went away under it: mount it again",
-    errno.ENOTDIR: "something that is no directory stands in its way: move it, or choose another directory",
-    errno.ENOENT: "it was removed meanwhile, or was never there",
+    errno.ESTALE: "mount the network file system again",
+    errno.ENOTDIR: "move the file that has the directory's name, or choose another directory",
+    errno.ENOENT: "check that it exists: it may have been removed meanwhile",
     errno.EMFILE: "raise this process's limit of open files (ulimit -n)",
     errno.ENFILE: "raise this system's limit of open files",
 }
 
 
 def store_unavailable(error: Exception, doing: str) -> StoreUnavailable:
-    """The error to raise from ``error``: what was being done, what was said, what to do about it."""
+    """Return the error to raise from ``error``: the operation, the system's message, and a remedy if known."""
     if isinstance(error, OSError):
         said = error.strerror or str(error) or type(error).__name__
         remedy = _REMEDIES.get(error.errno or 0)
@@ -36,10 +36,7 @@ def store_unavailable(error: Exception, doing: str) -> StoreUnavailable:
 
 @contextmanager
 def storage(doing: str, *, expecting: type[Exception] | tuple[type[Exception], ...] = ()) -> Iterator[None]:
-    """Map every OSError raised inside to StoreUnavailable; ``doing`` completes "could not …".
-
-    Errors that the caller is ``expecting`` pass.
-    """
+    """Map every OSError but those ``expecting`` names to StoreUnavailable; ``doing`` completes "could not ..."."""
     try:
         yield
     except expecting:
@@ -50,10 +47,7 @@ def storage(doing: str, *, expecting: type[Exception] | tuple[type[Exception], .
 
 @contextmanager
 def remote_storage(doing: str, *, expecting: type[Exception] | tuple[type[Exception], ...] = ()) -> Iterator[None]:
-    """Map whatever a remote file system raises inside: backends bring errors of their own, not all OSErrors.
-
-    Errors that the caller is ``expecting`` pass.
-    """
+    """Map as ``storage`` does, but every foreign error: backends of remote file systems have errors of their own."""
     try:
         yield
     except HotswapError:

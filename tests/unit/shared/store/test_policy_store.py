@@ -332,7 +332,7 @@ def test_an_input_output_error_is_transient() -> None:
         (errno.EROFS, "mount it writable"),
         (errno.EACCES, "let this user"),
         (errno.EIO, "check that disk"),
-        (errno.ESTALE, "the network mount went away"),
+        (errno.ESTALE, "mount the network file system again"),
         (errno.EMFILE, "raise this process's limit"),
     ],
 )
@@ -349,6 +349,6 @@ def test_an_error_without_a_number_keeps_its_message() -> None:
 @pytest.mark.parametrize("act", [lambda s: s.versions(), lambda s: s.sweep(Retention()), lambda s: s.newest()])
 def test_a_file_in_place_of_the_store_is_unavailable(tmp_path: Path, act: Callable[[LocalPolicyStore], object]) -> None:
     (tmp_path / "policies").write_bytes(b"")
-    with pytest.raises(StoreUnavailable, match="no directory stands in its way") as caught:
+    with pytest.raises(StoreUnavailable, match="move the file that has the directory") as caught:
         act(LocalPolicyStore(tmp_path / "policies"))
     assert isinstance(caught.value.__cause__, NotADirectoryError)
