@@ -13,7 +13,7 @@ from shared.engines.eager import to_tensor
 from shared.engines.engine import EngineKind
 from shared.errors import NotTrusted, PolicyOutputError, ProgramError, WeightsError
 from shared.policy.program_digest import program_digest
-from shared.policy.weights import check_finite, check_layout
+from shared.policy.weights import check_weights
 
 # Metadata of a package, in addition to what AOTInductor writes.
 BUILD_KEY = "rl_hotswap_build"
@@ -73,8 +73,7 @@ class AotEngine:
 
     def load_weights(self, weights: Mapping[str, np.ndarray]) -> None:
         """Replace the weights; see ``Engine``. The package copies the arrays and checks nothing."""
-        check_layout(self._layout, weights)
-        check_finite(weights)
+        check_weights(self._layout, weights)
         constants = {name: torch.from_numpy(np.array(weights[name], order="C")) for name in self._names}
         try:
             # Constants other than weights, such as literals in the policy's code, keep the package's values.

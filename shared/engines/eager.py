@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from shared.engines.engine import EngineKind
 from shared.errors import PolicyOutputError
-from shared.policy.weights import check_finite, check_layout
+from shared.policy.weights import check_weights
 
 
 def module_tensors(module: nn.Module) -> dict[str, Tensor]:
@@ -51,8 +51,7 @@ class EagerEngine:
 
     def load_weights(self, weights: Mapping[str, np.ndarray]) -> None:
         """Replace the weights; see ``Engine``."""
-        check_layout(self._weights, weights)
-        check_finite(weights)
+        check_weights(self._weights, weights)
         for name, array in self._weights.items():
             np.copyto(array, weights[name], casting="no")
 

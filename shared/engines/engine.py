@@ -24,15 +24,12 @@ class Engine(Protocol):
         ``inputs`` are C-contiguous, and the caller has checked them against the signature. An engine whose program
         checks its outputs returns them as ``shared.policy.output_bounds.InBounds`` when all are within bounds.
         """
-        ...
 
     def load_weights(self, weights: Mapping[str, np.ndarray]) -> None:
         """Replace all parameters and buffers. Raises WeightsError unless names, shapes and dtypes fit."""
-        ...
 
     def twin(self) -> "Engine | None":
         """Return another engine of the same program, which needs weights before it runs, or None if unsupported.
 
         This engine does not change and may run at the same time.
         """
-        ...

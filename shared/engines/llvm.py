@@ -18,7 +18,7 @@ from shared.engines.row_compiler.row_program import RowProgram
 from shared.errors import PolicyOutputError
 from shared.policy.output_bounds import Bounds, InBounds
 from shared.policy.program_digest import program_digest
-from shared.policy.weights import check_finite, check_layout
+from shared.policy.weights import check_weights
 
 _copy = np.ndarray.copy
 _MOST_CALLS = 8  # batch sizes in use at once: one in an actor, a few in an actor pool
@@ -65,8 +65,7 @@ class LlvmEngine:
 
     def load_weights(self, weights: Mapping[str, np.ndarray]) -> None:
         """Replace the weights; see ``Engine``."""
-        check_layout(self._layout, weights)
-        check_finite(weights)
+        check_weights(self._layout, weights)
         self._compiled.pack(weights, self.block)
 
     def twin(self) -> "LlvmEngine":

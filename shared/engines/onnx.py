@@ -13,7 +13,7 @@ from shared.engines.onnx_sessions import session_maker
 from shared.errors import PolicyOutputError
 from shared.files.buffer_pool import is_lasting
 from shared.policy.program_digest import program_digest
-from shared.policy.weights import check_finite, check_layout
+from shared.policy.weights import check_weights
 
 _LARGE_BYTES = 2**22
 _MOST_BINDINGS = 8  # batch sizes in use at once: one in an actor, a few in an actor pool
@@ -68,8 +68,7 @@ class OnnxEngine:
 
         After a ProgramError of ONNX Runtime the engine cannot run until weights are loaded successfully.
         """
-        check_layout(self._layout, weights)
-        check_finite(weights)
+        check_weights(self._layout, weights)
         # The old session is freed first, so that the new one reuses its memory: fresh pages are slow.
         self._session = None
         self._bindings: dict[int, _Binding] = {}
@@ -86,10 +85,10 @@ class OnnxEngine:
         """Compute the outputs; see ``Engine``. Raises PolicyOutputError for any error of ONNX Runtime."""
         if self._session is None:
             raise PolicyOutputError("load weights again: ONNX Runtime could not create a session with the last ones")
-        if not self._bind_buffers:
-            return self._run_unbound(inputs)
-        batch_size = inputs[0].shape[0]
         try:
+            if not self._bind_buffers:
+                return self._run_unbound(inputs)
+            batch_size = inputs[0].shape[0]
             binding = self._bindings.get(batch_size)
             if binding is None:
                 binding = self._bind(batch_size, inputs)
@@ -104,17 +103,13 @@ class OnnxEngine:
 
     def _run_unbound(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         names = [argument.name for argument in self._session.get_inputs()]
-        try:
-            outputs: list[np.ndarray] = self._session.run(None, dict(zip(names, inputs, strict=True)))
-        except Exception as error:  # as above
-            raise PolicyOutputError(f"ONNX Runtime: {error}") from error
+        outputs: list[np.ndarray] = self._session.run(None, dict(zip(names, inputs, strict=True)))
         return outputs
 
     def _bind(self, batch_size: int, inputs: Sequence[np.ndarray]) -> "_Binding":
         """Bind buffers for one batch size. A plain call finds the shapes of the outputs."""
         if batch_size not in self._output_specs:
-            names = [argument.name for argument in self._session.get_inputs()]
-            outputs = self._session.run(None, dict(zip(names, inputs, strict=True)))
+            outputs = self._run_unbound(inputs)
             self._output_specs[batch_size] = [(output.shape, output.dtype) for output in outputs]
         if len(self._bindings) >= _MOST_BINDINGS:
             self._bindings.clear()

@@ -1,6 +1,7 @@
 """Mapping of errors of the operating system and remote file systems to ``StoreUnavailable`` with a remedy."""
 
 import errno
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -35,24 +36,22 @@ def store_unavailable(error: Exception, doing: str) -> StoreUnavailable:
 
 
 @contextmanager
-def storage(doing: str, *, expecting: type[Exception] | tuple[type[Exception], ...] = ()) -> Iterator[None]:
-    """Map every OSError but those ``expecting`` names to StoreUnavailable; ``doing`` completes "could not ..."."""
-    try:
-        yield
-    except expecting:
-        raise
-    except OSError as error:
-        raise store_unavailable(error, doing) from error
+def storage(
+    doing: str, *, expecting: type[Exception] | tuple[type[Exception], ...] = (), foreign: type[Exception] = OSError
+) -> Iterator[None]:
+    """Map ``foreign`` errors to StoreUnavailable; ``doing`` completes "could not ...".
 
-
-@contextmanager
-def remote_storage(doing: str, *, expecting: type[Exception] | tuple[type[Exception], ...] = ()) -> Iterator[None]:
-    """Map as ``storage`` does, but every foreign error: backends of remote file systems have errors of their own."""
+    Errors of this project and those ``expecting`` names pass unchanged.
+    """
     try:
         yield
     except HotswapError:
         raise
     except expecting:
         raise
-    except Exception as error:
+    except foreign as error:
         raise store_unavailable(error, doing) from error
+
+
+remote_storage = functools.partial(storage, foreign=Exception)
+"""``storage`` for remote file systems, whose backends have errors of their own."""

@@ -44,15 +44,8 @@ def _program_entries(archive: bytes) -> list[tuple[str, bytes]]:
         with zipfile.ZipFile(io.BytesIO(archive)) as opened:
             entries = _checked(opened.infolist(), len(archive))
             return [(name, opened.read(info)) for name, info in sorted(entries.items()) if _is_program(name)]
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        ValueError,
-        NotImplementedError,
-        EOFError,
-        OSError,
-        RuntimeError,  # "is encrypted"
-    ) as error:
+    # RuntimeError: an encrypted entry, or an unsupported compression
+    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError, RuntimeError) as error:
         raise ProgramError(f"not a TorchScript archive: {error}") from error
 
 

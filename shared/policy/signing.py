@@ -46,15 +46,15 @@ class PublicKey:
     @classmethod
     def _from_pem(cls, pem: bytes, where: str) -> Self:
         from cryptography.exceptions import UnsupportedAlgorithm
-        from cryptography.hazmat.primitives import serialization
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+        from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
         if b"PRIVATE KEY" in pem:
             raise ConfigurationError(
                 f"pass the public key instead: {where} is a private key, which only a publisher may have"
             )
         try:
-            key = serialization.load_pem_public_key(pem)
+            key = load_pem_public_key(pem)
         except (ValueError, UnsupportedAlgorithm) as error:
             raise ConfigurationError(f"{where} is not a public key in PEM: {error}") from error
         if not isinstance(key, Ed25519PublicKey):
@@ -112,12 +112,12 @@ class SigningKey:
     def read(cls, path: Path) -> Self:
         """Read a key file; log a warning when other users can read it. Raises ConfigurationError."""
         from cryptography.exceptions import UnsupportedAlgorithm
-        from cryptography.hazmat.primitives import serialization
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+        from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
         pem = _read_key_file(path, "private")
         try:
-            key = serialization.load_pem_private_key(pem, password=None)
+            key = load_pem_private_key(pem, password=None)
         except (TypeError, ValueError, UnsupportedAlgorithm) as error:
             raise ConfigurationError(
                 f"{path} is not a private key in PEM without a passphrase: {error}; "

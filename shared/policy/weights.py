@@ -19,19 +19,9 @@ from shared.files.buffer_pool import Data
 
 MAX_HEADER_BYTES = 16 * 2**20
 _LENGTH_BYTES = 8
-_DTYPES = {
-    "BOOL": "bool",
-    "U8": "uint8",
-    "I8": "int8",
-    "U16": "uint16",
-    "I16": "int16",
-    "U32": "uint32",
-    "I32": "int32",
-    "U64": "uint64",
-    "I64": "int64",
-    "F16": "float16",
-    "F32": "float32",
-    "F64": "float64",
+_SIZES = {"U": ("uint", (8, 16, 32, 64)), "I": ("int", (8, 16, 32, 64)), "F": ("float", (16, 32, 64))}
+_DTYPES = {"BOOL": "bool"} | {
+    f"{letter}{bits}": f"{kind}{bits}" for letter, (kind, sizes) in _SIZES.items() for bits in sizes
 }
 _NAMES = {np.dtype(numpy_name): name for name, numpy_name in _DTYPES.items()}
 
@@ -84,6 +74,12 @@ def decode_weights(data: Data) -> DecodedWeights:
     if not all(_is_finite(np.frombuffer(data, span.dtype, span.length, span.offset)) for span in layout.floats):
         check_finite(arrays)
     return DecodedWeights(arrays)
+
+
+def check_weights(expected: Mapping[str, np.ndarray], found: Mapping[str, np.ndarray]) -> None:
+    """Raise WeightsError unless ``found`` has the layout of ``expected`` and only finite floats."""
+    check_layout(expected, found)
+    check_finite(found)
 
 
 def check_finite(weights: Mapping[str, np.ndarray]) -> None:

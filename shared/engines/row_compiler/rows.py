@@ -31,12 +31,10 @@ class Rows(ABC):
     @abstractmethod
     def vector_count(self, width: int) -> int:
         """Return the number of vectors that hold a value of ``width`` numbers per row."""
-        ...
 
     @abstractmethod
     def load_vector(self, operand: Operand, i: ir.Value) -> ir.Value:
         """Load vector ``i`` of an operand; an operand of width 1 is broadcast."""
-        ...
 
     @abstractmethod
     def store_vector(self, value: int, i: ir.Value, vector: ir.Value) -> None: ...
@@ -44,7 +42,6 @@ class Rows(ABC):
     @abstractmethod
     def load_number(self, operand: Operand, j: ir.Value) -> ir.Value:
         """Load number ``j`` of each row."""
-        ...
 
     @abstractmethod
     def store_number(self, value: int, j: ir.Value, number: ir.Value) -> None: ...
@@ -52,7 +49,6 @@ class Rows(ABC):
     @abstractmethod
     def load_input(self, position: int, source: Input) -> None:
         """Copy an input into scratch memory, as float32."""
-        ...
 
     @abstractmethod
     def store_output(self, array: ir.Value, output: Output) -> None: ...
@@ -60,17 +56,14 @@ class Rows(ABC):
     @abstractmethod
     def load_weights(self, place: ir.Value, i: ir.Value) -> ir.Value:
         """Load vector ``i`` of the packed row at ``place``."""
-        ...
 
     @abstractmethod
     def load_factor(self, operand: Operand, k: ir.Value) -> ir.Value:
         """Load number ``k`` of each row as a vector to multiply weights with."""
-        ...
 
     @abstractmethod
     def broadcast(self, number: ir.Value) -> ir.Value:
         """Return ``number`` for each of the rows."""
-        ...
 
     def emit(self) -> None:
         """Emit the inputs' loads, all used steps, the outputs' stores and their checks."""
