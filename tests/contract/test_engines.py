@@ -50,7 +50,7 @@ UNSUPPORTED: Mapping[EngineKind, frozenset[str]] = {
 
 
 class Exported:
-    """A policy, and two versions of it with different weights."""
+    """A policy and two versions of it with different weights."""
 
     def __init__(self, case: str, *, aot: bool) -> None:
         self.policy = make_policy(case)
@@ -71,7 +71,7 @@ def export(case: str, *, aot: bool = False) -> Exported:
 
 
 class Subject:
-    """What is tested: one engine on one policy."""
+    """One engine on one policy."""
 
     def __init__(self, kind: EngineKind, case: str) -> None:
         self.kind = kind
@@ -132,7 +132,7 @@ def test_equals_eager(exported: Exported, load: Load, batch_size: int) -> None:
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
-def test_outputs_are_said_to_be_in_bounds_only_where_they_are(subject: Subject, batch_size: int) -> None:
+def test_in_bounds_outputs_are_within_bounds(subject: Subject, batch_size: int) -> None:
     signature, engine = subject.exported.signature, subject.load(subject.exported.first)
     for seed in range(3):
         inputs = make_inputs(signature, batch_size, seed)
@@ -178,7 +178,7 @@ def test_a_program_has_one_digest_whatever_its_weights(exported: Exported, load:
     assert exported.first.read("weights.safetensors") != exported.second.read("weights.safetensors")
 
 
-def test_outputs_are_its_callers_own(exported: Exported, load: Load) -> None:
+def test_outputs_are_new_arrays(exported: Exported, load: Load) -> None:
     engine = load(exported.first)
     inputs = make_inputs(exported.signature, 3, seed=0)
     outputs = engine.run(inputs)
@@ -210,7 +210,7 @@ def test_takes_read_only_inputs(exported: Exported, load: Load) -> None:
     exported.signature.check_outputs(load(exported.first).run(inputs), 3)
 
 
-def test_without_the_value_all_else_is_as_it_was(subject: Subject) -> None:
+def test_other_outputs_are_the_same_without_the_value(subject: Subject) -> None:
     exported, signature = subject.exported, subject.exported.signature
     kept = [i for i, spec in enumerate(signature.outputs) if spec.role != "value"]
     engine = subject.load(exported.first, kept)
@@ -235,7 +235,7 @@ def test_without_the_value_all_else_is_as_it_was(subject: Subject) -> None:
     ],
     ids=["missing", "surplus", "shape", "dtype", "NaN"],
 )
-def test_refuses_weights_that_do_not_fit_and_stays_as_it_was(simple: Subject, spoil: Callable, message: str) -> None:
+def test_refused_weights_leave_the_engine_unchanged(simple: Subject, spoil: Callable, message: str) -> None:
     exported = simple.exported
     engine = simple.load(exported.first)
     inputs = make_inputs(exported.signature, 3, seed=0)
@@ -273,7 +273,7 @@ def test_the_combinations_are_pairwise() -> None:
 @pytest.mark.parametrize(
     ("kind", "case"), [(kind, case) for kind, cases in UNSUPPORTED.items() for case in CASES if case in cases]
 )
-def test_says_of_what_it_does_not_run_that_it_is_unsupported(kind: EngineKind, case: str) -> None:
+def test_unsupported_programs_are_reported_as_such(kind: EngineKind, case: str) -> None:
     _assert_unsupported(Subject(kind, case))
 
 
@@ -312,7 +312,7 @@ def test_nothing_is_imported_that_was_not_allowed(kind: EngineKind, trusted: tup
         load_program(kind, version.read, version.manifest, trusted_modules=trusted, trust_native=True)
 
 
-def test_a_version_without_the_program_says_so() -> None:
+def test_version_without_the_program_is_a_program_error() -> None:
     version = export("vector, discrete").first
     with pytest.raises(ProgramError, match="has no aot program"):
         load_program("aot", version.read, version.manifest, trust_native=True)

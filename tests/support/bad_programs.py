@@ -1,4 +1,4 @@
-"""Programs that load, promise what they should, and do what no program may: each around a policy that is right."""
+"""Programs that load and fit the signature but misbehave; each contains a correct policy."""
 
 import io
 import warnings
@@ -15,7 +15,7 @@ from tests.support.agent_policies import exporter, make_policy, publish
 
 
 class _Around(nn.Module):
-    """A right policy, which subclasses lead astray."""
+    """Correct policy; subclasses add the fault."""
 
     def __init__(self, seed: int = 0) -> None:
         super().__init__()
@@ -24,7 +24,7 @@ class _Around(nn.Module):
 
 
 class HangsWhileItLoads(_Around):
-    """TorchScript runs ``__setstate__`` while it unpacks an archive, before anybody can call anything."""
+    """Misbehaves in ``__setstate__``, which TorchScript runs while it unpacks an archive."""
 
     @torch.jit.export
     def __getstate__(self) -> tuple[int, bool]:
@@ -50,7 +50,7 @@ class Hangs(_Around):
 
 
 class NeedsAHundredTimes(_Around):
-    """Computes the right thing, a thousand times over."""
+    """Computes the correct result a thousand times."""
 
     def forward(self, inputs: list[Tensor]) -> list[Tensor]:
         outputs = self.policy(inputs)
@@ -80,7 +80,7 @@ class MoreOutputs(_Around):
 
 
 class SwappedOutputs(_Around):
-    """Log-probability and value are of one shape and dtype: only the probe tells them apart."""
+    """Swaps log-probability and value, which have one shape and dtype; only the probe detects it."""
 
     def forward(self, inputs: list[Tensor]) -> list[Tensor]:
         outputs = self.policy(inputs)
@@ -88,7 +88,7 @@ class SwappedOutputs(_Around):
 
 
 class RightAtOneBatchSize(_Around):
-    """Right at the probe's batch size, and the opposite of right at any other."""
+    """Correct at the probe's batch size only; negated at any other."""
 
     def forward(self, inputs: list[Tensor]) -> list[Tensor]:
         if inputs[0].shape[0] == 8:
@@ -97,7 +97,7 @@ class RightAtOneBatchSize(_Around):
 
 
 class _BakedState(nn.Module):
-    """An LSTM whose state is made for one row: traced, it writes beyond its end where there are more."""
+    """LSTM with a state for one row; traced, it writes beyond the end for more rows."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -109,12 +109,12 @@ class _BakedState(nn.Module):
 
 
 class Crashes(_Around):
-    """Ends the process that calls it: a write beyond the end of an array, in native code."""
+    """Ends the calling process by a write beyond the end of an array, in native code."""
 
     def __init__(self, seed: int = 0) -> None:
         super().__init__(seed)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it is told that what it bakes in is baked in
+            warnings.simplefilter("ignore")  # tracing warns about constants
             self.native = torch.jit.trace(_BakedState(), torch.zeros(1, 4), check_trace=False)
 
     def forward(self, inputs: list[Tensor]) -> list[Tensor]:
@@ -123,7 +123,7 @@ class Crashes(_Around):
 
 
 def publish_program(store: PolicyStore, module: _Around) -> Manifest:
-    """Publish ``module``'s TorchScript with its own weights, and the probe of the policy inside it."""
+    """Publish the TorchScript of ``module`` with its weights and the probe of the correct policy."""
     buffer = io.BytesIO()
     torch.jit.save(torch.jit.script(module.eval()), buffer)
     program = buffer.getvalue()
@@ -138,7 +138,7 @@ def publish_program(store: PolicyStore, module: _Around) -> Manifest:
 
 
 def zip_bomb() -> tuple[bytes, ProgramEntry]:
-    """An archive of TorchScript that unpacks to twice what one may, and what a manifest says of it."""
+    """Return a TorchScript archive that unpacks to twice the limit, and its manifest entry."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("policy/data.pkl", b"")

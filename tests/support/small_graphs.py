@@ -1,4 +1,4 @@
-"""Small ONNX graphs, and what ONNX Runtime and compiled code make of them."""
+"""Small ONNX graphs, compared between ONNX Runtime and compiled code."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,15 +11,15 @@ from shared.engines.llvm import LlvmEngine
 from shared.engines.onnx import OnnxEngine
 
 BATCH_SIZES = (1, 5, 6, 15, 16, 17, 64)
-"""Single rows; a block that is not full; a full one; both; several."""
+"""Single rows, a partly filled block, a full one, both, several."""
 
 Arrays = Mapping[str, np.ndarray]
 Spec = tuple[str, tuple[int, ...]]
-"""Dtype and shape of a graph's input or output, without the batch's dimension."""
+"""Dtype and shape of a graph's input or output, without the batch dimension."""
 
 
 def node(operator: str, inputs: str, output: str, **attributes: Any) -> onnx.NodeProto:
-    """``inputs`` in one string, with blanks between; ``_`` where an optional one is left out."""
+    """Return a node; ``inputs`` are names separated by spaces, ``_`` for an absent optional one."""
     names = ["" if name == "_" else name for name in inputs.split()]
     return helper.make_node(operator, names, [output], **attributes)
 
@@ -33,7 +33,7 @@ def graph(
     constants: Arrays | None = None,
     opset: int = 20,
 ) -> bytes:
-    """``weights`` stand outside of the graph, ``constants`` in it."""
+    """Return a serialised graph with ``weights`` outside of it and ``constants`` inside."""
     made = helper.make_graph(
         list(nodes),
         "policy",
@@ -62,7 +62,7 @@ def _external(name: str, array: np.ndarray) -> TensorProto:
 
 
 def numbers(spec: Spec, rows: int, seed: int = 0) -> np.ndarray:
-    """Rows for an input: floats around 0, or small whole numbers."""
+    """Return rows for an input: floats around 0, or small integers."""
     dtype, shape = spec
     generator = np.random.default_rng(seed)
     if np.dtype(dtype).kind == "f":
@@ -73,7 +73,7 @@ def numbers(spec: Spec, rows: int, seed: int = 0) -> np.ndarray:
 def assert_equals_onnxruntime(
     data: bytes, inputs: Mapping[str, Spec], weights: Arrays | None = None, *, sizes: Sequence[int] = BATCH_SIZES
 ) -> None:
-    """To 1e-5; whole numbers and truth values exactly."""
+    """Compare floats to 1e-5, and integers and bools exactly."""
     compiled, reference = LlvmEngine(data, weights or {}), OnnxEngine(data, weights or {}, bind=False)
     for rows in sizes:
         arrays = [numbers(spec, rows, seed) for seed, spec in enumerate(inputs.values())]

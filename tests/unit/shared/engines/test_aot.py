@@ -1,4 +1,4 @@
-"""Packages of native code: refused before anything of them is loaded."""
+"""Packages of native code are refused before their code is loaded."""
 
 import io
 import zipfile
@@ -13,7 +13,7 @@ from shared.errors import NotTrusted, PermanentLoadError, ProgramError
 
 
 def package(metadata: str) -> bytes:
-    """What a package looks like, without any code in it."""
+    """Return a package with metadata and without code."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name, text in (
@@ -60,7 +60,7 @@ def test_refused_before_its_code_is_loaded(
         AotEngine(data, {"weight": np.zeros(3, np.float32)}, trust_native=trust_native)
 
 
-def test_what_says_that_it_is_a_package_and_holds_no_code_is_refused() -> None:
+def test_package_without_code_is_refused() -> None:
     data = package(f'{{"{BUILD_KEY}": "{build_name()}", "{LAYOUT_KEY}": "{{}}"}}')
     with pytest.raises(ProgramError, match="AOTInductor"):
         AotEngine(data, {}, trust_native=True)

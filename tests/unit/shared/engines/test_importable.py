@@ -39,7 +39,7 @@ def test_takes_tensors_as_well_as_arrays() -> None:
 
 
 @pytest.mark.parametrize("prefix", ["tests", "tests.support.tiny_policy"])
-def test_a_prefix_allows_a_module_and_what_is_below_it(prefix: str) -> None:
+def test_a_prefix_allows_a_module_and_its_submodules(prefix: str) -> None:
     load(TINY, "elsewhere", prefix)
 
 
@@ -53,7 +53,7 @@ def test_nothing_else_is_allowed(prefixes: tuple[str, ...]) -> None:
 
 @pytest.fixture
 def marker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A module ``leaves_a_mark`` writes this file when it is imported."""
+    """Return the file that the module ``leaves_a_mark`` writes when it is imported."""
     mark = tmp_path / "imported"
     (tmp_path / "leaves_a_mark.py").write_text(f"from pathlib import Path\nPath({str(mark)!r}).touch()\nimport torch\n")
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -62,14 +62,14 @@ def marker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     sys.modules.pop("leaves_a_mark", None)
 
 
-def test_what_is_not_trusted_is_not_even_imported(marker: Path) -> None:
+def test_untrusted_modules_are_not_imported(marker: Path) -> None:
     with pytest.raises(NotTrusted):
         load(ImportablePolicy("leaves_a_mark:Policy"), "tests")
     assert not marker.exists()
 
 
 @pytest.mark.parametrize("path", ["leaves_a_mark:torch.nn.Linear", "leaves_a_mark:torch.nn.Module"])
-def test_a_trusted_module_lends_no_trust_to_what_it_imports(marker: Path, path: str) -> None:
+def test_names_imported_by_a_trusted_module_are_not_trusted(marker: Path, path: str) -> None:
     with pytest.raises(NotTrusted, match="torch"):
         load(ImportablePolicy(path, {"in_features": 1, "out_features": 1}), "leaves_a_mark")
 
@@ -86,7 +86,7 @@ def test_only_modules_of_torch_are_built(path: str) -> None:
 @pytest.mark.parametrize(
     "path", ["", "tests", "tests:", ":TinyPolicy", "tests..tiny_policy:T", "a b:c", "a:b()", "a:b:c"]
 )
-def test_what_is_no_class_path_is_refused(path: str) -> None:
+def test_malformed_class_paths_are_refused(path: str) -> None:
     with pytest.raises(ProgramError, match=r"package\.module:Class"):
         load(ImportablePolicy(path), "tests", "a")
 
@@ -100,7 +100,7 @@ def test_what_is_no_class_path_is_refused(path: str) -> None:
     ],
     ids=["module", "class", "argument"],
 )
-def test_what_cannot_be_built_is_a_program_error_that_says_why(importable: ImportablePolicy, message: str) -> None:
+def test_failed_construction_is_a_program_error_with_the_reason(importable: ImportablePolicy, message: str) -> None:
     with pytest.raises(ProgramError, match=message) as caught:
         load(importable, "tests")
     assert caught.value.__cause__ is not None
@@ -114,7 +114,7 @@ def test_weights_of_another_network_are_refused() -> None:
 @pytest.mark.parametrize(
     "data", [b"", b"{}", b"[]", b'{"class_path": 3}', b'{"class_path": "a:b", "x": 1}', b" " * 2**21]
 )
-def test_what_is_no_importable_policy_is_refused(data: bytes) -> None:
+def test_malformed_definitions_are_refused(data: bytes) -> None:
     with pytest.raises(ProgramError, match="importable policy"):
         load_importable(data, {}, ["tests"])
 

@@ -1,4 +1,4 @@
-"""The engine around compiled code: its arrays, its refusals, its weights, and threads."""
+"""The engine around compiled code: arrays, errors, weights and threads."""
 
 import subprocess
 import sys
@@ -19,7 +19,7 @@ OUTPUTS: dict[str, Spec] = {"best": ("int64", ()), "log_prob": ("float32", (1,))
 
 
 def policy() -> bytes:
-    """A linear layer, plus a count, masked; the best of it and its log-probability."""
+    """Return a graph of a linear layer plus a count, masked, its argmax and its log-probability."""
     return graph(
         [
             node("Gemm", "x weight bias", "logits"),
@@ -57,7 +57,7 @@ def _same(found: list[np.ndarray], expected: list[np.ndarray]) -> bool:
 
 
 class _Guarded:
-    """Arrays in one piece of memory, each between guards; whatever is read from a guard is NaN."""
+    """Arrays in one block of memory, each between guards full of NaN."""
 
     def __init__(self, arrays: Sequence[np.ndarray]) -> None:
         starts = np.cumsum([_GUARD, *(-(-array.nbytes // _GUARD) * _GUARD + _GUARD for array in arrays)]).tolist()
@@ -101,7 +101,7 @@ def test_never_reads_or_writes_outside_of_its_arrays() -> None:
 
 @pytest.mark.parametrize("count", range(1, 41))
 def test_inputs_and_outputs_keep_to_their_rows(count: int) -> None:
-    """In the arrays of the calls themselves: rows beyond a full block belong to nobody, and are nobody's input."""
+    """Check the arrays of the calls: rows beyond a full block do not influence any output."""
     engine = LlvmEngine(policy(), weights())
     inputs = rows(count)
     first = engine.run(inputs)
@@ -178,7 +178,7 @@ def _sum_of_two() -> LlvmEngine:
     ],
     ids=["float64", "second float64", "narrow", "second narrow", "one row", "one input", "three"],
 )
-def test_two_inputs_are_held_to_the_same(spoil: object) -> None:
+def test_two_inputs_are_checked_as_strictly(spoil: object) -> None:
     engine = _sum_of_two()
     x, noise = np.random.default_rng(0).standard_normal((2, 5, 3)).astype(np.float32)
     assert _same(engine.run([x, noise]), [x + noise])
@@ -187,8 +187,8 @@ def test_two_inputs_are_held_to_the_same(spoil: object) -> None:
     assert _same(engine.run([noise, noise]), [noise + noise])
 
 
-def test_outputs_are_the_callers_own() -> None:
-    """Whether in bounds or not: what was given out is not written to again."""
+def test_outputs_are_new_arrays() -> None:
+    """Check that later calls do not write to earlier outputs, in bounds or not."""
     x = np.ones((5, 3), np.float32)
     engine = _sum_of_two()
     given = engine.run([x, x])[0]
@@ -199,7 +199,7 @@ def test_outputs_are_the_callers_own() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 3, 16, 20])
-def test_nan_goes_in_and_comes_out_in_its_row_alone(count: int) -> None:
+def test_nan_stays_in_its_row(count: int) -> None:
     engine = LlvmEngine(policy(), weights())
     inputs = [rows(count)[0], rows(count)[1], np.ones((count, 3), bool)]
     expected = engine.run(inputs)
@@ -211,7 +211,7 @@ def test_nan_goes_in_and_comes_out_in_its_row_alone(count: int) -> None:
 
 
 def test_twins_answer_with_their_own_weights_while_others_run() -> None:
-    """As an actor does it: one engine acts on a thread, twins are given weights and tried on another."""
+    """Run one engine on a thread while twins load weights and run on another, as in an actor."""
     inputs = rows(19)
     expected = [LlvmEngine(policy(), weights(seed)).run(inputs) for seed in range(4)]
     acting = LlvmEngine(policy(), weights())
@@ -253,13 +253,13 @@ def _layer(width: int) -> tuple[bytes, dict[str, np.ndarray]]:
     return graph(nodes, inputs={"x": ("float32", (512,))}, outputs={"y": ("float32", (width,))}, weights=given), given
 
 
-def test_a_matrix_that_is_too_large_for_a_cores_cache_is_left_to_others() -> None:
+def test_matrices_too_large_for_the_cache_are_unsupported() -> None:
     assert len(LlvmEngine(*_layer(256)).run([np.ones((2, 512), np.float32)])) == 1
     with pytest.raises(ProgramUnsupported, match="a weight of 139264 numbers; at most 131072"):
         LlvmEngine(*_layer(257))
 
 
-def test_what_is_no_graph_or_lacks_a_weight_is_as_bad_for_any_engine() -> None:
+def test_malformed_graphs_and_missing_weights_are_refused() -> None:
     with pytest.raises(ProgramError) as caught:
         LlvmEngine(b"not a graph", weights())
     assert not isinstance(caught.value, ProgramUnsupported)
@@ -269,7 +269,7 @@ def test_what_is_no_graph_or_lacks_a_weight_is_as_bad_for_any_engine() -> None:
         LlvmEngine(policy(), weights(), outputs=[3])
 
 
-def test_what_nobody_asked_for_is_not_computed() -> None:
+def test_other_outputs_are_not_computed() -> None:
     engine, whole = LlvmEngine(policy(), weights(), outputs=[0]), LlvmEngine(policy(), weights())
     assert len(engine._compiled.program.steps) < len(whole._compiled.program.steps)
     assert _same(engine.run(rows(5)), whole.run(rows(5))[:1])

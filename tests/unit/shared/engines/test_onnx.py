@@ -44,7 +44,7 @@ def weights(scale: float = 2.0) -> dict[str, np.ndarray]:
 X = np.arange(6, dtype=np.float32).reshape(3, 2)
 
 
-def test_weights_beside_the_graphs_own_are_let_be() -> None:
+def test_extra_weights_are_ignored() -> None:
     (y,) = OnnxEngine(graph(), weights()).run([X])
     np.testing.assert_array_equal(y, X * 2 + 1)
 
@@ -76,7 +76,7 @@ def test_an_input_of_another_dtype_or_shape_is_refused() -> None:
 @pytest.mark.parametrize(
     "data", [b"not a graph", b"\x00" * 100, graph()[:-40], graph()[40:]], ids=["text", "0", "head", "tail"]
 )
-def test_what_is_no_graph_is_a_program_error(data: bytes) -> None:
+def test_malformed_graphs_are_program_errors(data: bytes) -> None:
     with pytest.raises(ProgramError):
         OnnxEngine(data, weights())
 
@@ -111,8 +111,8 @@ def test_a_graph_that_reads_files_elsewhere_is_refused(tmp_path: Path, monkeypat
         OnnxEngine(graph(external("weight", (2,)), nodes=reading), weights())
 
 
-def test_what_nobody_asked_for_is_not_computed() -> None:
-    """The second output fails whenever it is computed; a branch of what is left reads what nothing else does."""
+def test_other_outputs_are_not_computed() -> None:
+    """Keep the first output: the second one fails, and a branch reads a value that nothing else reads."""
     branch = helper.make_graph([helper.make_node("Identity", ["m"], ["chosen"])], "b", [], [_info("chosen")])
     either = helper.make_node("If", ["yes"], ["y"], then_branch=branch, else_branch=branch)
     yes = helper.make_node("Constant", [], ["yes"], value=helper.make_tensor("", TensorProto.BOOL, [], [True]))
@@ -173,7 +173,7 @@ def test_sessions_of_known_graphs_are_made_of_the_optimised_one_and_answer_alike
 
 
 @pytest.mark.parametrize(("batch_size", "packs"), [(None, True), (1, False), (2, True)])
-def test_large_weights_are_packed_for_whoever_acts_with_more_than_one_row(batch_size: int | None, packs: bool) -> None:
+def test_large_weights_are_packed_for_batches_of_several_rows(batch_size: int | None, packs: bool) -> None:
     hidden = 300_000
     random = np.random.default_rng(0)
     wide, narrow = (random.standard_normal(shape).astype(np.float32) for shape in ((2, hidden), (hidden, 2)))
@@ -196,7 +196,7 @@ def _packs(engine: OnnxEngine) -> bool:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it takes a file")
-def test_optimising_leaves_no_file_to_be_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_optimising_creates_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
     nodes = [
         helper.make_node("Identity", ["x"], ["same"]),
@@ -208,7 +208,7 @@ def test_optimising_leaves_no_file_to_be_left_behind(tmp_path: Path, monkeypatch
     assert session_maker(known, ("weight",), 1, packs=True)._graph is not known, "it was optimised"
 
 
-def test_a_constant_that_is_computed_from_a_weight_is_computed_again_from_the_next() -> None:
+def test_constants_computed_from_weights_follow_new_weights() -> None:
     nodes = [
         helper.make_node("Exp", ["weight"], ["scale"]),
         helper.make_node("Mul", ["x", "scale"], ["y"]),
@@ -233,7 +233,7 @@ def test_weights_that_may_change_are_copied_and_views_of_bytes_are_not() -> None
     np.testing.assert_array_equal(engine.run([X])[0], X * 5 + 1)
 
 
-def test_views_of_kept_memory_are_not_copied_and_keep_it() -> None:
+def test_views_of_pooled_memory_are_not_copied_and_keep_it_in_use() -> None:
     memory = BufferPool()
     encoded = encode_weights(weights(3.0))
     room = memory.take(len(encoded))
@@ -247,7 +247,7 @@ def test_views_of_kept_memory_are_not_copied_and_keep_it() -> None:
     np.testing.assert_array_equal(engine._weights["weight"], weights(3.0)["weight"])
 
 
-def test_the_old_session_is_gone_before_the_new_one_is_made_but_not_a_twins(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_old_session_is_freed_before_a_new_one_is_created(monkeypatch: pytest.MonkeyPatch) -> None:
     first = OnnxEngine(graph(), weights())
     engine = first.twin()
     engine.load_weights(weights(3.0))
@@ -265,7 +265,7 @@ def test_the_old_session_is_gone_before_the_new_one_is_made_but_not_a_twins(monk
     np.testing.assert_array_equal(first.run([X])[0], X * 2 + 1)
 
 
-def test_an_engine_whose_session_could_not_be_made_says_so_and_can_be_used_again(
+def test_engine_recovers_after_a_session_could_not_be_created(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     engine = OnnxEngine(graph(), weights())

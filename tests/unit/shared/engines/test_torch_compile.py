@@ -1,4 +1,4 @@
-"""torch.compile in an actor: how often it compiles."""
+"""Number of compilations by torch.compile in an actor."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ def compilations() -> int:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sizes", [(3, 64, 1), (1, 3, 64)])
-def test_it_compiles_twice_whatever_the_batch_sizes_and_the_weights(sizes: tuple[int, ...]) -> None:
+def test_compiles_twice_for_any_batch_sizes_and_weights(sizes: tuple[int, ...]) -> None:
     torch._dynamo.reset()
     before = compilations()
     engine, standby = (TorchCompileEngine(TinyPolicy(), "digest") for _ in range(2))
@@ -31,7 +31,7 @@ def test_it_compiles_twice_whatever_the_batch_sizes_and_the_weights(sizes: tuple
     assert compilations() - before == 2, "one for all batches of several rows, one for a single row"
 
 
-def test_what_the_compiler_says_is_what_the_engine_says() -> None:
+def test_compiler_errors_are_policy_output_errors() -> None:
     class Branching(TinyPolicy):
         def forward(self, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
             raise RuntimeError("broken on purpose")

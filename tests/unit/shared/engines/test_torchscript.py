@@ -40,7 +40,7 @@ def test_loads_where_gradients_are_off_and_takes_new_weights_later(archive: byte
     compare(probe.outputs, engine.run(probe.inputs), TINY_SIGNATURE, 1e-6, 1e-6)
 
 
-def test_what_cannot_be_loaded_is_a_program_error(archive: bytes) -> None:
+def test_unloadable_archives_are_program_errors(archive: bytes) -> None:
     for data in (b"", b"not a program", archive[:-100], archive[: len(archive) // 2]):
         with pytest.raises(ProgramError):
             TorchScriptEngine.from_bytes(data)
@@ -66,7 +66,7 @@ class Raises(nn.Module):
 
 
 @pytest.mark.parametrize("engine_type", ["eager", "torchscript"])
-def test_what_a_policy_raises_is_mapped(engine_type: str) -> None:
+def test_exceptions_of_a_policy_are_mapped(engine_type: str) -> None:
     module = Raises()
     engine = EagerEngine(module, "") if engine_type == "eager" else TorchScriptEngine.from_bytes(archive_of(module))
     with pytest.raises(PolicyOutputError, match="RuntimeError") as caught:
@@ -75,7 +75,7 @@ def test_what_a_policy_raises_is_mapped(engine_type: str) -> None:
 
 
 class Aliases(nn.Module):
-    """Returns what it was given, what it is made of, and one thing twice."""
+    """Returns an input, a weight, and one tensor twice."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -114,7 +114,7 @@ def test_runs_in_eval_mode() -> None:
     np.testing.assert_array_equal(engine.run(inputs)[0], inputs[0])
 
 
-def test_a_buffer_that_a_state_dict_leaves_out_is_among_the_weights() -> None:
+def test_non_persistent_buffers_are_weights() -> None:
     module = nn.Module()
     module.register_buffer("kept", torch.zeros(1))
     module.register_buffer("left_out", torch.zeros(2), persistent=False)

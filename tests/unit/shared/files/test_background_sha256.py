@@ -1,4 +1,4 @@
-"""SHA-256 on a thread of its own, or where there is none, without."""
+"""SHA-256 with and without a thread."""
 
 import hashlib
 import threading
@@ -22,7 +22,7 @@ def test_all_pieces_are_hashed_in_order() -> None:
     assert _hash() == (EXPECTED, True)
 
 
-def test_where_no_thread_can_be_started_it_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_digest_is_the_same_without_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(self: object, *_: object) -> None:
         raise RuntimeError("can't start new thread")
 
@@ -30,7 +30,7 @@ def test_where_no_thread_can_be_started_it_is_the_same(monkeypatch: pytest.Monke
     assert _hash() == (EXPECTED, False)
 
 
-def test_the_thread_ends_however_that_is_left() -> None:
+def test_thread_ends_after_an_exception() -> None:
     before = threading.active_count()
     with pytest.raises(OSError, match="gone"):
         _fail_half_way()

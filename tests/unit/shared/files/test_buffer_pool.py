@@ -1,4 +1,4 @@
-"""Memory that is used again, but never while anybody holds what was read into it."""
+"""Memory is reused, but never while a view of it exists."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +13,7 @@ def _address(view: memoryview) -> int:
     return int(np.frombuffer(view, np.uint8).ctypes.data)
 
 
-def test_memory_is_used_again_once_nobody_holds_it() -> None:
+def test_memory_without_views_is_reused() -> None:
     memory = BufferPool()
     view = memory.take(1000)
     view[:4] = b"full"
@@ -34,7 +34,7 @@ def test_memory_is_used_again_once_nobody_holds_it() -> None:
     ],
     ids=["view", "part", "read-only part", "array"],
 )
-def test_memory_that_somebody_holds_is_not_given_to_another(hold: Callable[[memoryview], Any]) -> None:
+def test_memory_with_views_is_not_reused(hold: Callable[[memoryview], Any]) -> None:
     memory = BufferPool()
     view = memory.take(1000)
     view[:] = b"a" * 1000
@@ -45,12 +45,12 @@ def test_memory_that_somebody_holds_is_not_given_to_another(hold: Callable[[memo
     assert bytes(held).strip(b"a") == b""
 
 
-def test_what_is_held_outlives_the_memory() -> None:
+def test_views_outlive_the_pool() -> None:
     held = np.frombuffer(BufferPool().take(1000), np.uint8)
     assert not held.any()
 
 
-def test_of_what_is_free_only_the_size_asked_for_last_is_kept() -> None:
+def test_only_free_memory_of_the_last_size_is_kept() -> None:
     memory = BufferPool()
     small, large = 2**21, 2**23
     views = [memory.take(small), memory.take(small), memory.take(large)]
@@ -59,7 +59,7 @@ def test_of_what_is_free_only_the_size_asked_for_last_is_kept() -> None:
     assert [len(piece) for piece in memory._pieces] == [large]
 
 
-def test_only_what_nobody_can_write_to_lasts() -> None:
+def test_only_immutable_memory_is_lasting() -> None:
     view = BufferPool().take(1000)
     assert is_lasting(view.toreadonly())
     assert is_lasting(b"bytes")

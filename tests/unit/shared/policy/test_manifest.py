@@ -1,4 +1,4 @@
-"""A manifest is validated as it is read: whatever is not one is a ManifestError that says what was found."""
+"""Manifests are validated when they are read; errors name the value found."""
 
 import hashlib
 
@@ -56,7 +56,7 @@ def test_the_program_of_a_kind() -> None:
     assert manifest().program("onnx") is None
 
 
-def test_the_digest_is_that_of_what_acts() -> None:
+def test_digest_covers_the_content_and_not_number_or_time() -> None:
     one = manifest()
     same = {"version": 9, "created_unix_s": 5.0, "run_id": "another", "training": TrainingProgress(update=9)}
     assert msgspec.structs.replace(one, **same).digest == one.digest
@@ -75,7 +75,7 @@ def test_a_files_entry_is_its_size_and_sha256() -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b"null", b"7", b"\xff", b"[" * 100_000, b'{"version": 1}'])
-def test_what_is_not_json_of_a_manifest_is_refused(data: bytes) -> None:
+def test_malformed_json_is_refused(data: bytes) -> None:
     with pytest.raises(ManifestError, match="not a manifest"):
         decode_manifest(data)
 

@@ -1,4 +1,4 @@
-"""Nested values come back as they were, at any depth, and their structures are plain data."""
+"""Round trips of nested values at any depth, and structures as plain data."""
 
 import collections
 import dataclasses
@@ -106,7 +106,7 @@ def test_a_value_fits_its_own_structure_without_its_classes(value: Any) -> None:
     assert merge(structure, structure) == structure
 
 
-def test_any_depth() -> None:
+def test_values_may_be_nested_to_any_depth() -> None:
     value: Any = np.zeros(2)
     for depth in range(200):
         value = [value] if depth % 2 else {"x": (value, None)}
@@ -131,7 +131,7 @@ def test_keys_are_found_whatever_their_order() -> None:
     assert (a[0], b[0]) == (0, 1)
 
 
-def test_names_tell_the_way() -> None:
+def test_leaf_names_are_paths() -> None:
     structure, _, _ = describe(
         {"obs": {"camera": np.zeros(1), "body": [np.zeros(1)] * 2}, "state": Pair(None, np.zeros(1))}
     )
@@ -157,14 +157,14 @@ def test_names_tell_the_way() -> None:
         (Frozen([None]), Frozen([3]), r"arguments.only\[0\]: expected None, found 3"),
     ],
 )
-def test_says_where_a_value_does_not_fit(example: Any, value: Any, message: str) -> None:
+def test_mismatch_names_the_place_of_the_value(example: Any, value: Any, message: str) -> None:
     structure, _, _ = describe(example)
     with pytest.raises(SignatureMismatch, match=message):
         flatten(structure, value, "arguments")
 
 
 @pytest.mark.parametrize("value", [{1, 2}, 3j, object(), {(1, 2): 3}, {True: 1}, np.zeros, b"bytes"])
-def test_refuses_what_has_no_place(value: Any) -> None:
+def test_unsupported_values_are_refused(value: Any) -> None:
     with pytest.raises(SignatureMismatch, match=r"arguments\[0\]"):
         describe([value], "arguments")
 
@@ -184,7 +184,7 @@ def test_constants_that_differ_become_numbers_that_vary() -> None:
 
 
 @pytest.mark.parametrize(("a", "b"), [([1], (1,)), ([], [1]), ("a", "b"), (None, np.zeros(1)), ({"a": 1}, {"b": 1})])
-def test_structures_that_have_nothing_in_common_do_not_merge(a: Any, b: Any) -> None:
+def test_different_structures_do_not_merge(a: Any, b: Any) -> None:
     with pytest.raises(SignatureMismatch, match="for some inputs and"):
         merge(describe(a)[0], describe(b)[0])
 

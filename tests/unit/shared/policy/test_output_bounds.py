@@ -34,7 +34,7 @@ def test_bounds(kind: str, name: str, limits: object) -> None:
     assert _limits(ACTIONS[kind])[name] == limits
 
 
-def test_bounds_of_choices_that_begin_elsewhere() -> None:
+def test_bounds_of_choices_with_a_start() -> None:
     action = ActionSpec("multi_discrete", "int64", (3,), (3, 2, 5), (4, 0, -1))
     assert _limits(action)["env_action"] == ((4, 0, -1), (6, 1, 3))
 

@@ -67,7 +67,7 @@ def choosing(spec: ActionSpec, logits: Callable[[Tensor], Tensor]) -> Callable[[
 
 
 def lead(spec: ActionSpec, noise: np.ndarray) -> np.ndarray:
-    """By how much each row's closest choice was made, where all logits are zero."""
+    """Return the lead of each row's closest choice when all logits are zero."""
     if spec.kind == "multi_binary":
         return np.abs(noise).reshape(len(noise), -1).min(axis=1)
     parts = np.split(noise, np.cumsum(spec.cardinalities)[:-1], axis=1)
@@ -76,7 +76,7 @@ def lead(spec: ActionSpec, noise: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("action", ACTIONS[:3], ids=lambda space: type(space).__name__)
-def test_no_choice_of_a_probe_hangs_on_a_rounding_error(action: spaces.Space) -> None:
+def test_rounding_errors_do_not_change_a_choice_of_a_probe(action: spaces.Space) -> None:
     signature = acting_signature(observation_leaves(VECTOR), action_spec(action))
     spec = signature.action
     close = lead(spec, make_inputs(signature, 400, seed=0)[-1]) < 1e-2
@@ -98,7 +98,7 @@ def test_a_policy_without_noise_is_probed_away_from_its_boundaries() -> None:
 
 
 class _Greedy:
-    """Chooses by values that no noise is added to, which for half of all observations all but tie."""
+    """Chooses by values without noise, which are nearly equal for half of all observations."""
 
     def values(self, inputs: list[Tensor]) -> Tensor:
         return torch.stack([inputs[0][:, 0].relu(), torch.full((len(inputs[0]),), 1e-9)], -1)
@@ -111,7 +111,7 @@ class _Greedy:
         return [self.values(inputs).argmax(-1), inputs[0][:, 0]]
 
 
-def test_values_that_all_but_tie_are_in_no_probe() -> None:
+def test_probes_have_no_nearly_equal_values() -> None:
     signature = acting_signature(observation_leaves(spaces.Box(-1, 1, (1,))), action_spec(spaces.Discrete(2)))
     signature = PolicySignature(signature.observation, signature.action, signature.inputs, signature.outputs[:2])
     assert (make_inputs(signature, 64, seed=0)[0] < 0).any(), "the test means nothing unless some rows are replaced"
@@ -119,7 +119,7 @@ def test_values_that_all_but_tie_are_in_no_probe() -> None:
     assert (probe.inputs[0] > 1e-7).all()
 
 
-def test_a_policy_whose_choice_hangs_on_rounding_cannot_be_probed() -> None:
+def test_policy_with_choices_within_rounding_cannot_be_probed() -> None:
     def random(inputs: list[Tensor]) -> list[Tensor]:
         value = inputs[0].sum(-1)
         return [(inputs[1].sum(-1) * 1e9).to(torch.int64) % 3, value, value]
@@ -137,7 +137,7 @@ def test_a_policy_whose_choice_hangs_on_rounding_cannot_be_probed() -> None:
     ],
     ids=["count", "shape", "NaN"],
 )
-def test_outputs_that_no_signature_promises_are_refused(policy: Callable, message: str) -> None:
+def test_outputs_that_differ_from_the_signature_are_refused(policy: Callable, message: str) -> None:
     with pytest.raises(ExportError, match=message):
         compute_probe(policy, TINY_SIGNATURE)
 
@@ -188,7 +188,7 @@ def test_a_mismatch_names_the_tensor_the_worst_row_and_both_values() -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_what_is_not_finite_never_matches(value: float) -> None:
+def test_values_that_are_not_finite_never_match(value: float) -> None:
     probe = tiny_probe()
     found = [output.copy() for output in probe.outputs]
     found[2][5] = value

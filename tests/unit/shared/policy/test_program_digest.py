@@ -21,7 +21,7 @@ def archive(seed: int = 0, hidden: int = 8) -> bytes:
 
 
 def rewritten(data: bytes, change: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> bytes:
-    """The archive with the entries whose names end as in ``change`` replaced, or else added."""
+    """Return the archive with the entries whose names end as in ``change`` replaced, or added."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(buffer, "w", compression) as new:
         left = dict(change)
@@ -83,7 +83,7 @@ def test_a_learner_that_starts_again_makes_the_same_program(method: str) -> None
 
 
 @pytest.mark.parametrize("entry", ["data.pkl", "/linear.py", "constants.pkl", "code/__torch__/new.py", "constants/0"])
-def test_every_entry_that_computes_counts(entry: str) -> None:
+def test_digest_covers_every_entry_of_the_program(entry: str) -> None:
     original = archive()
     assert program_digest("torchscript", rewritten(original, {entry: b"something else"})) != program_digest(
         "torchscript", original
@@ -91,7 +91,7 @@ def test_every_entry_that_computes_counts(entry: str) -> None:
 
 
 @pytest.mark.parametrize("entry", ["data/0", ".data/serialization_id", "linear.py.debug_pkl", "traced_inputs/0"])
-def test_weights_and_notes_do_not_count(entry: str) -> None:
+def test_digest_ignores_weights_and_metadata(entry: str) -> None:
     original = archive()
     assert program_digest("torchscript", rewritten(original, {entry: b"something else"})) == program_digest(
         "torchscript", original
@@ -99,7 +99,7 @@ def test_weights_and_notes_do_not_count(entry: str) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"PK", b"not a zip file", archive()[:-30], archive()[-500:]])
-def test_what_is_no_archive_is_refused(data: bytes) -> None:
+def test_files_that_are_not_archives_are_refused(data: bytes) -> None:
     with pytest.raises(ProgramError, match="archive"):
         program_digest("torchscript", data)
 

@@ -1,4 +1,4 @@
-"""The policy contract: tensors in a fixed order, with unique names, checked before any program sees them."""
+"""The policy contract: tensors in a fixed order, with unique names, checked before a program runs."""
 
 from typing import Any
 
@@ -107,7 +107,7 @@ def test_tensors_stand_in_the_contracts_order() -> None:
     assert [spec.path for spec in signature.state] == [("lstm", "h"), ("lstm", "c")]
 
 
-def test_what_a_policy_does_not_have_stands_nowhere() -> None:
+def test_missing_roles_have_no_position() -> None:
     signature = acting_signature(
         observation_leaves(spaces.Box(-1, 1, (2,))), action_spec(spaces.MultiBinary(2)), masked=True
     )

@@ -44,7 +44,7 @@ def test_one_bit_makes_another_signature(data: bytes, bit: int) -> None:
 
 
 @given(st.binary(max_size=100))
-def test_whatever_stands_for_a_signature_or_a_key_is_no_crash(junk: bytes) -> None:
+def test_random_signatures_and_keys_raise_only_our_errors(junk: bytes) -> None:
     assert not KEY.public.verifies(junk, b"data")
     assert not PublicKey(junk).verifies(KEY.sign(b"data"), b"data") or junk == KEY.public.raw
 
@@ -79,7 +79,7 @@ def test_a_private_key_that_others_can_read_is_warned_of(tmp_path: Path) -> None
     assert said == [f"private key file readable by other users path={path}: run chmod 600 on it\n"]
 
 
-def test_files_that_are_no_key_are_named(tmp_path: Path) -> None:
+def test_files_without_a_key_are_named(tmp_path: Path) -> None:
     rsa_key = rsa.generate_private_key(65537, 2048)
     encrypted = serialization.BestAvailableEncryption(b"passphrase")
     format_, none = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()

@@ -1,4 +1,4 @@
-"""Spaces as data: flattening loses nothing, whatever the nesting, for one environment and for a batch."""
+"""Spaces as data: flattening is lossless at any depth, for one environment and for a batch."""
 
 from typing import Any
 
@@ -33,7 +33,7 @@ nested_spaces = st.recursive(
 
 
 def rebuild(leaves: tuple[ObservationLeaf, ...], arrays: list[np.ndarray]) -> Any:
-    """A nested structure of dicts from paths and arrays, positions in tuples as their keys."""
+    """Return nested dicts of arrays by path, with tuple positions as keys."""
     if leaves[0].path == ():
         return arrays[0]
     tree: dict[Any, Any] = {}
@@ -122,7 +122,7 @@ def test_a_leafs_kind_and_dtype(space: spaces.Space[Any], kind: str, dtype: str)
     assert (leaf.path, leaf.kind, leaf.dtype) == ((), kind, dtype)
 
 
-def test_what_has_the_right_dtype_is_not_copied() -> None:
+def test_arrays_of_the_right_dtype_are_not_copied() -> None:
     observation = np.zeros(3, np.float32)
     (leaf,) = observation_leaves(spaces.Box(-1, 1, (3,), np.float32))
     assert flatten_observation(observation, [leaf])[0] is observation
@@ -135,7 +135,7 @@ def test_an_observation_of_another_space_is_a_mismatch(observation: Any) -> None
         flatten_observation(observation, leaves)
 
 
-def test_a_space_that_no_policy_reads_is_named_with_its_place() -> None:
+def test_unsupported_observation_space_is_named_with_its_path() -> None:
     space = spaces.Dict({"a": spaces.Tuple([spaces.Text(5)])})
     with pytest.raises(ConfigurationError, match=r"a\.0 is a Text space"):
         observation_leaves(space)
@@ -170,7 +170,7 @@ def test_action_spaces_as_data(space: spaces.Space[Any], expected: ActionSpec) -
         (spaces.Box(-np.inf, np.inf, (2,), np.float64), (2,), None, "float32", True),
     ],
 )
-def test_what_programs_take_and_give_for_an_action_space(
+def test_tensors_of_programs_for_an_action_space(
     space: spaces.Space[Any], noise: tuple[int, ...], mask: tuple[int, ...] | None, sample: str, env_action: bool
 ) -> None:
     spec = action_spec(space)
@@ -187,6 +187,6 @@ def test_what_programs_take_and_give_for_an_action_space(
         spaces.MultiDiscrete(np.array([[2, 2], [2, 2]])),
     ],
 )
-def test_action_spaces_that_no_policy_acts_in(space: spaces.Space[Any]) -> None:
+def test_unsupported_action_spaces_are_refused(space: spaces.Space[Any]) -> None:
     with pytest.raises(ConfigurationError, match="expected Discrete"):
         action_spec(space)

@@ -45,7 +45,7 @@ def file(header: object, data: bytes = b"") -> bytes:
 
 
 @given(WEIGHTS)
-def test_what_was_encoded_is_decoded(weights: dict[str, np.ndarray]) -> None:
+def test_encoded_weights_are_decoded(weights: dict[str, np.ndarray]) -> None:
     decoded = decode_weights(encode_weights(weights))
     assert decoded.keys() == weights.keys()
     for name, array in weights.items():
@@ -111,7 +111,7 @@ def test_a_malformed_file_is_refused(data: bytes) -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_what_is_not_finite_is_refused_by_name(value: float) -> None:
+def test_tensors_that_are_not_finite_are_refused_by_name(value: float) -> None:
     with pytest.raises(WeightsError, match=r"layer\.bias holds values that are not finite"):
         decode_weights(encode_weights({"layer.bias": np.array([0, value], np.float32)}))
 
@@ -131,7 +131,7 @@ def test_large_tensors_are_finite_or_not_to_the_last_number(dtype: type) -> None
             decode_weights(encode_weights({"large": spoilt}))
 
 
-def test_what_was_found_finite_is_not_read_again_and_what_took_its_place_is() -> None:
+def test_finite_tensors_are_not_checked_again_unless_replaced() -> None:
     found = decode_weights(encode_weights({"a": np.zeros(2, np.float32), "b": np.zeros(2, np.float32)}))
     check_finite(found)
     with pytest.raises(WeightsError, match="b holds"):
@@ -141,7 +141,7 @@ def test_what_was_found_finite_is_not_read_again_and_what_took_its_place_is() ->
         check_finite(found)
 
 
-def test_what_decode_weights_gives_cannot_be_changed() -> None:
+def test_decoded_weights_are_read_only() -> None:
     found = decode_weights(encode_weights({"a": np.zeros(2, np.float32)}))
     with pytest.raises(ValueError, match="read-only"):
         found["a"][0] = np.nan
@@ -149,7 +149,7 @@ def test_what_decode_weights_gives_cannot_be_changed() -> None:
         found["a"].flags.writeable = True
 
 
-def test_a_dtype_without_a_place_is_refused() -> None:
+def test_unsupported_dtypes_are_refused() -> None:
     with pytest.raises(WeightsError, match=r"w: expected .*, found complex64"):
         encode_weights({"w": np.zeros(2, np.complex64)})
 

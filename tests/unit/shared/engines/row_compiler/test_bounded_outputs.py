@@ -1,4 +1,4 @@
-"""Compiled programs that check their outputs: every number of every row counts, and no more than these."""
+"""Compiled programs check every number of every row, and no memory beyond them."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ _FINITE = Bounds((), (-_LARGEST,), (_LARGEST,))
 
 
 def _program() -> RowProgram:
-    """Gives both of its inputs back: one of many numbers and one of a single one."""
+    """Return a program that returns its two inputs, of many numbers and of one."""
     build = RowBuilder()
     many, one = (build.input(np.dtype(np.float32), shape) for shape in ((_WIDTH,), ()))
     return build.program([Output(many.operand, "float32", (_WIDTH,)), Output(one.operand, "float32", ())])
@@ -65,7 +65,7 @@ def test_each_number_of_a_row_may_have_its_own_bounds(rows: int) -> None:
 
 
 @pytest.mark.parametrize("bounds", [(), (_NARROW,), (_FINITE, _NARROW), (_NARROW, _FINITE, _FINITE)])
-def test_nothing_is_said_of_outputs_that_are_others(bounds: tuple[Bounds, ...]) -> None:
+def test_bounds_of_other_outputs_are_not_checked(bounds: tuple[Bounds, ...]) -> None:
     call = _call(3, *bounds)
     assert call.run(call.table) == 0
 

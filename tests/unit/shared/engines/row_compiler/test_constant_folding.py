@@ -1,4 +1,4 @@
-"""What is worked out without the rows: constants, and shapes in which the batch size is one number like others."""
+"""Folding of constants, and of shapes that contain the batch size."""
 
 from typing import Any
 
@@ -41,7 +41,9 @@ def _ints(*numbers: int) -> np.ndarray:
         ("Unsqueeze", [np.array(BATCH), _ints(0)], {}, _ints(BATCH)),
     ],
 )
-def test_works_out(operator: str, inputs: list[np.ndarray], attributes: dict[str, Any], expected: np.ndarray) -> None:
+def test_constants_are_folded(
+    operator: str, inputs: list[np.ndarray], attributes: dict[str, Any], expected: np.ndarray
+) -> None:
     found = fold_constant(operator, inputs, attributes)
     assert isinstance(found, np.ndarray), "also where it has no dimension"
     assert (found.dtype, found.shape) == (expected.dtype, expected.shape)
@@ -69,12 +71,12 @@ def test_other_operators_are_left_to_steps() -> None:
         ("Unsqueeze", [np.array(1), _ints(BATCH)], {}),
     ],
 )
-def test_refuses(operator: str, inputs: list[np.ndarray], attributes: dict[str, Any]) -> None:
+def test_unsupported_constants_are_refused(operator: str, inputs: list[np.ndarray], attributes: dict[str, Any]) -> None:
     with pytest.raises(ProgramUnsupported):
         fold_constant(operator, inputs, attributes)
 
 
-def test_the_batchs_size_is_no_axis_and_no_place() -> None:
+def test_batch_size_cannot_be_an_axis_or_an_index() -> None:
     assert integers(_ints(BATCH, 2), may_be_batch=True) == [BATCH, 2]
     for read in (integers, lambda value: axes_of([None, value], {})):
         with pytest.raises(ProgramUnsupported, match="batch size"):

@@ -1,4 +1,4 @@
-"""Graphs that nobody wrote: random networks equal ONNX Runtime, and spoilt graphs are refused or still equal it."""
+"""Random networks equal ONNX Runtime; corrupted graphs are refused or still equal it."""
 
 import random
 import warnings
@@ -29,7 +29,7 @@ _CUTS = {
 
 @dataclass
 class Network:
-    """A graph in the making: what it has so far, and how wide each is."""
+    """Graph under construction: its nodes and the width of each value."""
 
     inputs: dict[str, Spec]
     nodes: list[onnx.NodeProto] = field(default_factory=list)
@@ -62,7 +62,7 @@ def _used(nodes: list[onnx.NodeProto]) -> dict[str, np.ndarray]:
 
 
 def _grow(network: Network, draw: st.DrawFn) -> None:
-    """One more step of any kind, of anything that is there."""
+    """Add a random node that reads random values."""
     x = draw(st.sampled_from(sorted(network.widths)))
     width = network.widths[x]
     kind = draw(st.sampled_from(("unary", "binary", "linear", "row", "concat", "slice", "clip", "where", "argmax")))
@@ -103,7 +103,7 @@ def _grow(network: Network, draw: st.DrawFn) -> None:
 
 @st.composite
 def networks(draw: st.DrawFn) -> tuple[Network, list[str]]:
-    """A network, and which of its values come out."""
+    """Draw a network and the names of its outputs."""
     widths = draw(st.lists(st.integers(1, 20), min_size=1, max_size=2))
     network = Network({f"x{i}": ("float32", (width,)) for i, width in enumerate(widths)})
     network.widths.update({f"x{i}": width for i, width in enumerate(widths)})
@@ -132,7 +132,7 @@ def test_rows_have_the_same_bits_in_blocks_and_alone(made: tuple[Network, list[s
 
 
 def _example() -> tuple[onnx.ModelProto, dict[str, Spec], dict[str, np.ndarray]]:
-    """A little of everything."""
+    """Return a graph with many kinds of operators."""
     inputs: dict[str, Spec] = {"x": ("float32", (6,)), "n": ("int64", ()), "mask": ("bool", (4,))}
     weights = {"w": np.full((6, 4), 0.25, np.float32), "b": np.arange(4, dtype=np.float32)}
     nodes = [
@@ -197,8 +197,8 @@ def _spoil(model: onnx.ModelProto, chance: random.Random) -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(st.integers(0, 2**32), st.integers(1, 3))
-def test_spoilt_graphs_are_refused_or_equal_onnxruntime(seed: int, changes: int) -> None:
-    """Where ONNX Runtime refuses what compiles, there is nothing to be equal to: the engines's probe decides."""
+def test_corrupted_graphs_are_refused_or_equal_onnxruntime(seed: int, changes: int) -> None:
+    """Skip graphs that compile but that ONNX Runtime refuses, since there is no reference."""
     chance = random.Random(seed)
     model, inputs, weights = _example()
     for _ in range(changes):

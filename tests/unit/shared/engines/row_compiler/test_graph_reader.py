@@ -1,4 +1,4 @@
-"""What is no program for one row is refused as such, before anything is compiled: most of all what mixes rows."""
+"""Graphs that mix rows or are unsupported are refused before anything is compiled."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ from tests.support.small_graphs import Spec, graph, node
 
 
 class Case(NamedTuple):
-    """A graph from ``x`` to ``y``, and what is said of it."""
+    """Graph from ``x`` to ``y`` and the expected error."""
 
     nodes: Sequence[onnx.NodeProto]
     message: str
@@ -210,13 +210,13 @@ def _read(case: Case) -> None:
 
 
 @pytest.mark.parametrize("case", MIXES_ROWS)
-def test_what_mixes_rows_is_refused(case: str) -> None:
+def test_graphs_that_mix_rows_are_refused(case: str) -> None:
     with pytest.raises(ProgramUnsupported, match=MIXES_ROWS[case].message):
         _read(MIXES_ROWS[case])
 
 
 @pytest.mark.parametrize("case", NOT_KNOWN)
-def test_what_is_not_known_is_refused(case: str) -> None:
+def test_unsupported_operators_are_refused(case: str) -> None:
     with pytest.raises(ProgramUnsupported, match=NOT_KNOWN[case].message):
         _read(NOT_KNOWN[case])
 
@@ -273,13 +273,13 @@ def test_inputs_and_outputs_are_rows_of_one_batch(
 
 
 @pytest.mark.parametrize("data", [b"not a graph", b"\0" * 64], ids=["text", "zeros"])
-def test_what_is_no_graph_is_no_program_for_any_engine(data: bytes) -> None:
+def test_malformed_graphs_are_program_errors(data: bytes) -> None:
     with pytest.raises(ProgramError) as caught:
         read_row_program(data)
     assert not isinstance(caught.value, ProgramUnsupported)
 
 
-def test_what_no_output_needs_is_not_looked_at() -> None:
+def test_nodes_that_no_output_needs_are_ignored() -> None:
     nodes = [node("Neg", "x", "y"), node("Erf", "x", "z")]
     outputs: dict[str, Spec] = {"y": ("float32", (5,)), "z": ("float32", (5,))}
     data = graph(nodes, inputs={"x": ("float32", (5,))}, outputs=outputs)

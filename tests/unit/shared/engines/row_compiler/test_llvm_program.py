@@ -1,4 +1,4 @@
-"""Calls for fewer rows than there is room for stay within what was allocated for the room."""
+"""Calls for fewer rows than their room stay within the allocated memory."""
 
 import itertools
 

@@ -11,7 +11,7 @@ from tests.support.small_graphs import Spec, assert_equals_onnxruntime, graph, n
 
 
 class Case(NamedTuple):
-    """A graph in short: results are named ``y``, or are those in ``outputs``."""
+    """Description of a graph; its result is ``y``, or those in ``outputs``."""
 
     nodes: Sequence[onnx.NodeProto]
     y: Spec = ("float32", (5,))

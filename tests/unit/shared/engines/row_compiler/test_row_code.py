@@ -1,4 +1,4 @@
-"""The code for each kind of registers: the same bits, and no longer vectors than it may use."""
+"""Code for each kind of registers gives the same bits and uses no longer vectors than allowed."""
 
 import llvmlite.binding as llvm
 import numpy as np
@@ -18,7 +18,7 @@ _HAS_LONG = processor_registers(is_brief=False).bits == 512
 
 
 def _program() -> RowProgram:
-    """A layer of 75 numbers, which no kind of registers divides evenly, its tanh, and the best of that."""
+    """Return tanh and argmax of a layer of 75 numbers, which no kind of registers divides evenly."""
     build = RowBuilder()
     x = build.input(np.dtype(np.float32), (37,))
     layer = build.unary("tanh", build.linear(x, Weight("w", (37, 75)), Weight("b", (75,)), transposed=False))

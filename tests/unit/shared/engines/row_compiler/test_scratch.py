@@ -1,4 +1,4 @@
-"""Values share scratch memory only where nobody reads the one after the other was written."""
+"""Values share scratch memory only when their lifetimes are disjoint."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ _WHOLE: tuple[Operator, ...] = ("linear", "concat", "softmax", "slice", "sum", "
 
 @st.composite
 def programs(draw: st.DrawFn) -> RowProgram:
-    """Steps that read what was before them, or a weight; some results are read by nobody, some several times."""
+    """Draw steps that read earlier values or weights; some results are unused, some are read several times."""
     widths = draw(st.lists(st.integers(1, 5), min_size=1, max_size=3))
     inputs = [Input("float32", (width,), width) for width in widths]
     steps = []
@@ -35,7 +35,7 @@ def programs(draw: st.DrawFn) -> RowProgram:
 
 @dataclass
 class Memory:
-    """Which number of which value each cell holds."""
+    """The (value, number) that each cell holds."""
 
     cells: list[tuple[int, int] | None]
 
@@ -47,7 +47,7 @@ class Memory:
 
 
 def _run(program: RowProgram) -> None:
-    """Read and write as the compiled code does, and check that each number that is read is still there."""
+    """Read and write as the compiled code does, and check that each number read is intact."""
     scratch = plan_scratch(program)
     places, memory = scratch.places, Memory([None] * scratch.numbers)
     for value, source in enumerate(program.inputs):
@@ -70,7 +70,7 @@ def _run(program: RowProgram) -> None:
 
 @settings(max_examples=500, deadline=None)
 @given(programs())
-def test_what_is_read_is_what_was_written(program: RowProgram) -> None:
+def test_values_are_intact_when_they_are_read(program: RowProgram) -> None:
     _run(program)
 
 
@@ -86,7 +86,7 @@ def test_layers_take_the_places_of_two() -> None:
     assert plan_scratch(program).numbers == 16
 
 
-def test_what_nobody_reads_has_no_place() -> None:
+def test_unused_values_have_no_place() -> None:
     steps = [Step("tanh", (Operand(3, 0),), 3), Step("exp", (Operand(3, 0),), 3)]
     program = RowProgram([Input("float32", (3,), 3)] * 2, steps, [Output(Operand(3, 2), "float32", (3,))], [], 0)
     assert set(plan_scratch(program).places) == {0, 2}

@@ -1,4 +1,4 @@
-"""Elementary functions against numpy's in float64: in vectors of sixteen and number by number, with the same bits."""
+"""Elementary functions against numpy in float64; vectors and single numbers give the same bits."""
 
 import functools
 import math
@@ -22,7 +22,7 @@ _SPECIAL += [88.72283, 88.7229, -88.72283, -86.6, -87.4, -104.0, 1e-40, 0.707106
 
 @functools.cache
 def _everywhere() -> np.ndarray:
-    """Floats of every exponent, NaNs among them; many near 0 and 1; the special ones."""
+    """Return floats of every exponent, NaN included, many near 0 and 1, and the special ones."""
     generator = np.random.default_rng(0)
     bits = generator.integers(0, 2**32, 20_000, dtype=np.uint64).astype(np.uint32).view(np.float32)
     bits[np.isnan(bits)] = np.nan  # some signal, at which numpy warns
@@ -58,7 +58,7 @@ def _run(function: str, *operands: np.ndarray, in_vectors: bool) -> np.ndarray:
 
 
 def _both(function: str, *operands: np.ndarray) -> np.ndarray:
-    """What comes out, which does not depend on the way."""
+    """Return the result, after a check that vectors and single numbers give the same."""
     result = _run(function, *operands, in_vectors=True)
     alone = _run(function, *operands, in_vectors=False)
     np.testing.assert_array_equal(np.isnan(result), np.isnan(alone))
@@ -73,7 +73,7 @@ def _in_float64(reference: Reference, *operands: np.ndarray) -> np.ndarray:
 
 
 def _units_off(found: np.ndarray, expected: np.ndarray) -> np.ndarray:
-    """How many units in the last place of the float32 that is expected; those have to be finite."""
+    """Return the error in units in the last place of the expected float32, which must be finite."""
     with np.errstate(over="ignore"):  # after the largest there is none
         unit = np.spacing(np.abs(expected).astype(np.float32)).astype(np.float64)
     return np.abs(found - expected) / np.where(np.isfinite(unit), unit, 2.0**104)
@@ -97,7 +97,7 @@ def _sigmoid(x: np.ndarray) -> np.ndarray:
         ("relu", lambda x: np.maximum(x, 0), 0.0, -math.inf, math.inf),
     ],
 )
-def test_is_good_to_a_few_units_in_the_last_place(
+def test_error_is_a_few_units_in_the_last_place(
     function: str, reference: Reference, units: float, *, low: float, high: float
 ) -> None:
     x = _everywhere()
@@ -135,13 +135,13 @@ def test_is_good_to_a_few_units_in_the_last_place(
         ("relu", -math.inf, 0.0),
     ],
 )
-def test_at_the_ends(function: str, x: float, expected: float) -> None:
+def test_special_values(function: str, x: float, expected: float) -> None:
     found = _both(function, np.full(LANES, x, np.float32))
     np.testing.assert_array_equal(found, np.float32(expected))
     assert math.isnan(expected) or np.all(np.signbit(found) == np.signbit(expected))
 
 
-def test_tanh_ends_where_it_is_1_but_for_three_units() -> None:
+def test_tanh_of_large_numbers_is_1_within_three_units() -> None:
     found = _both("tanh", np.array([math.inf, 8.0, _HUGE, 20.0] * 4, np.float32))
     assert np.unique(found).size == 1
     np.testing.assert_allclose(found, 1.0, rtol=2e-7)
@@ -156,14 +156,14 @@ def test_tanh_and_sigmoid_never_leave_their_ranges() -> None:
     assert (sigmoid.min(), sigmoid.max()) == (0.0, 1.0)
 
 
-def test_what_exp_cannot_tell_from_nothing_is_nearly_nothing() -> None:
+def test_exp_of_very_negative_numbers_is_nearly_0() -> None:
     x = np.array([-86.6, -87, -100, -1e3, -1e30, -_HUGE, -math.inf, -3e38] * 2, np.float32)
     found = _both("exp", x)
     assert np.all((found > 0) & (found <= 2.6e-38))
 
 
 @pytest.mark.parametrize(("function", "reference"), [("max", np.maximum), ("min", np.minimum)])
-def test_the_larger_and_the_smaller_of_two_hand_on_nan(function: str, reference: Reference) -> None:
+def test_max_and_min_propagate_nan(function: str, reference: Reference) -> None:
     x = _everywhere()
     y = np.roll(x, 7)
     np.testing.assert_array_equal(_both(function, x, y), reference(x, y))
