@@ -51,7 +51,7 @@ class Agent:
         parts = build_parts(store, options)
         self._manager = parts.manager
         self._loader = parts.loader
-        self._assignment = parts.assignment
+        self._strategy = parts.strategy
         self._load_barrier = self._loader.load_barrier
         self._adoption_log = AdoptionLog(options.name)
         self._policy: LoadedPolicy | None = None
@@ -152,8 +152,7 @@ class Agent:
 
     def episodes_ended(self, finished: Sequence[FinishedEpisode]) -> None:
         """These ended since the last ``reset`` or ``adopt``, in this order. Only with ``canary`` does it matter."""
-        if self._assignment is not None:
-            self._assignment.ended(finished)
+        self._strategy.episodes_ended(finished)
 
     def close(self) -> None:
         """Stop the loader's thread. Idempotent."""
@@ -240,11 +239,11 @@ class Agent:
             reason = f"{PolicyOutputError.__name__}: {fault}"
             policy = self._manager.fail_acting(reason)
             self._loader.acting_failed(failed.digest, reason)
-            logger.opt(depth=1).error("version {} is quarantined, it answered with {}", failed.version, fault)
+            logger.opt(depth=1).error("policy version {} quarantined reason={}", failed.version, reason)
             if policy is None:
                 policy = self._wait_after_failure()
             self._act_with(policy)
-            logger.opt(depth=1).warning("version {} answers this step instead", policy.version)
+            logger.opt(depth=1).warning("policy version {} answers the step failed={}", policy.version, failed.version)
             call, outputs, again = self._attempt(observation, action_mask)
             if again is None:
                 return call, outputs
@@ -280,7 +279,7 @@ class Agent:
     def _wait_for_policy(self, *, begins_episodes: bool, depth: int) -> LoadedPolicy:
         """The first policy that becomes ready. Raises PolicyUnavailable after the deadline."""
         began_s = said_s = time.monotonic()
-        logger.opt(depth=depth).info("{} waits for a policy from {}", self._options.name, self._store)
+        logger.opt(depth=depth).info("waiting for a policy agent={} store={}", self._options.name, self._store)
         while True:
             if self._loader.has_reports:
                 self._log_reports(depth=depth + 1)
@@ -295,7 +294,8 @@ class Agent:
             if now_s - said_s > _LOG_WAIT_EVERY_S:
                 said_s = now_s
                 why = self._loader.describe_failures()
-                logger.opt(depth=depth).warning("{} still waits for a policy: {}", self._options.name, why)
+                name = self._options.name
+                logger.opt(depth=depth).warning("still waiting for a policy agent={} failures={}", name, why)
             self._wait_for_loader(min(left_s, 1.0))
         raise PolicyUnavailable(
             f"nothing to act with after {self._options.deadline_s:g} s, "

@@ -2,7 +2,6 @@
 
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from actor.agent_options import AgentOptions
 from actor.loading.engine_fallback import EngineFallback
@@ -12,16 +11,17 @@ from actor.sandbox.sandbox_cache import SandboxCache
 from actor.versions.policy_loader import PolicyLoader
 from actor.versions.policy_manager import PolicyManager
 from actor.versions.quarantine_cache import QuarantineCache
+from actor.versions.quarantine_reporter import QuarantineReporter
+from actor.versions.reports import Reports
+from actor.versions.selection_strategy import FollowSelection, HistorySelection, SelectionStrategy
 from actor.versions.staleness import StalenessMonitor
+from actor.versions.store_listing import StoreListing
 from actor.versions.version_life import VersionTable
-from actor.versions.version_selection import Newest
+from actor.versions.version_loading import VersionLoader
+from actor.versions.version_selection import History, Newest
+from actor.versions.version_source import NoVersionSource, VersionSource
 from shared.store.authenticity import Authenticity
 from shared.store.policy_store import LocalPolicyStore, PolicyStore
-
-if TYPE_CHECKING:
-    from actor.canary.canary_assignment import CanaryAssignment
-    from actor.canary.canary_evaluation import CanaryEvaluation
-    from actor.prefetch.prefetcher import Prefetcher
 
 
 @dataclass(frozen=True)
@@ -29,32 +29,51 @@ class AgentParts:
     """The parts that an agent works with."""
 
     manager: PolicyManager
+    strategy: SelectionStrategy
     loader: PolicyLoader
-    assignment: "CanaryAssignment | None"
 
 
 def build_parts(store: PolicyStore, options: AgentOptions) -> AgentParts:
     """Build the parts of an agent that acts from ``store``. Starts no thread and no process."""
-    versions = VersionTable()
-    trust, cache = options.trust, options.cache_directory
+    reports, trust, cache = Reports(), options.trust, options.cache_directory
+    quarantine_cache = None if cache is None else QuarantineCache(cache / "quarantine")
+    quarantine = QuarantineReporter(store, quarantine_cache, options.name, reports)
+    manager, strategy = _manager_and_strategy(store, options, quarantine, reports)
     authenticity = Authenticity(trust.public_keys, trust.run_id)
-    assignment = _assignment(options)
-    manager = PolicyManager(versions, assignment)
+    listing = StoreListing(store, manager, reports)
     loader = PolicyLoader(
-        store,
+        listing,
         manager,
-        versions,
-        _engines(options),
-        options.followed,
+        strategy,
+        VersionLoader(
+            listing, manager.versions, _engines(options), authenticity, quarantine=quarantine, reports=reports
+        ),
+        source=_source(store, options, manager, authenticity, reports),
+        staleness=StalenessMonitor(options.stale_after_s, alarming=bool(trust.public_keys)),
         name=options.name,
-        seed=options.seed,
-        authenticity=authenticity,
-        freshness=StalenessMonitor(options.stale_after_s, alarming=bool(trust.public_keys)),
-        canary=None if assignment is None else _canary(store, options, manager, assignment),
-        remembered=None if cache is None else QuarantineCache(cache / "quarantine"),
-        prefetcher=_prefetcher(store, options, manager, authenticity),
     )
-    return AgentParts(manager, loader, assignment)
+    return AgentParts(manager, strategy, loader)
+
+
+def _manager_and_strategy(
+    store: PolicyStore, options: AgentOptions, quarantine: QuarantineReporter, reports: Reports
+) -> tuple[PolicyManager, SelectionStrategy]:
+    follow = options.followed
+    if options.canary is None:
+        manager = PolicyManager(VersionTable())
+        if isinstance(follow, History):
+            return manager, HistorySelection(follow, manager, options.seed)
+        return manager, FollowSelection(follow, manager)
+    from actor.canary.canary_assignment import CanaryAssignment
+    from actor.canary.canary_evaluation import LOOK_EVERY_S, CanaryEvaluation
+    from actor.canary.canary_ledger import CanaryLedger
+
+    assignment = CanaryAssignment(options.canary, options.batch_size, options.seed)
+    manager = PolicyManager(VersionTable(), assignment)
+    ledger = CanaryLedger(store.notes, options.name)
+    look_every_s = 0.0 if options.synchronous else LOOK_EVERY_S
+    evaluation = CanaryEvaluation(ledger, manager, assignment, quarantine, reports, look_every_s=look_every_s)
+    return manager, evaluation
 
 
 def _engines(options: AgentOptions) -> EngineFallback:
@@ -78,41 +97,24 @@ def _sandbox(options: AgentOptions) -> ProgramSandbox | None:
     return ProgramSandbox(options.sandbox, batch_size=options.batch_size, cache=cache)
 
 
-def _assignment(options: AgentOptions) -> "CanaryAssignment | None":
-    if options.canary is None:
-        return None
-    from actor.canary.canary_assignment import CanaryAssignment
-
-    return CanaryAssignment(options.canary, options.batch_size, options.seed)
-
-
-def _canary(
-    store: PolicyStore, options: AgentOptions, manager: PolicyManager, assignment: "CanaryAssignment"
-) -> "CanaryEvaluation":
-    from actor.canary.canary_evaluation import LOOK_EVERY_S, CanaryEvaluation
-    from actor.canary.canary_ledger import CanaryLedger
-
-    ledger = CanaryLedger(store.notes, options.name)
-    look_every_s = 0.0 if options.synchronous else LOOK_EVERY_S
-    return CanaryEvaluation(ledger, manager, manager.versions, assignment, look_every_s=look_every_s)
-
-
-def _prefetcher(
-    store: PolicyStore, options: AgentOptions, manager: PolicyManager, authenticity: Authenticity
-) -> "Prefetcher | None":
-    """Return None unless versions come one newest after the other, in a directory of this machine."""
+def _source(
+    store: PolicyStore, options: AgentOptions, manager: PolicyManager, authenticity: Authenticity, reports: Reports
+) -> VersionSource:
+    """Return a prefetcher if versions come one newest after the other, in a directory of this machine."""
     is_usual = isinstance(options.followed, Newest) and options.canary is None and not options.synchronous
     if not options.prefetch or not is_usual or not isinstance(store, LocalPolicyStore) or sys.platform != "linux":
-        return None
-    from actor.prefetch.prefetcher import Prefetcher
-
+        return NoVersionSource()
+    try:
+        from actor.prefetch.prefetcher import Prefetcher
+    except ModuleNotFoundError:  # installed without this option
+        return NoVersionSource()
     cache = options.cache_directory
     return Prefetcher(
         store,
         manager,
-        manager.versions,
         authenticity,
+        reports,
         batch_size=options.batch_size,
         values=options.values,
-        remember_in=None if cache is None else cache / "quarantine",
+        quarantine_directory=None if cache is None else cache / "quarantine",
     )

@@ -43,6 +43,8 @@ class AdoptionLog:
 
     def _log(self, policy: LoadedPolicy) -> None:
         line = "policy version {} adopted agent={} engine={} digest={}"
+        if policy.load_ms is not None:
+            line += f" load_ms={policy.load_ms:.1f}"
         if self.unlogged > 1:
             line += f" changes={self.unlogged}"
         logger.opt(depth=_DEPTH).info(line, policy.version, self._name, policy.engine_name, policy.digest[:12])

@@ -1,12 +1,9 @@
-"""Who acts while a version is on trial: assignment, drawn by lot, and the returns of the episodes in them.
+"""The assignment of episodes to a candidate or its baseline, and the returns of those episodes.
 
-In one turn one version acts, until every environment has finished one whole episode that began in it, and those count.
-The lot is drawn anew for each turn, whatever was seen before, and both versions' assignment are counted by the
-same rule. So
-where both are equally good nothing tells their episodes apart, neither their lengths nor their order, and the test of
-``actor/canary/rank_sum_test.py`` errs as seldom as it says. (To count whatever ends would prefer short episodes,
-and more so for
-the version that acts less.)
+In one turn one version acts, until every environment has finished one whole episode that began in it; those episodes
+count. Each turn is drawn independently of all returns, and the turns of both versions count by the same rule. So
+episodes of equally good versions differ neither in length nor in order, and ``rank_sum_test`` keeps its error rate. (To
+count every episode that ends would favour short episodes, and more so for the version that acts less.)
 """
 
 import math
@@ -22,7 +19,7 @@ from actor.rollouts.episodes import FinishedEpisode
 
 @dataclass(frozen=True)
 class Evidence:
-    """The returns seen here of the version on trial and of the one that acts, oldest first; never changed."""
+    """The returns of the candidate and of the baseline seen here, oldest first. Immutable."""
 
     candidate: LoadedPolicy
     baseline: LoadedPolicy
@@ -31,20 +28,20 @@ class Evidence:
 
 
 class CanaryAssignment:
-    """Gives a version on trial a ``share`` of the assignment of ``num_envs`` environments. The acting thread's."""
+    """Assigns a candidate a ``share`` of the turns of ``num_envs`` environments. Only the acting thread uses it."""
 
     def __init__(self, share: float, num_envs: int, seed: int) -> None:
         self.share = share
-        self.evidence: Evidence | None = None  # replaced, never changed: the loader's thread reads it
+        self.evidence: Evidence | None = None  # replaced, never changed: the loader thread reads it
         self._rows = frozenset(range(num_envs))
-        self._lots = np.random.default_rng([seed, 0xCA9A])
+        self._draws = np.random.default_rng([seed, 0xCA9A])
         self._candidate_acts = False
-        self._uncounted: set[int] = set()  # environments whose episode of this turn is still to end
-        self._running: set[int] = set()  # environments whose next end is that of an episode begun before
+        self._uncounted: set[int] = set()  # environments whose episode of this turn has not ended
+        self._running: set[int] = set()  # environments whose episode began before this turn
         self._ended: list[float] = []
 
     def candidate_acts(self, baseline: LoadedPolicy, candidate: LoadedPolicy | None, *, begins_episodes: bool) -> bool:
-        """Whether ``candidate`` acts from here on instead of ``baseline``: the same answer until the turn is over."""
+        """Return True when ``candidate`` acts instead of ``baseline``: the same answer until the turn is over."""
         if candidate is None:
             self.evidence = None
             return False
@@ -53,14 +50,14 @@ class CanaryAssignment:
             self.evidence = Evidence(candidate, baseline)
         elif self._uncounted:
             return self._candidate_acts
-        self._candidate_acts = bool(self._lots.random() < self.share)
+        self._candidate_acts = bool(self._draws.random() < self.share)
         self._uncounted = set(self._rows)
         self._running = set() if begins_episodes else set(self._rows)
         self._ended = []
         return self._candidate_acts
 
     def ended(self, finished: Sequence[FinishedEpisode]) -> None:
-        """These episodes ended, in this order, since the version that acts was asked for last."""
+        """Count finished episodes, in the order of their ends, since the last ``candidate_acts``."""
         if self.evidence is None:
             return
         for episode in finished:
@@ -74,7 +71,7 @@ class CanaryAssignment:
             self._ended = []
 
     def _count(self, seen: Evidence, returns: tuple[float, ...]) -> None:
-        """Turns count whole: the first environments to finish an episode are those where it was short."""
+        """Count a whole turn: the first environments to finish an episode are those with a short one."""
         if self._candidate_acts:
             self.evidence = replace(seen, candidate_returns=(seen.candidate_returns + returns)[-MOST_RETURNS:])
         else:

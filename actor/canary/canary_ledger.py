@@ -1,11 +1,11 @@
-"""The trials of new versions, as all actors of one store know them: a numbered log of small notes in that store.
+"""The canary evaluations of a store, shared by its actors: a numbered log of small notes in that store.
 
-    trial-000000007                   what is on trial, and what it is compared with; the first writer's counts
-    returns-000000007-9f86d081884c7d  what one actor saw of both; its own to replace
-    verdict-000000007                 what came of it; the first writer's counts
+    trial-000000007                   the candidate and its baseline; the first note counts
+    returns-000000007-9f86d081884c7d  the returns that one actor saw of both; that actor replaces it
+    verdict-000000007                 the result; the first note counts
 
-So there is one trial at a time and one verdict, whoever dies. Trial 0 compares with nothing: its version is adopted.
-Nobody signs notes: they decide no more than which of the published versions act, and how soon.
+There is one evaluation at a time with one verdict, whichever actor ends. Evaluation 0 has no baseline: its version is
+adopted. Notes are not signed: they only decide which of the published versions act, and how soon.
 """
 
 import hashlib
@@ -21,11 +21,11 @@ from shared.errors import StoreError
 from shared.store.store_notes import StoreNotes
 
 ABANDONED_AFTER_S = 60.0
-"""A trial that nobody adds to for so long, of which nobody says that it goes on, may be given up for the next."""
+"""An evaluation without a new note for so long may be given up for the next."""
 BEAT_S = 10.0
-"""How often an actor says that it takes part."""
+"""The interval at which an actor renews its returns."""
 MOST_RETURNS = 200
-"""How many returns of either version one actor reports."""
+"""The most returns of each version that one actor reports."""
 
 _ACTORS_READ = 1000
 _NUMBERED = re.compile(r"(trial|returns|verdict)-(\d{9})(?:-[0-9a-f]{14})?")
@@ -36,14 +36,14 @@ _Floats = Annotated[tuple[float, ...], msgspec.Meta(max_length=MOST_RETURNS)]
 
 
 class Version(msgspec.Struct, frozen=True):
-    """One version by its number and its content."""
+    """A version by its number and its content."""
 
     version: _Number
     digest: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 
 
-class Trial(msgspec.Struct, frozen=True):
-    """``candidate`` is held against ``baseline``; without one it is adopted as it is."""
+class Evaluation(msgspec.Struct, frozen=True):
+    """A candidate that is compared with ``baseline``; without one it is adopted."""
 
     candidate: Version
     baseline: Version | None
@@ -51,7 +51,7 @@ class Trial(msgspec.Struct, frozen=True):
 
 
 class Returns(msgspec.Struct, frozen=True):
-    """What one actor saw since the trial began. ``beat`` grows for as long as it takes part."""
+    """The returns that one actor saw since the evaluation began. ``beat`` grows while it takes part."""
 
     candidate: _Floats = ()
     baseline: _Floats = ()
@@ -59,28 +59,28 @@ class Returns(msgspec.Struct, frozen=True):
 
 
 class CanaryVerdict(msgspec.Struct, frozen=True):
-    """``reason`` says it in words."""
+    """The result of an evaluation."""
 
     is_worse: bool
     reason: _Text
     by: _Text
 
 
-_Note = TypeVar("_Note", Trial, Returns, CanaryVerdict)
+_Note = TypeVar("_Note", Evaluation, Returns, CanaryVerdict)
 
 
 class CanaryLedger:
-    """The newest trial, as seen at the last ``look``. Never raises for a store that fails.
+    """The newest evaluation at the last ``look``. Never raises for a store that fails.
 
-    What could not be written counts for this actor alone, until the store has something else in its place: so where
-    nobody can write, or ``notes`` is None, every actor decides on its own episodes. ``fault`` is why, or None.
+    A note that could not be written counts for this actor alone, until the store has another one in its place. So
+    without ``notes``, or if no actor can write, each actor decides with its own episodes. ``fault`` is the error then.
     """
 
     def __init__(self, notes: StoreNotes | None, name: str) -> None:
         self.number = -1
-        self.trial: Trial | None = None
+        self.evaluation: Evaluation | None = None
         self.verdict: CanaryVerdict | None = None
-        self.returns: Mapping[str, Returns] = {}  # of the others, by the names of their notes
+        self.returns: Mapping[str, Returns] = {}  # of the other actors, by the names of their notes
         self.fault: str | None = None
         self._notes = notes
         self._name = name[:200]
@@ -91,30 +91,30 @@ class CanaryLedger:
 
     @property
     def is_open(self) -> bool:
-        """Whether a version is on trial, and there is no verdict yet."""
-        return self.trial is not None and self.trial.baseline is not None and self.verdict is None
+        """True while a candidate is compared with a baseline and there is no verdict."""
+        return self.evaluation is not None and self.evaluation.baseline is not None and self.verdict is None
 
     @property
     def is_abandoned(self) -> bool:
-        """Whether nobody seems to take part any more."""
+        """True when no actor seems to take part any more."""
         return time.monotonic() - self._changed_at_s >= ABANDONED_AFTER_S
 
     @property
     def champion(self) -> Version | None:
-        """The version that acts wherever none is on trial, or None before the first."""
-        if self.trial is None or self.trial.baseline is None:
-            return None if self.trial is None else self.trial.candidate
+        """The version that was adopted last; None before the first."""
+        if self.evaluation is None or self.evaluation.baseline is None:
+            return None if self.evaluation is None else self.evaluation.candidate
         adopted = self.verdict is not None and not self.verdict.is_worse
-        return self.trial.candidate if adopted else self.trial.baseline
+        return self.evaluation.candidate if adopted else self.evaluation.baseline
 
     def look(self) -> None:
-        """Read what is there now; where the store does not answer, what was there before stays."""
+        """Read the notes; if the store does not answer, the previous state stays."""
         try:
             names = self._names()
-            trials = sorted((number for kind, number in names.values() if kind == "trial"), reverse=True)
-            found = ((number, self._read(f"trial-{number:09d}", Trial)) for number in trials)
-            number, trial = next((each for each in found if each[1] is not None), (-1, None))
-            verdict = self._read(f"verdict-{number:09d}", CanaryVerdict) if trial is not None else None
+            numbers = sorted((number for kind, number in names.values() if kind == "trial"), reverse=True)
+            found = ((number, self._read(f"trial-{number:09d}", Evaluation)) for number in numbers)
+            number, evaluation = next((each for each in found if each[1] is not None), (-1, None))
+            verdict = self._read(f"verdict-{number:09d}", CanaryVerdict) if evaluation is not None else None
             reports = [name for name, of in names.items() if of == ("returns", number)][:_ACTORS_READ]
             read = {name: self._read(name, Returns) for name in reports if name != self._returns_name(number)}
         except StoreError as error:
@@ -124,19 +124,19 @@ class CanaryLedger:
         if (number, returns) != (self.number, self.returns):
             self._changed_at_s = time.monotonic()
         self._next = max((number for _, number in names.values()), default=-1) + 1
-        self.number, self.trial, self.verdict, self.returns = number, trial, verdict, returns
+        self.number, self.evaluation, self.verdict, self.returns = number, evaluation, verdict, returns
 
     def open(self, candidate: Version, baseline: Version | None) -> bool:
-        """Begin the next trial. False where somebody else has begun one; what that is, is then known."""
+        """Open the next evaluation. Return False if another actor has opened one, which is then the newest."""
         number = self._next
-        is_first = self._create(f"trial-{number:09d}", Trial(candidate, baseline, self._name))
+        is_first = self._create(f"trial-{number:09d}", Evaluation(candidate, baseline, self._name))
         self.look()
         if is_first:
             self._remove_before(number - 1)
         return is_first and self.number == number
 
     def report(self, returns: Returns) -> None:
-        """Let others know what this actor saw in the trial that is open."""
+        """Share the returns that this actor saw in the open evaluation."""
         name = self._returns_name(self.number)
         data = msgspec.json.encode(returns)
         try:
@@ -147,11 +147,11 @@ class CanaryLedger:
             self.fault = str(error)
 
     def decide(self, *, is_worse: bool, reason: str) -> CanaryVerdict:
-        """End the trial that is open. Returns the verdict that counts: the first one's."""
+        """Decide the open evaluation. Return the verdict that counts: the first."""
         name = f"verdict-{self.number:09d}"
         ours = CanaryVerdict(is_worse, reason[:2000], self._name)
         if not self._create(name, ours):
-            self._own.setdefault(name, msgspec.json.encode(ours))  # where what is there cannot be read
+            self._own.setdefault(name, msgspec.json.encode(ours))  # if the note there cannot be read
         try:
             self.verdict = self._read(name, CanaryVerdict) or ours
         except StoreError as error:
@@ -163,13 +163,13 @@ class CanaryLedger:
         return f"returns-{number:09d}-{self._author}"
 
     def _names(self) -> dict[str, tuple[str, int]]:
-        """Every name that is one of a trial's notes, with its kind and number. Raises StoreError."""
+        """Return the names of all notes, each with its kind and number. Raises StoreError."""
         names = set(self._own).union(self._notes.names() if self._notes is not None else ())
         found = {name: match for name in sorted(names) if (match := _NUMBERED.fullmatch(name))}
         return {name: (match[1], int(match[2])) for name, match in found.items()}
 
     def _read(self, name: str, kind: type[_Note]) -> _Note | None:
-        """What the store says, else what this actor says; garbage is no note. Raises StoreError."""
+        """Return the note in the store, or else this actor's own; garbage is no note. Raises StoreError."""
         theirs = self._notes.read(name) if self._notes is not None else None
         for data in (theirs, self._own.get(name)):
             try:
@@ -179,7 +179,7 @@ class CanaryLedger:
                 continue
         return None
 
-    def _create(self, name: str, note: Trial | CanaryVerdict) -> bool:
+    def _create(self, name: str, note: Evaluation | CanaryVerdict) -> bool:
         data = msgspec.json.encode(note)
         try:
             if self._notes is not None:

@@ -1,9 +1,9 @@
-"""Whether a new version's returns are worse than those of the version that acts: one look, at a stated error rate.
+"""A test of whether a candidate's returns are worse than those of its baseline: one look, at a stated error rate.
 
 The test is the one-sided Wilcoxon-Mann-Whitney rank-sum test with its exact permutation distribution, ties included
 (midranks), by the shift algorithm: Streitberg and Röhmel, "Exact distributions for permutation and rank tests", 1986.
-It asks nothing of the returns but their order, and its error rate holds exactly, since who acts an episode is drawn by
-lot: where both versions are equally good, every assignment of the returns to the two is as likely as the one found.
+It uses only the order of the returns, and its error rate is exact, since episodes are assigned at random: if both
+versions are equally good, every assignment of the returns to the two is as likely as the one found.
 """
 
 from collections.abc import Sequence
@@ -12,18 +12,18 @@ from dataclasses import dataclass
 import numpy as np
 
 EPISODES = 20
-"""The one look is taken once both versions have at least so many episodes."""
+"""The episodes of each version that the look needs."""
 ERROR_RATE = 0.01
-"""How often a version that is as good as the one that acts is taken for a worse one, at most."""
+"""The largest probability of taking an equally good version for a worse one."""
 
-# The time is about proportional to these, squared and not: 0.1 s here. More episodes than these are not looked at.
+# The time is about proportional to the first squared times the second: 0.1 s. Further episodes are not used.
 _CANDIDATES_COUNTED = 40
 _BASELINES_COUNTED = 200
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the look said; ``p`` is how likely returns as bad as these, or worse, are of an equally good version."""
+    """The result. ``p``: the probability of returns as low as these or lower from an equally good version."""
 
     is_worse: bool
     p: float
@@ -33,7 +33,7 @@ class Verdict:
     baseline_episodes: int
 
     def describe(self) -> str:
-        """``mean return 9.4 in 20 episodes, beside 182 in 180 (p = 1e-12, …)``."""
+        """Return ``mean return 9.4 in 20 episodes, beside 182 in 180 (p = 1e-12, …)``."""
         return (
             f"mean return {self.candidate_mean:.4g} in {self.candidate_episodes} episodes, beside "
             f"{self.baseline_mean:.4g} in {self.baseline_episodes} of the version that acts "
@@ -42,10 +42,10 @@ class Verdict:
 
 
 def rank_sum_test(candidate: Sequence[float], baseline: Sequence[float]) -> Verdict | None:
-    """The verdict on finite returns, or None while there are fewer than ``EPISODES`` of either.
+    """Return the verdict on finite returns, or None while there are fewer than ``EPISODES`` of either.
 
-    The one look must be taken as soon as there are enough: whoever looks again and again, and stops when it suits,
-    errs more often than stated. When it is taken may depend on how many episodes have ended, never on their returns.
+    Take the one look as soon as there are enough: repeated looks, stopped when they suit, have a higher error rate. The
+    time of the look may depend on the number of finished episodes, never on their returns.
     """
     if min(len(candidate), len(baseline)) < EPISODES:
         return None
@@ -56,9 +56,9 @@ def rank_sum_test(candidate: Sequence[float], baseline: Sequence[float]) -> Verd
 
 
 def p_value(candidate: np.ndarray, baseline: np.ndarray) -> float:
-    """P(rank sum of ``candidate`` as low as this, or lower) where all assignments of the ranks are equally likely.
+    """Return P(rank sum of ``candidate`` as low as this, or lower) if all assignments of the ranks are equally likely.
 
-    Both are [n], finite, not empty.
+    Both arrays are [n], finite and not empty.
     """
     ranks = _doubled_midranks(np.concatenate((candidate, baseline)))
     size, found = candidate.size, int(ranks[: candidate.size].sum())
@@ -71,7 +71,7 @@ def p_value(candidate: np.ndarray, baseline: np.ndarray) -> float:
 
 
 def _doubled_midranks(values: np.ndarray) -> np.ndarray:
-    """Twice the ranks 1 to n, so that those of ties, the mean of their places, are whole numbers too."""
+    """Return twice the ranks 1 to n: the rank of a tie is the mean of its places, which this makes a whole number."""
     _, which, ties = np.unique(values, return_inverse=True, return_counts=True)
     last = np.cumsum(ties)
     doubled: np.ndarray = (2 * last - ties + 1)[which]
@@ -79,5 +79,5 @@ def _doubled_midranks(values: np.ndarray) -> np.ndarray:
 
 
 def _choices(n: int, k: int) -> float:
-    """How many ways there are to choose ``k`` of ``n``, as a float: it is compared with a sum of floats."""
+    """Return the number of ways to choose ``k`` of ``n``, as a float: it divides a sum of floats."""
     return float(np.prod([(n - i) / (k - i) for i in range(k)]))

@@ -1,6 +1,7 @@
 """The engines of a version in the order of the user's choice; the first that reproduces the probe is used."""
 
 import contextlib
+import time
 from collections.abc import Iterator
 
 from actor.loading.engine_choice import CHALLENGERS, is_clearly_faster, is_worth_measuring, median_call_s, order_of
@@ -73,7 +74,7 @@ class EngineFallback:
         Raises PermanentLoadError or TransientLoadError with the errors of all engines, VersionNotFound or
         StoreUnavailable.
         """
-        manifest = files.manifest
+        began_s, manifest = time.perf_counter(), files.manifest
         self._check_signature(manifest.signature)
         check_memory(manifest)
         preloader = WeightPreloader(self._first_step(manifest), take_spare)
@@ -88,8 +89,9 @@ class EngineFallback:
             if loaded is not None:
                 engine, name = self._faster_of(kind, loaded, material)
                 self._expected = self._expected or manifest.signature
+                load_ms = 1e3 * (time.perf_counter() - began_s)
                 policy = LoadedPolicy(
-                    manifest.version, manifest.digest, manifest.signature, engine, name, files.manifest_bytes
+                    manifest.version, manifest.digest, manifest.signature, engine, name, files.manifest_bytes, load_ms
                 )
                 return LoadResult(policy, material.refusals)
         raise material.failure()

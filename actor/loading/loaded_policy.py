@@ -26,6 +26,8 @@ class LoadedPolicy:
     engine_name: str
     manifest_bytes: bytes
     """The manifest as read from the store."""
+    load_ms: float | None = None
+    """The time of the load; None for a version that another process verified."""
 
     @property
     def manifest(self) -> Manifest:

@@ -1,4 +1,4 @@
-"""What an actor tells the prefetcher that it starts."""
+"""The configuration of a prefetcher process."""
 
 import msgspec
 
@@ -6,9 +6,9 @@ from shared.policy.signature import PolicySignature
 
 
 class PrefetchConfig(msgspec.Struct, frozen=True):
-    """What to look for, and where to tell of it. The last three are open descriptors.
+    """The versions to verify, and the open descriptors to report them with: ``shared_weights``, ``wake``, ``news``.
 
-    Versions up to ``version`` are of no interest. ``remember_in``: where quarantines are remembered.
+    Versions up to ``version`` are skipped. The rest is as for the loader and its engines.
     """
 
     store: str
@@ -21,7 +21,7 @@ class PrefetchConfig(msgspec.Struct, frozen=True):
     values: bool
     public_keys: tuple[bytes, ...]
     run_id: str | None
-    remember_in: str | None
+    quarantine_directory: str | None
     shared_weights: int
     wake: int
     news: int

@@ -1,9 +1,8 @@
-"""The process that sees to what is new for an actor: it watches the store, verifies, and offers what may act.
+"""The prefetcher process: it watches the store, verifies new versions, and offers those that may act.
 
-``actor.prefetch.prefetcher`` starts it once the actor has a program, and only for versions of that very program:
-it has compiled the
-same code, and packs weights the same way, so that the actor has nothing left to do but to copy a block. Whatever is
-not as it should be, or merely not as usual, it leaves to the actor, whose own loader finds it again, and says so.
+``prefetcher`` starts it once the actor has a program, and only for versions of that program: it compiles the same code
+and packs weights the same way, so that the actor only copies a block. It leaves every other version, and every version
+that fails, to the actor's loader, which finds the fault again and reports it.
 """
 
 import sys
@@ -27,11 +26,11 @@ from shared.process.process_guard import die_with_parent
 from shared.store.authenticity import Authenticity
 from shared.store.policy_store import LocalPolicyStore, VersionFiles
 
-_LOOKED_AT = 8  # of the newest versions, for the actor's program: what it acts with is seldom older
+_MAX_TRIED = 8  # of the newest versions, in search of the actor's program
 
 
 def main() -> None:
-    """Watch until the actor is gone. Ends by itself where the store is not to be had, or the code is another."""
+    """Watch until the actor is gone. Exit if the store does not answer, or if the compiled code is another."""
     die_with_parent()
     prefetcher = _PrefetchWorker(msgspec.json.decode(sys.argv[1], type=PrefetchConfig))
     try:
@@ -48,26 +47,27 @@ class _PrefetchWorker:
         self._woken = WakeUp()
         self._watcher = PolicyWatcher(self._store, self._woken)
         self._authenticity = Authenticity([PublicKey(raw) for raw in config.public_keys], config.run_id)
-        self._remembered = None if config.remember_in is None else QuarantineCache(Path(config.remember_in))
+        directory = config.quarantine_directory
+        self._cache = None if directory is None else QuarantineCache(Path(directory))
         self._engine: LlvmEngine | None = None
         self._done = config.version
 
     def watch(self) -> None:
-        """Raises StoreError."""
+        """Verify what is new, for ever. Raises StoreError."""
         self._watcher.start()
         while True:
             self._watcher.check()
             if self._engine is None:
                 self._compile()
             while self._engine is not None and self._watcher.known and self._watcher.known[-1] > self._done:
-                self._see_to(self._watcher.known[-1])
+                self._handle(self._watcher.known[-1])
                 if not self._watcher.has_events or self._watcher.is_listing_due:
-                    self._watcher.check()  # where nothing else came: lists, so that what was swept is forgotten
+                    self._watcher.check()  # lists, so that versions that were removed are forgotten
             self._woken.wait(self._watcher.interval_s)
 
     def _compile(self) -> None:
-        """Make the engine of the newest version that has the actor's program."""
-        for version in self._watcher.known[: -_LOOKED_AT - 1 : -1]:
+        """Make the engine from the newest version that has the actor's program."""
+        for version in self._watcher.known[: -_MAX_TRIED - 1 : -1]:
             try:
                 files = self._open(version)
                 engine = load_program("llvm", files.read, files.manifest, outputs=self._verifier(files).outputs)
@@ -75,17 +75,17 @@ class _PrefetchWorker:
                 continue
             assert isinstance(engine, LlvmEngine)
             if engine.code_digest != self._config.code_digest:
-                sys.exit("this process compiles other code than the actor: the package was changed meanwhile")
+                sys.exit("restart the actor: its package was changed, and this process compiles other code")
             self._engine = engine
             self._shared_weights.begin()
             wake(self._config.wake)
             return
 
-    def _see_to(self, version: int) -> None:
+    def _handle(self, version: int) -> None:
         self._done = version
         try:
             offer = self._verify(version)
-        except Exception:  # noqa: BLE001 - the actor's loader meets it again, and decides and tells
+        except Exception:  # noqa: BLE001 - the actor's loader finds it again, decides and reports
             self._shared_weights.refuse(version)
             wake(self._config.wake)
         else:
@@ -94,7 +94,7 @@ class _PrefetchWorker:
             wake(self._config.news)
 
     def _verify(self, version: int) -> Offer:
-        """Bring its weights into the engine, and hold that to the probe."""
+        """Load the weights into the engine and verify it with the probe."""
         assert self._engine is not None
         files = self._open(version)
         self._engine.load_weights(decode_weights(files.read(files.manifest.weights)))
@@ -102,7 +102,7 @@ class _PrefetchWorker:
         return Offer(version, files.manifest.digest, files.manifest_bytes)
 
     def _open(self, version: int) -> VersionFiles:
-        """Raises ManifestError for a version that the actor's loader should look at."""
+        """Open ``version``. Raises ManifestError for one that is left to the actor's loader."""
         files = self._authenticity.open(self._store, version)
         manifest = files.manifest
         entry = manifest.program(PROGRAM_OF["llvm"])
@@ -110,7 +110,7 @@ class _PrefetchWorker:
             raise ManifestError("another program")
         if manifest.signature != self._config.signature:
             raise ManifestError("another signature")
-        if self._remembered is not None and self._remembered.reason(manifest.digest) is not None:
+        if self._cache is not None and self._cache.reason(manifest.digest) is not None:
             raise ManifestError("a content that failed before")
         return files
 

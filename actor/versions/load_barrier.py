@@ -1,7 +1,7 @@
-"""Who goes first where the acting thread and the loader's want Python's lock at once.
+"""A barrier that lets a short load finish before the acting thread goes on.
 
-They would share it a file operation at a time: the loader waits for each of its turns, and who acts is stopped for a
-moment, some twenty times for one small version. Letting the loader finish costs both far less.
+Two threads that contend for the GIL hand it over at each file operation: the loader waits for each turn, and the
+acting thread stops briefly, some twenty times for one small version. Letting the load finish costs both far less.
 """
 
 import threading
@@ -10,21 +10,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 PATIENCE_S = 5e-3
-"""The longest that a step is held up. With a program that is here already, a small network's load takes 1 or 2 ms."""
-_REST_S = 1.0
+"""The longest wait. A small network with a known program loads in 1 or 2 ms."""
+_RETRY_AFTER_S = 1.0
 
 
 class LoadBarrier:
-    """The loader's thread says when it loads, and the acting thread lets it finish; in vain at most once a second."""
+    """The loader thread marks its loads; the acting thread waits for them, in vain at most once a second."""
 
     def __init__(self) -> None:
         self.is_loading = False
         self._finished = threading.Event()
-        self._in_vain_s = float("-inf")
+        self._in_vain_at_s = float("-inf")
 
     @contextmanager
     def loading(self) -> Iterator[None]:
-        """Around one load, on the loader's thread."""
+        """Mark one load on the loader thread."""
         self._finished.clear()
         self.is_loading = True
         try:
@@ -34,8 +34,8 @@ class LoadBarrier:
             self._finished.set()
 
     def wait_briefly(self) -> None:
-        """On the acting thread, between two steps: wait for a load that is under way, but not for long."""
-        if time.monotonic() - self._in_vain_s < _REST_S:
-            return  # what loads now takes longer than a step should wait for
+        """Wait for the load that is under way, on the acting thread between two steps, for ``PATIENCE_S`` at most."""
+        if time.monotonic() - self._in_vain_at_s < _RETRY_AFTER_S:
+            return  # the load that is under way takes longer than a step should wait
         if not self._finished.wait(PATIENCE_S):
-            self._in_vain_s = time.monotonic()
+            self._in_vain_at_s = time.monotonic()

@@ -1,4 +1,4 @@
-"""Which versions failed while they acted on this machine: an actor that is started again does not try them again."""
+"""The contents that failed while acting on this machine, kept for actors that start later."""
 
 from pathlib import Path
 
@@ -9,13 +9,13 @@ from shared.files.small_files import forget_oldest
 from shared.store.quarantine import Quarantine
 from shared.store.store_notes import LocalNotes
 
-_MOST_REMEMBERED = 1000
+_MAX_FILES = 1000
 
 
 class QuarantineCache:
-    """One small file for each digest in ``directory``, which only its user should write to.
+    """One small file for each digest in ``directory``, which only its user should be able to write to.
 
-    Where nothing can be read or written, a version is tried again, and fails again. The loader's thread.
+    If the directory cannot be read or written, a version is tried again and fails again.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -23,19 +23,19 @@ class QuarantineCache:
         self._quarantine = Quarantine(LocalNotes(directory))
 
     def reason(self, digest: str) -> str | None:
-        """Why nobody here tries ``digest`` again, or None."""
+        """Return the reason of the quarantine of ``digest``, or None."""
         try:
             advice = self._quarantine.advice(digest)
         except StoreError as error:
-            logger.debug("nothing is remembered: {}", error)
+            logger.debug("quarantine cache not read error={}", error)
             return None
         return None if advice is None else advice.reason
 
     def add(self, digest: str, reason: str, by: str) -> None:
-        """Remember it, and forget the oldest where there are very many."""
+        """Keep the quarantine of ``digest``, and drop the oldest files above a thousand."""
         try:
             self._directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._quarantine.add(digest, reason, by)
-            forget_oldest(self._directory, _MOST_REMEMBERED)
+            forget_oldest(self._directory, _MAX_FILES)
         except (StoreError, OSError) as error:
-            logger.debug("not remembered: {}", error)
+            logger.debug("quarantine cache not written error={}", error)

@@ -1,59 +1,58 @@
-"""The news of contents that failed: for others it goes into the store, for later actors on this machine into memory."""
+"""Failed contents, reported to the other actors of the store and to later actors on this machine."""
 
 from collections import deque
 from collections.abc import Callable
 
-from actor.canary.canary_evaluation import CanaryEvaluation
 from actor.versions.quarantine_cache import QuarantineCache
+from actor.versions.reports import Reports
 from shared.errors import StoreError
 from shared.store.policy_store import PolicyStore
 
-_KEPT = 1000
+_MAX_PENDING = 1000
 
 
 class QuarantineReporter:
-    """Any thread may say that something failed; the rest belongs to the loader's thread."""
+    """Collects failures from any thread; the loader thread shares them.
 
-    def __init__(
-        self,
-        store: PolicyStore,
-        remembered: QuarantineCache | None,
-        name: str,
-        report: Callable[[str, str], None],
-    ) -> None:
-        """``report`` takes a level and a line for the log."""
+    Args:
+        store: Receives the quarantines for other actors.
+        cache: Keeps the quarantines for later actors on this machine. None: nothing is kept.
+        name: The agent's name.
+        reports: Receives a line for each quarantine that could not be shared.
+    """
+
+    def __init__(self, store: PolicyStore, cache: QuarantineCache | None, name: str, reports: Reports) -> None:
         self._store = store
-        self._remembered = remembered
+        self._cache = cache
         self._name = name
-        self._report = report
-        self._for_others: deque[tuple[str, str]] = deque(maxlen=_KEPT)
-        self._for_later: deque[tuple[str, str]] = deque(maxlen=_KEPT)
+        self._reports = reports
+        self._to_share: deque[tuple[str, str]] = deque(maxlen=_MAX_PENDING)
+        self._to_cache: deque[tuple[str, str]] = deque(maxlen=_MAX_PENDING)
 
     def failed_to_load(self, digest: str, reason: str) -> None:
-        """That depends on this actor's flags as well, and later ones here find it again anyway."""
-        self._for_others.append((digest, reason))
+        """Report a content that did not load. It is not cached: that may depend on the options of this actor."""
+        self._to_share.append((digest, reason))
 
     def failed_while_acting(self, digest: str, reason: str) -> None:
-        """That only acting could tell."""
-        self._for_others.append((digest, reason))
-        self._for_later.append((digest, reason))
+        """Report a content whose fault only acting could show."""
+        self._to_share.append((digest, reason))
+        self._to_cache.append((digest, reason))
 
-    def from_before(self, digest: str) -> str | None:
-        """Why ``digest`` is not tried again, found out by an actor on this machine that is gone maybe; or None."""
-        found = None if self._remembered is None else self._remembered.reason(digest)
-        return None if found is None else f"{found} (an actor on this machine found that before)"
+    def cached_reason(self, digest: str) -> str | None:
+        """Return the reason for which an earlier actor on this machine quarantined ``digest``, or None."""
+        found = None if self._cache is None else self._cache.reason(digest)
+        return None if found is None else f"{found} (found by an earlier actor on this machine)"
 
-    def pass_on(self, canary: CanaryEvaluation | None) -> None:
-        """Share it through the store; one that cannot be written to is no reason to stop. ``canary`` is told too."""
-        while self._for_others:
-            digest, reason = self._for_others.popleft()
-            if canary is not None:
-                canary.failed(digest, reason)
+    def share(self, notify: Callable[[str, str], None]) -> None:
+        """Write the collected failures to the store and to the cache, and pass the digest and reason to ``notify``."""
+        while self._to_share:
+            digest, reason = self._to_share.popleft()
+            notify(digest, reason)
             try:
                 self._store.quarantine(digest, reason, self._name)
             except StoreError as error:
-                self._report("WARNING", f"could not share the quarantine of {digest[:12]}: {error}")
-        while self._for_later:
-            digest, reason = self._for_later.popleft()
-            if self._remembered is not None:
-                self._remembered.add(digest, reason, self._name)
+                self._reports.add("WARNING", f"quarantine not shared digest={digest[:12]} error={error}")
+        while self._to_cache:
+            digest, reason = self._to_cache.popleft()
+            if self._cache is not None:
+                self._cache.add(digest, reason, self._name)

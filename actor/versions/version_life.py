@@ -1,10 +1,11 @@
-"""The life of a version inside one actor: an enum, its transitions written down, and the table of what happened so far.
+"""The life of a version inside one actor: its states, the transitions between them, and the table of all records.
 
-    SEEN -> LOADING -> READY -> ACTING -> RETIRED     SEEN -> SKIPPED, READY -> RETIRED (something newer came)
-    any -> FAILED (reason, attempts, quarantined or not)
+    SEEN -> LOADING -> LOADED      SEEN, LOADING -> SKIPPED (a newer version came)
+    any -> FAILED                  SKIPPED, LOADED, FAILED -> LOADING
 
-What was set aside may come back: a failure that may pass is tried again, a recovery or a draw from history reaches
-for older versions, and the last good version acts again the moment that its successor fails.
+A loaded version is ready, acts, is the last good one, or is held no more: that is its role in the ``PolicyManager``
+and is stored nowhere else. A version is loaded again after a failure that may pass, for a recovery, and for a draw
+from history.
 """
 
 import threading
@@ -14,14 +15,12 @@ from enum import Enum
 
 
 class VersionState(Enum):
-    """Where a version stands. Only the loader moves a version to LOADING and READY, only the agent to ACTING."""
+    """The result of loading a version so far."""
 
     SEEN = "seen"
     SKIPPED = "skipped"
     LOADING = "loading"
-    READY = "ready"
-    ACTING = "acting"
-    RETIRED = "retired"
+    LOADED = "loaded"
     FAILED = "failed"
 
 
@@ -29,19 +28,17 @@ _S = VersionState
 TRANSITIONS: dict[VersionState, frozenset[VersionState]] = {
     _S.SEEN: frozenset({_S.LOADING, _S.SKIPPED, _S.FAILED}),
     _S.SKIPPED: frozenset({_S.LOADING, _S.FAILED}),
-    _S.LOADING: frozenset({_S.READY, _S.SKIPPED, _S.FAILED}),
-    _S.READY: frozenset({_S.ACTING, _S.RETIRED, _S.FAILED}),
-    _S.ACTING: frozenset({_S.RETIRED, _S.FAILED}),
-    _S.RETIRED: frozenset({_S.LOADING, _S.ACTING, _S.FAILED}),
+    _S.LOADING: frozenset({_S.LOADED, _S.SKIPPED, _S.FAILED}),
+    _S.LOADED: frozenset({_S.LOADING, _S.FAILED}),
     _S.FAILED: frozenset({_S.LOADING, _S.FAILED}),
 }
 
-_FAILURES_REMEMBERED = 100
+_MAX_UNLISTED_FAILURES = 100
 
 
 @dataclass
 class VersionRecord:
-    """What this actor knows of one version. ``retry_at_s`` is on the monotonic clock, None where there is no retry."""
+    """The record of one version. ``retry_at_s`` is on the monotonic clock; None without a retry."""
 
     version: int
     state: VersionState = VersionState.SEEN
@@ -51,37 +48,39 @@ class VersionRecord:
     retry_at_s: float | None = None
 
     def describe_failure(self) -> str:
-        """``version 3: ProbeMismatch: …`` with what comes of it."""
+        """Return ``version 3 (quarantined): ProbeMismatch: …``."""
         fate = "quarantined" if self.quarantined else f"{self.attempts} attempts, will be tried again"
         return f"version {self.version} ({fate}): {self.reason}"
 
 
 class VersionTable:
-    """The records of all versions that matter to this actor, safe to use from the loader's and the acting thread."""
+    """The records of the versions that matter to one actor. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._records: dict[int, VersionRecord] = {}
-        self._failed: dict[int, VersionRecord] = {}  # few, while there may be records of thousands of versions
-        self._waiting: set[int] = set()
+        self._failed: dict[int, VersionRecord] = {}  # those in FAILED: few of maybe thousands
         self._listed: frozenset[int] = frozenset()
         self._bad_digests: dict[str, str] = {}
         self._newest_seen = -1
 
     def state(self, version: int) -> VersionState | None:
-        """Where ``version`` stands, or None where nothing was ever done about it."""
+        """Return the state of ``version``; None without a record."""
         record = self._records.get(version)
         return None if record is None else record.state
 
     def move(self, version: int, to: VersionState) -> VersionRecord:
-        """Move ``version`` along one of the written transitions; anything else is a fault of this program."""
+        """Move ``version`` to another state. Raises RuntimeError unless ``TRANSITIONS`` has that move."""
         with self._lock:
             return self._move(version, to)
 
     def fail(
         self, version: int, reason: str, *, digest: str | None = None, retry_at_s: float | None = None
     ) -> VersionRecord:
-        """``version`` failed. With ``retry_at_s`` it is tried again then; without, it and its ``digest`` never are."""
+        """Record a failure of ``version``: with ``retry_at_s`` until then, without it for good.
+
+        A failure for good also quarantines ``digest`` in this actor.
+        """
         with self._lock:
             record = self._move(version, VersionState.FAILED)
             record.attempts += 1
@@ -93,37 +92,37 @@ class VersionTable:
             return record
 
     def quarantine_reason(self, digest: str) -> str | None:
-        """Why this actor does not try ``digest`` again, or None."""
+        """Return the reason for which this actor does not load ``digest``, or None."""
         return self._bad_digests.get(digest)
 
     def see(self, known: Iterable[int], held: Container[int] = ()) -> None:
-        """Take up a new listing, ascending: newer versions become SEEN, all but the newest of them SKIPPED at once.
+        """Record a new listing: newer versions become SEEN, all but the newest of them SKIPPED at once.
 
-        Records of versions that the store no longer has are dropped, but for those ``held`` in memory and the last
-        failures.
+        Records of versions that are no longer listed are dropped, except for those ``held`` in memory, those being
+        loaded, and the last failures. Of the first listing only the newest version is recorded.
         """
         listed = frozenset(known)
         with self._lock:
             new = sorted(version for version in listed - self._listed if version > self._newest_seen)
             if self._newest_seen < 0:
-                new = new[-1:]  # what was there before this actor began was never of interest to it
+                new = new[-1:]
             for version in new:
-                if self._records.setdefault(version, VersionRecord(version)).state is _S.SEEN:
-                    self._waiting.add(version)
-            for version in [v for v in self._waiting if new and v < new[-1]]:
-                self._waiting.discard(version)
-                self._records[version].state = _S.SKIPPED
-            self._newest_seen = max((self._newest_seen, *new))
+                self._records.setdefault(version, VersionRecord(version))
+            if new:
+                for version in (self._newest_seen, *new[:-1]):
+                    if self.state(version) is _S.SEEN:
+                        self._move(version, _S.SKIPPED)
+                self._newest_seen = new[-1]
             self._listed = listed
-            self._forget(listed, held)
+            self._forget_unlisted(held)
 
     def attempts(self, version: int) -> int:
-        """How often ``version`` has failed so far."""
+        """Return how often ``version`` has failed so far."""
         record = self._records.get(version)
         return 0 if record is None else record.attempts
 
     def unusable(self, now_s: float) -> frozenset[int]:
-        """Versions not to be tried at ``now_s``: failed for good, or not due yet."""
+        """Return the versions that failed for good, or whose retry is not due at ``now_s``."""
         with self._lock:
             return frozenset(
                 version
@@ -132,23 +131,24 @@ class VersionTable:
             )
 
     def next_retry_s(self, now_s: float) -> float | None:
-        """Seconds from ``now_s`` to the next retry that is not due yet, or None where there is none."""
+        """Return the seconds from ``now_s`` to the next retry that is not due yet; None without one."""
         with self._lock:
             waits = [record.retry_at_s - now_s for record in self._failed.values() if record.retry_at_s is not None]
         return min((wait for wait in waits if wait > 0), default=None)
 
     def failures(self) -> list[VersionRecord]:
-        """The versions that stand at FAILED, newest first."""
+        """Return the records in FAILED, newest version first."""
         with self._lock:
             failed = list(self._failed.values())
         return sorted(failed, key=lambda record: -record.version)
 
     def _move(self, version: int, to: VersionState) -> VersionRecord:
-        record = self._records.setdefault(version, VersionRecord(version))
+        """Write a state. No other code does."""
+        record = self._records.get(version) or VersionRecord(version)
         if to not in TRANSITIONS[record.state]:
             raise RuntimeError(f"version {version} cannot go from {record.state.name} to {to.name}")
+        self._records[version] = record
         record.state = to
-        self._waiting.discard(version)
         if to is _S.FAILED:
             self._failed[version] = record
         else:
@@ -157,12 +157,11 @@ class VersionTable:
             record.retry_at_s = None
         return record
 
-    def _forget(self, listed: frozenset[int], held: Container[int]) -> None:
-        unlisted = self._records.keys() - listed
+    def _forget_unlisted(self, held: Container[int]) -> None:
+        unlisted = self._records.keys() - self._listed
         gone = [v for v in unlisted if v not in held and self._records[v].state is not _S.LOADING]
-        kept = frozenset(sorted(v for v in gone if v in self._failed)[-_FAILURES_REMEMBERED:])
+        kept = frozenset(sorted(v for v in gone if v in self._failed)[-_MAX_UNLISTED_FAILURES:])
         for version in gone:
             if version not in kept:
                 del self._records[version]
                 self._failed.pop(version, None)
-                self._waiting.discard(version)

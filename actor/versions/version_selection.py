@@ -1,4 +1,4 @@
-"""Which version should act next: pure functions of what is known, with no I/O and no clock."""
+"""The choice of the version to act next: pure functions without I/O and without a clock."""
 
 import re
 from collections.abc import Container, Sequence
@@ -9,7 +9,7 @@ from shared.errors import ConfigurationError
 
 @dataclass(frozen=True)
 class Newest:
-    """Follow the newest version that can be trusted."""
+    """Follow the newest version that verifies."""
 
     def __str__(self) -> str:
         return "newest"
@@ -17,7 +17,7 @@ class Newest:
 
 @dataclass(frozen=True)
 class Pinned:
-    """Act with this version and never with another."""
+    """Act with this version only."""
 
     version: int
 
@@ -27,7 +27,7 @@ class Pinned:
 
 @dataclass(frozen=True)
 class History:
-    """With this probability an episode is acted by an older version, drawn uniformly; otherwise by the newest."""
+    """Follow the newest version; with this probability an older one, drawn uniformly, acts an episode."""
 
     probability: float
 
@@ -39,7 +39,7 @@ Follow = Newest | Pinned | History
 
 
 def parse_follow(text: str) -> Follow:
-    """``newest``, ``pinned:VERSION`` or ``history:PROBABILITY``. Raises ConfigurationError for anything else."""
+    """Parse ``newest``, ``pinned:VERSION`` or ``history:PROBABILITY``. Raises ConfigurationError for anything else."""
     if text == "newest":
         return Newest()
     if match := re.fullmatch(r"pinned:v?(\d+)", text, re.ASCII):
@@ -54,7 +54,7 @@ def parse_follow(text: str) -> Follow:
 
 
 def check_canary(share: float | None, follow: Follow) -> None:
-    """Raise ConfigurationError where new versions cannot be given that ``share`` of the episodes first."""
+    """Raise ConfigurationError unless ``share`` is None, or in (0, 1) with ``Newest``."""
     if share is None:
         return
     if not 0 < share < 1:
@@ -66,12 +66,15 @@ def check_canary(share: float | None, follow: Follow) -> None:
 def select_version(
     follow: Follow, known: Sequence[int], unusable: Container[int], held: int | None, highest_acted: int | None
 ) -> int | None:
-    """The version to make ready now, or None where nothing better than what is held can be had.
+    """Return the version to load now, or None if none is better than what is held.
 
-    ``known``: committed versions, ascending. ``unusable``: versions that failed, or whose next attempt is not due yet.
-    ``held``: the best version that acts or is ready to, None where nothing can act. ``highest_acted``: what was acted
-    with already; nothing below it is chosen, unless nothing is held: acting again with an old version is better than
-    not acting.
+    Args:
+        follow: The rule.
+        known: Committed versions, ascending.
+        unusable: Versions that failed, or whose retry is not due yet.
+        held: The best version that acts or is ready; None if no version can act.
+        highest_acted: The highest version that ever acted. Nothing below it is selected while a version is held: an
+            old version is only better than none.
     """
     if isinstance(follow, Pinned):
         wanted = follow.version
@@ -86,7 +89,7 @@ def select_version(
 
 
 def draw_older(known: Sequence[int], unusable: Container[int], newest: int | None, draw: float) -> int | None:
-    """One of the usable versions older than ``newest``, uniformly by ``draw`` in [0, 1); None where there is none."""
+    """Return a usable version older than ``newest``, uniformly by ``draw`` in [0, 1); None if there is none."""
     if newest is None:
         return None
     older = [version for version in known if version < newest and version not in unusable]

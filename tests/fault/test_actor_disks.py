@@ -80,7 +80,7 @@ def test_a_read_only_store_is_acted_from(store: LocalPolicyStore, tmp_path: Path
     ):
         agent.reset()
         publish_seed(store, 1, action="box")
-        until(lambda: agent.adopt() and any("could not share the quarantine" in line for line in lines))
+        until(lambda: agent.adopt() and any("quarantine not shared" in line for line in lines))
         agent.act(OBSERVATIONS)
         assert agent.policy.version == 0
         publish_seed(store, 2)

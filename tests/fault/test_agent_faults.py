@@ -48,7 +48,7 @@ def _good_then(store: LocalPolicyStore, agent: Agent) -> None:
 
 
 def _quarantine_lines(lines: list[str]) -> list[str]:
-    return [line for line in lines if "is quarantined" in line]
+    return [line for line in lines if " quarantined reason=" in line]
 
 
 class TestVersionsThatAreWrong:
@@ -65,7 +65,7 @@ class TestVersionsThatAreWrong:
             agent.act(OBSERVATIONS)
         assert agent.policy.version == 0
         (line,) = _quarantine_lines(lines)
-        assert line.startswith("ERROR | actor.agent:reset - version 1 is quarantined: ")
+        assert line.startswith("ERROR | actor.agent:reset - policy version 1 quarantined reason=")
         assert ("not a manifest" if name == "manifest.json" else f"{name}: expected SHA-256") in line
         assert store.quarantined() == {}, "a bad copy says nothing about the version"
         publish_seed(store, 2)
@@ -109,8 +109,8 @@ class TestVersionsThatAreWrong:
             again.reset()
             assert again.policy.version == (0 if started_again else bad.version)
         assert any(
-            f"version {bad.version} has a content that is quarantined: PolicyOutputError" in line
-            and "an actor on this machine found that before" in line
+            f"version {bad.version} refused reason=content is quarantined: PolicyOutputError" in line
+            and "(found by an earlier actor on this machine)" in line
             for line in lines
         )
 
@@ -295,7 +295,7 @@ class TestVersionsThatAreWrong:
             publish(store, make_policy(seed=9), exporter(), instead={PROBE_FILE: lie[PROBE_FILE]})
             agent.reset()
         assert agent.policy.version == 0
-        assert "version 2 has a content that is quarantined" in lines[-1]
+        assert "policy version 2 refused reason=content is quarantined" in lines[-1]
 
     def test_the_newest_older_one_that_verifies_acts_where_the_newest_does_not(
         self, store: LocalPolicyStore, make_agent: MakeAgent
@@ -379,7 +379,7 @@ class TestFaultsThatPass:
         weights.rename(store.path / "elsewhere")
         agent.reset()
         assert agent.policy.version == 0
-        assert "WARNING | actor.agent:reset - version 1 will be tried again: TransientLoadError" in lines[-1]
+        assert "WARNING | actor.agent:reset - policy version 1 will be retried reason=TransientLoadError" in lines[-1]
         (store.path / "elsewhere").rename(weights)
         until(lambda: agent.adopt().version == 1)
         assert store.quarantined() == {}
@@ -418,10 +418,10 @@ class TestFaultsThatPass:
         for _ in range(3):
             agent.reset()
             agent.act(OBSERVATIONS)
-        assert sum("the mount is gone; trying again until it answers" in line for line in lines) == 1
+        assert sum("policy store does not answer, retrying error=could not list it" in line for line in lines) == 1
         moody.fault = None
         until(lambda: agent.adopt().version == 1)
-        assert any("the store answers again" in line for line in lines)
+        assert any("policy store answers again" in line for line in lines)
 
     def test_a_store_that_is_removed_and_comes_back(
         self, store: LocalPolicyStore, make_agent: MakeAgent, tmp_path: Path
@@ -484,7 +484,7 @@ class TestFaultsThatPass:
         agent.reset()
         assert agent.policy.version == 0
         agent.reset()
-        assert any("could not share the quarantine" in line and "read-only file system" in line for line in lines)
+        assert any("quarantine not shared" in line and "read-only file system" in line for line in lines)
 
 
 class TestFailuresWhileActing:
@@ -508,7 +508,8 @@ class TestFailuresWhileActing:
         assert agent.noise_offset == offset + 1
         assert agent.policy.version == 0
         assert any(
-            line.startswith("ERROR | actor.agent:decide - version 1 is quarantined, it answered") for line in lines
+            line.startswith("ERROR | actor.agent:decide - policy version 1 quarantined reason=PolicyOutputError: ")
+            for line in lines
         )
         agent.reset()
         agent.act(TOUCHING)
@@ -572,9 +573,10 @@ def test_an_agent_that_waits_says_why(store: LocalPolicyStore, make_agent: MakeA
     agent = make_agent(name="actor-3")
     with pytest.raises(PolicyUnavailable):
         agent.reset()
-    assert f"INFO | actor.agent:reset - actor-3 waits for a policy from {store}" in lines
+    assert f"INFO | actor.agent:reset - waiting for a policy agent=actor-3 store={store}" in lines
     assert any(
-        line.startswith("ERROR | actor.agent:reset - version 0 is quarantined: DigestMismatch") for line in lines
+        line.startswith("ERROR | actor.agent:reset - policy version 0 quarantined reason=DigestMismatch")
+        for line in lines
     )
 
 

@@ -66,10 +66,12 @@ def test_a_worse_version_acts_in_its_share_only_and_is_quarantined(
     assert acted.count(1) == EPISODES
     assert 0.1 < EPISODES / (last + 1) < 0.5
     assert agent.policy.version == 0
-    (began,) = said(lines, "on trial")
-    assert "version 1 is on trial: it acts a share 0.25 of the episodes, version 0 the others" in began
-    (verdict,) = said(lines, "is quarantined")
-    assert verdict.startswith("ERROR | actor.agent:reset - version 1 is quarantined: worse returns: mean return 1")
+    (began,) = said(lines, "in canary evaluation")
+    assert "policy version 1 in canary evaluation share=0.25 baseline=0" in began
+    (verdict,) = said(lines, "quarantined reason")
+    place, _, message = verdict.partition(" - ")
+    assert place == "ERROR | actor.agent:reset"
+    assert message.startswith("policy version 1 quarantined reason=worse returns: mean return 1")
     assert "in 20 episodes, beside 10" in verdict
     assert "one-sided rank-sum test at 0.01" in verdict
     assert store.quarantined()[digest].startswith("worse returns: mean return")
@@ -101,8 +103,8 @@ def test_a_version_that_is_no_worse_is_adopted(
     acted = act(agent, {0: 100, 1: 100}, ENOUGH)
     assert set(acted[-100:]) == {1}
     assert set(acted[: acted.index(1) + 1]) == {0, 1}
-    (line,) = said(lines, "is adopted")
-    assert "INFO | actor.agent:reset - version 1 is adopted: mean return 10" in line
+    (line,) = said(lines, "passed canary")
+    assert "INFO | actor.agent:reset - policy version 1 passed canary evaluation reason=mean return 10" in line
     assert store.quarantined() == {}
     assert agent._manager.engines_alive() <= 3
 
@@ -120,7 +122,7 @@ def test_newer_versions_wait_and_then_the_newest_is_next(
         assert set(act(agent, returns, 4)) <= {0, 1}
     assert set(act(agent, returns, ENOUGH)) == {0, 1, 5}
     assert agent.policy.version == 5
-    assert len(said(lines, "is adopted")) == 2
+    assert len(said(lines, "passed canary")) == 2
 
 
 @pytest.mark.parametrize("is_worse", [True, False])
@@ -137,8 +139,8 @@ def test_actors_judge_together(
     if is_worse:
         assert all(0 < versions.count(1) < EPISODES for versions in acted)
         assert EPISODES <= sum(versions.count(1) for versions in acted) < EPISODES + 2 * len(agents)
-    assert len(said(lines, "is quarantined" if is_worse else "is adopted")) == len(agents)
-    reasons = {line.partition("mean return")[2] for line in said(lines, "version 1 is") if "trial" not in line}
+    assert len(said(lines, "quarantined reason" if is_worse else "passed canary")) == len(agents)
+    reasons = {line.partition("mean return")[2] for line in said(lines, "reason=")}
     assert len(reasons) == 1, "one look, one verdict"
 
 
@@ -182,7 +184,7 @@ def test_whoever_comes_later_begins_with_what_was_adopted(store: LocalPolicyStor
     later = make_canary("later")
     assert 0 in act(later, {0: 100, 1: 10}, 12)
     assert later._manager.newest is not None
-    assert later._manager.newest.version == 0, "not what is on trial"
+    assert later._manager.newest.version == 0, "not the candidate"
     act_by_turns([first, later], {0: 100, 1: 10})
     last = make_canary("last")
     assert set(act(last, {0: 100}, 50)) == {0}, "not what was found to be worse, though it is the newest"
@@ -212,7 +214,7 @@ def test_what_fails_on_trial_is_judged_by_that(
     assert touched.policy.version == 0
     assert set(act(touched, {0: 100}, 30)) == {0}
     assert set(act(other, {0: 100, 1: 100}, 31)[1:]) == {0}
-    assert len(said(lines, "version 1 is quarantined")) == 2
+    assert len(said(lines, "version 1 quarantined")) == 2
     assert "log_prob nan" in store.quarantined()[digest]
 
 
@@ -263,6 +265,6 @@ def test_a_store_that_takes_no_notes_leaves_each_actor_to_itself(
     acted = act_by_turns(agents, {0: 100, 1: 10})
     assert [versions.count(1) for versions in acted] == [EPISODES, EPISODES]
     assert {versions[-1] for versions in acted} == {0}
-    warned = said(lines, "trials are not shared")
+    warned = said(lines, "notes are not shared")
     assert len(warned) == 2
     assert "read-only file system" in warned[0]

@@ -1,6 +1,4 @@
-"""An agent with a prefetcher: it acts as it would without one, whatever is published, and whatever becomes of the
-prefetcher.
-"""
+"""An agent with a prefetcher acts as it would without one, whatever is published and whatever happens to it."""
 
 import shutil
 import signal
@@ -16,6 +14,9 @@ import pytest
 from actor.agent import Agent
 from actor.agent_options import AgentOptions, TrustOptions
 from actor.prefetch import prefetcher
+from actor.prefetch.prefetcher import Prefetcher
+from actor.sandbox.side_process import SideProcess
+from actor.versions.version_loading import VersionLoader
 from scripts.fault_injection.corrupted_versions import CORRUPTIONS
 from shared.store.policy_store import LocalPolicyStore, version_name
 from tests.support.agent_policies import eager, exporter, local_store, make_policy, publish, publish_seed, quiet_noise
@@ -25,17 +26,33 @@ from tests.support.signature_attacks import KEY, OTHER_KEY
 from tests.support.waiting import Running, until
 
 OBSERVATIONS = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
-Scouted = Callable[..., Agent]
+MakePrefetched = Callable[..., Agent]
 
 
 @pytest.fixture
-def scouted(store: LocalPolicyStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scouted]:
-    """Makes an agent that acts with the newest version, and has a prefetcher that is at work."""
+def processes(monkeypatch: pytest.MonkeyPatch) -> list[psutil.Process]:
+    """The prefetcher processes, in the order of their starts."""
+    started: list[psutil.Process] = []
+
+    class Recorded(SideProcess):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            started.append(psutil.Process(self.pid))
+
+    monkeypatch.setattr(prefetcher, "SideProcess", Recorded)
+    return started
+
+
+@pytest.fixture
+def make_prefetched(
+    store: LocalPolicyStore, processes: list[psutil.Process], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[MakePrefetched]:
+    """Makes an agent that acts with the newest version and whose prefetcher is active."""
     monkeypatch.setattr(prefetcher, "WORTH_S", 0.0)
     agents: list[Agent] = []
 
-    def make(**settings: Any) -> Agent:
-        agent = Agent(store, AgentOptions(num_envs=3, deterministic=True, deadline_s=20.0, **settings))
+    def make(**options: Any) -> Agent:
+        agent = Agent(store, AgentOptions(num_envs=3, deterministic=True, deadline_s=20.0, **options))
         agents.append(agent)
         agent.reset()
         assert agent.policy.engine_name == "llvm"
@@ -47,13 +64,14 @@ def scouted(store: LocalPolicyStore, monkeypatch: pytest.MonkeyPatch) -> Iterato
         agent.close()
 
 
-def _process(agent: Agent) -> psutil.Process:
-    run = agent._loader._prefetcher._run  # type: ignore[union-attr]
-    return psutil.Process(run._process.pid)  # type: ignore[union-attr]
+def _until_logged(agent: Agent, lines: list[str], text: str) -> list[str]:
+    """Adopt until the log has lines with ``text``, and return them."""
+    until(lambda: (agent.adopt(), any(text in line for line in lines))[1])
+    return [line for line in lines if text in line]
 
 
 def _adopts(agent: Agent, version: int, seed: int) -> None:
-    """It acts with ``version`` as the policy of ``seed`` does, soon."""
+    """Adopt ``version``, which acts as the policy of ``seed``."""
     until(lambda: agent.adopt().version >= version)
     assert agent.policy.version == version
     policy = make_policy(seed=seed)
@@ -63,12 +81,12 @@ def _adopts(agent: Agent, version: int, seed: int) -> None:
     np.testing.assert_allclose(decision.log_prob, log_prob, rtol=1e-4, atol=1e-5)
 
 
-def test_what_it_offers_acts_and_nothing_is_loaded_here(
-    store: LocalPolicyStore, scouted: Scouted, monkeypatch: pytest.MonkeyPatch
+def test_versions_of_the_prefetcher_act_and_the_actor_loads_none(
+    store: LocalPolicyStore, make_prefetched: MakePrefetched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish_seed(store, 0, onnx=True)
-    agent = scouted()
-    monkeypatch.setattr(agent._loader, "_load_version", lambda *_: pytest.fail("loaded by the actor itself"))
+    agent = make_prefetched()
+    monkeypatch.setattr(VersionLoader, "load", lambda *_: pytest.fail("loaded by the actor itself"))
     for seed in range(1, 8):
         manifest = publish_seed(store, seed, onnx=True)
         assert agent.wait_for_version(manifest.version, 20.0)
@@ -78,12 +96,11 @@ def test_what_it_offers_acts_and_nothing_is_loaded_here(
     assert agent.adoptions == 8
 
 
-def test_whatever_is_corrupted_is_quarantined_by_the_actor_itself(
-    store: LocalPolicyStore, scouted: Scouted, lines: list[str]
+def test_a_corrupted_version_is_quarantined_by_the_actor(
+    store: LocalPolicyStore, make_prefetched: MakePrefetched, processes: list[psutil.Process], lines: list[str]
 ) -> None:
     publish_seed(store, 0, onnx=True)
-    agent = scouted()
-    process = _process(agent)
+    agent = make_prefetched()
     for seed, (name, reason) in enumerate(
         {
             "a bit flipped in the weights": "DigestMismatch",
@@ -95,20 +112,21 @@ def test_whatever_is_corrupted_is_quarantined_by_the_actor_itself(
         }.items()
     ):
         bad = publish_corrupted(store, CORRUPTIONS[name], seed=90, onnx=True)
-        until(lambda bad=bad: (agent.adopt(), [line for line in lines if f"version {bad} is quarantined" in line])[1])
-        (said,) = [line for line in lines if f"version {bad} is quarantined" in line]
+        (said,) = _until_logged(agent, lines, f"version {bad} quarantined")
         assert reason in said
         good = publish_seed(store, seed + 1, onnx=True)
         _adopts(agent, good.version, seed + 1)
-    assert _process(agent) == process
+    (process,) = processes
     assert process.is_running()
 
 
-def test_a_version_that_lost_a_file_is_tried_again(store: LocalPolicyStore, scouted: Scouted, lines: list[str]) -> None:
+def test_a_version_without_a_file_is_retried(
+    store: LocalPolicyStore, make_prefetched: MakePrefetched, lines: list[str]
+) -> None:
     publish_seed(store, 0, onnx=True)
-    agent = scouted()
+    agent = make_prefetched()
     bad = publish_corrupted(store, CORRUPTIONS["missing weights"], seed=1, onnx=True)
-    until(lambda: (agent.adopt(), [line for line in lines if f"version {bad} will be tried again" in line])[1])
+    _until_logged(agent, lines, f"version {bad} will be retried")
     weights = exporter(onnx=True).files(make_policy(seed=1).state_dict())[0]["weights.safetensors"]
     (store.path / version_name(bad) / "weights.safetensors").write_bytes(weights)
     _adopts(agent, bad, seed=1)
@@ -117,13 +135,17 @@ def test_a_version_that_lost_a_file_is_tried_again(store: LocalPolicyStore, scou
 @pytest.mark.parametrize(
     "number", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.slow)], ids=lambda number: number.name
 )
-def test_without_it_the_actor_sees_to_everything(
-    store: LocalPolicyStore, scouted: Scouted, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+def test_without_a_prefetcher_the_actor_loads_everything(
+    store: LocalPolicyStore,
+    make_prefetched: MakePrefetched,
+    processes: list[psutil.Process],
+    number: signal.Signals,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(prefetcher, "LATE_S", 0.1)
     publish_seed(store, 0, onnx=True)
-    agent = scouted()
-    process = _process(agent)
+    agent = make_prefetched()
+    (process,) = processes
     process.send_signal(number)
     _adopts(agent, publish_seed(store, 1, onnx=True).version, seed=1)
     until(lambda: not agent.is_prefetching)
@@ -132,52 +154,60 @@ def test_without_it_the_actor_sees_to_everything(
 
 
 @pytest.mark.slow
-def test_another_program_is_loaded_here_and_gets_a_scout_of_its_own(
-    store: LocalPolicyStore, scouted: Scouted, monkeypatch: pytest.MonkeyPatch
+def test_another_program_is_loaded_by_the_actor_and_gets_a_new_prefetcher(
+    store: LocalPolicyStore,
+    make_prefetched: MakePrefetched,
+    processes: list[psutil.Process],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     publish_seed(store, 0, onnx=True)
-    agent = scouted(values=True)
-    first = _process(agent)
+    agent = make_prefetched(values=True)
     other = publish_seed(store, 0, onnx=True, network="lstm")
     until(lambda: agent.adopt().version == other.version)
-    until(lambda: not first.is_running())
+    until(lambda: not processes[0].is_running())
     until(lambda: agent.is_prefetching)
-    monkeypatch.setattr(agent._loader, "_load_version", lambda *_: pytest.fail("loaded by the actor itself"))
+    monkeypatch.setattr(VersionLoader, "load", lambda *_: pytest.fail("loaded by the actor itself"))
     newest = publish_seed(store, 1, onnx=True, network="lstm")
     until(lambda: agent.adopt().version == newest.version)
     agent.act(OBSERVATIONS)
 
 
-def test_where_nothing_comes_any_more_it_ends_and_has_to_become_worth_it_again(
-    store: LocalPolicyStore, scouted: Scouted, lines: list[str], monkeypatch: pytest.MonkeyPatch
+def test_an_idle_prefetcher_ends_and_has_to_pay_off_again(
+    store: LocalPolicyStore,
+    make_prefetched: MakePrefetched,
+    processes: list[psutil.Process],
+    lines: list[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     publish_seed(store, 0, onnx=True)
-    agent = scouted()
-    process = _process(agent)
+    agent = make_prefetched()
+    (process,) = processes
     monkeypatch.setattr(prefetcher, "WORTH_S", 1e9)
     monkeypatch.setattr(prefetcher, "IDLE_S", 0.0)
     until(lambda: not agent.is_prefetching)
     until(lambda: not process.is_running())
-    until(lambda: (agent.adopt(), [line for line in lines if "nothing new has come" in line])[1])
+    _until_logged(agent, lines, "prefetcher stopped reason=no new version")
     _adopts(agent, publish_seed(store, 1, onnx=True).version, seed=1)
     assert not agent.is_prefetching
 
 
-def test_with_keys_nothing_else_is_offered(store: LocalPolicyStore, scouted: Scouted, lines: list[str]) -> None:
+def test_with_keys_no_other_version_is_offered(
+    store: LocalPolicyStore, make_prefetched: MakePrefetched, lines: list[str]
+) -> None:
     made_by = exporter(onnx=True)
     publish(store, make_policy(), made_by, sign=KEY.sign)
-    agent = scouted(trust=TrustOptions(public_keys=[KEY.public]))
+    agent = make_prefetched(trust=TrustOptions(public_keys=[KEY.public]))
     for seed, wrong in enumerate(({}, {"sign": OTHER_KEY.sign}, {"sign": KEY.sign, "run_id": "another"}), start=1):
         bad = publish(store, make_policy(seed=90), made_by, **wrong).version
-        until(lambda bad=bad: (agent.adopt(), [line for line in lines if f"version {bad} is quarantined" in line])[1])
+        _until_logged(agent, lines, f"version {bad} quarantined")
         _adopts(agent, publish(store, make_policy(seed=seed), made_by, sign=KEY.sign).version, seed)
 
 
-def test_a_content_that_failed_while_it_acted_is_not_taken_again(
-    store: LocalPolicyStore, scouted: Scouted, lines: list[str]
+def test_a_content_that_failed_while_acting_is_not_taken_again(
+    store: LocalPolicyStore, make_prefetched: MakePrefetched, lines: list[str]
 ) -> None:
     publish_seed(store, 0, onnx=True)
-    agent = scouted()
+    agent = make_prefetched()
     bad = publish_seed(store, 1, onnx=True)
     _adopts(agent, bad.version, seed=1)
     agent._run = lambda _: [np.full(3, 99), np.zeros(3, np.float32)]
@@ -185,28 +215,28 @@ def test_a_content_that_failed_while_it_acted_is_not_taken_again(
     assert agent.policy.version < bad.version
     again = publish_seed(store, 1, onnx=True)
     assert again.digest == bad.digest
-    until(lambda: (agent.adopt(), [line for line in lines if f"version {again.version} " in line])[1])
+    _until_logged(agent, lines, f"version {again.version} ")
     assert agent.policy.version < bad.version
     _adopts(agent, publish_seed(store, 2, onnx=True).version, seed=2)
 
 
-def test_with_nothing_left_to_act_with_the_next_good_one_acts(
-    store: LocalPolicyStore, scouted: Scouted, lines: list[str]
+def test_the_next_good_version_acts_if_none_is_left(
+    store: LocalPolicyStore, make_prefetched: MakePrefetched, lines: list[str]
 ) -> None:
     publish_seed(store, 0, onnx=True)
-    agent = scouted()
+    agent = make_prefetched()
     agent._run = lambda _: [np.full(3, 99), np.zeros(3, np.float32)]
     deciding = Running(agent.decide, [OBSERVATIONS])
-    until(lambda: [line for line in lines if "is quarantined, it answered with" in line])
+    until(lambda: [line for line in lines if "quarantined reason" in line])
     good = publish_seed(store, 1, onnx=True)
     deciding.join()
     assert agent.policy.version == good.version
     _adopts(agent, good.version, seed=1)
 
 
-def test_a_store_that_goes_and_comes_again(store: LocalPolicyStore, scouted: Scouted) -> None:
+def test_a_store_that_is_removed_and_made_again(store: LocalPolicyStore, make_prefetched: MakePrefetched) -> None:
     publish_seed(store, 0, onnx=True)
-    agent = scouted()
+    agent = make_prefetched()
     shutil.rmtree(store.path)
     agent.act(OBSERVATIONS)
     fresh = local_store(store.path)
@@ -215,22 +245,25 @@ def test_a_store_that_goes_and_comes_again(store: LocalPolicyStore, scouted: Sco
     _adopts(agent, newest.version, seed=3)
 
 
-def test_a_scout_that_cannot_be_started_is_done_without(
-    store: LocalPolicyStore, monkeypatch: pytest.MonkeyPatch
+def test_an_actor_goes_on_without_a_prefetcher_that_does_not_start(
+    store: LocalPolicyStore, lines: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prefetcher, "WORTH_S", 0.0)
+    monkeypatch.setattr(prefetcher, "WORTH_S", 1e-9)
     publish_seed(store, 0, onnx=True)
     with Agent(store, AgentOptions(num_envs=3, deterministic=True)) as agent:
-        agent.reset()
         monkeypatch.setattr(sys, "executable", "/nowhere/python")
+        agent.reset()
         _adopts(agent, publish_seed(store, 1, onnx=True).version, seed=1)
+        assert "/nowhere/python" in _until_logged(agent, lines, "prefetcher not started")[0]
         _adopts(agent, publish_seed(store, 2, onnx=True).version, seed=2)
+        assert not agent.is_prefetching
 
 
 _ACTOR = """
 import sys
 from pathlib import Path
 import numpy as np
+import psutil
 from actor.prefetch import prefetcher
 from actor.agent import Agent
 from shared.store.policy_store import LocalPolicyStore
@@ -240,7 +273,8 @@ prefetcher.WORTH_S = 0.0
 agent = Agent(LocalPolicyStore(Path(sys.argv[1])))
 agent.reset()
 until(lambda: agent.is_prefetching)
-print(agent._loader._prefetcher._run._process.pid, flush=True)
+(process,) = psutil.Process().children()
+print(process.pid, flush=True)
 if sys.argv[2] == "closes":
     agent.close()
 if sys.argv[2] == "acts":
@@ -261,7 +295,7 @@ def test_it_ends_with_its_actor(store: LocalPolicyStore, end: str) -> None:
     until(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE)
 
 
-def test_short_runs_start_none(store: LocalPolicyStore) -> None:
+def test_a_short_run_starts_no_prefetcher(store: LocalPolicyStore) -> None:
     publish_seed(store, 0, onnx=True)
     with Agent(store, AgentOptions(num_envs=3, deterministic=True)) as agent:
         agent.reset()
@@ -270,26 +304,58 @@ def test_short_runs_start_none(store: LocalPolicyStore) -> None:
         assert not agent.is_prefetching
 
 
-def test_who_waits_for_each_version_starts_none(store: LocalPolicyStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Loads take nothing from acting there."""
-    monkeypatch.setattr(prefetcher, "WORTH_S", 1e-9)
+def test_loads_that_the_caller_waits_for_do_not_count(store: LocalPolicyStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take nothing from acting."""
+    counted: list[float] = []
+    monkeypatch.setattr(Prefetcher, "loaded", lambda _, load_s: counted.append(load_s))
     publish_seed(store, 0, onnx=True)
     with Agent(store, AgentOptions(num_envs=3, deterministic=True)) as agent:
         agent.reset()
         for version in range(1, 4):
             waiting = Running(agent.wait_for_version, version, 20.0)
-            until(lambda: agent._loader._is_waited_for)
+            until(lambda: agent._loader.is_waited_for)
             publish_seed(store, version, onnx=True)
             assert waiting.join()
             _adopts(agent, version, seed=version)
-        assert agent._loader._prefetcher is not None
-        assert agent._loader._prefetcher._spent_s == 0.0
+        assert set(counted[1:]) == {0.0}
         publish_seed(store, 4, onnx=True)
         _adopts(agent, 4, seed=4)
-        until(lambda: agent._loader._prefetcher._spent_s > 0.0)  # type: ignore[union-attr]
+        assert counted[-1] > 0.0
 
 
-@pytest.mark.parametrize("settings", [{"follow": "history:0.5"}, {"synchronous": True}, {"canary": 0.5}])
-def test_where_versions_come_otherwise_there_is_none(store: LocalPolicyStore, settings: dict[str, Any]) -> None:
-    with Agent(store, AgentOptions(num_envs=3, **settings)) as agent:
-        assert agent._loader._prefetcher is None
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, 1),
+        ({"prefetch": False}, 0),
+        ({"follow": "history:0.5"}, 0),
+        ({"synchronous": True}, 0),
+        ({"canary": 0.5}, 0),
+    ],
+)
+def test_only_an_agent_that_follows_the_newest_version_makes_a_prefetcher(
+    store: LocalPolicyStore, options: dict[str, Any], expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Prefetcher] = []
+
+    class Recorded(Prefetcher):
+        def __init__(self, *arguments: Any, **named: Any) -> None:
+            super().__init__(*arguments, **named)
+            made.append(self)
+
+    monkeypatch.setattr(prefetcher, "Prefetcher", Recorded)
+    with Agent(store, AgentOptions(num_envs=3, **options)):
+        assert len(made) == expected
+
+
+def test_the_log_has_a_line_for_its_start_and_one_for_its_stop(
+    store: LocalPolicyStore, make_prefetched: MakePrefetched, lines: list[str]
+) -> None:
+    publish_seed(store, 0, onnx=True)
+    agent = make_prefetched()
+    agent.close()
+    agent.close()
+    assert [line.partition(" - ")[2] for line in lines if "prefetcher" in line] == [
+        "prefetcher started",
+        "prefetcher stopped reason=agent closed",
+    ]

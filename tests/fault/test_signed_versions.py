@@ -50,8 +50,8 @@ def test_what_acts_goes_on_and_the_next_good_version_is_adopted(
         agent.reset()
         np.testing.assert_array_equal(agent.act(OBSERVATIONS), expected)
         assert agent.policy.version == 0
-    (line,) = [line for line in lines if "is quarantined" in line]
-    assert re.match(rf"ERROR \| actor\.agent:reset - version \d is quarantined: {reason}", line)
+    (line,) = [line for line in lines if "quarantined reason" in line]
+    assert re.match(rf"ERROR \| actor\.agent:reset - policy version \d quarantined reason={reason}", line)
     assert case.open().quarantined() == {}, "the copy is in doubt, not what the publisher made"
     good = publish_signed(case, 1)
     agent.reset()
@@ -135,10 +135,8 @@ def test_an_older_copy_of_the_store_freezes_an_actor_which_says_so(
         agent.reset()
         agent.act(OBSERVATIONS)
         assert agent.policy.version == 3
-    (line,) = [
-        line for line in lines if line.startswith("WARNING | actor.agent:reset - the newest version in the store")
-    ]
-    assert "is 2 now, and version 3 acts: nothing older is adopted" in line
+    (line,) = [line for line in lines if line.startswith("WARNING | actor.agent:reset - policy store went back")]
+    assert "acting=3 newest=2: older versions are not adopted" in line
     while publish(local_store(store.path), make_policy(seed=9), exporter(), sign=KEY.sign).version < 4:
         agent.reset()
         assert agent.policy.version == 3
@@ -154,8 +152,8 @@ def test_an_actor_from_which_new_versions_are_hidden_says_how_old_its_policy_is(
     agent = make_agent(trust=TrustOptions(public_keys=keys), stale_after_s=3600.0)
     for _ in range(3):
         agent.reset()
-    (line,) = [line for line in lines if "still acts" in line]
-    assert re.match(rf"{level} \| actor\.agent:reset - version 0 still acts, published \d+\.\d days ago: ", line)
+    (line,) = [line for line in lines if "is stale" in line]
+    assert re.match(rf"{level} \| actor\.agent:reset - policy version 0 is stale age=\d+\.\d days$", line)
 
 
 def test_a_pinned_version_is_meant_to_be_old(store: LocalPolicyStore, make_agent: MakeAgent, lines: list[str]) -> None:
@@ -165,4 +163,4 @@ def test_a_pinned_version_is_meant_to_be_old(store: LocalPolicyStore, make_agent
     for _ in range(2):
         agent.reset()
     assert agent.policy.version == 0
-    assert not any("still acts" in line for line in lines)
+    assert not any("is stale" in line for line in lines)

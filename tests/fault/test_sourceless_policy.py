@@ -195,7 +195,7 @@ def test_a_class_that_nobody_allowed_is_not_imported_and_the_last_good_version_a
         agent.act(OBSERVATIONS)
         assert agent.policy.version == 0
     assert f"{package}.policies" not in sys.modules
-    assert any("version 1 is quarantined: NotTrusted" in line for line in lines)
+    assert any("version 1 quarantined reason=NotTrusted" in line for line in lines)
 
 
 def test_a_class_that_is_gone_is_a_permanent_fault(store: LocalPolicyStore, package: str, ship: ShipPolicy) -> None:

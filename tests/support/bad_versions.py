@@ -161,9 +161,9 @@ def _kind(name: str, reason: str, outcome: Outcome = "quarantined") -> BadKind:
 
 
 BAD_KINDS = (
-    _kind("missing weights", "is not there", "retried"),
+    _kind("missing weights", "does not exist", "retried"),
     _kind("missing manifest", "", "not seen"),
-    _kind("missing probe", "is not there", "retried"),
+    _kind("missing probe", "does not exist", "retried"),
     _kind("empty weights", "expected"),
     _kind("empty manifest", "not a manifest"),
     _kind("truncated weights", "bytes, found"),
@@ -201,8 +201,8 @@ BAD_KINDS = (
     BadKind("a program that crashes", _program(bad_programs.Crashes), "killed the sandbox process"),
     _kind("a newer format", "expected manifest format"),
     _kind("another number", "expected a manifest of"),
-    BadKind("NaN for some inputs", _touchy(nan_above=500.0), "it answered with", "quarantined while acting"),
-    BadKind("illegal for some inputs", _touchy(illegal_above=500.0), "it answered with", "quarantined while acting"),
+    BadKind("NaN for some inputs", _touchy(nan_above=500.0), "PolicyOutputError", "quarantined while acting"),
+    BadKind("illegal for some inputs", _touchy(illegal_above=500.0), "PolicyOutputError", "quarantined while acting"),
 )
 """At least one of every kind."""
 

@@ -1,4 +1,4 @@
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -57,8 +57,9 @@ def test_every_change_is_logged_in_the_end(clock: _Clock, captured_logs: Capture
     assert len(captured_logs.records) == 1
     assert log.unlogged == 1
     clock.now_s = 1.0
-    log.catch_up(_policy(1))
-    assert captured_logs.messages()[1:] == ["policy version 1 adopted agent=actor-0 engine=onnx digest=000000000000"]
+    log.catch_up(replace(_policy(1), load_ms=4.06))
+    line = "policy version 1 adopted agent=actor-0 engine=onnx digest=000000000000 load_ms=4.1"
+    assert captured_logs.messages()[1:] == [line]
     log.catch_up(_policy(1))
     log.end(_policy(1))
     assert len(captured_logs.records) == 2

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actor.canary import canary_ledger
-from actor.canary.canary_ledger import CanaryLedger, Returns, Trial, Version
+from actor.canary.canary_ledger import CanaryLedger, Evaluation, Returns, Version
 from shared.errors import StoreUnavailable
 from shared.store.policy_store import LocalPolicyStore
 from shared.store.remote_policy_store import RemotePolicyStore
@@ -35,7 +35,7 @@ def test_the_first_who_begins_a_trial_or_gives_a_verdict_counts(store: LocalPoli
     assert not ours.is_open
     assert theirs.open(V1, V0)
     assert not ours.open(V2, V0)
-    assert (ours.trial, ours.champion, ours.is_open) == (Trial(V1, V0, "theirs"), V0, True)
+    assert (ours.evaluation, ours.champion, ours.is_open) == (Evaluation(V1, V0, "theirs"), V0, True)
     ours.decide(is_worse=False, reason="good")
     verdict = theirs.decide(is_worse=True, reason="bad")
     assert (verdict.is_worse, verdict.by) == (False, "ours")
@@ -99,7 +99,7 @@ def test_a_store_that_does_not_answer_changes_nothing(store: LocalPolicyStore, m
         for method in ("names", "read", "write", "create", "remove"):
             patch.setattr(type(store.notes), method, refuse)
         ledger.look()
-        assert ledger.trial == Trial(V1, V0, "actor")
+        assert ledger.evaluation == Evaluation(V1, V0, "actor")
         assert ledger.fault == "the mount went away"
         ledger.report(Returns((1.0,)))
         assert ledger.decide(is_worse=False, reason="good").by == "actor"
@@ -119,6 +119,6 @@ def test_whatever_a_note_says_it_is_read_as_a_note_or_as_none(data: bytes, kind:
     number = 1 if kind == "trial" else 0
     store.notes.write(f"{kind}-{number:09d}{suffix}", data)
     ledger.look()
-    assert ledger.trial is not None
+    assert ledger.evaluation is not None
     assert ledger.open(V2, V1)
-    assert ledger.trial == Trial(V2, V1, "actor")
+    assert ledger.evaluation == Evaluation(V2, V1, "actor")

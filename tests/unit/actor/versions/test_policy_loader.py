@@ -1,21 +1,21 @@
-"""What a loader does while nothing happens. For what it does with versions see the tests of agents."""
+"""The loader thread while nothing happens. The tests of agents cover what it does with versions."""
 
 import os
+from functools import partial
 from pathlib import Path
 
-from actor.loading.engine_fallback import EngineFallback
-from actor.loading.engine_loader import EngineOptions
-from actor.versions.policy_loader import PolicyLoader
-from actor.versions.policy_manager import PolicyManager
-from actor.versions.version_life import VersionTable
-from actor.versions.version_selection import Newest
+import pytest
+
+from actor.agent_builder import build_parts
+from actor.agent_options import AgentOptions
+from actor.versions import store_listing
 from actor.watching.policy_watcher import PolicyWatcher
 from tests.support.agent_policies import local_store, publish_seed
 from tests.support.waiting import until
 
 
 class _CountingWatcher(PolicyWatcher):
-    """Hears of no event."""
+    """Receives no events."""
 
     checks = looks = 0
 
@@ -31,16 +31,15 @@ class _CountingWatcher(PolicyWatcher):
         return super().is_untouched()
 
 
-def test_while_the_store_stays_as_it_is_a_loader_only_looks_whether_it_does(tmp_path: Path) -> None:
+def test_an_idle_loader_only_looks_whether_the_store_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_listing, "PolicyWatcher", partial(_CountingWatcher, poll_s=0.002))
     store = local_store(tmp_path / "policies")
     publish_seed(store, 0)
     os.utime(store.path, (1e9, 1e9))  # as if nothing had happened there for a while
-    watcher = _CountingWatcher(store, poll_s=0.002)
-    versions = VersionTable()
-    manager = PolicyManager(versions)
-    engines = EngineFallback(EngineOptions("auto", batch_size=1, measure=False))
-    loader = PolicyLoader(store, manager, versions, engines, Newest(), name="idle", watcher=watcher)
-    loader.start()
+    parts = build_parts(store, AgentOptions(prefetch=False))
+    watcher, manager = parts.loader.watcher, parts.manager
+    assert isinstance(watcher, _CountingWatcher)
+    parts.loader.start()
     try:
         until(lambda: watcher.looks)
         checks, looks = watcher.checks, watcher.looks
@@ -50,4 +49,4 @@ def test_while_the_store_stays_as_it_is_a_loader_only_looks_whether_it_does(tmp_
         publish_seed(store, 1)
         until(lambda: manager.held_version == 1)
     finally:
-        loader.close()
+        parts.loader.close()

@@ -3,10 +3,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from actor.canary.canary_assignment import CanaryAssignment
 from actor.loading.loaded_policy import LoadedPolicy
-from actor.rollouts.episodes import FinishedEpisode
 from actor.versions.policy_manager import PolicyManager
 from actor.versions.version_life import VersionState, VersionTable
 from shared.engines.engine import EngineKind
@@ -69,17 +69,17 @@ def test_an_offer_acts_from_the_next_adoption_on(manager: PolicyManager, version
     assert manager.acting is one
     assert manager.held_version == 2
     assert manager.adopt(begins_episodes=False) is two
-    assert (versions.state(1), versions.state(2)) == (S.RETIRED, S.ACTING)
+    assert manager.acting is manager.newest is two
     assert manager.adopt(begins_episodes=True) is two
     assert manager.highest_acted == 2
 
 
-def test_an_offer_that_nobody_adopted_makes_way(manager: PolicyManager, versions: VersionTable) -> None:
+def test_a_newer_offer_replaces_one_that_was_not_adopted(manager: PolicyManager, versions: VersionTable) -> None:
     _acting(manager, versions, 1)
     two, three = _policy(versions, 2), _policy(versions, 3)
     manager.offer(two)
     manager.offer(three)
-    assert versions.state(2) is S.RETIRED
+    assert manager.versions_in_memory() == {1, 3}
     assert manager.adopt(begins_episodes=True) is three
     assert manager.take_spare("onnx", "p", withdraw_ready=False) is two.engine
 
@@ -117,7 +117,7 @@ def test_the_standby_gives_up_its_engine_to_its_successor(manager: PolicyManager
     two = _policy(versions, 2)
     manager.offer(two)
     assert manager.take_spare("onnx", "p", withdraw_ready=True) is two.engine
-    assert versions.state(2) is S.RETIRED
+    assert manager.versions_in_memory() == {1}
     assert manager.held_version == 1
     assert manager.adopt(begins_episodes=True) is one
 
@@ -133,16 +133,14 @@ def test_the_last_good_policy_takes_over_from_one_that_fails(manager: PolicyMana
     one, _ = _acting(manager, versions, 1, 2)
     assert manager.fail_acting("NaN") is one
     assert manager.acting is one
-    assert (versions.state(1), versions.state(2)) == (S.ACTING, S.FAILED)
+    assert (versions.state(1), versions.state(2)) == (S.LOADED, S.FAILED)
     assert versions.quarantine_reason("d2") == "NaN"
     assert manager.highest_acted == 2
     assert manager.fail_acting("NaN too") is None
     assert manager.acting is None
 
 
-def test_what_fails_takes_everything_of_the_same_content_with_it(
-    manager: PolicyManager, versions: VersionTable
-) -> None:
+def test_a_failure_drops_every_version_of_the_same_content(manager: PolicyManager, versions: VersionTable) -> None:
     one = _policy(versions, 1, digest="good")
     two, three = (_policy(versions, version, digest="bad") for version in (2, 3))
     for policy in (one, two):
@@ -164,7 +162,7 @@ def test_a_draw_from_history_acts_whole_episodes_only(manager: PolicyManager, ve
     manager.offer(six)
     assert manager.adopt(begins_episodes=False) is two
     assert manager.adopt(begins_episodes=True) is six
-    assert [versions.state(v) for v in (2, 5, 6)] == [S.RETIRED, S.RETIRED, S.ACTING]
+    assert manager.versions_in_memory() == {5, 6}, "the draw is over"
     assert manager.highest_acted == 6
 
 
@@ -173,7 +171,7 @@ def test_a_draw_that_fails_gives_way_to_the_newest(manager: PolicyManager, versi
     manager.offer_draw(_policy(versions, 2))
     manager.adopt(begins_episodes=True)
     assert manager.fail_acting("NaN") is five
-    assert [versions.state(v) for v in (2, 5)] == [S.FAILED, S.ACTING]
+    assert [versions.state(v) for v in (2, 5)] == [S.FAILED, S.LOADED]
 
 
 def test_a_draw_of_what_is_held_anyway_loads_nothing(manager: PolicyManager, versions: VersionTable) -> None:
@@ -184,7 +182,7 @@ def test_a_draw_of_what_is_held_anyway_loads_nothing(manager: PolicyManager, ver
     assert manager.draw_held(4)
     assert manager.adopt(begins_episodes=True) is four
     assert manager.adopt(begins_episodes=True) is five
-    assert [versions.state(v) for v in (4, 5)] == [S.RETIRED, S.ACTING]
+    assert manager.versions_in_memory() == {4, 5}
     assert manager.engines_alive() == 2
 
 
@@ -206,39 +204,41 @@ def test_a_newer_version_adopted_behind_a_draw_retires_the_one_before(
     assert acting.version == 8
 
 
-class TestTrials:
+class _Alternating:
+    """Assigns the candidate every other episode."""
+
+    turns = 0
+
+    def candidate_acts(self, baseline: LoadedPolicy, candidate: LoadedPolicy | None, *, begins_episodes: bool) -> bool:
+        self.turns += candidate is not None and begins_episodes
+        return candidate is not None and self.turns % 2 == 1
+
+
+class TestCandidates:
     @pytest.fixture
     def manager(self, versions: VersionTable) -> PolicyManager:
-        return PolicyManager(versions, CanaryAssignment(0.5, 1, seed=0))
+        return PolicyManager(versions, _Alternating())
 
     def _until(self, manager: PolicyManager, policy: LoadedPolicy) -> None:
-        """Turns of one episode each, until ``policy`` acts."""
-        for _ in range(100):
-            if manager.adopt(begins_episodes=True) is policy:
-                return
-            assert manager._assignment is not None
-            manager._assignment.ended([FinishedEpisode(0.0, 1, 0, (0,), "")])
-        raise AssertionError("it never acted")
+        assert any(manager.adopt(begins_episodes=True) is policy for _ in range(2)), "it acts one episode in two"
 
-    def test_what_is_on_trial_acts_by_turns_and_is_adopted_at_the_end(
+    def test_a_candidate_acts_its_episodes_and_is_adopted_when_promoted(
         self, manager: PolicyManager, versions: VersionTable
     ) -> None:
         (one,) = _acting(manager, versions, 1)
         two = _policy(versions, 2)
         manager.offer_candidate(two)
-        for policy, other in ((two, one), (one, two), (two, one)):
+        for policy in (two, one, two):
             self._until(manager, policy)
             assert manager.acting is policy
             assert manager.newest is one
-            assert versions.state(policy.version) is S.ACTING
-            assert versions.state(other.version) in (S.RETIRED, S.READY)
+            assert manager.versions_in_memory() == {1, 2}
         manager.promote_candidate(two)
         assert manager.adopt(begins_episodes=False) is two
         assert (manager.newest, manager.candidate) == (two, None)
-        assert (versions.state(1), versions.state(2)) == (S.RETIRED, S.ACTING)
 
     @pytest.mark.parametrize("acts", [True, False])
-    def test_what_is_withdrawn_acts_no_more_and_its_engine_is_used_again(
+    def test_a_withdrawn_candidate_acts_no_more_and_its_engine_is_reused(
         self, manager: PolicyManager, versions: VersionTable, *, acts: bool
     ) -> None:
         (one,) = _acting(manager, versions, 1)
@@ -253,7 +253,7 @@ class TestTrials:
         manager.promote_candidate(two)
         assert manager.adopt(begins_episodes=True) is one
 
-    def test_what_fails_on_trial_makes_way_at_once(self, manager: PolicyManager, versions: VersionTable) -> None:
+    def test_a_candidate_that_fails_is_dropped_at_once(self, manager: PolicyManager, versions: VersionTable) -> None:
         (one,) = _acting(manager, versions, 1)
         two = _policy(versions, 2)
         manager.offer_candidate(two)
@@ -262,7 +262,7 @@ class TestTrials:
         assert manager.candidate is None
         assert versions.state(2) is S.FAILED
 
-    def test_better_what_is_on_trial_than_nothing(self, manager: PolicyManager, versions: VersionTable) -> None:
+    def test_a_candidate_acts_if_nothing_else_is_left(self, manager: PolicyManager, versions: VersionTable) -> None:
         (one,) = _acting(manager, versions, 1)
         two = _policy(versions, 2)
         manager.offer_candidate(two)
@@ -270,3 +270,33 @@ class TestTrials:
         assert manager.fail_acting("NaN") is two
         assert manager.candidate is None
         assert manager.adopt(begins_episodes=True) is two
+
+
+@given(st.lists(st.sampled_from(["offer", "draw", "fail", "adopt", "begin", "trim", "spare"]), max_size=60))
+def test_in_any_order_what_acts_is_never_written_to_and_only_loaded_versions_are_held(steps: list[str]) -> None:
+    versions = VersionTable()
+    manager = PolicyManager(versions)
+    made = 0
+    for step in steps:
+        acting = manager.acting
+        if step in ("offer", "draw"):
+            made += 1
+            offer = manager.offer if step == "offer" else manager.offer_draw
+            offer(_policy(versions, made))
+            assert manager.acting is acting
+        elif step == "fail":
+            now = manager.fail_acting("bad")
+            assert now is not acting or acting is None
+            assert acting is None or versions.state(acting.version) is S.FAILED
+        elif step in ("adopt", "begin"):
+            manager.adopt(begins_episodes=step == "begin")
+        elif step == "trim":
+            manager.trim_spares()
+        else:
+            spare = manager.take_spare("onnx", "p", withdraw_ready=True)
+            assert spare is None or acting is None or spare is not acting.engine
+        assert all(versions.state(version) is S.LOADED for version in manager.versions_in_memory())
+        if (now_acts := manager.acting) is not None:
+            assert now_acts.version in manager.versions_in_memory()
+            assert manager.highest_acted is not None
+            assert manager.highest_acted >= now_acts.version

@@ -13,52 +13,50 @@ def version(number: int, published_unix_s: float = 0.0) -> Manifest:
     return replace(sample_manifest(number, describe_files(sample_files())), created_unix_s=published_unix_s)
 
 
-def remarks(
-    freshness: StalenessMonitor, acting: Manifest | None, known: list[int], now_s: float, unix_s: float
+def _messages(
+    monitor: StalenessMonitor, acting: Manifest | None, known: list[int], now_s: float, unix_s: float
 ) -> list[str]:
-    return [message for _, message in freshness.remarks(acting, known, now_s, unix_s)]
+    return [message for _, message in monitor.reports(acting, known, now_s, unix_s)]
 
 
 @pytest.fixture
-def freshness() -> StalenessMonitor:
+def monitor() -> StalenessMonitor:
     return StalenessMonitor(STALE_AFTER_S, alarming=True)
 
 
-def test_nothing_is_said_before_anything_acts_or_while_new_versions_come(freshness: StalenessMonitor) -> None:
-    assert remarks(freshness, None, [], 0.0, 1e9) == []
+def test_nothing_is_said_before_anything_acts_or_while_new_versions_come(monitor: StalenessMonitor) -> None:
+    assert _messages(monitor, None, [], 0.0, 1e9) == []
     for second in range(0, 1000, 50):
-        assert remarks(freshness, version(second, second), [second], second, second + 1) == []
+        assert _messages(monitor, version(second, second), [second], second, second + 1) == []
 
 
-def test_the_age_is_said_once_in_a_while(freshness: StalenessMonitor) -> None:
-    said = [second for second in range(500) if remarks(freshness, version(3), [3], second, second)]
+def test_the_age_is_said_once_in_a_while(monitor: StalenessMonitor) -> None:
+    said = [second for second in range(500) if _messages(monitor, version(3), [3], second, second)]
     assert said == [100, 200, 300, 400]
-    assert list(freshness.remarks(version(3), [3], 7200, 7200)) == [
-        ("WARNING", "version 3 still acts, published 2.0 h ago: the store has shown nothing newer that is fit to act")
-    ]
+    assert list(monitor.reports(version(3), [3], 7200, 7200)) == [("WARNING", "policy version 3 is stale age=2.0 h")]
 
 
-def test_a_version_that_was_old_when_it_came_is_told_of_at_once(freshness: StalenessMonitor) -> None:
-    assert "published 200 s" not in remarks(freshness, version(3), [3], 0.0, 110.0)[0]
-    assert remarks(freshness, version(4, 5.0), [4], 1.0, 111.0) == [], "not for every one of them"
+def test_a_version_that_was_old_when_it_came_is_told_of_at_once(monitor: StalenessMonitor) -> None:
+    assert _messages(monitor, version(3), [3], 0.0, 110.0) == ["policy version 3 is stale age=110 s"]
+    assert _messages(monitor, version(4, 5.0), [4], 1.0, 111.0) == [], "not for every one of them"
 
 
 @pytest.mark.parametrize("unix_s", [-1e9, 0.0])
-def test_a_clock_that_is_behind_does_not_hide_an_age(freshness: StalenessMonitor, unix_s: float) -> None:
-    assert remarks(freshness, version(3), [3], 0.0, unix_s) == []
-    assert "published 3 min ago" in remarks(freshness, version(3), [3], 180.0, unix_s)[0]
+def test_a_clock_that_is_behind_does_not_hide_an_age(monitor: StalenessMonitor, unix_s: float) -> None:
+    assert _messages(monitor, version(3), [3], 0.0, unix_s) == []
+    assert _messages(monitor, version(3), [3], 180.0, unix_s) == ["policy version 3 is stale age=3 min"]
 
 
-def test_a_store_that_went_back_is_told_of_once(freshness: StalenessMonitor) -> None:
-    said = [bool(remarks(freshness, version(9), known, 0.0, 0.0)) for known in ([8, 9], [4], [4], [4, 5], [8, 9], [5])]
+def test_a_store_that_went_back_is_told_of_once(monitor: StalenessMonitor) -> None:
+    said = [bool(_messages(monitor, version(9), known, 0.0, 0.0)) for known in ([8, 9], [4], [4], [4, 5], [8, 9], [5])]
     assert said == [False, True, False, True, False, True]
-    assert remarks(freshness, version(9), [], 0.0, 0.0) == [], "a store that is away says nothing"
+    assert _messages(monitor, version(9), [], 0.0, 0.0) == [], "a store that is away says nothing"
 
 
 def test_it_is_a_note_where_nothing_depends_on_it_and_can_be_turned_off() -> None:
-    ((level, _),) = StalenessMonitor(STALE_AFTER_S, alarming=False).remarks(version(1), [1], 0.0, 1e6)
+    ((level, _),) = StalenessMonitor(STALE_AFTER_S, alarming=False).reports(version(1), [1], 0.0, 1e6)
     assert level == "INFO"
-    assert remarks(StalenessMonitor(float("inf"), alarming=True), version(1), [1], 1e9, 1e9) == []
+    assert _messages(StalenessMonitor(float("inf"), alarming=True), version(1), [1], 1e9, 1e9) == []
 
 
 @pytest.mark.parametrize(
