@@ -103,6 +103,6 @@ def test_a_version_for_which_memory_is_short_is_tried_again_and_adopted_when_the
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "policy version 0 adopted" in done.stdout
-    assert f"tried again: TransientLoadError: not enough memory: {says}" in done.stdout
+    assert f"will be retried reason=TransientLoadError: not enough memory: {says}" in done.stdout
     assert "quarantined reason" not in done.stdout
     assert done.stdout.count("policy version 1 adopted") == 1
