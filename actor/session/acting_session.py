@@ -103,6 +103,7 @@ def _agent_options(
         signature=None if config is None else config.signature,
         stale_after_s=settings.stale_after_s,
         canary=settings.canary,
+        prefetch=settings.prefetch,
         name=name,
         sandbox=SandboxLimits() if settings.sandbox else None,
         cache_directory=user_cache_path("rl-hotswap"),

@@ -68,6 +68,9 @@ class ActorSettings:
     """Let a new version act only a share P of the episodes (0 < P < 1) until 20 of them have ended; then adopt it, or
     quarantine it if its returns are worse (one-sided rank-sum test, 1%). All actors of a store evaluate together; give
     them the same P. Episodes must end. Default: every new version acts at once."""
+    prefetch: _Pair = True
+    """Verify new versions in a process beside this one once that pays off. It applies to --follow newest of a store in
+    a directory of this machine, on Linux, without --canary."""
     deterministic: _Flag = False
     """Act without noise: the most probable action. No rollouts are sent."""
     seed: Annotated[int | None, arg(metavar="K", help_behavior_hint="")] = None

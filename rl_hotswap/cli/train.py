@@ -46,6 +46,8 @@ class TrainOptions(ActingOptions):
     canary: Annotated[float | None, arg(metavar="P", help_behavior_hint="")] = None
     """Share P of the episodes in which a new version acts until its returns are known not to be worse (see rl-hotswap
     act --help). The previous version acts meanwhile: publish seldom and set a large --max-lag. Default: no canary."""
+    prefetch: bool = True
+    """Let each actor verify new versions in a process beside it once that pays off (see rl-hotswap act --help)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -155,6 +157,7 @@ def actor_command(
         f"--engine={options.engine}",
         *(["--trust-native"] if options.trust_native else []),
         *([] if options.canary is None else [f"--canary={options.canary!r}"]),
+        *([] if options.prefetch else ["--no-prefetch"]),
         *(f"--trust-module={module}" for module in options.trusted_modules),
         *([] if public_key is None else [f"--public-key={public_key}"]),
         f"--seed={seed}",

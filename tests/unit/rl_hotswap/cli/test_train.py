@@ -118,9 +118,10 @@ def test_an_actor_is_told_what_it_needs(tmp_path: Path) -> None:
     told = tyro.cli(ActorSettings, args=_flags(command, "actor.run"))
     assert (told.env, told.run_dir, told.envs, told.engine) == ("Acrobot-v1", tmp_path, 4, "onnx")
     assert (told.name, told.supervised, told.send, told.follow) == ("actor-2", True, True, "newest")
-    assert told.canary is None
-    careful = actor_command(replace(_OPTIONS, canary=0.125), RunDirectory(tmp_path), 2, 0)
-    assert tyro.cli(ActorSettings, args=_flags(careful, "actor.run")).canary == 0.125
+    assert (told.canary, told.prefetch) == (None, True)
+    command = actor_command(replace(_OPTIONS, canary=0.125, prefetch=False), RunDirectory(tmp_path), 2, 0)
+    told = tyro.cli(ActorSettings, args=_flags(command, "actor.run"))
+    assert (told.canary, told.prefetch) == (0.125, False)
 
 
 @pytest.mark.parametrize("flags", [["--canary=0"], ["--canary=1"], ["--canary=nan"], ["--canary=0.5", "--actors=0"]])
