@@ -65,32 +65,35 @@ class Agent:
 
     @property
     def policy(self) -> LoadedPolicy:
-        """What acts; ``reset``, ``adopt`` and a failure while acting change it. Raises PolicyUnavailable."""
+        """The acting policy. ``reset``, ``adopt`` and a failure while acting change it.
+
+        Raises PolicyUnavailable before the first ``reset`` or ``act``.
+        """
         if self._policy is None:
             raise PolicyUnavailable(f"{self._options.name} has not begun: call reset() first")
         return self._policy
 
     @property
     def is_prefetching(self) -> bool:
-        """Whether a process beside this one watches the store and verifies what is new
-        (``actor/prefetch/prefetcher.py``).
-
-        One is started once that has cost this process as much as another costs.
-        """
+        """True while a process beside this one verifies new versions (``actor/prefetch``)."""
         return self._loader.is_prefetching
 
     @property
     def state(self) -> tuple[np.ndarray, ...]:
-        """The recurrent state [B, …] before the next act; these arrays are never written to again."""
+        """The recurrent state before the next act, arrays [B, …] that are never written to again."""
         return tuple(self._state)
 
     def reset(self, rows: np.ndarray | None = None) -> None:
-        """Begin new episodes: in all environments, or in ``rows`` (indices, or a mask [B]) only.
+        """Begin new episodes in all environments, or only clear the recurrent state of some.
 
-        A whole reset adopts what is ready, logs what the loader reports, and clears the recurrent state. It never
-        raises while something can act; where nothing can, it waits, and raises PolicyUnavailable after the deadline,
-        naming every version tried. With ``rows`` it clears the recurrent state of these environments and does nothing
-        else.
+        A whole reset adopts the newest verified version, logs the reports of the loader and clears the recurrent
+        state. It neither loads nor raises while a version can act; otherwise it waits for one.
+
+        Args:
+            rows: The environments whose recurrent state to clear, as indices or as a mask [B]. None: a whole reset.
+
+        Raises:
+            PolicyUnavailable: No version can act after ``AgentOptions.deadline_s``. The message has each failure.
         """
         if rows is not None:
             self._clear_state(rows)
@@ -101,16 +104,16 @@ class Agent:
         self._loader.episode_began()
 
     def adopt(self) -> LoadedPolicy:
-        """Act with what is ready, in the middle of episodes: the recurrent state is kept where it fits the new policy.
+        """Adopt the newest verified version during episodes, and return the acting policy.
 
-        Waits and raises as ``reset`` does.
+        The recurrent state is kept if it fits the new policy. Waits and raises as ``reset`` does.
         """
         return self._adopt(begins_episodes=False)
 
     def wait_for_version(self, version: int, timeout_s: float) -> bool:
-        """Wait until ``version`` or a newer one acts or is ready to. Adopts nothing.
+        """Wait until ``version`` or a newer one acts or is ready. Adopts nothing.
 
-        False where ``timeout_s`` passed, or where it failed to load.
+        Returns False after ``timeout_s`` seconds, or if ``version`` failed to load.
         """
         deadline_s = time.monotonic() + timeout_s
         while not self._loader.holds(version):
@@ -121,10 +124,14 @@ class Agent:
         return True
 
     def act(self, observation: Any, action_mask: Any = None) -> Any:
-        """The action for ``observation``, as the environment takes it.
+        """Return the action for an observation of the environment.
 
-        For a batch both are as a vector environment gives and takes them, with masks [B, n]; for one environment
-        without the batch dimension, and the action of a Discrete space is an int.
+        Args:
+            observation: As the environment returns it: with a batch dimension unless ``num_envs`` is None.
+            action_mask: The legal actions, bool [B, n], or [n] without a batch dimension. None: all.
+
+        Returns:
+            The action for the environment; an int for a Discrete space without a batch dimension.
         """
         call = self._call or self._first_call()
         arrays = call.flatten(observation)
@@ -136,12 +143,19 @@ class Agent:
         return action.item() if action.ndim == 1 else action[0]
 
     def decide(self, observation: Sequence[np.ndarray], action_mask: np.ndarray | None = None) -> Decision:
-        """Action, log-probability and value for flat arrays [B, …] in the order and dtypes of the signature.
+        """Return the decision for flat arrays.
 
-        ``action_mask`` is bool [B, n]; without one every action is legal. The outputs are checked: where the version
-        that acts fails, it is quarantined, and the last good one answers this same step (``policy`` is another one
-        afterwards). Raises SignatureMismatch for an observation that does not fit, PolicyOutputError for one that no
-        policy can answer (not finite), PolicyUnavailable where nothing is left to act with.
+        The outputs are checked. If they are invalid, the acting version is quarantined and the last good one answers
+        the same step; ``policy`` is another one afterwards.
+
+        Args:
+            observation: Arrays [B, …] in the order and dtypes of the signature.
+            action_mask: The legal actions, bool [B, n]. None: all.
+
+        Raises:
+            SignatureMismatch: The observation does not fit the signature.
+            PolicyOutputError: No policy can answer the observation, since it is not finite.
+            PolicyUnavailable: No version is left to act with.
         """
         call, outputs, fault = self._attempt(observation, action_mask)
         if fault is not None:
@@ -151,11 +165,11 @@ class Agent:
         return decision
 
     def episodes_ended(self, finished: Sequence[FinishedEpisode]) -> None:
-        """These ended since the last ``reset`` or ``adopt``, in this order. Only with ``canary`` does it matter."""
+        """Report the episodes that ended since the last ``reset`` or ``adopt``, in that order. ``canary`` needs it."""
         self._strategy.episodes_ended(finished)
 
     def close(self) -> None:
-        """Stop the loader's thread. Idempotent."""
+        """Stop the loader thread and the side processes. Idempotent."""
         self._loader.close()
         self._log_reports(depth=1)
         self._adoption_log.end(self._policy)
@@ -174,7 +188,7 @@ class Agent:
         return self._call
 
     def _adopt(self, *, begins_episodes: bool) -> LoadedPolicy:
-        """What ``reset`` and ``adopt`` have in common; their names stand in the log."""
+        """Adopt for ``reset`` and ``adopt``, which the log shows as the place."""
         if self._synchronous:
             self._loader.load_pending()
         else:
@@ -194,8 +208,7 @@ class Agent:
         return policy
 
     def _act_with(self, policy: LoadedPolicy) -> None:
-        """From the next step on ``policy`` acts. Recurrent state is kept where its tensors are the same."""
-        if self._policy is None or policy.signature is not self._policy.signature:  # else there is nothing to compare
+        if self._policy is None or policy.signature is not self._policy.signature:
             self._follow_signature(policy.signature if self._values else policy.signature.without_value)
         self._run = policy.engine.run
         self._policy = policy
@@ -211,7 +224,7 @@ class Agent:
         self._prepare_noise(signature)
 
     def _prepare_noise(self, signature: PolicySignature) -> None:
-        """The loader admits one action space only, so that the stream stays the same from version to version."""
+        """Make the noise stream once: the loader admits one action space only."""
         if self._noise is None:
             if self._options.deterministic:
                 zeros = np.zeros((self._batch_size, *signature.action.noise_shape), np.float32)
@@ -224,7 +237,7 @@ class Agent:
     def _clear_state(self, rows: np.ndarray) -> None:
         cleared = []
         for array in self._state:
-            copy = array.copy()  # whoever recorded the state before holds the other
+            copy = array.copy()  # a rollout may hold the other
             copy[rows] = 0
             cleared.append(copy)
         self._state = cleared
@@ -232,7 +245,7 @@ class Agent:
     def _recover(
         self, observation: Sequence[np.ndarray], action_mask: np.ndarray | None, fault: str
     ) -> tuple[PolicyCall, Sequence[np.ndarray]]:
-        """Quarantine what acts; this step's outputs come from the last good version, or what else can be had."""
+        """Quarantine the acting version and return the outputs of the last good one, or of any other."""
         while True:
             failed = self.policy
             self._blame_environment(observation, action_mask)
@@ -253,14 +266,14 @@ class Agent:
         try:
             return self._wait_for_policy(begins_episodes=False, depth=3)
         except PolicyUnavailable:
-            # Whoever asks again must not get an answer from what was quarantined.
+            # The next call must not get an answer from the quarantined version.
             self._policy, self._call, self._run = None, None, _nothing_to_run
             raise
 
     def _attempt(
         self, observation: Sequence[np.ndarray], action_mask: np.ndarray | None
     ) -> tuple[PolicyCall, Sequence[np.ndarray], str | None]:
-        """One call of what acts: its outputs, and what is wrong with them."""
+        """Call the acting policy and return its outputs and their fault."""
         call = self._call or self._first_call()
         inputs = call.inputs(observation, self._state, action_mask, self._noise_at(self.noise_offset))
         try:
@@ -270,15 +283,15 @@ class Agent:
         return call, outputs, call.fault(outputs, action_mask if call.takes_mask else None)
 
     def _blame_environment(self, observation: Sequence[np.ndarray], action_mask: np.ndarray | None) -> None:
-        """Raise PolicyOutputError where the inputs allow no answer: no version must be quarantined for that."""
+        """Raise PolicyOutputError if no policy can answer these inputs: no version is quarantined for that."""
         call = self._call or self._first_call()
         inputs = call.inputs(observation, self._state, action_mask, self._noise_at(self.noise_offset))
         if (blame := call.input_fault(inputs)) is not None:
-            raise PolicyOutputError(f"{blame}: no policy can act on that; it is the environment's to put right")
+            raise PolicyOutputError(f"{blame}: no policy can act on that, the environment has to be corrected")
 
     def _wait_for_policy(self, *, begins_episodes: bool, depth: int) -> LoadedPolicy:
-        """The first policy that becomes ready. Raises PolicyUnavailable after the deadline."""
-        began_s = said_s = time.monotonic()
+        """Return the first policy that becomes ready. Raises PolicyUnavailable after the deadline."""
+        began_s = logged_s = time.monotonic()
         logger.opt(depth=depth).info("waiting for a policy agent={} store={}", self._options.name, self._store)
         while True:
             if self._loader.has_reports:
@@ -291,16 +304,15 @@ class Agent:
             left_s = began_s + self._options.deadline_s - now_s
             if left_s <= 0:
                 break
-            if now_s - said_s > _LOG_WAIT_EVERY_S:
-                said_s = now_s
+            if now_s - logged_s > _LOG_WAIT_EVERY_S:
+                logged_s = now_s
                 why = self._loader.describe_failures()
                 name = self._options.name
                 logger.opt(depth=depth).warning("still waiting for a policy agent={} failures={}", name, why)
             self._wait_for_loader(min(left_s, 1.0))
         raise PolicyUnavailable(
-            f"nothing to act with after {self._options.deadline_s:g} s, "
-            f"following {self._options.follow} in {self._store}: "
-            f"{self._loader.describe_failures()}"
+            f"nothing to act with after {self._options.deadline_s:g} s, following {self._options.followed} in "
+            f"{self._store}: {self._loader.describe_failures()}"
         )
 
     def _wait_for_loader(self, timeout_s: float) -> None:
