@@ -10,7 +10,7 @@ from loguru import logger
 
 from actor.acting.adoption_log import AdoptionLog
 from actor.acting.policy_call import Decision, PolicyCall
-from actor.agent_builder import build_parts
+from actor.agent_builder import build_loader
 from actor.agent_options import AgentOptions, with_deprecated_keywords
 from actor.loading.loaded_policy import LoadedPolicy
 from actor.rollouts.episodes import FinishedEpisode
@@ -48,10 +48,9 @@ class Agent:
         self._synchronous = options.synchronous
         self._values = options.values
         self._store = store
-        parts = build_parts(store, options)
-        self._manager = parts.manager
-        self._loader = parts.loader
-        self._strategy = parts.strategy
+        self._loader = build_loader(store, options)
+        self._manager = self._loader.manager
+        self._reports = self._loader.reports
         self._load_barrier = self._loader.load_barrier
         self._adoption_log = AdoptionLog(options.name)
         self._policy: LoadedPolicy | None = None
@@ -166,7 +165,7 @@ class Agent:
 
     def episodes_ended(self, finished: Sequence[FinishedEpisode]) -> None:
         """Report the episodes that ended since the last ``reset`` or ``adopt``, in that order. ``canary`` needs it."""
-        self._strategy.episodes_ended(finished)
+        self._loader.episodes_ended(finished)
 
     def close(self) -> None:
         """Stop the loader thread and the side processes. Idempotent."""
@@ -198,7 +197,7 @@ class Agent:
         policy = self._manager.adopt(begins_episodes=begins_episodes)
         if policy is None:
             policy = self._wait_for_policy(begins_episodes=begins_episodes, depth=2)
-        if self._loader.has_reports:
+        if self._reports:
             self._log_reports(depth=2)
         if policy is not self._policy:
             self._act_with(policy)
@@ -294,7 +293,7 @@ class Agent:
         began_s = logged_s = time.monotonic()
         logger.opt(depth=depth).info("waiting for a policy agent={} store={}", self._options.name, self._store)
         while True:
-            if self._loader.has_reports:
+            if self._reports:
                 self._log_reports(depth=depth + 1)
             self._loader.take_prefetched()
             policy = self._manager.adopt(begins_episodes=begins_episodes)
@@ -323,8 +322,9 @@ class Agent:
             self._loader.wait_for_news(timeout_s)
 
     def _log_reports(self, *, depth: int) -> None:
-        for report in self._loader.take_reports():
-            logger.opt(depth=depth).log(report.level, report.message)
+        while self._reports:
+            level, message = self._reports.popleft()
+            logger.opt(depth=depth).log(level, message)
 
 
 def _nothing_to_run(_inputs: Sequence[np.ndarray]) -> Sequence[np.ndarray]:

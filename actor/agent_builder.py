@@ -1,7 +1,6 @@
-"""The parts of an agent, put together from its options. Only this module imports the canary and the prefetcher."""
+"""The loader of an agent, put together from its options. Only this module imports the canary and the prefetcher."""
 
 import sys
-from dataclasses import dataclass
 
 from actor.agent_options import AgentOptions
 from actor.loading.engine_fallback import EngineFallback
@@ -19,29 +18,20 @@ from actor.versions.store_listing import StoreListing
 from actor.versions.version_life import VersionTable
 from actor.versions.version_loading import VersionLoader
 from actor.versions.version_selection import History, Newest
-from actor.versions.version_source import NoVersionSource, VersionSource
+from actor.versions.version_source import VersionSource
 from shared.store.authenticity import Authenticity
 from shared.store.policy_store import LocalPolicyStore, PolicyStore
 
 
-@dataclass(frozen=True)
-class AgentParts:
-    """The parts that an agent works with."""
-
-    manager: PolicyManager
-    strategy: SelectionStrategy
-    loader: PolicyLoader
-
-
-def build_parts(store: PolicyStore, options: AgentOptions) -> AgentParts:
-    """Build the parts of an agent that acts from ``store``. Starts no thread and no process."""
+def build_loader(store: PolicyStore, options: AgentOptions) -> PolicyLoader:
+    """Return a loader with all its parts. Starts no thread and no process."""
     reports, trust, cache = Reports(), options.trust, options.cache_directory
     quarantine_cache = None if cache is None else QuarantineCache(cache / "quarantine")
     quarantine = QuarantineReporter(store, quarantine_cache, options.name, reports)
     manager, strategy = _manager_and_strategy(store, options, quarantine, reports)
     authenticity = Authenticity(trust.public_keys, trust.run_id)
     listing = StoreListing(store, manager, reports)
-    loader = PolicyLoader(
+    return PolicyLoader(
         listing,
         manager,
         strategy,
@@ -52,7 +42,6 @@ def build_parts(store: PolicyStore, options: AgentOptions) -> AgentParts:
         staleness=StalenessMonitor(options.stale_after_s, alarming=bool(trust.public_keys)),
         name=options.name,
     )
-    return AgentParts(manager, strategy, loader)
 
 
 def _manager_and_strategy(
@@ -103,11 +92,11 @@ def _source(
     """Return a prefetcher if versions come one newest after the other, in a directory of this machine."""
     is_usual = isinstance(options.followed, Newest) and options.canary is None and not options.synchronous
     if not options.prefetch or not is_usual or not isinstance(store, LocalPolicyStore) or sys.platform != "linux":
-        return NoVersionSource()
+        return VersionSource()
     try:
         from actor.prefetch.prefetcher import Prefetcher
     except ModuleNotFoundError:  # installed without this option
-        return NoVersionSource()
+        return VersionSource()
     cache = options.cache_directory
     return Prefetcher(
         store,

@@ -26,13 +26,7 @@ LOOK_EVERY_S = 0.25
 class CanaryEvaluation(SelectionStrategy):
     """Selects, evaluates and adopts candidates together with the other actors of the store.
 
-    Args:
-        ledger: The evaluations of the store.
-        manager: The policies in memory.
-        assignment: Assigns the episodes of this actor.
-        quarantine: Receives the candidates that are worse.
-        reports: Receives what to log.
-        look_every_s: The least time between two looks at the ledger.
+    ``look_every_s`` is the least time between two looks at the ledger.
     """
 
     decides_with_others = True

@@ -42,14 +42,7 @@ _MAX_FLOATS = 2**19  # copying 2 MB and computing their checksum takes the actin
 class Prefetcher(VersionSource):
     """Starts and ends the process, and takes its versions.
 
-    Args:
-        store: A store in a directory of this machine.
-        manager: Receives the versions.
-        authenticity: The keys and the run that versions must have.
-        reports: Receives a line when the process starts to serve and when it stops.
-        batch_size: Rows of each call.
-        values: True when the engines compute the policy's value.
-        quarantine_directory: The directory of the ``QuarantineCache``; None without one.
+    ``quarantine_directory`` is that of the ``QuarantineCache``. The rest is as for the loader and its engines.
     """
 
     def __init__(

@@ -3,18 +3,18 @@
 import math
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Sequence
 
+from actor.rollouts.episodes import FinishedEpisode
 from actor.versions.load_barrier import LoadBarrier
 from actor.versions.policy_manager import PolicyManager
-from actor.versions.reports import Report
 from actor.versions.selection_strategy import SelectionStrategy
 from actor.versions.staleness import StalenessMonitor
 from actor.versions.store_listing import StoreListing
 from actor.versions.version_life import VersionState
 from actor.versions.version_loading import VersionLoader
 from actor.versions.version_selection import Pinned
-from actor.versions.version_source import NoVersionSource, VersionSource
+from actor.versions.version_source import VersionSource
 from actor.watching.wake_up import WakeUp
 
 _REST_S = 120.0
@@ -26,15 +26,6 @@ class PolicyLoader:
 
     ``start`` loads on a thread from then on. Without it the caller drives ``load_pending``. Only the newest version
     matters: versions that were superseded while another one was loading are never loaded.
-
-    Args:
-        listing: The versions of the store.
-        manager: The policies in memory.
-        strategy: Decides what to load.
-        loading: Loads one version.
-        source: Offers versions that are verified elsewhere. None: there are none.
-        staleness: Reports old policies. None: does not.
-        name: The agent's name.
     """
 
     def __init__(
@@ -48,19 +39,19 @@ class PolicyLoader:
         staleness: StalenessMonitor | None = None,
         name: str = "agent",
     ) -> None:
+        self.manager = manager
         self.watcher = listing.watcher
         self.load_barrier = LoadBarrier()
         self.is_waited_for = False
         """True while the acting thread waits for a version."""
         self._listing = listing
-        self._manager = manager
         self._versions = manager.versions
         self._strategy = strategy
         self._loading = loading
-        self._source = source or NoVersionSource()
+        self._source = source or VersionSource()
         self._staleness = staleness or StalenessMonitor(math.inf, alarming=False)
         self._name = name
-        self._reports = loading.reports
+        self.reports = loading.reports
         self._wake = listing.wake
         self._news = WakeUp()
         self._turn = threading.Lock()  # its holder may move versions
@@ -91,15 +82,6 @@ class PolicyLoader:
         """True while the version source watches the store and verifies."""
         return self._source.is_active
 
-    @property
-    def has_reports(self) -> bool:
-        """True while there are lines to log. Costs next to nothing."""
-        return bool(self._reports)
-
-    def take_reports(self) -> Iterator[Report]:
-        """Return the lines to log since the last call, oldest first."""
-        return self._reports.take()
-
     def wait_for_news(self, timeout_s: float) -> None:
         """Return when a version became ready or failed, after ``timeout_s`` at the latest."""
         self.is_waited_for = True
@@ -115,7 +97,7 @@ class PolicyLoader:
         if self._strategy.decides_with_others:
             return True
         self.take_prefetched()
-        held = self._manager.held_version
+        held = self.manager.held_version
         if held is not None and held >= version:
             return True
         if version not in self.watcher.known:
@@ -144,6 +126,10 @@ class PolicyLoader:
         """Prepare the version of the next episode, if the strategy chooses one for each."""
         if self._strategy.episode_began():
             self._wake.set()
+
+    def episodes_ended(self, finished: Sequence[FinishedEpisode]) -> None:
+        """Pass finished episodes to the strategy."""
+        self._strategy.episodes_ended(finished)
 
     def acting_failed(self, digest: str, reason: str) -> None:
         """Share the quarantine of the version that acted, and look for another one."""
@@ -176,11 +162,11 @@ class PolicyLoader:
                 while not self._closing and (version := self._select()) is not None:
                     self._load(version)
                     self._listing.look()
-            self._manager.trim_spares()
+            self.manager.trim_spares()
             self._loading.quarantine.share(self._strategy.failed)
             self._report_age()
         except Exception as error:  # noqa: BLE001 - the acting policy must go on, and later versions be looked for
-            self._reports.add("ERROR", f"policy loader failed error={type(error).__name__}: {error}")
+            self.reports.add("ERROR", f"policy loader failed error={type(error).__name__}: {error}")
 
     def _work(self) -> None:
         self._loading.engines.prepare()
@@ -238,6 +224,6 @@ class PolicyLoader:
     def _report_age(self) -> None:
         """Report an old policy, unless it is pinned."""
         if not isinstance(self._strategy.follow, Pinned):
-            newest = self._manager.newest
+            newest = self.manager.newest
             manifest = None if newest is None else newest.manifest
-            self._reports.extend(self._staleness.reports(manifest, self._listing.known, time.monotonic(), time.time()))
+            self.reports.extend(self._staleness.reports(manifest, self._listing.known, time.monotonic(), time.time()))

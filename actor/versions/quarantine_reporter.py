@@ -12,14 +12,7 @@ _MAX_PENDING = 1000
 
 
 class QuarantineReporter:
-    """Collects failures from any thread; the loader thread shares them.
-
-    Args:
-        store: Receives the quarantines for other actors.
-        cache: Keeps the quarantines for later actors on this machine. None: nothing is kept.
-        name: The agent's name.
-        reports: Receives a line for each quarantine that could not be shared.
-    """
+    """Collects failures from any thread; the loader thread writes them to the store and to the cache, if any."""
 
     def __init__(self, store: PolicyStore, cache: QuarantineCache | None, name: str, reports: Reports) -> None:
         self._store = store

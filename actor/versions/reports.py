@@ -1,10 +1,7 @@
 """The lines that the loader thread leaves for the agent to log from ``reset`` and ``adopt``."""
 
 from collections import deque
-from collections.abc import Iterator
 from typing import NamedTuple
-
-_MAX_REPORTS = 1000
 
 
 class Report(NamedTuple):
@@ -15,16 +12,11 @@ class Report(NamedTuple):
 
 
 class Reports(deque[Report]):
-    """The newest reports, oldest first. Any thread may add; the acting thread takes."""
+    """The newest thousand reports, oldest first. Any thread may add; the acting thread takes."""
 
     def __init__(self) -> None:
-        super().__init__(maxlen=_MAX_REPORTS)
+        super().__init__(maxlen=1000)
 
     def add(self, level: str, message: str) -> None:
         """Leave a line for the agent to log."""
         self.append(Report(level, message))
-
-    def take(self) -> Iterator[Report]:
-        """Remove the reports one by one."""
-        while self:
-            yield self.popleft()

@@ -13,13 +13,7 @@ from shared.store.policy_store import PolicyStore
 
 
 class StoreListing:
-    """Keeps the version table up to date with the store. Only the loader thread uses it, except for ``wake``.
-
-    Args:
-        store: The store of policy versions.
-        manager: Its versions keep their records.
-        reports: Receives a line when the store fails and when it answers again.
-    """
+    """Keeps the version table up to date with the store. Only the loader thread uses it, except for ``wake``."""
 
     def __init__(self, store: PolicyStore, manager: PolicyManager, reports: Reports) -> None:
         self.store = store

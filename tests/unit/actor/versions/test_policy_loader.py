@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from actor.agent_builder import build_parts
+from actor.agent_builder import build_loader
 from actor.agent_options import AgentOptions
 from actor.versions import store_listing
 from actor.watching.policy_watcher import PolicyWatcher
@@ -36,10 +36,10 @@ def test_an_idle_loader_only_looks_whether_the_store_changed(tmp_path: Path, mon
     store = local_store(tmp_path / "policies")
     publish_seed(store, 0)
     os.utime(store.path, (1e9, 1e9))  # as if nothing had happened there for a while
-    parts = build_parts(store, AgentOptions(prefetch=False))
-    watcher, manager = parts.loader.watcher, parts.manager
+    loader = build_loader(store, AgentOptions(prefetch=False))
+    watcher, manager = loader.watcher, loader.manager
     assert isinstance(watcher, _CountingWatcher)
-    parts.loader.start()
+    loader.start()
     try:
         until(lambda: watcher.looks)
         checks, looks = watcher.checks, watcher.looks
@@ -49,4 +49,4 @@ def test_an_idle_loader_only_looks_whether_the_store_changed(tmp_path: Path, mon
         publish_seed(store, 1)
         until(lambda: manager.held_version == 1)
     finally:
-        parts.loader.close()
+        loader.close()
