@@ -5,13 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from loguru import logger
 
 from actor.agent import Agent
 from actor.agent_options import AgentOptions
 from shared.store.policy_store import LocalPolicyStore, PolicyStore
 from tests.support.agent_policies import local_store
-from tests.support.transport_network import Network
 
 MakeAgent = Callable[..., Agent]
 
@@ -33,21 +31,3 @@ def make_agent(store: LocalPolicyStore) -> Iterator[MakeAgent]:
     yield make
     for agent in agents:
         agent.close()
-
-
-@pytest.fixture
-def lines() -> Iterator[list[str]]:
-    """The log as a person reads it: ``LEVEL | name:function - message``."""
-    lines: list[str] = []
-    sink = logger.add(
-        lambda message: lines.append(str(message).rstrip()), format="{level} | {name}:{function} - {message}"
-    )
-    yield lines
-    logger.remove(sink)
-
-
-@pytest.fixture
-def network() -> Iterator[Network]:
-    """Participants of the ZeroMQ transport, closed after the test."""
-    with Network() as network:
-        yield network

@@ -25,6 +25,7 @@ from tests.support.agent_policies import (
     quiet_noise,
     touchy_exporter,
 )
+from tests.support.captured_logs import CapturedLogs
 from tests.support.waiting import until
 
 OBSERVATIONS = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
@@ -47,14 +48,10 @@ def _good_then(store: LocalPolicyStore, agent: Agent) -> None:
     assert agent.policy.version == 0
 
 
-def _quarantine_lines(lines: list[str]) -> list[str]:
-    return [line for line in lines if " quarantined reason=" in line]
-
-
 class TestVersionsThatAreWrong:
     @pytest.mark.parametrize("name", [WEIGHTS_FILE, PROBE_FILE, "manifest.json"])
     def test_corrupt_version_keeps_the_acting_policy(
-        self, store: LocalPolicyStore, make_agent: MakeAgent, lines: list[str], name: str
+        self, store: LocalPolicyStore, make_agent: MakeAgent, captured_logs: CapturedLogs, name: str
     ) -> None:
         agent = make_agent()
         _good_then(store, agent)
@@ -64,7 +61,7 @@ class TestVersionsThatAreWrong:
             agent.reset()
             agent.act(OBSERVATIONS)
         assert agent.policy.version == 0
-        (line,) = _quarantine_lines(lines)
+        (line,) = captured_logs.lines_with("quarantined reason=")
         assert line.startswith("ERROR | actor.agent:reset - policy version 1 quarantined reason=")
         assert ("not a manifest" if name == "manifest.json" else f"{name}: expected SHA-256") in line
         assert store.quarantined() == {}, "a bad copy says nothing about the version"
@@ -92,7 +89,7 @@ class TestVersionsThatAreWrong:
         np.testing.assert_array_equal(agent.act(OBSERVATIONS), expected[0])
 
     def test_an_actor_that_is_started_again_remembers_what_was_quarantined(
-        self, store: LocalPolicyStore, make_agent: MakeAgent, lines: list[str], tmp_path: Path
+        self, store: LocalPolicyStore, make_agent: MakeAgent, captured_logs: CapturedLogs, tmp_path: Path
     ) -> None:
         """Nothing but acting tells what is wrong with it, so that without this it would act again each time."""
         agent = make_agent(cache_directory=tmp_path / "cache", num_envs=None)
@@ -108,10 +105,9 @@ class TestVersionsThatAreWrong:
             again = make_agent(cache_directory=tmp_path / "cache" if started_again else tmp_path / "elsewhere")
             again.reset()
             assert again.policy.version == (0 if started_again else bad.version)
-        assert any(
-            f"version {bad.version} refused reason=content is quarantined: PolicyOutputError" in line
-            and "(found by an earlier actor on this machine)" in line
-            for line in lines
+        assert captured_logs.has(
+            f"version {bad.version} refused reason=content is quarantined: PolicyOutputError",
+            "(found by an earlier actor on this machine)",
         )
 
     def test_what_was_refused_for_this_actors_sake_is_not_remembered(
@@ -181,7 +177,7 @@ class TestVersionsThatAreWrong:
         assert read[-1] == TORCHSCRIPT_FILE
 
     def test_a_program_that_was_altered_under_its_digest_is_refused_by_whoever_reads_it(
-        self, store: LocalPolicyStore, make_agent: MakeAgent, lines: list[str]
+        self, store: LocalPolicyStore, make_agent: MakeAgent, captured_logs: CapturedLogs
     ) -> None:
         seasoned, fresh = make_agent(engine="onnx"), make_agent(engine="onnx")
         publish_seed(store, 0, onnx=True)
@@ -195,7 +191,7 @@ class TestVersionsThatAreWrong:
         )
         fresh.reset()
         assert fresh.policy.version == 0
-        assert "policy.onnx: expected SHA-256" in _quarantine_lines(lines)[0]
+        assert "policy.onnx: expected SHA-256" in captured_logs.lines_with("quarantined reason=")[0]
 
     @pytest.mark.parametrize("spoilt", [WEIGHTS_FILE, "policy.onnx"])
     def test_a_bad_version_that_comes_first_spoils_no_program_for_the_good_ones_after_it(
@@ -214,7 +210,7 @@ class TestVersionsThatAreWrong:
         assert (agent.policy.version, agent.policy.engine_name) == (1, "onnx")
 
     def test_weights_that_are_not_finite(
-        self, store: LocalPolicyStore, make_agent: MakeAgent, lines: list[str]
+        self, store: LocalPolicyStore, make_agent: MakeAgent, captured_logs: CapturedLogs
     ) -> None:
         agent = make_agent()
         _good_then(store, agent)
@@ -225,23 +221,25 @@ class TestVersionsThatAreWrong:
         bad = publish(store, policy, exporter(), instead={WEIGHTS_FILE: encode_weights(weights)})
         agent.reset()
         assert agent.policy.version == 0
-        (line,) = _quarantine_lines(lines)
+        (line,) = captured_logs.lines_with("quarantined reason=")
         assert "WeightsError" in line
         assert "not finite" in line
         assert "not finite" in store.quarantined()[bad.digest]
 
-    def test_weights_of_another_network(self, store: LocalPolicyStore, make_agent: MakeAgent, lines: list[str]) -> None:
+    def test_weights_of_another_network(
+        self, store: LocalPolicyStore, make_agent: MakeAgent, captured_logs: CapturedLogs
+    ) -> None:
         agent = make_agent()
         _good_then(store, agent)
         other, _, _ = exporter(action="multi_discrete").files(make_policy(action="multi_discrete").state_dict())
         publish(store, make_policy(seed=1), exporter(), instead={WEIGHTS_FILE: other[WEIGHTS_FILE]})
         agent.reset()
         assert agent.policy.version == 0
-        assert "WeightsError" in _quarantine_lines(lines)[0]
+        assert "WeightsError" in captured_logs.lines_with("quarantined reason=")[0]
 
     @pytest.mark.parametrize("seasoned", [False, True])
     def test_a_probe_that_the_program_does_not_answer(
-        self, store: LocalPolicyStore, make_agent: MakeAgent, lines: list[str], seasoned: bool
+        self, store: LocalPolicyStore, make_agent: MakeAgent, captured_logs: CapturedLogs, seasoned: bool
     ) -> None:
         agent = make_agent()
         for seed in range(4 if seasoned else 1):
@@ -252,19 +250,19 @@ class TestVersionsThatAreWrong:
         bad = publish(store, make_policy(seed=9), exporter(), instead={PROBE_FILE: lie[PROBE_FILE]})
         agent.reset()
         assert agent.policy is acting
-        assert "ProbeMismatch" in _quarantine_lines(lines)[0]
+        assert "ProbeMismatch" in captured_logs.lines_with("quarantined reason=")[0]
         assert "ProbeMismatch" in store.quarantined()[bad.digest]
         assert agent._manager.engines_alive() <= 3
 
     def test_a_version_of_another_environment(
-        self, store: LocalPolicyStore, make_agent: MakeAgent, lines: list[str]
+        self, store: LocalPolicyStore, make_agent: MakeAgent, captured_logs: CapturedLogs
     ) -> None:
         agent = make_agent()
         _good_then(store, agent)
         publish_seed(store, 1, action="box")
         agent.reset()
         assert agent.policy.version == 0
-        assert "made for another environment: expected action" in _quarantine_lines(lines)[0]
+        assert "made for another environment: expected action" in captured_logs.lines_with("quarantined reason=")[0]
 
     def test_a_version_of_another_environment_is_refused_as_the_first_one_too(
         self, store: LocalPolicyStore, make_agent: MakeAgent
@@ -275,7 +273,7 @@ class TestVersionsThatAreWrong:
             agent.reset()
 
     def test_a_manifest_that_names_another_program(
-        self, store: LocalPolicyStore, make_agent: MakeAgent, lines: list[str]
+        self, store: LocalPolicyStore, make_agent: MakeAgent, captured_logs: CapturedLogs
     ) -> None:
         agent = make_agent()
         _good_then(store, agent)
@@ -283,10 +281,10 @@ class TestVersionsThatAreWrong:
         publish(store, make_policy(seed=1), exporter(), programs=programs)
         agent.reset()
         assert agent.policy.version == 0
-        assert "ProgramError" in _quarantine_lines(lines)[0]
+        assert "ProgramError" in captured_logs.lines_with("quarantined reason=")[0]
 
     def test_the_same_content_under_another_number_is_not_tried_again(
-        self, store: LocalPolicyStore, make_agent: MakeAgent, lines: list[str]
+        self, store: LocalPolicyStore, make_agent: MakeAgent, captured_logs: CapturedLogs
     ) -> None:
         agent = make_agent()
         _good_then(store, agent)
@@ -295,7 +293,7 @@ class TestVersionsThatAreWrong:
             publish(store, make_policy(seed=9), exporter(), instead={PROBE_FILE: lie[PROBE_FILE]})
             agent.reset()
         assert agent.policy.version == 0
-        assert "policy version 2 refused reason=content is quarantined" in lines[-1]
+        assert "policy version 2 refused reason=content is quarantined" in captured_logs.lines[-1]
 
     def test_the_newest_older_one_that_verifies_acts_where_the_newest_does_not(
         self, store: LocalPolicyStore, make_agent: MakeAgent
@@ -336,7 +334,7 @@ class TestVersionsThatAreWrong:
 
 class TestTheLadderOfOneVersion:
     def test_torchscript_takes_over_from_an_onnx_program_that_does_not_load(
-        self, store: LocalPolicyStore, make_agent: MakeAgent, lines: list[str]
+        self, store: LocalPolicyStore, make_agent: MakeAgent, captured_logs: CapturedLogs
     ) -> None:
         policy = make_policy(seed=1)
         files, programs, _ = exporter(onnx=True).files(policy.state_dict())
@@ -345,11 +343,11 @@ class TestTheLadderOfOneVersion:
         agent = make_agent(engine="onnx")
         agent.reset()
         assert agent.policy.engine_name == "torchscript"
-        (line,) = [line for line in lines if "taken" in line]
+        (line,) = captured_logs.lines_with("taken")
         assert line.startswith("WARNING | actor.agent:reset - version 0: torchscript taken; onnx said: ")
 
     def test_a_rung_that_misses_the_probe_is_not_taken(
-        self, store: LocalPolicyStore, make_agent: MakeAgent, lines: list[str]
+        self, store: LocalPolicyStore, make_agent: MakeAgent, captured_logs: CapturedLogs
     ) -> None:
         """A graph of another policy loads well enough with these weights, and computes something else."""
         policy = make_policy(seed=1)
@@ -365,12 +363,12 @@ class TestTheLadderOfOneVersion:
         agent = make_agent(engine="onnx")
         agent.reset()
         assert agent.policy.engine_name == "torchscript"
-        assert any("torchscript taken; onnx said: " in line and "rows differ by more than" in line for line in lines)
+        assert captured_logs.has("torchscript taken; onnx said: ", "rows differ by more than")
 
 
 class TestFaultsThatPass:
     def test_a_file_that_comes_late_is_waited_for(
-        self, store: LocalPolicyStore, make_agent: MakeAgent, lines: list[str]
+        self, store: LocalPolicyStore, make_agent: MakeAgent, captured_logs: CapturedLogs
     ) -> None:
         agent = make_agent()
         _good_then(store, agent)
@@ -379,7 +377,9 @@ class TestFaultsThatPass:
         weights.rename(store.path / "elsewhere")
         agent.reset()
         assert agent.policy.version == 0
-        assert "WARNING | actor.agent:reset - policy version 1 will be retried reason=TransientLoadError" in lines[-1]
+        assert captured_logs.lines_with(
+            "WARNING | actor.agent:reset - policy version 1 will be retried reason=TransientLoadError"
+        )
         (store.path / "elsewhere").rename(weights)
         until(lambda: agent.adopt().version == 1)
         assert store.quarantined() == {}
@@ -400,7 +400,7 @@ class TestFaultsThatPass:
         assert agent.policy.version == 1
 
     def test_a_store_that_does_not_answer_stops_nothing(
-        self, store: LocalPolicyStore, make_agent: MakeAgent, lines: list[str]
+        self, store: LocalPolicyStore, make_agent: MakeAgent, captured_logs: CapturedLogs
     ) -> None:
         class Moody(LocalPolicyStore):
             fault: Exception | None = None
@@ -418,10 +418,10 @@ class TestFaultsThatPass:
         for _ in range(3):
             agent.reset()
             agent.act(OBSERVATIONS)
-        assert sum("policy store does not answer, retrying error=could not list it" in line for line in lines) == 1
+        assert len(captured_logs.lines_with("retrying error=could not list it: the mount is gone")) == 1
         moody.fault = None
         until(lambda: agent.adopt().version == 1)
-        assert any("policy store answers again" in line for line in lines)
+        assert captured_logs.has("policy store answers again")
 
     def test_a_store_that_is_removed_and_comes_back(
         self, store: LocalPolicyStore, make_agent: MakeAgent, tmp_path: Path
@@ -456,7 +456,7 @@ class TestFaultsThatPass:
         assert agent.policy.version == 3
 
     def test_whatever_a_version_raises_the_next_one_is_adopted(
-        self, store: LocalPolicyStore, make_agent: MakeAgent, lines: list[str]
+        self, store: LocalPolicyStore, make_agent: MakeAgent, captured_logs: CapturedLogs
     ) -> None:
         class Surprising(LocalPolicyStore):
             def open(self, version: int) -> VersionFiles:
@@ -467,12 +467,12 @@ class TestFaultsThatPass:
         agent = make_agent(store=Surprising(store.path, fsync=False), synchronous=False, deadline_s=60.0)
         _good_then(store, agent)
         publish_seed(store, 1)
-        until(lambda: agent.adopt() and any("ZeroDivisionError: who would have thought" in line for line in lines))
+        until(lambda: agent.adopt() and captured_logs.has("ZeroDivisionError: who would have thought"))
         publish_seed(store, 2)
         until(lambda: agent.adopt().version == 2)
 
     def test_a_store_that_takes_no_advice(
-        self, store: LocalPolicyStore, make_agent: MakeAgent, lines: list[str]
+        self, store: LocalPolicyStore, make_agent: MakeAgent, captured_logs: CapturedLogs
     ) -> None:
         class ReadOnly(LocalPolicyStore):
             def quarantine(self, digest: str, reason: str, by: str) -> None:
@@ -484,13 +484,13 @@ class TestFaultsThatPass:
         agent.reset()
         assert agent.policy.version == 0
         agent.reset()
-        assert any("quarantine not shared" in line and "read-only file system" in line for line in lines)
+        assert captured_logs.has("quarantine not shared", "read-only file system")
 
 
 class TestFailuresWhileActing:
     @pytest.mark.parametrize("touch", ["nan_above", "illegal_above"])
     def test_the_last_good_version_answers_that_same_step(
-        self, store: LocalPolicyStore, make_agent: MakeAgent, lines: list[str], touch: str
+        self, store: LocalPolicyStore, make_agent: MakeAgent, captured_logs: CapturedLogs, touch: str
     ) -> None:
         agent = make_agent()
         good, bad = TouchyPolicy(seed=1), TouchyPolicy(seed=2, **{touch: 500.0})
@@ -507,9 +507,8 @@ class TestFailuresWhileActing:
         np.testing.assert_allclose(decision.value, expected[2], rtol=1e-5)
         assert agent.noise_offset == offset + 1
         assert agent.policy.version == 0
-        assert any(
-            line.startswith("ERROR | actor.agent:decide - policy version 1 quarantined reason=PolicyOutputError: ")
-            for line in lines
+        assert captured_logs.lines_with(
+            "ERROR | actor.agent:decide - policy version 1 quarantined reason=PolicyOutputError: "
         )
         agent.reset()
         agent.act(TOUCHING)
@@ -567,17 +566,16 @@ class TestFailuresWhileActing:
         agent.act(OBSERVATIONS)
 
 
-def test_an_agent_that_waits_says_why(store: LocalPolicyStore, make_agent: MakeAgent, lines: list[str]) -> None:
+def test_an_agent_that_waits_says_why(
+    store: LocalPolicyStore, make_agent: MakeAgent, captured_logs: CapturedLogs
+) -> None:
     publish_seed(store, 0)
     _flip_byte(store, 0, WEIGHTS_FILE)
     agent = make_agent(name="actor-3")
     with pytest.raises(PolicyUnavailable):
         agent.reset()
-    assert f"INFO | actor.agent:reset - waiting for a policy agent=actor-3 store={store}" in lines
-    assert any(
-        line.startswith("ERROR | actor.agent:reset - policy version 0 quarantined reason=DigestMismatch")
-        for line in lines
-    )
+    assert f"INFO | actor.agent:reset - waiting for a policy agent=actor-3 store={store}" in captured_logs.lines
+    assert captured_logs.lines_with("ERROR | actor.agent:reset - policy version 0 quarantined reason=DigestMismatch")
 
 
 def test_versions_that_are_gone_are_an_error_of_their_own(store: LocalPolicyStore) -> None:

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from loguru import logger
 
 from actor.agent import Agent
 from actor.agent_options import AgentOptions
@@ -21,6 +20,7 @@ from tests.support.agent_policies import (
     touchy_exporter,
 )
 from tests.support.bad_versions import BAD_KINDS, SLOW_KINDS, BadKind, publish_bad
+from tests.support.captured_logs import CapturedLogs
 from tests.support.waiting import until
 
 OBSERVATIONS = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
@@ -42,14 +42,6 @@ def agent(store: LocalPolicyStore) -> Iterator[Agent]:
         yield agent
 
 
-@pytest.fixture
-def lines() -> Iterator[list[str]]:
-    lines: list[str] = []
-    sink = logger.add(lambda message: lines.append(str(message).rstrip()), format="{level} {message}")
-    yield lines
-    logger.remove(sink)
-
-
 @pytest.fixture(params=["small", "large"])
 def _as_if(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Large weights are brought into an engine while they are still being hashed."""
@@ -67,7 +59,7 @@ def _acts_as(agent: Agent, seed: int) -> None:
     np.testing.assert_array_equal(agent.act(OBSERVATIONS), expected)
 
 
-def _never_acts(store: LocalPolicyStore, agent: Agent, lines: list[str], kind: BadKind) -> None:
+def _never_acts(store: LocalPolicyStore, agent: Agent, captured_logs: CapturedLogs, kind: BadKind) -> None:
     first = publish_seed(store, 0)
     agent.reset()
     bad = publish_bad(store, kind)
@@ -76,13 +68,13 @@ def _never_acts(store: LocalPolicyStore, agent: Agent, lines: list[str], kind: B
         _acts_as(agent, seed=0)
         assert agent.policy.version == first.version
     if "hangs" in kind.name:  # what did not answer once may have been held up: it is asked twice
-        until(lambda: (agent.reset(), any("quarantined reason" in line for line in lines))[1])
-    said = [line for line in lines if f"version {bad} " in line]
+        until(lambda: (agent.reset(), captured_logs.has("quarantined reason"))[1])
+    said = captured_logs.lines_with(f"version {bad} ")
     if kind.outcome == "not seen":
         assert not said
     else:
         word = "quarantined" if kind.outcome == "quarantined" else "will be retried"
-        assert [line for line in said if word in line and kind.reason in line], lines
+        assert [line for line in said if word in line and kind.reason in line], captured_logs.lines
         assert len(said) <= 2, "one line a reason"
     good = publish_seed(store, 2)
     agent.reset()
@@ -92,21 +84,21 @@ def _never_acts(store: LocalPolicyStore, agent: Agent, lines: list[str], kind: B
 
 @pytest.mark.usefixtures("_as_if")
 @pytest.mark.parametrize("kind", [k for k in _kinds(slow=False) if "acting" not in k.values[0].outcome])  # type: ignore[attr-defined]
-def test_it_never_acts(store: LocalPolicyStore, agent: Agent, lines: list[str], kind: BadKind) -> None:
-    _never_acts(store, agent, lines, kind)
+def test_it_never_acts(store: LocalPolicyStore, agent: Agent, captured_logs: CapturedLogs, kind: BadKind) -> None:
+    _never_acts(store, agent, captured_logs, kind)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", _kinds(slow=True))
 def test_it_never_acts_though_it_takes_seconds_to_know(
-    store: LocalPolicyStore, agent: Agent, lines: list[str], kind: BadKind
+    store: LocalPolicyStore, agent: Agent, captured_logs: CapturedLogs, kind: BadKind
 ) -> None:
-    _never_acts(store, agent, lines, kind)
+    _never_acts(store, agent, captured_logs, kind)
 
 
 @pytest.mark.parametrize("kind", [k for k in _kinds(slow=False) if "acting" in k.values[0].outcome])  # type: ignore[attr-defined]
 def test_the_last_good_one_answers_where_only_some_inputs_tell(
-    store: LocalPolicyStore, agent: Agent, lines: list[str], kind: BadKind
+    store: LocalPolicyStore, agent: Agent, captured_logs: CapturedLogs, kind: BadKind
 ) -> None:
     good = TouchyPolicy(seed=0)
     first = publish(store, good, touchy_exporter())
@@ -118,4 +110,4 @@ def test_the_last_good_one_answers_where_only_some_inputs_tell(
     (expected, *_) = eager(good, FAR, quiet_noise(good.policy, 3))
     np.testing.assert_array_equal(agent.act(FAR), expected)
     assert agent.policy.version == first.version
-    assert [line for line in lines if f"version {bad} quarantined" in line and kind.reason in line]
+    assert [line for line in captured_logs.lines if f"version {bad} quarantined" in line and kind.reason in line]

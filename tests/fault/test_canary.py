@@ -15,6 +15,7 @@ from shared.errors import StoreUnavailable
 from shared.store.policy_store import LocalPolicyStore, version_name
 from shared.store.store_notes import MAX_NOTE_BYTES, LocalNotes
 from tests.support.agent_policies import TouchyPolicy, publish, publish_seed, touchy_exporter
+from tests.support.captured_logs import CapturedLogs
 
 MakeAgent = Callable[..., Agent]
 SHARE = 0.25
@@ -50,12 +51,8 @@ def act_by_turns(agents: Iterable[Agent], returns: dict[int, float], episodes: i
     return [versions for _, versions in acted]
 
 
-def said(lines: list[str], what: str) -> list[str]:
-    return [line for line in lines if what in line]
-
-
 def test_a_worse_version_acts_in_its_share_only_and_is_quarantined(
-    store: LocalPolicyStore, make_canary: MakeAgent, lines: list[str]
+    store: LocalPolicyStore, make_canary: MakeAgent, captured_logs: CapturedLogs
 ) -> None:
     agent = make_canary()
     publish_seed(store, 0)
@@ -66,12 +63,10 @@ def test_a_worse_version_acts_in_its_share_only_and_is_quarantined(
     assert acted.count(1) == EPISODES
     assert 0.1 < EPISODES / (last + 1) < 0.5
     assert agent.policy.version == 0
-    (began,) = said(lines, "in canary evaluation")
+    (began,) = captured_logs.lines_with("in canary evaluation")
     assert "policy version 1 in canary evaluation share=0.25 baseline=0" in began
-    (verdict,) = said(lines, "quarantined reason")
-    place, _, message = verdict.partition(" - ")
-    assert place == "ERROR | actor.agent:reset"
-    assert message.startswith("policy version 1 quarantined reason=worse returns: mean return 1")
+    (verdict,) = captured_logs.lines_with("quarantined reason")
+    assert "ERROR | actor.agent:reset - policy version 1 quarantined reason=worse returns: mean return 1" in verdict
     assert "in 20 episodes, beside 10" in verdict
     assert "one-sided rank-sum test at 0.01" in verdict
     assert store.quarantined()[digest].startswith("worse returns: mean return")
@@ -94,7 +89,7 @@ def test_an_actor_that_is_started_again_tries_no_version_that_was_worse(
 
 
 def test_a_version_that_is_no_worse_is_adopted(
-    store: LocalPolicyStore, make_canary: MakeAgent, lines: list[str]
+    store: LocalPolicyStore, make_canary: MakeAgent, captured_logs: CapturedLogs
 ) -> None:
     agent = make_canary()
     publish_seed(store, 0)
@@ -103,14 +98,14 @@ def test_a_version_that_is_no_worse_is_adopted(
     acted = act(agent, {0: 100, 1: 100}, ENOUGH)
     assert set(acted[-100:]) == {1}
     assert set(acted[: acted.index(1) + 1]) == {0, 1}
-    (line,) = said(lines, "passed canary")
+    (line,) = captured_logs.lines_with("passed canary")
     assert "INFO | actor.agent:reset - policy version 1 passed canary evaluation reason=mean return 10" in line
     assert store.quarantined() == {}
     assert agent._manager.engines_alive() <= 3
 
 
 def test_newer_versions_wait_and_then_the_newest_is_next(
-    store: LocalPolicyStore, make_canary: MakeAgent, lines: list[str]
+    store: LocalPolicyStore, make_canary: MakeAgent, captured_logs: CapturedLogs
 ) -> None:
     agent = make_canary()
     returns = dict.fromkeys(range(100), 100.0)
@@ -122,12 +117,12 @@ def test_newer_versions_wait_and_then_the_newest_is_next(
         assert set(act(agent, returns, 4)) <= {0, 1}
     assert set(act(agent, returns, ENOUGH)) == {0, 1, 5}
     assert agent.policy.version == 5
-    assert len(said(lines, "passed canary")) == 2
+    assert len(captured_logs.lines_with("passed canary")) == 2
 
 
 @pytest.mark.parametrize("is_worse", [True, False])
 def test_actors_judge_together(
-    store: LocalPolicyStore, make_canary: MakeAgent, lines: list[str], is_worse: bool
+    store: LocalPolicyStore, make_canary: MakeAgent, captured_logs: CapturedLogs, is_worse: bool
 ) -> None:
     agents = [make_canary(f"actor-{'i' * n}") for n in range(3)]
     publish_seed(store, 0)
@@ -139,8 +134,8 @@ def test_actors_judge_together(
     if is_worse:
         assert all(0 < versions.count(1) < EPISODES for versions in acted)
         assert EPISODES <= sum(versions.count(1) for versions in acted) < EPISODES + 2 * len(agents)
-    assert len(said(lines, "quarantined reason" if is_worse else "passed canary")) == len(agents)
-    reasons = {line.partition("mean return")[2] for line in said(lines, "reason=")}
+    assert len(captured_logs.lines_with("quarantined reason" if is_worse else "passed canary")) == len(agents)
+    reasons = {line.partition("mean return")[2] for line in captured_logs.lines_with("reason=")}
     assert len(reasons) == 1, "one look, one verdict"
 
 
@@ -201,7 +196,7 @@ def test_of_actors_that_begin_together_all_begin_with_the_same(store: LocalPolic
 
 
 def test_what_fails_on_trial_is_judged_by_that(
-    store: LocalPolicyStore, make_canary: MakeAgent, lines: list[str]
+    store: LocalPolicyStore, make_canary: MakeAgent, captured_logs: CapturedLogs
 ) -> None:
     touched, other = make_canary("touched", canary=0.9), make_canary("other")
     publish(store, TouchyPolicy(), touchy_exporter())
@@ -214,7 +209,7 @@ def test_what_fails_on_trial_is_judged_by_that(
     assert touched.policy.version == 0
     assert set(act(touched, {0: 100}, 30)) == {0}
     assert set(act(other, {0: 100, 1: 100}, 31)[1:]) == {0}
-    assert len(said(lines, "version 1 quarantined")) == 2
+    assert len(captured_logs.lines_with("version 1 quarantined")) == 2
     assert "log_prob nan" in store.quarantined()[digest]
 
 
@@ -251,7 +246,7 @@ def test_notes_that_are_none_are_no_matter(store: LocalPolicyStore, make_canary:
 
 
 def test_a_store_that_takes_no_notes_leaves_each_actor_to_itself(
-    store: LocalPolicyStore, make_canary: MakeAgent, lines: list[str], monkeypatch: pytest.MonkeyPatch
+    store: LocalPolicyStore, make_canary: MakeAgent, captured_logs: CapturedLogs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> bool:
         raise StoreUnavailable("read-only file system")
@@ -265,6 +260,6 @@ def test_a_store_that_takes_no_notes_leaves_each_actor_to_itself(
     acted = act_by_turns(agents, {0: 100, 1: 10})
     assert [versions.count(1) for versions in acted] == [EPISODES, EPISODES]
     assert {versions[-1] for versions in acted} == {0}
-    warned = said(lines, "notes are not shared")
+    warned = captured_logs.lines_with("notes are not shared")
     assert len(warned) == 2
     assert "read-only file system" in warned[0]

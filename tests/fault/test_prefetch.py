@@ -21,6 +21,7 @@ from scripts.fault_injection.corrupted_versions import CORRUPTIONS
 from shared.store.policy_store import LocalPolicyStore, version_name
 from tests.support.agent_policies import eager, exporter, local_store, make_policy, publish, publish_seed, quiet_noise
 from tests.support.bad_versions import publish_corrupted
+from tests.support.captured_logs import CapturedLogs
 from tests.support.paths import REPOSITORY
 from tests.support.signature_attacks import KEY, OTHER_KEY
 from tests.support.waiting import Running, until
@@ -64,10 +65,10 @@ def make_prefetched(
         agent.close()
 
 
-def _until_logged(agent: Agent, lines: list[str], text: str) -> list[str]:
+def _until_logged(agent: Agent, captured_logs: CapturedLogs, text: str) -> list[str]:
     """Adopt until the log has lines with ``text``, and return them."""
-    until(lambda: (agent.adopt(), any(text in line for line in lines))[1])
-    return [line for line in lines if text in line]
+    until(lambda: (agent.adopt(), captured_logs.lines_with(text))[1])
+    return captured_logs.lines_with(text)
 
 
 def _adopts(agent: Agent, version: int, seed: int) -> None:
@@ -97,7 +98,10 @@ def test_versions_of_the_prefetcher_act_and_the_actor_loads_none(
 
 
 def test_a_corrupted_version_is_quarantined_by_the_actor(
-    store: LocalPolicyStore, make_prefetched: MakePrefetched, processes: list[psutil.Process], lines: list[str]
+    store: LocalPolicyStore,
+    make_prefetched: MakePrefetched,
+    processes: list[psutil.Process],
+    captured_logs: CapturedLogs,
 ) -> None:
     publish_seed(store, 0, onnx=True)
     agent = make_prefetched()
@@ -112,7 +116,7 @@ def test_a_corrupted_version_is_quarantined_by_the_actor(
         }.items()
     ):
         bad = publish_corrupted(store, CORRUPTIONS[name], seed=90, onnx=True)
-        (said,) = _until_logged(agent, lines, f"version {bad} quarantined")
+        (said,) = _until_logged(agent, captured_logs, f"version {bad} quarantined")
         assert reason in said
         good = publish_seed(store, seed + 1, onnx=True)
         _adopts(agent, good.version, seed + 1)
@@ -121,12 +125,12 @@ def test_a_corrupted_version_is_quarantined_by_the_actor(
 
 
 def test_a_version_without_a_file_is_retried(
-    store: LocalPolicyStore, make_prefetched: MakePrefetched, lines: list[str]
+    store: LocalPolicyStore, make_prefetched: MakePrefetched, captured_logs: CapturedLogs
 ) -> None:
     publish_seed(store, 0, onnx=True)
     agent = make_prefetched()
     bad = publish_corrupted(store, CORRUPTIONS["missing weights"], seed=1, onnx=True)
-    _until_logged(agent, lines, f"version {bad} will be retried")
+    _until_logged(agent, captured_logs, f"version {bad} will be retried")
     weights = exporter(onnx=True).files(make_policy(seed=1).state_dict())[0]["weights.safetensors"]
     (store.path / version_name(bad) / "weights.safetensors").write_bytes(weights)
     _adopts(agent, bad, seed=1)
@@ -176,7 +180,7 @@ def test_an_idle_prefetcher_ends_and_has_to_pay_off_again(
     store: LocalPolicyStore,
     make_prefetched: MakePrefetched,
     processes: list[psutil.Process],
-    lines: list[str],
+    captured_logs: CapturedLogs,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     publish_seed(store, 0, onnx=True)
@@ -186,25 +190,25 @@ def test_an_idle_prefetcher_ends_and_has_to_pay_off_again(
     monkeypatch.setattr(prefetcher, "IDLE_S", 0.0)
     until(lambda: not agent.is_prefetching)
     until(lambda: not process.is_running())
-    _until_logged(agent, lines, "prefetcher stopped reason=no new version")
+    _until_logged(agent, captured_logs, "prefetcher stopped reason=no new version")
     _adopts(agent, publish_seed(store, 1, onnx=True).version, seed=1)
     assert not agent.is_prefetching
 
 
 def test_with_keys_no_other_version_is_offered(
-    store: LocalPolicyStore, make_prefetched: MakePrefetched, lines: list[str]
+    store: LocalPolicyStore, make_prefetched: MakePrefetched, captured_logs: CapturedLogs
 ) -> None:
     made_by = exporter(onnx=True)
     publish(store, make_policy(), made_by, sign=KEY.sign)
     agent = make_prefetched(trust=TrustOptions(public_keys=[KEY.public]))
     for seed, wrong in enumerate(({}, {"sign": OTHER_KEY.sign}, {"sign": KEY.sign, "run_id": "another"}), start=1):
         bad = publish(store, make_policy(seed=90), made_by, **wrong).version
-        _until_logged(agent, lines, f"version {bad} quarantined")
+        _until_logged(agent, captured_logs, f"version {bad} quarantined")
         _adopts(agent, publish(store, make_policy(seed=seed), made_by, sign=KEY.sign).version, seed)
 
 
 def test_a_content_that_failed_while_acting_is_not_taken_again(
-    store: LocalPolicyStore, make_prefetched: MakePrefetched, lines: list[str]
+    store: LocalPolicyStore, make_prefetched: MakePrefetched, captured_logs: CapturedLogs
 ) -> None:
     publish_seed(store, 0, onnx=True)
     agent = make_prefetched()
@@ -215,19 +219,19 @@ def test_a_content_that_failed_while_acting_is_not_taken_again(
     assert agent.policy.version < bad.version
     again = publish_seed(store, 1, onnx=True)
     assert again.digest == bad.digest
-    _until_logged(agent, lines, f"version {again.version} ")
+    _until_logged(agent, captured_logs, f"version {again.version} ")
     assert agent.policy.version < bad.version
     _adopts(agent, publish_seed(store, 2, onnx=True).version, seed=2)
 
 
 def test_the_next_good_version_acts_if_none_is_left(
-    store: LocalPolicyStore, make_prefetched: MakePrefetched, lines: list[str]
+    store: LocalPolicyStore, make_prefetched: MakePrefetched, captured_logs: CapturedLogs
 ) -> None:
     publish_seed(store, 0, onnx=True)
     agent = make_prefetched()
     agent._run = lambda _: [np.full(3, 99), np.zeros(3, np.float32)]
     deciding = Running(agent.decide, [OBSERVATIONS])
-    until(lambda: [line for line in lines if "quarantined reason" in line])
+    until(lambda: captured_logs.lines_with("quarantined reason"))
     good = publish_seed(store, 1, onnx=True)
     deciding.join()
     assert agent.policy.version == good.version
@@ -246,7 +250,7 @@ def test_a_store_that_is_removed_and_made_again(store: LocalPolicyStore, make_pr
 
 
 def test_an_actor_goes_on_without_a_prefetcher_that_does_not_start(
-    store: LocalPolicyStore, lines: list[str], monkeypatch: pytest.MonkeyPatch
+    store: LocalPolicyStore, captured_logs: CapturedLogs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(prefetcher, "WORTH_S", 1e-9)
     publish_seed(store, 0, onnx=True)
@@ -254,7 +258,7 @@ def test_an_actor_goes_on_without_a_prefetcher_that_does_not_start(
         monkeypatch.setattr(sys, "executable", "/nowhere/python")
         agent.reset()
         _adopts(agent, publish_seed(store, 1, onnx=True).version, seed=1)
-        assert "/nowhere/python" in _until_logged(agent, lines, "prefetcher not started")[0]
+        assert "/nowhere/python" in _until_logged(agent, captured_logs, "prefetcher not started")[0]
         _adopts(agent, publish_seed(store, 2, onnx=True).version, seed=2)
         assert not agent.is_prefetching
 
@@ -349,13 +353,13 @@ def test_only_an_agent_that_follows_the_newest_version_makes_a_prefetcher(
 
 
 def test_the_log_has_a_line_for_its_start_and_one_for_its_stop(
-    store: LocalPolicyStore, make_prefetched: MakePrefetched, lines: list[str]
+    store: LocalPolicyStore, make_prefetched: MakePrefetched, captured_logs: CapturedLogs
 ) -> None:
     publish_seed(store, 0, onnx=True)
     agent = make_prefetched()
     agent.close()
     agent.close()
-    assert [line.partition(" - ")[2] for line in lines if "prefetcher" in line] == [
+    assert [line.partition(" - ")[2] for line in captured_logs.lines if "prefetcher" in line] == [
         "prefetcher started",
         "prefetcher stopped reason=agent closed",
     ]

@@ -16,6 +16,7 @@ from shared.policy.signing import SigningKey
 from shared.store.policy_store import LocalPolicyStore, VersionFiles
 from shared.store.version_directory import VersionDirectory
 from tests.support.agent_policies import eager, exporter, local_store, make_policy, publish, quiet_noise
+from tests.support.captured_logs import CapturedLogs
 from tests.support.signature_attacks import ATTACKS, KEY, OTHER_KEY, Attack, publish_signed
 from tests.support.store_cases import StoreCase, store_case
 
@@ -37,7 +38,7 @@ each_attack = pytest.mark.parametrize(
 
 @each_attack
 def test_what_acts_goes_on_and_the_next_good_version_is_adopted(
-    case: StoreCase, make_agent: MakeAgent, lines: list[str], attack: Attack, reason: str
+    case: StoreCase, make_agent: MakeAgent, captured_logs: CapturedLogs, attack: Attack, reason: str
 ) -> None:
     publish_signed(case, 0)
     agent = make_agent(store=case.open(), trust=TrustOptions(public_keys=[KEY.public]))
@@ -50,7 +51,7 @@ def test_what_acts_goes_on_and_the_next_good_version_is_adopted(
         agent.reset()
         np.testing.assert_array_equal(agent.act(OBSERVATIONS), expected)
         assert agent.policy.version == 0
-    (line,) = [line for line in lines if "quarantined reason" in line]
+    (line,) = captured_logs.lines_with("quarantined reason")
     assert re.match(rf"ERROR \| actor\.agent:reset - policy version \d quarantined reason={reason}", line)
     assert case.open().quarantined() == {}, "the copy is in doubt, not what the publisher made"
     good = publish_signed(case, 1)
@@ -105,7 +106,7 @@ def test_a_flaw_that_passes_is_read_again(make_agent: MakeAgent, store: LocalPol
     assert (agent.policy.version, flickering.reads) == (0, 2)
 
 
-def test_keys_change_without_a_step_lost(case: StoreCase, make_agent: MakeAgent, lines: list[str]) -> None:
+def test_keys_change_without_a_step_lost(case: StoreCase, make_agent: MakeAgent, captured_logs: CapturedLogs) -> None:
     publish_signed(case, 0)
     both = make_agent(store=case.open(), trust=TrustOptions(public_keys=[KEY.public, OTHER_KEY.public]))
     old, new = (make_agent(store=case.open(), trust=TrustOptions(public_keys=[key.public])) for key in (KEY, OTHER_KEY))
@@ -119,7 +120,7 @@ def test_keys_change_without_a_step_lost(case: StoreCase, make_agent: MakeAgent,
 
 @pytest.mark.parametrize("key", [None, KEY], ids=["without a key", "with one"])
 def test_an_older_copy_of_the_store_freezes_an_actor_which_says_so(
-    tmp_path: Path, store: LocalPolicyStore, make_agent: MakeAgent, lines: list[str], key: SigningKey | None
+    tmp_path: Path, store: LocalPolicyStore, make_agent: MakeAgent, captured_logs: CapturedLogs, key: SigningKey | None
 ) -> None:
     keys = [] if key is None else [key.public]
     for seed in range(3):
@@ -135,7 +136,7 @@ def test_an_older_copy_of_the_store_freezes_an_actor_which_says_so(
         agent.reset()
         agent.act(OBSERVATIONS)
         assert agent.policy.version == 3
-    (line,) = [line for line in lines if line.startswith("WARNING | actor.agent:reset - policy store went back")]
+    (line,) = captured_logs.lines_with("WARNING | actor.agent:reset - policy store went back")
     assert "acting=3 newest=2: older versions are not adopted" in line
     while publish(local_store(store.path), make_policy(seed=9), exporter(), sign=KEY.sign).version < 4:
         agent.reset()
@@ -146,21 +147,23 @@ def test_an_older_copy_of_the_store_freezes_an_actor_which_says_so(
 
 @pytest.mark.parametrize(("keys", "level"), [((), "INFO"), ((KEY.public,), "WARNING")])
 def test_an_actor_from_which_new_versions_are_hidden_says_how_old_its_policy_is(
-    store: LocalPolicyStore, make_agent: MakeAgent, lines: list[str], keys: tuple[object, ...], level: str
+    store: LocalPolicyStore, make_agent: MakeAgent, captured_logs: CapturedLogs, keys: tuple[object, ...], level: str
 ) -> None:
     publish(store, make_policy(), exporter(), sign=KEY.sign, created_unix_s=0.0)
     agent = make_agent(trust=TrustOptions(public_keys=keys), stale_after_s=3600.0)
     for _ in range(3):
         agent.reset()
-    (line,) = [line for line in lines if "is stale" in line]
+    (line,) = captured_logs.lines_with("is stale")
     assert re.match(rf"{level} \| actor\.agent:reset - policy version 0 is stale age=\d+\.\d days$", line)
 
 
-def test_a_pinned_version_is_meant_to_be_old(store: LocalPolicyStore, make_agent: MakeAgent, lines: list[str]) -> None:
+def test_a_pinned_version_is_meant_to_be_old(
+    store: LocalPolicyStore, make_agent: MakeAgent, captured_logs: CapturedLogs
+) -> None:
     for seed in range(2):
         publish(store, make_policy(seed=seed), exporter(), sign=KEY.sign, created_unix_s=0.0)
     agent = make_agent(follow="pinned:0", trust=TrustOptions(public_keys=[KEY.public]))
     for _ in range(2):
         agent.reset()
     assert agent.policy.version == 0
-    assert not any("is stale" in line for line in lines)
+    assert not captured_logs.has("is stale")

@@ -27,6 +27,10 @@ class CapturedLogs:
         """The log as a person reads it: ``LEVEL | name:function - message``."""
         return [f"{r['level'].name} | {r['name']}:{r['function']} - {r['message']}" for r in self.records]
 
+    def lines_with(self, text: str) -> list[str]:
+        """Return the lines that contain ``text``."""
+        return [line for line in self.lines if text in line]
+
     def has(self, *texts: str) -> bool:
         """Return True if one message contains all ``texts``."""
         return any(all(text in message for text in texts) for message in self.messages())
