@@ -8,7 +8,6 @@ import tomllib
 from pathlib import Path
 
 import pytest
-import tyro
 
 import rl_hotswap
 from actor.session.actor_settings import ActorSettings
@@ -22,6 +21,7 @@ from rl_hotswap.cli.rollback import RollbackOptions
 from rl_hotswap.cli.train import TrainOptions
 from scripts.benchmark import BenchmarkOptions
 from scripts.chaos import ChaosOptions
+from shared.process.command_line import run_command
 from shared.run.environment_description import find_environment
 from shared.run.progress import Summary
 from tests.support.doc_pages import RUNNABLE, Block, blocks, commands, pages
@@ -32,7 +32,7 @@ _README = REPOSITORY / "README.md"
 _DOCS = REPOSITORY / "docs"
 _PAGES = pages()
 _BLOCKS = [block for page in _PAGES for block in blocks(page)]
-_OPTIONS = {
+_OPTIONS: dict[tuple[str, ...], type] = {
     ("rl-hotswap", "train"): TrainOptions,
     ("rl-hotswap", "act"): ActorSettings,
     ("rl-hotswap", "learn"): LearnerRun,
@@ -67,14 +67,20 @@ def _name(page: Path) -> str:
     return str(page.relative_to(REPOSITORY))
 
 
+def _check_environment(options: object) -> int:
+    env_id = getattr(options, "env", None)
+    if env_id is not None and ":" not in env_id:
+        find_environment(env_id)
+    return 0
+
+
 @pytest.mark.parametrize("block", [block for block in _BLOCKS if block.language == "bash"], ids=str)
 def test_commands_parse(block: Block) -> None:
     for words in commands(block):
         for name, options in _OPTIONS.items():
             if tuple(words[: len(name)]) == name:
-                given = tyro.cli(options, args=[_SUBSTITUTED.sub("1", word) for word in words[len(name) :]])
-                if (env_id := getattr(given, "env", None)) is not None and ":" not in env_id:
-                    find_environment(env_id)
+                flags = [_SUBSTITUTED.sub("1", word) for word in words[len(name) :]]
+                assert run_command(" ".join(name), options, _check_environment, flags) == 0
                 break
         else:
             if words[0] == "rl-hotswap":
@@ -211,6 +217,21 @@ def test_diagrams_have_at_most_nine_boxes_and_every_box_is_a_folder() -> None:
         boxes = re.findall(r'\["([^"<]+)', diagram.text)
         assert 0 < len(boxes) <= 9
         assert all((REPOSITORY / box).is_dir() for box in boxes), boxes
+
+
+def test_deprecated_import_paths_work_with_a_warning() -> None:
+    rows = re.findall(
+        r"^\| `(from [^`]+)` \| `(from [^`]+)` \|$", (REPOSITORY / "CHANGELOG.md").read_text(), re.MULTILINE
+    )
+    assert rows
+    for old, new in rows:
+        names: dict[str, object] = {}
+        current: dict[str, object] = {}
+        with pytest.warns(DeprecationWarning, match="is deprecated; use"):
+            exec(old, names)
+        exec(new, current)
+        found = [[value for name, value in space.items() if "__" not in name] for space in (names, current)]
+        assert found[0] == found[1], old
 
 
 def test_api_reference_names_every_public_name() -> None:
