@@ -1,4 +1,4 @@
-"""``python -m learner.run``: the learner alone, for actors that are started by hand or elsewhere."""
+"""``python -m learner.run``: the learner alone, for actors that are started separately."""
 
 import os
 
@@ -27,16 +27,16 @@ from shared.run.run_directory import RunDirectory, find_run, new_run_directory
 
 
 def main(options: LearnerRun) -> int:
-    """Train until the target, a limit or a signal. Returns the outcome's exit code."""
+    """Train until the target, a limit or a signal. Return the outcome's exit code."""
     return run_training(options, partial(_train_with_actors, options))
 
 
 def run_training(options: LearnerRun, train: Callable[[RunDirectory, Callable[[], bool]], Outcome]) -> int:
-    """What stands around a training in a process of its own: guard, signals, directory, log, one thread."""
+    """Set up this process (signals, run directory, log, threads), call ``train``, return the outcome's exit code."""
     if options.supervised:
         die_with_parent()
     stop = stop_on_signals()
-    find_environment(options.env)  # before anything is made
+    find_environment(options.env)  # raises before any file is written
     run = choose_run_directory(options.env, options.run_dir, resume=options.resume)
     set_up_logging("learner", run.logs, supervised=options.supervised)
 
@@ -44,7 +44,7 @@ def run_training(options: LearnerRun, train: Callable[[RunDirectory, Callable[[]
 
     torch.set_num_threads(1)
     outcome = train(run, stop.is_set)
-    # The exporter leaves so many modules behind that looking for garbage among them takes seconds at the end; see none.
+    # The exporter loads many modules: a garbage collection at exit would take seconds.
     gc.freeze()
     return outcome.exit_code
 
@@ -65,36 +65,36 @@ def _train_with_actors(options: LearnerRun, run: RunDirectory, stop_requested: C
             keys=None if config.learner_public_key is None else keep_learner_keys(run.path),
             journal=ArrivalJournal(run.path / "arrivals.jsonl"),
         )
-        logger.info("waiting for actors of run {} at {}", config.run_id, config.address)
+        logger.info("waiting for actors run={} address={}", config.run_id, config.address)
         if not options.supervised:
-            logger.info("start one with: python -m actor.run --env {} --run-dir {}", options.env, run.path)
+            logger.info("start one with: rl-hotswap act --env {} --run-dir {}", options.env, run.path)
         if config.learner_public_key is not None:
-            logger.info("on another machine, give it a copy of {} by --transport-key", run.path / ACTOR_KEY_NAME)
+            logger.info("on another machine, give it a copy of {} with --transport-key", run.path / ACTOR_KEY_NAME)
         return Acting(receiver)
 
     return train(options, run, connect, stop_requested)
 
 
 def choose_run_directory(env_id: str, path: Path | None, *, resume: bool) -> RunDirectory:
-    """The directory to train in, made if it is new. Raises ConfigurationError where there is nothing to resume."""
+    """Return the directory to train in, created if new. Raises ConfigurationError if it does not fit ``resume``."""
     if path is None and not resume:
         return new_run_directory(env_id)
     run = find_run(env_id) if path is None else RunDirectory(path)
     if resume and (run is None or not run.has_checkpoint()):
         where = "runs/" if run is None else str(run.path)
         raise ConfigurationError(
-            f"nothing to resume: no checkpoint of {env_id} in {where}; leave out --resume to start anew"
+            f"nothing to resume: no checkpoint of {env_id} in {where}; leave out --resume to start a new training"
         )
     assert run is not None
     if not resume and run.has_checkpoint():
         raise ConfigurationError(
-            f"{run.path} already holds a training; go on with it by --resume, or choose another --run-dir"
+            f"{run.path} already holds a training; continue it with --resume, or choose another --run-dir"
         )
     return run.create()
 
 
 def stop_on_signals() -> threading.Event:
-    """An event that SIGTERM and the first Ctrl-C set; a second Ctrl-C interrupts at once."""
+    """Return an event that SIGTERM and the first Ctrl-C set; a second Ctrl-C raises KeyboardInterrupt."""
     stop = threading.Event()
 
     def request(signum: int, _frame: object) -> None:

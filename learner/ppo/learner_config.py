@@ -64,8 +64,8 @@ class LearnerConfig:
     batch_steps: int = 512
     """Environment steps in an update, over all environments."""
     sync: bool = True
-    """Let actors wait for each update and act with its result. --async: actors never wait, and rollouts lag one or two
-    versions behind; faster if environments are slow."""
+    """Let actors wait for each update and act with its result.
+    --async: actors never wait, and rollouts lag a version or two behind; faster if environments are slow."""
     max_lag: int = 4
     """Drop rollouts of policies that are more versions old than this."""
 
@@ -76,16 +76,16 @@ class LearnerConfig:
     learning_rate: float = 3e-3
     """Step size of Adam."""
     anneal_steps: int | None = None
-    """Reduce learning rate, clip range and entropy coefficient linearly over this many environment steps. Default:
-    they are constant."""
+    """Reduce learning rate, clip range and entropy coefficient linearly over this many environment steps.
+    None: they are constant."""
     final_fraction: float = 0.0
     """Fraction of the learning rate, clip range and entropy coefficient that remains after --anneal-steps."""
     max_grad_norm: float | None = 0.5
-    """Scale gradients with a larger norm down to this norm. None: no limit."""
+    """Scale gradients with a larger norm down to this norm; None: no limit."""
 
     compile: bool = False
-    """Compile the update with torch.compile. Only for networks with images. Takes 30 s at the start and needs a C++
-    compiler; if it is not possible, the log gives the reason and training continues."""
+    """Compile the update with torch.compile; only for networks with images, and needs a C++ compiler.
+    Takes 30 s at the start. If it is not possible, the log gives the reason and training continues."""
 
     gamma: float = 0.99
     """Discount factor of rewards, per step."""
@@ -96,13 +96,13 @@ class LearnerConfig:
     clip: float = 0.2
     """Clip range of PPO's probability ratio."""
     value_clip: float | None = None
-    """Clip range of the change of values in an update, in normalised units. Default: no limit."""
+    """Clip range of the change of values in an update, in normalised units; None: no limit."""
     value_coefficient: float = 0.5
     """Weight of the value loss."""
     entropy_coefficient: float = 0.0
     """Weight of the entropy bonus, which favours exploration."""
     target_kl: float | None = None
-    """End an update after the epoch in which the policy's KL divergence (nats) exceeds this. Default: no limit."""
+    """End an update after the epoch in which the policy's KL divergence (nats) exceeds this; None: never."""
     normalize_advantages: bool = True
     """Scale the advantages of each batch to zero mean and unit standard deviation."""
 

@@ -1,4 +1,4 @@
-"""Checkpoints that a crash cannot spoil: written whole or not at all, verified when read, and more than one of them."""
+"""Checkpoints: written atomically, verified when read, and several of them kept."""
 
 import hashlib
 import io
@@ -19,10 +19,10 @@ _DIGEST_BYTES = 32
 
 
 class CheckpointStore:
-    """A directory of ``checkpoint-000000042.pt``: a line that says what it is, the SHA-256 of the rest, the rest.
+    """Directory of files ``checkpoint-000000042.pt``: a header line, the SHA-256 of the payload, the payload.
 
-    The rest is what ``torch.save`` makes of a dictionary of tensors, numbers, strings, bytes and containers of them;
-    anything else is refused when it is read, so reading a checkpoint runs nobody's code.
+    The payload is written by ``torch.save`` and read with ``weights_only=True``: tensors, numbers, strings, bytes and
+    containers of them. Reading a checkpoint runs no code from it.
     """
 
     def __init__(self, directory: Path, keep: int = 3) -> None:
@@ -32,7 +32,7 @@ class CheckpointStore:
         self._keep = keep
 
     def sweep(self) -> None:
-        """Remove what a learner that was killed had half written. Only for whoever alone writes here."""
+        """Remove the unfinished files of a learner that was killed. The caller must be the only writer."""
         try:
             for unfinished in self._directory.glob(f"{_TEMPORARY_PREFIX}*"):
                 unfinished.unlink(missing_ok=True)
@@ -40,7 +40,7 @@ class CheckpointStore:
             logger.warning("{}: could not remove half-written checkpoints: {}", self._directory, error)
 
     def save(self, step: int, payload: dict[str, Any]) -> Path:
-        """Write the checkpoint of ``step`` and remove all but the newest few. Raises CheckpointError."""
+        """Write the checkpoint of ``step`` and remove all but the newest ``keep``. Raises CheckpointError."""
         buffer = io.BytesIO(_MAGIC)
         buffer.seek(len(_MAGIC) + _DIGEST_BYTES)
         torch.save(payload, buffer)
@@ -57,7 +57,7 @@ class CheckpointStore:
         return path
 
     def steps(self) -> list[int]:
-        """Steps that have a checkpoint, ascending."""
+        """Return the steps that have a checkpoint, ascending."""
         if not self._directory.is_dir():
             return []
         return sorted(
@@ -65,9 +65,10 @@ class CheckpointStore:
         )
 
     def load_newest(self) -> tuple[int, dict[str, Any]]:
-        """Step and payload of the newest checkpoint that is whole; each broken one is logged.
+        """Return step and payload of the newest checkpoint that is intact; log each that is not.
 
-        Raises CheckpointError where none is, naming what is wrong with each.
+        Raises:
+            CheckpointError: No checkpoint is intact; the message gives the reason for each.
         """
         failures = []
         for step in reversed(self.steps()):
@@ -75,7 +76,7 @@ class CheckpointStore:
             try:
                 return step, _read(path)
             except CheckpointError as error:
-                logger.warning("{}; falling back to the checkpoint before it", error)
+                logger.warning("{}; falling back to the previous checkpoint", error)
                 failures.append(str(error))
         raise CheckpointError(
             f"{self._directory} holds no checkpoint that can be read"
@@ -109,11 +110,11 @@ def _read(path: Path) -> dict[str, Any]:
     if not data.startswith(_MAGIC):
         raise CheckpointError(f"{path} is not a checkpoint of this release")
     if hashlib.sha256(body).digest() != data[len(_MAGIC) : len(_MAGIC) + _DIGEST_BYTES]:
-        raise CheckpointError(f"{path} is damaged: its bytes are not those that were written ({len(data)} bytes)")
+        raise CheckpointError(f"{path} is damaged: its {len(data)} bytes differ from those that were written")
     try:
         payload: dict[str, Any] = torch.load(io.BytesIO(body), weights_only=True)
-    except Exception as error:  # torch.load raises whatever its parsers do; all of it means one thing
+    except Exception as error:  # torch.load raises any error of its parsers
         raise CheckpointError(
-            f"{path} holds something that is no plain data: {type(error).__name__}: {error}"
+            f"{path} contains something other than plain data: {type(error).__name__}: {error}"
         ) from error
     return payload

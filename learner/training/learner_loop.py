@@ -221,7 +221,7 @@ class LearnerLoop:
         try:
             self._checkpoints.save(self.counters.checkpoints, self._state())
         except CheckpointError as error:
-            self._checkpoint_errors.failed(error, "training goes on and tries again later")
+            self._checkpoint_errors.failed(error, "training continues and tries again later")
         else:
             self._checkpoint_errors.worked()
         self._checkpointing.happened(updates, time.monotonic())

@@ -1,10 +1,10 @@
-"""How a training ends, and what that means to the shell."""
+"""Outcomes of a training and their exit codes."""
 
 from enum import Enum
 
 
 class Outcome(Enum):
-    """Why the learner stopped. The value is the exit code of the commands that train."""
+    """Reason for the end of a training; ``exit_code`` is that of the commands that train."""
 
     def __new__(cls, sentence: str, exit_code: int) -> "Outcome":
         member = object.__new__(cls)

@@ -27,27 +27,26 @@ class RunOptions:
     env_kwargs: str = "{}"
     """Keyword arguments of the environment, as a JSON object."""
     run_dir: Path | None = None
-    """Directory of the run: policies, checkpoints, logs. Default: a new directory in runs/."""
+    """Directory of the run: policies, checkpoints, logs. None: a new directory in runs/."""
     resume: bool = False
-    """Continue from the last checkpoint in --run-dir, by default of the environment's newest run, with that run's
-    flags."""
+    """Continue from the last checkpoint in --run-dir, or of the environment's newest run, with that run's flags."""
     seed: int = 0
     """Seed of weights, actions, environments and the order of minibatches."""
 
     envs_per_actor: int = 32
     """Environments that each actor steps as one batch."""
     listen: str | None = None
-    """Receive rollouts from other machines at tcp://HOST:PORT, such as tcp://0.0.0.0:5555. They are encrypted; each
-    actor needs the run's actor.key (rl-hotswap act --transport-key). Default: from this machine only."""
+    """Receive rollouts from other machines at tcp://HOST:PORT, such as tcp://0.0.0.0:5555, encrypted.
+    Each actor needs the run's actor.key (rl-hotswap act --transport-key). None: from this machine only."""
 
     total_steps: int | None = None
-    """Stop after this many environment steps. Default: no limit."""
+    """Stop after this many environment steps; None: no limit."""
     target_return: float | None = None
-    """Stop when the mean return of the last 100 episodes reaches this. Default: the environment's reward threshold.
-    inf: never."""
+    """Stop when the mean return of the last 100 episodes reaches this; inf: never.
+    None: the environment's reward threshold."""
     max_seconds: float | None = None
-    """Stop after this many seconds, with exit code 1. A learner that is restarted after a crash gets the remaining
-    time, --resume all of it. Default: no limit."""
+    """Stop after this many seconds, with exit code 1; None: no limit.
+    A learner that is restarted after a crash gets the remaining time, --resume all of it."""
 
     publish_every_updates: int = 1
     """Publish a policy version after this many updates, or --publish-every-s, whichever comes first."""
@@ -56,13 +55,14 @@ class RunOptions:
     keep_versions: int = 20
     """Number of newest policy versions to keep."""
     keep_every: int | None = None
-    """Also keep every N-th version for ever. Default: none."""
+    """Also keep every N-th version for ever; None: only the newest."""
     programs: tuple[ExtraProgram, ...] = ()
-    """Programs to publish besides TorchScript and ONNX. aot: native code for --engine aot, which takes 30 s to compile
-    at the start. importable: a class path, for --engine compile and eager."""
+    """Programs to publish besides TorchScript and ONNX.
+    aot: native code for --engine aot, compiled for 30 s at the start.
+    importable: a class path, for --engine compile and eager."""
     signing_key: Path | None = None
-    """File of the private key that signs every version (rl-hotswap keys make DIR). Actors with its public key refuse
-    other versions. The run does not store the path: give it again with --resume."""
+    """File of the private key that signs every version (rl-hotswap keys make DIR); None: no signatures.
+    Actors with its public key refuse other versions. The run does not store the path: give it again with --resume."""
     checkpoint_every_updates: int = 100
     """Write a checkpoint after this many updates, or --checkpoint-every-s, whichever comes first."""
     checkpoint_every_s: float | None = 30.0
@@ -99,8 +99,8 @@ class LearnerRun(RunOptions):
     """
 
     resume: bool = False
-    """Continue from the last checkpoint in --run-dir, by default of the environment's newest run. Give the run's other
-    flags again; only rl-hotswap train --resume restores them."""
+    """Continue from the last checkpoint in --run-dir, or of the environment's newest run.
+    Give the run's other flags again; only rl-hotswap train --resume restores them."""
     supervised: bool = False
     """Set by the supervisor: exit with it, and do not write to the terminal."""
 

@@ -1,6 +1,6 @@
-"""Scalars over steps in the form that TensorBoard reads, written by whoever calls: a full disk is an OSError there.
+"""Scalars in TensorBoard's file format, written on the calling thread: a full disk raises OSError.
 
-TensorBoard's own writer has a thread, which prints a traceback and ends where a disk takes no more.
+TensorBoard's own writer has a thread, which prints a traceback and ends when the disk is full.
 """
 
 import errno
@@ -17,7 +17,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignor
 
 
 class ScalarFile:
-    """A new events file in ``directory``. Raises OSError, as ``write`` does; after that it takes no more."""
+    """New events file in ``directory``. After an OSError, here or in ``write``, it cannot be used further."""
 
     def __init__(self, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
@@ -27,7 +27,7 @@ class ScalarFile:
         self._append(Event(wall_time=now_unix_s, file_version="brain.Event:2"))
 
     def write(self, scalars: Mapping[str, float], step: int) -> None:
-        """One value of each scalar, at ``step``."""
+        """Append one value of each scalar, at ``step``. Raises OSError."""
         values = [Summary.Value(tag=name, simple_value=value) for name, value in scalars.items()]
         self._append(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
 

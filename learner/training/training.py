@@ -1,4 +1,4 @@
-"""Puts the parts of one training together: from flags and a run directory to a learner loop that is ready to run."""
+"""Assembly of one training: from flags and a run directory to a learner loop."""
 
 import contextlib
 import secrets
@@ -32,12 +32,18 @@ from shared.transport.addresses import advertised_address, local_address, needs_
 from shared.transport.transport import RolloutReceiver
 from shared.transport.transport_keys import keep_learner_keys
 
-_STOP_PATIENCE_S = 1.0  # a stopped training has three seconds in all
+_STOP_TIMEOUT_S = 1.0  # a training has to end three seconds after a stop
 
 
 @dataclass(frozen=True)
 class Acting:
-    """The acting side as the learner sees it: where rollouts come from, and what has to happen at checkpoints."""
+    """The acting side, as the learner uses it.
+
+    Attributes:
+        receiver: source of rollouts.
+        synchronous: actor and learner share this thread, and the run has to be reproducible.
+        begin_epoch: see ``LoopHooks``.
+    """
 
     receiver: RolloutReceiver
     synchronous: bool = False
@@ -50,10 +56,16 @@ def train(
     connect: Callable[[RunConfig, RolloutLayout], Acting],
     stop_requested: Callable[[], bool],
 ) -> Outcome:
-    """One whole training, or the rest of one that ``options.resume`` goes on with. Writes ``summary.json`` at its end.
+    """Run a training, or the rest of one with ``options.resume``, and write ``summary.json``.
 
-    ``connect`` is called once, when it is known what rollouts look like. Raises ConfigurationError, CheckpointError and
-    StoreLocked before anything is trained.
+    Args:
+        options: flags of the training.
+        run: directory of the run.
+        connect: returns the acting side; called once, with the run's configuration and the layout of rollouts.
+        stop_requested: called often; True ends the training.
+
+    Raises:
+        ConfigurationError, CheckpointError, StoreLocked: Training cannot begin.
     """
     with run.create().lock_learner(), contextlib.ExitStack() as parts:
         run.forget_summary()
@@ -66,7 +78,7 @@ def train(
             environment.leaves, environment.action, options.learner, masked=environment.masked, seed=options.seed
         )
         config = _run_config(options, run, learner, key)
-        if config != run.run_config():  # who goes on has nothing to say anew, and perhaps a disk that is full
+        if config != run.run_config():  # the disk may be full when a run is resumed
             run.write_run_config(config)
         acting = connect(config, RolloutLayout(config.signature, config.rollout_length))
         parts.callback(acting.receiver.close)
@@ -91,25 +103,25 @@ def _run(loop: LearnerLoop, run: RunDirectory, observer: TrainingObserver, *, re
     observer.report(loop, "starting")
     outcome = loop.run()
     observer.report(loop, "stopping")
-    loop.receiver.stop_actors(_STOP_PATIENCE_S)
-    loop.publisher.flush(_STOP_PATIENCE_S)
+    loop.receiver.stop_actors(_STOP_TIMEOUT_S)
+    loop.publisher.flush(_STOP_TIMEOUT_S)
     try:
         run.write_summary(summarise(loop))
-    except OSError as error:  # a training that has ended is no failed one
-        logger.error("summary.json could not be written: {}; what came of it: {}", error, summarise(loop))
+    except OSError as error:  # the training itself has not failed
+        logger.error("summary.json could not be written: {}; summary={}", error, summarise(loop))
     observer.report(loop, "ended")
     logger.info("{}; summary in {}", outcome.value, run.path / "summary.json")
     return outcome
 
 
 def _run_config(options: RunOptions, run: RunDirectory, learner: Learner, key: SigningKey | None) -> RunConfig:
-    """What actors need to know; a run that goes on keeps its id, by which its actors find it again."""
+    """Return the configuration that actors read. A resumed run keeps its id, by which actors recognise it."""
     before = run.run_config()
     signature = learner.policy.signature
     if before is not None and before.signature != signature:
         raise ConfigurationError(
-            f"{run.path} holds a training with other observations, actions or recurrent state than {options.env} with "
-            "these flags; start a new run, or leave out the flags that changed the network"
+            "start a new run, or leave out the flags that changed the network: expected the observations, actions and "
+            f"recurrent state of the training in {run.path}, found those of {options.env} with other flags"
         )
     run_id = before.run_id if before is not None else secrets.token_hex(8)
     keys = None if options.listen is None or not needs_keys(options.listen) else keep_learner_keys(run.path)

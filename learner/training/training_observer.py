@@ -1,4 +1,4 @@
-"""What a person sees of a training: ``progress.json`` for the live table, TensorBoard scalars for the curves."""
+"""Progress of a training for users: ``progress.json`` for the live display, and TensorBoard scalars."""
 
 import time
 from collections import deque
@@ -23,17 +23,14 @@ _RATE_WINDOW_S = 3.0
 
 
 class TrainingObserver:
-    """Told after every update; writes only as often as a person can look.
-
-    A disk that takes no more must not stop the training: a failed write is logged, and tried again the next time.
-    """
+    """Writes the progress a few times a second. Failed writes are logged and never stop the training."""
 
     def __init__(self, run: RunDirectory) -> None:
         self._run = run
         self._scalars = _Scalars(run.tensorboard)
         self._rate: deque[tuple[float, int]] = deque()
         self._next_progress_s = 0.0
-        self._outage = ErrorThrottle("writing progress.json")
+        self._errors = ErrorThrottle("writing progress.json")
 
     def after_update(self, loop: "LearnerLoop", metrics: UpdateMetrics) -> None:
         now_s = time.monotonic()
@@ -63,9 +60,9 @@ class TrainingObserver:
         try:
             self._run.write_progress(progress)
         except OSError as error:
-            self._outage.failed(error, "training continues")
+            self._errors.failed(error, "training continues")
         else:
-            self._outage.worked()
+            self._errors.worked()
 
     def _steps_per_s(self, now_s: float, env_steps: int) -> float:
         self._rate.append((now_s, env_steps))
@@ -79,7 +76,7 @@ class TrainingObserver:
 
 
 def summarise(loop: "LearnerLoop") -> Summary:
-    """What came of the training so far."""
+    """Return the summary of the training so far."""
     train_s = loop.clock.train_s
     return Summary(
         solved=loop.counters.time_to_target_s is not None,
@@ -96,11 +93,11 @@ def summarise(loop: "LearnerLoop") -> Summary:
 
 
 class _Scalars:
-    """TensorBoard."""
+    """Scalars for TensorBoard."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._outage = ErrorThrottle("writing to TensorBoard")
+        self._errors = ErrorThrottle("writing to TensorBoard")
         self._file: ScalarFile | None = None
         self._next_s = time.monotonic() + _SCALARS_PERIOD_S
         self._write({}, 0)
@@ -124,19 +121,19 @@ class _Scalars:
         self._write(scalars, loop.counters.env_steps)
 
     def _write(self, scalars: Mapping[str, float], env_steps: int) -> None:
-        """Write now. Where that fails, the file ends in half a record: the next time has a new one."""
+        """Write now. After an error the file may end in half a record, so the next call begins a new file."""
         try:
             if self._file is None:
                 self._file = ScalarFile(self._directory)
             self._file.write(scalars, env_steps)
         except OSError as error:
-            self._outage.failed(error, "training continues")
+            self._errors.failed(error, "training continues")
             self.close()
         else:
-            self._outage.worked()
+            self._errors.worked()
 
     def close(self) -> None:
         file, self._file = self._file, None
         if file is not None:
-            with suppress(OSError):  # said already, or about what is lost anyway
+            with suppress(OSError):  # logged before, or about data that is lost anyway
                 file.close()

@@ -1,4 +1,4 @@
-"""What a training counts: steps, updates, and the returns of its last hundred episodes."""
+"""Counters of a training, and the returns of its last episodes."""
 
 from collections import deque
 from collections.abc import Iterable
@@ -12,10 +12,16 @@ WINDOW_EPISODES = 100
 
 
 class LoopCounters(msgspec.Struct):
-    """The learner loop's own counters; all of them survive in checkpoints.
+    """Counters of the learner loop, kept in checkpoints.
 
-    ``reloads`` counts how often an actor's rollouts came from another version than its rollout before; ``published``
-    is as of the last checkpoint; ``target_reached`` is the target that ``time_to_target_s`` is of.
+    Attributes:
+        updates: updates of the policy.
+        env_steps: valid environment steps received.
+        reloads: how often an actor's rollout had another version than its previous rollout.
+        checkpoints: checkpoints due so far, written or not.
+        published: published versions at the last checkpoint.
+        time_to_target_s: training time after which the target was reached.
+        target_reached: the target that ``time_to_target_s`` refers to.
     """
 
     updates: int = 0
@@ -27,40 +33,40 @@ class LoopCounters(msgspec.Struct):
     target_reached: float | None = None
 
     def forget_lower_target(self, target_return: float | None) -> None:
-        """A run that goes on with a higher target than it has reached has not reached that one."""
+        """Discard ``time_to_target_s`` if a resumed run has a higher target than the one that was reached."""
         if target_return is not None and (self.target_reached is None or self.target_reached < target_return):
             self.time_to_target_s = self.target_reached = None
 
 
 class EpisodeWindow:
-    """Returns of the last ``WINDOW_EPISODES`` finished episodes, whichever actor finished them."""
+    """Returns of the last ``WINDOW_EPISODES`` finished episodes of all actors."""
 
     def __init__(self, returns: Iterable[float] = (), finished: int = 0) -> None:
         self._returns: deque[float] = deque(returns, maxlen=WINDOW_EPISODES)
         self.finished = finished
 
     def add(self, episodes: EpisodeEnds) -> None:
-        """Take up the episodes that a rollout reports, in order."""
+        """Add the episodes of a rollout, in order."""
         self._returns.extend(episodes.returns)
         self.finished += len(episodes.returns)
 
     @property
     def mean_return(self) -> float | None:
-        """Mean over the window, or None before the first episode has ended."""
+        """Mean return of the window; None before the end of the first episode."""
         return sum(self._returns) / len(self._returns) if self._returns else None
 
     def solved(self, target_return: float) -> bool:
-        """Whether a full window averages at least ``target_return``: fewer episodes prove nothing."""
+        """Return True if the window is full and its mean return is at least ``target_return``."""
         mean = self.mean_return
         return mean is not None and len(self._returns) == WINDOW_EPISODES and mean >= target_return
 
     def state(self) -> dict[str, object]:
-        """For a checkpoint."""
+        """Return the state for a checkpoint."""
         return {"returns": list(self._returns), "finished": self.finished}
 
     @classmethod
     def from_state(cls, state: dict[str, object]) -> "EpisodeWindow":
-        """From a checkpoint. Raises msgspec.ValidationError where it is not one."""
+        """Return the window in a checkpoint. Raises msgspec.ValidationError if it has another form."""
         return cls(
             msgspec.convert(state["returns"], list[float]),
             msgspec.convert(state["finished"], int),

@@ -56,4 +56,4 @@ def test_another_key_is_taken_and_said(tmp_path: Path) -> None:
     sink = logger.add(said.append, level="WARNING", format="{message}")
     signing_key_for(run_signed_with(tmp_path / "run", str(before)), path)
     logger.remove(sink)
-    assert f"was signed with {before} before, and from now on with {key.public}" in said[0]
+    assert f"before={before} now={key.public}" in said[0]
