@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from actor.acting.record_classes import trusted_classes
+from actor.loading.engine_choice import FIXED_ORDER
 from actor.verification.module_verifier import ModuleVerifier
 from shared.engines.engine import Engine, EngineChoice, EngineKind
 from shared.engines.load import PROGRAM_OF, load_program
@@ -21,7 +22,6 @@ from shared.store.authenticity import Authenticity
 from shared.store.policy_store import open_version_directory
 
 _MOST_SHAPES = 64
-_FASTEST_FIRST: tuple[EngineKind, ...] = ("llvm", "onnx", "torchscript", "aot", "eager")
 
 
 class LoadedModule:
@@ -124,9 +124,7 @@ def _order(
     if engine != "auto":
         return [engine]
     allowed = {"aot": trust_native, "eager": bool(trusted_modules)}
-    return [
-        kind for kind in _FASTEST_FIRST if allowed.get(kind, True) and manifest.program(PROGRAM_OF[kind]) is not None
-    ]
+    return [kind for kind in FIXED_ORDER if allowed.get(kind, True) and manifest.program(PROGRAM_OF[kind]) is not None]
 
 
 def _as_module(manifest: Manifest) -> ModuleSignature:

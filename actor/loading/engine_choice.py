@@ -20,7 +20,6 @@ _LEAST_CALLS = 5
 _CLEARLY_FASTER = 0.9
 
 FIXED_ORDER: tuple[EngineKind, ...] = ("llvm", "onnx", "torchscript", "aot", "eager")
-
 CHALLENGERS: Mapping[EngineKind, EngineKind] = {"llvm": "onnx", "onnx": "torchscript"}
 """For ``auto``: the engine that may be faster than the first one of the order that works."""
 _LIBRARIES: Mapping[EngineKind, str] = {"onnx": "onnxruntime", "torchscript": "torch"}

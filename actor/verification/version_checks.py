@@ -31,25 +31,16 @@ def check_signature(signature: PolicySignature) -> None:
         raise ManifestError(f"expected inputs in the order {_INPUT_ORDER}; found {[spec.role for spec in inputs]}")
     if signature.state != tuple(outputs[len(outputs) - len(signature.state) :]):
         raise ManifestError("the last outputs must be the recurrent state: same names, shapes, dtypes and order")
-    action, noise_at = signature.action, signature.input_position("noise")
-    mask_at, env_action_at = signature.input_position("action_mask"), signature.output_position("env_action")
-    action_spec = outputs[signature.output_position("action") or 0]
-    _require("action", action_spec.shape, action_spec.dtype, action.shape, action.sample_dtype)
-    if env_action_at is not None:
-        _require("env_action", outputs[env_action_at].shape, outputs[env_action_at].dtype, action.shape, action.dtype)
-    if noise_at is not None:
-        _require("noise", inputs[noise_at].shape, inputs[noise_at].dtype, action.noise_shape, "float32")
-    if mask_at is not None:
-        _require("action_mask", inputs[mask_at].shape, inputs[mask_at].dtype, action.mask_shape, "bool")
-
-
-def _require(
-    name: str, shape: tuple[int, ...], dtype: str, expected_shape: tuple[int, ...] | None, expected_dtype: str
-) -> None:
-    if shape != expected_shape or dtype != expected_dtype:
-        raise ManifestError(
-            f"{name}: expected {expected_dtype} {expected_shape} for this action space, found {dtype} {shape}"
-        )
+    action = signature.action
+    of_inputs = {"noise": (action.noise_shape, "float32"), "action_mask": (action.mask_shape, "bool")}
+    of_outputs = {"action": (action.shape, action.sample_dtype), "env_action": (action.shape, action.dtype)}
+    for specs, expected in ((outputs, of_outputs), (inputs, of_inputs)):
+        for spec in specs:
+            shape, dtype = expected.get(spec.role, (spec.shape, spec.dtype))
+            if (spec.shape, spec.dtype) != (shape, dtype):
+                raise ManifestError(
+                    f"{spec.role}: expected {dtype} {shape} for this action space, found {spec.dtype} {spec.shape}"
+                )
 
 
 def check_same_spaces(expected: PolicySignature, found: PolicySignature) -> None:
