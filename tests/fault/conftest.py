@@ -1,4 +1,4 @@
-"""An agent, the store that it acts from, and its log: for tests in which something goes wrong, driven by hand."""
+"""An agent and its store, for tests with faults that drive the loader themselves."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What an agent does with versions that are wrong, and with stores that fail. Background work is driven by hand."""
+"""An agent with bad versions and with stores that fail. The tests drive the background work themselves."""
 
 import shutil
 from collections.abc import Callable
@@ -48,7 +48,7 @@ def _good_then(store: LocalPolicyStore, agent: Agent) -> None:
     assert agent.policy.version == 0
 
 
-class TestVersionsThatAreWrong:
+class TestBadVersions:
     @pytest.mark.parametrize("name", [WEIGHTS_FILE, PROBE_FILE, "manifest.json"])
     def test_corrupt_version_keeps_the_acting_policy(
         self, store: LocalPolicyStore, make_agent: MakeAgent, captured_logs: CapturedLogs, name: str
@@ -69,10 +69,10 @@ class TestVersionsThatAreWrong:
         agent.reset()
         assert agent.policy.version == 2
 
-    def test_what_is_ready_acts_though_weights_came_after_it_that_turned_out_wrong(
+    def test_the_standby_acts_though_a_later_version_had_wrong_weights(
         self, store: LocalPolicyStore, make_agent: MakeAgent, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Large ones are brought into an engine before they are verified: the standby's, where there is no other."""
+        """Large weights are loaded into an engine before they are verified: the standby's, if there is no other."""
         monkeypatch.setattr("shared.store.version_files._HASHED_APART_BYTES", 0)
         agent = make_agent()
         for seed in range(4):
@@ -88,10 +88,10 @@ class TestVersionsThatAreWrong:
         expected = eager(make_policy(seed=4), OBSERVATIONS, quiet_noise(make_policy(), 3))
         np.testing.assert_array_equal(agent.act(OBSERVATIONS), expected[0])
 
-    def test_an_actor_that_is_started_again_remembers_what_was_quarantined(
+    def test_a_restarted_actor_knows_what_was_quarantined_while_acting(
         self, store: LocalPolicyStore, make_agent: MakeAgent, captured_logs: CapturedLogs, tmp_path: Path
     ) -> None:
-        """Nothing but acting tells what is wrong with it, so that without this it would act again each time."""
+        """Only acting shows the fault: without the cache the version would act after each restart."""
         agent = make_agent(cache_directory=tmp_path / "cache", num_envs=None)
         publish(store, TouchyPolicy(seed=0), touchy_exporter())
         agent.reset()
@@ -110,10 +110,10 @@ class TestVersionsThatAreWrong:
             "(found by an earlier actor on this machine)",
         )
 
-    def test_what_was_refused_for_this_actors_sake_is_not_remembered(
+    def test_a_refusal_that_depends_on_the_options_is_not_cached(
         self, store: LocalPolicyStore, make_agent: MakeAgent, tmp_path: Path
     ) -> None:
-        """It was started for another environment; whoever is started for this one takes the version."""
+        """The actor was started for another environment. An actor for this one adopts the version."""
         agent = make_agent(cache_directory=tmp_path / "cache")
         _good_then(store, agent)
         other = publish_seed(store, 1, action="box")
@@ -123,7 +123,7 @@ class TestVersionsThatAreWrong:
         again.reset()
         assert again.policy.version == other.version
 
-    def test_where_nothing_can_be_remembered_an_actor_acts_all_the_same(
+    def test_an_actor_acts_without_a_usable_cache_directory(
         self, store: LocalPolicyStore, make_agent: MakeAgent, tmp_path: Path
     ) -> None:
         (tmp_path / "file").touch()
@@ -136,7 +136,7 @@ class TestVersionsThatAreWrong:
         agent.reset()
         assert agent.policy.version == 0
 
-    def test_a_corrupt_program_is_no_matter_to_whoever_has_it_already(
+    def test_a_corrupt_program_does_not_matter_to_an_actor_that_has_it_in_memory(
         self, store: LocalPolicyStore, make_agent: MakeAgent
     ) -> None:
         seasoned, fresh = make_agent(), make_agent()
@@ -150,7 +150,7 @@ class TestVersionsThatAreWrong:
         assert (seasoned.policy.version, fresh.policy.version) == (3, 2)
 
     @pytest.mark.parametrize(("engine", "program"), [("torchscript", "policy.ts"), ("onnx", "policy.onnx")])
-    def test_a_program_is_read_once_and_again_only_where_it_changed(
+    def test_a_program_is_read_again_only_if_it_changed(
         self,
         store: LocalPolicyStore,
         make_agent: MakeAgent,
@@ -176,7 +176,7 @@ class TestVersionsThatAreWrong:
         assert agent.policy.engine_name == "torchscript"
         assert read[-1] == TORCHSCRIPT_FILE
 
-    def test_a_program_that_was_altered_under_its_digest_is_refused_by_whoever_reads_it(
+    def test_a_program_that_does_not_match_its_digest_is_refused_when_read(
         self, store: LocalPolicyStore, make_agent: MakeAgent, captured_logs: CapturedLogs
     ) -> None:
         seasoned, fresh = make_agent(engine="onnx"), make_agent(engine="onnx")
@@ -194,10 +194,10 @@ class TestVersionsThatAreWrong:
         assert "policy.onnx: expected SHA-256" in captured_logs.lines_with("quarantined reason=")[0]
 
     @pytest.mark.parametrize("spoilt", [WEIGHTS_FILE, "policy.onnx"])
-    def test_a_bad_version_that_comes_first_spoils_no_program_for_the_good_ones_after_it(
+    def test_a_bad_first_version_does_not_affect_later_ones_of_the_same_program(
         self, store: LocalPolicyStore, make_agent: MakeAgent, spoilt: str
     ) -> None:
-        """Its weights have other dtypes; or its file is no graph, which the manifest promises to be a good one."""
+        """Its weights have other dtypes, or its file is no graph although the manifest has the digest of a good one."""
         files, programs, _ = exporter(onnx=True).files(make_policy(seed=1).state_dict())
         doubled = {name: array.astype(np.float64) for name, array in decode_weights(files[WEIGHTS_FILE]).items()}
         instead = encode_weights(doubled) if spoilt == WEIGHTS_FILE else b"no graph"
@@ -295,9 +295,7 @@ class TestVersionsThatAreWrong:
         assert agent.policy.version == 0
         assert "policy version 2 refused reason=content is quarantined" in captured_logs.lines[-1]
 
-    def test_the_newest_older_one_that_verifies_acts_where_the_newest_does_not(
-        self, store: LocalPolicyStore, make_agent: MakeAgent
-    ) -> None:
+    def test_the_newest_version_that_verifies_acts(self, store: LocalPolicyStore, make_agent: MakeAgent) -> None:
         for seed in range(4):
             publish_seed(store, seed)
         for version in (2, 3):
@@ -314,7 +312,7 @@ class TestVersionsThatAreWrong:
         with pytest.raises(PolicyUnavailable, match=r"following pinned:1 .* version 1 \(quarantined\): DigestMismatch"):
             agent.reset()
 
-    def test_where_nothing_can_act_every_version_and_its_reason_are_named(
+    def test_if_no_version_can_act_the_error_has_each_with_its_reason(
         self, store: LocalPolicyStore, make_agent: MakeAgent
     ) -> None:
         for seed in range(3):
@@ -332,7 +330,7 @@ class TestVersionsThatAreWrong:
         assert "version 0 (quarantined): DigestMismatch: " in message
 
 
-class TestTheLadderOfOneVersion:
+class TestEngineFallback:
     def test_torchscript_takes_over_from_an_onnx_program_that_does_not_load(
         self, store: LocalPolicyStore, make_agent: MakeAgent, captured_logs: CapturedLogs
     ) -> None:
@@ -346,10 +344,10 @@ class TestTheLadderOfOneVersion:
         (line,) = captured_logs.lines_with("taken")
         assert line.startswith("WARNING | actor.agent:reset - version 0: torchscript taken; onnx said: ")
 
-    def test_a_rung_that_misses_the_probe_is_not_taken(
+    def test_an_engine_that_misses_the_probe_is_not_used(
         self, store: LocalPolicyStore, make_agent: MakeAgent, captured_logs: CapturedLogs
     ) -> None:
-        """A graph of another policy loads well enough with these weights, and computes something else."""
+        """A graph of another policy loads with these weights and computes something else."""
         policy = make_policy(seed=1)
         other = exporter(onnx=True).files(policy.state_dict())[0]["policy.onnx"].replace(b"Tanh", b"Sinh")
         from shared.policy.program_digest import program_digest
@@ -366,8 +364,8 @@ class TestTheLadderOfOneVersion:
         assert captured_logs.has("torchscript taken; onnx said: ", "rows differ by more than")
 
 
-class TestFaultsThatPass:
-    def test_a_file_that_comes_late_is_waited_for(
+class TestTransientFaults:
+    def test_a_version_whose_file_comes_late_is_retried(
         self, store: LocalPolicyStore, make_agent: MakeAgent, captured_logs: CapturedLogs
     ) -> None:
         agent = make_agent()
@@ -384,7 +382,7 @@ class TestFaultsThatPass:
         until(lambda: agent.adopt().version == 1)
         assert store.quarantined() == {}
 
-    def test_a_version_that_was_swept_meanwhile_is_selected_around(
+    def test_a_version_that_was_removed_meanwhile_is_passed_over(
         self, store: LocalPolicyStore, make_agent: MakeAgent
     ) -> None:
         class Losing(LocalPolicyStore):
@@ -437,10 +435,10 @@ class TestFaultsThatPass:
         agent.reset()
         assert agent.policy.version == 1
 
-    def test_new_versions_never_look_old_and_old_ones_never_new(
+    def test_an_older_version_never_acts_after_a_newer_one(
         self, store: LocalPolicyStore, make_agent: MakeAgent
     ) -> None:
-        """Whatever a store shows later: what acts is never older than what has acted."""
+        """It does not matter what the store shows later."""
         agent = make_agent()
         for seed in range(3):
             publish_seed(store, seed)
@@ -455,7 +453,7 @@ class TestFaultsThatPass:
         agent.reset()
         assert agent.policy.version == 3
 
-    def test_whatever_a_version_raises_the_next_one_is_adopted(
+    def test_a_version_that_raises_any_error_does_not_stop_the_next(
         self, store: LocalPolicyStore, make_agent: MakeAgent, captured_logs: CapturedLogs
     ) -> None:
         class Surprising(LocalPolicyStore):
@@ -471,7 +469,7 @@ class TestFaultsThatPass:
         publish_seed(store, 2)
         until(lambda: agent.adopt().version == 2)
 
-    def test_a_store_that_takes_no_advice(
+    def test_a_store_that_takes_no_quarantine(
         self, store: LocalPolicyStore, make_agent: MakeAgent, captured_logs: CapturedLogs
     ) -> None:
         class ReadOnly(LocalPolicyStore):
@@ -515,7 +513,7 @@ class TestFailuresWhileActing:
         assert agent.policy.version == 0
         assert "PolicyOutputError" in store.quarantined()[manifest.digest]
 
-    def test_an_older_version_is_loaded_where_no_good_one_is_held(
+    def test_an_older_version_is_loaded_if_no_good_one_is_in_memory(
         self, store: LocalPolicyStore, make_agent: MakeAgent
     ) -> None:
         good, bad = TouchyPolicy(seed=1), TouchyPolicy(seed=2, nan_above=500.0)
@@ -541,7 +539,9 @@ class TestFailuresWhileActing:
         agent.reset()
         assert agent.policy.version == 2
 
-    def test_where_nothing_is_left_it_says_what_failed(self, store: LocalPolicyStore, make_agent: MakeAgent) -> None:
+    def test_if_no_version_is_left_the_error_names_the_failure(
+        self, store: LocalPolicyStore, make_agent: MakeAgent
+    ) -> None:
         agent = make_agent(follow="pinned:1")
         publish(store, TouchyPolicy(seed=1), touchy_exporter())
         publish(store, TouchyPolicy(seed=2, nan_above=500.0), touchy_exporter())
@@ -551,7 +551,7 @@ class TestFailuresWhileActing:
                 agent.act(observation)
 
     @pytest.mark.parametrize("engine", ["torchscript", "llvm"])
-    def test_an_environment_that_observes_nan_is_blamed_itself(
+    def test_an_observation_that_is_nan_quarantines_no_version(
         self, store: LocalPolicyStore, make_agent: MakeAgent, engine: EngineChoice
     ) -> None:
         agent = make_agent(engine=engine)
@@ -566,7 +566,7 @@ class TestFailuresWhileActing:
         agent.act(OBSERVATIONS)
 
 
-def test_an_agent_that_waits_says_why(
+def test_a_waiting_agent_logs_the_reason(
     store: LocalPolicyStore, make_agent: MakeAgent, captured_logs: CapturedLogs
 ) -> None:
     publish_seed(store, 0)
@@ -578,6 +578,6 @@ def test_an_agent_that_waits_says_why(
     assert captured_logs.lines_with("ERROR | actor.agent:reset - policy version 0 quarantined reason=DigestMismatch")
 
 
-def test_versions_that_are_gone_are_an_error_of_their_own(store: LocalPolicyStore) -> None:
+def test_a_removed_version_raises_version_not_found(store: LocalPolicyStore) -> None:
     with pytest.raises(VersionNotFound):
         store.open(3)

@@ -1,4 +1,4 @@
-"""Every kind of bad version: it is refused or caught, said why in a line, and costs no step."""
+"""Every kind of bad version is refused or caught, is logged with its reason, and costs no step."""
 
 from collections.abc import Iterator
 
@@ -35,7 +35,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> LocalPolicyStore:
 
 @pytest.fixture(scope="module")
 def agent(store: LocalPolicyStore) -> Iterator[Agent]:
-    """Driven by hand. One for all of them: the process that tries programs takes seconds to start."""
+    """One agent for all tests: its sandbox process takes seconds to start."""
     with Agent(
         store, AgentOptions(num_envs=3, synchronous=True, deadline_s=0.0, deterministic=True, sandbox=LIMITS)
     ) as agent:
@@ -44,7 +44,7 @@ def agent(store: LocalPolicyStore) -> Iterator[Agent]:
 
 @pytest.fixture(params=["small", "large"])
 def _as_if(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Large weights are brought into an engine while they are still being hashed."""
+    """Large weights are loaded into an engine while their digest is still being computed."""
     if request.param == "large":
         monkeypatch.setattr("shared.store.version_files._HASHED_APART_BYTES", 0)
 
@@ -90,14 +90,14 @@ def test_it_never_acts(store: LocalPolicyStore, agent: Agent, captured_logs: Cap
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", _kinds(slow=True))
-def test_it_never_acts_though_it_takes_seconds_to_know(
+def test_it_never_acts_though_its_verification_takes_seconds(
     store: LocalPolicyStore, agent: Agent, captured_logs: CapturedLogs, kind: BadKind
 ) -> None:
     _never_acts(store, agent, captured_logs, kind)
 
 
 @pytest.mark.parametrize("kind", [k for k in _kinds(slow=False) if "acting" in k.values[0].outcome])  # type: ignore[attr-defined]
-def test_the_last_good_one_answers_where_only_some_inputs_tell(
+def test_the_last_good_version_answers_if_only_some_inputs_show_the_fault(
     store: LocalPolicyStore, agent: Agent, captured_logs: CapturedLogs, kind: BadKind
 ) -> None:
     good = TouchyPolicy(seed=0)

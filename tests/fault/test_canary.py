@@ -1,4 +1,4 @@
-"""The gate on returns, driven by hand: what is worse acts in its share only, what is not is adopted by all."""
+"""Canary evaluation step by step: a worse version acts only in its share, any other is adopted by all actors."""
 
 import shutil
 from collections.abc import Callable, Iterable
@@ -32,7 +32,7 @@ def make_canary(make_agent: MakeAgent) -> MakeAgent:
 
 
 def act(agent: Agent, returns: dict[int, float], episodes: int = 1) -> list[int]:
-    """Whole episodes with these mean returns by version; the versions that acted."""
+    """Act whole episodes with these mean returns by version, and return the versions that acted."""
     acted = []
     for _ in range(episodes):
         agent.reset()
@@ -74,10 +74,10 @@ def test_a_worse_version_acts_in_its_share_only_and_is_quarantined(
     assert 2 in act(agent, {0: 100, 1: 10, 2: 10}, 20)
 
 
-def test_an_actor_that_is_started_again_tries_no_version_that_was_worse(
+def test_a_restarted_actor_evaluates_no_version_that_was_worse(
     store: LocalPolicyStore, make_canary: MakeAgent, tmp_path: Path
 ) -> None:
-    """Of the trials in the store's notes only the last verdict is known."""
+    """The notes of the store keep only the last verdict."""
     agent = make_canary(cache_directory=tmp_path / "cache")
     publish_seed(store, 0)
     act(agent, {0: 100})
@@ -104,7 +104,7 @@ def test_a_version_that_is_no_worse_is_adopted(
     assert agent._manager.engines_alive() <= 3
 
 
-def test_newer_versions_wait_and_then_the_newest_is_next(
+def test_newer_versions_wait_for_the_verdict_and_then_the_newest_is_next(
     store: LocalPolicyStore, make_canary: MakeAgent, captured_logs: CapturedLogs
 ) -> None:
     agent = make_canary()
@@ -121,7 +121,7 @@ def test_newer_versions_wait_and_then_the_newest_is_next(
 
 
 @pytest.mark.parametrize("is_worse", [True, False])
-def test_actors_judge_together(
+def test_actors_evaluate_together(
     store: LocalPolicyStore, make_canary: MakeAgent, captured_logs: CapturedLogs, is_worse: bool
 ) -> None:
     agents = [make_canary(f"actor-{'i' * n}") for n in range(3)]
@@ -139,7 +139,7 @@ def test_actors_judge_together(
     assert len(reasons) == 1, "one look, one verdict"
 
 
-def test_a_dead_actors_notes_count_and_block_nobody(store: LocalPolicyStore, make_canary: MakeAgent) -> None:
+def test_the_notes_of_an_ended_actor_count_and_block_no_other(store: LocalPolicyStore, make_canary: MakeAgent) -> None:
     dies, lives = make_canary("dies"), make_canary("lives")
     publish_seed(store, 0)
     act_by_turns([dies, lives], {0: 100}, 1)
@@ -152,7 +152,7 @@ def test_a_dead_actors_notes_count_and_block_nobody(store: LocalPolicyStore, mak
     assert lives.policy.version == 0
 
 
-def test_a_trial_of_what_is_gone_is_given_up_for_the_next(
+def test_the_evaluation_of_a_removed_version_is_given_up(
     store: LocalPolicyStore, make_canary: MakeAgent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dies, lives = make_canary("dies"), make_canary("lives")
@@ -170,7 +170,9 @@ def test_a_trial_of_what_is_gone_is_given_up_for_the_next(
     assert lives.policy.version == 2
 
 
-def test_whoever_comes_later_begins_with_what_was_adopted(store: LocalPolicyStore, make_canary: MakeAgent) -> None:
+def test_an_actor_that_starts_later_begins_with_the_adopted_version(
+    store: LocalPolicyStore, make_canary: MakeAgent
+) -> None:
     first = make_canary("first")
     publish_seed(store, 0)
     act(first, {0: 100})
@@ -185,7 +187,9 @@ def test_whoever_comes_later_begins_with_what_was_adopted(store: LocalPolicyStor
     assert set(act(last, {0: 100}, 50)) == {0}, "not what was found to be worse, though it is the newest"
 
 
-def test_of_actors_that_begin_together_all_begin_with_the_same(store: LocalPolicyStore, make_canary: MakeAgent) -> None:
+def test_actors_that_start_together_begin_with_the_same_version(
+    store: LocalPolicyStore, make_canary: MakeAgent
+) -> None:
     publish_seed(store, 0)
     first, second = make_canary("first"), make_canary("second")
     act(first, {0: 100})
@@ -195,7 +199,7 @@ def test_of_actors_that_begin_together_all_begin_with_the_same(store: LocalPolic
     assert second._manager.newest.version == 0
 
 
-def test_what_fails_on_trial_is_judged_by_that(
+def test_a_candidate_that_fails_while_acting_is_worse(
     store: LocalPolicyStore, make_canary: MakeAgent, captured_logs: CapturedLogs
 ) -> None:
     touched, other = make_canary("touched", canary=0.9), make_canary("other")
@@ -213,7 +217,7 @@ def test_what_fails_on_trial_is_judged_by_that(
     assert "log_prob nan" in store.quarantined()[digest]
 
 
-def test_where_nothing_else_is_left_what_is_on_trial_acts(store: LocalPolicyStore, make_canary: MakeAgent) -> None:
+def test_the_candidate_acts_if_no_other_version_is_left(store: LocalPolicyStore, make_canary: MakeAgent) -> None:
     agent = make_canary()
     publish(store, TouchyPolicy(nan_above=100.0), touchy_exporter())
     act(agent, {0: 100})
@@ -227,7 +231,7 @@ def test_where_nothing_else_is_left_what_is_on_trial_acts(store: LocalPolicyStor
 
 
 @pytest.mark.parametrize("returned", [b"", b"{", b'{"candidate": [1e999]}', b"[" * 10**5, b"x" * (MAX_NOTE_BYTES + 1)])
-def test_notes_that_are_none_are_no_matter(store: LocalPolicyStore, make_canary: MakeAgent, returned: bytes) -> None:
+def test_invalid_notes_are_ignored(store: LocalPolicyStore, make_canary: MakeAgent, returned: bytes) -> None:
     agent = make_canary()
     publish_seed(store, 0)
     notes = store.path / "notes"
@@ -245,7 +249,7 @@ def test_notes_that_are_none_are_no_matter(store: LocalPolicyStore, make_canary:
     assert agent.policy.version == 1
 
 
-def test_a_store_that_takes_no_notes_leaves_each_actor_to_itself(
+def test_without_writable_notes_each_actor_evaluates_alone(
     store: LocalPolicyStore, make_canary: MakeAgent, captured_logs: CapturedLogs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> bool:

@@ -288,7 +288,7 @@ if sys.argv[2] == "acts":
 
 
 @pytest.mark.parametrize("end", [*(pytest.param(end, marks=pytest.mark.slow) for end in ("closes", "ends")), "acts"])
-def test_it_ends_with_its_actor(store: LocalPolicyStore, end: str) -> None:
+def test_the_prefetcher_ends_with_its_actor(store: LocalPolicyStore, end: str) -> None:
     publish_seed(store, 0, onnx=True)
     command = [sys.executable, "-c", _ACTOR, str(store.path), end]
     with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as actor:

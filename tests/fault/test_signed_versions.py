@@ -1,4 +1,4 @@
-"""What an actor with a public key does with versions that the key's holder did not publish as they lie there."""
+"""An actor with a public key, and versions that the holder of the key did not publish in this form."""
 
 import dataclasses
 import re
@@ -37,7 +37,7 @@ each_attack = pytest.mark.parametrize(
 
 
 @each_attack
-def test_what_acts_goes_on_and_the_next_good_version_is_adopted(
+def test_an_attack_keeps_the_acting_policy_until_the_next_good_version(
     case: StoreCase, make_agent: MakeAgent, captured_logs: CapturedLogs, attack: Attack, reason: str
 ) -> None:
     publish_signed(case, 0)
@@ -60,7 +60,9 @@ def test_what_acts_goes_on_and_the_next_good_version_is_adopted(
 
 
 @each_attack
-def test_nothing_of_it_acts_first_either(case: StoreCase, make_agent: MakeAgent, attack: Attack, reason: str) -> None:
+def test_an_attacked_version_does_not_act_as_the_first_one(
+    case: StoreCase, make_agent: MakeAgent, attack: Attack, reason: str
+) -> None:
     publish_signed(case, 0)
     publish_signed(case, 1)
     attack(case)
@@ -72,8 +74,8 @@ def test_nothing_of_it_acts_first_either(case: StoreCase, make_agent: MakeAgent,
         agent.act(OBSERVATIONS)
 
 
-def test_what_was_forged_once_can_still_be_published(case: StoreCase, make_agent: MakeAgent) -> None:
-    """Whoever spoils a copy of a version must not have the version itself refused."""
+def test_a_content_that_was_forged_can_still_be_published(case: StoreCase, make_agent: MakeAgent) -> None:
+    """A corrupted copy of a version must not get the version itself refused."""
     publish_signed(case, 0)
     agent = make_agent(store=case.open(), trust=TrustOptions(public_keys=[KEY.public]))
     agent.reset()
@@ -88,7 +90,7 @@ def test_what_was_forged_once_can_still_be_published(case: StoreCase, make_agent
     assert agent.policy.version == good.version
 
 
-def test_a_flaw_that_passes_is_read_again(make_agent: MakeAgent, store: LocalPolicyStore) -> None:
+def test_a_manifest_that_was_misread_is_read_again(make_agent: MakeAgent, store: LocalPolicyStore) -> None:
     class Flickering(LocalPolicyStore):
         reads = 0
 
@@ -119,7 +121,7 @@ def test_keys_change_without_a_step_lost(case: StoreCase, make_agent: MakeAgent,
 
 
 @pytest.mark.parametrize("key", [None, KEY], ids=["without a key", "with one"])
-def test_an_older_copy_of_the_store_freezes_an_actor_which_says_so(
+def test_an_older_copy_of_the_store_freezes_an_actor_and_is_logged(
     tmp_path: Path, store: LocalPolicyStore, make_agent: MakeAgent, captured_logs: CapturedLogs, key: SigningKey | None
 ) -> None:
     keys = [] if key is None else [key.public]
@@ -146,7 +148,7 @@ def test_an_older_copy_of_the_store_freezes_an_actor_which_says_so(
 
 
 @pytest.mark.parametrize(("keys", "level"), [((), "INFO"), ((KEY.public,), "WARNING")])
-def test_an_actor_from_which_new_versions_are_hidden_says_how_old_its_policy_is(
+def test_an_actor_logs_the_age_of_its_policy_if_no_newer_version_comes(
     store: LocalPolicyStore, make_agent: MakeAgent, captured_logs: CapturedLogs, keys: tuple[object, ...], level: str
 ) -> None:
     publish(store, make_policy(), exporter(), sign=KEY.sign, created_unix_s=0.0)
@@ -157,7 +159,7 @@ def test_an_actor_from_which_new_versions_are_hidden_says_how_old_its_policy_is(
     assert re.match(rf"{level} \| actor\.agent:reset - policy version 0 is stale age=\d+\.\d days$", line)
 
 
-def test_a_pinned_version_is_meant_to_be_old(
+def test_the_age_of_a_pinned_version_is_not_logged(
     store: LocalPolicyStore, make_agent: MakeAgent, captured_logs: CapturedLogs
 ) -> None:
     for seed in range(2):

@@ -1,4 +1,4 @@
-"""Policies replaced under an agent that acts: real files, real events, real threads and processes."""
+"""Policies are replaced while an agent acts: real files, events, threads and processes."""
 
 import subprocess
 import sys
@@ -20,7 +20,7 @@ ROWS = 3
 
 @pytest.mark.parametrize("engine", ["torchscript", "onnx", "llvm"])
 def test_every_action_comes_from_the_version_that_it_is_stamped_with(tmp_path: Path, engine: EngineChoice) -> None:
-    """Versions come faster than they can be adopted; answers are derived again from version and noise as recorded."""
+    """Versions come faster than adoptions. Actions are computed again from the recorded version and noise."""
     n_versions = 30
     store = local_store(tmp_path / "policies")
     manifests = {0: publish_seed(store, 0, onnx=True)}
@@ -107,8 +107,8 @@ def test_actors_that_wait_for_a_first_version_begin_when_it_comes(tmp_path: Path
         agent.close()
 
 
-def test_what_no_event_tells_is_found_by_looking_again(tmp_path: Path) -> None:
-    """Events get lost, and on some file systems there are none."""
+def test_a_version_without_an_event_is_found_by_polling(tmp_path: Path) -> None:
+    """Events can get lost, and some file systems have none."""
     store = local_store(tmp_path / "policies")
     publish_seed(store, 0)
     with Agent(store) as agent:

@@ -1,4 +1,4 @@
-"""The gate on returns in a real environment, with real rollouts: alone, in a batch, with a loader on its own thread."""
+"""Canary evaluation in a real environment with real rollouts: alone, in a batch, and with a loader thread."""
 
 import time
 from collections.abc import Callable
@@ -30,7 +30,7 @@ Publish = Callable[[tuple[float, ...]], str]
 
 
 class Pushes(nn.Module):
-    """Pushes a cart to the right where the weighted sum of what it sees is above 0."""
+    """Pushes a cart to the right if the weighted sum of its observation is above 0."""
 
     def __init__(self, weights: tuple[float, ...]) -> None:
         super().__init__()
@@ -62,13 +62,13 @@ def publish_pushes(store: LocalPolicyStore, exporter: PolicyExporter) -> Publish
 
 
 def _verdicts(store: LocalPolicyStore) -> list[bool]:
-    """Of each trial that is over and still noted: whether the version was worse."""
+    """Return for each decided evaluation in the notes whether the candidate was worse."""
     found = [store.notes.read(name) for name in store.notes.names() if name.startswith("verdict")]
     return [msgspec.json.decode(note)["is_worse"] for note in found if note]
 
 
 def _act(store: LocalPolicyStore, name: str, envs: int, length: int, *, synchronous: bool) -> int:
-    """Act until there is a verdict, and two rollouts more; the version that acts as of right in the end."""
+    """Act until a verdict is carried out, and return the newest adopted version."""
     with (
         make_environments("CartPole-v1", envs, vector="sync", env_kwargs={"max_episode_steps": 100}) as environments,
         Agent(
@@ -99,7 +99,7 @@ def _act(store: LocalPolicyStore, name: str, envs: int, length: int, *, synchron
 
 @pytest.mark.parametrize(("envs", "length"), [(1, 256), (4, 37)])
 @pytest.mark.parametrize("weights", [ALWAYS_LEFT, BALANCES_AS_WELL])
-def test_what_acts_in_the_end_is_not_worse(
+def test_the_version_that_acts_in_the_end_is_not_worse(
     store: LocalPolicyStore, publish_pushes: Publish, weights: tuple[float, ...], envs: int, length: int
 ) -> None:
     is_worse = weights == ALWAYS_LEFT
@@ -112,9 +112,7 @@ def test_what_acts_in_the_end_is_not_worse(
     assert set(store.quarantined()) == ({digest} if is_worse else set())
 
 
-def test_two_actors_with_loaders_of_their_own_come_to_one_verdict(
-    store: LocalPolicyStore, publish_pushes: Publish
-) -> None:
+def test_two_actors_with_loader_threads_reach_one_verdict(store: LocalPolicyStore, publish_pushes: Publish) -> None:
     publish_pushes(BALANCES)
     with Agent(store, AgentOptions(num_envs=1, canary=0.4, synchronous=True, name="first")) as first:
         first.reset()

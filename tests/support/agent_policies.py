@@ -34,7 +34,7 @@ ACTIONS = {
 def make_policy(
     *, action: str = "discrete", nested: bool = False, network: str = "mlp", masked: bool = False, seed: int = 0
 ) -> ActingPolicy:
-    """A small untrained policy; policies that differ in ``seed`` alone have the same program."""
+    """Return a small untrained policy. Policies that differ only in ``seed`` have the same program."""
     config = NetworkConfig(kind=network, hidden_sizes=(8,), recurrent_size=4, shared_trunk=True)
     generator = torch.Generator().manual_seed(seed)
     policy = ActingPolicy(NESTED if nested else VECTOR, ACTIONS[action], config, masked, generator)
@@ -45,9 +45,9 @@ def make_policy(
 
 
 class TouchyPolicy(nn.Module):
-    """Acts well until an observation's first number passes a limit; then it says NaN, or its action is illegal.
+    """Acts well until the first number of an observation exceeds a limit; then outputs are NaN or an action is illegal.
 
-    Nothing can tell that beforehand. The limits are weights, so that good and bad versions have the same program.
+    No check can find that beforehand. The limits are weights: good and bad versions have the same program.
     """
 
     def __init__(self, *, nan_above: float = 1e30, illegal_above: float = 1e30, seed: int = 0) -> None:
@@ -68,7 +68,7 @@ class TouchyPolicy(nn.Module):
 
 @functools.cache
 def touchy_exporter() -> PolicyExporter:
-    """The programs of every TouchyPolicy, ONNX apart."""
+    """Return the exporter for every TouchyPolicy, without ONNX."""
     policy = TouchyPolicy()
     return PolicyExporter(policy, policy.signature, onnx=False)
 
@@ -77,7 +77,7 @@ def touchy_exporter() -> PolicyExporter:
 def exporter(
     *, action: str = "discrete", nested: bool = False, network: str = "mlp", masked: bool = False, onnx: bool = False
 ) -> PolicyExporter:
-    """The programs of ``make_policy``'s policies. With ``onnx`` it takes seconds, once."""
+    """Return the exporter for the policies of ``make_policy``. With ``onnx`` it takes seconds, once."""
     policy = make_policy(action=action, nested=nested, network=network, masked=masked)
     return PolicyExporter(policy, policy.signature, onnx=onnx)
 
@@ -91,7 +91,7 @@ def publish(
     sign: Sign | None = None,
     **fields: object,
 ) -> Manifest:
-    """Publish ``policy``; files ``instead`` of the right ones and other manifest ``fields`` make wrong versions."""
+    """Publish ``policy``. Files ``instead`` of the right ones and other manifest ``fields`` make bad versions."""
     files, programs, probe = made_by.files(policy.state_dict())
     files.update(instead or {})
 
@@ -115,16 +115,16 @@ def publish_seed(store: PolicyStore, seed: int, *, onnx: bool = False, **kind: o
 
 
 def eager(policy: nn.Module, *inputs: np.ndarray) -> list[np.ndarray]:
-    """What ``policy`` answers, by itself."""
+    """Return the outputs of ``policy`` in torch."""
     with torch.no_grad():
         return [output.numpy() for output in policy([torch.from_numpy(array) for array in inputs])]
 
 
 def quiet_noise(policy: nn.Module, rows: int) -> np.ndarray:
-    """The noise of a deterministic agent."""
+    """Return the noise of a deterministic agent."""
     return np.zeros((rows, *policy.signature.action.noise_shape), np.float32)
 
 
 def local_store(path: Path) -> LocalPolicyStore:
-    """A store that does not wait for the disk."""
+    """Return a store that does not wait for the disk."""
     return LocalPolicyStore(path, fsync=False)

@@ -1,4 +1,4 @@
-"""What an agent does with policies that are right. tests/fault/test_agent_faults.py has those that are not."""
+"""An agent with good policies. tests/fault/test_agent_faults.py has the bad ones."""
 
 import sys
 import threading
@@ -69,7 +69,9 @@ def test_acts_as_the_policy_does(store: LocalPolicyStore, make_agent: MakeAgent,
 
 
 @pytest.mark.parametrize("engine", ["llvm", "onnx", "torchscript"])
-def test_a_value_is_given_to_whoever_asked_for_it(store: LocalPolicyStore, make_agent: MakeAgent, engine: str) -> None:
+def test_a_decision_has_a_value_only_if_it_was_requested(
+    store: LocalPolicyStore, make_agent: MakeAgent, engine: str
+) -> None:
     publish_seed(store, 1, onnx=True)
     asked, plain = make_agent(engine=engine), make_agent(engine=engine, values=False)
     decision = plain.decide([OBSERVATIONS])
@@ -81,7 +83,7 @@ def test_a_value_is_given_to_whoever_asked_for_it(store: LocalPolicyStore, make_
         np.testing.assert_array_equal(getattr(decision, name), getattr(whole, name))
 
 
-def test_weights_of_a_value_that_nobody_asks_for_must_be_finite_too(
+def test_weights_of_a_value_that_is_not_requested_must_be_finite_too(
     store: LocalPolicyStore, make_agent: MakeAgent
 ) -> None:
     publish_seed(store, 0, onnx=True)
@@ -143,7 +145,7 @@ def test_seed_and_offset_stand_for_the_noise(store: LocalPolicyStore, make_agent
     assert agent.noise_offset == 100
 
 
-def test_adopts_the_newest_at_a_reset_and_loads_nothing_twice(store: LocalPolicyStore, make_agent: MakeAgent) -> None:
+def test_a_reset_adopts_the_newest_version_and_loads_none_twice(store: LocalPolicyStore, make_agent: MakeAgent) -> None:
     opened: list[int] = []
 
     class Counting(LocalPolicyStore):
@@ -178,7 +180,7 @@ def test_waiting_for_a_version_makes_it_ready_and_adopts_nothing(store: LocalPol
 
 
 def test_new_weights_of_the_same_program_act_exactly(store: LocalPolicyStore, make_agent: MakeAgent) -> None:
-    """The fast path changes all of the policy, time and again, and never what acts meanwhile."""
+    """The fast path changes the whole policy, and never the acting one."""
     agent = make_agent(deterministic=True)
     for seed in range(8):
         before = agent.decide([OBSERVATIONS]).value if seed else None
@@ -246,9 +248,7 @@ class TestRecurrentState:
             assert not now[1].any()
         assert agent.policy.version == 0, "rows that begin anew adopt nothing"
 
-    def test_is_kept_by_an_adoption_where_the_network_is_alike(
-        self, store: LocalPolicyStore, make_agent: MakeAgent
-    ) -> None:
+    def test_is_kept_by_an_adoption_of_the_same_network(self, store: LocalPolicyStore, make_agent: MakeAgent) -> None:
         publish_seed(store, 1, network="lstm")
         agent = make_agent()
         agent.reset()
@@ -258,7 +258,7 @@ class TestRecurrentState:
         assert agent.adopt().version == 1
         assert all(a is b for a, b in zip(state, agent.state, strict=True))
 
-    def test_begins_afresh_where_the_network_is_another(self, store: LocalPolicyStore, make_agent: MakeAgent) -> None:
+    def test_is_zero_after_an_adoption_of_another_network(self, store: LocalPolicyStore, make_agent: MakeAgent) -> None:
         publish_seed(store, 1)
         agent = make_agent()
         agent.reset()
@@ -310,7 +310,7 @@ class TestFollow:
         assert agent._manager.engines_alive() <= 4
 
 
-class TestNothingToActWith:
+class TestNoPolicy:
     def test_an_empty_store(self, store: LocalPolicyStore, make_agent: MakeAgent) -> None:
         agent = make_agent()
         with pytest.raises(PolicyUnavailable) as caught:
@@ -321,7 +321,7 @@ class TestNothingToActWith:
         with pytest.raises(PolicyUnavailable, match=r"call reset\(\) first"):
             _ = agent.policy
 
-    def test_a_store_that_there_was_no_time_to_look_into_is_not_called_empty(
+    def test_a_store_that_was_not_read_in_time_is_not_called_empty(
         self, store: LocalPolicyStore, make_agent: MakeAgent, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         publish_seed(store, 0)
@@ -338,7 +338,7 @@ class TestNothingToActWith:
         assert agent.policy.version == 0
 
 
-def test_a_loader_of_its_own_adopts_without_being_asked(store: LocalPolicyStore, make_agent: MakeAgent) -> None:
+def test_the_loader_thread_loads_each_new_version(store: LocalPolicyStore, make_agent: MakeAgent) -> None:
     publish_seed(store, 0)
     agent = make_agent(synchronous=False, deadline_s=60.0)
     agent.reset()

@@ -1,4 +1,4 @@
-"""Turns: who acts, and which episodes count."""
+"""The assignment of turns, and the episodes that count."""
 
 import numpy as np
 import pytest
@@ -58,7 +58,7 @@ def test_episodes_that_all_begin_with_the_turn_count_at_once() -> None:
     assert _returns(assignment) == (1, 3)
 
 
-def test_another_pair_begins_anew_and_returns_that_are_no_numbers_do_not_count() -> None:
+def test_another_pair_starts_empty_and_returns_that_are_not_finite_do_not_count() -> None:
     assignment = CanaryAssignment(0.5, 1, seed=0)
     for value in (1.0, float("nan"), float("inf"), 2.0):
         assignment.candidate_acts(BASELINE, CANDIDATE, begins_episodes=True)
@@ -68,7 +68,7 @@ def test_another_pair_begins_anew_and_returns_that_are_no_numbers_do_not_count()
     assert _returns(assignment) == ()
 
 
-def test_so_many_returns_are_kept() -> None:
+def test_the_number_of_returns_is_bounded() -> None:
     assignment = CanaryAssignment(0.5, 1, seed=0)
     for value in range(10 * MOST_RETURNS):
         assignment.candidate_acts(BASELINE, CANDIDATE, begins_episodes=True)
@@ -78,7 +78,7 @@ def test_so_many_returns_are_kept() -> None:
 
 
 def test_short_episodes_are_not_preferred() -> None:
-    """Environments step together; an episode's return is its length, one in three lives ten times as long."""
+    """Environments step together. The return of an episode is its length; one in three is ten times as long."""
     rng = np.random.default_rng(0)
     n = 8
     assignment = CanaryAssignment(0.3, n, seed=0)

@@ -1,4 +1,4 @@
-"""The log of trials: who is first, what is no note, and what happens where the store does not answer."""
+"""The ledger of evaluations: the first note counts, garbage does not, and a store may fail."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,7 +27,7 @@ def _ledger(store: LocalPolicyStore, name: str) -> CanaryLedger:
     return ledger
 
 
-def test_the_first_who_begins_a_trial_or_gives_a_verdict_counts(store: LocalPolicyStore) -> None:
+def test_the_first_evaluation_and_the_first_verdict_count(store: LocalPolicyStore) -> None:
     ours, theirs = _ledger(store, "ours"), _ledger(store, "theirs")
     assert ours.open(V0, None)
     assert not theirs.open(V1, None)
@@ -44,7 +44,7 @@ def test_the_first_who_begins_a_trial_or_gives_a_verdict_counts(store: LocalPoli
         assert (ledger.champion, ledger.is_open) == (V1, False)
 
 
-def test_what_was_found_worse_is_no_champion(store: LocalPolicyStore) -> None:
+def test_a_worse_version_is_not_the_champion(store: LocalPolicyStore) -> None:
     ledger = _ledger(store, "actor")
     ledger.open(V1, V0)
     ledger.decide(is_worse=True, reason="bad")
@@ -52,7 +52,7 @@ def test_what_was_found_worse_is_no_champion(store: LocalPolicyStore) -> None:
     assert _ledger(store, "another").champion == V0
 
 
-def test_others_returns_are_seen_and_ones_own_are_not(store: LocalPolicyStore) -> None:
+def test_the_returns_of_other_actors_are_read_and_own_ones_are_not(store: LocalPolicyStore) -> None:
     ours, theirs = _ledger(store, "ours"), _ledger(store, "theirs")
     ours.open(V1, V0)
     theirs.look()
@@ -62,7 +62,7 @@ def test_others_returns_are_seen_and_ones_own_are_not(store: LocalPolicyStore) -
     assert list(ours.returns.values()) == [Returns((1.0,), (2.0, 3.0), 1)]
 
 
-def test_old_trials_are_cleared_away(store: LocalPolicyStore) -> None:
+def test_old_evaluations_are_removed(store: LocalPolicyStore) -> None:
     ledger = _ledger(store, "actor")
     for number in range(5):
         ledger.open(Version(number + 1, V1.digest), Version(number, V0.digest))
@@ -71,9 +71,7 @@ def test_old_trials_are_cleared_away(store: LocalPolicyStore) -> None:
     assert {name.split("-")[1] for name in store.notes.names()} == {"000000003", "000000004"}
 
 
-def test_a_trial_is_abandoned_where_nobody_reports_any_more(
-    store: LocalPolicyStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_evaluation_without_new_notes_is_abandoned(store: LocalPolicyStore, monkeypatch: pytest.MonkeyPatch) -> None:
     now_s = 100.0
     monkeypatch.setattr(canary_ledger, "time", SimpleNamespace(monotonic=lambda: now_s))
     ours, theirs = _ledger(store, "ours"), _ledger(store, "theirs")
@@ -108,7 +106,7 @@ def test_a_store_that_does_not_answer_changes_nothing(store: LocalPolicyStore, m
 
 
 @given(st.binary(max_size=200), st.sampled_from(["trial", "verdict", "returns"]))
-def test_whatever_a_note_says_it_is_read_as_a_note_or_as_none(data: bytes, kind: str) -> None:
+def test_any_bytes_are_read_as_a_note_or_as_none(data: bytes, kind: str) -> None:
     store = RemotePolicyStore("memory://fuzzed-notes")
     for name in store.notes.names():
         store.notes.remove(name)

@@ -1,4 +1,4 @@
-"""One look at returns: how often it errs, what it catches, and that it is the test it says it is."""
+"""The rank-sum test: its definition, its error rate and its power."""
 
 import itertools
 from collections.abc import Callable
@@ -35,8 +35,8 @@ _few_values = st.integers(0, 5).map(float)
 
 @settings(max_examples=100)
 @given(st.lists(_few_values, min_size=1, max_size=5), st.lists(_few_values, min_size=1, max_size=6))
-def test_it_is_the_share_of_assignments_that_look_as_bad(candidate: list[float], baseline: list[float]) -> None:
-    """Against the definition: every choice of who might have acted which episode, counted one by one."""
+def test_p_is_the_share_of_assignments_with_as_low_a_rank_sum(candidate: list[float], baseline: list[float]) -> None:
+    """Compare with the definition: count every assignment of the episodes."""
     values = candidate + baseline
     midranks = [sum(v < value for v in values) + (sum(v == value for v in values) + 1) / 2 for value in values]
     sums = [sum(chosen) for chosen in itertools.combinations(midranks, len(candidate))]

@@ -1,4 +1,4 @@
-"""What is taken out of the shared_weights is what was put in, whole, and the newest."""
+"""The actor takes the newest offer of the prefetcher, whole."""
 
 import os
 import threading
@@ -16,7 +16,7 @@ DIGEST = "ab" * 32
 
 @pytest.fixture
 def ends() -> tuple[SharedWeights, SharedWeights]:
-    """The prefetcher's end and the actor's."""
+    """The ends of the prefetcher and of the actor."""
     return _ends(FLOATS)
 
 
@@ -32,7 +32,7 @@ def _block(value: float, floats: int = FLOATS) -> np.ndarray:
     return np.full(floats, value, np.float32)
 
 
-def test_an_empty_one_has_nothing(ends: tuple[SharedWeights, SharedWeights]) -> None:
+def test_a_new_file_has_no_offer(ends: tuple[SharedWeights, SharedWeights]) -> None:
     _, actor = ends
     assert not actor.is_ready
     assert not actor.has_news
@@ -63,7 +63,7 @@ def test_only_the_newest_matters(ends: tuple[SharedWeights, SharedWeights]) -> N
     np.testing.assert_array_equal(into, _block(8))
 
 
-def test_there_is_no_room_for_what_is_too_large(ends: tuple[SharedWeights, SharedWeights]) -> None:
+def test_an_offer_that_is_too_large_is_refused(ends: tuple[SharedWeights, SharedWeights]) -> None:
     prefetcher, actor = ends
     with pytest.raises(ValueError, match="no room"):
         prefetcher.offer(Offer(1, DIGEST, b" " * (2**16 + 1)), _block(1.0))
@@ -87,7 +87,7 @@ def test_any_sequence(offers: list[tuple[bytes, float]], floats: int) -> None:
 
 @pytest.mark.parametrize("what", ["a number of the block", "the digest", "the manifest", "the version", "the count"])
 def test_half_of_one_version_beside_half_of_another_is_not_taken(what: str) -> None:
-    """As a reader finds a slot that is being written to."""
+    """A reader may find a slot that is being written to."""
     prefetcher, actor = _ends(FLOATS)
     prefetcher.offer(Offer(1, DIGEST, b"{one}"), _block(1.0))
     slot = prefetcher._slots[1]
@@ -107,7 +107,7 @@ def test_half_of_one_version_beside_half_of_another_is_not_taken(what: str) -> N
     assert actor.take(_block(0.0)) == Offer(4, DIGEST, b"{new}")
 
 
-def test_nothing_is_torn_while_the_scout_writes_without_pause() -> None:
+def test_offers_are_whole_while_the_prefetcher_writes_without_pause() -> None:
     prefetcher, actor = _ends(FLOATS)
     stopped = threading.Event()
 

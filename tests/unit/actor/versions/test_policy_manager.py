@@ -174,7 +174,7 @@ def test_a_draw_that_fails_gives_way_to_the_newest(manager: PolicyManager, versi
     assert [versions.state(v) for v in (2, 5)] == [S.FAILED, S.LOADED]
 
 
-def test_a_draw_of_what_is_held_anyway_loads_nothing(manager: PolicyManager, versions: VersionTable) -> None:
+def test_a_draw_of_a_version_in_memory_loads_nothing(manager: PolicyManager, versions: VersionTable) -> None:
     four, five = _acting(manager, versions, 4, 5)
     assert not manager.draw_held(3)
     assert manager.draw_held(4)
