@@ -79,12 +79,7 @@ class Subject:
 
     def load(self, version: MadeVersion, outputs: Sequence[int] | None = None) -> Engine:
         return load_program(
-            self.kind,
-            version.read,
-            version.manifest,
-            trust_native=True,
-            trusted_modules=("learner",),
-            outputs=outputs,
+            self.kind, version.read, version.manifest, trust_native=True, trusted_modules=("learner",), outputs=outputs
         )
 
 

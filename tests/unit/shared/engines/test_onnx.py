@@ -158,10 +158,7 @@ def test_needs_no_torch() -> None:
 
 
 def test_sessions_of_known_graphs_are_made_of_the_optimised_one_and_answer_alike() -> None:
-    nodes = [
-        helper.make_node("Identity", ["x"], ["same"]),
-        helper.make_node("Mul", ["same", "weight"], ["y"]),
-    ]
+    nodes = [helper.make_node("Identity", ["x"], ["same"]), helper.make_node("Mul", ["same", "weight"], ["y"])]
     known = graph(external("weight", (2,)), nodes=nodes)
     maker = session_maker(known, ("weight",), 1, packs=True)
     engine = OnnxEngine(known, weights())
@@ -209,10 +206,7 @@ def test_optimising_creates_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_constants_computed_from_weights_follow_new_weights() -> None:
-    nodes = [
-        helper.make_node("Exp", ["weight"], ["scale"]),
-        helper.make_node("Mul", ["x", "scale"], ["y"]),
-    ]
+    nodes = [helper.make_node("Exp", ["weight"], ["scale"]), helper.make_node("Mul", ["x", "scale"], ["y"])]
     known = graph(external("weight", (2,)), nodes=nodes)
     engine = OnnxEngine(known, weights())
     assert session_maker(known, ("weight",), 1, packs=True)._graph is known, "ONNX Runtime folds what it knows"
@@ -265,9 +259,7 @@ def test_old_session_is_freed_before_a_new_one_is_created(monkeypatch: pytest.Mo
     np.testing.assert_array_equal(first.run([X])[0], X * 2 + 1)
 
 
-def test_engine_recovers_after_a_session_could_not_be_created(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_engine_recovers_after_a_session_could_not_be_created(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = OnnxEngine(graph(), weights())
     with monkeypatch.context() as failing:
         failing.setattr(SessionMaker, "make", _fails)

@@ -147,11 +147,7 @@ def test_leaf_names_are_paths() -> None:
         ([np.zeros(1)], [np.zeros(1)] * 2, "expected a list of 1, found a list of 2"),
         ({"a": 1}, {"b": 1}, r"expected a dict with the keys \['a'\], found a dict with the keys \['b'\]"),
         (Pair(1, 2), (1, 2), "expected a .*:Pair or another record with the fields"),
-        (
-            {"t": 0.5},
-            {"t": 0.7},
-            r"arguments\['t'\]: expected 0.5, found 0.7; pass a tensor instead",
-        ),
+        ({"t": 0.5}, {"t": 0.7}, r"arguments\['t'\]: expected 0.5, found 0.7; pass a tensor instead"),
         ([True], [1], "expected True, found 1"),
         (None, np.zeros(1), "expected None, found a ndarray"),
         (Frozen([None]), Frozen([3]), r"arguments.only\[0\]: expected None, found 3"),

@@ -113,7 +113,7 @@ def test_files_without_a_key_are_named(tmp_path: Path) -> None:
 
 
 def test_openssl_agrees(tmp_path: Path) -> None:
-    """As docs/guides/signing.md says, any program that knows Ed25519 can check a version."""
+    """Verify a version with OpenSSL, as docs/guides/signing.md does."""
     key, data = write(tmp_path / "p.pem", KEY.public.pem()), write(tmp_path / "manifest.json", b"{}")
     signature = write(tmp_path / "manifest.sig", KEY.sign(b"{}"))
     check = ["openssl", "pkeyutl", "-verify", "-pubin", "-inkey", key, "-rawin", "-in", data, "-sigfile", signature]

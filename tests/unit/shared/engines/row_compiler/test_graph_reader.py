@@ -166,9 +166,7 @@ NOT_KNOWN: dict[str, Case] = {
     "an output of another dtype than its numbers": Case([node("Neg", "x", "y")], "output y", ("float16", (5,))),
     "an output of whole numbers that are floats": Case([node("Neg", "x", "y")], "output y", ("int64", (5,))),
     "a bias that is computed": Case(
-        [node("Add", "b b", "c"), node("Gemm", "x w c", "y")],
-        "computed",
-        weights={"w": _zeros(5, 5), "b": _zeros(5)},
+        [node("Add", "b b", "c"), node("Gemm", "x w c", "y")], "computed", weights={"w": _zeros(5, 5), "b": _zeros(5)}
     ),
     "a bias of whole numbers": Case(
         [node("Gemm", "x w b", "y")], "a bias of values", weights={"w": _zeros(5, 5)}, constants={"b": _ints(*range(5))}

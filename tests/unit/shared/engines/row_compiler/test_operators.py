@@ -214,11 +214,7 @@ CASES: dict[str, Case] = {
         constants={"zero": np.array(0), "zeros": _ints(0), "rest": _ints(3, -1)},
     ),
     "Slice up to the batch size": Case(
-        [
-            node("Shape", "x", "n", start=0, end=1),
-            node("Slice", "x zeros n zeros", "s"),
-            node("Neg", "s", "y"),
-        ],
+        [node("Shape", "x", "n", start=0, end=1), node("Slice", "x zeros n zeros", "s"), node("Neg", "s", "y")],
         constants={"zeros": _ints(0)},
     ),
     "Range": Case(
