@@ -1,8 +1,8 @@
 """ONNX graphs without ONNX Runtime: their external weights, and pruning to some of their outputs."""
 
 import functools
-from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -70,12 +70,17 @@ def keep_outputs(graph: bytes, positions: tuple[int, ...]) -> bytes:
             nodes.append(node)
             needed.update(_names_read([node]))
     initializers = [tensor for tensor in model.graph.initializer if tensor.name in needed]
-    for field, kept in (("output", outputs), ("node", nodes[::-1]), ("initializer", initializers)):
-        copies = [type(part).FromString(part.SerializeToString()) for part in kept]
-        model.graph.ClearField(field)
-        getattr(model.graph, field).extend(copies)
+    replace_fields(model.graph, output=outputs, node=nodes[::-1], initializer=initializers)
     kept_graph: bytes = model.SerializeToString(deterministic=True)
     return kept_graph
+
+
+def replace_fields(graph: "onnx.GraphProto", **fields: Sequence[Any]) -> None:
+    """Replace repeated fields of ``graph`` with copies of the given messages."""
+    for field, parts in fields.items():
+        copies = [type(part).FromString(part.SerializeToString()) for part in parts]
+        graph.ClearField(field)
+        getattr(graph, field).extend(copies)
 
 
 def _names_read(nodes: "Iterable[onnx.NodeProto]") -> Iterator[str]:

@@ -19,6 +19,7 @@ import numpy as np
 import onnxruntime  # type: ignore[import-untyped]
 from loguru import logger
 
+from shared.engines.onnx_graph import replace_fields
 from shared.errors import ProgramError
 
 _Level = onnxruntime.GraphOptimizationLevel
@@ -70,9 +71,9 @@ class SessionMaker:
         inputs = list(model.graph.input)
         open_model = onnx.ModelProto()
         open_model.CopyFrom(model)
-        _replace(open_model.graph, inputs=[*inputs, *weights], initializers=inside)
+        replace_fields(open_model.graph, input=[*inputs, *weights], initializer=inside)
         optimised = onnx.load_model_from_string(self._optimised(open_model.SerializeToString(), {}))
-        _replace(optimised.graph, inputs=inputs, initializers=[*optimised.graph.initializer, *outside])
+        replace_fields(optimised.graph, input=inputs, initializer=[*optimised.graph.initializer, *outside])
         graph: bytes = optimised.SerializeToString()
         return graph
 
@@ -123,13 +124,6 @@ def session_maker(graph: bytes, initializers: tuple[str, ...], threads: int, *, 
     With ``packs``, ONNX Runtime copies weights into the memory order that its matrix products prefer.
     """
     return SessionMaker(graph, initializers, threads, packs=packs)
-
-
-def _replace(graph: Any, *, inputs: list[Any], initializers: list[Any]) -> None:
-    for field, parts in (("input", inputs), ("initializer", initializers)):
-        copies = [type(part).FromString(part.SerializeToString()) for part in parts]
-        graph.ClearField(field)
-        getattr(graph, field).extend(copies)
 
 
 def _operators(graph: bytes) -> Counter[tuple[str, str, tuple[bytes, ...]]]:

@@ -251,8 +251,11 @@ def test_prose_is_plain() -> None:
         "rl_hotswap.cli.main",
         "rl_hotswap.cli.train",
         "rl_hotswap.launcher.supervisor",
+        "shared.engines.importable",
         "shared.engines.llvm",
         "shared.engines.onnx",
+        "shared.policy.probe",
+        "shared.policy.program_digest",
     ],
 )
 def test_modules_that_start_fast_do_not_import_torch(module: str) -> None:
