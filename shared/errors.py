@@ -48,7 +48,7 @@ class ConfigurationError(HotswapError):
 
 
 class EnvironmentFailed(HotswapError):
-    """An environment in a worker process raised or its process died: fix the environment, or run it in-process."""
+    """An environment in a worker process raised or its process died: fix the environment."""
 
 
 class StoreError(HotswapError):

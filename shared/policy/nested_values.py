@@ -183,7 +183,7 @@ def _next(leaves: Iterator[Any]) -> Any:
 
 
 def _make_record(cls: type[Any], kind: RecordKind, fields: tuple[str, ...], values: list[Any]) -> Any:
-    """Construct a record without ``__init__`` and ``__post_init__``, which may refuse tensors."""
+    """Construct a record, frozen or not, without running ``__init__`` or ``__post_init__``."""
     if kind == "named_tuple":
         return tuple.__new__(cls, values)
     record = object.__new__(cls)
