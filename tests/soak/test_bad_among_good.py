@@ -4,6 +4,7 @@ All are signed, except those about signatures, so that each is refused for its o
 version is refused, and every step is answered.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -28,6 +29,7 @@ NOISE = quiet_noise(make_policy(), ROWS)
 LIMITS = SandboxLimits(timeout_s=2.0, memory_bytes=2**29)
 KINDS = BAD_KINDS + SIGNATURE_KINDS
 PATIENCE = 2_000_000  # steps: minutes of them
+_SETTLED = re.compile(r"policy version (\d+) (?:quarantined|refused|will be retried)")
 
 
 class Acting:
@@ -70,9 +72,8 @@ def settled() -> Iterator[dict[int, str]]:
     versions: dict[int, str] = {}
 
     def take(message: object) -> None:
-        words = str(message).split()
-        if words[0] == "version" and ("quarantined:" in words or "again:" in words):
-            versions.setdefault(int(words[1]), str(message))
+        if (found := _SETTLED.match(str(message))) is not None:
+            versions.setdefault(int(found[1]), str(message))
 
     sink = logger.add(take, format="{message}")
     yield versions

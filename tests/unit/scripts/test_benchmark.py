@@ -29,11 +29,8 @@ def _quiet_console() -> Console:
     return Console(record=True, width=120, soft_wrap=True, file=io.StringIO())
 
 
-def test_a_result_is_the_median_between_the_extremes() -> None:
+def test_a_result_is_a_median_with_its_range_and_a_target_with_a_direction() -> None:
     assert (_FASTER.value, _FASTER.min, _FASTER.max) == (3.0, 2.0, 4.0)
-
-
-def test_targets_have_a_direction() -> None:
     assert (_FASTER.reached, _FASTER.to_reach, _FASTER.status) == (True, ">= 2.5", "reached")
     assert (_LATE.reached, _LATE.to_reach, _LATE.status) == (False, "<= 10", "missed by 2")
     assert (_CONTEXT.reached, _CONTEXT.to_reach, _CONTEXT.status) == (None, "", "")

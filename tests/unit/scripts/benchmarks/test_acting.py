@@ -3,6 +3,7 @@
 import io
 from contextlib import ExitStack
 from importlib.util import find_spec
+from typing import get_args
 
 import pytest
 from rich.console import Console
@@ -31,13 +32,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> LocalPolicyStore:
     return publish_policy(tmp_path_factory.mktemp("policies"), onnx=False)
 
 
-def test_agent_loop_steps(store: LocalPolicyStore) -> None:
+def test_own_loops_step_and_report_the_share_of_real_steps(store: LocalPolicyStore) -> None:
     with ExitStack() as resources:
         assert agent_loop(store, resources)() > 0
-
-
-def test_recorded_rollouts_report_the_share_of_real_steps(store: LocalPolicyStore) -> None:
-    with ExitStack() as resources:
         worker = RecordedRollouts(store, num_envs=8, length=64, resources=resources)
         assert worker() == 8 * 64
         assert 0.8 < worker.real_share < 1  # episodes of twenty steps, and one step that only resets
@@ -48,21 +45,13 @@ def test_environments_alone_count_every_step() -> None:
     assert environments_alone(16)() % 16 == 0
 
 
-@pytest.mark.parametrize("variant", ["layers", "multinomial", "by hand"])
-def test_bare_loop_steps(variant: Variant) -> None:
-    assert bare_torchscript(variant)() > 0
-
-
-def test_bare_loop_acts_with_the_agents_program(store: LocalPolicyStore) -> None:
+def test_bare_loops_step(store: LocalPolicyStore) -> None:
+    assert all(bare_torchscript(variant)() > 0 for variant in get_args(Variant))
     assert bare_same_program(store)() > 0
 
 
-@pytest.mark.parametrize("num_envs", [1, 3])
-def test_cleanrl_loop_steps_all_environments(num_envs: int) -> None:
-    assert cleanrl_rollouts(num_envs, 10)() == num_envs * 10
-
-
-def test_stable_baselines3_loops_step() -> None:
+def test_baseline_loops_step_all_environments() -> None:
+    assert [cleanrl_rollouts(num_envs, 10)() for num_envs in (1, 3)] == [10, 30]
     assert sb3_predict_and_step()() > 0
     assert sb3_collect_rollouts(3, 10)() == 30
 

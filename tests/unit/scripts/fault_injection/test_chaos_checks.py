@@ -31,19 +31,9 @@ def store(tmp_path: Path) -> LocalPolicyStore:
 
 
 @pytest.fixture
-def invariants() -> Invariants:
-    return Invariants()
-
-
-@pytest.fixture
 def published(store: LocalPolicyStore, invariants: Invariants) -> Published:
     numbers = UsedNumbers(store.path.parent / "numbers")
     return Published(lambda: [store.path, store.path.parent / "away"], invariants, numbers)
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> RunDirectory:
-    return RunDirectory(tmp_path / "run").create()
 
 
 def _publish(store: LocalPolicyStore, content: bytes) -> str:

@@ -1,7 +1,6 @@
 """Invalid rollouts of a chaos run: each is rejected for its flaw, and no other rollout may be invalid."""
 
 import secrets
-from pathlib import Path
 
 import pytest
 
@@ -20,16 +19,6 @@ REASONS = {
     "another run": "found ('another'",
     "value that is not finite": "reward holds values that are not finite",
 }
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> RunDirectory:
-    return RunDirectory(tmp_path / "run").create()
-
-
-@pytest.fixture
-def invariants() -> Invariants:
-    return Invariants()
 
 
 @pytest.fixture
