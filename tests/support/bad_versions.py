@@ -161,9 +161,9 @@ def _kind(name: str, reason: str, outcome: Outcome = "quarantined") -> BadKind:
 
 
 BAD_KINDS = (
-    _kind("missing weights", "does not exist", "retried"),
+    _kind("missing weights", "the manifest lists it", "retried"),
     _kind("missing manifest", "", "not seen"),
-    _kind("missing probe", "does not exist", "retried"),
+    _kind("missing probe", "the manifest lists it", "retried"),
     _kind("empty weights", "expected"),
     _kind("empty manifest", "not a manifest"),
     _kind("truncated weights", "bytes, found"),

@@ -34,7 +34,7 @@ WINDOWS = 21
 """Windows in a turn; the first and the last are control windows."""
 
 _ON, _OFF, _CONTROL = 0, 1, 2
-_MOST_ROUNDS_FACTOR = 3  # more rounds where the difference is not resolved yet
+_MOST_ROUNDS_FACTOR = 2  # more rounds where the difference is not resolved yet
 
 
 class Comparison(NamedTuple):
@@ -92,7 +92,7 @@ def measure_prefetching(
 
 
 def _needs_round(comparison: Comparison, rounds: int) -> bool:
-    """Return True until ``rounds`` are over, and up to three times as long while a difference is not resolved."""
+    """Return True until ``rounds`` are over, and up to twice as long while a difference is not resolved."""
     done = len(comparison.on)
     if done < rounds:
         return True
@@ -106,7 +106,7 @@ def results_of(comparison: Comparison, rate: float) -> list[Result]:
     how = (
         f"one CartPole-v1, MLP 64x64, {rate:g} adoptions per second; {pairs} pairs of windows of {WINDOW_S:g} s, each "
         "adopting window compared with the control windows beside it; mean of lost steps, median of step times; "
-        "min and max are a 95% bootstrap interval over windows, for differences over pairs"
+        "min and max are a 95% bootstrap interval over windows; differences are those of pairs, not of the averages"
     )
     quantities = (
         ("steps lost", "%", comparison.lost_percent()),
