@@ -5,10 +5,6 @@ A distribution is a module that works in three steps, so that nothing is compute
     terms = distribution.terms(head)                  # [N, P], such as normalised logits
     action = distribution.sample(terms, noise)        # zero noise gives the most likely action
     log_prob = distribution.log_prob(terms, action)   # [N], of the raw action
-
-``sample``, ``log_prob`` and ``env_action`` can be scripted. ``gradient`` returns the derivative of
-``sum(log_prob_gradient * log_prob + entropy_gradient * entropy)`` with respect to ``head``, as autograd would, in a
-fifth of the time.
 """
 
 import math
@@ -37,9 +33,7 @@ def torch_dtype(name: str) -> torch.dtype:
     return dtype
 
 
-def make_distribution(
-    action: ActionSpec, initial_log_std: float
-) -> "Categorical | MultiCategorical | Bernoulli | DiagonalGaussian":
+def make_distribution(action: ActionSpec, initial_log_std: float) -> "Distribution":
     """Return the distribution over the space ``action``."""
     match action.kind:
         case "discrete":
@@ -52,6 +46,48 @@ def make_distribution(
             return DiagonalGaussian(action, initial_log_std)
         case "none":
             raise ConfigurationError("a module that is no policy has no actions to draw")
+
+
+class Distribution(nn.Module):
+    """Base of the distributions. ``head_size`` is P; actions are int64 or float32 ``[N, *shape]``, as sampled."""
+
+    head_size: int
+
+    def __init__(self, action: ActionSpec) -> None:
+        super().__init__()
+        self.env_dtype = torch_dtype(action.dtype)
+
+    def terms(self, head: Tensor) -> Tensor:
+        """Return what the other methods need of the head ``[N, P]``: by default the head itself."""
+        return head
+
+    def terms_of_many(self, head: Tensor) -> Tensor:
+        """Return ``terms``, bit for bit, but faster for many rows and few actions."""
+        return self.terms(head)
+
+    def sample(self, terms: Tensor, noise: Tensor) -> Tensor:
+        """Return actions; ``noise`` is Gumbel, logistic or normal, as the signature says. Can be scripted."""
+        raise NotImplementedError
+
+    def log_prob(self, terms: Tensor, action: Tensor) -> Tensor:
+        """Return the log-probabilities of actions, float32 ``[N]``. Can be scripted."""
+        raise NotImplementedError
+
+    def env_action(self, action: Tensor) -> Tensor:
+        """Return actions as the environment receives them, in its dtype. Can be scripted."""
+        return action.to(self.env_dtype)
+
+    def entropy(self, terms: Tensor) -> Tensor:
+        """Return entropies in nats, float32 ``[N]``."""
+        raise NotImplementedError
+
+    def gradient(self, terms: Tensor, action: Tensor, log_prob_gradient: Tensor, entropy_gradient: Weight) -> Tensor:
+        """Return the gradient of the head, ``[N, P]``, as autograd would, in a fifth of the time.
+
+        It is the derivative of ``sum(log_prob_gradient * log_prob + entropy_gradient * entropy)``. That of the
+        distribution's own parameters overwrites their ``grad``.
+        """
+        raise NotImplementedError
 
 
 def _log_softmax_by_column(x: Tensor) -> Tensor:
@@ -70,134 +106,102 @@ def _categorical_gradient(log_p: Tensor, action: Tensor, log_prob_gradient: Tens
     return gradient
 
 
-class Categorical(nn.Module):
-    """Distribution over a Discrete space; samples by the Gumbel-max method."""
+class Categorical(Distribution):
+    """Distribution over a Discrete space; samples by the Gumbel-max method. Its terms are normalised logits."""
 
     def __init__(self, action: ActionSpec) -> None:
-        super().__init__()
+        super().__init__(action)
         self.head_size = action.cardinalities[0]
         self.start = action.start[0]
-        self.env_dtype = torch_dtype(action.dtype)
 
     def terms(self, head: Tensor) -> Tensor:
-        """Return normalised logits ``[N, A]``."""
         return functional.log_softmax(head, -1)
 
     def terms_of_many(self, head: Tensor) -> Tensor:
-        """Return ``terms``, bit for bit, but faster for many rows and few actions."""
         return _log_softmax_by_column(head)
 
     def sample(self, terms: Tensor, noise: Tensor) -> Tensor:
-        """Return actions, int64 ``[N]``."""
         return (terms + noise).argmax(-1)
 
     def log_prob(self, terms: Tensor, action: Tensor) -> Tensor:
-        """Return log-probabilities, float32 ``[N]``."""
         return terms.gather(-1, action.unsqueeze(-1)).squeeze(-1)
 
     def env_action(self, action: Tensor) -> Tensor:
-        """Return the numbers that the environment counts from ``start``, in its dtype."""
         return (action + self.start).to(self.env_dtype)
 
     def entropy(self, terms: Tensor) -> Tensor:
-        """Return entropies in nats, float32 ``[N]``."""
         return -(terms.exp() * terms).sum(-1)
 
     def gradient(self, terms: Tensor, action: Tensor, log_prob_gradient: Tensor, entropy_gradient: Weight) -> Tensor:
-        """Return the gradient of the head, ``[N, A]``."""
         return _categorical_gradient(terms, action, log_prob_gradient, entropy_gradient)
 
 
-class MultiCategorical(nn.Module):
+class MultiCategorical(Distribution):
     """Distribution over a MultiDiscrete space: independent categoricals side by side."""
 
     start: Tensor
 
     def __init__(self, action: ActionSpec) -> None:
-        super().__init__()
+        super().__init__(action)
         self.sizes = list(action.cardinalities)
         self.head_size = sum(self.sizes)
-        self.env_dtype = torch_dtype(action.dtype)
         self.register_buffer("start", torch.tensor(action.start, dtype=torch.int64))
 
     def terms(self, head: Tensor) -> Tensor:
-        """Return logits ``[N, sum(A)]``, each part normalised."""
         return torch.cat(
             [functional.log_softmax(part, -1) for part in torch.split_with_sizes(head, self.sizes, -1)], -1
         )
 
     def terms_of_many(self, head: Tensor) -> Tensor:
-        """Return ``terms``, bit for bit, but faster for many rows and few actions."""
         return torch.cat([_log_softmax_by_column(part) for part in torch.split_with_sizes(head, self.sizes, -1)], -1)
 
     def sample(self, terms: Tensor, noise: Tensor) -> Tensor:
-        """Return actions, int64 ``[N, parts]``."""
         return torch.stack([part.argmax(-1) for part in torch.split_with_sizes(terms + noise, self.sizes, -1)], -1)
 
     def log_prob(self, terms: Tensor, action: Tensor) -> Tensor:
-        """Return log-probabilities, float32 ``[N]``."""
         parts = torch.split_with_sizes(terms, self.sizes, -1)
         chosen = [part.gather(-1, action[:, i : i + 1]) for i, part in enumerate(parts)]
         return torch.cat(chosen, -1).sum(-1)
 
     def env_action(self, action: Tensor) -> Tensor:
-        """Return the numbers that the environment counts from ``start``, in its dtype."""
         return (action + self.start).to(self.env_dtype)
 
     def entropy(self, terms: Tensor) -> Tensor:
-        """Return entropies in nats, float32 ``[N]``."""
         return -(terms.exp() * terms).sum(-1)
 
     def gradient(self, terms: Tensor, action: Tensor, log_prob_gradient: Tensor, entropy_gradient: Weight) -> Tensor:
-        """Return the gradient of the head, ``[N, sum(A)]``."""
         parts = enumerate(torch.split_with_sizes(terms, self.sizes, -1))
         return torch.cat(
             [_categorical_gradient(part, action[:, i], log_prob_gradient, entropy_gradient) for i, part in parts], -1
         )
 
 
-class Bernoulli(nn.Module):
+class Bernoulli(Distribution):
     """Distribution over a MultiBinary space; an action is 1 where logit plus logistic noise is above 0."""
 
     def __init__(self, action: ActionSpec) -> None:
-        super().__init__()
+        super().__init__(action)
         self.head_size = math.prod(action.shape)
-        self.env_dtype = torch_dtype(action.dtype)
-
-    def terms(self, head: Tensor) -> Tensor:
-        """Return the logits ``[N, D]`` unchanged."""
-        return head
-
-    def terms_of_many(self, head: Tensor) -> Tensor:
-        """Return ``terms``."""
-        return head
 
     def sample(self, terms: Tensor, noise: Tensor) -> Tensor:
-        """Return actions, int64 ``[N, *shape]``."""
         return (terms.reshape_as(noise) + noise > 0).to(torch.int64)
 
     def log_prob(self, terms: Tensor, action: Tensor) -> Tensor:
-        """Return log-probabilities, float32 ``[N]``: sums of the log sigmoid of the logit, or of its negative."""
         sign = action.flatten(1).to(torch.float32) * 2 - 1
         return functional.logsigmoid(terms * sign).sum(-1)
 
-    def env_action(self, action: Tensor) -> Tensor:
-        """Return the actions in the environment's dtype."""
-        return action.to(self.env_dtype)
-
     def entropy(self, terms: Tensor) -> Tensor:
-        """Return entropies in nats, float32 ``[N]``."""
         p = terms.sigmoid()
         return -(p * functional.logsigmoid(terms) + (1 - p) * functional.logsigmoid(-terms)).sum(-1)
 
     def gradient(self, terms: Tensor, action: Tensor, log_prob_gradient: Tensor, entropy_gradient: Weight) -> Tensor:
-        """Return the gradient of the head, ``[N, D]``: d log p / d z = a - p and dH / dz = -z p (1 - p)."""
+        # d log p / d z = a - p  and  dH / dz = -z p (1 - p)
         p = terms.sigmoid()
         weight = entropy_gradient.unsqueeze(-1) if isinstance(entropy_gradient, Tensor) else entropy_gradient
         return log_prob_gradient.unsqueeze(-1) * (action.flatten(1) - p) - weight * terms * p * (1 - p)
 
 
-class DiagonalGaussian(nn.Module):
+class DiagonalGaussian(Distribution):
     """Distribution over a Box space: normal around the head; the standard deviation is a parameter.
 
     ``action`` is the unbounded sample, which ``log_prob`` refers to; only ``env_action`` is clipped to the bounds.
@@ -207,9 +211,8 @@ class DiagonalGaussian(nn.Module):
     high: Tensor
 
     def __init__(self, action: ActionSpec, initial_log_std: float) -> None:
-        super().__init__()
+        super().__init__(action)
         self.head_size = math.prod(action.shape)
-        self.env_dtype = torch_dtype(action.dtype)
         self.half_log_two_pi = 0.5 * math.log(2 * math.pi)
         self.log_std = nn.Parameter(torch.full((self.head_size,), initial_log_std))
         # Actors refuse weights that are not finite, so the largest number stands for "unbounded".
@@ -219,33 +222,20 @@ class DiagonalGaussian(nn.Module):
         self.register_buffer("low", torch.tensor(low, dtype=self.env_dtype).reshape(action.shape))
         self.register_buffer("high", torch.tensor(high, dtype=self.env_dtype).reshape(action.shape))
 
-    def terms(self, head: Tensor) -> Tensor:
-        """Return the means ``[N, D]`` unchanged."""
-        return head
-
-    def terms_of_many(self, head: Tensor) -> Tensor:
-        """Return ``terms``."""
-        return head
-
     def sample(self, terms: Tensor, noise: Tensor) -> Tensor:
-        """Return actions, float32 ``[N, *shape]``."""
         return (terms + noise.flatten(1) * self.log_std.exp()).reshape_as(noise)
 
     def log_prob(self, terms: Tensor, action: Tensor) -> Tensor:
-        """Return log-probabilities, float32 ``[N]``."""
         deviation = (action.flatten(1) - terms) * torch.exp(-self.log_std)
         return (-0.5 * deviation * deviation - self.log_std - self.half_log_two_pi).sum(-1)
 
     def env_action(self, action: Tensor) -> Tensor:
-        """Return the actions, clipped to the bounds, in the environment's dtype."""
         return action.to(self.env_dtype).clamp(self.low, self.high)
 
     def entropy(self, terms: Tensor) -> Tensor:
-        """Return the entropy in nats, float32 ``[N]``; it is the same for every row."""
         return (self.log_std + (0.5 + self.half_log_two_pi)).sum().expand(terms.shape[0])
 
     def gradient(self, terms: Tensor, action: Tensor, log_prob_gradient: Tensor, entropy_gradient: Weight) -> Tensor:
-        """Return the gradient of the head, ``[N, D]``; overwrite ``log_std.grad`` with that of ``log_std``."""
         inverse_std = torch.exp(-self.log_std)
         deviation = (action.flatten(1) - terms) * inverse_std
         weighted = log_prob_gradient.unsqueeze(-1) * deviation
