@@ -20,14 +20,8 @@ class ActingPolicy(nn.Module):
 
     Inputs are observation, recurrent state, action mask and noise; outputs are action, environment action,
     log-probability, value and next state. ``arguments`` are the constructor's arguments as JSON-compatible data: with
-    ``CLASS_PATH`` and a state dict they build the policy wherever this package is installed.
-
-    Args:
-        observation: leaves of the observation space.
-        action: action space.
-        network: architecture.
-        masked: the policy takes a mask of allowed actions.
-        generator: source of the initial weights; by default torch's global one.
+    ``CLASS_PATH`` and a state dict they build the policy wherever this package is installed. A ``masked`` policy takes
+    a mask of allowed actions. Initial weights come from ``generator``, by default torch's global one.
     """
 
     value_scale: Tensor

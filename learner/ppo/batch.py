@@ -45,11 +45,7 @@ class Batch:
 
 
 def join_rollouts(rollouts: Sequence[Rollout]) -> Batch:
-    """Return one batch of rollouts of equal length. The arrays of a single rollout are not copied.
-
-    Raises:
-        ValueError: There is no rollout, or their lengths differ.
-    """
+    """Return one batch of rollouts of equal length, else raise ValueError. A single rollout's arrays are not copied."""
     if not rollouts:
         raise ValueError("expected at least one rollout")
     if len({rollout.length for rollout in rollouts}) != 1:

@@ -32,21 +32,12 @@ from shared.rollouts.rollout import Rollout
 
 @dataclass(frozen=True)
 class UpdateMetrics:
-    """Measurements of one update.
+    """Measurements of one update; those up to ``grad_norm`` are of its last minibatch.
 
-    Attributes:
-        policy_loss: of the last minibatch, like all fields up to ``grad_norm``.
-        value_loss: in the units that values are learned in, squared.
-        entropy: of the policy, in nats.
-        approx_kl: divergence from the policy that acted to the current one, in nats.
-        clip_fraction: share of steps whose probability ratio is outside the clip range.
-        grad_norm: L2 norm of the gradient before it was clipped.
-        explained_variance: share of the variance of the value targets that the values before the update explain.
-        mean_rho: mean importance weight before clipping.
-        learning_rate: of this update.
-        gradient_steps: taken in this update.
-        env_steps: valid environment steps that the learner has learned from so far.
-        seconds: wall time of the update.
+    ``entropy`` and ``approx_kl`` (of the current policy from the one that acted) are in nats. ``grad_norm`` and
+    ``mean_rho``, the mean importance weight, are values before clipping. ``explained_variance`` is the share of the
+    variance of value targets that the values before the update explain. ``env_steps`` counts all valid steps so far;
+    ``seconds`` is wall time.
     """
 
     policy_loss: float = 0.0
@@ -98,14 +89,7 @@ class Learner:
     """Policy in training, with its optimizer, statistics and random generator.
 
     Learners with the same seed, spaces and configuration that get the same rollouts have the same weights, bit for bit;
-    so has a learner restored from a ``state_dict``.
-
-    Args:
-        observation: leaves of the observation space.
-        action: action space.
-        config: settings of the algorithm.
-        masked: the environment gives a mask of allowed actions with each observation.
-        seed: seed of the initial weights and of the order of minibatches.
+    so has a learner restored from a ``state_dict``. ``masked``: observations come with a mask of allowed actions.
     """
 
     def __init__(
@@ -138,9 +122,8 @@ class Learner:
     def update(self, rollouts: Sequence[Rollout], *, should_stop: Callable[[], bool] | None = None) -> UpdateMetrics:
         """Train on ``rollouts`` and return measurements.
 
-        Args:
-            rollouts: rollouts of equal length that passed ``RolloutLayout.check``; numbers of environments may differ.
-            should_stop: called before every gradient step; the update ends early when it returns True.
+        The rollouts have equal lengths, any numbers of environments, and passed ``RolloutLayout.check``. The update
+        ends early when ``should_stop``, called before every gradient step, returns True.
         """
         began_s = time.perf_counter()
         batch = join_rollouts(rollouts)
@@ -277,11 +260,7 @@ class Learner:
         }
 
     def load_state_dict(self, state: LearnerState) -> None:
-        """Continue from the ``state_dict`` of a learner with the same spaces and configuration.
-
-        Raises:
-            CheckpointError: The state does not fit this learner.
-        """
+        """Continue from the state of a learner with the same spaces and settings, else raise CheckpointError."""
         try:
             self.policy.load_state_dict(state["policy"])
             self._optimizer.load_state_dict(state["optimizer"])

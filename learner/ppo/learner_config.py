@@ -10,35 +10,15 @@ from shared.errors import ConfigurationError
 _NETWORK = NetworkConfig()
 
 
-@dataclass(frozen=True)
-class _Bound:
-    """Condition on the settings called ``names``, where they are not None."""
-
-    names: tuple[str, ...]
-    expected: str
-    holds: Callable[[float], bool]
-
-
-_BOUNDS = (
-    _Bound(
-        ("recurrent_size", "rollout_length", "batch_steps", "epochs", "minibatch_size", "anneal_steps"),
-        "must be at least 1",
-        lambda value: value >= 1,
-    ),
-    _Bound(("max_lag",), "must be at least 0", lambda value: value >= 0),
-    _Bound(
-        ("learning_rate", "max_grad_norm", "max_rho", "clip", "value_clip", "target_kl"),
-        "must be above 0 and finite",
-        lambda value: 0 < value < math.inf,
-    ),
-    _Bound(
-        ("value_coefficient", "entropy_coefficient"),
-        "must be at least 0 and finite",
-        lambda value: 0 <= value < math.inf,
-    ),
-    _Bound(("gamma", "trace_lambda", "final_fraction"), "must be in [0, 1]", lambda value: 0 <= value <= 1),
+# Expected, condition, names of the settings, which may also be None.
+_BOUNDS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
+    ("at least 1", lambda x: x >= 1, "recurrent_size rollout_length batch_steps epochs minibatch_size anneal_steps"),
+    ("at least 0", lambda x: x >= 0, "max_lag"),
+    ("above 0 and finite", lambda x: 0 < x < math.inf, "learning_rate max_grad_norm max_rho clip value_clip target_kl"),
+    ("at least 0 and finite", lambda x: 0 <= x < math.inf, "value_coefficient entropy_coefficient"),
+    ("in [0, 1]", lambda x: 0 <= x <= 1, "gamma trace_lambda final_fraction"),
     # Its exponential, also squared and inverted, stays well within float32.
-    _Bound(("initial_log_std",), "must be in [-20, 20]", lambda value: -20 <= value <= 20),
+    ("in [-20, 20]", lambda x: -20 <= x <= 20, "initial_log_std"),
 )
 
 
@@ -113,10 +93,10 @@ class LearnerConfig:
 
     def __post_init__(self) -> None:
         _require(all(size >= 1 for size in self.hidden_sizes), "hidden_sizes must be at least 1", self.hidden_sizes)
-        for bound in _BOUNDS:
-            for name in bound.names:
+        for expected, holds, names in _BOUNDS:
+            for name in names.split():
                 value = getattr(self, name)
-                _require(value is None or bound.holds(value), f"{name} {bound.expected}", value)
+                _require(value is None or holds(value), f"{name} must be {expected}", value)
 
     @property
     def network_config(self) -> NetworkConfig:

@@ -15,12 +15,9 @@ Floats = npt.NDArray[np.float32]
 
 
 class Estimate(NamedTuple):
-    """Outputs of the policy for a batch before the update, float32. Values are in the unit that they are learned in.
+    """Outputs of the policy for a batch before the update: float32 ``[T, B]``, ``[T + 1, B]`` and ``[K]``.
 
-    Attributes:
-        log_prob: of the actions taken, ``[T, B]``.
-        value: ``[T + 1, B]``.
-        final_value: of the final observations, ``[K]``.
+    ``log_prob`` is of the actions taken. Values are in the unit that they are learned in.
     """
 
     log_prob: Floats

@@ -22,16 +22,10 @@ Bools = npt.NDArray[np.bool_]
 
 
 class Steps(NamedTuple):
-    """Steps of a batch, all arrays ``[T, B]``.
+    """Arrays ``[T, B]`` of a batch.
 
-    Attributes:
-        log_rho: logarithm of the importance weights.
-        reward: rewards.
-        value: values of the observations that were acted on.
-        next_value: values of the observations that followed; at the end of an episode, of its final observation.
-        terminated: the episode ended in a terminal state.
-        truncated: the episode was cut off.
-        valid: False for steps on which the environment only resets.
+    ``log_rho`` is the logarithm of the importance weights. ``next_value`` is the value of the next observation; at the
+    end of an episode, of its final observation. ``valid`` is False for steps on which environments only reset.
     """
 
     log_rho: Floats
@@ -53,17 +47,8 @@ class VTrace(NamedTuple):
 def vtrace(steps: Steps, *, gamma: float, trace_lambda: float, max_rho: float = 1.0, max_c: float = 1.0) -> VTrace:
     """Return V-trace targets and advantages of ``steps``.
 
-    Invalid steps get an advantage of 0 and ``value`` as their target.
-
-    Args:
-        steps: arrays ``[T, B]``.
-        gamma: discount.
-        trace_lambda: lambda of the traces, in [0, 1].
-        max_rho: upper bound of the importance weights in ``delta_t`` (the paper's rho-bar).
-        max_c: upper bound of the importance weights in ``c_t`` (the paper's c-bar).
-
-    Raises:
-        ValueError: The arrays are not all of one shape ``[T, B]``.
+    Invalid steps get an advantage of 0 and ``value`` as their target. ``gamma`` is the discount; ``max_rho`` and
+    ``max_c`` are the paper's rho-bar and c-bar. Raises ValueError if the arrays are not all of one shape ``[T, B]``.
     """
     log_rho, reward, value, next_value, terminated, truncated, valid = steps
     if reward.ndim != 2 or any(array.shape != reward.shape for array in steps):

@@ -65,11 +65,7 @@ class CheckpointStore:
         )
 
     def load_newest(self) -> tuple[int, dict[str, Any]]:
-        """Return step and payload of the newest checkpoint that is intact; log each that is not.
-
-        Raises:
-            CheckpointError: No checkpoint is intact; the message gives the reason for each.
-        """
+        """Return step and payload of the newest intact checkpoint; log those that are not. Raises CheckpointError."""
         failures = []
         for step in reversed(self.steps()):
             path = self._directory / f"checkpoint-{step:09d}.pt"

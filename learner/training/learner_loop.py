@@ -31,17 +31,7 @@ _FLUSH_TIMEOUT_S = 1.0  # a store that hangs must not stop training
 
 @dataclass(frozen=True)
 class LoopOptions:
-    """Settings of a ``LearnerLoop``.
-
-    Attributes:
-        batch_steps: environment steps in one update, at least.
-        max_lag: rollouts of policies more versions old than this are not learned from.
-        target_return: stop when the mean return of the last 100 episodes reaches this; None: never.
-        total_steps: stop after so many environment steps; None: never.
-        max_seconds: stop after so many seconds; None: never.
-        publish_every: interval between policy versions.
-        checkpoint_every: interval between checkpoints.
-    """
+    """Settings of a ``LearnerLoop``, as the flags of the same names; None is never."""
 
     batch_steps: int
     max_lag: int
@@ -54,13 +44,10 @@ class LoopOptions:
 
 @dataclass(frozen=True)
 class LoopHooks:
-    """Functions that a ``LearnerLoop`` calls.
+    """Functions that a ``LearnerLoop`` calls: after each update; often, where True ends the training; for each epoch.
 
-    Attributes:
-        after_update: called after each update, before the checkpoint.
-        stop_requested: called often; True ends the training.
-        begin_epoch: called with the number of each checkpoint that was written or resumed. If actor and learner share a
-            process, it resets the environments, so that a resumed run sees what an uninterrupted run saw.
+    ``begin_epoch(n)`` follows checkpoint ``n``, written or resumed. If actor and learner share a process, it resets the
+    environments, so that a resumed run sees what an uninterrupted run saw.
     """
 
     after_update: Callable[["LearnerLoop", UpdateMetrics], None]

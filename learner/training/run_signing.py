@@ -12,10 +12,8 @@ from shared.run.run_directory import RunDirectory
 def signing_key_for(run: RunDirectory, path: Path | None) -> SigningKey | None:
     """Return the key in the file ``path``, or None if the run's versions are not signed.
 
-    A run stores its public key, never the path of the private key, so a resumed run needs the path again.
-
-    Raises:
-        ConfigurationError: The run was signed before and ``path`` is None, or the key cannot be read.
+    A run stores its public key, never the path of the private key, so a resumed run needs the path again. Raises
+    ConfigurationError if it is missing, or the key cannot be read.
     """
     config = run.run_config()
     before = None if config is None else config.policy_public_key

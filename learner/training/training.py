@@ -37,13 +37,7 @@ _STOP_TIMEOUT_S = 1.0  # a training has to end three seconds after a stop
 
 @dataclass(frozen=True)
 class Acting:
-    """The acting side, as the learner uses it.
-
-    Attributes:
-        receiver: source of rollouts.
-        synchronous: actor and learner share this thread, and the run has to be reproducible.
-        begin_epoch: see ``LoopHooks``.
-    """
+    """The acting side. If ``synchronous``, it shares the learner's thread, and the run has to be reproducible."""
 
     receiver: RolloutReceiver
     synchronous: bool = False
@@ -58,14 +52,8 @@ def train(
 ) -> Outcome:
     """Run a training, or the rest of one with ``options.resume``, and write ``summary.json``.
 
-    Args:
-        options: flags of the training.
-        run: directory of the run.
-        connect: returns the acting side; called once, with the run's configuration and the layout of rollouts.
-        stop_requested: called often; True ends the training.
-
-    Raises:
-        ConfigurationError, CheckpointError, StoreLocked: Training cannot begin.
+    ``connect`` is called once and returns the acting side. Raises ConfigurationError, CheckpointError or StoreLocked if
+    training cannot begin.
     """
     with run.create().lock_learner(), contextlib.ExitStack() as parts:
         run.forget_summary()

@@ -14,14 +14,8 @@ WINDOW_EPISODES = 100
 class LoopCounters(msgspec.Struct):
     """Counters of the learner loop, kept in checkpoints.
 
-    Attributes:
-        updates: updates of the policy.
-        env_steps: valid environment steps received.
-        reloads: how often an actor's rollout had another version than its previous rollout.
-        checkpoints: checkpoints due so far, written or not.
-        published: published versions at the last checkpoint.
-        time_to_target_s: training time after which the target was reached.
-        target_reached: the target that ``time_to_target_s`` refers to.
+    ``reloads`` counts rollouts of another version than the actor's previous one, ``checkpoints`` also those that could
+    not be written. ``published`` is as of the last checkpoint; ``time_to_target_s`` refers to ``target_reached``.
     """
 
     updates: int = 0
