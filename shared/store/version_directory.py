@@ -10,7 +10,7 @@ from pathlib import Path
 from shared.errors import ManifestError, VersionNotFound
 from shared.files.bounded_read import NotRegularFileError, read_regular_file, read_regular_file_into
 from shared.files.buffer_pool import BufferPool, Data
-from shared.files.storage_errors import storage
+from shared.files.storage_errors import store_unavailable
 from shared.policy.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest
 from shared.store.version_files import VersionFiles, checked_manifest, parse_version_name, version_not_found
 
@@ -56,22 +56,26 @@ class VersionDirectory(VersionFiles):
 
     @contextmanager
     def _open_for(self, name: str) -> Iterator[int]:
-        with storage(f"read {self.path / name}", expecting=FileNotFoundError), _open_directory(self.path) as directory:
-            yield directory
+        try:
+            with _open_directory(self.path) as directory:
+                yield directory
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise store_unavailable(error, f"read {self.path / name}") from error
 
 
 def _read_manifest(path: Path) -> bytes:
     manifest_path = path / MANIFEST_NAME
     try:
-        with (
-            storage(f"read {manifest_path}", expecting=FileNotFoundError),
-            _open_directory(path) as directory,
-        ):
+        with _open_directory(path) as directory:
             return read_regular_file(directory, MANIFEST_NAME, MAX_MANIFEST_BYTES)
     except NotRegularFileError as error:
         raise ManifestError(f"{manifest_path}: expected a regular file, found {error}") from error
     except FileNotFoundError as error:
         raise VersionNotFound(f"{manifest_path}: does not exist, so there is no version here yet") from error
+    except OSError as error:
+        raise store_unavailable(error, f"read {manifest_path}") from error
 
 
 @contextmanager

@@ -3,8 +3,7 @@
 import hashlib
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from shared.errors import (
@@ -90,11 +89,10 @@ class VersionFiles(ABC):
         VersionNotFound if the version was swept meanwhile.
         """
         entry = self._entry(name)
-        with self._errors_of(name):
-            found = self._read_once(name, entry.size_bytes)
-            if _matches(found, entry):
-                return found
-            return _matching(self._read_once(name, entry.size_bytes), entry, f"{self.location}/{name}")
+        found = self._fetch(name, lambda: self._read_once(name, entry.size_bytes))
+        if _matches(found, entry):
+            return found
+        return self._matching(name, entry, self._fetch(name, lambda: self._read_once(name, entry.size_bytes)))
 
     def read_ahead(self, name: str, meanwhile: Meanwhile, memory: BufferPool) -> Data:
         """Return the content like ``read``; large files may be read into ``memory`` and are hashed by another thread.
@@ -104,17 +102,16 @@ class VersionFiles(ABC):
         entry = self._entry(name)
         if entry.size_bytes < _HASHED_APART_BYTES:
             return self.read(name)
-        with self._errors_of(name), BackgroundSha256() as hashing:
-            found = self._read_pieces(name, entry.size_bytes, hashing.update, memory)
+        with BackgroundSha256() as hashing:
+            found = self._fetch(name, lambda: self._read_pieces(name, entry.size_bytes, hashing.update, memory))
             if len(found) == entry.size_bytes:
                 if hashing.is_apart:
                     meanwhile(found)
                 if hashing.hexdigest() == entry.sha256:
                     return found
         del found  # its memory can be used again
-        with self._errors_of(name):
-            again = self._read_pieces(name, entry.size_bytes, lambda _: None, memory)
-            return _matching(again, entry, f"{self.location}/{name}")
+        again = self._fetch(name, lambda: self._read_pieces(name, entry.size_bytes, lambda _: None, memory))
+        return self._matching(name, entry, again)
 
     def _entry(self, name: str) -> FileEntry:
         files = self.manifest.files
@@ -122,11 +119,10 @@ class VersionFiles(ABC):
             raise ManifestError(f"{self.location}: the manifest lists no file {name!r}; it lists {sorted(files)}")
         return files[name]
 
-    @contextmanager
-    def _errors_of(self, name: str) -> Iterator[None]:
-        """Map the errors of reading the file ``name`` to those of ``read``."""
+    def _fetch(self, name: str, read: Callable[[], _D]) -> _D:
+        """Return the bytes that ``read`` returns; map its errors to those of ``self.read``."""
         try:
-            yield
+            return read()
         except NotRegularFileError as error:
             raise DigestMismatch(f"{self.location}/{name}: expected a regular file, found {error}") from error
         except FileNotFoundError as error:
@@ -134,6 +130,16 @@ class VersionFiles(ABC):
             raise TransientLoadError(f"{self.location}/{name}: the manifest lists it, but it is not there") from error
         except StoreUnavailable as error:
             raise TransientLoadError(str(error)) from error
+
+    def _matching(self, name: str, entry: FileEntry, found: _D) -> _D:
+        """Return the bytes of a second read: one flipped bit on the way must not quarantine a version."""
+        if _matches(found, entry):
+            return found
+        if len(found) != entry.size_bytes:
+            size = "more" if len(found) > entry.size_bytes else str(len(found))
+            raise DigestMismatch(f"{self.location}/{name}: expected {entry.size_bytes} bytes, found {size}; read twice")
+        sha256 = hashlib.sha256(found).hexdigest()
+        raise DigestMismatch(f"{self.location}/{name}: expected SHA-256 {entry.sha256}, found {sha256}; read twice")
 
     def _require_manifest(self, error: FileNotFoundError) -> None:
         try:
@@ -146,17 +152,6 @@ class VersionFiles(ABC):
 
 def _matches(data: Data, entry: FileEntry) -> bool:
     return len(data) == entry.size_bytes and hashlib.sha256(data).hexdigest() == entry.sha256
-
-
-def _matching(found: _D, entry: FileEntry, location: str) -> _D:
-    """Return the bytes of a second read: one flipped bit on the way must not quarantine a version."""
-    if _matches(found, entry):
-        return found
-    if len(found) != entry.size_bytes:
-        size = "more" if len(found) > entry.size_bytes else str(len(found))
-        raise DigestMismatch(f"{location}: expected {entry.size_bytes} bytes, found {size}; read twice")
-    sha256 = hashlib.sha256(found).hexdigest()
-    raise DigestMismatch(f"{location}: expected SHA-256 {entry.sha256}, found {sha256}; read twice")
 
 
 def version_not_found(location: str) -> VersionNotFound:

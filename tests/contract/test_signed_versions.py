@@ -141,7 +141,7 @@ def test_a_publisher_that_loses_the_race_signs_its_final_number(case: StoreCase)
 
 
 def test_a_file_of_a_version_cannot_be_named_like_its_signature(case: StoreCase) -> None:
-    with pytest.raises(ManifestError, match=r"plain names .* found 'manifest\.sig'"):
+    with pytest.raises(ManifestError, match=r"plain name .* found 'manifest\.sig'"):
         case.open().publish({**sample_files(), "manifest.sig": b"\0" * 64}, sample_manifest)
     assert case.files() == set()
 
