@@ -69,14 +69,12 @@ class VersionTable:
         record = self._records.get(version)
         return None if record is None else record.state
 
-    def move(self, version: int, to: VersionState) -> VersionRecord:
+    def move(self, version: int, to: VersionState) -> None:
         """Move ``version`` to another state. Raises RuntimeError unless ``TRANSITIONS`` has that move."""
         with self._lock:
-            return self._move(version, to)
+            self._move(version, to)
 
-    def fail(
-        self, version: int, reason: str, *, digest: str | None = None, retry_at_s: float | None = None
-    ) -> VersionRecord:
+    def fail(self, version: int, reason: str, *, digest: str | None = None, retry_at_s: float | None = None) -> None:
         """Record a failure of ``version``: with ``retry_at_s`` until then, without it for good.
 
         A failure for good also quarantines ``digest`` in this actor.
@@ -89,7 +87,6 @@ class VersionTable:
             record.quarantined = retry_at_s is None
             if record.quarantined and digest is not None:
                 self._bad_digests[digest] = reason
-            return record
 
     def quarantine_reason(self, digest: str) -> str | None:
         """Return the reason for which this actor does not load ``digest``, or None."""

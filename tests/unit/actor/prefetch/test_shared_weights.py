@@ -1,5 +1,6 @@
 """The actor takes the newest offer of the prefetcher, whole."""
 
+import mmap
 import os
 import threading
 
@@ -85,22 +86,29 @@ def test_any_sequence(offers: list[tuple[bytes, float]], floats: int) -> None:
         np.testing.assert_array_equal(into, _block(value, floats))
 
 
-@pytest.mark.parametrize("what", ["a number of the block", "the digest", "the manifest", "the version", "the count"])
-def test_half_of_one_version_beside_half_of_another_is_not_taken(what: str) -> None:
+_ONE, _TWO = np.full(FLOATS, 1.0, np.float32).tobytes(), np.float32(2.0).tobytes()
+_WORD_BYTES = 8
+
+
+@pytest.mark.parametrize(
+    ("near", "offset", "written"),
+    [
+        pytest.param(_ONE, len(_ONE) // 2, _TWO, id="a number of the block"),
+        pytest.param(DIGEST.encode(), 0, b"cd", id="the digest"),
+        pytest.param(b"{one}", 0, b"{two}", id="the manifest"),
+        pytest.param(_ONE, -4 * _WORD_BYTES, b"\2", id="the version"),
+        pytest.param(_ONE, -5 * _WORD_BYTES, b"\3", id="the count"),
+    ],
+)
+def test_half_of_one_version_beside_half_of_another_is_not_taken(near: bytes, offset: int, written: bytes) -> None:
     """A reader may find a slot that is being written to."""
-    prefetcher, actor = _ends(FLOATS)
+    descriptor = make_shared_file(size_bytes(FLOATS))
+    memory = mmap.mmap(descriptor, size_bytes(FLOATS))
+    prefetcher, actor = SharedWeights(descriptor, FLOATS), SharedWeights(descriptor, FLOATS)
+    os.close(descriptor)
     prefetcher.offer(Offer(1, DIGEST, b"{one}"), _block(1.0))
-    slot = prefetcher._slots[1]
-    if what == "a number of the block":
-        slot._block[FLOATS // 2] = 2.0
-    elif what == "the digest":
-        slot._text[:2] = b"cd"
-    elif what == "the manifest":
-        slot._text[64:69] = b"{two}"
-    elif what == "the version":
-        slot._header[1] = 2
-    else:
-        slot._header[0] = 3
+    at = memory.find(near) + offset
+    memory[at : at + len(written)] = written
     assert actor.take(_block(0.0)) is None
     assert actor.has_news
     prefetcher.offer(Offer(4, DIGEST, b"{new}"), _block(4.0))
