@@ -175,7 +175,7 @@ BAD_KINDS = (
     _kind("a bit flipped in the manifest", "not a manifest"),
     _kind("a wrong digest", "expected SHA-256"),
     BadKind("an abandoned write", _corrupted(_abandoned), "", "not seen"),
-    _kind("a path outside the version", "plain names"),
+    _kind("a path outside the version", "the plain name of a file"),
     _kind("a link", "a symbolic link"),
     _kind("a pipe", "a pipe"),
     *([_kind("a device", "a device")] if "a device" in CORRUPTIONS else []),  # only root can make one
