@@ -28,10 +28,16 @@ _MARCH = {"AVX512": "x86-64-v4", "AVX2": "x86-64-v3"}
 def export_aot(module: nn.Module, interface: FlatInterface) -> bytes:
     """Return the package ("pt2") of ``module``, whose ``forward`` takes and returns one list of tensors.
 
-    Takes 15 to 40 s. The constants of the package have the names of the module's parameters and buffers, so
-    ``load_constants`` replaces the weights; ``loader.run`` takes and returns the flat list. Raises ExportError.
+    The package is for every batch size. Takes 15 to 40 s. Its constants have the names of the module's parameters and
+    buffers, so ``load_constants`` replaces the weights; ``loader.run`` takes and returns the flat list. Raises
+    ExportError.
     """
-    program = _export_program(module, interface)
+    shapes = [{} if dim is None else {dim: torch.export.Dim("batch", min=1)} for dim in interface.batch_dims]
+    with quietly(), torch.no_grad():
+        try:
+            program = torch.export.export(module, (list(interface.example),), dynamic_shapes=(shapes,), strict=False)
+        except Exception as error:  # torch.export's errors are many, and a policy's own code may raise anything
+            raise ExportError(f"torch.export: {type(error).__name__}: {error}") from error
     options = {**_OPTIONS, "aot_inductor.metadata": _metadata(module)}
     if (march := _MARCH.get(torch.backends.cpu.get_cpu_capability())) and hasattr(torch._inductor.config.cpp, "march"):
         options["cpp.march"] = march
@@ -51,13 +57,3 @@ def _metadata(module: nn.Module) -> dict[str, str]:
         for name, tensor in module_tensors(module).items()
     }
     return {BUILD_KEY: build_name(), LAYOUT_KEY: msgspec.json.encode(layout).decode()}
-
-
-def _export_program(module: nn.Module, interface: FlatInterface) -> torch.export.ExportedProgram:
-    """Export for every batch size. Raises ExportError, also if the program would be for one size only."""
-    shapes = [{} if dim is None else {dim: torch.export.Dim("batch", min=1)} for dim in interface.batch_dims]
-    with quietly(), torch.no_grad():
-        try:
-            return torch.export.export(module, (list(interface.example),), dynamic_shapes=(shapes,), strict=False)
-        except Exception as error:  # torch.export's errors are many, and a policy's own code may raise anything
-            raise ExportError(f"torch.export: {type(error).__name__}: {error}") from error

@@ -108,22 +108,6 @@ def _torchscript(make: Callable[[ExportSubject], ScriptModule]) -> Make:
     return made
 
 
-def _script(subject: ExportSubject) -> ScriptModule:
-    return subject.script_core(subject.core)
-
-
-def _script_with_traced_pieces(subject: ExportSubject) -> ScriptModule:
-    return subject.script_core(with_traced_pieces(subject.core, _calls(subject, subject.core)))
-
-
-def _trace_with_scripted_pieces(subject: ExportSubject) -> ScriptModule:
-    return trace(with_scripted_pieces(subject.flat, _calls(subject, subject.flat)), (subject.checks.example,))
-
-
-def _trace(subject: ExportSubject) -> ScriptModule:
-    return trace(subject.flat, (subject.checks.example,))
-
-
 def _calls(subject: ExportSubject, module: nn.Module) -> dict[str, PieceCall]:
     return piece_calls(module, lambda: subject.flat(subject.checks.example))
 
@@ -153,10 +137,10 @@ def _aot(subject: ExportSubject) -> tuple[Engine, MadeProgram]:
 
 
 _METHODS: Mapping[ExportMethod, Make] = {
-    "script": _torchscript(_script),
-    "script+trace": _torchscript(_script_with_traced_pieces),
-    "trace+script": _torchscript(_trace_with_scripted_pieces),
-    "trace": _torchscript(_trace),
+    "script": _torchscript(lambda s: s.script_core(s.core)),
+    "script+trace": _torchscript(lambda s: s.script_core(with_traced_pieces(s.core, _calls(s, s.core)))),
+    "trace+script": _torchscript(lambda s: trace(with_scripted_pieces(s.flat, _calls(s, s.flat)), (s.checks.example,))),
+    "trace": _torchscript(lambda s: trace(s.flat, (s.checks.example,))),
     "onnx": _onnx,
     "aot": _aot,
 }

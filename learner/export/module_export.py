@@ -160,9 +160,8 @@ def _subject(cases: ModuleCases) -> ExportSubject:
 
     def script_core(module: nn.Module) -> ScriptModule:
         source, records = flat_source(eager.arguments, cases.result, clone=eager.writes_inputs)
-        return script_around(
-            script(module), source, {name: eager.classes[class_path] for name, class_path in records.items()}
-        )
+        classes = {name: eager.classes[class_path] for name, class_path in records.items()}
+        return script_around(script(module), source, classes)
 
     checks = _checks(cases, flat)
     signature = cases.signature

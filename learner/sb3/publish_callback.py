@@ -55,7 +55,8 @@ class PublishCallback(BaseCallback):
         self.publisher: PolicyPublisher | None = None
         self._store = store
         self._every_steps = every_steps
-        self._origin = VersionOrigin(**{"run_id": "stable-baselines3", **origin})  # type: ignore[arg-type]
+        origin.setdefault("run_id", "stable-baselines3")
+        self._origin = VersionOrigin(**origin)
         self._retention = retention or Retention()
         self._onnx = onnx
         self._synchronous = synchronous

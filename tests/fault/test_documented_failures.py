@@ -1,9 +1,7 @@
-"""Every failure that the documents name, provoked for real, and what becomes of it here: the table of
-docs/failures.md, row by row.
+"""Every documented failure and its outcome here: the table of docs/failures.md, row by row.
 
-Each test shows torch's own error first, then the export of the same module: on which method it works, or the one
-sentence
-that says what to change.
+Each test provokes torch's own error first, then exports the same module: a method works, or the error says what to
+change.
 """
 
 import compileall
@@ -44,7 +42,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 
 
 def documented(row: str) -> Callable[[Test], Test]:
-    """Say which row of the table a test belongs to."""
+    """Register the row of the table that a test provokes."""
 
     def mark(test: Test) -> Test:
         assert row not in DOCUMENTED
@@ -70,7 +68,7 @@ class Exported:
 
 
 def refused(directory: Path, module: nn.Module, *args: Any, how: Any = None) -> str:
-    """The sentence with which the export ended."""
+    """The error of the export."""
     with pytest.raises(ExportError) as caught:
         export_module(module, args, directory, how=how, onnx=False)
     assert not directory.exists()
@@ -79,13 +77,13 @@ def refused(directory: Path, module: nn.Module, *args: Any, how: Any = None) -> 
 
 @pytest.fixture
 def version(tmp_path: Path) -> Path:
-    """Where an export goes."""
+    """The directory of an export."""
     return tmp_path / "exported"
 
 
 @pytest.fixture
 def import_net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ImportNet]:
-    """Imports SOURCE as a module of its own, and then lets ``afterwards`` do something to the file."""
+    """A function that imports SOURCE as a new module and then calls ``afterwards`` with its file."""
     directory = tmp_path / "site"
     directory.mkdir()
     monkeypatch.syspath_prepend(str(directory))
@@ -107,7 +105,7 @@ def import_net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Impo
 
 
 def no_source_but_a_trace(version: Path, net: nn.Module) -> None:
-    """torch finds no source; the export traces, and keeps torch's reason word for word."""
+    """torch finds no source; the export traces, and its report keeps torch's message."""
     with pytest.raises(OSError, match=r"^could not get source code$"):
         torch.jit.script(net)
     exported = Exported(version, net, X)
@@ -160,7 +158,9 @@ def test_the_file_was_deleted(version: Path, import_net: ImportNet) -> None:
 @documented("No message at all, or `lineno is out of bounds`: the file was edited after its import")
 def test_the_file_was_edited(version: Path, import_net: ImportNet) -> None:
     net = import_net(afterwards=lambda file: file.write_text(SOURCE.replace("tanh", "sin")))
-    assert not torch.allclose(torch.jit.script(net)(X), net(X)), "torch scripts what nobody imported, without a word"
+    assert not torch.allclose(torch.jit.script(net)(X), net(X)), (
+        "torch scripts another file than was imported, without an error"
+    )
     exported = Exported(version, net, X)
     assert exported.taken == ("trace",)
     assert "expected" in exported.said["script"]

@@ -1,4 +1,4 @@
-"""The documents' failure: a policy whose class has no source cannot be scripted, and its actors act all the same."""
+"""The documented failure: a policy whose class has no source cannot be scripted, and actors run it all the same."""
 
 import compileall
 import hashlib
@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from loguru import logger
 
 from actor.agent import Agent
 from actor.agent_options import AgentOptions, TrustOptions
@@ -22,6 +21,7 @@ from shared.policy.probe import compute_probe, encode_probe
 from shared.policy.weights import encode_weights
 from shared.store.policy_store import LocalPolicyStore
 from tests.support.agent_policies import eager, local_store, make_policy, publish_seed
+from tests.support.captured_logs import CapturedLogs
 
 OBSERVATIONS = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
 QUIET = np.zeros((3, 3), np.float32)
@@ -57,18 +57,8 @@ def store(tmp_path: Path) -> LocalPolicyStore:
 
 
 @pytest.fixture
-def lines() -> Iterator[list[str]]:
-    lines: list[str] = []
-    sink = logger.add(
-        lambda message: lines.append(str(message).rstrip()), format="{level} | {name}:{function} - {message}"
-    )
-    yield lines
-    logger.remove(sink)
-
-
-@pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A package of which only compiled code was shipped."""
+    """A package of compiled code without source."""
     name = f"shipped_{tmp_path.name}"
     directory = tmp_path / "site" / name
     directory.mkdir(parents=True)
@@ -144,8 +134,8 @@ def _module(package: str, class_name: str, seed: int):
 
 
 @pytest.mark.parametrize("synchronous", [True, False])
-def test_could_not_get_source_code_is_logged_and_the_next_rung_acts(
-    store: LocalPolicyStore, package: str, ship: ShipPolicy, lines: list[str], synchronous: bool
+def test_could_not_get_source_code_is_logged_and_the_next_method_acts(
+    store: LocalPolicyStore, package: str, ship: ShipPolicy, captured_logs: CapturedLogs, synchronous: bool
 ) -> None:
     ship("Shipped", 1)
     with _agent(store, package, synchronous=synchronous) as agent:
@@ -154,11 +144,11 @@ def test_could_not_get_source_code_is_logged_and_the_next_rung_acts(
         expected = eager(_module(package, "Shipped", 1), OBSERVATIONS, QUIET)
         np.testing.assert_array_equal(agent.act(OBSERVATIONS), expected[0])
     said = "WARNING | actor.agent:reset - version 0: trace taken; script said: could not get source code"
-    assert lines.count(said) == 1
+    assert captured_logs.lines.count(said) == 1
 
 
 def test_new_weights_of_a_traced_policy_take_the_fast_path(
-    store: LocalPolicyStore, package: str, ship: ShipPolicy, lines: list[str]
+    store: LocalPolicyStore, package: str, ship: ShipPolicy, captured_logs: CapturedLogs
 ) -> None:
     with _agent(store, package) as agent:
         for seed in range(6):
@@ -167,11 +157,13 @@ def test_new_weights_of_a_traced_policy_take_the_fast_path(
             assert (agent.policy.version, agent.policy.engine_name) == (seed, "trace")
             expected = eager(_module(package, "Shipped", seed), OBSERVATIONS, QUIET)
             np.testing.assert_allclose(agent.decide([OBSERVATIONS]).value, expected[2], rtol=1e-5)
-    assert sum("could not get source code" in line for line in lines) == 3, "three instances, then only weights"
+    assert sum("could not get source code" in line for line in captured_logs.lines) == 3, (
+        "three instances, then only weights"
+    )
 
 
 def test_a_policy_that_cannot_be_traced_either_runs_eagerly(
-    store: LocalPolicyStore, package: str, ship: ShipPolicy, lines: list[str]
+    store: LocalPolicyStore, package: str, ship: ShipPolicy, captured_logs: CapturedLogs
 ) -> None:
     ship("Undecided", 1)
     with _agent(store, package) as agent:
@@ -179,12 +171,12 @@ def test_a_policy_that_cannot_be_traced_either_runs_eagerly(
         assert agent.policy.engine_name == "eager"
         expected = eager(_module(package, "Undecided", 1), OBSERVATIONS, QUIET)
         np.testing.assert_allclose(agent.decide([OBSERVATIONS]).value, expected[2], rtol=1e-5)
-    (line,) = [line for line in lines if "eager taken" in line]
+    (line,) = [line for line in captured_logs.lines if "eager taken" in line]
     assert "script said: could not get source code; trace said: " in line
 
 
-def test_a_class_that_nobody_allowed_is_not_imported_and_the_last_good_version_acts(
-    store: LocalPolicyStore, package: str, ship: ShipPolicy, lines: list[str]
+def test_untrusted_class_is_not_imported_and_the_last_good_version_acts(
+    store: LocalPolicyStore, package: str, ship: ShipPolicy, captured_logs: CapturedLogs
 ) -> None:
     publish_seed(store, 0)
     with _agent(store) as agent:
@@ -195,7 +187,7 @@ def test_a_class_that_nobody_allowed_is_not_imported_and_the_last_good_version_a
         agent.act(OBSERVATIONS)
         assert agent.policy.version == 0
     assert f"{package}.policies" not in sys.modules
-    assert any("version 1 quarantined reason=NotTrusted" in line for line in lines)
+    assert any("version 1 quarantined reason=NotTrusted" in line for line in captured_logs.lines)
 
 
 def test_a_class_that_is_gone_is_a_permanent_fault(store: LocalPolicyStore, package: str, ship: ShipPolicy) -> None:

@@ -1,6 +1,4 @@
-"""All five engines on a policy of nested observation that remembers, as
-``scripts/conformance/engine_agreement.py`` prints it.
-"""
+"""All engines agree on a recurrent policy of nested observation, as measured by the script of that name."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""How much of torch.nn can be exported, as ``scripts/conformance/export_coverage.py`` prints it."""
+"""The share of torch.nn that can be exported, as ``scripts/conformance/export_coverage.py`` prints it."""
 
 import pytest
 
@@ -12,7 +12,7 @@ def test_every_class_of_torch_nn_has_a_case() -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_nearly_all_of_torch_nn_exports_on_some_rung_and_equals_eager() -> None:
+def test_nearly_all_of_torch_nn_exports_by_some_method_and_equals_eager() -> None:
     outcomes = measure(all_cases())
     refused = {outcome.name: outcome.reason for outcome in outcomes if outcome.method is None}
     assert len(outcomes) >= 120

@@ -1,4 +1,4 @@
-"""``scripts/export_policy.py``: what a person types, and what an agent then acts with."""
+"""``rl-hotswap export``: policies published from the command line, and agents that act with them."""
 
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ ROWS = 8
 
 
 class LogitsAndValue(nn.Module):
-    """What somebody may have trained for CartPole."""
+    """A user's network for CartPole."""
 
     def __init__(self, hidden: int) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ def test_a_saved_model_is_published(saved: tuple[Any, Path], tmp_path: Path, obs
     assert np.array_equal(acted(tmp_path / "policies", observation), expected)
 
 
-def test_pickles_are_read_only_where_a_person_said_so(saved: tuple[Any, Path], tmp_path: Path) -> None:
+def test_pickles_are_read_only_with_trust_pickle(saved: tuple[Any, Path], tmp_path: Path) -> None:
     _, file = saved
     with pytest.raises(ConfigurationError, match="--trust-pickle to read it whole"):
         main(ExportOptions(sb3=file, store=str(tmp_path / "policies")))

@@ -1,4 +1,4 @@
-"""Stable-Baselines3 trains, saves and publishes; agents act with what comes of it."""
+"""Stable-Baselines3 trains, saves and publishes; agents act with the published policies."""
 
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,7 @@ def test_the_callback_publishes_every_so_many_steps(tmp_path: Path) -> None:
     np.testing.assert_allclose(acted(store, observation), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_the_callback_wants_a_number_of_steps(tmp_path: Path) -> None:
+def test_callback_refuses_a_period_of_no_steps(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="every_steps"):
         PublishCallback(LocalPolicyStore(tmp_path), every_steps=0)
 
@@ -109,7 +109,7 @@ def test_saved_statistics_are_a_pickle(tmp_path: Path) -> None:
     assert np.array_equal(found.obs_rms.mean, statistics.obs_rms.mean)
 
 
-def test_what_is_no_saved_model_is_refused(tmp_path: Path) -> None:
+def test_other_files_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "model.zip"
     file.write_bytes(b"not a zip")
     with pytest.raises(ConfigurationError, match="no model that Stable-Baselines3 saved"):

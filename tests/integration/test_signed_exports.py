@@ -1,4 +1,4 @@
-"""What is exported for people who check signatures: every way to publish signs, and every way to load checks."""
+"""Signed exports: every way to publish signs, and every way to load checks."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Modules that fail as the documents tell: each in the least code that provokes the real message, annotated or not."""
+"""Modules with the documented failures: each in the least code that provokes the real message, annotated or not."""
 
 import dataclasses
 from collections.abc import Callable
@@ -36,7 +36,7 @@ class LambdaNet(nn.Module):
 
 
 class InnerLambdaNet(LambdaNet):
-    """Makes a lambda on its way."""
+    """Makes a lambda in forward."""
 
     def forward(self, x: Tensor) -> Tensor:
         squash = lambda y: y.tanh()  # noqa: E731 - it is what the documents mean
@@ -52,7 +52,7 @@ class Sensors:
 
 
 class DataclassNet(nn.Module):
-    """Annotated with a dataclass, as which it also takes its argument."""
+    """Takes a dataclass, and is annotated with it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ class NotebookNet(nn.Module):
 
 
 class MixedOutputNet(nn.Module):
-    """Returns what is no tensor beside one that is."""
+    """Returns a tensor, None and a number."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -90,14 +90,14 @@ class MixedOutputNet(nn.Module):
 
 
 class ThroughNumpy(nn.Module):
-    """Leaves torch for numpy on its way, and nothing of it can follow."""
+    """Computes in numpy, which no program can."""
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.from_numpy(x.numpy() * 2) + x
 
 
 class Configured(nn.Module):
-    """Keeps an object that TorchScript knows no type for."""
+    """Keeps an object of a type that TorchScript does not know."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -140,7 +140,7 @@ class Undecided(nn.Module):
 
 
 class Squashed(nn.Module):
-    """Plain, and called by torch.compile with batches of several sizes."""
+    """A plain module for torch.compile and batches of several sizes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -162,6 +162,6 @@ class Recurrent(nn.Module):
 
 
 def seeded(make: Callable[[], nn.Module]) -> nn.Module:
-    """In eval mode, with the same weights each time."""
+    """Return the module in eval mode, with the same weights each time."""
     torch.manual_seed(0)
     return make().eval()

@@ -1,4 +1,4 @@
-"""Policies of every kind that the engines must run, and the versions that an exporter makes of them."""
+"""Policies of every kind that the engines run, and the versions that an exporter makes of them."""
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -59,11 +59,11 @@ CASES: dict[str, tuple[spaces.Space, spaces.Space, NetworkConfig, bool]] = {
 
 
 REPRESENTATIVES = ("vector, discrete", "image, gru, masked multi-discrete", "sensors, lstm, masked discrete")
-"""For engines that compile for many seconds: the last is of nested observation, with recurrent state and a mask."""
+"""Cases for engines that compile for many seconds: the last has nested observation, recurrent state and a mask."""
 
 
 class Combination(NamedTuple):
-    """One choice in each of the ways in which policies differ."""
+    """One choice for each property in which policies differ."""
 
     observation: str
     network: str
@@ -112,7 +112,7 @@ def _case(combination: Combination) -> tuple[spaces.Space, spaces.Space, Network
 
 
 COMBINATIONS = {", ".join((*c[:3], *["masked"] * c.masked, *["normalized"] * c.normalized)): c for c in _combinations()}
-"""Between them, every two choices of different ways meet (but for masks where a kind of action has none)."""
+"""Every two choices of different properties occur together, but for masks of actions without masks."""
 
 
 def make_policy(case: str, seed: int = 0) -> ActingPolicy:
@@ -124,7 +124,7 @@ def make_policy(case: str, seed: int = 0) -> ActingPolicy:
 
 
 def stirred(policy: ActingPolicy, seed: int) -> ActingPolicy:
-    """Moves every parameter, and every running moment, in place."""
+    """Change every parameter and every running moment in place."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for tensor in filter(torch.is_floating_point, (*policy.parameters(), *policy.buffers())):
@@ -134,7 +134,7 @@ def stirred(policy: ActingPolicy, seed: int) -> ActingPolicy:
 
 @dataclass(frozen=True)
 class MadeVersion:
-    """A version that lies in memory."""
+    """A version in memory."""
 
     manifest: Manifest
     files: Mapping[str, bytes]
@@ -144,7 +144,7 @@ class MadeVersion:
 
 
 def make_version(exporter: PolicyExporter, weights: Mapping[str, Tensor], version: int = 0) -> MadeVersion:
-    """What a store would hold of these weights."""
+    """The version of these weights, as a store would hold it."""
     files, programs, probe = exporter.files(weights)
     manifest = Manifest(
         version=version,

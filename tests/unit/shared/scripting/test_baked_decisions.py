@@ -1,4 +1,4 @@
-"""Which Python decisions a trace may not take along: those on data that change what is computed, and no others."""
+"""A trace refuses Python decisions on data that change the computation, and no others."""
 
 from collections.abc import Callable
 
@@ -116,11 +116,11 @@ def decided_by_a_scripted_piece(net: Net, x: Tensor, mask: Tensor, n: Tensor) ->
 @pytest.mark.parametrize(
     "forward", [on_sizes, on_a_buffer, guarded, a_distribution, remarked, decided_by_a_scripted_piece]
 )
-def test_what_decides_nothing_on_data_may_be_traced(forward: Forward) -> None:
+def test_modules_without_decisions_on_data_are_accepted(forward: Forward) -> None:
     refuse_baked_decisions(Net(forward), ARGS, {})
 
 
-def test_arguments_are_left_as_they_were() -> None:
+def test_arguments_are_not_changed() -> None:
     def writes(net: Net, x: Tensor, mask: Tensor, n: Tensor) -> Tensor:
         return x.add_(1)
 
