@@ -63,17 +63,11 @@ def no_program(reports: Sequence[MethodReport]) -> ExportError:
     if len(reports) > 1:
         reasons = f"no method gives a program that equals the module: {reasons}"
         reasons += "" if any(report.method == "aot" for report in reports) else "; aot was not tried"
-    advice = hint(reports)
+    said = [report.error or "" for report in reports]
+    known = (advice for text in said for pattern, advice in _HINTS if re.search(pattern, text))
+    # A single method with an unknown message: the message itself is the best advice.
+    advice = next(known, _ANYTHING if len(reports) > 1 else None)
     error = ExportError(reasons if advice is None else f"What to change: {advice}. Found: {reasons}")
     for report in reports:
         error.add_note(describe_report(report))
     return error
-
-
-def hint(reports: Sequence[MethodReport]) -> str | None:
-    """Return what to change, by the first message that is known; None for a single method with an unknown message."""
-    for report in reports:
-        for pattern, advice in _HINTS:
-            if re.search(pattern, report.error or ""):
-                return advice
-    return _ANYTHING if len(reports) > 1 else None

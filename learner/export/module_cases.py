@@ -69,8 +69,13 @@ class ModuleCases:
     ) -> None:
         """Raises ExportError if the module fails, is not deterministic, or accepts no other batch size."""
         self.eager = eager
-        first = eager.checked(example)
-        _check_repeatable(first, eager.checked(example))
+        first, again = eager.checked(example), eager.checked(example)
+        _merged([first, again])
+        if not all(map(_equal, _tensors(first), _tensors(again))):
+            raise ExportError(
+                "pass random numbers, and memory from call to call, in as tensors: the module answers the same inputs "
+                "differently, so no program can be compared with it"
+            )
         self.batch_dims = _batch_dims(eager, example, first, dynamic_batch, batch_dims)
         sizes = self._batch_sizes(example)
         sets = self._input_sets(example, sizes, first)
@@ -142,11 +147,7 @@ class ModuleCases:
 
 
 def _batch_dims(
-    eager: EagerModule,
-    example: Sequence[Tensor],
-    first: Any,
-    dynamic_batch: bool,
-    given: Sequence[int | None] | None,
+    eager: EagerModule, example: Sequence[Tensor], first: Any, dynamic_batch: bool, given: Sequence[int | None] | None
 ) -> BatchDims:
     if given is not None and len(given) != len(example):
         raise ExportError(f"batch_dims has {len(given)} entries for {len(example)} tensors")
@@ -168,15 +169,6 @@ def _batch_dims(
         "name each tensor's batch dimension with batch_dims, or export for the example's size alone with "
         f"dynamic_batch=False: the module itself takes no other batch size ({_first_line(failure)}){differ}"
     ) from failure
-
-
-def _check_repeatable(first: Any, second: Any) -> None:
-    _merged([first, second])
-    if not all(map(_equal, _tensors(first), _tensors(second))):
-        raise ExportError(
-            "pass random numbers, and memory from call to call, in as tensors: the module answers the same inputs "
-            "differently, so no program can be compared with it"
-        )
 
 
 def _merged(results: Sequence[Any]) -> Structure:

@@ -18,12 +18,7 @@ from shared.errors import ExportError
 from shared.policy.manifest import WEIGHTS_FILE
 from shared.policy.weights import TensorPlace
 
-_FLOATS = (
-    onnx.TensorProto.FLOAT,
-    onnx.TensorProto.FLOAT16,
-    onnx.TensorProto.BFLOAT16,
-    onnx.TensorProto.DOUBLE,
-)
+_FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE)
 _NOT_COMPUTING = ("metadata_props", "doc_string", "value_info")
 _VALUES = ("raw_data", "float_data", "double_data", "int32_data", "int64_data", "uint64_data")
 

@@ -25,14 +25,7 @@ from shared.engines.eager import EagerEngine, module_tensors
 from shared.engines.engine import Engine
 from shared.engines.importable import ImportablePolicy, encode_importable, load_importable
 from shared.errors import ExportError, ProbeMismatch, WeightsError
-from shared.policy.manifest import (
-    PROBE_FILE,
-    TORCHSCRIPT_FILE,
-    WEIGHTS_FILE,
-    MethodReport,
-    ProbeEntry,
-    ProgramEntry,
-)
+from shared.policy.manifest import PROBE_FILE, TORCHSCRIPT_FILE, WEIGHTS_FILE, MethodReport, ProbeEntry, ProgramEntry
 from shared.policy.probe import (
     PROBE_ATOL,
     PROBE_RTOL,

@@ -23,10 +23,7 @@ Model = BaseAlgorithm | BasePolicy
 
 
 def from_sb3(
-    model: Model,
-    *,
-    observation_space: spaces.Space[Any] | None = None,
-    vec_normalize: VecNormalize | None = None,
+    model: Model, *, observation_space: spaces.Space[Any] | None = None, vec_normalize: VecNormalize | None = None
 ) -> SB3Policy:
     """Return ``model`` as a module under the policy contract, with its ``signature``.
 
@@ -44,8 +41,7 @@ def from_sb3(
         ExportError: The module's actions differ from those of ``predict``.
     """
     policy, env = _parts(model)
-    if vec_normalize is None and env is not None:
-        vec_normalize = unwrap_vec_normalize(env)
+    vec_normalize = vec_normalize or _vec_normalize(env)
     outer = observation_space or _environment_space(env) or policy.observation_space
     leaves = pair_leaves(outer, policy.observation_space)
     action = action_spec(policy.action_space)
@@ -63,9 +59,7 @@ def from_sb3(
 
 def refresh(adapted: SB3Policy, model: Model, vec_normalize: VecNormalize | None = None) -> None:
     """Copy the values that training changes outside of layers: DQN's exploration rate, VecNormalize's statistics."""
-    _, env = _parts(model)
-    if vec_normalize is None and env is not None:
-        vec_normalize = unwrap_vec_normalize(env)
+    vec_normalize = vec_normalize or _vec_normalize(_parts(model)[1])
     if vec_normalize is not None:
         adapted.observation.read_statistics(vec_normalize)
     if isinstance(adapted.head, GreedyHead):
@@ -79,6 +73,10 @@ def _parts(model: Model) -> tuple[BasePolicy, Any]:
     if not isinstance(getattr(model, "policy", None), BasePolicy):
         raise ConfigurationError(f"expected a Stable-Baselines3 model or policy, found {type(model).__name__}")
     return model.policy, model.get_env()
+
+
+def _vec_normalize(env: Any) -> VecNormalize | None:
+    return None if env is None else unwrap_vec_normalize(env)
 
 
 def _environment_space(env: Any) -> spaces.Space[Any] | None:
