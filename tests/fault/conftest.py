@@ -1,4 +1,4 @@
-"""An agent and its store, for tests with faults that drive the loader themselves."""
+"""An agent and its store, for tests with faults that drive the loader themselves; participants of the transport."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +10,7 @@ from actor.agent import Agent
 from actor.agent_options import AgentOptions
 from shared.store.policy_store import LocalPolicyStore, PolicyStore
 from tests.support.agent_policies import local_store
+from tests.support.transport_network import Network
 
 MakeAgent = Callable[..., Agent]
 
@@ -31,3 +32,10 @@ def make_agent(store: LocalPolicyStore) -> Iterator[MakeAgent]:
     yield make
     for agent in agents:
         agent.close()
+
+
+@pytest.fixture
+def network() -> Iterator[Network]:
+    """Participants of the ZeroMQ transport, closed after the test."""
+    with Network() as network:
+        yield network
