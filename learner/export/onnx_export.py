@@ -32,6 +32,7 @@ def export_onnx(
     ``keep_constants``, for a float in the graph that is none of the weights: it may have been computed from one.
     """
     model = _export_model(module, interface)
+    _drop_casts_of_constants(model.graph)
     for initializer in model.graph.initializer:
         if initializer.name in places or not keep_constants:
             _refer_to_weights(initializer, places)
@@ -64,7 +65,6 @@ def _export_model(module: nn.Module, interface: FlatInterface) -> onnx.ModelProt
     expected = [list(interface.input_names), list(interface.output_names)]
     if found != expected:
         raise ExportError(f"expected the graph's inputs and outputs {expected}, found {found}")
-    _drop_casts_of_constants(model.graph)
     return model
 
 
