@@ -1,4 +1,4 @@
-"""Disks and stores that fail under a learner: it goes on training, says so, and recovers by itself."""
+"""Disks and stores that fail during a training: the learner continues, logs it, and recovers."""
 
 import resource
 import shutil
@@ -10,25 +10,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import pytest
-from loguru import logger
-
 from learner.training.outcome import Outcome
 from shared.policy.manifest import Manifest
 from shared.store.policy_store import LocalPolicyStore
+from tests.support.captured_logs import CapturedLogs
 from tests.support.learner_loops import STEPS, LoopRun
 from tests.support.mounts import mounted
 from tests.support.waiting import PATIENCE_S, until
 
 FAILS_FROM, WORKS_FROM, UPDATES = 3, 6, 9
-
-
-@pytest.fixture
-def lines() -> Iterator[list[str]]:
-    records: list[str] = []
-    sink = logger.add(lambda message: records.append(str(message).strip()), format="{message}", level="WARNING")
-    yield records
-    logger.remove(sink)
 
 
 def train_through(run: LoopRun, break_it: Callable[[], None], repair_it: Callable[[], None]) -> None:
@@ -41,8 +31,8 @@ def train_through(run: LoopRun, break_it: Callable[[], None], repair_it: Callabl
     run.publisher.close()
 
 
-def said(lines: list[str], beginning: str) -> int:
-    return sum(line.startswith(beginning) for line in lines)
+def said(captured_logs: CapturedLogs, beginning: str) -> int:
+    return sum(line.startswith(beginning) for line in captured_logs.messages("WARNING"))
 
 
 def replace_by_file(path: Path) -> None:
@@ -50,33 +40,33 @@ def replace_by_file(path: Path) -> None:
     path.write_text("in the way")
 
 
-def test_checkpoints_that_cannot_be_written_end_no_training(tmp_path: Path, lines: list[str]) -> None:
+def test_checkpoints_that_cannot_be_written_end_no_training(tmp_path: Path, captured_logs: CapturedLogs) -> None:
     run = LoopRun(tmp_path, total_steps=UPDATES * STEPS)
     where = tmp_path / "checkpoints"
     train_through(run, lambda: replace_by_file(where), where.unlink)
     # The observer runs before the checkpoint of its update: those of 3, 4 and 5 failed.
-    assert said(lines, "writing checkpoints fails: CheckpointError: ") == 1
-    assert said(lines, "writing checkpoints fails failures=2: ") == 1
-    assert said(lines, "writing checkpoints works again failures=3") == 1
+    assert said(captured_logs, "writing checkpoints fails: CheckpointError: ") == 1
+    assert said(captured_logs, "writing checkpoints fails failures=2: ") == 1
+    assert said(captured_logs, "writing checkpoints works again failures=3") == 1
     assert run.checkpoints.steps() == [8, 9, 10]  # the first was written before any update
     assert run.checkpoints.load_newest()[1]["counters"]["updates"] == UPDATES
 
 
-def test_a_store_that_is_no_directory_any_more_ends_no_training(tmp_path: Path, lines: list[str]) -> None:
+def test_a_store_that_is_no_directory_any_more_ends_no_training(tmp_path: Path, captured_logs: CapturedLogs) -> None:
     run = LoopRun(tmp_path, total_steps=UPDATES * STEPS)
     train_through(run, lambda: replace_by_file(run.store.path), run.store.path.unlink)
-    assert said(lines, "publishing fails: StoreUnavailable: ") == 1
-    assert said(lines, "publishing works again failures=3") == 1
+    assert said(captured_logs, "publishing fails: StoreUnavailable: ") == 1
+    assert said(captured_logs, "publishing works again failures=3") == 1
     # Updates 4, 5 and 6 had no version; the numbers go on, though nothing in the store tells of them any more.
     assert run.published_updates() == [7, 8, 9]
     assert run.store.versions() == [4, 5, 6]
 
 
-def test_a_store_that_is_removed_comes_back(tmp_path: Path, lines: list[str]) -> None:
+def test_a_store_that_is_removed_comes_back(tmp_path: Path, captured_logs: CapturedLogs) -> None:
     run = LoopRun(tmp_path, total_steps=UPDATES * STEPS)
     train_through(run, lambda: shutil.rmtree(run.store.path), lambda: None)
     assert run.store.versions() == [4, 5, 6, 7, 8, 9]
-    assert said(lines, "publishing fails") == 0
+    assert said(captured_logs, "publishing fails") == 0
 
 
 @contextmanager
@@ -86,7 +76,7 @@ def small_file_system(path: Path) -> Iterator[Path]:
         yield disk
 
 
-def test_a_disk_that_takes_no_writes_ends_no_training(tmp_path: Path, lines: list[str]) -> None:
+def test_a_disk_that_takes_no_writes_ends_no_training(tmp_path: Path, captured_logs: CapturedLogs) -> None:
     """As file systems become when a disk fails."""
     with small_file_system(tmp_path / "small") as disk:
 
@@ -98,12 +88,12 @@ def test_a_disk_that_takes_no_writes_ends_no_training(tmp_path: Path, lines: lis
         assert run.published_updates() == [0, 1, 2, 3, 7, 8, 9]
         assert run.checkpoints.load_newest()[1]["counters"]["updates"] == UPDATES
     for what in ("publishing", "writing checkpoints"):
-        assert said(lines, f"{what} fails: ") == 1
-        assert said(lines, f"{what} works again failures=3") == 1
-    assert any("ead-only file system" in line for line in lines)
+        assert said(captured_logs, f"{what} fails: ") == 1
+        assert said(captured_logs, f"{what} works again failures=3") == 1
+    assert any("ead-only file system" in line for line in captured_logs.messages("WARNING"))
 
 
-def test_a_full_disk_ends_no_training(tmp_path: Path, lines: list[str]) -> None:
+def test_a_full_disk_ends_no_training(tmp_path: Path, captured_logs: CapturedLogs) -> None:
     with small_file_system(tmp_path / "small") as disk:
         ballast = disk / "ballast"
 
@@ -117,12 +107,12 @@ def test_a_full_disk_ends_no_training(tmp_path: Path, lines: list[str]) -> None:
         assert run.published_updates() == [0, 1, 2, 3, 7, 8, 9]
         assert run.checkpoints.load_newest()[1]["counters"]["updates"] == UPDATES
     for what in ("publishing", "writing checkpoints"):
-        assert said(lines, f"{what} fails: ") == 1
-        assert said(lines, f"{what} works again failures=3") == 1
-    assert any("No space left on device; free some space there" in line for line in lines)
+        assert said(captured_logs, f"{what} fails: ") == 1
+        assert said(captured_logs, f"{what} works again failures=3") == 1
+    assert any("No space left on device; free some space there" in line for line in captured_logs.messages("WARNING"))
 
 
-def test_files_that_may_not_grow_end_no_training(tmp_path: Path, lines: list[str]) -> None:
+def test_files_that_may_not_grow_end_no_training(tmp_path: Path, captured_logs: CapturedLogs) -> None:
     """A limit on file sizes: another full disk, which needs no rights to make."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -137,7 +127,7 @@ def test_files_that_may_not_grow_end_no_training(tmp_path: Path, lines: list[str
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, before)
     assert run.published_updates() == [0, 1, 2, 3, 7, 8, 9]
-    assert said(lines, "publishing works again") == said(lines, "writing checkpoints works again") == 1
+    assert said(captured_logs, "publishing works again") == said(captured_logs, "writing checkpoints works again") == 1
     assert not [path for path in tmp_path.rglob(".tmp-*") if path.is_file()]
 
 

@@ -1,4 +1,4 @@
-"""One process that acts and learns by turns: the same seed gives the same weights, and so does a resumed run."""
+"""Training in one process: the same seed gives the same weights, and so does a resumed run."""
 
 import json
 import signal
@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from loguru import logger
 
 from learner.ppo.learner_config import LearnerConfig
 from learner.training.outcome import Outcome
@@ -21,6 +20,7 @@ from shared.policy.signing import SigningKey
 from shared.run.run_directory import RunDirectory
 from shared.store.authenticity import Authenticity
 from shared.store.policy_store import LocalPolicyStore
+from tests.support.captured_logs import CapturedLogs
 from tests.support.mounts import mounted
 from tests.support.paths import REPOSITORY
 
@@ -56,7 +56,7 @@ def _newest_weights(run: RunDirectory) -> bytes:
     return store.open(newest).read("weights.safetensors")
 
 
-def test_a_seed_stands_for_the_weights_and_a_resumed_run_changes_nothing(tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_weights_also_in_a_resumed_run(tmp_path: Path) -> None:
     whole = _train(tmp_path / "whole", 1300)
     other_seed = _train(tmp_path / "other", 1300, seed=4)
     _train(tmp_path / "parts", 700)  # ends between two checkpoints
@@ -96,9 +96,9 @@ train_in_one_process(replace(OPTIONS, total_steps=1300), run, die)
 
 
 @pytest.mark.slow
-def test_a_kill_changes_nothing_either_and_no_number_comes_twice(tmp_path: Path) -> None:
+def test_a_killed_run_resumes_to_the_same_weights_and_reuses_no_number(tmp_path: Path) -> None:
     whole, run = _train(tmp_path / "whole", 1300), RunDirectory(tmp_path / "killed")
-    # Checkpoints come with versions 3, 7, …: of those after 3 none knows, and they keep their numbers all the same.
+    # Checkpoints are written with versions 3, 7, …; versions after 3, unknown to the checkpoint, keep their numbers.
     done = subprocess.run([sys.executable, "-c", _KILLED, str(run.path), "6"], cwd=REPOSITORY, check=False)
     assert done.returncode == -signal.SIGKILL
     store = LocalPolicyStore(run.policies)
@@ -125,7 +125,7 @@ def test_a_stop_before_the_first_update_leaves_a_checkpoint_and_a_version(tmp_pa
     assert run.summary() is not None
 
 
-def test_what_is_signed_is_acted_with_and_a_run_that_signs_goes_on_signing(tmp_path: Path) -> None:
+def test_signed_versions_are_acted_with_and_a_resumed_run_continues_signing(tmp_path: Path) -> None:
     key, path = SigningKey.generate(), tmp_path / "key.pem"
     path.write_bytes(key.pem())
     path.chmod(0o600)
@@ -139,17 +139,17 @@ def test_what_is_signed_is_acted_with_and_a_run_that_signs_goes_on_signing(tmp_p
         strict.open(store, version)
 
 
-def test_the_engine_and_the_way_to_step_are_those_asked_for(tmp_path: Path) -> None:
-    said: list[str] = []
-    sink = logger.add(lambda message: said.append(message.record["message"]), level="INFO")
-    try:
-        chosen = _train(tmp_path / "chosen", 100, engine="torchscript", vector="async")
-        again = _train(tmp_path / "again", 100, engine="torchscript", vector="async")
-    finally:
-        logger.remove(sink)
+def test_the_engine_and_vectorisation_flags_are_respected(tmp_path: Path, captured_logs: CapturedLogs) -> None:
+    chosen = _train(tmp_path / "chosen", 100, engine="torchscript", vector="async")
+    again = _train(tmp_path / "again", 100, engine="torchscript", vector="async")
     assert _newest_weights(chosen) == _newest_weights(again)
-    assert "environments created env=CartPole-v1 num_envs=4 vector=async reason=--vector async" in said
-    assert any("policy version 0 adopted" in line and "engine=torchscript" in line for line in said)
+    assert (
+        "environments created env=CartPole-v1 num_envs=4 vector=async reason=--vector async"
+        in captured_logs.messages("INFO")
+    )
+    assert any(
+        "policy version 0 adopted" in line and "engine=torchscript" in line for line in captured_logs.messages("INFO")
+    )
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Learner loops of real parts, as small as they get: one policy, an in-process transport, a store in a directory."""
+"""Small learner loops of real parts: one policy, an in-process transport, a store in a directory."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -37,17 +37,14 @@ def _exporter() -> PolicyExporter:
 
 
 def rollout(version: int = 0, seed: int = 0) -> Rollout:
-    """Of two environments, none of whose steps is a reset."""
+    """Return a rollout of two environments without reset steps."""
     one = example_rollout(LAYOUT, 2, version=version, seed=seed)
     one.valid[:] = True
     return one
 
 
 class LateActor(InProcessReceiver):
-    """Hands rollouts out as if each had been acted when it is asked for: with the digest of its version as published.
-
-    Those that say another digest than the examples do keep it.
-    """
+    """Receiver that gives example rollouts the digest of their version, as published; other digests are kept."""
 
     def __init__(self, store: LocalPolicyStore, *, synchronous: bool) -> None:
         super().__init__(LAYOUT, RUN_ID, synchronous=synchronous)
@@ -105,7 +102,7 @@ class LoopRun:
         )
 
     def send(self, *rollouts: Rollout) -> None:
-        """Put rollouts into the learner's queue, from one more actor."""
+        """Queue rollouts for the learner, from a new actor."""
         sender = InProcessSender(self.receiver, f"actor-{self.receiver.live_senders}", window=len(rollouts))
         for one in rollouts:
             assert sender.send(one)
@@ -114,6 +111,6 @@ class LoopRun:
         self.send(*(rollout(seed=seed) for seed in range(count)))
 
     def published_updates(self) -> list[int]:
-        """After which updates a version was published."""
+        """Return the updates of the published versions."""
         progress = [self.store.open(version).manifest.training for version in self.store.versions()]
         return [one.update for one in progress if one is not None]

@@ -1,4 +1,4 @@
-"""Training without memory: a batch is estimated in parts that fit a cache, and is one batch all the same."""
+"""Batches are evaluated in parts that fit a cache; the result is that of the whole batch."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The learner: deterministic, resumable, learning, and blind to what it must not see."""
+"""The learner is deterministic and resumable, learns, and ignores invalid steps."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -82,7 +82,7 @@ def test_every_kind_of_policy_learns_something_finite(
 
 
 @pytest.mark.parametrize("config", [CONFIGS["shared"], CONFIGS["lstm"], CONFIGS["gru"]], ids=["mlp", "lstm", "gru"])
-def test_without_lag_the_learner_agrees_with_what_acted(config: LearnerConfig) -> None:
+def test_without_lag_the_learner_agrees_with_the_acting_policy(config: LearnerConfig) -> None:
     """For a recurrent network that includes state that was recorded, carried, and cleared where an episode began."""
     learner = make_learner(config)
     metrics = learner.update(
@@ -168,14 +168,14 @@ def test_a_batch_without_a_valid_step_changes_nothing() -> None:
         assert_equal(weights(learner), before)
 
 
-def test_an_update_ends_early_where_it_is_told_to_stop() -> None:
+def test_an_update_ends_early_on_request() -> None:
     learner = make_learner()
     answers = iter([False, False, True])
     metrics = learner.update([act_rollout(learner.policy, batch_size=8)], should_stop=lambda: next(answers))
     assert metrics.gradient_steps == 2
 
 
-def test_epochs_end_where_the_policy_has_moved_far_enough() -> None:
+def test_epochs_end_at_the_target_divergence() -> None:
     config = dataclasses.replace(SMALL, learning_rate=0.05, epochs=20, target_kl=0.05)
     learner = make_learner(config)
     metrics = learner.update([act_rollout(learner.policy, batch_size=8)])

@@ -1,4 +1,4 @@
-"""Settings of training that make no sense are refused when they are made, whoever makes them."""
+"""Settings outside their range are refused by the constructor."""
 
 from dataclasses import fields
 from typing import get_args

@@ -111,7 +111,7 @@ def test_a_truncated_step_bootstraps_and_a_terminated_one_does_not() -> None:
 
 @settings(deadline=None)
 @given(x=trajectories(), noise=st.floats(-100, 100, width=32))
-def test_what_an_autoreset_step_holds_changes_nothing(x: dict[str, Any], noise: float) -> None:
+def test_the_contents_of_an_autoreset_step_change_nothing(x: dict[str, Any], noise: float) -> None:
     clean = vtrace(Steps(**x), gamma=0.9, trace_lambda=0.8)
     for name in ("reward", "log_rho"):
         x[name][~x["valid"]] = noise
@@ -148,7 +148,7 @@ def test_both_ways_of_resetting_give_an_episode_the_same_targets() -> None:
     np.testing.assert_allclose(targets(gap=True), targets(gap=False), rtol=1e-6)
 
 
-def test_a_policy_that_would_never_act_so_does_not_overflow() -> None:
+def test_extreme_importance_weights_do_not_overflow() -> None:
     one = np.ones((1, 1), np.float32)
     no = np.zeros((1, 1), bool)
     for log_rho in (1e4, -1e8):

@@ -1,28 +1,19 @@
-"""Checkpoints: whole or not at all, verified, and never the only one."""
+"""Checkpoints are atomic, verified, and more than one of them is kept."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from loguru import logger
 
 from learner.training.checkpoint import CheckpointStore
 from shared.errors import CheckpointError
 from shared.run.run_directory import RunDirectory
+from tests.support.captured_logs import CapturedLogs
 
 PAYLOAD = {"weights": {"w": torch.arange(5.0)}, "count": 7, "name": "x", "none": None, "list": [1.5, b"bytes"]}
 
 
-@pytest.fixture
-def warnings() -> Iterator[list[str]]:
-    lines: list[str] = []
-    sink = logger.add(lambda message: lines.append(str(message)), level="WARNING", format="{message}")
-    yield lines
-    logger.remove(sink)
-
-
-def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
+def test_a_saved_payload_is_loaded(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path / "checkpoints")
     store.save(3, PAYLOAD)
     step, payload = store.load_newest()
@@ -31,7 +22,7 @@ def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
     assert payload == {"count": 7, "name": "x", "none": None, "list": [1.5, b"bytes"]}
 
 
-def test_the_newest_few_are_kept_and_nothing_else_lies_about(tmp_path: Path) -> None:
+def test_only_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path, keep=2)
     for step in (1, 2, 10):
         store.save(step, {"step": step})
@@ -40,7 +31,7 @@ def test_the_newest_few_are_kept_and_nothing_else_lies_about(tmp_path: Path) -> 
     assert store.load_newest() == (10, {"step": 10})
 
 
-def test_what_a_killed_learner_had_half_written_is_swept_and_is_no_checkpoint(tmp_path: Path) -> None:
+def test_unfinished_files_are_swept_and_are_no_checkpoints(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path).create()
     (run.checkpoints / ".tmp-abc").write_bytes(b"half")
     assert not run.has_checkpoint()
@@ -56,7 +47,9 @@ def test_what_a_killed_learner_had_half_written_is_swept_and_is_no_checkpoint(tm
 @pytest.mark.parametrize(
     "damage", ["flip a bit", "truncate", "empty", "something else", "of a later release", "directory"]
 )
-def test_a_damaged_newest_falls_back_to_the_one_before(tmp_path: Path, damage: str, warnings: list[str]) -> None:
+def test_a_damaged_newest_falls_back_to_the_one_before(
+    tmp_path: Path, damage: str, captured_logs: CapturedLogs
+) -> None:
     store = CheckpointStore(tmp_path)
     store.save(1, {"step": 1})
     path = store.save(2, {"step": 2})
@@ -75,17 +68,19 @@ def test_a_damaged_newest_falls_back_to_the_one_before(tmp_path: Path, damage: s
     else:
         path.write_bytes(data)
     assert store.load_newest() == (1, {"step": 1})
+    warnings = captured_logs.messages("WARNING")
     assert len(warnings) == 1
     assert str(path) in warnings[0]
     assert "falling back" in warnings[0]
 
 
-def test_where_the_newest_few_are_damaged_an_older_one_does(tmp_path: Path, warnings: list[str]) -> None:
+def test_an_older_checkpoint_is_used_if_newer_ones_are_damaged(tmp_path: Path, captured_logs: CapturedLogs) -> None:
     store = CheckpointStore(tmp_path, keep=3)
     paths = [store.save(step, {"step": step}) for step in range(1, 5)]
     paths[3].write_bytes(b"")
     paths[2].unlink()
     assert store.load_newest() == (2, {"step": 2})
+    warnings = captured_logs.messages("WARNING")
     assert len(warnings) == 1
 
 
@@ -99,7 +94,7 @@ def test_every_bit_is_verified(tmp_path: Path) -> None:
             store.load_newest()
 
 
-def test_where_none_can_be_read_the_error_names_each(tmp_path: Path, warnings: list[str]) -> None:
+def test_where_none_can_be_read_the_error_names_each(tmp_path: Path, captured_logs: CapturedLogs) -> None:
     store = CheckpointStore(tmp_path / "absent")
     with pytest.raises(CheckpointError, match="holds no checkpoint that can be read"):
         store.load_newest()
@@ -115,12 +110,12 @@ class Stranger:
     """Not plain data: unpickling it would run code."""
 
 
-def test_only_plain_data_is_loaded(tmp_path: Path, warnings: list[str]) -> None:
+def test_only_plain_data_is_loaded(tmp_path: Path, captured_logs: CapturedLogs) -> None:
     store = CheckpointStore(tmp_path)
     store.save(1, {"step": 1})
     store.save(2, {"step": Stranger()})
     assert store.load_newest() == (1, {"step": 1})
-    assert "other than plain data" in warnings[0]
+    assert "other than plain data" in captured_logs.messages("WARNING")[0]
 
 
 def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The learner's loop over an in-process transport: turns, lag, cadence, what ends it, and how it goes on."""
+"""The learner loop over an in-process transport: synchronous actors, lag, schedules, outcomes, resuming."""
 
 import shutil
 from pathlib import Path
@@ -18,7 +18,7 @@ from tests.support.waiting import PATIENCE_S, Running
 
 
 def act_what_is_wanted(sender: InProcessSender) -> list[int | None]:
-    """An actor: sends a rollout whenever there is room; returns what was wanted each time."""
+    """Send a rollout whenever there is room; return the version requested each time."""
     wanted: list[int | None] = []
     while not sender.stop_requested:
         if sender.wait_for_room(0.01):
@@ -28,7 +28,7 @@ def act_what_is_wanted(sender: InProcessSender) -> list[int | None]:
 
 
 @pytest.mark.parametrize(("rollouts_each", "wanted"), [(1, [None, 1, 2, 3]), (2, [None, 0, 1, 1, 2, 2])])
-def test_actors_that_take_turns_act_what_the_last_update_learned(
+def test_synchronous_actors_act_with_the_result_of_the_last_update(
     tmp_path: Path, rollouts_each: int, wanted: list[int | None]
 ) -> None:
     run = LoopRun(tmp_path, sync=True, batch_steps=rollouts_each * STEPS, total_steps=len(wanted) * STEPS)
@@ -41,7 +41,7 @@ def test_actors_that_take_turns_act_what_the_last_update_learned(
     run.publisher.close()
 
 
-def test_without_turns_actors_have_credit_while_the_learner_learns(tmp_path: Path) -> None:
+def test_asynchronous_actors_may_send_during_an_update(tmp_path: Path) -> None:
     run = LoopRun(tmp_path, total_steps=4 * STEPS)
     sender = InProcessSender(run.receiver, "actor-0")
     seen: list[bool] = []
@@ -53,7 +53,7 @@ def test_without_turns_actors_have_credit_while_the_learner_learns(tmp_path: Pat
     run.publisher.close()
 
 
-def test_what_is_older_than_the_largest_lag_is_dropped_and_counted(tmp_path: Path) -> None:
+def test_rollouts_beyond_the_largest_lag_are_counted_as_stale(tmp_path: Path) -> None:
     run = LoopRun(tmp_path, max_lag=1, total_steps=6 * STEPS)
     # Each update publishes, so the newest versions are 0, 1, 2, 2, 3, 3 when these come.
     run.send(*(rollout(version) for version in (0, 0, 0, 1, 1, 3)))
@@ -67,7 +67,7 @@ def test_what_is_older_than_the_largest_lag_is_dropped_and_counted(tmp_path: Pat
     run.publisher.close()
 
 
-def test_what_says_another_digest_than_its_version_has_is_invalid(tmp_path: Path) -> None:
+def test_rollouts_with_a_wrong_digest_are_invalid(tmp_path: Path) -> None:
     run = LoopRun(tmp_path, total_steps=2 * STEPS)
     forged = [rollout(version) for version in (0, 7)]  # version 7 is nowhere
     for one in forged:
@@ -87,7 +87,7 @@ def test_a_batch_is_as_many_rollouts_as_its_steps_need(tmp_path: Path) -> None:
     run.publisher.close()
 
 
-def test_versions_and_checkpoints_come_at_their_own_pace_and_at_the_end(tmp_path: Path) -> None:
+def test_versions_and_checkpoints_follow_their_own_schedules(tmp_path: Path) -> None:
     run = LoopRun(tmp_path, publish_every=Interval(3), checkpoint_every=Interval(2), total_steps=7 * STEPS)
     checkpoints: list[int] = []
     run.after_update = lambda _update: checkpoints.append(run.loop.counters.checkpoints)
@@ -144,7 +144,7 @@ def test_the_target_is_reached_by_a_hundred_episodes_and_not_by_fewer(tmp_path: 
     run.publisher.close()
 
 
-def test_the_step_limit_ends_what_did_not_reach_the_target(tmp_path: Path) -> None:
+def test_the_step_limit_ends_a_training_below_its_target(tmp_path: Path) -> None:
     run = LoopRun(tmp_path, target_return=475.0, total_steps=2 * STEPS)
     run.send(finished(*[474.0] * 100), finished(), finished())
     assert run.loop.run() is Outcome.STEP_LIMIT
@@ -152,7 +152,7 @@ def test_the_step_limit_ends_what_did_not_reach_the_target(tmp_path: Path) -> No
     run.publisher.close()
 
 
-def test_the_time_limit_ends_even_what_waits_for_rollouts(tmp_path: Path) -> None:
+def test_the_time_limit_ends_a_training_that_waits_for_rollouts(tmp_path: Path) -> None:
     run = LoopRun(tmp_path, max_seconds=0.05)
     assert run.loop.run() is Outcome.TIME_LIMIT
     assert run.published_updates() == [0]
@@ -173,7 +173,7 @@ def test_an_interrupt_leaves_the_newest_weights_and_a_checkpoint(tmp_path: Path)
     run.publisher.close()
 
 
-def test_a_resumed_loop_goes_on_where_the_checkpoint_stood(tmp_path: Path) -> None:
+def test_a_resumed_loop_continues_from_its_checkpoint(tmp_path: Path) -> None:
     before = LoopRun(tmp_path, total_steps=3 * STEPS)
     before.send(finished(1.0, 2.0), rollout(), rollout())
     before.loop.run()
@@ -203,7 +203,7 @@ def _die_after_five_updates(update: int) -> None:
 
 
 def test_versions_are_counted_over_every_learner_of_a_run(tmp_path: Path) -> None:
-    """Those that were swept meanwhile, and those that one published after its last checkpoint."""
+    """Swept versions count, and those published after a learner's last checkpoint."""
     swept = 0
     for resumed in (False, True, True):
         run = LoopRun(tmp_path, checkpoint_every=Interval(3))
@@ -220,7 +220,7 @@ def test_versions_are_counted_over_every_learner_of_a_run(tmp_path: Path) -> Non
         run.publisher.close()
 
 
-def test_a_checkpoint_from_before_versions_and_targets_were_kept_is_gone_on_from(tmp_path: Path) -> None:
+def test_a_checkpoint_without_counts_of_versions_can_be_resumed(tmp_path: Path) -> None:
     before = LoopRun(tmp_path, total_steps=2 * STEPS)
     before.send_many(2)
     before.loop.run()
@@ -241,7 +241,7 @@ def test_a_checkpoint_from_before_versions_and_targets_were_kept_is_gone_on_from
     ("target", "outcome", "kept"),
     [(100.0, Outcome.TARGET_REACHED, True), (90.0, Outcome.TARGET_REACHED, True), (101.0, Outcome.STEP_LIMIT, False)],
 )
-def test_a_target_that_was_reached_counts_for_no_higher_one(
+def test_a_reached_target_does_not_count_for_a_higher_one(
     tmp_path: Path, target: float, outcome: Outcome, kept: bool
 ) -> None:
     before = LoopRun(tmp_path, target_return=100.0, checkpoint_every=Interval(100))  # the last holds what was reached

@@ -1,33 +1,24 @@
-"""What a person sees of a training: progress, scalars and the summary, also while the disk takes nothing."""
+"""Progress, scalars and summary of a training, also while the disk is full."""
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from loguru import logger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from learner.ppo.learner import UpdateMetrics
 from learner.training import training_observer
 from learner.training.training_observer import TrainingObserver, summarise
 from shared.run.run_directory import RunDirectory
+from tests.support.captured_logs import CapturedLogs
 from tests.support.learner_loops import STEPS, LoopRun
 
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everything that is told now and then is told after every update."""
+    """Write progress and scalars after every update."""
     for name in ("_PROGRESS_PERIOD_S", "_SCALARS_PERIOD_S"):
         monkeypatch.setattr(training_observer, name, 0.0)
-
-
-@pytest.fixture
-def lines() -> Iterator[list[str]]:
-    records: list[str] = []
-    sink = logger.add(lambda message: records.append(str(message).strip()), format="{message}", level="WARNING")
-    yield records
-    logger.remove(sink)
 
 
 @pytest.fixture
@@ -44,7 +35,7 @@ def directory(tmp_path: Path) -> RunDirectory:
     return RunDirectory(tmp_path / "run").create()
 
 
-def test_progress_says_how_the_training_stands(trained: LoopRun, directory: RunDirectory) -> None:
+def test_progress_reports_the_training(trained: LoopRun, directory: RunDirectory) -> None:
     observer = TrainingObserver(directory)
     observer.after_update(trained.loop, UpdateMetrics())
     progress = directory.progress()
@@ -82,29 +73,29 @@ def test_scalars_are_written_as_they_come(trained: LoopRun, directory: RunDirect
     observer.close()
 
 
-def test_a_disk_that_takes_nothing_is_told_and_outlived(
-    trained: LoopRun, directory: RunDirectory, lines: list[str]
+def test_a_full_disk_is_logged_and_writing_continues_later(
+    trained: LoopRun, directory: RunDirectory, captured_logs: CapturedLogs
 ) -> None:
     shutil.rmtree(directory.path)
     directory.path.write_text("in the way")
     observer = TrainingObserver(directory)
     for _ in range(3):
         observer.after_update(trained.loop, UpdateMetrics())
-    assert sum(line.startswith("writing progress.json fails: ") for line in lines) == 1
-    assert sum(line.startswith("writing to TensorBoard fails: ") for line in lines) == 1
+    assert sum(line.startswith("writing progress.json fails: ") for line in captured_logs.messages("WARNING")) == 1
+    assert sum(line.startswith("writing to TensorBoard fails: ") for line in captured_logs.messages("WARNING")) == 1
 
     directory.path.unlink()
     directory.create()
     observer.after_update(trained.loop, UpdateMetrics(entropy=0.25))
-    assert any(line.startswith("writing progress.json works again") for line in lines)
-    assert any(line.startswith("writing to TensorBoard works again") for line in lines)
+    assert any(line.startswith("writing progress.json works again") for line in captured_logs.messages("WARNING"))
+    assert any(line.startswith("writing to TensorBoard works again") for line in captured_logs.messages("WARNING"))
     assert directory.progress() is not None
     events = EventAccumulator(str(directory.tensorboard)).Reload()
     assert events.Scalars("losses/entropy")[-1].value == 0.25
     observer.close()
 
 
-def test_the_summary_says_what_came_of_it(trained: LoopRun) -> None:
+def test_the_summary_counts_the_training(trained: LoopRun) -> None:
     summary = summarise(trained.loop)
     assert (summary.solved, summary.time_to_target_s) == (False, None)
     assert (summary.env_steps, summary.versions_published, summary.mean_return) == (3 * STEPS, 4, 20.0)

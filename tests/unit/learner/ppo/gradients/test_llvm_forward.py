@@ -1,4 +1,4 @@
-"""The compiled way forward: the layers' numbers, for any number of rows, with the weights as they are at the call."""
+"""The forward pass by LLVM equals that of the layers, for any number of rows and with the current weights."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""``--compile``: the same training within rounding, or a line that says why it is not compiled."""
+"""``--compile`` either works or logs one line with the reason."""
 
 from dataclasses import replace
 
@@ -29,7 +29,9 @@ def learner_of(observation: spaces.Space[object], config: LearnerConfig) -> Lear
         ("gru", "sequences are cut where episodes end"),
     ],
 )
-def test_what_is_not_compiled_says_why_and_trains(captured_logs: CapturedLogs, network: str, reason: str) -> None:
+def test_networks_that_are_not_compiled_log_the_reason_and_train(
+    captured_logs: CapturedLogs, network: str, reason: str
+) -> None:
     space = spaces.Box(-1, 1, (3,), np.float32)
     learner = learner_of(space, replace(_CONFIG, network=network, compile=True))  # type: ignore[arg-type]
     (line,) = captured_logs.messages("INFO")
@@ -38,7 +40,7 @@ def test_what_is_not_compiled_says_why_and_trains(captured_logs: CapturedLogs, n
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_what_cannot_be_compiled_is_used_as_it_is(captured_logs: CapturedLogs) -> None:
+def test_functions_that_do_not_compile_are_used_uncompiled(captured_logs: CapturedLogs) -> None:
     weight = torch.ones(2, requires_grad=True)
 
     def refuses_to_be_compiled(inputs: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -53,7 +55,7 @@ def test_what_cannot_be_compiled_is_used_as_it_is(captured_logs: CapturedLogs) -
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_what_compiles_to_something_else_is_used_as_it_is(
+def test_functions_that_compile_to_something_else_are_used_uncompiled(
     captured_logs: CapturedLogs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     weight = torch.ones(2, requires_grad=True)
