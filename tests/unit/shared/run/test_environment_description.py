@@ -113,7 +113,7 @@ def test_errors_of_the_environment_are_mapped_and_chained() -> None:
 
 @pytest.mark.usefixtures("registered")
 def test_an_unsupported_action_space_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="the action space is"):
+    with pytest.raises(ConfigurationError, match="composite action space"):
         describe_environment("probe/Composite-v0")
 
 
