@@ -4,6 +4,7 @@ import ast
 import importlib
 import re
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -247,7 +248,7 @@ def test_api_reference_names_every_public_name() -> None:
 @pytest.mark.slow
 def test_site_builds_without_warnings(tmp_path: Path) -> None:
     built = subprocess.run(
-        ["mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)],
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)],
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
