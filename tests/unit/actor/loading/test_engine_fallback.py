@@ -45,7 +45,7 @@ def _measured(monkeypatch: pytest.MonkeyPatch, first_s: float, challenger_s: flo
 
 @pytest.mark.parametrize(("nested", "first", "challenger"), [(False, "llvm", "onnx"), (True, "onnx", "torchscript")])
 @pytest.mark.parametrize(
-    ("first_s", "challenger_s", "is_faster"), [(1e-3, 5e-4, 1), (5e-4, 1e-3, 0), (1e-3, 0.95e-3, 0)]
+    ("call_times_s", "is_faster"), [((1e-3, 5e-4), True), ((5e-4, 1e-3), False), ((1e-3, 0.95e-3), False)]
 )
 def test_auto_takes_a_clearly_faster_engine_and_remembers_it(
     store: LocalPolicyStore,
@@ -54,12 +54,11 @@ def test_auto_takes_a_clearly_faster_engine_and_remembers_it(
     nested: bool,
     first: str,
     challenger: str,
-    first_s: float,
-    challenger_s: float,
+    call_times_s: tuple[float, float],
     is_faster: bool,
 ) -> None:
     """A nested observation contains an image, which LLVM does not support."""
-    compared = _measured(monkeypatch, first_s, challenger_s)
+    compared = _measured(monkeypatch, *call_times_s)
     engines = EngineFallback(EngineOptions("auto", batch_size=5))
     for seed in range(2):
         version = publish_seed(store, seed, onnx=True, nested=nested).version
