@@ -39,7 +39,7 @@ HALF = History(0.5)
         (Pinned(2), KNOWN, [], None, 7, 2),
     ],
 )
-def test_select_version(  # noqa: PLR0917 - the columns of the table
+def test_select_version(
     follow: Follow,
     known: list[int],
     unusable: list[int],
