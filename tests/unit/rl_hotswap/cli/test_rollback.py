@@ -132,7 +132,7 @@ def test_what_cannot_be_done_is_one_line(tmp_path: Path, capsys: pytest.CaptureF
     for arguments, said in (
         ((*where, "--to", 7), "has no version 7: its 3 versions are from 0 to 2"),
         ((*where, "--to", 2), "2 is the newest"),
-        ((*where, "--to", 1), "version 1 is signed, and actors that check refuse what is not"),
+        ((*where, "--to", 1), "version 1 is signed too"),
         ((*where, "--to", 0, "--signing-key", key_file), "the version is not signed"),
         (("--store", tmp_path / "nowhere", "--to", 0), "it has none"),
         (("--to", 0), "give either --run-dir DIR or --store DIR|URL"),
