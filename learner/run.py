@@ -14,8 +14,7 @@ from pathlib import Path
 
 from loguru import logger
 
-from learner.training.outcome import Outcome
-from learner.training.run_options import LearnerRun
+from learner.training.run_options import LearnerRun, Outcome
 from shared.errors import ConfigurationError
 from shared.process.command_line import run_command
 from shared.process.log import set_up_logging

@@ -8,8 +8,7 @@ import msgspec
 import torch
 from torch import nn
 
-from learner.export.flat_module import FlatInterface
-from learner.export.isolation import quietly
+from learner.export.flat_module import FlatInterface, quietly
 from shared.engines.aot import BUILD_KEY, LAYOUT_KEY, build_name
 from shared.engines.eager import module_tensors
 from shared.errors import ExportError

@@ -4,12 +4,18 @@ A trace or a graph keeps nothing of the rebuilding. For scripting it is written 
 types that the module has: a compiler of static types accepts no general code for it.
 """
 
+import copy
+import io
+import logging
+import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from shared.errors import ExportError
 from shared.policy.nested_values import Classes, flatten, unflatten
 from shared.policy.structure import ConstantNode, DictNode, NumberNode, RecordNode, SequenceNode, Structure, TensorNode
 
@@ -155,3 +161,24 @@ class _SourceWriter:
         self._names += 1
         self.lines.append(f"value{self._names} = {value}")
         return f"value{self._names}"
+
+
+def copy_for_export(module: nn.Module) -> nn.Module:
+    """Return a copy on the CPU, in eval mode, without gradients. Raises ExportError."""
+    try:
+        return copy.deepcopy(module).cpu().eval().requires_grad_(False)
+    except Exception as error:  # a policy's own code may raise anything
+        raise ExportError(f"the module cannot be copied: {type(error).__name__}: {error}") from error
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Suppress log lines, warnings and printed programs; the comparison with eager decides about a program."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)

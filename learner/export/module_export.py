@@ -16,12 +16,11 @@ from learner.export.export_methods import (
     ExportSubject,
     MadeProgram,
     default_methods,
+    describe_report,
     try_methods,
 )
-from learner.export.export_reports import describe_report
-from learner.export.flat_module import FlatInterface, FlatModule, flat_source
+from learner.export.flat_module import FlatInterface, FlatModule, copy_for_export, flat_source
 from learner.export.input_variations import tensors_of
-from learner.export.isolation import copy_for_export
 from learner.export.module_cases import EagerModule, ModuleCases
 from learner.export.program_checks import ATOL, Arrays, Case, ProgramChecks, perturbed, write_weights
 from shared.engines.eager import module_tensors

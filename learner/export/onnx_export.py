@@ -12,8 +12,7 @@ import torch
 from google.protobuf.message import Message  # type: ignore[import-untyped]
 from torch import nn
 
-from learner.export.flat_module import FlatInterface
-from learner.export.isolation import quietly
+from learner.export.flat_module import FlatInterface, quietly
 from shared.errors import ExportError
 from shared.policy.manifest import WEIGHTS_FILE
 from shared.policy.weights import TensorPlace

@@ -9,8 +9,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from learner.export.export_methods import ExportSubject, MadeProgram, Make, default_methods, try_methods
-from learner.export.flat_module import FlatInterface
-from learner.export.isolation import copy_for_export
+from learner.export.flat_module import FlatInterface, copy_for_export
 from learner.export.program_checks import (
     ATOL,
     EXAMPLE_ROWS,

@@ -1,16 +1,16 @@
 """Publication of weights as versions of a store, on a thread: training hands over a snapshot and continues."""
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+import msgspec
 from loguru import logger
 from torch import Tensor, nn
 
 from learner.export.policy_export import PolicyExporter
 from learner.publishing.error_throttle import ErrorThrottle
 from learner.publishing.publish_once import VersionOrigin, publish_version
-from learner.publishing.published_versions import PublishedVersions
 from learner.publishing.store_maintenance import StoreMaintenance
 from shared.engines.eager import module_tensors
 from shared.errors import StoreError
@@ -18,6 +18,23 @@ from shared.policy.manifest import TrainingProgress
 from shared.policy.signing import SigningKey
 from shared.retry import RetrySchedule
 from shared.store.policy_store import PolicyStore, Retention
+
+
+class PublishedVersions(msgspec.Struct, frozen=True):
+    """The number of versions that all learners of a run have published, and the newest of them."""
+
+    count: int = 0
+    newest: int | None = None
+
+    def and_one_more(self, version: int) -> "PublishedVersions":
+        """Return the count with ``version`` added."""
+        return PublishedVersions(self.count + 1, version)
+
+    def and_those_since(self, versions: Iterable[int]) -> "PublishedVersions":
+        """Return the count with those of ``versions`` added that are newer than the newest counted."""
+        since = [version for version in versions if self.newest is None or version > self.newest]
+        return PublishedVersions(self.count + len(since), max(since, default=self.newest))
+
 
 _MAINTENANCE_TIMEOUT_S = 2.0
 _MOST_DIGESTS = 100

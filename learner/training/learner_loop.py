@@ -15,11 +15,9 @@ from learner.ppo.learner import Learner, UpdateMetrics
 from learner.publishing.error_throttle import ErrorThrottle
 from learner.publishing.policy_publisher import PolicyPublisher
 from learner.training.checkpoint import CheckpointStore
-from learner.training.outcome import Outcome
-from learner.training.rollout_validation import find_version_fault
-from learner.training.timing import Interval, Schedule, TrainingClock
-from learner.training.training_statistics import EpisodeWindow, LoopCounters
-from shared.errors import CheckpointError
+from learner.training.run_options import Outcome
+from learner.training.training_statistics import EpisodeWindow, Interval, LoopCounters, Schedule, TrainingClock
+from shared.errors import CheckpointError, StoreError
 from shared.policy.manifest import TrainingProgress
 from shared.rollouts.rollout import Rollout
 from shared.transport.transport import RolloutReceiver
@@ -236,3 +234,21 @@ class LearnerLoop:
         self._publishing.happened(self.counters.updates, now_s)
         self._checkpointing.happened(self.counters.updates, now_s)
         logger.info("resumed at update {} after {} steps", self.counters.updates, self.counters.env_steps)
+
+
+def find_version_fault(publisher: PolicyPublisher, version: int, digest: str) -> str | None:
+    """Return why no actor can have acted with this version of this digest, or None.
+
+    Versions that the publisher does not remember are accepted if the store may have held them.
+    """
+    published = publisher.published_digest(version)
+    if published is not None:
+        return None if published == digest else f"version {version} has digest {published}, found {digest}"
+    if publisher.latest_version is not None and version <= publisher.latest_version:
+        return None  # published before this process began, or its digest was dropped
+    try:
+        newest = publisher.newest_stored_version()  # includes those of earlier learners, and one being counted
+    except StoreError as error:
+        logger.warning("cannot look up a policy version version={}: {}", version, error)
+        return None
+    return None if newest is None or version <= newest else f"version {version} was never published"

@@ -1,15 +1,19 @@
-"""Flags of a training, and their translation back into a command line. Does not import torch, so that help is fast."""
+"""Flags, signing key and exit codes of a training. The module does not import torch, so that help is fast."""
 
 import math
 from dataclasses import dataclass, field, fields, is_dataclass
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 import tyro
+from loguru import logger
 
 from learner.ppo.learner_config import LearnerConfig
 from shared.errors import ConfigurationError
+from shared.policy.signing import SigningKey
+from shared.run.run_directory import RunDirectory
 from shared.transport.addresses import check_listen_address
 
 ExtraProgram = Literal["aot", "importable"]
@@ -139,3 +143,46 @@ def _text(value: object) -> str:
 def _require_positive(name: str, value: float) -> None:
     if not value > 0:
         raise ConfigurationError(f"--{name.replace('_', '-')} must be above 0; found {value}")
+
+
+class Outcome(Enum):
+    """Reason for the end of a training; ``exit_code`` is that of the commands that train."""
+
+    def __new__(cls, sentence: str, exit_code: int) -> "Outcome":
+        member = object.__new__(cls)
+        member._value_ = sentence
+        member.exit_code = exit_code
+        return member
+
+    exit_code: int
+
+    TARGET_REACHED = ("target return reached", 0)
+    STEP_LIMIT = ("step limit reached", 0)
+    TIME_LIMIT = ("time limit reached first", 1)
+    INTERRUPTED = ("interrupted", 130)
+
+
+def signing_key_for(run: RunDirectory, path: Path | None) -> SigningKey | None:
+    """Return the key in the file ``path``, or None if the run's versions are not signed.
+
+    A run stores its public key, never the path of the private key, so a resumed run needs the path again. Raises
+    ConfigurationError if it is missing, or the key cannot be read.
+    """
+    config = run.run_config()
+    before = None if config is None else config.policy_public_key
+    if path is None:
+        if before is not None:
+            raise ConfigurationError(
+                f"name the private key again by --signing-key FILE: the versions of {run.path} are signed with "
+                f"{before}, and actors that check signatures refuse others"
+            )
+        return None
+    key = SigningKey.read(path)
+    if before is not None and before != str(key.public):
+        logger.warning(
+            "signing key changed: actors need the new public key, too run={} before={} now={}",
+            run.path,
+            before,
+            key.public,
+        )
+    return key

@@ -13,11 +13,9 @@ from learner.ppo.learner import Learner
 from learner.publishing.policy_publisher import PolicyPublisher
 from learner.training.checkpoint import CheckpointStore
 from learner.training.learner_loop import LearnerLoop, LoopHooks, LoopOptions
-from learner.training.outcome import Outcome
-from learner.training.run_options import RunOptions
-from learner.training.run_signing import signing_key_for
-from learner.training.timing import Interval
+from learner.training.run_options import Outcome, RunOptions, signing_key_for
 from learner.training.training_observer import TrainingObserver, summarise
+from learner.training.training_statistics import Interval
 from shared.engines.importable import ImportablePolicy
 from shared.errors import ConfigurationError
 from shared.policy.signing import SigningKey

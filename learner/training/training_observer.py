@@ -1,5 +1,13 @@
-"""Progress of a training for users: ``progress.json`` for the live display, and TensorBoard scalars."""
+"""Progress of a training for users: ``progress.json`` for the live display, and TensorBoard scalars.
 
+TensorBoard's own writer has a thread, which prints a traceback and ends when the disk is full. Here, a full disk raises
+OSError on the calling thread.
+"""
+
+import errno
+import io
+import os
+import socket
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -8,9 +16,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[import-untyped]
+from tensorboard.compat.proto.summary_pb2 import Summary as ScalarSummary  # type: ignore[import-untyped]
+from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignore[import-untyped]
+
 from learner.ppo.learner import UpdateMetrics
 from learner.publishing.error_throttle import ErrorThrottle
-from learner.training.scalar_file import ScalarFile
 from shared.run.progress import Phase, Progress, Summary
 from shared.run.run_directory import RunDirectory
 
@@ -137,3 +148,29 @@ class _Scalars:
         if file is not None:
             with suppress(OSError):  # logged before, or about data that is lost anyway
                 file.close()
+
+
+class ScalarFile:
+    """New file in TensorBoard's format in ``directory``. After an OSError it cannot be used further."""
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        now_unix_s = time.time()
+        name = f"events.out.tfevents.{int(now_unix_s):010d}.{socket.gethostname()}.{os.getpid()}.{time.monotonic_ns()}"
+        self._file = (directory / name).open("xb", buffering=0)
+        self._append(Event(wall_time=now_unix_s, file_version="brain.Event:2"))
+
+    def write(self, scalars: Mapping[str, float], step: int) -> None:
+        """Append one value of each scalar, at ``step``. Raises OSError."""
+        values = [ScalarSummary.Value(tag=name, simple_value=value) for name, value in scalars.items()]
+        self._append(Event(wall_time=time.time(), step=step, summary=ScalarSummary(value=values)))
+
+    def _append(self, event: Event) -> None:
+        record = io.BytesIO()
+        RecordWriter(record).write(event.SerializeToString())
+        data = record.getvalue()
+        if self._file.write(data) < len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def close(self) -> None:
+        self._file.close()

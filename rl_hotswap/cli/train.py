@@ -11,8 +11,7 @@ from rich.console import Console
 from tyro.conf import arg
 
 from learner.run import choose_run_directory
-from learner.training.run_options import LearnerRun, to_flags
-from learner.training.run_signing import signing_key_for
+from learner.training.run_options import LearnerRun, signing_key_for, to_flags
 from rl_hotswap.launcher.acting_options import ActingOptions, SingleProcessRun
 from rl_hotswap.launcher.child_process import python_module
 from rl_hotswap.launcher.live_display import open_display

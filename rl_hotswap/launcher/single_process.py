@@ -17,7 +17,7 @@ from actor.agent_options import AgentOptions, TrustOptions
 from actor.environments.environment_creation import make_environments
 from actor.rollouts.rollout_worker import RolloutOptions, RolloutWorker
 from learner.run import run_training
-from learner.training.outcome import Outcome
+from learner.training.run_options import Outcome
 from learner.training.training import Acting, train
 from rl_hotswap.launcher.acting_options import SingleProcessRun
 from shared.policy.signing import public_keys_of

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from actor.agent import Agent
-from learner.training.outcome import Outcome
+from learner.training.run_options import Outcome
 from shared.store.policy_store import LocalPolicyStore, version_name
 from tests.support.agent_policies import publish_seed
 from tests.support.learner_loops import STEPS, LoopRun
@@ -26,7 +26,6 @@ READ_THE_CLOCK = {
     # Time stamps of versions, reports, rollouts and advice.
     "learner/export/module_export.py",
     "learner/publishing/publish_once.py",
-    "learner/training/scalar_file.py",
     "learner/training/training_observer.py",
     "actor/rollouts/rollout_worker.py",
     "rl_hotswap/cli/rollback.py",
@@ -36,7 +35,7 @@ READ_THE_CLOCK = {
     "actor/versions/policy_loader.py",
     "rl_hotswap/cli/inspect.py",
     # The age of the first rollout, bounded by that of the learner.
-    "learner/training/timing.py",
+    "learner/training/training_statistics.py",
     # The age of files, in both directions, together with a lock of a live writer.
     "shared/files/small_files.py",
     "shared/store/pending_version.py",

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from learner.training.outcome import Outcome
+from learner.training.run_options import Outcome
 from shared.policy.manifest import Manifest
 from shared.store.policy_store import LocalPolicyStore
 from tests.support.captured_logs import CapturedLogs

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from learner.ppo.learner_config import LearnerConfig
-from learner.training.outcome import Outcome
+from learner.training.run_options import Outcome
 from rl_hotswap.launcher.acting_options import SingleProcessRun
 from rl_hotswap.launcher.single_process import train_in_one_process
 from shared.errors import ConfigurationError

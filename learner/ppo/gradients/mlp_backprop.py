@@ -5,15 +5,16 @@ of autograd: nothing is recorded or accumulated, and the forward pass is one com
 compile it, tanh is computed by the vectorised sigmoid, three times as fast as ``torch.tanh``.
 """
 
-from collections.abc import Callable, Iterable
+import functools
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from learner.networks.networks import SeparateCore, SharedCore
-from learner.ppo.gradients.llvm_forward import llvm_forward
-from learner.ppo.gradients.parts import cache_sized_parts
-from shared.engines.row_compiler.llvm_program import Activation
+from learner.ppo.gradients.backprop import cache_sized_parts
+from shared.engines.row_compiler.llvm_program import Activation, RowCall, compile_layers
+from shared.errors import ProgramUnsupported
 
 _MINUS_ONE = torch.tensor(-1.0)
 
@@ -125,3 +126,50 @@ def _tanh_backward_(gradient: Tensor, activated: Tensor) -> Tensor:
 
 def _relu_backward_(gradient: Tensor, activated: Tensor) -> Tensor:
     return torch.ops.aten.threshold_backward(gradient, activated, 0)  # type: ignore[no-any-return]
+
+
+_compile = functools.lru_cache(maxsize=16)(compile_layers)
+_FIRST_ROOM = 1024  # rows: enough for most minibatches, and enough to get the code for long calls
+
+
+class LlvmForward:
+    """Layers ``weights[i]`` [out, in] and ``biases[i]`` [out] with ``activation`` between them.
+
+    The tensors are float32, on the CPU, and never move in memory; their values may change between calls.
+    """
+
+    def __init__(
+        self, weights: Sequence[Tensor], biases: Sequence[Tensor], activation: Activation, *, keep_hidden: bool
+    ) -> None:
+        """``keep_hidden`` returns the hidden activations, too. Raises ProgramUnsupported if a layer is too large."""
+        self._weights = {f"{i}.weight": weight.numpy() for i, weight in enumerate(weights)}
+        self._weights |= {f"{i}.bias": bias.numpy() for i, bias in enumerate(biases)}
+        shapes = tuple((int(weight.shape[0]), int(weight.shape[1])) for weight in weights)
+        self._compiled = _compile(shapes, activation, keep=keep_hidden)
+        self._block = self._compiled.make_block()
+        self._call = RowCall(self._compiled, self._block, _FIRST_ROOM)
+
+    def __call__(self, x: Tensor) -> list[Tensor]:
+        """Return the hidden activations, if kept, then the output ``[N, out]`` of ``x`` ``[N, in]``.
+
+        The next call overwrites these tensors.
+        """
+        rows = len(x)
+        if rows > self._call.room:
+            self._call = RowCall(self._compiled, self._block, rows)
+        call = self._call
+        call.use(rows)
+        call.inputs[0][...] = x.numpy()
+        self._compiled.pack(self._weights, self._block)
+        call.run(call.table)
+        return [torch.from_numpy(output) for output in call.outputs]
+
+
+def llvm_forward(
+    weights: Sequence[Tensor], biases: Sequence[Tensor], activation: Activation, *, keep_hidden: bool
+) -> LlvmForward | None:
+    """Return an ``LlvmForward``, or None if LLVM does not compile layers of these sizes."""
+    try:
+        return LlvmForward(weights, biases, activation, keep_hidden=keep_hidden)
+    except ProgramUnsupported:
+        return None

@@ -128,7 +128,7 @@ def prepare_versions(
 def _onnx_files(policy: "ActingPolicy") -> _MakeFiles:
     import torch
 
-    from learner.export.isolation import copy_for_export
+    from learner.export.flat_module import copy_for_export
     from learner.export.onnx_export import export_onnx
     from learner.export.policy_export import policy_interface
     from learner.export.program_checks import EXAMPLE_ROWS

@@ -7,10 +7,12 @@ import msgspec
 import pytest
 import torch
 
-from learner.training.outcome import Outcome
-from learner.training.timing import Interval
+from learner.training.learner_loop import find_version_fault
+from learner.training.run_options import Outcome
+from learner.training.training_statistics import Interval
 from shared.errors import CheckpointError
 from shared.rollouts.rollout import EpisodeEnds, Rollout
+from shared.store.policy_store import LocalPolicyStore
 from shared.store.version_files import version_name
 from shared.transport.in_process import InProcessSender
 from tests.support.learner_loops import STEPS, LoopRun, rollout
@@ -261,4 +263,27 @@ def test_without_a_checkpoint_there_is_nothing_to_resume(tmp_path: Path) -> None
     run = LoopRun(tmp_path)
     with pytest.raises(CheckpointError, match="holds no checkpoint"):
         run.loop.resume()
+    run.publisher.close()
+
+
+def test_unpublished_versions_and_wrong_digests_are_faults(tmp_path: Path) -> None:
+    store = LocalPolicyStore(tmp_path / "policies", fsync=False)
+    before = LoopRun(tmp_path, store=store)
+    before.loop.publish()
+    before.publisher.close()
+    run = LoopRun(tmp_path, store=store)
+    old = store.open(0).manifest.digest
+
+    def fault(version: int, digest: str) -> str:
+        return find_version_fault(run.publisher, version, digest) or ""
+
+    assert not fault(0, old)  # an earlier learner published it
+    assert "never published" in fault(1, old)
+    run.loop.learner.policy.value_scale.fill_(2.0)
+    run.loop.publish()
+    new = store.open(1).manifest.digest
+    assert not fault(0, old)
+    assert not fault(1, new)
+    assert "has digest" in fault(1, old)
+    assert "never published" in fault(2, new)
     run.publisher.close()

@@ -1,5 +1,7 @@
 """Every accelerator gives the outputs and gradients of the reference, autograd, within rounding."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,14 +10,17 @@ from torch import Tensor
 
 from learner.networks.acting_policy import ActingPolicy
 from learner.networks.network_config import Activation, NetworkConfig
-from learner.ppo.gradients import llvm_forward
-from learner.ppo.gradients.accelerate import accelerate
+from learner.ppo.gradients import mlp_backprop
+from learner.ppo.gradients.accelerate import accelerate, torch_compile_function
 from learner.ppo.gradients.backprop import AutogradBackprop, Backprop, RowReference, SequenceReference
 from learner.ppo.gradients.flat_parameters import FlatParameters
 from learner.ppo.gradients.lstm_backprop import LstmBackprop
 from learner.ppo.gradients.mlp_backprop import SeparateCoreBackprop, SharedCoreBackprop
+from learner.ppo.learner import Learner
+from learner.ppo.learner_config import LearnerConfig
 from shared.engines.row_compiler import llvm_program
 from shared.policy.spaces import action_spec, observation_leaves
+from tests.support.acted_rollouts import act_rollout
 from tests.support.captured_logs import CapturedLogs
 
 _VECTOR = spaces.Box(-1, 1, (5,), np.float32)
@@ -59,7 +64,7 @@ def test_rows(
 ) -> None:
     if not compiled:
         monkeypatch.setattr(llvm_program, "_MOST_IN_MATRIX", 0)
-        llvm_forward._compile.cache_clear()
+        mlp_backprop._compile.cache_clear()
     policy, parameters = _policy(NetworkConfig(hidden_sizes=hidden_sizes, activation=activation, shared_trunk=shared))
     reference = RowReference(policy)
     found = accelerate(reference, parameters)
@@ -121,3 +126,60 @@ def test_networks_with_a_learned_encoder_are_left_to_autograd(kind: str) -> None
     policy, parameters = _policy(NetworkConfig(kind, (8,)), _IMAGE)  # type: ignore[arg-type]
     reference = RowReference(policy) if kind == "mlp" else SequenceReference(policy)
     assert type(accelerate(reference, parameters)) is AutogradBackprop
+
+
+_CONFIG = LearnerConfig(hidden_sizes=(8,), epochs=1, minibatch_size=7)
+
+
+def learner_of(observation: spaces.Space[object], config: LearnerConfig) -> Learner:
+    return Learner(observation_leaves(observation), action_spec(spaces.Discrete(3)), config)
+
+
+@pytest.mark.parametrize(
+    ("network", "reason"),
+    [
+        ("mlp", "the gradients of this network are written out"),
+        ("lstm", "sequences are cut where episodes end"),
+        ("gru", "sequences are cut where episodes end"),
+    ],
+)
+def test_networks_that_are_not_compiled_log_the_reason_and_train(
+    captured_logs: CapturedLogs, network: str, reason: str
+) -> None:
+    space = spaces.Box(-1, 1, (3,), np.float32)
+    learner = learner_of(space, replace(_CONFIG, network=network, compile=True))  # type: ignore[arg-type]
+    (line,) = captured_logs.messages("INFO")
+    assert line.startswith(f"the update is not compiled: {reason}")
+    assert learner.update([act_rollout(learner.policy)]).gradient_steps > 0
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_functions_that_do_not_compile_are_used_uncompiled(captured_logs: CapturedLogs) -> None:
+    weight = torch.ones(2, requires_grad=True)
+
+    def refuses_to_be_compiled(inputs: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        if torch.compiler.is_compiling():
+            raise ValueError("no compiler here")
+        return inputs[0] * weight, inputs[0].sum(-1)
+
+    assert torch_compile_function(refuses_to_be_compiled, [weight], [torch.ones(4, 2)]) is refuses_to_be_compiled
+    (line,) = captured_logs.messages("INFO")
+    assert line.startswith("the update is not compiled: ")
+    assert "\n" not in line
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_functions_that_compile_to_something_else_are_used_uncompiled(
+    captured_logs: CapturedLogs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weight = torch.ones(2, requires_grad=True)
+
+    def function(inputs: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        return inputs[0] * weight, inputs[0].sum(-1)
+
+    def wrong(inputs: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        return inputs[0] * weight * 1.01, inputs[0].sum(-1)
+
+    monkeypatch.setattr(torch, "compile", lambda _function, *, fullgraph: wrong)
+    assert torch_compile_function(function, [weight], [torch.ones(4, 2)]) is function
+    assert "does not give the same" in captured_logs.messages("INFO")[0]

@@ -5,10 +5,10 @@ import pytest
 from gymnasium import spaces
 
 from learner.ppo.batch import join_rollouts
-from learner.ppo.feed_forward import FeedForwardTraining
-from learner.ppo.gradients import parts
+from learner.ppo.gradients import backprop
 from learner.ppo.learner import Learner
 from learner.ppo.learner_config import LearnerConfig
+from learner.ppo.policy_training import FeedForwardTraining
 from shared.engines.row_compiler import llvm_program
 from shared.policy.spaces import action_spec, observation_leaves
 from tests.support.acted_rollouts import act_rollout
@@ -29,6 +29,6 @@ def test_an_estimate_in_parts_is_that_of_the_whole(
     assert isinstance(training, FeedForwardTraining)
     batch = join_rollouts([act_rollout(learner.policy, seed=seed) for seed in range(2)])
     whole = training.estimate(batch)
-    monkeypatch.setattr(parts, "_CACHE_ROWS", 4)
+    monkeypatch.setattr(backprop, "_CACHE_ROWS", 4)
     for found, expected in zip(training.estimate(batch), whole, strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)

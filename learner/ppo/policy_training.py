@@ -1,0 +1,206 @@
+"""The two ways to train: on random steps with feed-forward networks, on sequences with recurrent networks."""
+
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from learner.networks.acting_policy import ActingPolicy
+from learner.networks.distributions import mask_logits
+from learner.ppo.batch import Batch, to_tensor
+from learner.ppo.gradients.accelerate import accelerate
+from learner.ppo.gradients.backprop import Backprop, RowReference, SequenceReference, split_evenly
+from learner.ppo.gradients.flat_parameters import FlatParameters
+
+Floats = npt.NDArray[np.float32]
+
+
+class Estimate(NamedTuple):
+    """Outputs of the policy for a batch before the update: float32 ``[T, B]``, ``[T + 1, B]`` and ``[K]``.
+
+    ``log_prob`` is of the actions taken. Values are in the unit that they are learned in.
+    """
+
+    log_prob: Floats
+    value: Floats
+    final_value: Floats
+
+
+class Targets(NamedTuple):
+    """Data of the losses, computed once for each batch; float32 ``[T, B]``."""
+
+    behaviour_log_prob: Floats
+    advantage: Floats
+    target: Floats
+    old_value: Floats
+
+
+class Minibatch(NamedTuple):
+    """Data of one gradient step, N rows each. ``weight`` is the share of each row in the loss; it sums to 1."""
+
+    inputs: list[Tensor]
+    action: Tensor
+    action_mask: Tensor | None
+    behaviour_log_prob: Tensor
+    advantage: Tensor
+    target: Tensor
+    old_value: Tensor
+    weight: Tensor | float
+
+
+class PolicyTraining(Protocol):
+    """Training of one kind of network: turns batches into minibatches."""
+
+    @property
+    def backprop(self) -> Backprop:
+        """Passes of the network."""
+        ...
+
+    def estimate(self, batch: Batch) -> Estimate:
+        """Evaluate the policy over ``batch``, which the next calls refer to."""
+        ...
+
+    def set_targets(self, targets: Targets) -> None:
+        """Set the targets of the batch."""
+        ...
+
+    def epoch(self, minibatch_size: int, generator: torch.Generator) -> Iterator[Minibatch]:
+        """Yield all valid steps of the batch in random order, in minibatches of nearly equal size."""
+        ...
+
+
+class FeedForwardTraining:
+    """A ``PolicyTraining`` for ``SharedCore`` and ``SeparateCore``."""
+
+    def __init__(self, policy: ActingPolicy, parameters: FlatParameters, *, torch_compile: bool) -> None:
+        self._policy = policy
+        self._reference = RowReference(policy)
+        self.backprop = accelerate(self._reference, parameters, torch_compile=torch_compile)
+        self._inputs: list[Tensor] = []
+        self._action = self._valid = torch.empty(0)
+        self._mask: Tensor | None = None
+        self._rows: list[Tensor] = []
+
+    def estimate(self, batch: Batch) -> Estimate:
+        n_steps, n_values = batch.length * batch.width, (batch.length + 1) * batch.width
+        observation = [
+            to_tensor(np.concatenate([leaf.reshape(n_values, *leaf.shape[2:]), final]))
+            for leaf, final in zip(batch.observation, batch.final_observation, strict=True)
+        ]
+        inputs = self._reference.encode_once(observation)
+        head, value = self.backprop.evaluate(inputs)
+
+        self._inputs = [tensor[:n_steps] for tensor in inputs]
+        self._action = to_tensor(batch.action).flatten(0, 1)
+        self._mask = None if batch.action_mask is None else to_tensor(batch.action_mask).flatten(0, 1)
+        self._valid = to_tensor(batch.valid).flatten()
+        head = head[:n_steps]
+        if self._mask is not None:
+            head = mask_logits(head, self._mask)
+        log_prob = self._policy.distribution.log_prob(self._policy.distribution.terms_of_many(head), self._action)
+        return Estimate(
+            log_prob.reshape(batch.length, batch.width).numpy(),
+            value[:n_values].reshape(batch.length + 1, batch.width).numpy(),
+            value[n_values:].numpy(),
+        )
+
+    def set_targets(self, targets: Targets) -> None:
+        rows = [*self._inputs, self._action, *(to_tensor(array).flatten() for array in targets)]
+        if self._mask is not None:
+            rows.append(self._mask)
+        if not self._valid.all():
+            index = self._valid.nonzero().squeeze(-1)
+            rows = [tensor.index_select(0, index) for tensor in rows]
+        self._rows = rows
+
+    def epoch(self, minibatch_size: int, generator: torch.Generator) -> Iterator[Minibatch]:
+        total = len(self._rows[0])
+        order = torch.randperm(total, generator=generator)
+        # Shuffled once, a minibatch is a slice of each tensor.
+        shuffled = [tensor.index_select(0, order) for tensor in self._rows]
+        n = len(self._inputs)
+        for begin, end in split_evenly(total, minibatch_size):
+            part = [tensor[begin:end] for tensor in shuffled]
+            action, behaviour_log_prob, advantage, target, old_value, *mask = part[n:]
+            yield Minibatch(
+                inputs=part[:n],
+                action=action,
+                action_mask=mask[0] if mask else None,
+                behaviour_log_prob=behaviour_log_prob,
+                advantage=advantage,
+                target=target,
+                old_value=old_value,
+                weight=1.0 / (end - begin),
+            )
+
+
+class RecurrentTraining:
+    """A ``PolicyTraining`` for ``RecurrentCore``. A minibatch's ``inputs`` are those of ``SequenceReference.run``."""
+
+    def __init__(self, policy: ActingPolicy, parameters: FlatParameters, *, torch_compile: bool) -> None:
+        self._policy = policy
+        self._n_states = len(policy.signature.state)
+        self._reference = SequenceReference(policy)
+        self.backprop = accelerate(self._reference, parameters, torch_compile=torch_compile)
+        self._inputs: list[Tensor] = []
+        self._columns: list[Tensor] = []
+        self._mask: Tensor | None = None
+
+    def estimate(self, batch: Batch) -> Estimate:
+        observation = self._reference.encode_once([to_tensor(leaf) for leaf in batch.observation])
+        state = [to_tensor(leaf) for leaf in batch.state]
+        keeps = (~to_tensor(batch.begins_episode)).unsqueeze(-1).float()
+        states = self._reference.states(state, keeps, observation)
+        head, value = self._reference.heads(states[0])
+
+        self._inputs = [*state, keeps[:-1], *(leaf[:-1] for leaf in observation)]
+        self._mask = None if batch.action_mask is None else to_tensor(batch.action_mask)
+        action = to_tensor(batch.action)
+        self._columns = [action, to_tensor(batch.valid)]
+        head = head[:-1].flatten(0, 1)
+        if self._mask is not None:
+            head = mask_logits(head, self._mask.flatten(0, 1))
+        terms = self._policy.distribution.terms_of_many(head)
+        log_prob = self._policy.distribution.log_prob(terms, action.flatten(0, 1))
+        final_value = self._final_value(batch, states)
+        return Estimate(
+            log_prob.reshape(batch.length, batch.width).numpy(), value.contiguous().numpy(), final_value.numpy()
+        )
+
+    def _final_value(self, batch: Batch, states: list[Tensor]) -> Tensor:
+        """Return the values ``[K]`` of final observations, each with the state after the step that led to it."""
+        t, b = to_tensor(batch.final_index).long().unbind(1)
+        features = self._policy.encoder([to_tensor(leaf) for leaf in batch.final_observation])
+        _, value, _ = self._policy.core(features, [leaf[t, b] for leaf in states])
+        final_value: Tensor = value
+        return final_value
+
+    def set_targets(self, targets: Targets) -> None:
+        action, valid, *_ = self._columns
+        self._columns = [action, valid, *(to_tensor(array) for array in targets)]
+
+    def epoch(self, minibatch_size: int, generator: torch.Generator) -> Iterator[Minibatch]:
+        length, width = self._columns[0].shape[:2]
+        order = torch.randperm(width, generator=generator)
+        for begin, end in split_evenly(width, max(1, minibatch_size // length)):
+            chosen = order[begin:end]
+            columns = [column.index_select(1, chosen).flatten(0, 1) for column in self._columns]
+            action, valid, behaviour_log_prob, advantage, target, old_value = columns
+            if not valid.any():
+                continue
+            state = [leaf.index_select(0, chosen) for leaf in self._inputs[: self._n_states]]
+            sequences = [leaf.index_select(1, chosen) for leaf in self._inputs[self._n_states :]]
+            mask = None if self._mask is None else self._mask.index_select(1, chosen).flatten(0, 1)
+            yield Minibatch(
+                inputs=[*state, *sequences],
+                action=action,
+                action_mask=mask,
+                behaviour_log_prob=behaviour_log_prob,
+                advantage=advantage,
+                target=target,
+                old_value=old_value,
+                weight=valid.float() / valid.sum(),
+            )
