@@ -5,8 +5,7 @@ import sys
 from actor.agent_options import AgentOptions
 from actor.loading.engine_fallback import EngineFallback
 from actor.loading.engine_loader import EngineOptions
-from actor.sandbox.program_sandbox import ProgramSandbox
-from actor.sandbox.sandbox_cache import SandboxCache
+from actor.sandbox.program_sandbox import ProgramSandbox, SandboxCache
 from actor.versions.policy_loader import PolicyLoader
 from actor.versions.policy_manager import PolicyManager
 from actor.versions.quarantine_cache import QuarantineCache

@@ -1,15 +1,16 @@
 """Exported modules, called with the same nested arguments as the original module."""
 
+import dataclasses
+import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from actor.acting.record_classes import trusted_classes
 from actor.loading.engine_choice import FIXED_ORDER
-from actor.verification.module_verifier import ModuleVerifier
+from actor.verification.probe_verifier import ModuleVerifier
 from shared.engines.engine import Engine, EngineChoice, EngineKind
 from shared.engines.load import PROGRAM_OF, load_program
 from shared.errors import PolicyLoadError, ProgramError, ProgramUnsupported
@@ -17,7 +18,7 @@ from shared.policy.manifest import Manifest
 from shared.policy.module_signature import ArgumentSpec, ModuleSignature
 from shared.policy.nested_values import flatten, unflatten
 from shared.policy.signing import PublicKey, public_keys_of
-from shared.policy.structure import DictNode, SequenceNode, TensorNode
+from shared.policy.structure import DictNode, RecordNode, SequenceNode, Structure, TensorNode
 from shared.store.authenticity import Authenticity
 from shared.store.policy_store import open_version_directory
 
@@ -95,7 +96,7 @@ def load_policy(
     Authenticity(public_keys_of(public_key)).check(files)
     manifest = files.manifest
     signature = manifest.module if isinstance(manifest.module, ModuleSignature) else _as_module(manifest)
-    classes = trusted_classes((signature.arguments, signature.result), trusted_modules)
+    classes = _trusted_classes((signature.arguments, signature.result), trusted_modules)
     errors: dict[str, Exception] = {}
     verifier = ModuleVerifier(files, signature)
     for kind in _order(engine, manifest, trust_native, trusted_modules):
@@ -143,3 +144,46 @@ def _array(leaf: Any) -> np.ndarray:
         return np.ascontiguousarray(leaf) if leaf.ndim else leaf
     array: np.ndarray = leaf.detach().cpu().contiguous().numpy()
     return array
+
+
+def _trusted_classes(structures: Iterable[Structure], trusted_prefixes: Sequence[str]) -> dict[str, type[Any]]:
+    """Return the classes of all records in trusted modules, by their paths.
+
+    A prefix ``a.b`` allows the modules ``a.b`` and ``a.b.*``. Classes that are not allowed, are missing or have other
+    fields are left out; an equivalent class replaces them.
+    """
+    classes = {}
+    for record in (record for structure in structures for record in _records(structure)):
+        module, _, name = record.class_path.partition(":")
+        if any(module == prefix or module.startswith(f"{prefix}.") for prefix in trusted_prefixes if prefix):
+            found = _find(module, name)
+            if _is(found, record):
+                classes[record.class_path] = found
+    return classes
+
+
+def _find(module: str, name: str) -> Any:
+    try:
+        found: Any = importlib.import_module(module)
+        for part in name.split("."):
+            found = getattr(found, part)
+    except Exception:  # noqa: BLE001 - importing runs the module's own code
+        return None
+    return found
+
+
+def _is(found: Any, record: RecordNode) -> bool:
+    """Return True when ``found`` is a class with the path, kind and fields of ``record``."""
+    if not isinstance(found, type) or f"{found.__module__}:{found.__qualname__}" != record.class_path:
+        return False
+    if record.kind == "named_tuple":
+        return issubclass(found, tuple) and getattr(found, "_fields", None) == record.fields
+    return dataclasses.is_dataclass(found) and tuple(f.name for f in dataclasses.fields(found)) == record.fields
+
+
+def _records(structure: Structure) -> Iterator[RecordNode]:
+    if isinstance(structure, RecordNode):
+        yield structure
+    if isinstance(structure, RecordNode | SequenceNode | DictNode):
+        for item in structure.items:
+            yield from _records(item)

@@ -5,9 +5,15 @@ import time
 from collections.abc import Iterator
 
 from actor.loading.engine_choice import CHALLENGERS, is_clearly_faster, is_worth_measuring, median_call_s, order_of
-from actor.loading.engine_loader import EngineLoader, EngineOptions, NamedEngine, VersionMaterial
+from actor.loading.engine_loader import (
+    EngineLoader,
+    EngineOptions,
+    NamedEngine,
+    TakeSpare,
+    VersionMaterial,
+    WeightPreloader,
+)
 from actor.loading.loaded_policy import LoadedPolicy, LoadResult
-from actor.loading.weight_preloading import TakeSpare, WeightPreloader
 from actor.sandbox.program_sandbox import ProgramSandbox
 from actor.verification.probe_verifier import ProbeVerifier
 from actor.verification.version_checks import check_memory, check_same_spaces, check_signature, is_out_of_memory

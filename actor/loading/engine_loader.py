@@ -1,12 +1,12 @@
-"""Makes one engine of a version: a spare engine with new weights, or the program loaded as a whole."""
+"""The making of one engine of a version: a spare engine with new weights, or the program loaded as a whole."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from loguru import logger
 
-from actor.loading.weight_preloading import TakeSpare, WeightPreloader
 from actor.sandbox.program_sandbox import ProgramSandbox
 from actor.verification.probe_verifier import ProbeVerifier
 from shared.engines.engine import Engine, EngineChoice, EngineKind
@@ -16,6 +16,7 @@ from shared.files.buffer_pool import Data
 from shared.policy.manifest import Manifest, ProgramEntry
 from shared.policy.program_digest import program_digest
 from shared.policy.signature import PolicySignature
+from shared.policy.weights import decode_weights
 from shared.store.policy_store import VersionFiles
 
 if TYPE_CHECKING:
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 NamedEngine = tuple[Engine, str]
 """A verified engine and its name: its kind, or ``script``, ``trace`` or ``eager`` for an importable policy."""
+
+TakeSpare = Callable[[EngineKind, str], Engine | None]
+"""Returns an engine of the program with this digest whose weights may be overwritten, or None."""
 
 # The first calls after a load are slow: TorchScript profiles, ONNX Runtime sizes its arena. The probe makes two calls.
 _WARM_UP_CALLS = 3
@@ -46,6 +50,52 @@ class EngineOptions:
     measure: bool = True
     values: bool = False
     signature: PolicySignature | None = None
+
+
+class _Preloaded(NamedTuple):
+    data: Data
+    weights: Mapping[str, np.ndarray]
+    engine: Engine | None
+
+
+class WeightPreloader:
+    """Holds one version's weights, and an engine of ``first`` (a kind and a program's digest) that has them.
+
+    A spare engine receives the weights while another thread still hashes their bytes: for a large network hashing takes
+    about as long as making an ONNX session. The engine is handed over only if its bytes are the verified ones.
+    """
+
+    def __init__(self, first: tuple[EngineKind, str] | None, take_spare: TakeSpare) -> None:
+        self._first = first
+        self._take_spare = take_spare
+        self._preloaded: _Preloaded | None = None
+        self._engine: Engine | None = None
+
+    def preload(self, unverified: Data) -> None:
+        """Load the weights in ``unverified`` into a spare engine, if there is one. Never raises."""
+        try:
+            weights = decode_weights(unverified)
+            engine = None if self._first is None else self._take_spare(*self._first)
+            if engine is not None:
+                engine.load_weights(weights)
+            self._preloaded = _Preloaded(unverified, weights, engine)
+        except Exception as error:  # noqa: BLE001 - if the bytes are right, the load raises it again
+            logger.debug("weights not preloaded error={}: {}", type(error).__name__, error)
+
+    def weights(self, verified: Data) -> Mapping[str, np.ndarray]:
+        """Return the tensors in ``verified``; drop what was preloaded from other bytes. Raises WeightsError."""
+        preloaded, self._preloaded = self._preloaded, None
+        if preloaded is None or preloaded.data is not verified:
+            return decode_weights(verified)
+        self._engine = preloaded.engine
+        return preloaded.weights
+
+    def take(self, kind: EngineKind, program_digest: str) -> Engine | None:
+        """Return the engine of that program that has ``weights``, once; None if there is none."""
+        if self._engine is None or (kind, program_digest) != self._first:
+            return None
+        engine, self._engine = self._engine, None
+        return engine
 
 
 @dataclass

@@ -5,20 +5,25 @@ digest, in memory and in a cache that later actors read. Importable policies are
 and the user trusts its module by name.
 """
 
+import platform
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import msgspec
 
 import shared.errors
-from actor.sandbox.sandbox_cache import SandboxCache
 from actor.sandbox.sandbox_client import SandboxClient, SandboxEnded
 from actor.sandbox.sandbox_process import SandboxReply, SandboxRequest
 from actor.verification.version_checks import is_out_of_memory
 from shared.engines.engine import EngineKind
 from shared.errors import PermanentLoadError, ProgramError, TransientLoadError
+from shared.files.small_files import forget_oldest, write_whole
 
-_SANDBOXED_KINDS: tuple[EngineKind, ...] = ("llvm", "onnx", "torchscript", "aot")
+_LIBRARIES: dict[EngineKind, str] = {"llvm": "llvmlite", "onnx": "onnxruntime", "torchscript": "torch", "aot": "torch"}
+_MOST_RECORDS = 1000
 _BYTES_PER_S = 20 * 2**20
 
 
@@ -37,6 +42,47 @@ class SandboxLimits:
     memory_bytes: int = 2 * 2**30
     times_slower: float = 50.0
     call_s: float = 5e-4
+
+
+class _Record(msgspec.Struct, frozen=True):
+    """A record counts only for the library version and the machine that it names; ``call_s`` is the fastest call."""
+
+    call_s: float
+    library: str
+    machine: str
+
+
+class SandboxCache:
+    """One small file for each engine, program and batch size in ``directory``; only its user should be able to write.
+
+    Errors of the disk are ignored: a program without a readable record runs in the sandbox again.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def call_s(self, kind: EngineKind, program_digest: str, batch_size: int) -> float | None:
+        """Return the seconds of a call when the program passed, or None without a record that counts here."""
+        with suppress(OSError, msgspec.DecodeError):
+            data = (self._directory / _name(kind, program_digest, batch_size)).read_bytes()
+            record = msgspec.json.decode(data, type=_Record)
+            if record == _record(kind, record.call_s):
+                return record.call_s
+        return None
+
+    def knows_any(self, kind: EngineKind) -> bool:
+        """Return True when any program of ``kind`` has a record."""
+        with suppress(OSError):
+            return next(self._directory.glob(f"{kind}-*"), None) is not None
+        return False
+
+    def add(self, kind: EngineKind, program_digest: str, batch_size: int, call_s: float) -> None:
+        """Record that a program passed, and delete the oldest of more than 1000 records."""
+        with suppress(OSError):
+            self._directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            data = msgspec.json.encode(_record(kind, call_s))
+            write_whole(self._directory, _name(kind, program_digest, batch_size), data)
+            forget_oldest(self._directory, _MOST_RECORDS)
 
 
 class ProgramSandbox:
@@ -59,12 +105,12 @@ class ProgramSandbox:
         """Start the process, which imports the library of ``kind``. Raise TransientLoadError if that fails."""
         if self._client is not None and self._client.is_gone:
             self.close()  # it ended between two programs
-        if self._client is None and kind in _SANDBOXED_KINDS:
+        if self._client is None and kind in _LIBRARIES:
             self._client = SandboxClient(kind)
 
     def has_passed(self, kind: EngineKind, program_digest: str) -> bool:
         """Return True when the program passed before, or is of a kind that needs no sandbox."""
-        if kind not in _SANDBOXED_KINDS or (kind, program_digest) in self._passed:
+        if kind not in _LIBRARIES or (kind, program_digest) in self._passed:
             return True
         call_s = None if self._cache is None else self._cache.call_s(kind, program_digest, self._batch_size)
         if call_s is not None:
@@ -132,3 +178,16 @@ def _as_raised(reply: SandboxReply, memory_bytes: int) -> Exception:
     if isinstance(kind, type) and issubclass(kind, PermanentLoadError):
         return kind(reply.message)
     return ProgramError(f"{reply.error}: {reply.message}")
+
+
+def _name(kind: EngineKind, program_digest: str, batch_size: int) -> str:
+    return f"{kind}-{program_digest}-{batch_size}.json"
+
+
+def _record(kind: EngineKind, call_s: float) -> _Record:
+    library = _LIBRARIES[kind]
+    try:
+        installed = version(library)
+    except PackageNotFoundError:
+        installed = "?"
+    return _Record(call_s, f"{library} {installed}", f"{platform.node()} {platform.machine()}")

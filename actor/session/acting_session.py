@@ -19,9 +19,8 @@ from actor.rollouts.rollout_worker import RolloutOptions, RolloutWorker
 from actor.sandbox.program_sandbox import SandboxLimits
 from actor.session.actor_settings import ActorSettings
 from actor.session.policy_source import PolicySource, find_source
+from actor.session.process_state import StopSignal, short_switch_interval
 from actor.session.session_report import SessionReport, print_line, print_nothing
-from actor.session.stop_signal import StopSignal
-from actor.session.switch_interval import short_switch_interval
 from actor.versions.version_selection import Follow, History, Newest, check_canary, parse_follow
 from shared.errors import ConfigurationError
 from shared.policy.signing import PublicKey, public_keys_of

@@ -1,12 +1,20 @@
-"""The verifier that compares an engine with its version's probe: golden inputs and the learner's outputs for them."""
+"""Verifiers that compare an engine with its version's probe: golden inputs and the learner's outputs for them."""
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from shared.errors import ManifestError
+from shared.engines.engine import Engine
+from shared.errors import ManifestError, PolicyOutputError, ProgramError
 from shared.policy.manifest import Manifest
-from shared.policy.probe import Probe, compare
+from shared.policy.module_signature import ModuleSignature
+from shared.policy.probe import Probe, compare, compare_outputs, decode_probe
+
+if TYPE_CHECKING:
+    from shared.store.policy_store import VersionFiles
+
+_MODULE_CALLS = 3
 
 
 class ProbeVerifier:
@@ -41,6 +49,27 @@ class ProbeVerifier:
         atol, rtol = self._tolerance.atol, self._tolerance.rtol
         cases = (self._in_use,) if self._covers_all else (self._as_made, self._in_use)
         return max(compare(outputs, run(inputs), self._signature, atol, rtol) for inputs, outputs in cases)
+
+
+class ModuleVerifier:
+    """Compares engines of an exported module, or of a policy called as one, with the version's probe."""
+
+    def __init__(self, files: "VersionFiles", signature: ModuleSignature) -> None:
+        manifest = files.manifest
+        data = files.read(manifest.probe.file)
+        is_module = isinstance(manifest.module, ModuleSignature)
+        self._probe = decode_probe(data, signature if is_module else manifest.signature)
+        self._names = [spec.name for spec in signature.outputs]
+        self._tolerance = (manifest.probe.atol, manifest.probe.rtol)
+
+    def verify(self, engine: Engine) -> None:
+        """Raise ProbeMismatch or ProgramError unless ``engine`` reproduces the probe; the engine is warm afterwards."""
+        for _ in range(_MODULE_CALLS):
+            try:
+                found = engine.run(self._probe.inputs)
+            except PolicyOutputError as error:
+                raise ProgramError(str(error)) from error
+            compare_outputs(self._names, self._probe.outputs, found, *self._tolerance)
 
 
 def _rows(arrays: Sequence[np.ndarray], row: np.ndarray) -> tuple[np.ndarray, ...]:

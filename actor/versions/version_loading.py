@@ -3,8 +3,8 @@
 import time
 
 from actor.loading.engine_fallback import EngineFallback
+from actor.loading.engine_loader import TakeSpare
 from actor.loading.loaded_policy import LoadedPolicy
-from actor.loading.weight_preloading import TakeSpare
 from actor.versions.quarantine_reporter import QuarantineReporter
 from actor.versions.reports import Reports
 from actor.versions.store_listing import StoreListing

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from loguru import logger
 
-from actor.watching.directory_events import DirectoryEvents, watch_directory
-from actor.watching.file_systems import reports_all_changes, shared_file_system
+from actor.watching.directory_events import DirectoryEvents, reports_all_changes, shared_file_system, watch_directory
 from actor.watching.wake_up import WakeUp
 from shared.errors import StoreUnavailable
 from shared.store.policy_store import PolicyStore, parse_version_name

@@ -13,8 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from actor.verification.module_verifier import ModuleVerifier
-from actor.verification.probe_verifier import ProbeVerifier
+from actor.verification.probe_verifier import ModuleVerifier, ProbeVerifier
 from actor.verification.version_checks import check_signature
 from actor.versions.staleness import describe_age
 from shared.engines.engine import Engine, EngineKind

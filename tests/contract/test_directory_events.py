@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from actor.watching.directory_events import DirectoryEvents, watch_directory
-from actor.watching.inotify_events import InotifyEvents
+from actor.watching.directory_events import DirectoryEvents, InotifyEvents, watch_directory
 from actor.watching.observer_events import ObserverEvents
 from actor.watching.wake_up import WakeUp
 from tests.support.waiting import until

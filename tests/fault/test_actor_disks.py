@@ -14,7 +14,7 @@ from actor.agent import Agent
 from actor.agent_options import AgentOptions
 from actor.rollouts.episodes import FinishedEpisode
 from actor.session.session_report import EpisodeLog
-from actor.watching.file_systems import file_system_type, reports_all_changes, shared_file_system
+from actor.watching.directory_events import file_system_type, reports_all_changes, shared_file_system
 from actor.watching.policy_watcher import PolicyWatcher
 from actor.watching.wake_up import WakeUp
 from shared.store.policy_store import LocalPolicyStore

@@ -75,7 +75,7 @@ ONE_SIDED = {
 LIBRARIES = {
     "zmq": {"shared/transport/"},
     "watchdog": {"actor/watching/observer_events.py"},
-    "inotify_simple": {"actor/watching/inotify_events.py"},
+    "inotify_simple": {"actor/watching/directory_events.py"},
     # TorchScript is deprecated upstream: one engine and one folder can replace it.
     "torch.jit": {"shared/scripting/", "shared/engines/torchscript.py", "scripts/benchmarks/"},
     "llvmlite": {"shared/engines/row_compiler/"},

@@ -12,7 +12,7 @@ from actor.agent import Agent
 from actor.agent_options import AgentOptions
 from actor.environments.environment_creation import make_environments
 from actor.rollouts.rollout_worker import RolloutOptions, RolloutWorker
-from actor.session.switch_interval import short_switch_interval
+from actor.session.process_state import short_switch_interval
 from learner.networks.acting_policy import ActingPolicy
 from learner.networks.network_config import NetworkConfig
 from learner.publishing.publish_once import publish_once

@@ -13,7 +13,7 @@ import numpy as np
 
 from actor.agent import Agent
 from actor.agent_options import AgentOptions
-from actor.session.switch_interval import short_switch_interval
+from actor.session.process_state import short_switch_interval
 from scripts.benchmarks.common.helper_process import HelperProcess
 from scripts.benchmarks.common.prepared_versions import ENV_ID
 from shared.errors import HotswapError

@@ -17,7 +17,7 @@ from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 
-from actor.session.switch_interval import short_switch_interval
+from actor.session.process_state import short_switch_interval
 from rl_hotswap.launcher.child_process import child_environment, python_module
 from shared.errors import HotswapError
 from shared.process.log import set_up_logging

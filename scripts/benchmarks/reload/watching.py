@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 
 from actor.agent import Agent
 from actor.agent_options import AgentOptions
-from actor.session.switch_interval import short_switch_interval
+from actor.session.process_state import short_switch_interval
 from scripts.benchmarks.common.helper_process import HelperProcess
 from scripts.benchmarks.common.prepared_versions import TEMPORARY_PREFIX, add_versions, prepare_versions
 from scripts.benchmarks.common.result import Result

@@ -13,8 +13,7 @@ import pytest
 
 from actor.loading.engine_fallback import EngineFallback
 from actor.loading.engine_loader import EngineOptions
-from actor.sandbox.program_sandbox import ProgramSandbox, SandboxLimits
-from actor.sandbox.sandbox_cache import SandboxCache
+from actor.sandbox.program_sandbox import ProgramSandbox, SandboxCache, SandboxLimits
 from shared.engines.engine import Engine, EngineKind
 from shared.errors import ProbeMismatch, ProgramError, TransientLoadError
 from shared.policy.manifest import WEIGHTS_FILE, Manifest
@@ -193,7 +192,7 @@ def test_a_record_of_another_machine_library_or_batch_size_does_not_count(
     program = manifest.programs[0]
     copy = shutil.copytree(directory, tmp_path / "copy")
     if what == "another library":
-        monkeypatch.setattr("actor.sandbox.sandbox_cache.version", lambda library: "0.0.1")
+        monkeypatch.setattr("actor.sandbox.program_sandbox.version", lambda library: "0.0.1")
     elif what == "another machine":
         monkeypatch.setattr("platform.node", lambda: "elsewhere")
     elif what == "a broken record":

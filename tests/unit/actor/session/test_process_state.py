@@ -2,7 +2,7 @@ import sys
 
 import pytest
 
-from actor.session.switch_interval import short_switch_interval
+from actor.session.process_state import short_switch_interval
 
 
 @pytest.mark.parametrize(("before_s", "inside_s"), [(5e-3, 1e-4), (1e-5, 1e-5)])

@@ -1,15 +1,20 @@
-"""Ctrl-C and SIGTERM end an actor between two steps, not while it sends a rollout."""
+"""State of a whole process while it acts: its signal handlers and its switch interval."""
 
 import signal
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Self
+
+_SWITCH_INTERVAL_S = 1e-4
 
 
 class StopSignal:
     """A context in which a signal raises KeyboardInterrupt, or SystemExit with code 143 for SIGTERM.
 
-    After ``call_instead`` the first signal calls a function instead, and only a second one raises. With
+    After ``call_instead`` the first signal calls a function instead, which ends the actor between two steps, not while
+    it sends a rollout; only a second one raises. With
     ``ignore_interrupt`` Ctrl-C is ignored: the supervisor handles it and then stops the actor.
     """
 
@@ -47,3 +52,18 @@ class StopSignal:
             raise KeyboardInterrupt
         else:
             raise SystemExit(128 + number)
+
+
+@contextmanager
+def short_switch_interval() -> Iterator[None]:
+    """Let threads wait at most 0.1 ms for the GIL instead of 5 ms, until the end of the block.
+
+    The loader thread needs the GIL many times, each time for a moment. The interval belongs to the whole process, so
+    a process that acts sets it, not an agent.
+    """
+    before_s = sys.getswitchinterval()
+    sys.setswitchinterval(min(_SWITCH_INTERVAL_S, before_s))
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before_s)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from actor.loading.weight_preloading import WeightPreloader
+from actor.loading.engine_loader import WeightPreloader
 from shared.engines.engine import Engine, EngineKind
 from shared.engines.torchscript import TorchScriptEngine
 from shared.errors import WeightsError
