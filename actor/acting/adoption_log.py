@@ -22,8 +22,7 @@ class AdoptionLog:
     def __init__(self, name: str) -> None:
         self._name = name
         self._logged_at_s = float("-inf")
-        self.unlogged = 0
-        """The number of changes since the last line."""
+        self.unlogged = 0  # changes since the last line
 
     def changed(self, policy: LoadedPolicy) -> None:
         """Record that ``policy`` acts now."""

@@ -1,9 +1,11 @@
 """Exported modules, called with the same nested arguments as the original module."""
 
+import contextlib
 import dataclasses
 import importlib
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import numpy as np
 
 from actor.loading.engine_choice import FIXED_ORDER
 from actor.verification.probe_verifier import ModuleVerifier
-from shared.engines.engine import Engine, EngineChoice, EngineKind
+from shared.engines.engine import Engine, EngineChoice
 from shared.engines.load import PROGRAM_OF, load_program
 from shared.errors import PolicyLoadError, ProgramError, ProgramUnsupported
 from shared.policy.manifest import Manifest
@@ -99,7 +101,9 @@ def load_policy(
     classes = _trusted_classes((signature.arguments, signature.result), trusted_modules)
     errors: dict[str, Exception] = {}
     verifier = ModuleVerifier(files, signature)
-    for kind in _order(engine, manifest, trust_native, trusted_modules):
+    allowed = {"aot": trust_native, "eager": bool(trusted_modules)}
+    order = [kind for kind in FIXED_ORDER if allowed.get(kind, True) and manifest.program(PROGRAM_OF[kind]) is not None]
+    for kind in order if engine == "auto" else [engine]:
         try:
             loaded = load_program(
                 kind, files.read, manifest, trust_native=trust_native, trusted_modules=trusted_modules
@@ -117,15 +121,6 @@ def load_policy(
         raise cause
     said = "; ".join(f"{kind}: {error}" for kind, error in errors.items())
     raise ProgramError(f"{files.location}: none of its programs can be run: {said}") from cause
-
-
-def _order(
-    engine: EngineChoice, manifest: Manifest, trust_native: bool, trusted_modules: tuple[str, ...]
-) -> list[EngineKind]:
-    if engine != "auto":
-        return [engine]
-    allowed = {"aot": trust_native, "eager": bool(trusted_modules)}
-    return [kind for kind in FIXED_ORDER if allowed.get(kind, True) and manifest.program(PROGRAM_OF[kind]) is not None]
 
 
 def _as_module(manifest: Manifest) -> ModuleSignature:
@@ -156,20 +151,11 @@ def _trusted_classes(structures: Iterable[Structure], trusted_prefixes: Sequence
     for record in (record for structure in structures for record in _records(structure)):
         module, _, name = record.class_path.partition(":")
         if any(module == prefix or module.startswith(f"{prefix}.") for prefix in trusted_prefixes if prefix):
-            found = _find(module, name)
-            if _is(found, record):
-                classes[record.class_path] = found
+            with contextlib.suppress(Exception):  # importing runs the module's own code
+                found = attrgetter(name)(importlib.import_module(module))
+                if _is(found, record):
+                    classes[record.class_path] = found
     return classes
-
-
-def _find(module: str, name: str) -> Any:
-    try:
-        found: Any = importlib.import_module(module)
-        for part in name.split("."):
-            found = getattr(found, part)
-    except Exception:  # noqa: BLE001 - importing runs the module's own code
-        return None
-    return found
 
 
 def _is(found: Any, record: RecordNode) -> bool:

@@ -41,8 +41,7 @@ class PolicyCall:
             (leaf.path, (batch_size, *leaf.shape), np.dtype(leaf.dtype)) for leaf in signature.observation
         )
         self._is_plain = len(self._specs) == 1 and self.takes_noise and not self.takes_mask and not signature.state
-        leaves = signature.observation
-        self._plain_dtype = np.dtype(leaves[0].dtype) if len(leaves) == 1 and not leaves[0].path else None
+        self._plain_dtype = self._specs[0][2] if len(self._specs) == 1 and not self._specs[0][0] else None
         self._action_at = signature.output_position("action") or 0
         self._env_action_at = signature.output_position("env_action")
         self._log_prob_at = signature.output_position("log_prob")

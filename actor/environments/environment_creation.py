@@ -83,8 +83,7 @@ def _choose(request: _Request, *, measure: bool) -> tuple[_Vector, VectorChoice,
     if not measure:
         return _from_single(request, "sync"), "sync", f"{refusal}; not measured"
     step_s = mean_step_s(request.env_id, request.kwargs)
-    cores = usable_cores()
-    choice: VectorChoice = "async" if async_pays(step_s, request.num_envs, cores) else "sync"
+    choice: VectorChoice = "async" if async_pays(step_s, request.num_envs, cores := usable_cores()) else "sync"
     return _from_single(request, choice), choice, f"{refusal}; step_us={step_s * 1e6:.0f} cores={cores}"
 
 

@@ -5,7 +5,8 @@ observations that would otherwise be lost.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Self
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -14,7 +15,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 
 from shared.errors import ConfigurationError
 from shared.policy.signature import PolicySignature
-from shared.policy.spaces import ActionSpec, ObservationLeaf, action_spec, flatten_observation, observation_leaves
+from shared.policy.spaces import ObservationLeaf, action_spec, flatten_observation, observation_leaves
 
 BoolArray = npt.NDArray[np.bool_]
 Leaves = Sequence[np.ndarray]
@@ -27,21 +28,19 @@ class Finals(NamedTuple):
     observation: Leaves
 
 
-class Environments:
+class Environments(AbstractContextManager["Environments"]):
     """B environments that are stepped together. The next step may overwrite the arrays that a step returned.
 
-    The spaces are those of one environment, as are ``leaves`` and ``action``, the same as plain data. The mask is bool
-    [B, *mask] for the last observation, or None.
+    ``leaves`` and ``action`` are the spaces of one environment as plain data. The mask is bool [B, *mask] for the last
+    observation, or None.
     """
 
     def __init__(self, vector: VectorEnv[Any, Any, Any], env_id: str) -> None:
         self.env_id = env_id
         self.vector = vector
         self.num_envs: int = vector.num_envs
-        self.observation_space = vector.single_observation_space
-        self.action_space = vector.single_action_space
-        self.leaves: tuple[ObservationLeaf, ...] = observation_leaves(self.observation_space)
-        self.action: ActionSpec = action_spec(self.action_space)
+        self.leaves = observation_leaves(vector.single_observation_space)
+        self.action = action_spec(vector.single_action_space)
         self.autoreset_mode: AutoresetMode = vector.metadata["autoreset_mode"]
         self.action_mask: BoolArray | None = None
         self._was_reset = False
@@ -136,8 +135,7 @@ class Environments:
             self.action_mask = np.ones_like(self.action_mask)
             return
         mask = self._flat_masks(info["action_mask"])
-        present = info.get("_action_mask")
-        if present is not None:
+        if (present := info.get("_action_mask")) is not None:
             mask = mask | ~present[:, None]
         if ended is not None:
             mask = mask | ended[:, None]
@@ -164,9 +162,6 @@ class Environments:
 
     def close(self) -> None:
         self.vector.close()
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()

@@ -87,14 +87,14 @@ class PooledEnvironments(VectorEnv[Any, Any, Any]):
             return pool
 
     def _check_spaces(self) -> None:
-        ours = (observation_leaves(self.single_observation_space), action_spec(self.single_action_space))
-        theirs = (observation_leaves(self._pool.single_observation_space), action_spec(self._pool.single_action_space))
-        if ours != theirs:
+        ours = (self.single_observation_space, self.single_action_space)
+        theirs = (self._pool.single_observation_space, self._pool.single_action_space)
+        leaves, found = ((observation_leaves(observed), action_spec(action)) for observed, action in (ours, theirs))
+        if leaves != found:
             self._pool.close()
             raise ConfigurationError(
-                f"EnvPool's {self._name} is not Gymnasium's: expected {self.single_observation_space} and "
-                f"{self.single_action_space}, found {self._pool.single_observation_space} and "
-                f"{self._pool.single_action_space}"
+                f"EnvPool's {self._name} is not Gymnasium's: expected {ours[0]} and {ours[1]}, found {theirs[0]} and "
+                f"{theirs[1]}"
             )
 
 

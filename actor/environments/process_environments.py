@@ -66,19 +66,18 @@ class ProcessEnvironments(AsyncVectorEnv[Any, Any]):
 
     def close_extras(self, timeout: float | None = _GRACE_S, terminate: bool = False) -> None:
         """Request the end of every worker; kill those left after ``timeout`` seconds, or at once with ``terminate``."""
-        for pipe in self.parent_pipes:
-            if pipe is not None:
-                with contextlib.suppress(OSError):
-                    pipe.send(("close", None))
+        pipes = [pipe for pipe in self.parent_pipes if pipe is not None]
+        for pipe in pipes:
+            with contextlib.suppress(OSError):
+                pipe.send(("close", None))
         until_s = time.monotonic() + (0 if terminate else timeout or 0)
         for process in self.processes:
             process.join(max(0.0, until_s - time.monotonic()))
             if process.is_alive():
                 process.kill()
                 process.join()
-        for pipe in self.parent_pipes:
-            if pipe is not None:
-                pipe.close()
+        for pipe in pipes:
+            pipe.close()
 
     def _raise_if_errors(self, successes: Iterable[bool]) -> None:
         """Raise one error. Gymnasium's version prints warnings, and may call the error's class with wrong arguments."""

@@ -33,8 +33,7 @@ from shared.policy.probe import decode_probe
 from shared.policy.signature import PolicySignature
 from shared.store.policy_store import VersionFiles
 
-_Step = tuple[EngineKind, str]
-"""An engine, and the digest of the program that it runs."""
+_Step = tuple[EngineKind, str]  # an engine, and the digest of the program that it runs
 
 
 class EngineFallback:
@@ -83,12 +82,12 @@ class EngineFallback:
         began_s, manifest = time.perf_counter(), files.manifest
         self._check_signature(manifest.signature)
         check_memory(manifest)
-        preloader = WeightPreloader(self._first_step(manifest), take_spare)
+        first = next(((kind, entry.program_digest) for kind, entry in self._steps(manifest)), None)
+        preloader = WeightPreloader(first, take_spare)
         data = files.read_ahead(manifest.weights, preloader.preload, self._memory)
         probe = decode_probe(files.read(manifest.probe.file), manifest.signature)
         verifier = ProbeVerifier(manifest, probe, self._options.batch_size, values=self._options.values)
-        weights = preloader.weights(data)
-        material = VersionMaterial(files, manifest, data, weights, verifier, take_spare, preloader)
+        material = VersionMaterial(files, manifest, data, preloader.weights(data), verifier, take_spare, preloader)
         self._report_missing(manifest, material)
         for kind, entry in self._steps(manifest):
             loaded = self._try_engine(kind, entry, material)
@@ -111,16 +110,12 @@ class EngineFallback:
             check_same_spaces(self._expected, signature)
             self._checked = signature
 
-    def _first_step(self, manifest: Manifest) -> _Step | None:
-        return next(((kind, entry.program_digest) for kind, entry in self._steps(manifest)), None)
-
     def _report_missing(self, manifest: Manifest, material: VersionMaterial) -> None:
         """Report once that versions have no program for the chosen engine: later versions will have none either."""
         choice = self._choice
-        if choice == "auto" or self._has_reported_missing or manifest.program(PROGRAM_OF[choice]) is not None:
-            return
-        self._has_reported_missing = True
-        material.refusals.append((choice, f"the version has no {PROGRAM_OF[choice]} program"))
+        if choice != "auto" and not self._has_reported_missing and manifest.program(PROGRAM_OF[choice]) is None:
+            self._has_reported_missing = True
+            material.refusals.append((choice, f"the version has no {PROGRAM_OF[choice]} program"))
 
     def _steps(self, manifest: Manifest) -> Iterator[tuple[EngineKind, ProgramEntry]]:
         order = list(order_of(self._choice))
@@ -143,13 +138,11 @@ class EngineFallback:
             return self._loader.load(kind, entry, material)
         except (VersionNotFound, StoreUnavailable):
             raise
-        except ProgramUnsupported as error:
-            if kind == self._choice:
-                self._note_failure(step, entry, error, material)
-            else:
-                self._unsupported.add(step)  # the program may be sound, so this is no refusal
         except Exception as error:  # noqa: BLE001 - the next engine may work, whatever this one raises
-            self._note_failure(step, entry, error, material)
+            if isinstance(error, ProgramUnsupported) and kind != self._choice:
+                self._unsupported.add(step)  # the program may be sound, so this is no refusal
+            else:
+                self._note_failure(step, entry, error, material)
         return None
 
     def _note_failure(self, step: _Step, entry: ProgramEntry, error: Exception, material: VersionMaterial) -> None:

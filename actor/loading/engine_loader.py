@@ -133,11 +133,10 @@ class VersionMaterial:
         if len(errors) == 1 and isinstance(errors[0], PolicyLoadError):
             return errors[0]
         said = "; ".join(f"{name}: {one_line(message)}" for name, message in self.refusals)
-        kinds = {type(error) for error in errors}
         kind: type[PolicyLoadError] = ProgramError
-        if any(issubclass(k, TransientLoadError) for k in kinds):
+        if any(isinstance(error, TransientLoadError) for error in errors):
             kind = TransientLoadError
-        elif len(kinds) == 1 and issubclass(only := kinds.pop(), PolicyLoadError):
+        elif len(kinds := {type(error) for error in errors}) == 1 and issubclass(only := kinds.pop(), PolicyLoadError):
             kind = only
         failure = kind(said or "none of its programs can be run here")
         failure.__cause__ = errors[0] if errors else None

@@ -67,8 +67,7 @@ class EpisodeTracker:
 
     def restart(self) -> None:
         """Forget the running episodes: every environment was reset."""
-        self._return[:] = 0
-        self._length[:] = 0
+        self._return[:] = self._length[:] = 0
         self._began[:] = _NOT_BEGUN
 
     def acting(self, version: int, digest: str) -> None:

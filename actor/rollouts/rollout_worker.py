@@ -18,7 +18,6 @@ from actor.acting.policy_call import Decision
 from actor.environments.environments import BoolArray, Environments, Finals
 from actor.loading.loaded_policy import LoadedPolicy
 from actor.rollouts.episodes import EpisodeTracker, FinishedEpisode
-from shared.policy.signature import PolicySignature
 from shared.rollouts.rollout import Rollout, RolloutHeader, RolloutLayout
 from shared.transport.transport import RolloutSender
 
@@ -113,21 +112,16 @@ class RolloutWorker:
     def run(self, stop: Callable[[], bool], report: Callable[[], None]) -> None:
         """Collect and send rollouts until ``stop()`` is true or ``interrupt`` is called; call ``report`` after each."""
         while not stop() and not self.interrupted:
-            if self._sender is not None and not self._wait_for_learner(self._sender):
-                continue
+            if (sender := self._sender) is not None:
+                if not sender.wait_for_room(_ROOM_TIMEOUT_S):
+                    continue
+                if sender.wanted_version is not None:
+                    self._agent.wait_for_version(sender.wanted_version, _VERSION_TIMEOUT_S)
             rollout = self.collect()
             if rollout is None:
                 return
             self.send(rollout)
             report()
-
-    def _wait_for_learner(self, sender: RolloutSender) -> bool:
-        """Wait for room at the learner, then for the version that it requests; return False without room."""
-        if not sender.wait_for_room(_ROOM_TIMEOUT_S):
-            return False
-        if sender.wanted_version is not None:
-            self._agent.wait_for_version(sender.wanted_version, _VERSION_TIMEOUT_S)
-        return True
 
     def collect(self) -> Rollout | None:
         """Return one rollout, acted by the version that is ready now, and set ``finished``.
@@ -137,8 +131,7 @@ class RolloutWorker:
         if not self._started:
             self.begin_epoch(0)
         policy = self._adopt()
-        rollout = self._prepare(policy)
-        finals: list[tuple[int, Finals]] = []
+        rollout, finals = self._prepare(policy), list[tuple[int, Finals]]()
         steps = self._act(rollout, finals)
         if self.interrupted:
             return None
@@ -164,16 +157,11 @@ class RolloutWorker:
             policy = self._agent.adopt()
         if policy is not self._policy:
             self._policy = policy
-            self._follow_signature(policy.signature)
+            if policy.signature != self._layout.signature:  # only rollouts of the run's own layout can be sent
+                self._environments.check_signature(policy.signature)
+                self._layout = RolloutLayout(policy.signature, self._run_layout.length)
         self._tracker.acting(policy.version, policy.digest)
         return policy
-
-    def _follow_signature(self, signature: PolicySignature) -> None:
-        """Use the layout of the acting policy. Only rollouts of the run's own layout can be sent."""
-        if signature == self._layout.signature:
-            return
-        self._environments.check_signature(signature)
-        self._layout = RolloutLayout(signature, self._run_layout.length)
 
     def _prepare(self, policy: LoadedPolicy) -> Rollout:
         """Return a new rollout with its first observation and state. The sender may still read the last one."""
@@ -272,15 +260,11 @@ def _record_finals(rollout: Rollout, finals: list[tuple[int, Finals]]) -> None:
 
 
 def _shorten(rollout: Rollout, length: int) -> Rollout:
+    of_steps = ("action", "reward", "terminated", "truncated", "valid", "behaviour_log_prob")
     return replace(
         rollout,
         observation=tuple(leaf[: length + 1] for leaf in rollout.observation),
-        action=rollout.action[:length],
         action_mask=None if rollout.action_mask is None else rollout.action_mask[:length],
-        reward=rollout.reward[:length],
-        terminated=rollout.terminated[:length],
-        truncated=rollout.truncated[:length],
-        valid=rollout.valid[:length],
         begins_episode=rollout.begins_episode[: length + 1],
-        behaviour_log_prob=rollout.behaviour_log_prob[:length],
+        **{name: getattr(rollout, name)[:length] for name in of_steps},
     )

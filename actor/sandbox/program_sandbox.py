@@ -185,9 +185,7 @@ def _name(kind: EngineKind, program_digest: str, batch_size: int) -> str:
 
 
 def _record(kind: EngineKind, call_s: float) -> _Record:
-    library = _LIBRARIES[kind]
-    try:
+    library, installed = _LIBRARIES[kind], "?"
+    with suppress(PackageNotFoundError):
         installed = version(library)
-    except PackageNotFoundError:
-        installed = "?"
     return _Record(call_s, f"{library} {installed}", f"{platform.node()} {platform.machine()}")

@@ -54,9 +54,8 @@ class SandboxClient:
             size = int.from_bytes(self._receive(4, timeout_s), "little")
             return msgspec.msgpack.decode(self._receive(size, timeout_s), type=SandboxReply)
         except TimeoutError as error:
-            raise SandboxEnded(
-                f"no answer within {timeout_s:.0f} s from the sandbox process", is_crash=False
-            ) from error
+            message = f"no answer within {timeout_s:.0f} s from the sandbox process"
+            raise SandboxEnded(message, is_crash=False) from error
         except OSError as error:
             raise self._ended() from error
 

@@ -6,7 +6,6 @@ import socket
 import zlib
 from collections.abc import Callable
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
 
 import numpy as np
 from loguru import logger
@@ -27,9 +26,8 @@ from shared.policy.signing import PublicKey, public_keys_of
 from shared.process.log import set_up_logging
 from shared.rollouts.rollout import RolloutLayout
 from shared.run.environment_description import find_environment
-from shared.run.run_config import RunConfig
 from shared.run.run_directory import RunDirectory
-from shared.transport.transport_keys import ActorKeys, choose_actor_keys
+from shared.transport.transport_keys import choose_actor_keys
 from shared.transport.zmq_curve import check_keys
 from shared.transport.zmq_sender import ZmqSender
 
@@ -63,26 +61,24 @@ def act(settings: ActorSettings) -> int:
         )
         if source.config is not None:
             environments.check_signature(source.config.signature)
-        learner = _find_learner(settings, source, echo) if isinstance(follow, Newest) else None
+        join = _find_learner(settings, source, name, echo) if isinstance(follow, Newest) else None
         report = stack.enter_context(closing(SessionReport(echo, settings.episodes, settings.episode_log)))
         if source.store.newest() is None:
             echo(f"waiting for a first policy version in {source.where}, for {settings.deadline_s:g} s at most")
         env_seed, noise_seed = _seeds(settings)
         stack.enter_context(short_switch_interval())
-        options = _agent_options(settings, source, follow=follow, keys=keys, name=name, seed=noise_seed)
-        agent = stack.enter_context(Agent(source.store, options))
+        agent_options = _agent_options(settings, source, follow=follow, keys=keys, name=name, seed=noise_seed)
+        agent = stack.enter_context(Agent(source.store, agent_options))
         agent.reset()
-        sender = None if learner is None else learner.join(name, echo)
-        if sender is not None:
+        sender, run_id = None, source.config.run_id if source.config is not None else ""
+        layout = RolloutLayout(agent.policy.signature, _UNSENT_LENGTH)
+        if join is not None and source.config is not None:
+            sender = join()
             stack.callback(sender.close)
-        rollout_options = RolloutOptions(
-            run_id=source.config.run_id if source.config is not None else "",
-            actor_id=name,
-            seed=env_seed,
-            cut_at_episode_end=sender is None and settings.envs == 1,
-        )
-        layout = _layout(agent, source, joined=sender is not None)
-        worker = RolloutWorker(agent, environments, layout, rollout_options, sender)
+            layout = RolloutLayout(source.config.signature, source.config.rollout_length)
+        cut = sender is None and settings.envs == 1
+        options = RolloutOptions(run_id=run_id, actor_id=name, seed=env_seed, cut_at_episode_end=cut)
+        worker = RolloutWorker(agent, environments, layout, options, sender)
         stop.call_instead(worker.interrupt)
         _work(settings, agent, worker, sender, report)
     return stop.exit_code or 0
@@ -120,14 +116,11 @@ def _work(
 ) -> None:
     """Act until the episodes are done, a signal comes, or the training is over and no episode is missing."""
 
-    def training_is_over() -> bool:
-        return sender is not None and sender.stop_requested
-
     def report_rollout() -> None:
         report.add(agent.policy, worker.finished)
         agent.episodes_ended(worker.finished)
 
-    worker.run(lambda: report.done or training_is_over(), report_rollout)
+    worker.run(lambda: report.done or (sender is not None and sender.stop_requested), report_rollout)
     if sender is None or worker.interrupted or report.done:
         return
     logger.info("training is over: the learner requested a stop")
@@ -138,25 +131,10 @@ def _work(
         worker.run(lambda: report.done, report_rollout)
 
 
-@dataclass(frozen=True)
-class _Learner:
-    run: RunDirectory
-    config: RunConfig
-    keys: ActorKeys | None
-
-    def join(self, name: str, echo: Callable[[str], None]) -> ZmqSender:
-        echo(f"joined the training in {self.run.path} as {name}: its learner learns from this actor's rollouts")
-        return ZmqSender(
-            self.config.address,
-            self.config.run_id,
-            name,
-            window=self.config.window,
-            learner_timeout_s=self.config.learner_timeout_s,
-            keys=self.keys,
-        )
-
-
-def _find_learner(settings: ActorSettings, source: PolicySource, echo: Callable[[str], None]) -> _Learner | None:
+def _find_learner(
+    settings: ActorSettings, source: PolicySource, name: str, echo: Callable[[str], None]
+) -> Callable[[], ZmqSender] | None:
+    """Return a function that joins the training, or None if this actor sends no rollouts."""
     run, config = source.run, source.config
     if run is None or config is None or settings.deterministic or not settings.send:
         return None
@@ -167,13 +145,15 @@ def _find_learner(settings: ActorSettings, source: PolicySource, echo: Callable[
         return None
     keys = choose_actor_keys(settings.transport_key, run.path, config.learner_public_key)
     check_keys(config.address, keys)
-    return _Learner(run, config, keys)
 
+    def join() -> ZmqSender:
+        echo(f"joined the training in {run.path} as {name}: its learner learns from this actor's rollouts")
+        timeout_s = config.learner_timeout_s
+        return ZmqSender(
+            config.address, config.run_id, name, window=config.window, learner_timeout_s=timeout_s, keys=keys
+        )
 
-def _layout(agent: Agent, source: PolicySource, *, joined: bool) -> RolloutLayout:
-    if joined and source.config is not None:
-        return RolloutLayout(source.config.signature, source.config.rollout_length)
-    return RolloutLayout(agent.policy.signature, _UNSENT_LENGTH)
+    return join
 
 
 def _set_up_logging(settings: ActorSettings, name: str, run: RunDirectory | None) -> None:

@@ -39,7 +39,13 @@ def find_source(
     reason for the wait. Raises PolicyUnavailable after ``deadline_s``, StoreError and ConfigurationError.
     """
     if store is not None:
-        return PolicySource(_open_existing(store), store)
+        opened = open_store(store)
+        if opened.watch_path is not None and not opened.watch_path.is_dir():
+            raise ConfigurationError(
+                f"there is no policy store {store}; --store names one that exists (make an empty directory to wait for "
+                "its first version)"
+            )
+        return PolicySource(opened, store)
     until_s = time.monotonic() + deadline_s
     no_run = f"a learner in {run_dir}" if run_dir else f"a run of {env_id} under {DEFAULT_ROOT}{'/'}, none is there yet"
     printed = None
@@ -67,14 +73,3 @@ def _authenticity_fault(run: RunDirectory, config: RunConfig | None, keys: Seque
     except NotAuthentic as error:
         return str(error)
     return None
-
-
-def _open_existing(where: str) -> PolicyStore:
-    """Open a store. A missing directory is a typing error; an empty directory or a URL may be waited for."""
-    store = open_store(where)
-    if store.watch_path is not None and not store.watch_path.is_dir():
-        raise ConfigurationError(
-            f"there is no policy store {where}; --store names one that exists (make an empty directory to wait for its "
-            "first version)"
-        )
-    return store

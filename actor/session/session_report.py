@@ -44,14 +44,8 @@ class EpisodeLog:
 
     def write(self, number: int, episode: FinishedEpisode) -> None:
         """Append one episode; ``number`` counts from 1."""
-        line = {
-            "episode": number,
-            "return": episode.episode_return,
-            "length": episode.length,
-            "version": episode.version,
-            "versions": episode.versions,
-            "digest": episode.digest,
-        }
+        line: dict[str, object] = {"episode": number, "return": episode.episode_return, "length": episode.length}
+        line |= {"version": episode.version, "versions": episode.versions, "digest": episode.digest}
         self._unwritten += msgspec.json.encode(line) + b"\n"
         self._flush()
 
@@ -62,9 +56,7 @@ class EpisodeLog:
         except OSError as error:
             if not self._is_failing:
                 logger.warning("episode log cannot be written; acting continues path={} error={}", self._path, error)
-            self._is_failing = True
-        else:
-            self._is_failing = False
+        self._is_failing = bool(self._unwritten)
 
     def close(self) -> None:
         self._flush()

@@ -4,6 +4,7 @@ import math
 import os
 import time
 from collections import deque
+from contextlib import suppress
 from pathlib import Path
 
 from loguru import logger
@@ -16,14 +17,12 @@ from shared.store.policy_store import PolicyStore, parse_version_name
 # A directory's time of change is trusted only if it was this old at the last listing: a change within the same tick of
 # the file system's clock leaves the time as it is, and no clock is coarser than this.
 _SETTLED_S = 2.0
-_LIST_ANYWAY_S = 30.0
-_OBSERVE_AGAIN_S = 30.0
+_LIST_ANYWAY_S = _OBSERVE_AGAIN_S = 30.0
 # The rescans for changes that have no event, such as a move of a directory far above or a mount: while the directory
 # changes, and after that.
 _RESCAN_SURE_S, _RESCAN_SETTLED_S = 5.0, 30.0
 # With events the listings, which take long in a store of many versions, take at most this share of the time.
 _LISTING_SHARE = 1 / 500
-
 
 _Directory = tuple[int, int, int]
 """Device and inode of a directory, and the time in ns at which an entry was last created, removed or renamed."""
@@ -46,8 +45,7 @@ class PolicyWatcher:
         self._rescan_s = rescan_s
         self._poll_s = poll_s
         self._path = store.watch_path
-        self._is_started = False
-        self.is_delegated = False
+        self._is_started = self.is_delegated = False
         self._events: DirectoryEvents | None = None
         self._watched_inode: tuple[int, int] | None = None
         self._events_cover_all = False
@@ -141,12 +139,10 @@ class PolicyWatcher:
         """Return True when ``check`` would find nothing new, as far as one ``stat`` shows. Never raises."""
         if self._listed_as is None or self._announced or self._path is None:
             return False
-        if not self._is_sure and time.monotonic() - self._listed_at_s >= _LIST_ANYWAY_S:
-            return False
-        try:
-            return _look_at(self._path) == self._listed_as
-        except StoreUnavailable:
-            return False
+        if self._is_sure or time.monotonic() - self._listed_at_s < _LIST_ANYWAY_S:
+            with suppress(StoreUnavailable):
+                return _look_at(self._path) == self._listed_as
+        return False
 
     def _take_announced(self) -> bool:
         """Add the versions that events named; return True when there are new ones."""
@@ -191,8 +187,7 @@ class PolicyWatcher:
             return False
         try:
             self._begin_watch(self._path)
-            self._watched_inode = inode
-            self._last_warning = None
+            self._watched_inode, self._last_warning = inode, None
         except OSError as error:
             self._observe_again_at_s = time.monotonic() + _OBSERVE_AGAIN_S
             message = f"no file events; polling path={self._path} poll_s={self._poll_s} error={error}"
@@ -223,8 +218,7 @@ def _look_at(path: Path) -> _Directory | None:
 
 
 def _inode(path: Path) -> tuple[int, int] | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
+    with suppress(StoreUnavailable):
+        directory = _look_at(path)
+        return None if directory is None else directory[:2]
+    return None
