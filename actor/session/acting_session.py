@@ -28,8 +28,8 @@ from shared.rollouts.rollout import RolloutLayout
 from shared.run.environment_description import find_environment
 from shared.run.run_directory import RunDirectory
 from shared.transport.transport_keys import choose_actor_keys
-from shared.transport.zmq_curve import check_keys
 from shared.transport.zmq_sender import ZmqSender
+from shared.transport.zmq_sockets import check_keys
 
 _UNSENT_LENGTH = 16  # steps of a rollout that is not sent: short, so that an episode is reported soon after its end
 

@@ -6,8 +6,7 @@ from loguru import logger
 
 from shared.errors import StoreError
 from shared.files.small_files import forget_oldest
-from shared.store.quarantine import Quarantine
-from shared.store.store_notes import LocalNotes
+from shared.store.store_notes import LocalNotes, Quarantine
 
 _MAX_FILES = 1000
 

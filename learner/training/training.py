@@ -23,9 +23,7 @@ from shared.rollouts.rollout import RolloutLayout
 from shared.run.environment_description import EnvironmentDescription, describe_environment
 from shared.run.run_config import RunConfig, sign_run_config
 from shared.run.run_directory import RunDirectory
-from shared.store.policy_store import LocalPolicyStore
-from shared.store.retention import Retention
-from shared.store.used_numbers import UsedNumbers
+from shared.store.policy_store import LocalPolicyStore, Retention, UsedNumbers
 from shared.transport.addresses import advertised_address, local_address, needs_keys
 from shared.transport.transport import RolloutReceiver
 from shared.transport.transport_keys import keep_learner_keys

@@ -28,8 +28,7 @@ from shared.process.command_line import run_command
 from shared.process.log import set_up_logging
 from shared.store.authenticity import Authenticity
 from shared.store.policy_store import VersionFiles, open_version_directory
-from shared.store.quarantine import QUARANTINE_DIRECTORY, Quarantine, QuarantineAdvice
-from shared.store.store_notes import LocalNotes
+from shared.store.store_notes import QUARANTINE_DIRECTORY, LocalNotes, Quarantine, QuarantineAdvice
 
 COMMAND = "rl-hotswap inspect"
 

@@ -16,8 +16,7 @@ from shared.process.command_line import run_command
 from shared.process.log import set_up_logging
 from shared.run.run_directory import RunDirectory
 from shared.store.authenticity import Authenticity
-from shared.store.policy_store import LocalPolicyStore, PolicyStore, open_store
-from shared.store.used_numbers import UsedNumbers
+from shared.store.policy_store import LocalPolicyStore, PolicyStore, UsedNumbers, open_store
 
 COMMAND = "rl-hotswap rollback"
 

@@ -25,8 +25,7 @@ from shared.policy.manifest import MANIFEST_NAME
 from shared.policy.signing import SigningKey
 from shared.store.authenticity import Authenticity
 from shared.store.pending_version import PENDING_DIRECTORY
-from shared.store.policy_store import LocalPolicyStore, version_name
-from shared.store.used_numbers import UsedNumbers
+from shared.store.policy_store import LocalPolicyStore, UsedNumbers, version_name
 
 _KILLS_WITHOUT_PROGRESS = 3
 _ABANDONED_AGE_S = 3600.0

@@ -7,8 +7,7 @@ from pathlib import Path
 from scripts.fault_injection.invariants import Invariant, Invariants
 from shared.errors import ManifestError
 from shared.policy.manifest import MANIFEST_NAME, decode_manifest
-from shared.store.policy_store import parse_version_name
-from shared.store.used_numbers import UsedNumbers
+from shared.store.policy_store import UsedNumbers, parse_version_name
 from shared.store.version_files import mark_name, parse_mark_name, version_name
 
 

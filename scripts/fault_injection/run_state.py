@@ -21,7 +21,7 @@ from scripts.fault_injection.run_logs import RunLogs
 from scripts.fault_injection.test_environment import TOKEN_VARIABLE, TestEnvironment
 from shared.errors import CheckpointError, ConfigurationError
 from shared.run.run_directory import RunDirectory
-from shared.store.used_numbers import UsedNumbers
+from shared.store.policy_store import UsedNumbers
 from shared.transport.addresses import local_address
 
 ACTORS = ("actor-0", "actor-1")

@@ -4,7 +4,7 @@ from typing import Literal
 
 import msgspec
 
-from shared.rollouts.rollout_accounts import RolloutAccounts
+from shared.rollouts.rollout import RolloutAccounts
 
 Phase = Literal["starting", "training", "stopping", "ended"]
 

@@ -2,7 +2,7 @@
 
     runs/CartPole-v1-20250131-140501-a1b2c3/
       policies/  checkpoints/  logs/  tensorboard/
-      numbers/         the highest version number used (shared.store.used_numbers)
+      numbers/         the highest version number used (shared.store.local_policy_store)
       options.json     the flags of the run; --resume continues with them
       run.json         what actors have to know (shared.run.run_config)
       progress.json    written several times a second during training
@@ -10,13 +10,15 @@
       arrivals.jsonl   the rollouts that the learner has received (shared.transport.arrival_journal)
       learner.key      with --listen: the keys of the learner
       actor.key        with --listen: the only file that a remote actor needs (shared.transport.transport_keys)
-      learner.lock     locked while a learner runs (shared.run.run_locks)
+      learner.lock     locked while a learner runs (flock: the kernel releases it however the process ends)
       supervisor.lock  locked while a supervisor runs, also between two learners
 
 Every JSON file is replaced atomically.
 """
 
 import contextlib
+import fcntl
+import os
 import re
 import secrets
 import time
@@ -26,13 +28,13 @@ from typing import Any, Self, TypeVar
 
 import msgspec
 
-from shared.errors import ConfigurationError
+from shared.errors import ConfigurationError, StoreLocked
 from shared.files.small_files import replace_file, sweep_dead_writers
 from shared.run.progress import Progress, Summary
 from shared.run.run_config import RunConfig, encode_run_config
-from shared.run.run_locks import hold_lock, is_locked
 
 DEFAULT_ROOT = Path("runs")
+_LOCK_PATIENCE_S = 1.0
 _Content = TypeVar("_Content")
 
 CHECKPOINT_NAME = re.compile(r"checkpoint-(\d{9})\.pt")
@@ -152,22 +154,22 @@ class RunDirectory:
     @contextlib.contextmanager
     def lock_learner(self) -> Iterator[None]:
         """Hold the lock of the learner. Raises StoreLocked if another learner trains here."""
-        with hold_lock(self.path / "learner.lock", "learner"):
+        with _hold_lock(self.path / "learner.lock", "learner"):
             yield
 
     @contextlib.contextmanager
     def lock_supervisor(self) -> Iterator[None]:
         """Hold the lock of the supervisor. Raises StoreLocked if another supervisor runs here."""
-        with hold_lock(self.path / "supervisor.lock", "supervisor"):
+        with _hold_lock(self.path / "supervisor.lock", "supervisor"):
             yield
 
     def learner_alive(self) -> bool:
         """Return True while a learner process holds its lock."""
-        return is_locked(self.path / "learner.lock")
+        return _is_locked(self.path / "learner.lock")
 
     def live(self) -> bool:
         """Return True while a learner trains here, or a supervisor is about to start one."""
-        return self.learner_alive() or is_locked(self.path / "supervisor.lock")
+        return self.learner_alive() or _is_locked(self.path / "supervisor.lock")
 
 
 def new_run_directory(env_id: str, root: Path = DEFAULT_ROOT) -> RunDirectory:
@@ -208,3 +210,51 @@ def _modified(path: Path) -> float:
         return path.stat().st_mtime
     except OSError:
         return 0.0
+
+
+@contextlib.contextmanager
+def _hold_lock(path: Path, role: str) -> Iterator[None]:
+    """Hold a lock file. Raises StoreLocked if another process does, ConfigurationError if it cannot be opened."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        opened = path.open("a+b", buffering=0)
+    except OSError as error:
+        raise ConfigurationError(
+            f"remove what is there, or choose another --run-dir: cannot open the {role}'s lock file {path}: "
+            f"{error.strerror or error}"
+        ) from error
+    with opened as file:
+        _acquire(file.fileno(), path, role)
+        with contextlib.suppress(OSError):  # the process id is only for messages, and the disk may be full
+            file.truncate(0)
+            file.write(str(os.getpid()).encode())
+        yield
+
+
+def _is_locked(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            try:
+                fcntl.flock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+            return False
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise ConfigurationError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def _acquire(descriptor: int, path: Path, role: str) -> None:
+    deadline_s = time.monotonic() + _LOCK_PATIENCE_S  # ``_is_locked`` holds the lock for an instant
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError as error:
+            if time.monotonic() > deadline_s:
+                raise StoreLocked(
+                    f"stop the other {role}, or choose another --run-dir: process {path.read_text() or 'unknown'} "
+                    f"already runs a {role} in {path.parent}"
+                ) from error
+            time.sleep(0.02)

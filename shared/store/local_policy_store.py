@@ -26,13 +26,11 @@ from shared.files.small_files import TEMPORARY_PREFIX, sweep_unfinished
 from shared.files.storage_errors import storage
 from shared.policy.manifest import MANIFEST_NAME, Manifest
 from shared.store.pending_version import PENDING_DIRECTORY, PendingVersion, is_abandoned, sync
-from shared.store.quarantine import QUARANTINE_DIRECTORY, Quarantine
-from shared.store.retention import Retention
-from shared.store.store_notes import NOTES_DIRECTORY, LocalNotes
-from shared.store.used_numbers import UsedNumbers
+from shared.store.store_notes import NOTES_DIRECTORY, QUARANTINE_DIRECTORY, LocalNotes, Quarantine
 from shared.store.version_directory import open_version
 from shared.store.version_files import (
     DescribeVersion,
+    Retention,
     Sign,
     VersionFiles,
     describe_files,
@@ -61,7 +59,7 @@ class LocalPolicyStore:
         *,
         fsync: bool = True,
         abandon_after_s: float = 600.0,
-        used_numbers: UsedNumbers | None = None,
+        used_numbers: "UsedNumbers | None" = None,
     ) -> None:
         self.path = Path(path).absolute()  # stays the same when the process changes its directory
         self._fsync = fsync
@@ -83,10 +81,10 @@ class LocalPolicyStore:
         return self.path
 
     def versions(self) -> list[int]:
-        return sorted(self._list().versions)
+        return sorted(_list(self.path).versions)
 
     def newest(self) -> int | None:
-        return max(self._list().versions, default=None)
+        return max(_list(self.path).versions, default=None)
 
     def open(self, version: int) -> VersionFiles:
         return open_version(self.path / version_name(version), version)
@@ -124,7 +122,7 @@ class LocalPolicyStore:
     def _next_version(self) -> int:
         if self._highest is None:
             outside = -1 if self._used_numbers is None else self._used_numbers.highest()
-            self._highest = max(self._list().highest, outside)
+            self._highest = max(_list(self.path).highest, outside)
         return self._highest + 1
 
     def _pending_version(self, *, fsync: bool) -> PendingVersion:
@@ -144,24 +142,16 @@ class LocalPolicyStore:
         if self._used_numbers is not None and not self._used_numbers.use(version):
             self._highest = max(version, self._used_numbers.highest())
             return False
-        mark = self.path / mark_name(version)
-        is_ours = True
-        with storage(f"make {mark}"):
-            try:
-                mark.touch(exist_ok=False)
-            except FileExistsError:
-                is_ours = False
-        listing = self._list()
+        is_ours = _create_mark(self.path, version)
+        listing = _list(self.path)
         self._highest = max(listing.highest, version)
-        for lower in listing.marks:
-            if lower < self._highest and self._highest in listing.marks:
-                with suppress(OSError):  # the next publication tries again
-                    (self.path / mark_name(lower)).unlink()
+        if self._highest in listing.marks:
+            _remove_marks(self.path, listing.marks, self._highest)
         return is_ours and self._highest == version and version not in listing.versions
 
     def sweep(self, retention: Retention) -> list[int]:
         with storage(f"sweep {self.path}"):
-            swept = [v for v in retention.expendable(self._list().versions) if self._remove(version_name(v))]
+            swept = [v for v in retention.expendable(_list(self.path).versions) if self._remove(version_name(v))]
             self._sweep_pending()
             for directory in (QUARANTINE_DIRECTORY, NOTES_DIRECTORY):
                 sweep_unfinished(self.path / directory, self._abandon_after_s)
@@ -203,17 +193,29 @@ class LocalPolicyStore:
     def quarantined(self) -> dict[str, str]:
         return self._quarantine.reasons()
 
-    def _list(self) -> "_Listing":
-        listing = _Listing()
-        with storage(f"list {self.path}"):
-            try:
-                entries = os.scandir(self.path)
-            except FileNotFoundError:
-                return listing
-            with entries:
-                for entry in entries:
-                    listing.add(entry)
-        return listing
+
+class UsedNumbers:
+    """Version numbers that a run has used, recorded outside its store: the store may be removed and come back.
+
+    The directory contains one empty file, named after the highest number. Any number of processes may use it.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def highest(self) -> int:
+        """Return the highest used number, or -1. Raises StoreUnavailable."""
+        return max(_list(self._directory).marks, default=-1)
+
+    def use(self, number: int) -> bool:
+        """Claim ``number``; return False if it or a higher one was used before. Raises StoreUnavailable."""
+        with storage(f"make {self._directory}"):
+            self._directory.mkdir(parents=True, exist_ok=True)
+        if not _create_mark(self._directory, number):
+            return False
+        marks = _list(self._directory).marks
+        _remove_marks(self._directory, marks, max(marks))
+        return max(marks) == number
 
 
 @dataclass
@@ -233,3 +235,30 @@ class _Listing:
         elif (mark := parse_mark_name(name)) is not None:
             self.marks.append(mark)
             self.highest = max(self.highest, mark)
+
+
+def _list(path: Path) -> _Listing:
+    listing = _Listing()
+    with storage(f"list {path}"), suppress(FileNotFoundError), os.scandir(path) as entries:
+        for entry in entries:
+            listing.add(entry)
+    return listing
+
+
+def _create_mark(directory: Path, number: int) -> bool:
+    """Create the high-water mark ``number``; return False if it exists."""
+    mark = directory / mark_name(number)
+    with storage(f"make {mark}"):
+        try:
+            mark.touch(exist_ok=False)
+        except FileExistsError:
+            return False
+    return True
+
+
+def _remove_marks(directory: Path, marks: list[int], below: int) -> None:
+    """Remove redundant marks: those below another one."""
+    for mark in marks:
+        if mark < below:
+            with suppress(OSError):  # the next publication tries again
+                (directory / mark_name(mark)).unlink()

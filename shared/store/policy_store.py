@@ -7,16 +7,16 @@ from typing import Protocol
 
 from shared.errors import ConfigurationError
 from shared.policy.manifest import Manifest
-from shared.store.local_policy_store import LocalPolicyStore
-from shared.store.retention import Retention
+from shared.store.local_policy_store import LocalPolicyStore, UsedNumbers
 from shared.store.store_notes import StoreNotes
 from shared.store.version_directory import open_version_directory
-from shared.store.version_files import DescribeVersion, Sign, VersionFiles, parse_version_name, version_name
+from shared.store.version_files import DescribeVersion, Retention, Sign, VersionFiles, parse_version_name, version_name
 
 __all__ = [
     "LocalPolicyStore",
     "PolicyStore",
     "Retention",
+    "UsedNumbers",
     "VersionFiles",
     "open_store",
     "open_version_directory",
@@ -34,12 +34,10 @@ class PolicyStore(Protocol):
     @property
     def watch_path(self) -> Path | None:
         """Directory whose file events announce versions (it may not exist yet), or None if only polling works."""
-        ...
 
     @property
     def notes(self) -> StoreNotes | None:
         """Notes of canary evaluations, or None if the store has none."""
-        ...
 
     def publish(
         self,
@@ -62,35 +60,27 @@ class PolicyStore(Protocol):
         Raises:
             ManifestError: readers would refuse the manifest.
         """
-        ...
 
     def make_durable(self, version: int) -> None:
         """Sync ``version`` to the disk. Raises VersionNotFound if it was swept meanwhile."""
-        ...
 
     def versions(self) -> list[int]:
         """Return the committed versions, ascending. One listing: cheap enough for polling."""
-        ...
 
     def newest(self) -> int | None:
         """Return the highest committed version, or None."""
-        ...
 
     def open(self, version: int) -> VersionFiles:
         """Read and check the manifest of ``version``. Raises VersionNotFound (select again) or ManifestError."""
-        ...
 
     def sweep(self, retention: Retention) -> list[int]:
         """Remove versions that ``retention`` does not keep, and abandoned writes; return the removed versions."""
-        ...
 
     def quarantine(self, digest: str, reason: str, by: str) -> None:
         """Report that the manifest with ``digest`` failed. The first reason for a digest stays."""
-        ...
 
     def quarantined(self) -> dict[str, str]:
         """Return the reports of all actors, digest -> reason."""
-        ...
 
 
 def open_store(where: str | Path) -> PolicyStore:

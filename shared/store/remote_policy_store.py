@@ -15,12 +15,11 @@ from loguru import logger
 from shared.errors import ManifestError, StoreUnavailable
 from shared.files.bounded_read import NotRegularFileError
 from shared.policy.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, FileEntry, Manifest
-from shared.store.quarantine import QUARANTINE_DIRECTORY, Quarantine
 from shared.store.remote_files import RemoteFiles
-from shared.store.retention import Retention
-from shared.store.store_notes import NOTES_DIRECTORY, RemoteNotes
+from shared.store.store_notes import NOTES_DIRECTORY, QUARANTINE_DIRECTORY, Quarantine, RemoteNotes
 from shared.store.version_files import (
     DescribeVersion,
+    Retention,
     Sign,
     VersionFiles,
     checked_manifest,

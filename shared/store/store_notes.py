@@ -2,9 +2,14 @@
 
 import os
 import re
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
+import msgspec
+
+from shared.errors import StoreUnavailable
 from shared.files.bounded_read import NotRegularFileError, read_regular_file
 from shared.files.small_files import write_whole
 from shared.files.storage_errors import storage
@@ -12,9 +17,13 @@ from shared.store.remote_files import RemoteFiles
 
 MAX_NOTE_BYTES = 2**15
 NOTES_DIRECTORY = "notes"
+QUARANTINE_DIRECTORY = "quarantine"
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,99}")
 _SUFFIX = ".json"
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_MAX_REASON_CHARACTERS = 2000
+_MAX_NAME_CHARACTERS = 200
 
 
 class StoreNotes(Protocol):
@@ -26,23 +35,18 @@ class StoreNotes(Protocol):
 
     def names(self) -> list[str]:
         """Return the names of all notes, ascending."""
-        ...
 
     def read(self, name: str) -> bytes | None:
         """Return a note, or None if it does not exist, is longer than MAX_NOTE_BYTES, or is not a regular file."""
-        ...
 
     def write(self, name: str, data: bytes) -> None:
         """Write or replace a note atomically."""
-        ...
 
     def create(self, name: str, data: bytes) -> bool:
         """Write a new note; return False if it exists. Of several concurrent calls one succeeds."""
-        ...
 
     def remove(self, name: str) -> None:
         """Remove a note if it exists."""
-        ...
 
 
 class LocalNotes:
@@ -125,6 +129,64 @@ class RemoteNotes:
 
     def _path(self, name: str) -> str:
         return f"{self._directory}/{_file_name(name)}"
+
+
+class QuarantineAdvice(msgspec.Struct, frozen=True):
+    """The version with this manifest digest failed in the process ``by``."""
+
+    digest: str
+    reason: str
+    by: str
+    created_unix_s: float
+
+
+class Quarantine:
+    """Quarantine advice in ``notes``, which are named after digests. Methods raise StoreUnavailable."""
+
+    def __init__(self, notes: StoreNotes) -> None:
+        self._notes = notes
+        self._reasons: dict[str, str | None] = {}
+
+    def add(self, digest: str, reason: str, by: str) -> None:
+        """Write advice unless there is some. Raises ValueError if ``digest`` is not a digest.
+
+        Long texts are cut: an error message may quote a tensor.
+        """
+        if not _DIGEST.fullmatch(digest):
+            raise ValueError(f"expected the digest of a manifest, 64 hexadecimal digits; found {digest!r}")
+        if digest not in self._notes.names():
+            advice = QuarantineAdvice(
+                digest, _cut(reason, _MAX_REASON_CHARACTERS), _cut(by, _MAX_NAME_CHARACTERS), time.time()
+            )
+            self._notes.write(digest, msgspec.json.encode(advice))
+
+    def reasons(self) -> dict[str, str]:
+        """Return digest -> reason. Each note is read once, since advice never changes; invalid ones are skipped."""
+        known = self._reasons
+        self._reasons = {}
+        for digest in filter(_DIGEST.fullmatch, self._notes.names()):
+            with suppress(StoreUnavailable):  # one unreadable note does not hide the others; the next call reads again
+                self._reasons[digest] = known[digest] if digest in known else self._reason(digest)
+        return {digest: reason for digest, reason in self._reasons.items() if reason is not None}
+
+    def advice(self, digest: str) -> QuarantineAdvice | None:
+        """Return the advice about ``digest``, or None if there is no valid one."""
+        data = self._notes.read(digest)
+        if data is None:
+            return None
+        try:
+            advice = msgspec.json.decode(data, type=QuarantineAdvice)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return None
+        return advice if advice.digest == digest else None
+
+    def _reason(self, digest: str) -> str | None:
+        advice = self.advice(digest)
+        return advice.reason if advice else None
+
+
+def _cut(text: str, characters: int) -> str:
+    return text[:characters].encode(errors="replace").decode()
 
 
 def _file_name(name: str) -> str:

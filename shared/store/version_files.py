@@ -1,12 +1,14 @@
-"""Rules that all stores share: names of versions, their manifests, and verification of the bytes that are read."""
+"""Rules that all stores share: names, manifests and retention of versions, and verification of the bytes read."""
 
 import hashlib
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 from shared.errors import (
+    ConfigurationError,
     DigestMismatch,
     ManifestError,
     NotAuthentic,
@@ -213,3 +215,25 @@ def checked_manifest(manifest_bytes: bytes, version: int | None, location: str) 
     if version is not None and manifest.version != version:
         raise ManifestError(f"{location}: expected a manifest of version {version}, found one of {manifest.version}")
     return manifest
+
+
+@dataclass(frozen=True)
+class Retention:
+    """Keep the newest ``keep_newest``, every number that ``keep_every`` divides, and all that are ``pinned``."""
+
+    keep_newest: int = 20
+    keep_every: int | None = None
+    pinned: frozenset[int] = frozenset()
+
+    def __post_init__(self) -> None:
+        if self.keep_newest < 1:
+            raise ConfigurationError(f"keep_newest has to be at least 1, found {self.keep_newest}")
+        if self.keep_every is not None and self.keep_every < 1:
+            raise ConfigurationError(f"keep_every has to be at least 1, or None; found {self.keep_every}")
+
+    def expendable(self, versions: Sequence[int]) -> list[int]:
+        """Return the ``versions`` that may be removed, ascending; never the newest."""
+        return [version for version in sorted(versions)[: -self.keep_newest] if not self._is_kept(version)]
+
+    def _is_kept(self, version: int) -> bool:
+        return version in self.pinned or (self.keep_every is not None and version % self.keep_every == 0)

@@ -4,15 +4,18 @@ The module uses no clock and no socket. A lock makes it safe to settle on one th
 """
 
 import threading
+from collections import Counter
+from collections.abc import Hashable
 from typing import Literal, NamedTuple
 
 import msgspec
+from loguru import logger
 
 from shared.errors import CheckpointError
-from shared.rollouts.rollout import Rollout
-from shared.rollouts.rollout_accounts import RolloutAccounts
+from shared.rollouts.rollout import Rollout, RolloutAccounts
 from shared.transport.arrival_journal import ArrivalJournal
-from shared.transport.rate_limited_warnings import RateLimitedWarnings
+
+_PEERS_KEPT = 1000
 
 Outcome = Literal["learned", "stale", "invalid", "lost"]
 
@@ -178,6 +181,21 @@ class Ledger:
 
     def _count(self, outcome: Outcome, number: int) -> None:
         setattr(self._accounts, outcome, getattr(self._accounts, outcome) + number)
+
+
+class RateLimitedWarnings:
+    """Log the first, second, fourth, eighth … fault of each peer."""
+
+    def __init__(self) -> None:
+        self._faults: Counter[Hashable] = Counter()
+
+    def warn(self, peer: Hashable, message: str) -> None:
+        if len(self._faults) > _PEERS_KEPT:
+            self._faults.clear()
+        self._faults[peer] += 1
+        count = self._faults[peer]
+        if count & (count - 1) == 0:
+            logger.opt(depth=1).warning("{} count={}", message, count)
 
 
 class AccountedReceiver:

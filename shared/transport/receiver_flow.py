@@ -15,7 +15,7 @@ from loguru import logger
 from shared.errors import RolloutInvalid
 from shared.rollouts.rollout import Rollout, RolloutLayout
 from shared.rollouts.rollout_codec import decode_rollout
-from shared.transport.ledger import Ledger, SenderKey
+from shared.transport.ledger import Ledger, RateLimitedWarnings, SenderKey
 from shared.transport.messages import (
     PROTOCOL,
     Bye,
@@ -29,7 +29,6 @@ from shared.transport.messages import (
     Welcome,
     decode_from_actor,
 )
-from shared.transport.rate_limited_warnings import RateLimitedWarnings
 
 # More rollouts than an actor can act between two of its messages: such a count is wrong and would distort the sums.
 _MOST_SKIPPED = 2**32

@@ -13,8 +13,7 @@ learner; it is never inferred from the other counts.
 
 from typing import Protocol
 
-from shared.rollouts.rollout import Rollout
-from shared.rollouts.rollout_accounts import RolloutAccounts
+from shared.rollouts.rollout import Rollout, RolloutAccounts
 
 
 class RolloutSender(Protocol):
@@ -23,35 +22,29 @@ class RolloutSender(Protocol):
     @property
     def learner_alive(self) -> bool:
         """True when a message of the learner arrived within ``learner_timeout_s``, and before that time."""
-        ...
 
     @property
     def stop_requested(self) -> bool:
         """True when the learner has ended the training."""
-        ...
 
     @property
     def wanted_version(self) -> int | None:
         """The next rollout should be acted by this version or a newer one; None for any."""
-        ...
 
     def wait_for_room(self, timeout_s: float) -> bool:
         """Wait until ``send`` would not block; return False after ``timeout_s`` or a stop request.
 
         Returns True at once while the learner is down: ``send`` then counts the rollout as lost.
         """
-        ...
 
     def send(self, rollout: Rollout) -> bool:
         """Number a rollout and send it; return False if it is lost. Its buffers must not be written to afterwards.
 
         Blocks while the window is full and the learner alive. Raises TransportClosed after ``close``.
         """
-        ...
 
     def close(self) -> None:
         """Announce the final count and flush for a bounded time. Idempotent."""
-        ...
 
 
 class RolloutReceiver(Protocol):
@@ -60,61 +53,48 @@ class RolloutReceiver(Protocol):
     @property
     def accounts(self) -> RolloutAccounts:
         """Counts over all senders. A rollout in flight is counted in ``sent`` only."""
-        ...
 
     @property
     def actor_restarts(self) -> int:
         """Number of times that an ``actor_id`` came back in a new session."""
-        ...
 
     @property
     def live_senders(self) -> int:
         """Number of senders that are connected and have not left."""
-        ...
 
     @property
     def synchronous(self) -> bool:
         """True when a sender whose rollout was received waits for ``resume_senders``."""
-        ...
 
     def receive(self, timeout_s: float) -> Rollout | None:
         """Return the next valid rollout, or None when ``timeout_s`` passed.
 
         Its sender then has room for another: at once, or with a synchronous receiver after ``resume_senders``.
         """
-        ...
 
     def resume_senders(self, version: int | None) -> None:
         """Let waiting senders send again, rollouts acted by ``version`` or a newer one (None: by any version)."""
-        ...
 
     def count_learned(self, rollout: Rollout) -> None:
         """Count a rollout as learned. Raises ValueError if it was counted before, as the next two do."""
-        ...
 
     def count_stale(self, rollout: Rollout) -> None:
         """Count a rollout as too old to learn from."""
-        ...
 
     def count_invalid(self, rollout: Rollout, why: str) -> None:
         """Count a rollout as invalid and log it with its sender."""
-        ...
 
     def stop_actors(self, timeout_s: float) -> None:
         """Ask every sender to stop and wait for final counts, at most ``timeout_s``. Rollouts in flight are lost."""
-        ...
 
     def state(self) -> bytes:
         """Return the accounts for a checkpoint."""
-        ...
 
     def restore(self, state: bytes) -> None:
         """Continue from the accounts of a checkpoint, before the first ``receive``. Raises CheckpointError.
 
         Rollouts learned after the checkpoint count as lost when their sender announces them again.
         """
-        ...
 
     def close(self) -> None:
         """Release everything. Idempotent."""
-        ...

@@ -14,8 +14,7 @@ from shared.transport.arrival_journal import ArrivalJournal
 from shared.transport.ledger import AccountedReceiver
 from shared.transport.receiver_flow import ReceiverFlow, ReceiverOptions, Reply
 from shared.transport.transport_keys import LearnerKeys
-from shared.transport.zmq_curve import LearnerCurve, check_keys
-from shared.transport.zmq_sockets import FLUSH_MS, detect_lost_hosts, milliseconds, ready
+from shared.transport.zmq_sockets import FLUSH_MS, LearnerCurve, check_keys, detect_lost_hosts, milliseconds, ready
 
 _READ_AT_MOST = 256  # messages read at once, so that a flood cannot keep the lock
 _RECEIVE_QUEUE = 4  # messages of a connection that wait in the socket; others wait at the sender

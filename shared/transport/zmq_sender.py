@@ -16,8 +16,7 @@ from shared.transport import messages
 from shared.transport.messages import Bye, FromActor, Hello, Refused, Sending
 from shared.transport.sender_flow import SenderFlow
 from shared.transport.transport_keys import ActorKeys
-from shared.transport.zmq_curve import ActorCurve, check_keys
-from shared.transport.zmq_sockets import FLUSH_MS, detect_lost_hosts, milliseconds, ready
+from shared.transport.zmq_sockets import FLUSH_MS, ActorCurve, check_keys, detect_lost_hosts, milliseconds, ready
 
 _RECONNECT_MS = (20, 500)
 

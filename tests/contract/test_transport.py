@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from shared.errors import CheckpointError, TransportClosed
-from shared.rollouts.rollout import Rollout, RolloutLayout
-from shared.rollouts.rollout_accounts import RolloutAccounts
+from shared.rollouts.rollout import Rollout, RolloutAccounts, RolloutLayout
 from tests.support.captured_logs import CapturedLogs
 from tests.support.rollout_examples import assert_same, example_rollout, plain_layout, rich_layout
 from tests.support.transport_cases import LEARNER_TIMEOUT_S, TRANSPORTS, TransportCase

@@ -18,8 +18,7 @@ import pytest
 
 from learner.training.checkpoint import CheckpointStore
 from shared.errors import StoreUnavailable, VersionNotFound
-from shared.store.policy_store import LocalPolicyStore, Retention, version_name
-from shared.store.used_numbers import UsedNumbers
+from shared.store.policy_store import LocalPolicyStore, Retention, UsedNumbers, version_name
 from tests.support import store_processes
 from tests.support.paths import REPOSITORY
 from tests.support.sample_versions import publish_samples, sample_files, sample_manifest

@@ -11,7 +11,7 @@ import psutil
 import pytest
 import zmq
 
-from shared.rollouts.rollout_accounts import RolloutAccounts
+from shared.rollouts.rollout import RolloutAccounts
 from shared.rollouts.rollout_codec import encode_rollout
 from shared.transport import messages
 from shared.transport.messages import Bye, Hello, Sender, Sending

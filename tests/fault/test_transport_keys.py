@@ -11,7 +11,7 @@ import pytest
 import zmq
 
 from shared.errors import ConfigurationError
-from shared.rollouts.rollout_accounts import RolloutAccounts
+from shared.rollouts.rollout import RolloutAccounts
 from shared.run.run_directory import RunDirectory
 from shared.transport.transport_keys import (
     ACTOR_KEY_NAME,

@@ -7,8 +7,7 @@ import sys
 import msgspec
 import zmq
 
-from shared.rollouts.rollout import RolloutLayout
-from shared.rollouts.rollout_accounts import RolloutAccounts
+from shared.rollouts.rollout import Rollout, RolloutAccounts, RolloutLayout
 from shared.transport import messages
 from shared.transport.receiver_flow import ReceiverOptions
 from shared.transport.transport_keys import ActorKeys, LearnerKeys
@@ -123,9 +122,10 @@ class GarbageClient:
         self._context.destroy(linger=0)
 
 
-def learn(receiver: ZmqReceiver, count: int = 1) -> None:
-    """Receive ``count`` rollouts and count them as learned."""
+def learn(receiver: ZmqReceiver, count: int = 1) -> Rollout:
+    """Receive ``count`` rollouts, count them as learned and return the last one."""
     for _ in range(count):
         rollout = receiver.receive(PATIENCE_S)
         assert rollout is not None
         receiver.count_learned(rollout)
+    return rollout

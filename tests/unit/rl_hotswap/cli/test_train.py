@@ -17,7 +17,7 @@ from rl_hotswap.cli.train import command as main
 from rl_hotswap.launcher.acting_options import SingleProcessRun
 from shared.errors import ConfigurationError
 from shared.policy.signing import SigningKey
-from shared.rollouts.rollout_accounts import RolloutAccounts
+from shared.rollouts.rollout import RolloutAccounts
 from shared.run.progress import Summary
 from shared.run.run_directory import RunDirectory
 

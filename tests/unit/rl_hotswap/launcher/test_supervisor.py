@@ -13,7 +13,7 @@ import pytest
 
 from rl_hotswap.launcher.supervisor import GAVE_UP, Supervisor, TrainingStatus, restart_delay_s
 from shared.errors import ConfigurationError
-from shared.rollouts.rollout_accounts import RolloutAccounts
+from shared.rollouts.rollout import RolloutAccounts
 from shared.run.progress import Progress, Summary
 from shared.run.run_directory import RunDirectory
 from tests.support.paths import REPOSITORY
@@ -24,7 +24,7 @@ import os, pathlib, signal, sys, time
 from shared.process.process_guard import die_with_parent
 from shared.run.progress import Progress, Summary
 from shared.run.run_directory import RunDirectory
-from shared.rollouts.rollout_accounts import RolloutAccounts
+from shared.rollouts.rollout import RolloutAccounts
 run = RunDirectory(pathlib.Path(sys.argv[1]))
 die_with_parent()
 alive = open(run.path / "alive", "wb", 0) if (run.path / "alive").exists() else None

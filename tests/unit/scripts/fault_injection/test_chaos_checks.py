@@ -19,8 +19,7 @@ from scripts.fault_injection.run_logs import RunLogs, Tail, tracebacks
 from shared.process.log import set_up_logging
 from shared.run.progress import Progress
 from shared.run.run_directory import RunDirectory
-from shared.store.policy_store import LocalPolicyStore, version_name
-from shared.store.used_numbers import UsedNumbers
+from shared.store.policy_store import LocalPolicyStore, UsedNumbers, version_name
 from shared.store.version_files import mark_name
 from tests.support.sample_versions import SIGNATURE, sample_files, sample_manifest
 

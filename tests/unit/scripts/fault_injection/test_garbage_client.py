@@ -6,7 +6,7 @@ import pytest
 
 from scripts.fault_injection.garbage_client import INVALID, InvalidRollouts, send_invalid
 from scripts.fault_injection.invariants import Invariants
-from shared.rollouts.rollout_accounts import RolloutAccounts
+from shared.rollouts.rollout import RolloutAccounts
 from shared.run.progress import Progress
 from shared.run.run_config import RunConfig
 from shared.run.run_directory import RunDirectory

@@ -12,7 +12,7 @@ from shared.errors import ConfigurationError, StoreLocked
 from shared.files.small_files import replace_file
 from shared.policy.signature import PolicySignature
 from shared.policy.spaces import ActionSpec
-from shared.rollouts.rollout_accounts import RolloutAccounts
+from shared.rollouts.rollout import RolloutAccounts
 from shared.run.progress import Progress, Summary
 from shared.run.run_config import RunConfig
 from shared.run.run_directory import RunDirectory, find_run, new_run_directory

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.errors import ConfigurationError
-from shared.rollouts.rollout_accounts import RolloutAccounts
+from shared.rollouts.rollout import RolloutAccounts
 from shared.transport.arrival_journal import ArrivalJournal
 from shared.transport.ledger import Ledger, SenderKey
 from tests.support.captured_logs import CapturedLogs
