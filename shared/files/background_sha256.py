@@ -3,7 +3,6 @@
 import hashlib
 from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
-from types import TracebackType
 from typing import Self
 
 from shared.files.buffer_pool import Data
@@ -24,7 +23,6 @@ class BackgroundSha256:
         return self._hashing is not None
 
     def update(self, piece: Data) -> None:
-        """Add the next piece."""
         if self._hashing is None:
             self._sha256.update(piece)
         else:
@@ -42,9 +40,7 @@ class BackgroundSha256:
             self._hashing = None
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._end()
         self._pool.shutdown()
 

@@ -43,7 +43,8 @@ def run_command(
     docstrings of its fields explain the flags. A HotswapError is printed as one line; any other exception is a bug and
     keeps its traceback.
     """
-    _make_working_directory_importable()
+    if (directory := str(Path.cwd())) not in sys.path:  # flags may name modules there (``--env module:EnvId``)
+        sys.path.append(directory)
     try:
         parsed = _parse(name, settings, _replace_deprecated(sys.argv[1:] if arguments is None else arguments))
         return parsed if isinstance(parsed, int) else main(parsed)
@@ -55,13 +56,6 @@ def run_command(
     except BrokenPipeError:  # the reader of stdout (`| head`) ended; Python would print an error at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _BROKEN_PIPE
-
-
-def _make_working_directory_importable() -> None:
-    """Let flags name modules in the working directory (``--env module:EnvId``)."""
-    directory = str(Path.cwd())
-    if directory not in sys.path:
-        sys.path.append(directory)
 
 
 def _replace_deprecated(arguments: Sequence[str]) -> list[str]:

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -26,6 +27,7 @@ SUPERVISED_FORMAT = "{level} | {name}:{function}:{line} - {message}"
 
 _ROTATE_AFTER_BYTES = 10 * 2**20
 _FILES_KEPT = 5
+_add_supervised = partial(logger.add, level="WARNING", format=SUPERVISED_FORMAT, colorize=False, diagnose=False)
 
 
 def set_up_logging(
@@ -45,7 +47,7 @@ def set_up_logging(
     logger.remove()
     logger.configure(patcher=_name_main_module)
     if supervised:
-        logger.add(sys.stderr, level="WARNING", format=SUPERVISED_FORMAT, colorize=False, diagnose=False)
+        _add_supervised(sys.stderr)
     elif terminal_level is not None:
         logger.add(sys.stderr, level=terminal_level, format=TERMINAL_FORMAT, diagnose=False)
     if log_dir is not None:
@@ -55,13 +57,7 @@ def set_up_logging(
 @contextmanager
 def forward_warnings(forward: Callable[[str], None]) -> Iterator[None]:
     """Pass each warning and error of this process to ``forward``, as one line in the format of supervised children."""
-    sink = logger.add(
-        lambda line: forward(line.rstrip("\n")),
-        level="WARNING",
-        format=SUPERVISED_FORMAT,
-        colorize=False,
-        diagnose=False,
-    )
+    sink = _add_supervised(lambda line: forward(line.rstrip("\n")))
     try:
         yield
     finally:
@@ -71,7 +67,6 @@ def forward_warnings(forward: Callable[[str], None]) -> Iterator[None]:
 def _add_file(path: Path, level: Level) -> None:
     try:
         # diagnose=False: variables in tracebacks can contain keys, and large arrays.
-        path.parent.mkdir(parents=True, exist_ok=True)
         logger.add(_LogFile(path), level=level, format=FILE_FORMAT, diagnose=False)
     except OSError as error:
         raise ConfigurationError(

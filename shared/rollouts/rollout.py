@@ -111,20 +111,9 @@ class Rollout:
 
     def arrays(self) -> list[np.ndarray]:
         """Return every array, in the order of ``RolloutLayout.arrays``."""
-        return [
-            *self.observation,
-            *self.state,
-            self.action,
-            *(() if self.action_mask is None else (self.action_mask,)),
-            self.reward,
-            self.terminated,
-            self.truncated,
-            self.valid,
-            self.begins_episode,
-            self.behaviour_log_prob,
-            *self.final_observation,
-            self.final_index,
-        ]
+        mask = () if self.action_mask is None else (self.action_mask,)
+        steps = (self.reward, self.terminated, self.truncated, self.valid, self.begins_episode, self.behaviour_log_prob)
+        return [*self.observation, *self.state, self.action, *mask, *steps, *self.final_observation, self.final_index]
 
 
 class RolloutAccounts(msgspec.Struct, forbid_unknown_fields=True):
@@ -230,15 +219,9 @@ class RolloutLayout:
         for spec, array in zip(specs, arrays, strict=True):
             _check_values(spec.name, array)
         self._check_choices(rollout)
-        self._check_ends(rollout)
-        self._check_header(rollout)
-
-    def _check_ends(self, rollout: Rollout) -> None:
         index = rollout.final_index
         if index.size and (index.min() < 0 or (index >= (rollout.length, rollout.batch_size)).any()):
             raise RolloutInvalid("final_index points outside the rollout")
-
-    def _check_header(self, rollout: Rollout) -> None:
         header = rollout.header
         if header.sequence < 0 or header.version < 0 or not _SHA256.fullmatch(header.digest):
             raise RolloutInvalid(

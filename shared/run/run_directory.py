@@ -151,17 +151,13 @@ class RunDirectory:
         """Remove the unfinished files of killed processes."""
         sweep_dead_writers(self.path)
 
-    @contextlib.contextmanager
-    def lock_learner(self) -> Iterator[None]:
+    def lock_learner(self) -> contextlib.AbstractContextManager[None]:
         """Hold the lock of the learner. Raises StoreLocked if another learner trains here."""
-        with _hold_lock(self.path / "learner.lock", "learner"):
-            yield
+        return _hold_lock(self.path / "learner.lock", "learner")
 
-    @contextlib.contextmanager
-    def lock_supervisor(self) -> Iterator[None]:
+    def lock_supervisor(self) -> contextlib.AbstractContextManager[None]:
         """Hold the lock of the supervisor. Raises StoreLocked if another supervisor runs here."""
-        with _hold_lock(self.path / "supervisor.lock", "supervisor"):
-            yield
+        return _hold_lock(self.path / "supervisor.lock", "supervisor")
 
     def learner_alive(self) -> bool:
         """Return True while a learner process holds its lock."""
@@ -199,17 +195,15 @@ def _newest_first(root: Path) -> list[RunDirectory]:
 
 
 def _trains(run: RunDirectory, env_id: str) -> bool:
-    try:
+    with contextlib.suppress(ConfigurationError):
         return run.env_id() == env_id
-    except ConfigurationError:
-        return False
+    return False
 
 
 def _modified(path: Path) -> float:
-    try:
+    with contextlib.suppress(OSError):
         return path.stat().st_mtime
-    except OSError:
-        return 0.0
+    return 0.0
 
 
 @contextlib.contextmanager
@@ -234,11 +228,10 @@ def _hold_lock(path: Path, role: str) -> Iterator[None]:
 def _is_locked(path: Path) -> bool:
     try:
         with path.open("rb") as file:
-            try:
-                fcntl.flock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True
-            return False
+            fcntl.flock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return False
+    except BlockingIOError:
+        return True
     except FileNotFoundError:
         return False
     except OSError as error:

@@ -72,7 +72,6 @@ class PendingVersion:
                 os.close(descriptor)
 
     def replace(self, files: Mapping[str, bytes]) -> None:
-        """Replace files that were written before."""
         with storage(f"write into {self._store}"):
             for name in files:
                 os.unlink(name, dir_fd=self._directory)
@@ -135,11 +134,10 @@ def sync(path: Path) -> None:
 
 
 def _sync(descriptor: int) -> None:
-    """Sync, if the file system supports it (some cannot sync directories)."""
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in _NOT_SUPPORTED:
+        if error.errno not in _NOT_SUPPORTED:  # some file systems cannot sync directories
             raise
 
 

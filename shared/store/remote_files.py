@@ -41,7 +41,8 @@ class RemoteFiles:
             except FileNotFoundError:
                 return {}
         # Object stores list the placeholder of a directory among its entries.
-        return {_base_name(details): details for details in found if details["name"].rstrip("/") != path}
+        paths = ((str(details["name"]).rstrip("/"), details) for details in found)
+        return {name.rpartition("/")[2]: details for name, details in paths if name != path}
 
     def exists(self, name: str) -> bool:
         """Return True if the file exists. Errors are not taken for absence, as ``exists`` of fsspec does."""
@@ -66,7 +67,6 @@ class RemoteFiles:
             return bytes(self._fs.cat_file(path, start=0, end=size_bytes + 1))
 
     def write(self, name: str, data: bytes) -> None:
-        """Create or replace a file."""
         path = self._path(name)
         with remote_storage(f"write {path}"):
             self._fs.pipe_file(path, data)
@@ -89,7 +89,6 @@ class RemoteFiles:
             self._fs.pipe_file(path, data, mode="create")
 
     def remove(self, name: str) -> None:
-        """Remove a file if it exists."""
         path = self._path(name)
         with remote_storage(f"remove {path}"), suppress(FileNotFoundError):
             self._fs.rm_file(path)
@@ -115,7 +114,3 @@ class RemoteFiles:
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}" if name else self._root
-
-
-def _base_name(details: Details) -> str:
-    return str(details["name"]).rstrip("/").rpartition("/")[2]

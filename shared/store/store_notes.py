@@ -155,10 +155,8 @@ class Quarantine:
         if not _DIGEST.fullmatch(digest):
             raise ValueError(f"expected the digest of a manifest, 64 hexadecimal digits; found {digest!r}")
         if digest not in self._notes.names():
-            advice = QuarantineAdvice(
-                digest, _cut(reason, _MAX_REASON_CHARACTERS), _cut(by, _MAX_NAME_CHARACTERS), time.time()
-            )
-            self._notes.write(digest, msgspec.json.encode(advice))
+            reason, by = _cut(reason, _MAX_REASON_CHARACTERS), _cut(by, _MAX_NAME_CHARACTERS)
+            self._notes.write(digest, msgspec.json.encode(QuarantineAdvice(digest, reason, by, time.time())))
 
     def reasons(self) -> dict[str, str]:
         """Return digest -> reason. Each note is read once, since advice never changes; invalid ones are skipped."""
@@ -181,8 +179,7 @@ class Quarantine:
         return advice if advice.digest == digest else None
 
     def _reason(self, digest: str) -> str | None:
-        advice = self.advice(digest)
-        return advice.reason if advice else None
+        return advice.reason if (advice := self.advice(digest)) else None
 
 
 def _cut(text: str, characters: int) -> str:

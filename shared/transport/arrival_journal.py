@@ -64,7 +64,7 @@ class ArrivalJournal:
             self._warn(error)
 
     def close(self) -> None:
-        """Close the file; later writes are ignored. Idempotent."""
+        """Close the file. Later writes are ignored."""
         self._is_closed = True
         self._close_file()
 
@@ -81,7 +81,6 @@ class ArrivalJournal:
         self._failed = True
 
     def _read(self) -> bool:
-        """Read the file; return False if there is none."""
         existed = self._path.exists()
         for line in self._path.read_bytes().splitlines() if existed else []:
             with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):  # truncated
@@ -90,7 +89,6 @@ class ArrivalJournal:
         return existed
 
     def _compact(self) -> None:
-        """Replace the file by one with a line for each sender."""
         lines = [_encode((*sender, count)) + b"\n" for sender, count in self.counts.items()]
         self._close_file()
         replace_file(self._path, b"".join(lines))

@@ -46,7 +46,11 @@ class InProcessReceiver(AccountedReceiver):
                 if self.synchronous:
                     self._held.append(SenderKey(rollout.header.actor_id, rollout.header.session_id))
                 self.changed.notify_all()
-            if self._is_valid(rollout):
+            try:
+                self._check(rollout)
+            except RolloutInvalid as error:
+                self.count_invalid(rollout, str(error))
+            else:
                 return rollout
 
     def resume_senders(self, version: int | None) -> None:
@@ -79,7 +83,6 @@ class InProcessReceiver(AccountedReceiver):
             return sender
 
     def leave(self, sender: SenderKey) -> None:
-        """Remove a sender."""
         with self.changed:
             self._senders.remove(sender)
 
@@ -109,18 +112,10 @@ class InProcessReceiver(AccountedReceiver):
         if self.closed:
             raise TransportClosed("create a new receiver: this one was closed")
 
-    def _is_valid(self, rollout: Rollout) -> bool:
-        sender = SenderKey(rollout.header.actor_id, rollout.header.session_id)
-        try:
-            if rollout.header.run_id != self._run_id:
-                raise RolloutInvalid(f"expected rollouts of run {self._run_id!r}, found run {rollout.header.run_id!r}")
-            self._layout.check(rollout)
-        except RolloutInvalid as error:
-            self._ledger.settle(sender, rollout.header.sequence, "invalid")
-            message = f"invalid rollout received {sender} sequence={rollout.header.sequence} error={error}"
-            self._warnings.warn(sender, message)
-            return False
-        return True
+    def _check(self, rollout: Rollout) -> None:
+        if rollout.header.run_id != self._run_id:
+            raise RolloutInvalid(f"expected rollouts of run {self._run_id!r}, found run {rollout.header.run_id!r}")
+        self._layout.check(rollout)
 
 
 class InProcessSender:

@@ -15,20 +15,9 @@ from loguru import logger
 from shared.errors import RolloutInvalid
 from shared.rollouts.rollout import Rollout, RolloutLayout
 from shared.rollouts.rollout_codec import decode_rollout
+from shared.transport import messages
 from shared.transport.ledger import Ledger, RateLimitedWarnings, SenderKey
-from shared.transport.messages import (
-    PROTOCOL,
-    Bye,
-    Credit,
-    FromActor,
-    FromLearner,
-    Hello,
-    Refused,
-    Sending,
-    Stop,
-    Welcome,
-    decode_from_actor,
-)
+from shared.transport.messages import Bye, Credit, FromActor, FromLearner, Hello, Refused, Sending, Stop, Welcome
 
 # More rollouts than an actor can act between two of its messages: such a count is wrong and would distort the sums.
 _MOST_SKIPPED = 2**32
@@ -68,7 +57,7 @@ class ReceiverOptions:
 
 
 class ReceiverFlow:
-    """The senders that a receiver knows, and the waiting rollouts: at most ``window`` of each sender."""
+    """The senders that a receiver knows, and its ``waiting`` rollouts: at most ``window`` of each sender."""
 
     def __init__(self, layout: RolloutLayout, run_id: str, ledger: Ledger, options: ReceiverOptions) -> None:
         self._window = options.window
@@ -79,7 +68,7 @@ class ReceiverFlow:
         self._synchronous = options.synchronous
         self._stopping = False
         self._queues: dict[SenderKey, deque[Arrival]] = {}  # in the order of turns; none is empty
-        self._waiting = 0
+        self.waiting = 0
         self._held: dict[SenderKey, int] = {}
         self._version: int | None = None
         self._routes: dict[SenderKey, bytes] = {}
@@ -87,19 +76,13 @@ class ReceiverFlow:
         self._warnings = RateLimitedWarnings()
 
     @property
-    def waiting(self) -> int:
-        """Number of waiting rollouts."""
-        return self._waiting
-
-    @property
     def present(self) -> tuple[SenderKey, ...]:
         """Senders that are connected and have not left."""
         return tuple(self._routes)
 
     def process(self, route: bytes, frames: Sequence[Any]) -> Reply | None:
-        """Process a message and return the answer, if any."""
         try:
-            message = decode_from_actor(frames[0] if frames else b"")
+            message = messages.decode_from_actor(frames[0] if frames else b"")
         except RolloutInvalid as error:
             sender = self._names.get(route, "actor=unknown")
             self._warnings.warn(route, f"invalid message received {sender} error={error}")
@@ -130,7 +113,7 @@ class ReceiverFlow:
         sender = next(iter(self._queues))
         queue = self._queues.pop(sender)
         arrival = queue.popleft()
-        self._waiting -= 1
+        self.waiting -= 1
         if queue:
             self._queues[sender] = queue  # behind all other senders
         if self._synchronous:
@@ -150,9 +133,9 @@ class ReceiverFlow:
         try:
             return self._decode(arrival)
         except RolloutInvalid as error:
-            self._ledger.settle(arrival.sender, arrival.sequence, "invalid")
-            origin = f"{arrival.sender} sequence={arrival.sequence}"
-            self._warn(arrival.sender, f"invalid rollout received {origin} error={error}")
+            sender, sequence = arrival.sender, arrival.sequence
+            self._ledger.settle(sender, sequence, "invalid")
+            self._warn(sender, f"invalid rollout received {sender} sequence={sequence} error={error}")
             return None
 
     def heartbeats(self) -> list[Reply]:
@@ -163,7 +146,7 @@ class ReceiverFlow:
         """Count waiting rollouts, and those that arrive from now on, as lost."""
         self._stopping = True
         self._queues.clear()
-        self._waiting = 0
+        self.waiting = 0
         self._ledger.lose_in_flight()
 
     def stop_requests(self) -> list[Reply]:
@@ -171,7 +154,6 @@ class ReceiverFlow:
         return [Reply(route, Stop()) for route in self._routes.values()]
 
     def disconnected(self, route: bytes) -> None:
-        """Remove a closed connection."""
         self._names.pop(route, None)
         for sender in [key for key, known in self._routes.items() if known == route]:
             logger.info("actor connection lost {}", sender)  # before the change, which other threads see
@@ -181,8 +163,11 @@ class ReceiverFlow:
         sender = message.sender.key
         if message.sender.run_id != self._run_id:
             return f"expected rollouts of run {self._run_id!r}, found run {message.sender.run_id!r}"
-        if isinstance(message, Hello) and message.protocol != PROTOCOL:
-            return f"run one release on both sides: expected transport protocol {PROTOCOL}, found {message.protocol}"
+        if isinstance(message, Hello) and message.protocol != messages.PROTOCOL:
+            return (
+                f"run one release on both sides: expected transport protocol {messages.PROTOCOL}, "
+                f"found {message.protocol}"
+            )
         if (known := self._names.get(route, sender)) != sender:
             return f"one connection has one sender: expected {known}, found {sender}"
         count = message.sequence if isinstance(message, Sending) else message.sent
@@ -212,7 +197,7 @@ class ReceiverFlow:
             self._warn(sender, f"rollout beyond its window refused {sender} sequence={sequence} window={self._window}")
         else:
             self._queues.setdefault(sender, deque()).append(arrival)
-            self._waiting += 1
+            self.waiting += 1
 
     def _decode(self, arrival: Arrival) -> Rollout:
         rollout = decode_rollout(arrival.frames, self._layout)

@@ -42,7 +42,6 @@ class SenderFlow:
         return self.refusal is None and now_s - self._heard_at_s < self._timeout_s
 
     def silence_s(self, now_s: float) -> float:
-        """Return the seconds since the last message of the learner."""
         return now_s - self._heard_at_s
 
     def hello_due(self, now_s: float) -> bool:
@@ -74,7 +73,6 @@ class SenderFlow:
         self._hello_at_s = None
 
     def count_sent(self) -> None:
-        """Count a sent rollout."""
         self.sent += 1
 
     def count_lost(self) -> None:
@@ -84,7 +82,6 @@ class SenderFlow:
         self._welcome = False
 
     def process(self, message: FromLearner, now_s: float) -> None:
-        """Process a message of the learner."""
         self._heard_at_s = now_s
         match message:
             case Welcome():

@@ -61,15 +61,14 @@ def keep_learner_keys(directory: Path) -> LearnerKeys:
         return _read(path, LearnerKeys)
     learner, actor = make_keys()
     try:
-        _write_private(directory / ACTOR_KEY_NAME, actor)
-        _write_private(path, learner)  # last: if it exists, both do
+        for file, keys in ((directory / ACTOR_KEY_NAME, actor), (path, learner)):  # if the last exists, both do
+            replace_file(file, msgspec.json.format(msgspec.json.encode(keys), indent=1), mode=0o600)
     except OSError as error:
         raise ConfigurationError(f"cannot write the keys for --listen into {directory}: {error.strerror}") from error
     return learner
 
 
 def read_actor_keys(path: Path) -> ActorKeys:
-    """Read the key file of an actor. Raises ConfigurationError."""
     return _read(path, ActorKeys)
 
 
@@ -99,10 +98,6 @@ def choose_actor_keys(given: Path | None, run: Path, learner_public_key: str | N
 def _pair() -> tuple[str, str]:
     secret = X25519PrivateKey.generate()  # the key pairs of CURVE are those of X25519
     return secret.public_key().public_bytes_raw().hex(), secret.private_bytes_raw().hex()
-
-
-def _write_private(path: Path, keys: LearnerKeys | ActorKeys) -> None:
-    replace_file(path, msgspec.json.format(msgspec.json.encode(keys), indent=1), mode=0o600)
 
 
 def _read(path: Path, kind: type[_Keys]) -> _Keys:

@@ -14,7 +14,7 @@ from shared.transport.arrival_journal import ArrivalJournal
 from shared.transport.ledger import AccountedReceiver
 from shared.transport.receiver_flow import ReceiverFlow, ReceiverOptions, Reply
 from shared.transport.transport_keys import LearnerKeys
-from shared.transport.zmq_sockets import FLUSH_MS, LearnerCurve, check_keys, detect_lost_hosts, milliseconds, ready
+from shared.transport.zmq_sockets import FLUSH_MS, LearnerCurve, check_keys, configure, milliseconds, ready
 
 _READ_AT_MOST = 256  # messages read at once, so that a flood cannot keep the lock
 _RECEIVE_QUEUE = 4  # messages of a connection that wait in the socket; others wait at the sender
@@ -56,11 +56,8 @@ class ZmqReceiver(AccountedReceiver):
         self._socket: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
         # Without MANDATORY a message for a closed connection would be dropped silently.
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
         self._socket.setsockopt(zmq.RCVHWM, max(1, min(_RECEIVE_QUEUE, options.capacity)))
-        if address.startswith("tcp:"):
-            detect_lost_hosts(self._socket, 10 * options.heartbeat_s)
-        self._socket.setsockopt(zmq.IPV6, "[" in address)
+        configure(self._socket, address, MAX_FRAME_BYTES, 10 * options.heartbeat_s)
         self._curve = None if keys is None else LearnerCurve(self._context, self._socket, keys)
         try:
             self._socket.bind(address)

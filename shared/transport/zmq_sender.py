@@ -16,7 +16,7 @@ from shared.transport import messages
 from shared.transport.messages import Bye, FromActor, Hello, Refused, Sending
 from shared.transport.sender_flow import SenderFlow
 from shared.transport.transport_keys import ActorKeys
-from shared.transport.zmq_sockets import FLUSH_MS, ActorCurve, check_keys, detect_lost_hosts, milliseconds, ready
+from shared.transport.zmq_sockets import FLUSH_MS, ActorCurve, check_keys, configure, milliseconds, ready
 
 _RECONNECT_MS = (20, 500)
 
@@ -47,12 +47,9 @@ class ZmqSender:
         self._socket: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
         # Without IMMEDIATE a message without a connection would be accepted, and sent stale to a later learner.
         self._socket.setsockopt(zmq.IMMEDIATE, 1)
-        self._socket.setsockopt(zmq.MAXMSGSIZE, messages.MAX_MESSAGE_BYTES)
         self._socket.setsockopt(zmq.RECONNECT_IVL, _RECONNECT_MS[0])
         self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, _RECONNECT_MS[1])
-        if address.startswith("tcp:"):
-            detect_lost_hosts(self._socket, learner_timeout_s)
-        self._socket.setsockopt(zmq.IPV6, "[" in address)
+        configure(self._socket, address, messages.MAX_MESSAGE_BYTES, learner_timeout_s)
         self._curve = None if keys is None else ActorCurve(self._socket, keys)
         try:
             self._socket.connect(address)

@@ -124,10 +124,13 @@ def _peer(descriptor: int) -> str:
     return "an unknown host"
 
 
-def detect_lost_hosts(socket: "zmq.Socket[Any]", timeout_s: float) -> None:
-    """Send heartbeats on ``socket``: the connection of a host that lost power would look alive for 15 minutes."""
-    socket.setsockopt(zmq.HEARTBEAT_IVL, milliseconds(timeout_s / 2))
-    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, milliseconds(2 * timeout_s))
+def configure(socket: "zmq.Socket[Any]", address: str, most_bytes: int, lost_after_s: float) -> None:
+    """Limit the frames of ``socket``; on tcp send heartbeats, without which a host that lost power looks alive."""
+    socket.setsockopt(zmq.MAXMSGSIZE, most_bytes)
+    socket.setsockopt(zmq.IPV6, "[" in address)
+    if address.startswith("tcp:"):
+        socket.setsockopt(zmq.HEARTBEAT_IVL, milliseconds(lost_after_s / 2))
+        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, milliseconds(2 * lost_after_s))
 
 
 def ready(socket: "zmq.Socket[Any]") -> int:
