@@ -42,7 +42,6 @@ def read_regular_file_into(
 
 @contextmanager
 def _regular_file(directory: int, name: str) -> Iterator[tuple[int, int]]:
-    """Yield a descriptor and the size in bytes."""
     try:
         descriptor = os.open(name, _OPEN_FILE, dir_fd=directory)
     except OSError as error:

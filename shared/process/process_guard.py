@@ -27,7 +27,6 @@ class Lifeline:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Environment variables for ``die_with_parent``."""
         return {_PARENT_VARIABLE: str(os.getpid()), _LIFELINE_VARIABLE: str(self._read_fd)}
 
     @property

@@ -41,7 +41,6 @@ class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def encode_run_config(config: RunConfig) -> bytes:
-    """Return ``config`` as indented JSON."""
     return msgspec.json.format(msgspec.json.encode(config, order="deterministic"), indent=1)
 
 

@@ -122,11 +122,9 @@ class RunDirectory:
         return env_id if isinstance(env_id, str) else None
 
     def has_version(self) -> bool:
-        """Return True if the store of the run contains a policy version."""
         return any(self.policies.glob("v*/manifest.json"))
 
     def has_checkpoint(self) -> bool:
-        """Return True if the run can be resumed."""
         return self.newest_checkpoint() is not None
 
     def newest_checkpoint(self) -> tuple[int, int] | None:
@@ -160,7 +158,6 @@ class RunDirectory:
         return _hold_lock(self.path / "supervisor.lock", "supervisor")
 
     def learner_alive(self) -> bool:
-        """Return True while a learner process holds its lock."""
         return _is_locked(self.path / "learner.lock")
 
     def live(self) -> bool:

@@ -257,7 +257,6 @@ def _create_mark(directory: Path, number: int) -> bool:
 
 
 def _remove_marks(directory: Path, marks: list[int], below: int) -> None:
-    """Remove redundant marks: those below another one."""
     for mark in marks:
         if mark < below:
             with suppress(OSError):  # the next publication tries again

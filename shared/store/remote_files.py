@@ -94,7 +94,6 @@ class RemoteFiles:
             self._fs.rm_file(path)
 
     def make_directory(self, directory: str) -> None:
-        """Create a directory; a no-op on object stores."""
         path = self._path(directory)
         with remote_storage(f"make {path}"):
             self._fs.makedirs(path, exist_ok=True)

@@ -183,7 +183,6 @@ def parse_mark_name(name: str) -> int | None:
 
 
 def describe_files(files: Mapping[str, bytes]) -> dict[str, FileEntry]:
-    """Return size and SHA-256 of each file, as a manifest lists them."""
     return {name: FileEntry(hashlib.sha256(data).hexdigest(), len(data)) for name, data in files.items()}
 
 

@@ -9,10 +9,11 @@ import msgspec
 
 from shared.errors import RolloutInvalid, TransportClosed
 from shared.rollouts.rollout import Rollout, RolloutLayout
-from shared.transport.ledger import AccountedReceiver, SenderKey
+from shared.transport.ledger import SenderKey
+from shared.transport.transport import RolloutReceiver
 
 
-class InProcessReceiver(AccountedReceiver):
+class InProcessReceiver(RolloutReceiver):
     """``RolloutReceiver`` for any number of ``InProcessSender``. Rollouts are passed on without encoding or copying."""
 
     def __init__(self, layout: RolloutLayout, run_id: str, *, synchronous: bool = False) -> None:
@@ -74,7 +75,6 @@ class InProcessReceiver(AccountedReceiver):
             self.changed.notify_all()
 
     def join(self, actor_id: str) -> SenderKey:
-        """Add a sender and return its key."""
         with self.changed:
             self._sessions += 1
             sender = SenderKey(actor_id, f"in-process-{self._sessions}")

@@ -12,7 +12,7 @@ import msgspec
 from loguru import logger
 
 from shared.errors import CheckpointError
-from shared.rollouts.rollout import Rollout, RolloutAccounts
+from shared.rollouts.rollout import RolloutAccounts
 from shared.transport.arrival_journal import ArrivalJournal
 
 _PEERS_KEPT = 1000
@@ -64,7 +64,6 @@ class Ledger:
 
     @property
     def accounts(self) -> RolloutAccounts:
-        """A copy of the totals."""
         with self._lock:
             return msgspec.structs.replace(self._accounts)
 
@@ -125,7 +124,6 @@ class Ledger:
             self._accounts.invalid += 1
 
     def lose_in_flight(self) -> None:
-        """Count every rollout in flight as lost."""
         with self._lock:
             for account in self._senders.values():
                 self._count("lost", len(account.in_flight))
@@ -164,7 +162,6 @@ class Ledger:
                 self.announced(sender, account.expected)
 
     def close(self) -> None:
-        """Close the journal. Idempotent."""
         if self._journal is not None:
             self._journal.close()
 
@@ -196,41 +193,3 @@ class RateLimitedWarnings:
         count = self._faults[peer]
         if count & (count - 1) == 0:
             logger.opt(depth=1).warning("{} count={}", message, count)
-
-
-class AccountedReceiver:
-    """The accounting of a receiver, the same for every transport."""
-
-    def __init__(self, journal: ArrivalJournal | None = None) -> None:
-        self._ledger = Ledger(journal)
-        self._warnings = RateLimitedWarnings()
-
-    @property
-    def accounts(self) -> RolloutAccounts:
-        return self._ledger.accounts
-
-    @property
-    def actor_restarts(self) -> int:
-        return self._ledger.restarts
-
-    def count_learned(self, rollout: Rollout) -> None:
-        self._ledger.settle(*_origin(rollout), "learned")
-
-    def count_stale(self, rollout: Rollout) -> None:
-        self._ledger.settle(*_origin(rollout), "stale")
-
-    def count_invalid(self, rollout: Rollout, why: str) -> None:
-        sender, sequence = _origin(rollout)
-        self._ledger.settle(sender, sequence, "invalid")
-        self._warnings.warn(sender, f"invalid rollout received {sender} sequence={sequence} error={why}")
-
-    def state(self) -> bytes:
-        return self._ledger.state()
-
-    def restore(self, state: bytes) -> None:
-        self._ledger.restore(state)
-
-
-def _origin(rollout: Rollout) -> tuple[SenderKey, int]:
-    header = rollout.header
-    return SenderKey(header.actor_id, header.session_id), header.sequence

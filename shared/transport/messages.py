@@ -99,12 +99,10 @@ _from_learner: msgspec.msgpack.Decoder[FromLearner] = msgspec.msgpack.Decoder(Fr
 
 
 def decode_from_actor(frame: Any) -> FromActor:
-    """Decode a message of an actor. Raises RolloutInvalid."""
     return _decode(frame, _from_actor, RolloutInvalid, "an actor")
 
 
 def decode_from_learner(frame: Any) -> FromLearner:
-    """Decode a message of a learner. Raises TransportError."""
     return _decode(frame, _from_learner, TransportError, "a learner")
 
 

@@ -24,8 +24,6 @@ _MOST_SKIPPED = 2**32
 
 
 class Reply(NamedTuple):
-    """A message to one sender."""
-
     route: bytes
     message: FromLearner
 
@@ -129,7 +127,6 @@ class ReceiverFlow:
         return [Reply(self._routes[sender], self._credit(sender)) for sender in waiting if sender in self._routes]
 
     def decode(self, arrival: Arrival) -> Rollout | None:
-        """Return the rollout, or None if it is invalid."""
         try:
             return self._decode(arrival)
         except RolloutInvalid as error:

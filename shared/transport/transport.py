@@ -11,9 +11,12 @@ distinguishes the sessions of an actor. Every number gets exactly one of four ou
 learner; it is never inferred from the other counts.
 """
 
+from abc import ABC, abstractmethod
 from typing import Protocol
 
 from shared.rollouts.rollout import Rollout, RolloutAccounts
+from shared.transport.arrival_journal import ArrivalJournal
+from shared.transport.ledger import Ledger, RateLimitedWarnings, SenderKey
 
 
 class RolloutSender(Protocol):
@@ -47,54 +50,78 @@ class RolloutSender(Protocol):
         """Announce the final count and flush for a bounded time. Idempotent."""
 
 
-class RolloutReceiver(Protocol):
-    """The end of the learner. Invalid rollouts are counted and logged with their sender, never returned."""
+class RolloutReceiver(ABC):
+    """The end of the learner. Invalid rollouts are counted and logged with their sender, never returned.
+
+    Subclasses set ``synchronous``: True when a sender whose rollout was received waits for ``resume_senders``.
+    """
+
+    synchronous: bool
+
+    def __init__(self, journal: ArrivalJournal | None = None) -> None:
+        self._ledger = Ledger(journal)
+        self._warnings = RateLimitedWarnings()
 
     @property
     def accounts(self) -> RolloutAccounts:
         """Counts over all senders. A rollout in flight is counted in ``sent`` only."""
+        return self._ledger.accounts
 
     @property
     def actor_restarts(self) -> int:
         """Number of times that an ``actor_id`` came back in a new session."""
+        return self._ledger.restarts
 
     @property
+    @abstractmethod
     def live_senders(self) -> int:
         """Number of senders that are connected and have not left."""
 
-    @property
-    def synchronous(self) -> bool:
-        """True when a sender whose rollout was received waits for ``resume_senders``."""
-
+    @abstractmethod
     def receive(self, timeout_s: float) -> Rollout | None:
         """Return the next valid rollout, or None when ``timeout_s`` passed.
 
         Its sender then has room for another: at once, or with a synchronous receiver after ``resume_senders``.
         """
 
+    @abstractmethod
     def resume_senders(self, version: int | None) -> None:
         """Let waiting senders send again, rollouts acted by ``version`` or a newer one (None: by any version)."""
 
     def count_learned(self, rollout: Rollout) -> None:
         """Count a rollout as learned. Raises ValueError if it was counted before, as the next two do."""
+        self._ledger.settle(*_origin(rollout), "learned")
 
     def count_stale(self, rollout: Rollout) -> None:
         """Count a rollout as too old to learn from."""
+        self._ledger.settle(*_origin(rollout), "stale")
 
     def count_invalid(self, rollout: Rollout, why: str) -> None:
         """Count a rollout as invalid and log it with its sender."""
+        sender, sequence = _origin(rollout)
+        self._ledger.settle(sender, sequence, "invalid")
+        self._warnings.warn(sender, f"invalid rollout received {sender} sequence={sequence} error={why}")
 
+    @abstractmethod
     def stop_actors(self, timeout_s: float) -> None:
         """Ask every sender to stop and wait for final counts, at most ``timeout_s``. Rollouts in flight are lost."""
 
     def state(self) -> bytes:
         """Return the accounts for a checkpoint."""
+        return self._ledger.state()
 
     def restore(self, state: bytes) -> None:
         """Continue from the accounts of a checkpoint, before the first ``receive``. Raises CheckpointError.
 
         Rollouts learned after the checkpoint count as lost when their sender announces them again.
         """
+        self._ledger.restore(state)
 
+    @abstractmethod
     def close(self) -> None:
         """Release everything. Idempotent."""
+
+
+def _origin(rollout: Rollout) -> tuple[SenderKey, int]:
+    header = rollout.header
+    return SenderKey(header.actor_id, header.session_id), header.sequence

@@ -11,8 +11,8 @@ from shared.rollouts.rollout import Rollout, RolloutLayout
 from shared.rollouts.rollout_codec import MAX_FRAME_BYTES
 from shared.transport import messages
 from shared.transport.arrival_journal import ArrivalJournal
-from shared.transport.ledger import AccountedReceiver
 from shared.transport.receiver_flow import ReceiverFlow, ReceiverOptions, Reply
+from shared.transport.transport import RolloutReceiver
 from shared.transport.transport_keys import LearnerKeys
 from shared.transport.zmq_sockets import FLUSH_MS, LearnerCurve, check_keys, configure, milliseconds, ready
 
@@ -21,7 +21,7 @@ _RECEIVE_QUEUE = 4  # messages of a connection that wait in the socket; others w
 _STOP_REPEAT_S = 0.1
 
 
-class ZmqReceiver(AccountedReceiver):
+class ZmqReceiver(RolloutReceiver):
     """``RolloutReceiver`` over ZeroMQ. ``receive``, ``stop_actors`` and ``close`` belong to one thread.
 
     A second thread sends heartbeats, greets and reads while an update runs. Memory is bounded by ``ReceiverOptions``:

@@ -59,12 +59,10 @@ class ZmqSender:
 
     @property
     def sent(self) -> int:
-        """Number of rollouts sent or counted as lost."""
         return self._flow.sent
 
     @property
     def lost(self) -> int:
-        """Number of rollouts dropped here."""
         return self._flow.lost
 
     @property
