@@ -90,12 +90,7 @@ class LocalPolicyStore:
         return open_version(self.path / version_name(version), version)
 
     def publish(
-        self,
-        files: Mapping[str, bytes],
-        describe: DescribeVersion,
-        *,
-        durable: bool = True,
-        sign: Sign | None = None,
+        self, files: Mapping[str, bytes], describe: DescribeVersion, *, durable: bool = True, sign: Sign | None = None
     ) -> Manifest:
         entries = describe_files(files)
         version = self._next_version()

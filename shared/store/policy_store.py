@@ -40,12 +40,7 @@ class PolicyStore(Protocol):
         """Notes of canary evaluations, or None if the store has none."""
 
     def publish(
-        self,
-        files: Mapping[str, bytes],
-        describe: DescribeVersion,
-        *,
-        durable: bool = True,
-        sign: Sign | None = None,
+        self, files: Mapping[str, bytes], describe: DescribeVersion, *, durable: bool = True, sign: Sign | None = None
     ) -> Manifest:
         """Commit a version with the next number and return its manifest as readers see it.
 

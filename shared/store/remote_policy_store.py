@@ -113,11 +113,7 @@ class RemotePolicyStore:
         return is_ours and highest == version and version not in directories
 
     def _upload(
-        self,
-        directory: str,
-        files: Mapping[str, bytes],
-        entries: dict[str, FileEntry],
-        stated: Mapping[str, bytes],
+        self, directory: str, files: Mapping[str, bytes], entries: dict[str, FileEntry], stated: Mapping[str, bytes]
     ) -> None:
         self._files.make_directory(directory)
         for name, data in files.items():
