@@ -1,8 +1,4 @@
-"""Memory for large files, reused when no view of its content is left.
-
-Fresh memory costs more than reading into it: the kernel, and on a virtual machine first the host, finds and clears each
-page.
-"""
+"""Memory for large files, reused when no view of it is left: fresh pages have to be found and cleared first."""
 
 import mmap
 from contextlib import suppress
@@ -21,10 +17,7 @@ class BufferPool:
         self._pieces: list[_Piece] = []
 
     def take(self, size_bytes: int) -> memoryview:
-        """Return ``size_bytes`` of writable memory with arbitrary content, reused after its last view is gone.
-
-        Raises OSError when no memory is available.
-        """
+        """Return writable memory, reused after its last view is gone. Raises OSError if there is none."""
         length = -(-size_bytes // _HUGE_PAGE_BYTES) * _HUGE_PAGE_BYTES  # unchanged by small differences of size
         fit = next((piece for piece in self._pieces if len(piece) == length and piece.is_free), None)
         self._pieces = [piece for piece in self._pieces if piece is fit or not piece.is_free]

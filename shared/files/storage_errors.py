@@ -39,10 +39,7 @@ def store_unavailable(error: Exception, doing: str) -> StoreUnavailable:
 def storage(
     doing: str, *, expecting: type[Exception] | tuple[type[Exception], ...] = (), foreign: type[Exception] = OSError
 ) -> Iterator[None]:
-    """Map ``foreign`` errors to StoreUnavailable; ``doing`` completes "could not ...".
-
-    Errors of this project and those ``expecting`` names pass unchanged.
-    """
+    """Map ``foreign`` errors to StoreUnavailable, except ``expecting``; ``doing`` completes "could not ..."."""
     try:
         yield
     except HotswapError:

@@ -1,8 +1,4 @@
-"""Command lines: typed settings, one exit code, and errors as one line without a traceback.
-
-Exit codes: 0 and 1 belong to the command; 2 means that it could not run, with the reason in one line on stderr; 130 is
-Ctrl-C.
-"""
+"""Command lines: typed settings, one-line errors, and exit codes (2: could not run, 130: Ctrl-C; 0, 1: the command)."""
 
 import contextlib
 import io

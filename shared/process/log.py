@@ -75,10 +75,7 @@ def _add_file(path: Path, level: Level) -> None:
 
 
 class _LogFile:
-    """Sink of loguru that writes a rotating file. On a full disk lines are lost, with one warning on stderr.
-
-    The file sink of loguru prints a traceback for every lost line.
-    """
+    """Rotating file that warns once on a full disk; that of loguru prints a traceback for every line."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -46,11 +46,7 @@ class Lifeline:
 
 
 def die_with_parent() -> None:
-    """Kill this process (SIGKILL) when its parent ends. A child calls it first of all.
-
-    A parent that ended before the call is noticed too. Without the environment of a ``Lifeline`` the parent is the
-    current one.
-    """
+    """Kill this process (SIGKILL) when its parent ends, or has ended already. A child calls it first of all."""
     die_with(int(os.environ.get(_PARENT_VARIABLE, os.getppid())))
     lifeline = os.environ.get(_LIFELINE_VARIABLE)
     if lifeline is not None:
@@ -58,10 +54,7 @@ def die_with_parent() -> None:
 
 
 def die_with(parent: int) -> None:
-    """Let the kernel kill this process when process ``parent`` ends, without a ``Lifeline``.
-
-    Also for the time between fork and exec. On platforms other than Linux it checks once that the parent runs.
-    """
+    """Let the kernel kill this process when ``parent`` ends; on other platforms, check once that it runs."""
     if sys.platform == "linux":
         assert _LIBC is not None
         if _LIBC.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0) != 0:

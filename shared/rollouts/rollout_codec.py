@@ -32,10 +32,7 @@ class _Wire(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def encode_rollout(rollout: Rollout) -> list[Any]:
-    """Return the frames: bytes, and buffers of large arrays, which must not be written to until they are sent.
-
-    Raises ConfigurationError if an array is larger than receivers accept.
-    """
+    """Return the frames: bytes, and buffers to leave unchanged until sent. Raises ConfigurationError if too large."""
     small: list[Any] = []
     large: list[Any] = []
     for array in rollout.arrays():

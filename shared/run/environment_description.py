@@ -1,7 +1,4 @@
-"""Spaces, action masks and reward threshold of an environment, found by its id.
-
-Ids are those of Gymnasium; ``module:EnvId-v0`` imports the module that registers the environment first.
-"""
+"""Spaces, action masks and reward threshold of an environment, by its id: ``EnvId-v0``, or ``module:EnvId-v0``."""
 
 import contextlib
 import difflib

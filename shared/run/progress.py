@@ -37,10 +37,7 @@ class Progress(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 
 class Summary(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Result of a run over all sessions of its learner.
-
-    ``time_to_target_s`` counts from the first environment step; None if the last session missed its target.
-    """
+    """Result of a run. ``time_to_target_s`` counts from the first step; None if the last session missed its target."""
 
     solved: bool
     env_steps: int

@@ -173,10 +173,7 @@ def new_run_directory(env_id: str, root: Path = DEFAULT_ROOT) -> RunDirectory:
 
 
 def find_run(env_id: str, root: Path = DEFAULT_ROOT) -> RunDirectory | None:
-    """Return the newest live run of ``env_id``, else the newest run with a policy version, else None.
-
-    Directories that this release cannot read are skipped.
-    """
+    """Return the newest live run of ``env_id``, else the newest run with a policy version, else None."""
     runs = [run for run in _newest_first(root) if _trains(run, env_id)]
     live = next((run for run in runs if run.live()), None)
     return live or next((run for run in runs if run.has_version()), None)

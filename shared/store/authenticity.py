@@ -23,10 +23,7 @@ class Authenticity:
         """Id of the required run, or None before the first version."""
 
     def open(self, store: PolicyStore, version: int) -> VersionFiles:
-        """Open ``version`` and ``check`` it; after a failure it is read once more.
-
-        Raises the errors of both.
-        """
+        """Open ``version`` and ``check`` it; after a failure it is read once more. Raises the errors of both."""
         files = store.open(version)
         try:
             self.check(files)

@@ -190,10 +190,7 @@ class LocalPolicyStore:
 
 
 class UsedNumbers:
-    """Version numbers that a run has used, recorded outside its store: the store may be removed and come back.
-
-    The directory contains one empty file, named after the highest number. Any number of processes may use it.
-    """
+    """A directory outside a store that records, as a file name, the highest version number that a run has used."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory

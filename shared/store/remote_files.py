@@ -1,7 +1,4 @@
-"""The file operations of a remote store over fsspec, with one meaning on every backend.
-
-Exceptions of a backend are mapped to StoreUnavailable, except those that a docstring names.
-"""
+"""The file operations of a remote store. Errors of a backend become StoreUnavailable, unless a docstring names them."""
 
 from contextlib import suppress
 from typing import Any
@@ -53,10 +50,7 @@ class RemoteFiles:
         return True
 
     def read(self, name: str, size_bytes: int) -> bytes:
-        """Return at most ``size_bytes + 1`` bytes.
-
-        Raises FileNotFoundError, and NotRegularFileError for a link, a directory, a pipe or a device.
-        """
+        """Return at most ``size_bytes + 1`` bytes. Raises FileNotFoundError or NotRegularFileError (a link, a pipe)."""
         details = self._info(name)
         if details["type"] != "file" or details.get("islink"):
             raise NotRegularFileError("a symbolic link" if details.get("islink") else f"type {details['type']!r}")

@@ -148,10 +148,7 @@ class Quarantine:
         self._reasons: dict[str, str | None] = {}
 
     def add(self, digest: str, reason: str, by: str) -> None:
-        """Write advice unless there is some. Raises ValueError if ``digest`` is not a digest.
-
-        Long texts are cut: an error message may quote a tensor.
-        """
+        """Write advice unless there is some; long texts are cut. Raises ValueError if ``digest`` is not a digest."""
         if not _DIGEST.fullmatch(digest):
             raise ValueError(f"expected the digest of a manifest, 64 hexadecimal digits; found {digest!r}")
         if digest not in self._notes.names():

@@ -16,11 +16,7 @@ from shared.store.version_files import VersionFiles, checked_manifest, parse_ver
 
 
 def open_version_directory(path: Path) -> VersionFiles:
-    """Open the version in the directory ``path``, inside or outside a store.
-
-    A directory with the name of a version has to contain that version. Raises VersionNotFound, ManifestError or
-    StoreUnavailable.
-    """
+    """Open a version by its path. Raises VersionNotFound, ManifestError or StoreUnavailable."""
     resolved = Path(os.path.realpath(path))  # unlike Path.resolve, leaves loops of links for open_version to refuse
     return open_version(resolved, parse_version_name(resolved.name))
 

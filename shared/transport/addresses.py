@@ -42,10 +42,7 @@ def check_listen_address(address: str) -> None:
 
 
 def advertised_address(address: str) -> str:
-    """Return the address that actors connect to if the learner listens at ``address``.
-
-    A wildcard becomes the name of this host. Raises ConfigurationError for other addresses than tcp://HOST:PORT.
-    """
+    """Return the address that actors connect to: that to listen at, with the name of this host for a wildcard."""
     check_listen_address(address)
     host, port = _host_and_port(address)
     return f"tcp://{socket.gethostname()}:{port}" if host in _ANY_HOST else address

@@ -21,10 +21,7 @@ _line: msgspec.json.Decoder[tuple[str, str, int]] = msgspec.json.Decoder(tuple[s
 
 
 class ArrivalJournal:
-    """A file of counts, not synced: it survives a killed process, but not a power cut.
-
-    ``counts`` maps (actor id, session id) to the number of rollouts.
-    """
+    """Counts by (actor id, session id) in a file that is not synced: it survives a killed process, not a power cut."""
 
     def __init__(self, path: Path) -> None:
         """Read the file, if any, and continue it. Raises ConfigurationError if it cannot be read or created.

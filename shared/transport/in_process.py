@@ -92,10 +92,7 @@ class InProcessReceiver(RolloutReceiver):
         return queued + self._held.count(sender)
 
     def put(self, sender: SenderKey, rollout: Rollout) -> None:
-        """Add a rollout. The caller holds ``changed``.
-
-        The ledger numbers it, so that the worker of a resumed run continues the numbers of the checkpoint.
-        """
+        """Add a rollout, numbered by the ledger: a resumed run continues the numbers. The caller holds ``changed``."""
         sequence = self._ledger.expected(sender)
         header = msgspec.structs.replace(
             rollout.header, actor_id=sender.actor_id, session_id=sender.session_id, sequence=sequence

@@ -69,10 +69,7 @@ class Ledger:
 
     @property
     def restarts(self) -> int:
-        """Number of actor sessions that were not the first of their ``actor_id``.
-
-        A new session after a checkpoint is not a restart: the whole run may have been resumed.
-        """
+        """Number of actor sessions that were not the first of their ``actor_id`` since the start or the checkpoint."""
         with self._lock:
             active = [key for key, account in self._senders.items() if account.expected > self._restored.get(key, -1)]
             return self._restarts_before + len(active) - len({key.actor_id for key in active})
@@ -83,10 +80,7 @@ class Ledger:
             return self._senders.get(sender, _Account()).expected
 
     def arrived(self, sender: SenderKey, sequence: int) -> bool:
-        """Count rollout ``sequence`` as in flight, and the numbers that it skips as lost.
-
-        Return False, and count nothing, if the number was counted before.
-        """
+        """Count rollout ``sequence`` as in flight and skipped ones as lost; return False if it was counted before."""
         with self._lock:
             account = self._senders.setdefault(sender, _Account())
             if sequence < account.expected:

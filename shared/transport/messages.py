@@ -76,10 +76,7 @@ class Refused(msgspec.Struct, frozen=True, tag="refused"):
 
 
 class Credit(msgspec.Struct, frozen=True, tag="credit"):
-    """All rollouts below ``taken`` left the queue; the next should be acted by ``version`` or a newer one.
-
-    Repeated every ``heartbeat_s`` as the heartbeat.
-    """
+    """All below ``taken`` left the queue; the next should be acted by ``version`` or a newer one. The heartbeat."""
 
     taken: Count
     version: Count | None = None

@@ -104,10 +104,7 @@ class ReceiverFlow:
         return None
 
     def pop(self) -> tuple[Arrival, Reply | None]:
-        """Return the oldest rollout of the next sender, and the credit to send before the rollout is decoded.
-
-        A synchronous receiver keeps the credit until ``resume``.
-        """
+        """Return the oldest rollout of the next sender, and the credit to send first, unless synchronous."""
         sender = next(iter(self._queues))
         queue = self._queues.pop(sender)
         arrival = queue.popleft()

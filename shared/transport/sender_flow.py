@@ -1,7 +1,4 @@
-"""Decisions of a sender: when it may send, when it has to greet, and when it takes the learner to be down.
-
-The module uses no socket and no clock: the caller passes times in ``time.monotonic`` seconds.
-"""
+"""Decisions of a sender, without socket and clock: the caller passes times in ``time.monotonic`` seconds."""
 
 import math
 

@@ -35,10 +35,7 @@ class RolloutSender(Protocol):
         """The next rollout should be acted by this version or a newer one; None for any."""
 
     def wait_for_room(self, timeout_s: float) -> bool:
-        """Wait until ``send`` would not block; return False after ``timeout_s`` or a stop request.
-
-        Returns True at once while the learner is down: ``send`` then counts the rollout as lost.
-        """
+        """Wait until ``send`` would not block (or drop); return False after ``timeout_s`` or a stop request."""
 
     def send(self, rollout: Rollout) -> bool:
         """Number a rollout and send it; return False if it is lost. Its buffers must not be written to afterwards.

@@ -52,10 +52,7 @@ def make_keys() -> tuple[LearnerKeys, ActorKeys]:
 
 
 def keep_learner_keys(directory: Path) -> LearnerKeys:
-    """Return the keys of the run in ``directory``; create them, readable by the owner only, if there are none.
-
-    Raises ConfigurationError if they cannot be read or written.
-    """
+    """Return the keys of the run in ``directory``; create them if there are none. Raises ConfigurationError."""
     path = directory / LEARNER_KEY_NAME
     if path.exists():
         return _read(path, LearnerKeys)
