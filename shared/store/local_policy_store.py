@@ -155,11 +155,10 @@ class LocalPolicyStore:
     def _remove(self, name: str) -> bool:
         """Remove a version in place; return False if another sweeper began to."""
         directory = self.path / name
-        try:
+        existed = False
+        with suppress(OSError):  # removed already, or not a file
             (directory / MANIFEST_NAME).unlink()
             existed = True
-        except OSError:  # removed already, or not a file
-            existed = False
         self._delete(directory)
         return existed
 

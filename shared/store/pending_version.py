@@ -14,7 +14,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Self
 
@@ -53,29 +53,23 @@ class PendingVersion:
 
     def write(self, files: Mapping[str, bytes]) -> None:
         """Write new files and sync them to the disk."""
-        with storage(f"write into {self._store}"):
-            self._write(files)
-
-    def _write(self, files: Mapping[str, bytes]) -> None:
-        descriptors = []
-        try:
+        with storage(f"write into {self._store}"), ExitStack() as opened:
+            descriptors = []
             for name, data in files.items():
                 descriptor = os.open(name, _NEW_FILE, 0o666, dir_fd=self._directory)
+                opened.callback(os.close, descriptor)
                 descriptors.append(descriptor)
                 _write_all(descriptor, data)
             if self._fsync:  # after all writes, so that the disk can merge them
                 for descriptor in descriptors:
                     os.fsync(descriptor)
                 _sync(self._directory)
-        finally:
-            for descriptor in descriptors:
-                os.close(descriptor)
 
     def replace(self, files: Mapping[str, bytes]) -> None:
         with storage(f"write into {self._store}"):
             for name in files:
                 os.unlink(name, dir_fd=self._directory)
-            self._write(files)
+        self.write(files)
 
     def commit(self, name: str) -> bool:
         """Rename the directory to ``name``; return False if that name is taken."""

@@ -118,17 +118,14 @@ class RemotePolicyStore:
         self._files.make_directory(directory)
         for name, data in files.items():
             self._files.write(f"{directory}/{name}", data)
-        self._check_uploaded(directory, entries)
-        for name, data in stated.items():  # the manifest last
-            self._files.write(f"{directory}/{name}", data)
-
-    def _check_uploaded(self, directory: str, entries: Mapping[str, FileEntry]) -> None:
-        """Raise StoreUnavailable if a sweeper removed files of this upload, which must not get a manifest then."""
+        # A sweeper may have removed files of this upload, which must not get a manifest then.
         found = {name: details.get("size") for name, details in self._files.list(directory).items()}
         if missing := [name for name, entry in entries.items() if found.get(name) != entry.size_bytes]:
             raise StoreUnavailable(
                 f"publish again: uploaded {', '.join(missing)} to {self._url}/{directory}, but it is missing or changed"
             )
+        for name, data in stated.items():  # the manifest last
+            self._files.write(f"{directory}/{name}", data)
 
     def sweep(self, retention: Retention) -> list[int]:
         directories = self._numbers()[0]

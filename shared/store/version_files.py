@@ -232,7 +232,6 @@ class Retention:
 
     def expendable(self, versions: Sequence[int]) -> list[int]:
         """Return the ``versions`` that may be removed, ascending; never the newest."""
-        return [version for version in sorted(versions)[: -self.keep_newest] if not self._is_kept(version)]
-
-    def _is_kept(self, version: int) -> bool:
-        return version in self.pinned or (self.keep_every is not None and version % self.keep_every == 0)
+        every = self.keep_every
+        older = sorted(versions)[: -self.keep_newest]
+        return [v for v in older if v not in self.pinned and (every is None or v % every != 0)]
