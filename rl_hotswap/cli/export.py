@@ -122,11 +122,7 @@ def _publish_sb3(options: ExportOptions, file: Path) -> "Manifest":
     else:
         observation, action = _required(spaces, "--env ID to rebuild the policy, or --trust-pickle to read it whole")
         model = load_weights(
-            file,
-            observation_space=observation,
-            action_space=action,
-            algorithm=options.algorithm,
-            policy=options.policy,
+            file, observation_space=observation, action_space=action, algorithm=options.algorithm, policy=options.policy
         )
     policy = from_sb3(model, observation_space=spaces[0] if spaces else None, vec_normalize=normalization)
     return publish_once(

@@ -72,10 +72,7 @@ def train_in_one_process(options: SingleProcessRun, run: RunDirectory, stop_requ
         receiver.worker = RolloutWorker(
             agent,
             make_environments(
-                options.env,
-                options.envs_per_actor,
-                vector=options.vector,
-                env_kwargs=options.environment_kwargs(),
+                options.env, options.envs_per_actor, vector=options.vector, env_kwargs=options.environment_kwargs()
             ),
             layout,
             RolloutOptions(run_id=config.run_id, actor_id=_ACTOR_ID, seed=options.seed),

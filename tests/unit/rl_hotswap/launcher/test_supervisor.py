@@ -242,9 +242,7 @@ _UP = "alive.write(b'.')\n"
 
 
 @pytest.mark.parametrize(
-    ("number", "code"),
-    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)],
-    ids=str,
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)], ids=str
 )
 def test_a_stop_signal_lets_the_learner_write_its_checkpoint(
     run: RunDirectory, number: signal.Signals, code: int
