@@ -1,5 +1,6 @@
 """Evaluation of one policy version: deterministic episodes and their statistics."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,20 @@ from actor.agent_options import AgentOptions, TrustOptions
 from actor.environments.environment_creation import make_environments
 from actor.environments.environments import Environments
 from actor.versions.version_selection import Pinned
-from rl_hotswap.one_version_store import OneVersionStore
-from shared.errors import ConfigurationError, VersionNotFound
-from shared.policy.manifest import MANIFEST_NAME
+from shared.errors import ConfigurationError, StoreError, VersionNotFound
+from shared.policy.manifest import MANIFEST_NAME, Manifest
 from shared.run.run_config import RunConfig, check_run_config
 from shared.run.run_directory import RunDirectory
 from shared.store.authenticity import Authenticity
-from shared.store.policy_store import LocalPolicyStore, PolicyStore, VersionFiles, open_store, open_version_directory
+from shared.store.policy_store import (
+    LocalPolicyStore,
+    PolicyStore,
+    Retention,
+    VersionFiles,
+    open_store,
+    open_version_directory,
+)
+from shared.store.version_files import DescribeVersion, Sign
 
 # The version lies on this machine, whole: if it does not load at once, it never will.
 _DEADLINE_S = 0.0
@@ -144,3 +152,57 @@ def _run_episode(agent: Agent, environments: Environments, seed: int) -> tuple[f
         length += 1
         if terminated[0] or truncated[0]:
             return episode_return, length
+
+
+class OneVersionStore:
+    """A ``PolicyStore`` around one opened version. Quarantines are discarded."""
+
+    def __init__(self, files: VersionFiles) -> None:
+        self._files = files
+        self.version = files.manifest.version
+
+    def __str__(self) -> str:
+        return self._files.location
+
+    @property
+    def watch_path(self) -> Path | None:
+        return None
+
+    @property
+    def notes(self) -> None:
+        return None
+
+    def versions(self) -> list[int]:
+        return [self.version]
+
+    def newest(self) -> int | None:
+        return self.version
+
+    def open(self, version: int) -> VersionFiles:
+        if version != self.version:
+            raise VersionNotFound(
+                f"this store holds version {self.version} only; found a request for version {version}"
+            )
+        return self._files
+
+    def publish(
+        self,
+        files: Mapping[str, bytes],  # noqa: ARG002
+        describe: DescribeVersion,  # noqa: ARG002
+        *,
+        durable: bool = True,  # noqa: ARG002
+        sign: Sign | None = None,  # noqa: ARG002
+    ) -> Manifest:
+        raise StoreError(f"{self} is one version; publish into a store")
+
+    def make_durable(self, version: int) -> None:
+        pass
+
+    def sweep(self, retention: Retention) -> list[int]:  # noqa: ARG002
+        return []
+
+    def quarantine(self, digest: str, reason: str, by: str) -> None:
+        pass
+
+    def quarantined(self) -> dict[str, str]:
+        return {}

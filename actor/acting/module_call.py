@@ -17,10 +17,9 @@ from shared.engines.engine import Engine, EngineChoice
 from shared.engines.load import PROGRAM_OF, load_program
 from shared.errors import PolicyLoadError, ProgramError, ProgramUnsupported
 from shared.policy.manifest import Manifest
-from shared.policy.module_signature import ArgumentSpec, ModuleSignature
-from shared.policy.nested_values import flatten, unflatten
+from shared.policy.nested_values import DictNode, RecordNode, SequenceNode, Structure, TensorNode, flatten, unflatten
+from shared.policy.signature import ArgumentSpec, ModuleSignature
 from shared.policy.signing import PublicKey, public_keys_of
-from shared.policy.structure import DictNode, RecordNode, SequenceNode, Structure, TensorNode
 from shared.store.authenticity import Authenticity
 from shared.store.policy_store import open_version_directory
 

@@ -8,8 +8,8 @@ import numpy as np
 from shared.engines.engine import Engine
 from shared.errors import ManifestError, PolicyOutputError, ProgramError
 from shared.policy.manifest import Manifest
-from shared.policy.module_signature import ModuleSignature
 from shared.policy.probe import Probe, compare, compare_outputs, decode_probe
+from shared.policy.signature import ModuleSignature
 
 if TYPE_CHECKING:
     from shared.store.policy_store import VersionFiles

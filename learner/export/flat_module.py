@@ -16,8 +16,18 @@ import torch
 from torch import Tensor, nn
 
 from shared.errors import ExportError
-from shared.policy.nested_values import Classes, flatten, unflatten
-from shared.policy.structure import ConstantNode, DictNode, NumberNode, RecordNode, SequenceNode, Structure, TensorNode
+from shared.policy.nested_values import (
+    Classes,
+    ConstantNode,
+    DictNode,
+    NumberNode,
+    RecordNode,
+    SequenceNode,
+    Structure,
+    TensorNode,
+    flatten,
+    unflatten,
+)
 
 _NUMBERS = {"bool": torch.bool, "int": torch.int64, "float": torch.float64}
 

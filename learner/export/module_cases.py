@@ -16,9 +16,8 @@ from torch import Tensor, nn
 from learner.export.input_variations import VARIATIONS, BatchDims, guess_batch_dims, resized, varied
 from learner.export.program_checks import EXAMPLE_ROWS, Case
 from shared.errors import ExportError, SignatureMismatch
-from shared.policy.module_signature import ArgumentSpec, ModuleSignature
-from shared.policy.nested_values import describe, flatten, unflatten
-from shared.policy.structure import Structure, leaf_names, merge
+from shared.policy.nested_values import Structure, describe, flatten, leaf_names, merge, unflatten
+from shared.policy.signature import ArgumentSpec, ModuleSignature
 
 _SMALLEST = (1, 2)  # the second for a module that does not accept a batch of one
 _LARGEST = 16

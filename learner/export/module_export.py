@@ -26,9 +26,9 @@ from learner.export.program_checks import ATOL, Arrays, Case, ProgramChecks, per
 from shared.engines.eager import module_tensors
 from shared.errors import ConfigurationError, ExportError, SignatureMismatch, WeightsError
 from shared.policy.manifest import PROBE_FILE, WEIGHTS_FILE, Manifest, MethodReport, ProbeEntry
-from shared.policy.module_signature import NOT_A_POLICY
 from shared.policy.nested_values import describe
 from shared.policy.probe import PROBE_ATOL, PROBE_RTOL, Probe, compare_outputs, encode_probe
+from shared.policy.signature import NOT_A_POLICY
 from shared.policy.signing import SigningKey, signing_key_of
 from shared.policy.weights import encode_weights
 from shared.scripting.scripting import ScriptModule, script, script_around
@@ -84,8 +84,8 @@ def export_module(
 ) -> ExportReport:
     """Export ``module``, as it answers ``module(*example_args, **example_kwargs)`` in eval mode, into a new directory.
 
-    Arguments and results may be nested in any way (``shared.policy.structure``); arguments that are no tensors become
-    part of the program. ``actor.acting.module_call.load_policy(directory)`` returns a callable with the same arguments.
+    Arguments and results may be nested in any way (``shared.policy.nested_values``); arguments that are no tensors
+    become part of the program. ``actor.acting.module_call.load_policy(directory)`` returns a callable with the same arguments.
 
     The methods are script, script with pieces traced, trace with pieces scripted, and trace. The first is taken that
     equals eager (within ``1e-5 + 1e-5 * |x|``) at three batch sizes, for at least two sets of inputs made from the

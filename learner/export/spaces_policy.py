@@ -20,11 +20,20 @@ from torch import Tensor, nn
 
 from learner.networks.distributions import make_distribution, mask_logits
 from shared.errors import ConfigurationError, ExportError, SignatureMismatch
-from shared.policy.nested_values import describe, flatten, unflatten
+from shared.policy.nested_values import (
+    DictNode,
+    RecordNode,
+    SequenceNode,
+    Structure,
+    TensorNode,
+    describe,
+    flatten,
+    leaf_names,
+    unflatten,
+)
 from shared.policy.probe import make_inputs
 from shared.policy.signature import PolicySignature, acting_signature
 from shared.policy.spaces import ActionSpec, action_spec, observation_leaves
-from shared.policy.structure import DictNode, RecordNode, SequenceNode, Structure, TensorNode, leaf_names
 
 OUTPUTS = ("logits", "mean", "log_std", "action", "value", "state")
 _HEADS = ("logits", "mean", "action")

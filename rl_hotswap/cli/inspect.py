@@ -20,8 +20,8 @@ from shared.engines.engine import Engine, EngineKind
 from shared.engines.load import Read, load_program
 from shared.errors import ConfigurationError, HotswapError, PolicyLoadError, ProgramUnsupported, VersionNotFound
 from shared.policy.manifest import Manifest
-from shared.policy.module_signature import ModuleSignature
 from shared.policy.probe import compare, decode_probe
+from shared.policy.signature import ModuleSignature
 from shared.policy.signing import PublicKey, public_keys_of
 from shared.policy.weights import decode_weights
 from shared.process.command_line import run_command

@@ -1,5 +1,6 @@
-"""Engine for torch modules without compilation: the reference for all other engines."""
+"""Engines for torch modules: without compilation, the reference for all other engines, and with ``torch.compile``."""
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -64,3 +65,38 @@ def to_tensor(array: np.ndarray) -> Tensor:
     """Return a tensor on the memory of ``array``, or on a copy of a read-only array."""
     # torch warns about read-only memory, because a program could write to it.
     return torch.from_numpy(array if array.flags.writeable else array.copy())
+
+
+_MOST_COMPILATIONS = 64
+
+
+class TorchCompileEngine(EagerEngine):
+    """Runs a module compiled at its first call, which takes ten seconds or more.
+
+    The batch dimension is dynamic, so one compilation serves every batch size; torch makes another for single rows.
+    Engines of one network share both. New weights need no compilation.
+    """
+
+    kind: EngineKind = "compile"
+
+    def __init__(self, module: nn.Module, program_digest: str, outputs: Sequence[int] | None = None) -> None:
+        super().__init__(module, program_digest, outputs)
+        # The limit (8 by default) counts all networks of a class; beyond it torch silently stops compiling.
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MOST_COMPILATIONS)
+        self._call = torch.compile(module)
+        self._compiled: set[bool] = set()  # false: compiled for one row, true: for several
+
+    def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Compute the outputs; see ``Engine``. Raises PolicyOutputError when compiling fails or the module raises."""
+        has_rows = inputs[0].shape[0] > 1
+        if has_rows in self._compiled:
+            return super().run(inputs)
+        tensors = [to_tensor(array) for array in inputs]
+        if has_rows:  # torch treats a size of 1 as a constant
+            for tensor in tensors:
+                torch._dynamo.mark_dynamic(tensor, 0)
+        with warnings.catch_warnings():  # torch's deprecations while it compiles
+            warnings.simplefilter("ignore")
+            outputs = self._run_tensors(tensors)
+        self._compiled.add(has_rows)
+        return outputs

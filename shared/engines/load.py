@@ -115,9 +115,8 @@ def _import(
     trusted_modules: Sequence[str],
     outputs: Sequence[int] | None,
 ) -> Engine:
-    from shared.engines.eager import EagerEngine
+    from shared.engines.eager import EagerEngine, TorchCompileEngine
     from shared.engines.importable import load_importable
-    from shared.engines.torch_compile import TorchCompileEngine
 
     make = TorchCompileEngine if kind == "compile" else EagerEngine
     return make(

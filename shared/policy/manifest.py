@@ -10,8 +10,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from shared.errors import ManifestError
-from shared.policy.module_signature import ModuleSignature
-from shared.policy.signature import PolicySignature
+from shared.policy.signature import ModuleSignature, PolicySignature
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"

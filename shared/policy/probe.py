@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from shared.errors import ExportError, ProbeMismatch, SignatureMismatch, WeightsError
-from shared.policy.module_signature import ModuleSignature
 from shared.policy.noise import NoiseStream
-from shared.policy.signature import PolicySignature, TensorSpec
+from shared.policy.signature import ModuleSignature, PolicySignature, TensorSpec
 from shared.policy.spaces import ActionSpec, ObservationLeaf
 from shared.policy.weights import decode_tensors, decode_weights, encode_weights
 

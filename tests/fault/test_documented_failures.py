@@ -327,7 +327,7 @@ def test_a_branch_on_data(version: Path) -> None:
 )
 @pytest.mark.slow
 def test_a_batch_size_that_changes_under_compile() -> None:
-    from shared.engines.torch_compile import TorchCompileEngine
+    from shared.engines.eager import TorchCompileEngine
 
     bare = torch.compile(seeded(modules.Squashed), backend="eager")
     with torch.no_grad(), torch._dynamo.config.patch(error_on_recompile=True):

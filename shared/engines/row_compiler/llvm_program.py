@@ -9,11 +9,16 @@ import numpy as np
 
 from shared.engines.row_compiler.emitter import LANES, VECTOR_BYTES
 from shared.engines.row_compiler.graph_reader import read_graph
-from shared.engines.row_compiler.machine_code import MachineCode, Registers, processor_registers
 from shared.engines.row_compiler.row_builder import RowBuilder, Tensor, Weight
-from shared.engines.row_compiler.row_code import FUNCTION_NAME, blocks_and_singles, row_code
-from shared.engines.row_compiler.row_program import Output, Packed, RowProgram, with_bounds
-from shared.engines.row_compiler.scratch import plan_scratch
+from shared.engines.row_compiler.row_code import (
+    FUNCTION_NAME,
+    MachineCode,
+    Registers,
+    blocks_and_singles,
+    processor_registers,
+    row_code,
+)
+from shared.engines.row_compiler.row_program import Output, Packed, RowProgram, plan_scratch, with_bounds
 from shared.errors import ProgramUnsupported
 from shared.policy.output_bounds import Bounds
 

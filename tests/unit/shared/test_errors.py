@@ -11,7 +11,7 @@ import pytest
 from shared import errors
 from shared.engines.importable import load_importable
 from shared.engines.onnx_graph import external_initializers
-from shared.engines.row_compiler.machine_code import MachineCode
+from shared.engines.row_compiler.row_code import MachineCode
 from shared.files.storage_errors import remote_storage, storage
 from shared.policy.manifest import decode_manifest
 from shared.policy.probe import decode_probe

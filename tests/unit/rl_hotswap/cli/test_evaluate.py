@@ -9,8 +9,7 @@ from actor.agent import Agent
 from actor.agent_options import AgentOptions
 from learner.networks.network_config import NetworkConfig
 from rl_hotswap.cli.evaluate import COMMAND, EvaluateOptions, main
-from rl_hotswap.evaluation import evaluate
-from rl_hotswap.one_version_store import OneVersionStore
+from rl_hotswap.evaluation import OneVersionStore, evaluate
 from shared.process.command_line import run_command
 from shared.run.run_directory import RunDirectory
 from shared.store.policy_store import LocalPolicyStore

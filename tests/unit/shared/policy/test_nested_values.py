@@ -12,8 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.errors import SignatureMismatch
-from shared.policy.nested_values import describe, flatten, unflatten
-from shared.policy.structure import ConstantNode, NumberNode, Structure, leaf_names, merge
+from shared.policy.nested_values import (
+    ConstantNode,
+    NumberNode,
+    Structure,
+    describe,
+    flatten,
+    leaf_names,
+    merge,
+    unflatten,
+)
 
 
 class Pair(NamedTuple):

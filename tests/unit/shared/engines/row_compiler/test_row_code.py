@@ -4,13 +4,18 @@ import llvmlite.binding as llvm
 import numpy as np
 import pytest
 
-from shared.engines.row_compiler import llvm_program, machine_code
+from shared.engines.row_compiler import llvm_program
 from shared.engines.row_compiler.llvm_program import LlvmProgram, RowCall
-from shared.engines.row_compiler.machine_code import MachineCode, Registers, processor_registers
 from shared.engines.row_compiler.row_builder import RowBuilder, Weight
-from shared.engines.row_compiler.row_code import FUNCTION_NAME, row_code
-from shared.engines.row_compiler.row_program import Output, RowProgram
-from shared.engines.row_compiler.scratch import plan_scratch
+from shared.engines.row_compiler.row_code import (
+    FUNCTION_NAME,
+    MachineCode,
+    Registers,
+    _target_machine,
+    processor_registers,
+    row_code,
+)
+from shared.engines.row_compiler.row_program import Output, RowProgram, plan_scratch
 
 _KINDS = [Registers(16, 256), Registers(32, 256), Registers(32, 512)]
 _SHAPES = {"w": (37, 75), "b": (75,)}
@@ -58,7 +63,7 @@ def test_has_the_same_bits_whatever_registers_it_uses(rows: int, monkeypatch: py
 def test_only_code_for_long_calls_has_the_longest_vectors() -> None:
     for is_brief in (True, False):
         text = _text(processor_registers(is_brief=is_brief))
-        assembly = machine_code._target_machine().emit_assembly(llvm.parse_assembly(text))
+        assembly = _target_machine().emit_assembly(llvm.parse_assembly(text))
         assert ("zmm" in assembly) is not is_brief
 
 

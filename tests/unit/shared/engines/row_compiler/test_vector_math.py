@@ -9,7 +9,7 @@ import pytest
 from llvmlite import ir
 
 from shared.engines.row_compiler.emitter import INT64, LANES, POINTER, VECTOR, Emitter
-from shared.engines.row_compiler.machine_code import MachineCode
+from shared.engines.row_compiler.row_code import MachineCode
 from shared.engines.row_compiler.vector_math import FLOAT
 
 Reference = Callable[..., np.ndarray]

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.engines.row_compiler.row_program import Input, Operand, Operator, Output, RowProgram, Step
-from shared.engines.row_compiler.scratch import plan_scratch
+from shared.engines.row_compiler.row_program import Input, Operand, Operator, Output, RowProgram, Step, plan_scratch
 
 _NUMBER_BY_NUMBER: tuple[Operator, ...] = ("tanh", "add", "where", "max")
 _WHOLE: tuple[Operator, ...] = ("linear", "concat", "softmax", "slice", "sum", "pick")

@@ -4,9 +4,8 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from shared.engines.eager import module_tensors
+from shared.engines.eager import TorchCompileEngine, module_tensors
 from shared.engines.engine import EngineKind
-from shared.engines.torch_compile import TorchCompileEngine
 from shared.errors import PolicyOutputError
 from shared.policy.probe import make_inputs
 from tests.support.tiny_policy import TINY_SIGNATURE, TinyPolicy
