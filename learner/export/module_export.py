@@ -85,7 +85,8 @@ def export_module(
     """Export ``module``, as it answers ``module(*example_args, **example_kwargs)`` in eval mode, into a new directory.
 
     Arguments and results may be nested in any way (``shared.policy.nested_values``); arguments that are no tensors
-    become part of the program. ``actor.acting.module_call.load_policy(directory)`` returns a callable with the same arguments.
+    become part of the program. ``actor.acting.module_call.load_policy(directory)`` returns a callable with the same
+    arguments.
 
     The methods are script, script with pieces traced, trace with pieces scripted, and trace. The first is taken that
     equals eager (within ``1e-5 + 1e-5 * |x|``) at three batch sizes, for at least two sets of inputs made from the

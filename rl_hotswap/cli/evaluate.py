@@ -1,7 +1,7 @@
 """``rl-hotswap evaluate``: run deterministic episodes of one policy version and print their statistics."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -100,6 +100,4 @@ def _table(evaluation: Evaluation) -> Table:
     return table
 
 
-def command(arguments: Sequence[str]) -> int:
-    """Run the command with ``arguments`` and return its exit code."""
-    return run_command(COMMAND, EvaluateOptions, main, arguments)
+command = partial(run_command, COMMAND, EvaluateOptions, main)

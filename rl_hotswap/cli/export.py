@@ -2,8 +2,8 @@
 
 import importlib.util
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -194,6 +194,4 @@ def _required(value: _Value | None, expected: str) -> _Value:
     return value
 
 
-def command(arguments: Sequence[str]) -> int:
-    """Run the command with ``arguments`` and return its exit code."""
-    return run_command(COMMAND, ExportOptions, main, arguments)
+command = partial(run_command, COMMAND, ExportOptions, main)

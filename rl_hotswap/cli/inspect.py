@@ -245,6 +245,4 @@ def _table(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]
     return table
 
 
-def command(arguments: Sequence[str]) -> int:
-    """Run the command with ``arguments`` and return its exit code."""
-    return run_command(COMMAND, InspectOptions, main, arguments)
+command = partial(run_command, COMMAND, InspectOptions, main)

@@ -1,8 +1,8 @@
 """``rl-hotswap keys``: make the key pair that signs and verifies policy versions, or show a public key."""
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -89,6 +89,4 @@ def _public_key_in(path: Path) -> PublicKey:
     return SigningKey.read(path).public if is_private else PublicKey.read(path)
 
 
-def command(arguments: Sequence[str]) -> int:
-    """Run the command with ``arguments`` and return its exit code."""
-    return run_command(COMMAND, KeysOptions, main, arguments)
+command = partial(run_command, COMMAND, KeysOptions, main)

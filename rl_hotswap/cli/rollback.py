@@ -1,8 +1,8 @@
 """``rl-hotswap rollback``: publish an older version again under the next number."""
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -99,6 +99,4 @@ def roll_back(store: PolicyStore, to: int, authenticity: Authenticity, key: Sign
     return store.publish(contents, describe, sign=None if key is None else key.sign)
 
 
-def command(arguments: Sequence[str]) -> int:
-    """Run the command with ``arguments`` and return its exit code."""
-    return run_command(COMMAND, RollbackOptions, main, arguments)
+command = partial(run_command, COMMAND, RollbackOptions, main)

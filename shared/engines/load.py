@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-import numpy as np
 from msgspec import UNSET
 
 from shared.engines.engine import Engine, EngineKind
@@ -74,7 +73,12 @@ def load_program(
 
         engine = AotEngine(data, weights, trust_native=trust_native, outputs=outputs)
     else:
-        engine = _import(kind, data, weights, trusted_modules, outputs)
+        from shared.engines.eager import EagerEngine, TorchCompileEngine
+        from shared.engines.importable import load_importable
+
+        module = load_importable(data, weights, trusted_modules)
+        make = TorchCompileEngine if kind == "compile" else EagerEngine
+        engine = make(module, program.program_digest, outputs)
     return engine
 
 
@@ -106,19 +110,3 @@ def read_program(program: ProgramEntry, read: Read) -> bytes:
     if found != program.program_digest:
         raise ProgramError(f"{program.file}: expected the program digest {program.program_digest}, found {found}")
     return data
-
-
-def _import(
-    kind: EngineKind,
-    definition: bytes,
-    weights: Mapping[str, np.ndarray],
-    trusted_modules: Sequence[str],
-    outputs: Sequence[int] | None,
-) -> Engine:
-    from shared.engines.eager import EagerEngine, TorchCompileEngine
-    from shared.engines.importable import load_importable
-
-    make = TorchCompileEngine if kind == "compile" else EagerEngine
-    return make(
-        load_importable(definition, weights, trusted_modules), program_digest("importable", definition), outputs
-    )

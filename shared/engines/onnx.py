@@ -8,8 +8,8 @@ import numpy as np
 import onnxruntime  # type: ignore[import-untyped]
 
 from shared.engines.engine import EngineKind
+from shared.engines.onnx import session_maker
 from shared.engines.onnx_graph import check_external_initializers, external_initializers, keep_outputs
-from shared.engines.onnx_sessions import session_maker
 from shared.errors import PolicyOutputError
 from shared.files.buffer_pool import is_lasting
 from shared.policy.program_digest import program_digest

@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import keyword
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -20,6 +20,11 @@ from shared.errors import SignatureMismatch
 
 Number = Literal["bool", "int", "float"]
 RecordKind = Literal["named_tuple", "dataclass"]
+Constant = bool | int | float | str | None
+_READ: Mapping[str, Callable[[str], Constant]] = {
+    **{"none": lambda _: None, "bool": "True".__eq__},
+    **{"int": int, "float": float, "str": str},
+}
 
 
 class _Node(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="is"):
@@ -43,19 +48,9 @@ class ConstantNode(_Node, frozen=True, tag="constant", dict=True):
     text: str = ""
 
     @functools.cached_property
-    def value(self) -> bool | int | float | str | None:
+    def value(self) -> Constant:
         """The Python value."""
-        match self.kind:
-            case "none":
-                return None
-            case "bool":
-                return self.text == "True"
-            case "int":
-                return int(self.text)
-            case "float":
-                return float(self.text)
-            case "str":
-                return self.text
+        return _READ[self.kind](self.text)
 
 
 class SequenceNode(_Node, frozen=True, tag="sequence"):

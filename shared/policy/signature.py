@@ -13,7 +13,7 @@ output. A program takes one list of tensors and returns one list, both batch fir
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -83,10 +83,7 @@ class PolicySignature(msgspec.Struct, frozen=True, forbid_unknown_fields=True, d
 
 
 def _check(specs: Sequence[TensorSpec], arrays: Sequence[np.ndarray], what: str, batch_size: int | None = None) -> None:
-    if len(arrays) != len(specs):
-        raise SignatureMismatch(
-            f"expected {len(specs)} {what}s ({', '.join(spec.name for spec in specs)}), found {len(arrays)}"
-        )
+    _check_number(specs, arrays, what)
     for spec, array in zip(specs, arrays, strict=True):
         if batch_size is None and array.ndim:
             batch_size = array.shape[0]
@@ -95,6 +92,12 @@ def _check(specs: Sequence[TensorSpec], arrays: Sequence[np.ndarray], what: str,
                 f"{what} {spec.name}: expected {spec.dtype} {(batch_size, *spec.shape)}, "
                 f"found {array.dtype} {array.shape}"
             )
+
+
+def _check_number(specs: "Sequence[TensorSpec | ArgumentSpec]", arrays: Sequence[np.ndarray], what: str) -> None:
+    if len(arrays) != len(specs):
+        names = ", ".join(spec.name for spec in specs)
+        raise SignatureMismatch(f"expected {len(specs)} {what}s ({names}), found {len(arrays)}")
 
 
 def acting_signature(
@@ -132,18 +135,13 @@ def acting_signature(
     if value:
         outputs.append(TensorSpec("value", "float32", ()))
     outputs += state_specs
-    _check_names(inputs)
-    return PolicySignature(observation, action, tuple(inputs), tuple(outputs))
-
-
-def _check_names(specs: Sequence[TensorSpec]) -> None:
-    names = [spec.name for spec in specs]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
+    names = [spec.name for spec in inputs]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigurationError(
             f"rename a key of the observation space: two leaves would be named {twice[0]} "
             "(a key with a dot reads like a nested one)"
         )
+    return PolicySignature(observation, action, tuple(inputs), tuple(outputs))
 
 
 NOT_A_POLICY = PolicySignature((), ActionSpec("none", "float32", ()), (), ())
@@ -168,12 +166,10 @@ class ModuleSignature(msgspec.Struct, frozen=True, forbid_unknown_fields=True, d
 
     @cached_property
     def input_names(self) -> tuple[str, ...]:
-        """Names of the inputs, in order."""
         return tuple(spec.name for spec in self.inputs)
 
     @cached_property
     def output_names(self) -> tuple[str, ...]:
-        """Names of the outputs, in order."""
         return tuple(spec.name for spec in self.outputs)
 
     @cached_property
@@ -182,22 +178,16 @@ class ModuleSignature(msgspec.Struct, frozen=True, forbid_unknown_fields=True, d
         return tuple(spec.shape.index(None) if None in spec.shape else None for spec in self.inputs)
 
     def check_inputs(self, arrays: Sequence[np.ndarray]) -> int | None:
-        """Return the batch size, or None without a batch dimension. Raises SignatureMismatch unless ``arrays`` fit.
-
-        A traced LSTM with a state of the wrong shape ends the process.
-        """
-        return _check(self.inputs, arrays, "input")
+        """Return the batch size, or None without a batch dimension. Raises SignatureMismatch unless ``arrays`` fit."""
+        return _check_arguments(self.inputs, arrays, "input")
 
     def check_outputs(self, arrays: Sequence[np.ndarray]) -> None:
         """Raise SignatureMismatch unless number, dtypes and known dimensions fit."""
-        _check(self.outputs, arrays, "output")
+        _check_arguments(self.outputs, arrays, "output")
 
 
-def _check(specs: Sequence[ArgumentSpec], arrays: Sequence[np.ndarray], what: str) -> int | None:
-    if len(arrays) != len(specs):
-        raise SignatureMismatch(
-            f"expected {len(specs)} {what}s ({', '.join(spec.name for spec in specs)}), found {len(arrays)}"
-        )
+def _check_arguments(specs: Sequence[ArgumentSpec], arrays: Sequence[np.ndarray], what: str) -> int | None:
+    _check_number(specs, arrays, what)
     batch_size: int | None = None
     for spec, array in zip(specs, arrays, strict=True):
         fits = array.dtype == np.dtype(spec.dtype) and array.ndim == len(spec.shape)
@@ -208,9 +198,8 @@ def _check(specs: Sequence[ArgumentSpec], arrays: Sequence[np.ndarray], what: st
                 batch_size = found if batch_size is None else batch_size
                 fits = fits and batch_size == found and found > 0
         if not fits:
-            shape: tuple[Any, ...] = tuple(
-                ("batch" if batch_size is None else batch_size) if size is None else size for size in spec.shape
-            )
+            rows = "batch" if batch_size is None else batch_size
+            shape = tuple(rows if size is None else size for size in spec.shape)
             raise SignatureMismatch(
                 f"{what} {spec.name}: expected {spec.dtype} {shape}, found {array.dtype} {array.shape}"
             )

@@ -89,9 +89,8 @@ def _leaves(space: spaces.Space[Any], path: Path) -> list[ObservationLeaf]:
         case spaces.Discrete():
             return [ObservationLeaf(path, "discrete", "int64", (), (int(space.n),), (int(space.start),))]
         case spaces.MultiDiscrete():
-            cardinalities = tuple(int(n) for n in space.nvec.ravel())
-            start = tuple(int(s) for s in space.start.ravel())
-            return [ObservationLeaf(path, "multi_discrete", "int64", space.nvec.shape, cardinalities, start)]
+            numbers = (tuple(each.ravel().tolist()) for each in (space.nvec, space.start))
+            return [ObservationLeaf(path, "multi_discrete", "int64", space.nvec.shape, *numbers)]
         case spaces.MultiBinary():
             return [ObservationLeaf(path, "multi_binary", "int8", space.shape)]
     where = ".".join(map(str, path)) or "the observation"
@@ -114,9 +113,8 @@ def action_spec(space: spaces.Space[Any]) -> ActionSpec:
         case spaces.Discrete():
             return ActionSpec("discrete", str(np.dtype(space.dtype)), (), (int(space.n),), (int(space.start),))
         case spaces.MultiDiscrete() if space.nvec.ndim == 1:
-            cardinalities = tuple(int(n) for n in space.nvec)
-            start = tuple(int(s) for s in space.start)
-            return ActionSpec("multi_discrete", str(np.dtype(space.dtype)), space.shape, cardinalities, start)
+            numbers = (tuple(each.tolist()) for each in (space.nvec, space.start))
+            return ActionSpec("multi_discrete", str(space.dtype), space.shape, *numbers)
         case spaces.MultiBinary():
             return ActionSpec("multi_binary", str(np.dtype(space.dtype)), space.shape)
         case spaces.Box() if np.issubdtype(space.dtype, np.floating):

@@ -54,11 +54,8 @@ def _binary(operator: Operator) -> Translation:
     return translate
 
 
-def _of_row(operator: Operator, default_axis: int) -> Translation:
-    def translate(build: RowBuilder, inputs: Inputs, attributes: Attributes) -> Tensor:
-        return build.unary(operator, build.row_vectors(inputs[0], attributes.get("axis", default_axis)))
-
-    return translate
+def _of_row(operator: Operator) -> Translation:
+    return lambda build, inputs, given: build.unary(operator, build.row_vectors(inputs[0], given.get("axis", -1)))
 
 
 def _gemm(build: RowBuilder, inputs: Inputs, attributes: Attributes) -> Tensor:
@@ -67,10 +64,6 @@ def _gemm(build: RowBuilder, inputs: Inputs, attributes: Attributes) -> Tensor:
         raise ProgramUnsupported(f"Gemm with alpha, beta, transA {scales}")
     bias = inputs[2] if len(inputs) > 2 else None
     return build.linear(inputs[0], inputs[1], bias, transposed=bool(attributes.get("transB", 0)))
-
-
-def _matmul(build: RowBuilder, inputs: Inputs, _: Attributes) -> Tensor:
-    return build.linear(inputs[0], inputs[1], None, transposed=False)
 
 
 def _argmax(build: RowBuilder, inputs: Inputs, attributes: Attributes) -> Tensor:
@@ -268,14 +261,14 @@ TRANSLATIONS: Mapping[str, Translation] = {
     "GatherElements": _gather_elements,
     "Gemm": _gemm,
     "Identity": _identity,
-    "LogSoftmax": _of_row("log_softmax", -1),
-    "MatMul": _matmul,
+    "LogSoftmax": _of_row("log_softmax"),
+    "MatMul": lambda build, inputs, _: build.linear(inputs[0], inputs[1], None, transposed=False),
     "ReduceSum": _reduce_sum,
     "Reshape": _reshape,
     "SequenceAt": _sequence_at,
     "Shape": _shape,
     "Slice": _slice,
-    "Softmax": _of_row("softmax", -1),
+    "Softmax": _of_row("softmax"),
     "SplitToSequence": _split_to_sequence,
     "Squeeze": _squeeze,
     "Unsqueeze": _unsqueeze,

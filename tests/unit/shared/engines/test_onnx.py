@@ -9,8 +9,7 @@ import onnxruntime  # type: ignore[import-untyped]
 import pytest
 from onnx import TensorProto, helper
 
-from shared.engines.onnx import OnnxEngine
-from shared.engines.onnx_sessions import SessionMaker, session_maker
+from shared.engines.onnx import OnnxEngine, SessionMaker, session_maker
 from shared.errors import PolicyOutputError, ProgramError, WeightsError
 from shared.files.buffer_pool import BufferPool
 from shared.policy.weights import decode_weights, encode_weights
