@@ -1,8 +1,7 @@
 """Checks of a policy's outputs before they reach an environment: finite, in the action space, legal under the mask.
 
-The check runs at each step, so everything that is known beforehand is prepared. It is skipped if the program itself
-found its outputs in bounds. Otherwise it takes one or two vectorised calls for each output, into memory that is
-allocated once.
+The check runs at each step, so everything that is known beforehand is prepared, and memory is allocated once. It is
+skipped if the program itself found its outputs in bounds.
 """
 
 import math

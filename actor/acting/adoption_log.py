@@ -1,7 +1,4 @@
-"""The log lines for adopted policies, at most one a second.
-
-In a small environment a log line costs as much as the rest of an adoption.
-"""
+"""The log lines for adopted policies, at most one a second: a line costs as much as the rest of an adoption."""
 
 import time
 
@@ -14,10 +11,7 @@ _DEPTH = 3  # the logged place is the caller of the agent's ``reset`` or ``adopt
 
 
 class AdoptionLog:
-    """Logs the acting policy of the agent ``name``. A line that is too early is held back for the next call.
-
-    Only the acting thread may use it.
-    """
+    """Logs the acting policy of the agent ``name``; holds back a line that is too early. For the acting thread only."""
 
     def __init__(self, name: str) -> None:
         self._name = name

@@ -29,9 +29,8 @@ _MOST_SHAPES = 64
 class LoadedModule:
     """A callable with the arguments and results of the exported module in eval mode.
 
-    Results are tensors if any argument is one, else numpy arrays; they are on the CPU and belong to the caller. Every
-    tensor is checked before the call; known shapes cost one lookup. One thread at a time may call it. ``refusals`` are
-    the engines that were tried before, with their errors.
+    Results are tensors if any argument is one, else numpy arrays; they are on the CPU and belong to the caller. One
+    thread at a time may call it. ``refusals`` are the engines that were tried before, with their errors.
     """
 
     def __init__(
@@ -80,7 +79,6 @@ def load_policy(
     and returns one, ``outputs``, in the order of its signature.
 
     Args:
-        directory: the directory of the version.
         engine: one engine, or ``auto`` for the first that works of LLVM, ONNX Runtime, TorchScript and, with
             permission, native code and an importable class.
         trusted_modules: prefixes of modules that may be imported. Named tuples and dataclasses from them keep their own
@@ -143,8 +141,7 @@ def _array(leaf: Any) -> np.ndarray:
 def _trusted_classes(structures: Iterable[Structure], trusted_prefixes: Sequence[str]) -> dict[str, type[Any]]:
     """Return the classes of all records in trusted modules, by their paths.
 
-    A prefix ``a.b`` allows the modules ``a.b`` and ``a.b.*``. Classes that are not allowed, are missing or have other
-    fields are left out; an equivalent class replaces them.
+    A prefix ``a.b`` allows the modules ``a.b`` and ``a.b.*``. An equivalent class replaces each that is left out.
     """
     classes = {}
     for record in (record for structure in structures for record in _records(structure)):

@@ -39,11 +39,9 @@ def make_environments(
     """Create ``num_envs`` environments that are stepped together, and log the choice of their form.
 
     Args:
-        vector: the form. ``auto`` uses the environment's vector entry point if it is suitable; otherwise it steps the
-            environments in turn (SyncVectorEnv), or in a process each (AsyncVectorEnv) if a measured step is slow
-            enough. It never uses EnvPool, whose environments are other programs under the same names.
-        autoreset: the mode; None leaves it to the entry point or to EnvPool, else it is same-step, which spends no
-            step on a reset.
+        vector: the form. ``auto`` uses the environment's vector entry point if it is suitable, else SyncVectorEnv, or
+            AsyncVectorEnv if a measured step is slow enough; never EnvPool, whose environments are other programs.
+        autoreset: the mode; None leaves it to the entry point or EnvPool; other forms then reset in the same step.
         measure: True to let ``auto`` measure a step; False never uses processes.
 
     Raises:

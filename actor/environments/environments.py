@@ -80,8 +80,7 @@ class Environments(AbstractContextManager["Environments"]):
     def step(self, env_action: np.ndarray) -> tuple[Leaves, np.ndarray, BoolArray, BoolArray, Finals | None]:
         """Return observation leaves [B, *leaf], reward [B], terminated [B], truncated [B] and the finals.
 
-        Finals are None under next-step autoreset: the observation itself is the final one, and the next step only
-        resets.
+        Finals are None under next-step autoreset: the observation is the final one, and the next step only resets.
         """
         observation, reward, terminated, truncated, info = self.vector.step(env_action)
         finals = ended = None
@@ -126,10 +125,7 @@ class Environments(AbstractContextManager["Environments"]):
         return tuple(leaf[rows] for leaf in flatten_observation(final, self.leaves))
 
     def _update_mask(self, info: dict[str, Any], ended: BoolArray | None) -> None:
-        """Set ``action_mask``. All actions are legal in rows without a mask in ``info``, and in rows that ``ended``.
-
-        The state of an ended row may allow no action, and its next action is ignored.
-        """
+        """Set ``action_mask``. All actions are legal in rows without a mask in ``info``, and in rows that ``ended``."""
         assert self.action_mask is not None
         if "action_mask" not in info:
             self.action_mask = np.ones_like(self.action_mask)

@@ -25,10 +25,7 @@ _SEEDS = 2**30
 
 
 class PooledEnvironments(VectorEnv[Any, Any, Any]):
-    """Environments of EnvPool with next-step autoreset.
-
-    Raises ConfigurationError if EnvPool is not installed, or has no environment that equals Gymnasium's ``spec``.
-    """
+    """Environments of EnvPool with next-step autoreset. Raises ConfigurationError without an equal of ``spec``."""
 
     def __init__(
         self, spec: EnvSpec, env_id: str, num_envs: int, env_kwargs: dict[str, Any], autoreset: AutoresetMode | None

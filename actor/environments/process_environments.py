@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from functools import partial
 from multiprocessing import connection
 from typing import Any
 
@@ -38,7 +38,7 @@ class ProcessEnvironments(AsyncVectorEnv[Any, Any]):
 
     def __init__(self, env_id: str, num_envs: int, env_kwargs: Mapping[str, Any], autoreset: AutoresetMode) -> None:
         self._env_id = env_id
-        make = _OneEnvironment(env_id, dict(env_kwargs), os.getpid())
+        make = partial(_make_one, env_id, dict(env_kwargs), os.getpid())
         self.parent_pipes, self.processes = [], []
         try:
             super().__init__([make] * num_envs, copy=False, context=_CONTEXT, autoreset_mode=autoreset)
@@ -98,26 +98,17 @@ class ProcessEnvironments(AsyncVectorEnv[Any, Any]):
         return EnvironmentFailed(f"a process of {self._env_id} does not answer")
 
 
-@dataclass(frozen=True)
-class _OneEnvironment:
-    """Makes one environment, in each worker and once in the actor, which reads the spaces from it."""
-
-    env_id: str
-    env_kwargs: dict[str, Any]
-    actor: int
-
-    def __call__(self) -> gymnasium.Env[Any, Any]:
-        if os.getpid() == self.actor:
-            return self._make()
+def _make_one(env_id: str, env_kwargs: dict[str, Any], actor: int) -> gymnasium.Env[Any, Any]:
+    """Make one environment, in each worker and once in the actor, which reads the spaces from it."""
+    is_worker = os.getpid() != actor
+    if is_worker:
         # Reset the inherited signal handlers. A terminal sends Ctrl-C to every process; only the actor handles it.
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        die_with(self.actor)
-        return _Reporting(self._make())
-
-    def _make(self) -> gymnasium.Env[Any, Any]:
-        return gymnasium.make(self.env_id, **{"disable_env_checker": True, **self.env_kwargs})
+        die_with(actor)
+    environment = gymnasium.make(env_id, **{"disable_env_checker": True, **env_kwargs})
+    return _Reporting(environment) if is_worker else environment
 
 
 class _Reporting(gymnasium.Wrapper[Any, Any, Any, Any]):

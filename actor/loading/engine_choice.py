@@ -10,14 +10,11 @@ import numpy as np
 from shared.engines.engine import Engine, EngineChoice, EngineKind
 from shared.errors import ConfigurationError
 
-# Importing another engine's library takes part of a second and tens of megabytes; torch takes a second or more and some
-# 200 MB. Only calls that take longer than this can gain enough to be worth it.
+# Importing torch takes a second or more and some 200 MB. Only calls that take longer than this can gain that much.
 WORTH_AN_IMPORT_S = 1e-3
-
 _BUDGET_S = 4e-3
 _LEAST_CALLS = 5
-# A smaller difference than this may be noise: the first of the fixed order is used.
-_CLEARLY_FASTER = 0.9
+_CLEARLY_FASTER = 0.9  # a smaller difference may be noise: the first of the fixed order is used
 
 FIXED_ORDER: tuple[EngineKind, ...] = ("llvm", "onnx", "torchscript", "aot", "eager")
 CHALLENGERS: Mapping[EngineKind, EngineKind] = {"llvm": "onnx", "onnx": "torchscript"}

@@ -76,8 +76,7 @@ class EngineFallback:
     def load(self, files: VersionFiles, take_spare: TakeSpare) -> LoadResult:
         """Verify and load a version.
 
-        Raises PermanentLoadError or TransientLoadError with the errors of all engines, VersionNotFound or
-        StoreUnavailable.
+        Raises VersionNotFound, StoreUnavailable, or a PolicyLoadError with the errors of all engines.
         """
         began_s, manifest = time.perf_counter(), files.manifest
         self._check_signature(manifest.signature)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 from loguru import logger
@@ -52,12 +52,6 @@ class EngineOptions:
     signature: PolicySignature | None = None
 
 
-class _Preloaded(NamedTuple):
-    data: Data
-    weights: Mapping[str, np.ndarray]
-    engine: Engine | None
-
-
 class WeightPreloader:
     """Holds one version's weights, and an engine of ``first`` (a kind and a program's digest) that has them.
 
@@ -68,7 +62,7 @@ class WeightPreloader:
     def __init__(self, first: tuple[EngineKind, str] | None, take_spare: TakeSpare) -> None:
         self._first = first
         self._take_spare = take_spare
-        self._preloaded: _Preloaded | None = None
+        self._preloaded: tuple[Data, Mapping[str, np.ndarray], Engine | None] | None = None
         self._engine: Engine | None = None
 
     def preload(self, unverified: Data) -> None:
@@ -78,17 +72,17 @@ class WeightPreloader:
             engine = None if self._first is None else self._take_spare(*self._first)
             if engine is not None:
                 engine.load_weights(weights)
-            self._preloaded = _Preloaded(unverified, weights, engine)
+            self._preloaded = (unverified, weights, engine)
         except Exception as error:  # noqa: BLE001 - if the bytes are right, the load raises it again
             logger.debug("weights not preloaded error={}: {}", type(error).__name__, error)
 
     def weights(self, verified: Data) -> Mapping[str, np.ndarray]:
         """Return the tensors in ``verified``; drop what was preloaded from other bytes. Raises WeightsError."""
         preloaded, self._preloaded = self._preloaded, None
-        if preloaded is None or preloaded.data is not verified:
+        if preloaded is None or preloaded[0] is not verified:
             return decode_weights(verified)
-        self._engine = preloaded.engine
-        return preloaded.weights
+        _, weights, self._engine = preloaded
+        return weights
 
     def take(self, kind: EngineKind, program_digest: str) -> Engine | None:
         """Return the engine of that program that has ``weights``, once; None if there is none."""
@@ -158,8 +152,7 @@ class EngineLoader:
     def _reload(self, kind: EngineKind, entry: ProgramEntry, material: VersionMaterial) -> NamedEngine | None:
         """Give new weights to an engine of the same program; return None without such an engine.
 
-        The program's file is not read again. That is sound: the engine's program was verified under this digest when it
-        was loaded, the weights were verified just now, and together they have to reproduce this version's probe.
+        Its file is not read again: the program was verified under this digest when it was loaded.
         """
         digest = entry.program_digest
         engine = material.preloader.take(kind, digest)

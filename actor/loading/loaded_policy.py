@@ -25,7 +25,6 @@ class LoadedPolicy:
     engine: Engine
     engine_name: str
     manifest_bytes: bytes
-    """The manifest as read from the store."""
     load_ms: float | None = None
     """The time of the load; None for a version that another process verified."""
 

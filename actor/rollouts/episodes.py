@@ -1,7 +1,4 @@
-"""The episodes that ended in a rollout: their returns, lengths, and the versions that acted in them.
-
-They are computed from the arrays of a whole rollout, so that the acting loop does no work for them.
-"""
+"""The episodes that ended in a rollout, computed from its arrays so that the acting loop does no work for them."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import overload
@@ -25,8 +22,7 @@ class FinishedEpisode(msgspec.Struct, frozen=True, gc=False):
     row: int = 0
 
 
-_Acted = tuple[int, tuple[int, ...], str]
-"""``version``, ``versions`` and ``digest`` of a FinishedEpisode."""
+_Acted = tuple[int, tuple[int, ...], str]  # version, versions and digest of a FinishedEpisode
 
 
 class FinishedEpisodes(Sequence[FinishedEpisode]):

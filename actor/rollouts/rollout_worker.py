@@ -1,7 +1,6 @@
 """The acting loop: reset, act, step, record.
 
-Exactly one policy version acts in a rollout: the one that was ready at its start. The loop does nothing that can be
-done once for a whole rollout.
+Exactly one policy version acts in a rollout. The loop does nothing that can be done once for a whole rollout.
 """
 
 import time
@@ -58,10 +57,7 @@ class RolloutOptions:
 
 
 class RolloutWorker:
-    """Steps environments with an agent and records rollouts of ``layout``; ``sender`` None sends none.
-
-    ``finished`` are the episodes that ended in the last rollout.
-    """
+    """Steps environments and records rollouts of ``layout``. ``finished`` are the episodes that ended in the last."""
 
     def __init__(
         self,
@@ -82,9 +78,8 @@ class RolloutWorker:
         self._sender = sender
         self._next_step = environments.autoreset_mode is AutoresetMode.NEXT_STEP
         self._tracker = EpisodeTracker(environments.num_envs)
-        self._started = False
         self._policy: LoadedPolicy | None = None
-        self._observation: Sequence[np.ndarray] = ()
+        self._observation: Sequence[np.ndarray] = ()  # empty before the first epoch
         self._begins: BoolArray = np.ones(environments.num_envs, np.bool_)
         self._resets: BoolArray = np.zeros(environments.num_envs, np.bool_)  # rows that the next step only resets
         environments.check_signature(layout.signature)
@@ -103,7 +98,6 @@ class RolloutWorker:
         self._tracker.restart()
         self._agent.reset()
         self._agent.noise_offset = number * _EPOCH_STEPS
-        self._started = True
 
     def interrupt(self) -> None:
         """Stop ``run`` and ``collect`` after the current step. Signal handlers and other threads may call this."""
@@ -124,11 +118,8 @@ class RolloutWorker:
             report()
 
     def collect(self) -> Rollout | None:
-        """Return one rollout, acted by the version that is ready now, and set ``finished``.
-
-        Returns None if ``interrupt`` was called meanwhile; the steps until then are dropped.
-        """
-        if not self._started:
+        """Return one rollout, acted by the version that is ready now, or None if ``interrupt`` was called meanwhile."""
+        if not self._observation:
             self.begin_epoch(0)
         policy = self._adopt()
         rollout, finals = self._prepare(policy), list[tuple[int, Finals]]()
@@ -141,7 +132,7 @@ class RolloutWorker:
         return rollout
 
     def stop_sending(self) -> None:
-        """Send no more rollouts: the training is over."""
+        """Send no more rollouts."""
         self._sender = None
 
     def send(self, rollout: Rollout) -> None:

@@ -1,8 +1,7 @@
 """The sandbox: programs that this actor has not run before run in a process apart first.
 
-A program may hang there, crash there, or exhaust that process's memory. A program that passes is recorded by its
-digest, in memory and in a cache that later actors read. Importable policies are exempt: their code is installed here,
-and the user trusts its module by name.
+A program that passes is recorded by its digest, in memory and in a cache that later actors read. Importable policies
+are exempt: their code is installed here, and the user trusts its module by name.
 """
 
 import platform
@@ -103,7 +102,7 @@ class ProgramSandbox:
 
     def start(self, kind: EngineKind) -> None:
         """Start the process, which imports the library of ``kind``. Raise TransientLoadError if that fails."""
-        if self._client is not None and self._client.is_gone:
+        if self._client is not None and self._client.process.is_gone:
             self.close()  # it ended between two programs
         if self._client is None and kind in _LIBRARIES:
             self._client = SandboxClient(kind)
@@ -140,7 +139,7 @@ class ProgramSandbox:
     def cancel(self) -> None:
         """End a ``verify`` in progress. Any thread may call this."""
         if (client := self._client) is not None:
-            client.kill()
+            client.process.kill()  # the request in progress raises SandboxEnded
 
     def close(self) -> None:
         """End the process. Idempotent."""

@@ -33,16 +33,12 @@ class SandboxClient:
         self._channel, theirs = socket.socketpair()
         try:
             descriptor = theirs.fileno()
-            self._process = SideProcess("actor.sandbox.sandbox_process", [str(descriptor), kind], [descriptor])
+            self.process = SideProcess("actor.sandbox.sandbox_process", [str(descriptor), kind], [descriptor])
         except OSError as error:
             self._channel.close()
             raise TransientLoadError(f"the sandbox process could not be started: {error}") from error
         finally:
             theirs.close()
-
-    @property
-    def is_gone(self) -> bool:
-        return self._process.is_gone
 
     def request(self, data: bytes, timeout_s: float) -> SandboxReply:
         """Send an encoded SandboxRequest and return the reply. Raise SandboxEnded or TransientLoadError without one."""
@@ -59,14 +55,10 @@ class SandboxClient:
         except OSError as error:
             raise self._ended() from error
 
-    def kill(self) -> None:
-        """Kill the process; a ``request`` in progress raises SandboxEnded. Any thread may call this."""
-        self._process.kill()
-
     def close(self) -> None:
         """Kill the process and release its resources."""
         self._channel.close()
-        self._process.end()
+        self.process.end()
 
     def _receive(self, size: int, timeout_s: float) -> bytes:
         received = b""
@@ -80,7 +72,7 @@ class SandboxClient:
         return received
 
     def _ended(self) -> SandboxEnded:
-        end, number = self._process.describe_end()
+        end, number = self.process.describe_end()
         if number is None:
             return SandboxEnded(f"the sandbox process ended with {end}", is_crash=False)
         return SandboxEnded(f"the program killed the sandbox process ({end})", is_crash=number not in _EXTERNAL_SIGNALS)

@@ -37,8 +37,7 @@ _UNSENT_LENGTH = 16  # steps of a rollout that is not sent: short, so that an ep
 def act(settings: ActorSettings) -> int:
     """Act until there is a reason to stop, and return the exit code (see ``actor.run.main``).
 
-    Raises:
-        ConfigurationError, StoreError, PolicyUnavailable: the actor cannot start.
+    Raises ConfigurationError, StoreError or PolicyUnavailable when the actor cannot start.
     """
     follow = parse_follow(settings.follow)
     if isinstance(follow, History) and settings.envs > 1:

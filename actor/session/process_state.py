@@ -58,8 +58,7 @@ class StopSignal:
 def short_switch_interval() -> Iterator[None]:
     """Let threads wait at most 0.1 ms for the GIL instead of 5 ms, until the end of the block.
 
-    The loader thread needs the GIL many times, each time for a moment. The interval belongs to the whole process, so
-    a process that acts sets it, not an agent.
+    The loader thread needs the GIL many times, each time for a moment.
     """
     before_s = sys.getswitchinterval()
     sys.setswitchinterval(min(_SWITCH_INTERVAL_S, before_s))

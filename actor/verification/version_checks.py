@@ -44,10 +44,7 @@ def check_signature(signature: PolicySignature) -> None:
 
 
 def check_same_spaces(expected: PolicySignature, found: PolicySignature) -> None:
-    """Raise ManifestError unless both signatures have the same observations and actions.
-
-    Recurrent state, masks and the optional outputs may differ: the network may change, the environment may not.
-    """
+    """Raise ManifestError unless both signatures are for one environment; the network may change."""
     for what, wanted, there in (
         ("observation", expected.observation, found.observation),
         ("action", expected.action, found.action),

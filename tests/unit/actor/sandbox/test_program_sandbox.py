@@ -244,7 +244,7 @@ from tests.unit.actor.sandbox.test_program_sandbox import verify
 store = local_store(pathlib.Path(sys.argv[1]))
 sandbox = ProgramSandbox(SandboxLimits(timeout_s=60.0), batch_size=3)
 verify(sandbox, store, store.open(int(sys.argv[2])).manifest)
-print(sandbox._client._process.pid, flush=True)
+print(sandbox._client.process.pid, flush=True)
 signal.pause()
 """
 
