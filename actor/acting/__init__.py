@@ -1,5 +1,4 @@
 """One call of a policy (flatten the observation, order the inputs, check the action) and calls of exported modules.
 
-Entry points: ``policy_call.PolicyCall`` and ``module_call.load_policy``. The agent and ``rl_hotswap`` import this
-folder.
+Entry points: ``policy_call.PolicyCall`` and ``module_call.load_policy``, for the agent and ``rl_hotswap``.
 """

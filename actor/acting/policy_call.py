@@ -68,7 +68,7 @@ class PolicyCall:
         action_mask: np.ndarray | None,
         noise: np.ndarray | None,
     ) -> list[np.ndarray]:
-        """Return the program's inputs in order. Raise SignatureMismatch for an observation or a mask of another shape."""
+        """Return the program's inputs in order. Raise SignatureMismatch for another shape or dtype of an array."""
         if len(observation) != len(self._specs):
             raise SignatureMismatch(f"expected {len(self._specs)} arrays as an observation, found {len(observation)}")
         if self._is_plain and noise is not None:  # a fast path for nearly all policies: half the time

@@ -50,8 +50,7 @@ def make_environments(
     if num_envs < 1:
         raise ConfigurationError(f"expected at least one environment, found {num_envs}")
     request = _Request(find_environment(env_id), env_id, num_envs, dict(env_kwargs or {}), autoreset)
-    form: str = vector
-    reason = f"--vector {vector}"
+    form, reason = str(vector), f"--vector {vector}"
     match vector:
         case "auto":
             made, form, reason = _choose(request, measure=measure)
@@ -92,13 +91,9 @@ def _from_single(request: _Request, choice: VectorChoice) -> _Vector:
     with creation_of(request.env_id):
         if choice == "async":
             return ProcessEnvironments(request.env_id, request.num_envs, request.kwargs, mode)
-        return gymnasium.make_vec(
-            request.env_id,
-            request.num_envs,
-            "sync",
-            vector_kwargs={"autoreset_mode": mode, "copy": False},
-            **{"disable_env_checker": True, **request.kwargs},
-        )
+        kwargs = {"disable_env_checker": True, **request.kwargs}
+        modes = {"autoreset_mode": mode, "copy": False}
+        return gymnasium.make_vec(request.env_id, request.num_envs, "sync", vector_kwargs=modes, **kwargs)
 
 
 def _from_entry_point(request: _Request) -> _Vector:

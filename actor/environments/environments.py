@@ -1,7 +1,6 @@
 """A batch of environments for the rollout worker: flat observation leaves, action masks, and final observations.
 
-In every autoreset mode of Gymnasium ``step`` returns the observation to act on next, and separately the final
-observations that would otherwise be lost.
+In every autoreset mode ``step`` returns the observation to act on next, and separately the final observations.
 """
 
 from collections.abc import Callable, Sequence

@@ -25,7 +25,6 @@ from shared.process.process_guard import die_with
 # A forked worker starts at once, shares the actor's memory, and leaves no named semaphore behind when all processes are
 # killed together. Forking is safe only on Linux.
 _CONTEXT = "fork" if sys.platform == "linux" else None
-
 _GRACE_S = 1.0
 _ERROR_TIMEOUT_S = 10.0
 

@@ -37,11 +37,7 @@ _Step = tuple[EngineKind, str]  # an engine, and the digest of the program that 
 
 
 class EngineFallback:
-    """Turns opened versions into policies that may act. Only the loader thread may use it.
-
-    It remembers, by program digest, which engine is faster, which programs cannot be loaded and which an engine does
-    not support.
-    """
+    """Turns opened versions into policies that may act; remembers results by program digest. For the loader thread."""
 
     def __init__(self, options: EngineOptions, sandbox: ProgramSandbox | None = None) -> None:
         self._options = options
@@ -74,10 +70,7 @@ class EngineFallback:
             self._sandbox.close()
 
     def load(self, files: VersionFiles, take_spare: TakeSpare) -> LoadResult:
-        """Verify and load a version.
-
-        Raises VersionNotFound, StoreUnavailable, or a PolicyLoadError with the errors of all engines.
-        """
+        """Verify and load a version. Raise VersionNotFound, StoreUnavailable, or PolicyLoadError with all errors."""
         began_s, manifest = time.perf_counter(), files.manifest
         self._check_signature(manifest.signature)
         check_memory(manifest)

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 NamedEngine = tuple[Engine, str]
 """A verified engine and its name: its kind, or ``script``, ``trace`` or ``eager`` for an importable policy."""
-
 TakeSpare = Callable[[EngineKind, str], Engine | None]
 """Returns an engine of the program with this digest whose weights may be overwritten, or None."""
 
@@ -223,6 +222,5 @@ class EngineLoader:
 
         scripted, failures = script_or_trace(module, example, check)
         material.refusals.extend((report.method, report.error or "") for report in failures)
-        if scripted is None:
-            return EagerEngine(module, entry.program_digest, verifier.outputs), "eager"
-        return EagerEngine(scripted.module, entry.program_digest, verifier.outputs), scripted.method
+        best, name = (module, "eager") if scripted is None else (scripted.module, scripted.method)
+        return EagerEngine(best, entry.program_digest, verifier.outputs), name

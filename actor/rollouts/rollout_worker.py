@@ -214,17 +214,22 @@ class RolloutWorker:
 
     def _complete(self, rollout: Rollout, finals: list[tuple[int, Finals]]) -> None:
         """Fill in validity, beginnings, final observations and finished episodes, for the whole rollout at once."""
-        ended = rollout.terminated | rollout.truncated
+        ended_at = rollout.terminated | rollout.truncated
         if self._next_step:
-            rollout.valid[1:] = ~ended[:-1]
+            rollout.valid[1:] = ~ended_at[:-1]
             rollout.begins_episode[1:] = ~rollout.valid
-            self._resets = ended[-1]
+            self._resets = ended_at[-1]
         else:
-            rollout.begins_episode[1:] = ended
+            rollout.begins_episode[1:] = ended_at
         self._begins = rollout.begins_episode[-1]
         self._observation = tuple(leaf[-1] for leaf in rollout.observation)
         if finals:
-            _record_finals(rollout, finals)
+            index = [np.stack((np.full(len(ended.rows), t), ended.rows), axis=1) for t, ended in finals]
+            rollout.final_index = np.concatenate(index, dtype=np.int32)
+            rollout.final_observation = tuple(
+                np.concatenate([ended.observation[i] for _, ended in finals], dtype=buffer.dtype, casting="same_kind")
+                for i, buffer in enumerate(rollout.final_observation)
+            )
         self.finished = finished = self._tracker.finish(rollout, steps_to_next=2 if self._next_step else 1)
         rollout.header = msgspec.structs.replace(rollout.header, episodes=finished.ends)
 
@@ -238,16 +243,6 @@ class RolloutWorker:
             logger.warning("rollout not sent: its signature is not this run's version={}", rollout.header.version)
             return False
         return rollout.length == self._layout.length
-
-
-def _record_finals(rollout: Rollout, finals: list[tuple[int, Finals]]) -> None:
-    rollout.final_index = np.concatenate(
-        [np.stack((np.full(len(ended.rows), t), ended.rows), axis=1) for t, ended in finals], dtype=np.int32
-    )
-    rollout.final_observation = tuple(
-        np.concatenate([ended.observation[i] for _, ended in finals], dtype=buffer.dtype, casting="same_kind")
-        for i, buffer in enumerate(rollout.final_observation)
-    )
 
 
 def _shorten(rollout: Rollout, length: int) -> Rollout:

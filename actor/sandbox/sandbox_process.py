@@ -31,10 +31,7 @@ _PAGE_BYTES = resource.getpagesize()
 
 
 class SandboxRequest(msgspec.Struct, frozen=True):
-    """One program to run: ``files`` are the program, the weights and the probe by their names in the manifest.
-
-    ``memory_bytes`` is allowed in addition to what the process uses before.
-    """
+    """One program: ``files`` by their names in the manifest; ``memory_bytes`` beyond those that the process has."""
 
     kind: EngineKind
     manifest_bytes: bytes

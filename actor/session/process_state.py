@@ -13,9 +13,8 @@ _SWITCH_INTERVAL_S = 1e-4
 class StopSignal:
     """A context in which a signal raises KeyboardInterrupt, or SystemExit with code 143 for SIGTERM.
 
-    After ``call_instead`` the first signal calls a function instead, which ends the actor between two steps, not while
-    it sends a rollout; only a second one raises. With
-    ``ignore_interrupt`` Ctrl-C is ignored: the supervisor handles it and then stops the actor.
+    After ``call_instead`` the first signal calls a function that ends the actor between two steps; only a second one
+    raises. With ``ignore_interrupt`` Ctrl-C is ignored: the supervisor handles it and then stops the actor.
     """
 
     def __init__(self, *, ignore_interrupt: bool = False) -> None:
@@ -56,10 +55,7 @@ class StopSignal:
 
 @contextmanager
 def short_switch_interval() -> Iterator[None]:
-    """Let threads wait at most 0.1 ms for the GIL instead of 5 ms, until the end of the block.
-
-    The loader thread needs the GIL many times, each time for a moment.
-    """
+    """Let the loader thread wait at most 0.1 ms for the GIL instead of 5 ms, until the end of the block."""
     before_s = sys.getswitchinterval()
     sys.setswitchinterval(min(_SWITCH_INTERVAL_S, before_s))
     try:

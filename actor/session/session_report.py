@@ -26,10 +26,9 @@ def print_nothing(line: str) -> None:
 
 
 class EpisodeLog:
-    """A file with one line of JSON for each episode: episode, return, length, version, versions, digest.
+    """A file with one line of JSON for each episode. Lines are on disk when ``write`` returns; a full disk delays them.
 
-    ``version`` and ``digest`` began the episode; ``versions`` acted in it. Lines are on disk when ``write`` returns; a
-    full disk delays them. Raises ConfigurationError if the file cannot be created.
+    Raises ConfigurationError if the file cannot be created.
     """
 
     def __init__(self, path: Path) -> None:
@@ -108,8 +107,6 @@ class SessionReport:
 
 
 def _versions(versions: Sequence[int]) -> str:
-    if len(versions) == 1:
-        return f"version {versions[0]}"
     if len(versions) <= 4:
-        return f"versions {', '.join(map(str, versions))}"
+        return f"version{'s' if len(versions) > 1 else ''} {', '.join(map(str, versions))}"
     return f"versions {versions[0]}, {versions[1]} … {versions[-1]} ({len(versions)} in all)"

@@ -1,5 +1,4 @@
 """Checks that a version passes before it acts: signature, memory, and its probe on the engine in use.
 
-Entry points: ``version_checks`` and ``probe_verifier``. ``loading``, ``sandbox``, ``acting``,
-``prefetch`` and ``rl_hotswap`` import this folder.
+``loading``, ``sandbox``, ``acting``, ``prefetch`` and ``rl_hotswap`` import this folder.
 """

@@ -61,10 +61,6 @@ class PolicyWatcher:
         return self._events is not None
 
     @property
-    def _is_sure(self) -> bool:
-        return self.has_events and self._events_cover_all
-
-    @property
     def has_listed(self) -> bool:
         """True when ``known`` was read from the store at least once."""
         return math.isfinite(self._listed_at_s)
@@ -78,7 +74,7 @@ class PolicyWatcher:
     @property
     def interval_s(self) -> float:
         """Seconds between two calls of ``check`` without an event; long if events are known to cover every change."""
-        if self._is_sure:
+        if self.has_events and self._events_cover_all:
             return max(self._rescan_s, _RESCAN_SURE_S if self._listed_as is None else _RESCAN_SETTLED_S)
         has_source = self.has_events or self.is_delegated
         return self._rescan_s if has_source or self._path is None else self._poll_s
@@ -138,7 +134,8 @@ class PolicyWatcher:
         """Return True when ``check`` would find nothing new, as far as one ``stat`` shows. Never raises."""
         if self._listed_as is None or self._announced or self._path is None:
             return False
-        if self._is_sure or time.monotonic() - self._listed_at_s < _LIST_ANYWAY_S:
+        is_sure = self.has_events and self._events_cover_all
+        if is_sure or time.monotonic() - self._listed_at_s < _LIST_ANYWAY_S:
             with suppress(StoreUnavailable):
                 return _look_at(self._path) == self._listed_as
         return False
@@ -185,7 +182,12 @@ class PolicyWatcher:
         if inode is None or time.monotonic() < self._observe_again_at_s:
             return False
         try:
-            self._begin_watch(self._path)
+            if (kind := shared_file_system(self._path)) is not None:
+                raise OSError(f"{kind} has no events for changes by other machines")
+            self._events = watch_directory(self._path, self._wake.set)
+            self._events_cover_all = reports_all_changes(self._path)
+            if self._events.descriptor is not None:
+                self._wake.register(self._events.descriptor)
             self._watched_inode, self._last_warning = inode, None
         except OSError as error:
             self._observe_again_at_s = time.monotonic() + _OBSERVE_AGAIN_S
@@ -194,15 +196,6 @@ class PolicyWatcher:
                 logger.warning(message)
             self._last_warning = message
         return False
-
-    def _begin_watch(self, path: Path) -> None:
-        """Raise OSError if there are no events, or none for the changes of other machines."""
-        if (kind := shared_file_system(path)) is not None:
-            raise OSError(f"{kind} has no events for changes by other machines")
-        self._events = watch_directory(path, self._wake.set)
-        self._events_cover_all = reports_all_changes(path)
-        if self._events.descriptor is not None:
-            self._wake.register(self._events.descriptor)
 
 
 def _look_at(path: Path) -> _Directory | None:
