@@ -4,6 +4,7 @@ import math
 import os
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from typing import Any, Literal
 
 VectorChoice = Literal["auto", "entry_point", "sync", "async", "envpool"]
@@ -36,18 +37,15 @@ def mean_step_s(env_id: str, env_kwargs: Mapping[str, Any]) -> float:
 
     from shared.run.environment_description import creation_of
 
-    with creation_of(env_id):
-        env = gymnasium.make(env_id, **{"disable_env_checker": True, **env_kwargs})
-        try:
-            _, info = env.reset(seed=0)
-            steps = 0
-            began_s = time.perf_counter()
-            while steps < _LEAST_STEPS or time.perf_counter() - began_s < _BUDGET_S:
-                action = env.action_space.sample(mask=info.get("action_mask"))
-                _, _, terminated, truncated, info = env.step(action)
-                if terminated or truncated:
-                    _, info = env.reset()
-                steps += 1
-            return (time.perf_counter() - began_s) / steps
-        finally:
-            env.close()
+    kwargs = {"disable_env_checker": True, **env_kwargs}
+    with creation_of(env_id), closing(gymnasium.make(env_id, **kwargs)) as env:
+        _, info = env.reset(seed=0)
+        steps = 0
+        began_s = time.perf_counter()
+        while steps < _LEAST_STEPS or time.perf_counter() - began_s < _BUDGET_S:
+            action = env.action_space.sample(mask=info.get("action_mask"))
+            _, _, terminated, truncated, info = env.step(action)
+            if terminated or truncated:
+                _, info = env.reset()
+            steps += 1
+        return (time.perf_counter() - began_s) / steps

@@ -5,35 +5,17 @@ import time
 from collections.abc import Iterator
 
 from actor.loading.engine_choice import CHALLENGERS, is_clearly_faster, is_worth_measuring, median_call_s, order_of
-from actor.loading.engine_loader import (
-    EngineLoader,
-    EngineOptions,
-    NamedEngine,
-    TakeSpare,
-    VersionMaterial,
-    WeightPreloader,
-)
+from actor.loading.engine_loader import EngineLoader, EngineOptions, NamedEngine, Program, TakeSpare, VersionMaterial
 from actor.loading.loaded_policy import LoadedPolicy, LoadResult
 from actor.sandbox.program_sandbox import ProgramSandbox
-from actor.verification.probe_verifier import ProbeVerifier
 from actor.verification.version_checks import check_memory, check_same_spaces, check_signature, is_out_of_memory
 from shared.engines.engine import EngineKind
 from shared.engines.load import PROGRAM_OF
-from shared.errors import (
-    PolicyOutputError,
-    ProgramError,
-    ProgramUnsupported,
-    StoreUnavailable,
-    TransientLoadError,
-    VersionNotFound,
-)
+from shared.errors import PolicyOutputError, ProgramError, ProgramUnsupported, StoreError, TransientLoadError
 from shared.files.buffer_pool import BufferPool
 from shared.policy.manifest import Manifest, ProgramEntry
-from shared.policy.probe import decode_probe
 from shared.policy.signature import PolicySignature
 from shared.store.policy_store import VersionFiles
-
-_Step = tuple[EngineKind, str]  # an engine, and the digest of the program that it runs
 
 
 class EngineFallback:
@@ -49,8 +31,8 @@ class EngineFallback:
         self._expected = options.signature
         self._checked: PolicySignature | None = None
         self._faster: dict[tuple[str, ...], EngineKind] = {}
-        self._unloadable: dict[_Step, str] = {}
-        self._unsupported: set[_Step] = set()
+        self._unloadable: dict[Program, str] = {}
+        self._unsupported: set[Program] = set()
         self._has_reported_missing = False
 
     def prepare(self) -> None:
@@ -75,11 +57,7 @@ class EngineFallback:
         self._check_signature(manifest.signature)
         check_memory(manifest)
         first = next(((kind, entry.program_digest) for kind, entry in self._steps(manifest)), None)
-        preloader = WeightPreloader(first, take_spare)
-        data = files.read_ahead(manifest.weights, preloader.preload, self._memory)
-        probe = decode_probe(files.read(manifest.probe.file), manifest.signature)
-        verifier = ProbeVerifier(manifest, probe, self._options.batch_size, values=self._options.values)
-        material = VersionMaterial(files, manifest, data, preloader.weights(data), verifier, take_spare, preloader)
+        material = VersionMaterial.of(files, self._options, first, take_spare, self._memory)
         self._report_missing(manifest, material)
         for kind, entry in self._steps(manifest):
             loaded = self._try_engine(kind, entry, material)
@@ -128,7 +106,7 @@ class EngineFallback:
             return None
         try:
             return self._loader.load(kind, entry, material)
-        except (VersionNotFound, StoreUnavailable):
+        except StoreError:
             raise
         except Exception as error:  # noqa: BLE001 - the next engine may work, whatever this one raises
             if isinstance(error, ProgramUnsupported) and kind != self._choice:
@@ -137,16 +115,14 @@ class EngineFallback:
                 self._note_failure(step, entry, error, material)
         return None
 
-    def _note_failure(self, step: _Step, entry: ProgramEntry, error: Exception, material: VersionMaterial) -> None:
+    def _note_failure(self, step: Program, entry: ProgramEntry, error: Exception, material: VersionMaterial) -> None:
         """Record an engine's error; remember it when it holds for the program with any weights."""
-        kind = step[0]
+        is_of_compiler = step[0] == "compile" and isinstance(error, PolicyOutputError)
         if is_out_of_memory(error):
-            material.refuse(kind, TransientLoadError(f"not enough memory: {type(error).__name__}: {error}"))
-            return
-        is_of_program = isinstance(error, ProgramError) and material.has_program(entry)
-        if is_of_program or (kind == "compile" and isinstance(error, PolicyOutputError)):
+            error = TransientLoadError(f"not enough memory: {type(error).__name__}: {error}")
+        elif is_of_compiler or (isinstance(error, ProgramError) and material.has_program(entry)):
             self._unloadable[step] = str(error)
-        material.refuse(kind, error)
+        material.refuse(step[0], error)
 
     def _faster_of(self, kind: EngineKind, loaded: NamedEngine, material: VersionMaterial) -> NamedEngine:
         """Return ``loaded``, or for ``auto`` its challenger if that is measured to be clearly faster here."""

@@ -12,8 +12,9 @@ from actor.verification.probe_verifier import ProbeVerifier
 from shared.engines.engine import Engine, EngineChoice, EngineKind
 from shared.engines.load import check_support, load_program, read_program
 from shared.errors import PermanentLoadError, PolicyLoadError, ProgramError, StoreError, TransientLoadError, one_line
-from shared.files.buffer_pool import Data
+from shared.files.buffer_pool import BufferPool, Data
 from shared.policy.manifest import Manifest, ProgramEntry
+from shared.policy.probe import decode_probe
 from shared.policy.program_digest import program_digest
 from shared.policy.signature import PolicySignature
 from shared.policy.weights import decode_weights
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 NamedEngine = tuple[Engine, str]
 """A verified engine and its name: its kind, or ``script``, ``trace`` or ``eager`` for an importable policy."""
+Program = tuple[EngineKind, str]  # an engine, and the digest of the program that it runs
 TakeSpare = Callable[[EngineKind, str], Engine | None]
 """Returns an engine of the program with this digest whose weights may be overwritten, or None."""
 
@@ -58,7 +60,7 @@ class WeightPreloader:
     about as long as making an ONNX session. The engine is handed over only if its bytes are the verified ones.
     """
 
-    def __init__(self, first: tuple[EngineKind, str] | None, take_spare: TakeSpare) -> None:
+    def __init__(self, first: Program | None, take_spare: TakeSpare) -> None:
         self._first = first
         self._take_spare = take_spare
         self._preloaded: tuple[Data, Mapping[str, np.ndarray], Engine | None] | None = None
@@ -105,6 +107,17 @@ class VersionMaterial:
     refusals: list[tuple[str, str]] = field(default_factory=list)
     errors: list[Exception] = field(default_factory=list)
 
+    @classmethod
+    def of(
+        cls, files: VersionFiles, options: EngineOptions, first: Program | None, take_spare: TakeSpare, pool: BufferPool
+    ) -> "VersionMaterial":
+        """Read the weights and the probe; load the weights into a spare engine of the program ``first`` meanwhile."""
+        manifest, preloader = files.manifest, WeightPreloader(first, take_spare)
+        data = files.read_ahead(manifest.weights, preloader.preload, pool)
+        probe = decode_probe(files.read(manifest.probe.file), manifest.signature)
+        verifier = ProbeVerifier(manifest, probe, options.batch_size, values=options.values)
+        return cls(files, manifest, data, preloader.weights(data), verifier, take_spare, preloader)
+
     def read(self, name: str) -> Data:
         """Return a file's verified bytes. The weights are in memory already."""
         return self.weights_bytes if name == self.manifest.weights else self.files.read(name)
@@ -142,7 +155,7 @@ class EngineLoader:
     def __init__(self, options: EngineOptions, sandbox: ProgramSandbox | None) -> None:
         self._options = options
         self._sandbox = sandbox
-        self._names: dict[tuple[EngineKind, str], str] = {}
+        self._names: dict[Program, str] = {}
 
     def load(self, kind: EngineKind, entry: ProgramEntry, material: VersionMaterial) -> NamedEngine:
         """Return a verified, warm engine of the program ``entry``. Raises what loading and verifying it raise."""
@@ -171,7 +184,16 @@ class EngineLoader:
             engine, name = self._import(entry, material)
         else:
             self._run_in_sandbox(kind, entry, material)
-            engine, name = self._load_program(kind, material), kind
+            options, name = self._options, kind
+            engine = load_program(
+                kind,
+                material.read,
+                material.manifest,
+                trust_native=options.trust_native,
+                trusted_modules=options.trusted_modules,
+                outputs=material.verifier.outputs,
+                batch_size=options.batch_size,
+            )
         material.verifier.verify(engine.run)
         for _ in range(_WARM_UP_CALLS):
             engine.run(material.verifier.inputs)
@@ -187,17 +209,6 @@ class EngineLoader:
         names = (entry.file, material.manifest.weights, material.manifest.probe.file)
         files = {name: bytes(material.read(name)) for name in names}
         self._sandbox.verify(kind, entry.program_digest, material.files.manifest_bytes, files)
-
-    def _load_program(self, kind: EngineKind, material: VersionMaterial) -> Engine:
-        return load_program(
-            kind,
-            material.read,
-            material.manifest,
-            trust_native=self._options.trust_native,
-            trusted_modules=self._options.trusted_modules,
-            outputs=material.verifier.outputs,
-            batch_size=self._options.batch_size,
-        )
 
     def _import(self, entry: ProgramEntry, material: VersionMaterial) -> NamedEngine:
         """Import the policy's class; return it scripted, else traced, else eager: the first that passes the probe."""

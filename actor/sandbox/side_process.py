@@ -17,6 +17,8 @@ class SideProcess:
 
     def __init__(self, module: str, arguments: Sequence[str], descriptors: Sequence[int]) -> None:
         self._lifeline = Lifeline()
+        path = os.pathsep.join(entry for entry in sys.path if entry)
+        environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"} | self._lifeline.environment
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", module, *arguments],
@@ -24,7 +26,7 @@ class SideProcess:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 pass_fds=(*descriptors, *self._lifeline.pass_fds),
-                env=_environment() | self._lifeline.environment,
+                env=environment,
             )
         except BaseException:
             self._lifeline.close()
@@ -54,9 +56,3 @@ class SideProcess:
             return f"exit code {code}", None
         number = signal.Signals(-code)
         return number.name, number
-
-
-def _environment() -> dict[str, str]:
-    """Return this process's environment with its import path, and one thread for every library."""
-    path = os.pathsep.join(entry for entry in sys.path if entry)
-    return os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}

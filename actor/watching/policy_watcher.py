@@ -112,7 +112,11 @@ class PolicyWatcher:
         if has_new and not force and not self.is_delegated:
             return True  # the caller loads the versions and checks again
         directory = _look_at(self._path) if self._path is not None else None
-        if not force and not self._should_list(directory, was_watched=is_same_directory):
+        if directory is not None and directory == self._listed_as:
+            is_due = time.monotonic() - self._listed_at_s >= _LIST_ANYWAY_S
+        else:
+            is_due = not is_same_directory or self.is_listing_due
+        if not force and not is_due:
             return has_new
         settled = directory is not None and directory[2] + _SETTLED_S * 1e9 < time.time_ns()
         began_s = time.monotonic()
@@ -149,11 +153,6 @@ class PolicyWatcher:
             return False  # a listing has to find the older versions first
         self.known = (*self.known, *new)
         return bool(new)
-
-    def _should_list(self, directory: _Directory | None, *, was_watched: bool) -> bool:
-        if directory is not None and directory == self._listed_as:
-            return time.monotonic() - self._listed_at_s >= _LIST_ANYWAY_S
-        return not was_watched or self.is_listing_due
 
     def stop(self) -> None:
         """Stop receiving events. Idempotent."""
