@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from learner.export.policy_export import PolicyExporter
 from learner.networks.acting_policy import ActingPolicy
 from learner.networks.network_config import NetworkConfig
+from shared.engines.engine import Engine, EngineKind
 from shared.policy.manifest import WEIGHTS_FILE, FileEntry, Manifest
 from shared.policy.spaces import ActionSpec, ObservationLeaf
 from shared.store.policy_store import LocalPolicyStore, PolicyStore
@@ -42,6 +43,11 @@ def make_policy(
         for parameter in policy.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.5)
     return policy.eval()
+
+
+def no_spare(kind: EngineKind, program_digest: str) -> Engine | None:
+    """Return no engine whose weights may be overwritten."""
+    return None
 
 
 class TouchyPolicy(nn.Module):

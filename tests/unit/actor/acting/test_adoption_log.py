@@ -31,10 +31,8 @@ def test_rare_changes_are_logged_at_once(clock: _Clock, captured_logs: CapturedL
     log = AdoptionLog("actor-0")
     for version in range(3):
         log.changed(_policy(version))
-        assert (
-            captured_logs.messages()[-1]
-            == f"policy version {version} adopted agent=actor-0 engine=onnx digest=000000000000"
-        )
+        line = f"policy version {version} adopted agent=actor-0 engine=onnx digest=000000000000"
+        assert captured_logs.messages()[-1] == line
         assert not log.unlogged
         clock.now_s += 1.0
     assert len(captured_logs.records) == 3

@@ -38,25 +38,22 @@ def test_a_policy_without_masks_or_noise_is_given_none() -> None:
 
 
 @pytest.mark.parametrize(
-    ("observation", "message"),
+    ("observation", "mask", "message"),
     [
-        ([_f32(2, 4), _f32(2, 4)], "expected 1 arrays as an observation, found 2"),
-        ([_f32(2, 5)], r"observation: expected float32 \(2, 4\), found float32 \(2, 5\)"),
-        ([_f32(1, 4)], r"found float32 \(1, 4\)"),
-        ([np.zeros((2, 4))], r"found float64 \(2, 4\)"),
+        ([_f32(2, 4), _f32(2, 4)], None, "expected 1 arrays as an observation, found 2"),
+        ([_f32(2, 5)], None, r"observation: expected float32 \(2, 4\), found float32 \(2, 5\)"),
+        ([_f32(1, 4)], None, r"found float32 \(1, 4\)"),
+        ([np.zeros((2, 4))], None, r"found float64 \(2, 4\)"),
+        ([_f32(2, 4)], np.ones((2, 4), np.bool_), "action_mask: expected bool"),
+        ([_f32(2, 4)], np.ones((2, 3), np.int8), "action_mask: expected bool"),
     ],
 )
-def test_an_observation_that_does_not_fit_never_reaches_a_program(observation: list[np.ndarray], message: str) -> None:
-    call = PolicyCall(acting_signature(VECTOR, ACTIONS["discrete"]), 2)
+def test_an_observation_or_a_mask_that_does_not_fit_never_reaches_a_program(
+    observation: list[np.ndarray], mask: np.ndarray | None, message: str
+) -> None:
+    call = PolicyCall(acting_signature(VECTOR, ACTIONS["discrete"], masked=mask is not None), 2)
     with pytest.raises(SignatureMismatch, match=message):
-        call.inputs(observation, [], None, _f32(2, 3))
-
-
-@pytest.mark.parametrize("mask", [np.ones((2, 4), np.bool_), np.ones((2, 3), np.int8)])
-def test_a_mask_that_does_not_fit_never_reaches_a_program(mask: np.ndarray) -> None:
-    call = PolicyCall(acting_signature(VECTOR, ACTIONS["discrete"], masked=True), 2)
-    with pytest.raises(SignatureMismatch, match="action_mask: expected bool"):
-        call.inputs([_f32(2, 4)], [], mask, _f32(2, 3))
+        call.inputs(observation, [], mask, _f32(2, 3))
 
 
 def test_programs_get_contiguous_arrays() -> None:
@@ -87,15 +84,13 @@ def test_invalid_inputs_are_the_environments_fault() -> None:
     call = PolicyCall(acting_signature(VECTOR, ACTIONS["multi_discrete"], masked=True), 1)
     mask, noise = np.ones((1, 5), np.bool_), _f32(1, 5)
     assert call.input_fault([_f32(1, 4), mask, noise]) is None
-    assert call.input_fault([np.full((1, 4), np.nan, np.float32), mask, noise]) == (
-        "observation holds values that are not finite"
-    )
+    nan = np.full((1, 4), np.nan, np.float32)
+    assert call.input_fault([nan, mask, noise]) == "observation holds values that are not finite"
     discrete = (ObservationLeaf((), "discrete", "int64", (), (3,), (1,)),)
     numbered = PolicyCall(acting_signature(discrete, ACTIONS["discrete"]), 2)
     assert numbered.input_fault([np.array([1, 3]), _f32(2, 3)]) is None
     for outside in ([0, 1], [1, 4]):
-        assert numbered.input_fault([np.array(outside), _f32(2, 3)]) == (
-            "observation holds numbers outside of its space"
-        )
+        fault = numbered.input_fault([np.array(outside), _f32(2, 3)])
+        assert fault == "observation holds numbers outside of its space"
     mask[0, 3:] = False
     assert call.input_fault([_f32(1, 4), mask, noise]) == "action_mask allows no action at all"

@@ -29,15 +29,13 @@ def test_the_vector_entry_point_is_used_where_there_is_one() -> None:
         assert leaf.shape == (8, 4)
 
 
-def test_single_environments_serve_a_mode_that_the_entry_point_lacks() -> None:
-    with make_environments("CartPole-v1", 3, autoreset=AutoresetMode.SAME_STEP) as environments:
+@pytest.mark.parametrize(
+    "options", [{"autoreset": AutoresetMode.SAME_STEP}, {"env_kwargs": {"disable_env_checker": 1}}]
+)
+def test_single_environments_serve_a_mode_or_arguments_that_the_entry_point_lacks(options: dict[str, Any]) -> None:
+    with make_environments("CartPole-v1", 3, **options) as environments:
         assert isinstance(environments.vector, SyncVectorEnv)
         assert environments.autoreset_mode is AutoresetMode.SAME_STEP
-
-
-def test_keyword_arguments_that_only_the_single_form_takes() -> None:
-    with make_environments("CartPole-v1", 2, env_kwargs={"disable_env_checker": True}) as environments:
-        assert isinstance(environments.vector, SyncVectorEnv)
 
 
 def test_taxi_gets_no_masked_action() -> None:
@@ -116,27 +114,21 @@ def test_an_environment_that_is_only_a_vector(vector_only: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("env_id", "num_envs", "said"), [("CartPol-v1", 1, "CartPole-v1"), ("CartPole-v1", 0, "at least one")]
-)
-def test_an_unknown_environment_is_a_configuration_error(env_id: str, num_envs: int, said: str) -> None:
-    with pytest.raises(ConfigurationError, match=said):
-        make_environments(env_id, num_envs)
-
-
-@pytest.mark.parametrize(
-    ("env_id", "vector", "kwargs", "said"),
+    ("env_id", "num_envs", "vector", "kwargs", "said"),
     [
-        ("Acrobot-v1", "entry_point", {}, "has no vector entry point"),
-        ("CartPole-v1", "entry_point", {"disable_env_checker": True}, "cannot make CartPole-v1"),
-        (COUNTING, "async", {"frobnicate": 1}, "cannot make .*Counting-v0: TypeError"),
-        ("VectorOnly-v0", "async", {}, "exists only as a vector environment: use --vector entry_point"),
+        ("CartPol-v1", 1, "auto", {}, "CartPole-v1"),
+        ("CartPole-v1", 0, "auto", {}, "at least one"),
+        ("Acrobot-v1", 2, "entry_point", {}, "has no vector entry point"),
+        ("CartPole-v1", 2, "entry_point", {"disable_env_checker": True}, "cannot make CartPole-v1"),
+        (COUNTING, 2, "async", {"frobnicate": 1}, "cannot make .*Counting-v0: TypeError"),
+        ("VectorOnly-v0", 2, "async", {}, "exists only as a vector environment: use --vector entry_point"),
     ],
 )
-def test_an_unsuitable_form_is_a_configuration_error(
-    vector_only: str, env_id: str, vector: VectorChoice, kwargs: dict[str, Any], said: str
+def test_an_unknown_environment_or_an_unsuitable_form_is_a_configuration_error(
+    vector_only: str, env_id: str, num_envs: int, vector: VectorChoice, kwargs: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(ConfigurationError, match=said):
-        make_environments(env_id, 2, vector=vector, env_kwargs=kwargs)
+        make_environments(env_id, num_envs, vector=vector, env_kwargs=kwargs)
 
 
 def test_a_policy_for_other_spaces_is_refused() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import gymnasium
 import pytest
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
 from actor.environments.environment_creation import make_environments
 from actor.environments.process_environments import ProcessEnvironments
@@ -52,11 +52,21 @@ def test_processes_pay_where_a_step_is_slow_and_cores_are_there(
     assert async_pays(step_s, num_envs, cores) is pays
 
 
-def test_auto_takes_the_entry_point_before_anything_is_measured(captured_logs: CapturedLogs) -> None:
-    make_environments("CartPole-v1", 4, measure=True).close()
-    assert captured_logs.messages("INFO") == [
-        "environments created env=CartPole-v1 num_envs=4 vector=entry_point reason=the fastest form"
-    ]
+@pytest.mark.parametrize(
+    ("env_id", "num_envs", "options", "form", "said"),
+    [
+        ("CartPole-v1", 4, {"measure": True}, VectorEnv, "entry_point reason=the fastest form"),
+        ("Slow-v0", 4, {}, SyncVectorEnv, "sync reason=no vector entry point; not measured"),
+        ("Slow-v0", 1, {"measure": True}, SyncVectorEnv, "sync reason=one environment"),
+        ("CartPole-v1", 2, {"vector": "async"}, ProcessEnvironments, "async reason=--vector async"),
+    ],
+)
+def test_the_form_is_logged_with_its_reason(
+    slow: str, captured_logs: CapturedLogs, env_id: str, num_envs: int, options: dict[str, Any], form: type, said: str
+) -> None:
+    with make_environments(env_id, num_envs, **options) as environments:
+        assert isinstance(environments.vector, form)
+    assert captured_logs.messages("INFO") == [f"environments created env={env_id} num_envs={num_envs} vector={said}"]
 
 
 def test_auto_measures_and_logs_it(monkeypatch: pytest.MonkeyPatch, slow: str, captured_logs: CapturedLogs) -> None:
@@ -71,28 +81,6 @@ def test_auto_measures_and_logs_it(monkeypatch: pytest.MonkeyPatch, slow: str, c
     )
     assert first.endswith(" cores=4")
     assert " vector=sync " in second
-
-
-def test_without_measuring_environments_are_stepped_in_turn(slow: str, captured_logs: CapturedLogs) -> None:
-    with make_environments(slow, 4) as environments:
-        assert isinstance(environments.vector, SyncVectorEnv)
-    assert captured_logs.messages("INFO")[0].endswith("not measured")
-
-
-def test_one_environment_is_stepped_alone(slow: str, captured_logs: CapturedLogs) -> None:
-    with make_environments(slow, 1, measure=True) as environments:
-        assert isinstance(environments.vector, SyncVectorEnv)
-    assert captured_logs.messages("INFO") == [
-        "environments created env=Slow-v0 num_envs=1 vector=sync reason=one environment"
-    ]
-
-
-def test_the_requested_form_is_used_and_logged(captured_logs: CapturedLogs) -> None:
-    with make_environments("CartPole-v1", 2, vector="async") as environments:
-        assert isinstance(environments.vector, ProcessEnvironments)
-    assert captured_logs.messages("INFO") == [
-        "environments created env=CartPole-v1 num_envs=2 vector=async reason=--vector async"
-    ]
 
 
 def test_without_envpool_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

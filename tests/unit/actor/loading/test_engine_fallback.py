@@ -11,23 +11,19 @@ from actor.loading import engine_fallback
 from actor.loading.engine_choice import is_clearly_faster, median_call_s
 from actor.loading.engine_fallback import EngineFallback
 from actor.loading.engine_loader import EngineOptions
-from shared.engines.engine import Engine, EngineKind
+from shared.engines.engine import Engine, EngineChoice, EngineKind
 from shared.engines.llvm import read_row_program
 from shared.engines.onnx import OnnxEngine
 from shared.engines.row_compiler.row_program import RowProgram
 from shared.files.buffer_pool import is_lasting
 from shared.policy.weights import decode_weights
 from shared.store.policy_store import LocalPolicyStore
-from tests.support.agent_policies import eager, local_store, make_policy, publish_seed, quiet_noise
+from tests.support.agent_policies import eager, local_store, make_policy, no_spare, publish_seed, quiet_noise
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> LocalPolicyStore:
     return local_store(tmp_path / "policies")
-
-
-def _no_spare(kind: EngineKind, program_digest: str) -> Engine | None:
-    return None
 
 
 def _measured(monkeypatch: pytest.MonkeyPatch, first_s: float, challenger_s: float) -> list[int]:
@@ -62,7 +58,7 @@ def test_auto_takes_a_clearly_faster_engine_and_remembers_it(
     engines = EngineFallback(EngineOptions("auto", batch_size=5))
     for seed in range(2):
         version = publish_seed(store, seed, onnx=True, nested=nested).version
-        result = engines.load(store.open(version), _no_spare)
+        result = engines.load(store.open(version), no_spare)
         assert result.policy.engine_name == (challenger if is_faster else first)
         assert result.describe() is None
     assert compared == [1, 2]
@@ -72,21 +68,19 @@ def test_auto_takes_a_clearly_faster_engine_and_remembers_it(
     ("choice", "method"), [("auto", "llvm"), ("llvm", "llvm"), ("onnx", "onnx"), ("torchscript", "torchscript")]
 )
 def test_without_measurement_the_order_is_fixed(
-    store: LocalPolicyStore, monkeypatch: pytest.MonkeyPatch, choice: str, method: str
+    store: LocalPolicyStore, monkeypatch: pytest.MonkeyPatch, choice: EngineChoice, method: str
 ) -> None:
     compared = _measured(monkeypatch, 1.0, 0.0)
     publish_seed(store, 0, onnx=True)
-    engines = EngineFallback(EngineOptions(choice, batch_size=5, measure=choice != "auto"))  # type: ignore[arg-type]
-    assert engines.load(store.open(0), _no_spare).policy.engine_name == method
+    engines = EngineFallback(EngineOptions(choice, batch_size=5, measure=choice != "auto"))
+    assert engines.load(store.open(0), no_spare).policy.engine_name == method
     assert compared == []
 
 
 def test_a_chosen_engine_without_a_program_has_a_fallback(store: LocalPolicyStore) -> None:
     publish_seed(store, 0)
-    assert (
-        EngineFallback(EngineOptions("onnx", batch_size=5)).load(store.open(0), _no_spare).policy.engine_name
-        == "torchscript"
-    )
+    loaded = EngineFallback(EngineOptions("onnx", batch_size=5)).load(store.open(0), no_spare)
+    assert loaded.policy.engine_name == "torchscript"
 
 
 @pytest.fixture
@@ -102,33 +96,26 @@ def examined(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     return graphs
 
 
-def test_an_unsupported_program_is_skipped_silently_and_examined_once(
-    store: LocalPolicyStore, examined: list[bytes]
+@pytest.mark.parametrize(
+    ("choice", "refusals", "said"),
+    [("auto", [], None), ("llvm", ["llvm"], "version {}: onnx taken; llvm said: operator Transpose")],
+)
+def test_an_unsupported_program_is_examined_once_and_reported_only_for_a_chosen_engine(
+    store: LocalPolicyStore, examined: list[bytes], choice: EngineChoice, refusals: list[str], said: str | None
 ) -> None:
-    engines = EngineFallback(EngineOptions("auto", batch_size=5, measure=False))
+    engines = EngineFallback(EngineOptions(choice, batch_size=5, measure=False))
     for seed in range(3):
         version = publish_seed(store, seed, onnx=True, nested=True).version
-        result = engines.load(store.open(version), _no_spare)
+        result = engines.load(store.open(version), no_spare)
         assert (result.policy.engine_name, result.policy.engine.kind) == ("onnx", "onnx")
-        assert (result.refusals, result.describe()) == ([], None)
-    assert len(examined) == 1
-
-
-def test_a_chosen_engine_reports_an_unsupported_program_in_one_line(
-    store: LocalPolicyStore, examined: list[bytes]
-) -> None:
-    engines = EngineFallback(EngineOptions("llvm", batch_size=5))
-    for seed in range(2):
-        version = publish_seed(store, seed, onnx=True, nested=True).version
-        result = engines.load(store.open(version), _no_spare)
-        assert result.policy.engine_name == "onnx"
-        assert result.describe() == f"version {version}: onnx taken; llvm said: operator Transpose"
+        assert [name for name, _ in result.refusals] == refusals
+        assert result.describe() == (said and said.format(version))
     assert len(examined) == 1
 
 
 def test_llvm_loads_new_weights_into_a_spare_engine(store: LocalPolicyStore) -> None:
     engines = EngineFallback(EngineOptions("auto", batch_size=5, measure=False))
-    first = engines.load(store.open(publish_seed(store, 0, onnx=True).version), _no_spare).policy.engine
+    first = engines.load(store.open(publish_seed(store, 0, onnx=True).version), no_spare).policy.engine
     spare = first.twin()
     second = engines.load(store.open(publish_seed(store, 1, onnx=True).version), lambda kind, digest: spare)
     assert second.policy.engine is spare

@@ -48,11 +48,14 @@ def test_an_engine_is_handed_over_once_its_weights_are_verified() -> None:
     assert preloader.take(*FIRST) is None, "once"
 
 
-def test_weights_from_other_bytes_are_dropped() -> None:
-    wrong, right = _files(1)["weights.safetensors"], _files(2)["weights.safetensors"]
-    preloader = WeightPreloader(FIRST, _Spares())
-    preloader.preload(wrong)
-    assert preloader.weights(right).keys() == preloader.weights(wrong).keys()
+@pytest.mark.parametrize(("first", "is_right"), [(FIRST, False), (None, True)])
+def test_without_a_program_or_with_weights_from_other_bytes_no_engine_is_preloaded(
+    first: tuple[EngineKind, str] | None, is_right: bool
+) -> None:
+    unverified, verified = (_files(seed)["weights.safetensors"] for seed in (2 if is_right else 1, 2))
+    preloader = WeightPreloader(first, _Spares())
+    preloader.preload(unverified)
+    assert preloader.weights(verified).keys() == preloader.weights(unverified).keys()
     assert preloader.take(*FIRST) is None
 
 
@@ -72,12 +75,4 @@ def test_invalid_weights_are_an_error_only_for_verified_bytes(data: bytes) -> No
     preloader.preload(data)
     with pytest.raises(WeightsError):
         preloader.weights(data)
-    assert preloader.take(*FIRST) is None
-
-
-def test_without_a_program_no_engine_is_preloaded() -> None:
-    weights = _files(1)["weights.safetensors"]
-    preloader = WeightPreloader(None, _Spares())
-    preloader.preload(weights)
-    assert preloader.weights(weights)
     assert preloader.take(*FIRST) is None

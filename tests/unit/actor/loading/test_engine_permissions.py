@@ -13,22 +13,22 @@ from actor.loading.engine_fallback import EngineFallback
 from actor.loading.engine_loader import EngineOptions
 from learner.export.policy_export import PolicyExporter
 from learner.networks.acting_policy import CLASS_PATH
-from shared.engines.engine import Engine, EngineChoice, EngineKind
+from shared.engines.engine import EngineChoice
 from shared.engines.importable import ImportablePolicy
 from shared.errors import ConfigurationError, NotTrusted
 from shared.store.policy_store import LocalPolicyStore
-from tests.support.agent_policies import eager, local_store, make_policy, publish, quiet_noise
+from tests.support.agent_policies import eager, local_store, make_policy, no_spare, publish, quiet_noise
 from tests.support.tiny_policy import TINY_SIGNATURE, OneRowAtATime
 
 ALL = ("auto", "llvm", "onnx", "torchscript", "aot", "compile", "eager")
 
 
-def _no_spare(kind: EngineKind, program_digest: str) -> Engine | None:
-    return None
-
-
 def _exporter(policy: nn.Module, **programs: object) -> PolicyExporter:
     return PolicyExporter(policy, policy.signature, onnx=False, **programs)  # type: ignore[arg-type]
+
+
+def _agent(store: LocalPolicyStore, engine: EngineChoice, trust: TrustOptions) -> Agent:
+    return Agent(store, AgentOptions(num_envs=2, engine=engine, deterministic=True, synchronous=True, trust=trust))
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def test_an_engine_without_its_permission_is_a_configuration_error(
     store: LocalPolicyStore, choice: EngineChoice, trust: dict, message: str
 ) -> None:
     with pytest.raises(ConfigurationError, match=message):
-        Agent(store, AgentOptions(num_envs=1, engine=choice, synchronous=True, trust=TrustOptions(**trust)))
+        _agent(store, choice, TrustOptions(**trust))
 
 
 @pytest.mark.parametrize("choice", ["auto", "llvm", "torchscript", "onnx"])
@@ -74,16 +74,7 @@ def test_the_others_need_no_permission(choice: EngineChoice) -> None:
 
 def test_eager_is_eager_and_new_weights_take_the_fast_path(store: LocalPolicyStore, importable: PolicyExporter) -> None:
     engines = set()
-    with Agent(
-        store,
-        AgentOptions(
-            num_envs=2,
-            engine="eager",
-            deterministic=True,
-            synchronous=True,
-            trust=TrustOptions(trusted_modules=("learner",)),
-        ),
-    ) as agent:
+    with _agent(store, "eager", TrustOptions(trusted_modules=("learner",))) as agent:
         for seed in range(5):
             policy = make_policy(seed=seed)
             publish(store, policy, importable)
@@ -98,9 +89,8 @@ def test_eager_is_eager_and_new_weights_take_the_fast_path(store: LocalPolicySto
 
 def test_auto_imports_no_class_if_another_program_works(store: LocalPolicyStore, importable: PolicyExporter) -> None:
     publish(store, make_policy(), importable)
-    result = EngineFallback(EngineOptions("auto", batch_size=2, trusted_modules=("learner",))).load(
-        store.open(0), _no_spare
-    )
+    engines = EngineFallback(EngineOptions("auto", batch_size=2, trusted_modules=("learner",)))
+    result = engines.load(store.open(0), no_spare)
     assert result.policy.engine_name == "torchscript"
     assert result.describe() is None
 
@@ -111,7 +101,7 @@ def test_a_missing_program_for_the_chosen_engine_is_reported_once(
     for seed in range(2):
         publish(store, make_policy(seed=seed), importable)
     engines = EngineFallback(EngineOptions("aot", batch_size=2, trust_native=True))
-    first, second = (engines.load(store.open(version), _no_spare) for version in range(2))
+    first, second = (engines.load(store.open(version), no_spare) for version in range(2))
     assert first.describe() == "version 0: torchscript taken; aot said: the version has no aot program"
     assert second.describe() is None
 
@@ -123,7 +113,7 @@ def test_native_code_without_permission_is_refused(store: LocalPolicyStore, impo
     native = type(entry)("aot", entry.file, entry.program_digest)  # its file is not read
     publish(store, policy, importable, instead=files, programs=(native,), probe=probe)
     with pytest.raises(NotTrusted, match="--trust-native"):
-        EngineFallback(EngineOptions("auto", batch_size=2)).load(store.open(0), _no_spare)
+        EngineFallback(EngineOptions("auto", batch_size=2)).load(store.open(0), no_spare)
 
 
 @pytest.mark.slow
@@ -136,7 +126,7 @@ def test_a_policy_that_torch_compile_rejects_is_not_compiled_again(store: LocalP
         publish(store, policy, exporter)
     engines = EngineFallback(EngineOptions("compile", batch_size=2, trusted_modules=("tests",)))
     for version in range(2):
-        result = engines.load(store.open(version), _no_spare)
+        result = engines.load(store.open(version), no_spare)
         assert result.policy.engine_name == "torchscript"
         assert "compile said: the policy raised" in str(result.describe())
 
@@ -148,16 +138,7 @@ def test_compiled_engines_act_and_take_new_weights(store: LocalPolicyStore, choi
     definition = ImportablePolicy(CLASS_PATH, first.arguments)
     exporter = _exporter(first, importable=definition, aot=choice == "aot")
     packages = set()
-    with Agent(
-        store,
-        AgentOptions(
-            num_envs=2,
-            engine=choice,
-            deterministic=True,
-            synchronous=True,
-            trust=TrustOptions(trusted_modules=("learner",), trust_native=True),
-        ),
-    ) as agent:
+    with _agent(store, choice, TrustOptions(trusted_modules=("learner",), trust_native=True)) as agent:
         for seed in range(4):
             policy = make_policy(network="lstm", seed=seed)
             manifest = publish(store, policy, exporter)
