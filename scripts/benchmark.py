@@ -19,9 +19,8 @@ import tyro
 from loguru import logger
 from rich.console import Console
 
-from scripts.benchmarks.common.plot import can_plot
-from scripts.benchmarks.common.result import Result, show, write_json, write_markdown
-from scripts.benchmarks.common.settings import BenchmarkSettings
+from scripts.benchmarks.common.result import Result, can_plot, show, write_json, write_markdown
+from scripts.benchmarks.common.rounds import BenchmarkSettings
 from shared.process.command_line import run_command
 from shared.process.log import set_up_logging
 
@@ -31,12 +30,12 @@ _WIDTH = 140  # columns, unless a terminal has others
 # To add one: write measure_NAME(settings, console) -> list[Result] below scripts/benchmarks, and add NAME here.
 Kind = Literal["solve", "training", "acting", "reload", "publish", "scale"]
 _MODULES: dict[Kind, str] = {
-    "solve": "training.solve",
-    "training": "training.training_speed",
+    "solve": "training",
+    "training": "training",
     "acting": "acting.acting_speed",
     "reload": "reload.reload",
-    "publish": "publish.publish",
-    "scale": "scale.scale",
+    "publish": "publish",
+    "scale": "scale",
 }
 
 

@@ -12,11 +12,10 @@ from rich.console import Console
 
 from rl_hotswap.cli.keys import PUBLIC_KEY_FILE, SIGNING_KEY_FILE, make_keys
 from scripts.fault_injection.faults import Faults
-from scripts.fault_injection.invariants import Invariants
-from scripts.fault_injection.lost_work import CHECKPOINT_EVERY_S
+from scripts.fault_injection.invariants import CHECKPOINT_EVERY_S, Invariants
+from scripts.fault_injection.processes import TestEnvironment, adopt_orphans
 from scripts.fault_injection.run_state import ACTORS, Flags, RunState
 from scripts.fault_injection.shutdown_checks import shut_down, trains
-from scripts.fault_injection.test_environment import TestEnvironment, adopt_orphans
 from shared.errors import ConfigurationError
 from shared.policy.signing import SigningKey
 from shared.process.command_line import INTERRUPTED, run_command

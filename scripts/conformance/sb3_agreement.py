@@ -1,29 +1,183 @@
-"""``python scripts/conformance/sb3_agreement.py``: Stable-Baselines3's ``predict`` and published versions."""
+"""``python scripts/conformance/sb3_agreement.py``: Stable-Baselines3's ``predict`` and published versions.
+
+Models of every algorithm and policy class have perturbed weights, so that actions differ between observations.
+"""
 
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
+import torch
+from gymnasium import spaces
 from rich.console import Console
 from rich.table import Table
+from sb3_contrib import MaskablePPO, RecurrentPPO
+from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from actor.agent import Agent
 from actor.agent_options import AgentOptions
 from learner.publishing.publish_once import publish_once
 from learner.sb3.adapter import from_sb3
-from scripts.conformance.sb3_models import ModelCase, choices, model_cases, sample_observations
 from shared.engines.engine import EngineKind
 from shared.engines.load import PROGRAM_OF, check_support
 from shared.errors import ExportError, ProgramUnsupported
 from shared.process.command_line import run_command
 from shared.process.log import set_up_logging
 from shared.store.policy_store import LocalPolicyStore, PolicyStore
+
+VECTOR = spaces.Box(-np.inf, np.inf, (5,), np.float32)
+IMAGE = spaces.Box(0, 255, (40, 36, 3), np.uint8)
+NESTED = spaces.Dict(
+    {
+        "speed": spaces.Box(-1, 1, (2, 2), np.float32),
+        "camera": IMAGE,
+        "gear": spaces.Discrete(4),
+        "contact": spaces.MultiBinary(3),
+        "buttons": spaces.MultiDiscrete([2, 3]),
+    }
+)
+# For a Dict with MultiDiscrete, sb3-contrib passes a numpy integer to nn.LSTM, which torch refuses.
+NESTED_FOR_LSTM = spaces.Dict({key: space for key, space in NESTED.items() if key != "buttons"})
+DISCRETE = spaces.Discrete(4)
+BOX = spaces.Box(np.array([-2, 0], np.float32), np.array([1, 5], np.float32), dtype=np.float32)
+
+_OBSERVATIONS: dict[str, spaces.Space[Any]] = {"Mlp": VECTOR, "Cnn": IMAGE, "MultiInput": NESTED}
+_LARGEST_CHANGE = 0.1
+
+
+class AnySpaces(gymnasium.Env[Any, Any]):
+    """An environment of any spaces: random observations, zero rewards, episodes of ten steps."""
+
+    def __init__(self, observation: spaces.Space[Any], action: spaces.Space[Any]) -> None:
+        self.observation_space = observation
+        self.action_space = action
+        self._step = 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed, options=options)
+        self._step = 0
+        return self.observation_space.sample(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:  # noqa: ARG002
+        self._step += 1
+        return self.observation_space.sample(), 0.0, False, self._step >= 10, {}
+
+    def action_masks(self) -> np.ndarray:
+        """Return the mask that MaskablePPO requests; every action is legal."""
+        return np.ones(sum(choices(self.action_space)), np.bool_)
+
+
+@dataclass(frozen=True)
+class ModelCase:
+    algorithm: type[BaseAlgorithm]
+    policy: str
+    observation: spaces.Space[Any]
+    action: spaces.Space[Any]
+    settings: dict[str, Any] = field(default_factory=dict)
+    normalized: tuple[str, ...] | bool = False
+    """True: VecNormalize normalizes the entire observation; names: these keys of it."""
+
+    @property
+    def name(self) -> str:
+        extras = [self.action.__class__.__name__]
+        if self.normalized:
+            extras.append("VecNormalize")
+        if self.settings.get("use_sde"):
+            extras.append("gSDE")
+        return f"{self.algorithm.__name__} {self.policy}, {', '.join(extras)}"
+
+    def make(self, seed: int = 0) -> BaseAlgorithm:
+        """Make a model with perturbed weights, so that actions differ between observations."""
+        np.random.seed(seed)
+        env: Any = DummyVecEnv([lambda: AnySpaces(self.observation, self.action)])
+        if self.normalized:
+            keys = list(self.normalized) if isinstance(self.normalized, tuple) else None
+            env = VecNormalize(env, norm_obs_keys=keys)
+            _learn_statistics(env, np.random.default_rng(seed))
+        make: Callable[..., BaseAlgorithm] = self.algorithm
+        model = make(self.policy, env, seed=seed, device="cpu", **self.settings)
+        stir(model.policy, seed)
+        return model
+
+
+def model_cases() -> Iterator[ModelCase]:
+    """Yield every algorithm with every policy class; then normalized observations, other actions and networks."""
+    small = {"buffer_size": 16}
+    algorithms: list[tuple[type[BaseAlgorithm], str, spaces.Space[Any], dict[str, Any]]] = [
+        (PPO, "", DISCRETE, {}),
+        (A2C, "", BOX, {}),
+        (DQN, "", DISCRETE, small),
+        (SAC, "", BOX, small),
+        (TD3, "", BOX, small),
+        (MaskablePPO, "", DISCRETE, {}),
+        (RecurrentPPO, "Lstm", BOX, {}),
+    ]
+    for algorithm, suffix, action, settings in algorithms:
+        for name, observation in _OBSERVATIONS.items():
+            fitting = NESTED_FOR_LSTM if algorithm is RecurrentPPO and observation is NESTED else observation
+            yield ModelCase(algorithm, f"{name}{suffix}Policy", fitting, action, settings)
+    yield ModelCase(PPO, "MlpPolicy", VECTOR, BOX, normalized=True)
+    yield ModelCase(SAC, "MlpPolicy", VECTOR, BOX, small, normalized=True)
+    yield ModelCase(PPO, "MultiInputPolicy", NESTED, spaces.MultiDiscrete([3, 2]), normalized=("speed",))
+    yield ModelCase(A2C, "MlpPolicy", VECTOR, spaces.MultiBinary(3))
+    yield ModelCase(PPO, "MlpPolicy", VECTOR, BOX, {"use_sde": True})
+    yield ModelCase(SAC, "MlpPolicy", VECTOR, BOX, {"use_sde": True, **small})
+    yield ModelCase(MaskablePPO, "MlpPolicy", VECTOR, spaces.MultiDiscrete([3, 2]))
+    shared = {"shared_lstm": True, "enable_critic_lstm": False, "n_lstm_layers": 2}
+    yield ModelCase(RecurrentPPO, "MlpLstmPolicy", VECTOR, DISCRETE, {"policy_kwargs": shared})
+
+
+def choices(space: spaces.Space[Any]) -> list[int]:
+    """Return the number of actions of each choice of a discrete space."""
+    match space:
+        case spaces.Discrete():
+            return [int(space.n)]
+        case spaces.MultiDiscrete():
+            return [int(n) for n in space.nvec]
+    return []
+
+
+def stir(policy: torch.nn.Module, seed: int) -> None:
+    """Change every parameter in place, by less in layers with more inputs."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            scale = min(_LARGEST_CHANGE, parameter[0].numel() ** -0.5)
+            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=scale)
+
+
+def sample_observations(space: spaces.Space[Any], n: int, generator: np.random.Generator) -> Any:
+    """Return ``n`` observations, batch first. Images differ in brightness: uniform noise looks alike to a network."""
+    if isinstance(space, spaces.Dict):
+        return {key: sample_observations(child, n, generator) for key, child in space.items()}
+    shape = (n, *(space.shape or ()))
+    match space:
+        case spaces.Discrete():
+            return generator.integers(0, space.n, shape)
+        case spaces.MultiDiscrete():
+            return generator.integers(0, space.nvec, shape)
+        case spaces.MultiBinary():
+            return generator.integers(0, 2, shape, np.int8)
+        case spaces.Box() if space.dtype == np.uint8:
+            brightest = generator.integers(1, 257, (n, 1, 1, shape[-1]))
+            return generator.integers(0, brightest, shape).astype(np.uint8)
+    return (2 * generator.standard_normal(shape)).astype(np.float32)
+
+
+def _learn_statistics(env: VecNormalize, generator: np.random.Generator) -> None:
+    moments = env.obs_rms if isinstance(env.obs_rms, dict) else {None: env.obs_rms}
+    for each in moments.values():
+        each.update(3 + 2 * generator.standard_normal((100, *each.mean.shape)))
+
 
 COMMAND = "python scripts/conformance/sb3_agreement.py"
 

@@ -15,10 +15,9 @@ import psutil  # type: ignore[import-untyped]
 from rl_hotswap.cli.rollback import roll_back
 from scripts.fault_injection.corrupted_versions import CORRUPTIONS, edit_manifest, flip, sign_manifest, truncate
 from scripts.fault_injection.garbage_client import INVALID, flood
-from scripts.fault_injection.processes import send_signal
+from scripts.fault_injection.processes import bind_read_only, send_signal, unmount
 from scripts.fault_injection.published import highest_number
 from scripts.fault_injection.run_state import ACTORS, INFERENCE_ACTORS, RunState
-from scripts.fault_injection.test_environment import bind_read_only, unmount
 from shared.errors import HotswapError
 from shared.files.small_files import TEMPORARY_PREFIX
 from shared.policy.manifest import MANIFEST_NAME

@@ -13,12 +13,17 @@ import psutil  # type: ignore[import-untyped]
 
 from learner.training.checkpoint import CheckpointStore
 from scripts.fault_injection.garbage_client import InvalidRollouts
-from scripts.fault_injection.invariants import Invariants
-from scripts.fault_injection.lost_work import LostWork
-from scripts.fault_injection.processes import InferenceActor, Training, command_of, send_signal, start
-from scripts.fault_injection.published import Published
-from scripts.fault_injection.run_logs import RunLogs
-from scripts.fault_injection.test_environment import TOKEN_VARIABLE, TestEnvironment
+from scripts.fault_injection.invariants import Invariants, LostWork
+from scripts.fault_injection.processes import (
+    TOKEN_VARIABLE,
+    InferenceActor,
+    TestEnvironment,
+    Training,
+    command_of,
+    send_signal,
+    start,
+)
+from scripts.fault_injection.published import Published, RunLogs
 from shared.errors import CheckpointError, ConfigurationError
 from shared.run.run_directory import RunDirectory
 from shared.store.policy_store import UsedNumbers

@@ -9,7 +9,7 @@ from statistics import median
 
 from scripts.fault_injection.invariants import Invariant
 from scripts.fault_injection.processes import command_of
-from scripts.fault_injection.run_logs import tracebacks
+from scripts.fault_injection.published import tracebacks
 from scripts.fault_injection.run_state import RunState
 from shared.errors import HotswapError
 from shared.process.command_line import INTERRUPTED

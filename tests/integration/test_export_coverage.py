@@ -2,8 +2,7 @@
 
 import pytest
 
-from scripts.conformance.export_coverage import measure, uncovered
-from scripts.conformance.torch_nn_cases import all_cases
+from scripts.conformance.export_coverage import all_cases, measure, uncovered
 
 
 def test_every_class_of_torch_nn_has_a_case() -> None:

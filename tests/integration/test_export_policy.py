@@ -53,7 +53,7 @@ def observation() -> np.ndarray:
 @pytest.fixture
 def saved(tmp_path: Path) -> tuple[Any, Path]:
     sb3 = pytest.importorskip("stable_baselines3")
-    models = pytest.importorskip("scripts.conformance.sb3_models")
+    models = pytest.importorskip("scripts.conformance.sb3_agreement")
     model = sb3.PPO("MlpPolicy", ENV_ID, device="cpu", seed=0)
     models.stir(model.policy, 0)
     model.save(tmp_path / "model.zip")

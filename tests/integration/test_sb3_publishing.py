@@ -18,14 +18,14 @@ from actor.agent_options import AgentOptions
 from learner.sb3.adapter import from_sb3
 from learner.sb3.model_file import guess_algorithm, load_model, load_vec_normalize, load_weights
 from learner.sb3.publish_callback import PublishCallback
-from scripts.conformance.sb3_agreement import compare
-from scripts.conformance.sb3_models import (
+from scripts.conformance.sb3_agreement import (
     BOX,
     DISCRETE,
     IMAGE,
     NESTED,
     VECTOR,
     ModelCase,
+    compare,
     model_cases,
     sample_observations,
 )

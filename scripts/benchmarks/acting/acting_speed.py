@@ -15,18 +15,16 @@ import torch
 from rich.console import Console
 
 from scripts.benchmarks.acting.acting_loops import (
+    DESCRIPTION,
     ENV_ID,
+    SAME_PROGRAM_DESCRIPTION,
     RecordedRollouts,
     agent_loop,
+    bare_same_program,
+    bare_torchscript,
     environment_alone,
     environments_alone,
     publish_policy,
-)
-from scripts.benchmarks.acting.bare_torchscript import (
-    DESCRIPTION,
-    SAME_PROGRAM_DESCRIPTION,
-    bare_same_program,
-    bare_torchscript,
 )
 from scripts.benchmarks.acting.baselines import (
     cleanrl_rollouts,
@@ -35,11 +33,9 @@ from scripts.benchmarks.acting.baselines import (
     sb3_predict_and_step,
     torchrl_collector,
 )
-from scripts.benchmarks.common.plot import Line, save_plot
 from scripts.benchmarks.common.prepared_versions import TEMPORARY_PREFIX
-from scripts.benchmarks.common.result import Result, number
-from scripts.benchmarks.common.rounds import Piece, interleave, ratios, steps_per_s
-from scripts.benchmarks.common.settings import BenchmarkSettings
+from scripts.benchmarks.common.result import Line, Result, number, save_plot
+from scripts.benchmarks.common.rounds import BenchmarkSettings, Piece, interleave, ratios, steps_per_s
 from shared.store.policy_store import LocalPolicyStore
 
 _TURN_S = 0.4

@@ -11,8 +11,7 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.distributions import Categorical
 
-from scripts.benchmarks.acting.acting_loops import HIDDEN_SIZES, PIECE_STEPS, make_environment
-from scripts.benchmarks.acting.bare_torchscript import small_network
+from scripts.benchmarks.acting.acting_loops import HIDDEN_SIZES, PIECE_STEPS, make_environment, small_network
 from scripts.benchmarks.common.rounds import Piece
 
 

@@ -3,12 +3,10 @@
 from rich.console import Console
 
 from scripts.benchmarks.common.result import Result
-from scripts.benchmarks.common.settings import BenchmarkSettings
+from scripts.benchmarks.common.rounds import BenchmarkSettings
 from scripts.benchmarks.reload.action_integrity import measure_action_integrity
-from scripts.benchmarks.reload.memory import measure_memory
-from scripts.benchmarks.reload.prefetching import measure_prefetching
-from scripts.benchmarks.reload.step_times import measure_step_times
-from scripts.benchmarks.reload.watching import measure_watching
+from scripts.benchmarks.reload.resources import measure_memory, measure_watching
+from scripts.benchmarks.reload.step_times import measure_prefetching, measure_step_times
 
 _TRANSITIONS = 10_000_000
 _ADOPTIONS = 10_000

@@ -13,10 +13,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from scripts.benchmark import BenchmarkOptions, Kind, measure_in_process, measure_of
-from scripts.benchmarks.common.plot import Line, can_plot, save_plot
-from scripts.benchmarks.common.result import Result, number, show, write_json, write_markdown
-from scripts.benchmarks.common.rounds import interleave, ratios
-from scripts.benchmarks.common.settings import BenchmarkSettings
+from scripts.benchmarks.common.result import Line, Result, can_plot, number, save_plot, show, write_json, write_markdown
+from scripts.benchmarks.common.rounds import BenchmarkSettings, interleave, ratios
 from shared.errors import ConfigurationError
 
 _FASTER = Result.of("faster than others", [3.0, 2.0, 4.0], "x", "in turn", at_least=2.5)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from learner.sb3.adapter import from_sb3, refresh
 from learner.sb3.assembly import SB3Policy
-from scripts.conformance.sb3_models import (
+from scripts.conformance.sb3_agreement import (
     BOX,
     DISCRETE,
     IMAGE,

@@ -10,12 +10,14 @@ from rich.console import Console
 
 from scripts.benchmarks.acting.acting_loops import (
     RecordedRollouts,
+    Variant,
     agent_loop,
+    bare_same_program,
+    bare_torchscript,
     environment_alone,
     environments_alone,
     publish_policy,
 )
-from scripts.benchmarks.acting.bare_torchscript import Variant, bare_same_program, bare_torchscript
 from scripts.benchmarks.acting.baselines import (
     cleanrl_rollouts,
     is_installed,

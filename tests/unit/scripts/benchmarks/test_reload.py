@@ -22,8 +22,8 @@ from scripts.benchmarks.common.helper_process import HelperProcess
 from scripts.benchmarks.common.prepared_versions import add_versions, prepare_versions, read_prepared_versions
 from scripts.benchmarks.common.result import Result
 from scripts.benchmarks.reload.action_integrity import derive, weights_of
-from scripts.benchmarks.reload.step_timer import STEPS_BETWEEN_ADOPTIONS, StepTimer
-from scripts.benchmarks.scale.growth import Budget, Growth
+from scripts.benchmarks.reload.windows import STEPS_BETWEEN_ADOPTIONS, StepTimer
+from scripts.benchmarks.scale import Budget, Growth
 from shared.errors import HotswapError
 from shared.policy.noise import NoiseStream
 from shared.process.command_line import INTERRUPTED
@@ -118,9 +118,8 @@ def test_helper_that_exits_raises_hotswap_error() -> None:
 @pytest.mark.slow
 def test_reload_with_small_settings() -> None:
     from scripts.benchmarks.reload.action_integrity import measure_action_integrity
-    from scripts.benchmarks.reload.memory import measure_memory
+    from scripts.benchmarks.reload.resources import measure_memory, measure_watching
     from scripts.benchmarks.reload.step_times import measure_step_times
-    from scripts.benchmarks.reload.watching import measure_watching
 
     check(measure_step_times(rounds=1))
     integrity = measure_action_integrity(1_000, Console(), budget_s=60.0)
@@ -132,15 +131,14 @@ def test_reload_with_small_settings() -> None:
 
 @pytest.mark.slow
 def test_prefetching_with_small_settings() -> None:
-    from scripts.benchmarks.reload.prefetching import measure_prefetching
+    from scripts.benchmarks.reload.step_times import measure_prefetching
 
     check(measure_prefetching(1, Console(), rates_per_s=(10.0,), windows=5))
 
 
 @pytest.mark.slow
 def test_publish_with_small_settings() -> None:
-    from scripts.benchmarks.publish.publish import measure_large, measure_small
-    from scripts.benchmarks.publish.publishing_cost import measure_publishing_cost
+    from scripts.benchmarks.publish import measure_large, measure_publishing_cost, measure_small
 
     check(measure_small(2, 2, pace_s=1e-3, actors=2))
     check(measure_large(2, hidden_sizes=(256,)))
@@ -149,9 +147,7 @@ def test_publish_with_small_settings() -> None:
 
 @pytest.mark.slow
 def test_scale_with_small_settings(capsys: pytest.CaptureFixture[str]) -> None:
-    from scripts.benchmarks.scale.actors import grow_actors
-    from scripts.benchmarks.scale.model_size import grow_models
-    from scripts.benchmarks.scale.versions import grow_versions
+    from scripts.benchmarks.scale import grow_actors, grow_models, grow_versions
 
     console = Console()
     check(grow_actors((1, 2), console).results())

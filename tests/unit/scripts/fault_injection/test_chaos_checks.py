@@ -11,11 +11,9 @@ from loguru import logger
 from actor.acting.adoption_log import AdoptionLog
 from actor.loading.loaded_policy import LoadedPolicy
 from learner.training.checkpoint import CheckpointStore
-from scripts.fault_injection.invariants import Invariants
-from scripts.fault_injection.lost_work import LostWork
+from scripts.fault_injection.invariants import Invariants, LostWork
 from scripts.fault_injection.processes import InferenceActor
-from scripts.fault_injection.published import Published
-from scripts.fault_injection.run_logs import RunLogs, Tail, tracebacks
+from scripts.fault_injection.published import Published, RunLogs, Tail, tracebacks
 from shared.process.log import set_up_logging
 from shared.run.progress import Progress
 from shared.run.run_directory import RunDirectory
@@ -176,7 +174,7 @@ def test_a_broken_checkpoint_saves_no_work(run: RunDirectory, lost_work: LostWor
 def test_lost_work_of_a_disturbed_learner_is_not_judged(
     run: RunDirectory, lost_work: LostWork, invariants: Invariants, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    monkeypatch.setattr("scripts.fault_injection.lost_work.time.time", lambda: SAVED_UNIX_S + 1.0)
+    monkeypatch.setattr("scripts.fault_injection.invariants.time.time", lambda: SAVED_UNIX_S + 1.0)
     if how == "by a broken checkpoint":
         lost_work.checkpoint_broken()
     else:

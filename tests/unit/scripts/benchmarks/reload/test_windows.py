@@ -4,12 +4,11 @@ import numpy as np
 import pytest
 
 from scripts.benchmarks.common.result import Result
-from scripts.benchmarks.reload.prefetching import Comparison, results_of
-from scripts.benchmarks.reload.step_timer import Window
-from scripts.benchmarks.reload.step_times import with_control_spread
+from scripts.benchmarks.reload.step_times import Comparison, results_of, with_control_spread
 from scripts.benchmarks.reload.windows import (
     Interval,
     Round,
+    Window,
     adopting_over_control,
     bootstrap,
     control_over_control,

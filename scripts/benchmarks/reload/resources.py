@@ -1,8 +1,11 @@
-"""Memory growth of an acting process: resident memory after many adoptions, less that after the first 100."""
+"""Memory growth of an acting process, and CPU time of idle actors."""
 
 import gc
 import time
+from contextlib import ExitStack
+from multiprocessing.connection import Connection
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import gymnasium
 import psutil  # type: ignore[import-untyped]
@@ -11,15 +14,23 @@ from rich.console import Console
 
 from actor.agent import Agent
 from actor.agent_options import AgentOptions
+from actor.session.switch_interval import short_switch_interval
 from scripts.benchmarks.common.helper_process import HelperProcess, serve_actor
-from scripts.benchmarks.common.prepared_versions import ENV_ID, workspace
+from scripts.benchmarks.common.prepared_versions import (
+    ENV_ID,
+    TEMPORARY_PREFIX,
+    add_versions,
+    prepare_versions,
+    workspace,
+)
 from scripts.benchmarks.common.publishing_process import start_publisher
 from scripts.benchmarks.common.result import Result
 from shared.errors import HotswapError
+from shared.process.log import set_up_logging
 from shared.store.policy_store import LocalPolicyStore
 
 FIRST = 100
-_VERSIONS = 16
+_MEMORY_VERSIONS = 16
 _PUBLICATIONS_PER_S = 400.0  # faster than an actor adopts
 _STEPS = 4
 _TIMEOUT_S = 30.0
@@ -57,7 +68,7 @@ class Adopter:
 def measure_memory(adoptions: int, console: Console, *, budget_s: float) -> list[Result]:
     """Return the growth from adoption 100 until ``adoptions``, or until ``budget_s`` seconds are over."""
     with (
-        workspace(versions=_VERSIONS, change=0.1) as paths,
+        workspace(versions=_MEMORY_VERSIONS, change=0.1) as paths,
         start_publisher(paths.prepared, paths.store) as publisher,
         HelperProcess(serve_actor, paths.logs, Adopter, paths.store) as adopter,
     ):
@@ -77,3 +88,37 @@ def measure_memory(adoptions: int, console: Console, *, budget_s: float) -> list
         replace(result, value=growth[-1], reached=growth[-1] < _AT_MOST_MB and count >= adoptions),
         Result.of("memory of an acting process", [now / _MB for now in resident], "MB", how),
     ]
+
+
+ACTORS = 4
+SETTLE_S = 6.0  # the first listings of the store are over by then
+
+
+def idle(connection: Connection, store: Path) -> None:
+    """Hold a policy and watch the store, until killed."""
+    set_up_logging("actor-0", None, terminal_level="ERROR")
+    with short_switch_interval(), Agent(LocalPolicyStore(store), AgentOptions(name="idle")) as agent:
+        agent.reset()
+        connection.send(agent.policy.version)
+        connection.recv()
+
+
+def measure_watching(versions: int, seconds: float, settle_s: float = SETTLE_S) -> list[Result]:
+    """Return the CPU time of idle actors on a store of ``versions`` versions, over ``seconds`` seconds.
+
+    The time is read from outside: an actor that reports it would wake up, which costs more than watching.
+    """
+    with TemporaryDirectory(prefix=TEMPORARY_PREFIX) as directory, ExitStack() as stack:
+        store = LocalPolicyStore(Path(directory), fsync=False)
+        prepare_versions(store.path, versions=1, change=0.0)
+        add_versions(store, range(1, versions))
+        actors = [stack.enter_context(HelperProcess(idle, store.path)) for _ in range(ACTORS)]
+        for actor in actors:
+            actor.receive()
+        time.sleep(settle_s)
+        began_s, began_cpu_s = time.perf_counter(), [actor.cpu_s() for actor in actors]
+        time.sleep(seconds)
+        took_s = time.perf_counter() - began_s
+        shares = [100 * (actor.cpu_s() - cpu_s) / took_s for actor, cpu_s in zip(actors, began_cpu_s, strict=True)]
+    how = f"CPU time of each of {ACTORS} processes over {seconds:g} s; {versions:,} versions in the store"
+    return [Result.of(f"watching {versions:,} versions, per idle actor", shares, "% of a core", how, at_most=0.1)]

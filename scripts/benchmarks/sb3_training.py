@@ -1,7 +1,7 @@
 """Stable-Baselines3's PPO on CartPole-v1, timed from the first environment step until it is solved.
 
 It runs as a program, because the thread counts of torch and numpy are fixed when a process starts:
-``python -m scripts.benchmarks.training.sb3_training CANDIDATE_AS_JSON SEED`` prints a ``TimedTraining`` as JSON.
+``python -m scripts.benchmarks.sb3_training CANDIDATE_AS_JSON SEED`` prints a ``TimedTraining`` as JSON.
 """
 
 import sys
