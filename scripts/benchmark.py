@@ -19,7 +19,7 @@ import tyro
 from loguru import logger
 from rich.console import Console
 
-from scripts.benchmarks.common.result import Result, can_plot, show, write_json, write_markdown
+from scripts.benchmarks.common.result import Result, is_installed, show, write_json, write_markdown
 from scripts.benchmarks.common.rounds import BenchmarkSettings
 from shared.process.command_line import run_command
 from shared.process.log import set_up_logging
@@ -63,9 +63,8 @@ class BenchmarkOptions(BenchmarkSettings):
 def main(options: BenchmarkOptions) -> int:
     """Measure, print the table, and return 0 if every target was reached and no kind failed, else 1."""
     console = _begin()
-    if options.plots is not None and not can_plot():
-        message = 'no plots: matplotlib is not installed (pip install -e ".[bench]")'
-        console.print(message, highlight=False, markup=False)
+    if options.plots is not None:
+        is_installed("matplotlib", "no plots", console)
     results: list[Result] = []
     failed = False
     for kind in get_args(Kind) if options.what == "all" else (options.what,):

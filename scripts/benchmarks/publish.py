@@ -14,7 +14,7 @@ from learner.ppo.learner import Learner
 from learner.ppo.learner_config import LearnerConfig
 from learner.publishing.policy_publisher import PolicyPublisher
 from scripts.benchmarks.common.actor_fleet import STEP_S, ActorFleet, publish_and_wait, read_hash_and_copy_s
-from scripts.benchmarks.common.prepared_versions import ENV_ID, LARGE, workspace
+from scripts.benchmarks.common.prepared_versions import ENV_ID, LARGE, TEMPORARY_PREFIX, workspace
 from scripts.benchmarks.common.publishing_process import start_publisher
 from scripts.benchmarks.common.result import Result
 from scripts.benchmarks.common.rounds import BenchmarkSettings
@@ -31,6 +31,8 @@ _LARGE_PUBLICATIONS = 4  # in a round
 _FIRST = 3
 """Reloads that allocate the memory of all later ones, and are a result of their own."""
 _LARGE_PAUSE_S = 1.0  # until the publisher has synced and swept
+_PUBLICATIONS_PER_S = 10.0
+_COMMIT_TIMEOUT_S = 60.0
 
 
 def measure_publish(settings: BenchmarkSettings, console: Console) -> list[Result]:
@@ -100,21 +102,13 @@ def measure_large(publications: int, hidden_sizes: tuple[int, ...] = LARGE) -> l
     ]
 
 
-PUBLICATIONS_PER_S = 10.0
-_BLOCK_S = 1.0
-_COSTED_PUBLICATIONS = 20
-_COMMIT_TIMEOUT_S = 60.0
-
-
-def measure_publishing_cost(
-    rounds: int, block_s: float = _BLOCK_S, publications: int = _COSTED_PUBLICATIONS
-) -> list[Result]:
+def measure_publishing_cost(rounds: int, block_s: float = 1.0, publications: int = 20) -> list[Result]:
     """Return a request's time on the update thread, its time until the commit, and the slowdown of updates."""
     environment = describe_environment(ENV_ID)
     config = LearnerConfig()
     learner = Learner(environment.leaves, environment.action, config)
     rollout = _random_rollout(RolloutLayout(learner.signature, config.rollout_length), config.batch_steps)
-    with TemporaryDirectory(prefix="rl-hotswap-benchmark-") as directory:
+    with TemporaryDirectory(prefix=TEMPORARY_PREFIX) as directory:
         publisher = PolicyPublisher(
             PolicyExporter(learner.policy, learner.signature),
             LocalPolicyStore(Path(directory)),
@@ -128,9 +122,8 @@ def measure_publishing_cost(
             _updates_ms(learner, rollout, None, block_s)
             ratios = []
             for _ in range(rounds):
-                before = _updates_ms(learner, rollout, None, block_s)
-                publishing = _updates_ms(learner, rollout, publisher, block_s)
-                after = _updates_ms(learner, rollout, None, block_s)
+                turns = (None, publisher, None)
+                before, publishing, after = (_updates_ms(learner, rollout, each, block_s) for each in turns)
                 ratios.append(publishing * 2 / (before + after))
         finally:
             publisher.close()
@@ -157,12 +150,11 @@ def _publish(publisher: PolicyPublisher, learner: Learner, publications: int) ->
 def _updates_ms(learner: Learner, rollout: Rollout, publisher: PolicyPublisher | None, block_s: float) -> float:
     """Return the mean time of an update, with 10 publications per second if there is a ``publisher``."""
     times_ms = []
-    began_s = time.perf_counter()
-    next_s = began_s
+    began_s = next_s = time.perf_counter()
     while (now_s := time.perf_counter()) < began_s + block_s:
         if publisher is not None and now_s >= next_s:
             publisher.publish(learner.policy, TrainingProgress())
-            next_s += 1 / PUBLICATIONS_PER_S
+            next_s += 1 / _PUBLICATIONS_PER_S
         learner.update([rollout])
         times_ms.append(1e3 * (time.perf_counter() - now_s))
     return statistics.fmean(times_ms)

@@ -44,6 +44,10 @@ class TimedTraining(msgspec.Struct, frozen=True):
     def steps_per_s(self) -> float:
         return self.env_steps / self.seconds
 
+    @property
+    def solved_s(self) -> float:
+        return self.seconds if self.solved else float("inf")
+
 
 def train(candidate: Candidate, seed: int) -> TimedTraining:
     """Train in this process, on ``candidate.threads`` threads."""

@@ -5,7 +5,9 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory, gettempdir
 
 import numpy as np
@@ -63,7 +65,7 @@ class Growth:
 
     def results(self) -> list[Result]:
         return [
-            Result.of(f"{line}, {_short(size)} {self.x_label}", times_ms, "ms", self.how)
+            Result.of(f"{line}, {size:,.{'3g' if size < 100 else '0f'}} {self.x_label}", times_ms, "ms", self.how)
             for line, points in self.times_ms.items()
             for size, times_ms in points.items()
         ]
@@ -71,19 +73,9 @@ class Growth:
     def lines(self) -> list[Line]:
         """Return lines of medians, with a band from the minimum to the maximum."""
         return [
-            Line(
-                line,
-                list(points),
-                [float(np.median(times_ms)) for times_ms in points.values()],
-                [min(times_ms) for times_ms in points.values()],
-                [max(times_ms) for times_ms in points.values()],
-            )
+            Line(line, list(points), *([f(times_ms) for times_ms in points.values()] for f in (median, min, max)))
             for line, points in self.times_ms.items()
         ]
-
-
-def _short(size: float) -> str:
-    return f"{size:,.3g}" if size < 100 else f"{size:,.0f}"
 
 
 _LARGE_MB = 50.0
@@ -104,7 +96,8 @@ def grow_models(all_hidden_sizes: Sequence[tuple[int, ...]], console: Console) -
         "From rename to first action, one actor", "MB of weights", "MLP, ONNX, steps of 1 ms, one actor process"
     )
     for hidden_sizes in all_hidden_sizes:
-        weights_mb = _weights_mb(hidden_sizes)
+        sizes = itertools.pairwise((4, *hidden_sizes, 3))
+        weights_mb = sum(4e-6 * (n_in + 1) * n_out for n_in, n_out in sizes)
         factor = weights_mb / measured_mb if measured_mb > _LARGE_MB else 1
         if (lack := _lacking(weights_mb) or budget.lack(factor)) is not None:
             console.print(f"{weights_mb:,.0f} MB of weights omitted: {lack}", highlight=False)
@@ -139,19 +132,11 @@ def _adopt(hidden_sizes: tuple[int, ...], times: int) -> tuple[list[float], list
     return adoption_ms, floor_ms
 
 
-def _weights_mb(hidden_sizes: tuple[int, ...]) -> float:
-    sizes = (4, *hidden_sizes, 3)
-    return sum(4e-6 * (n_in + 1) * n_out for n_in, n_out in itertools.pairwise(sizes))
-
-
 def _lacking(weights_mb: float) -> str | None:
-    available_mb = {
-        "memory": (psutil.virtual_memory().available / 1e6, _MEMORY_FACTOR),
-        "disk": (shutil.disk_usage(gettempdir()).free / 1e6, _DISK_FACTOR),
-    }
-    for resource, (free_mb, factor) in available_mb.items():
-        if free_mb < factor * weights_mb:
-            return f"{free_mb:,.0f} MB of {resource} free, {factor * weights_mb:,.0f} MB needed"
+    memory, disk = psutil.virtual_memory().available, shutil.disk_usage(gettempdir()).free
+    for resource, free, factor in (("memory", memory, _MEMORY_FACTOR), ("disk", disk, _DISK_FACTOR)):
+        if free / 1e6 < factor * weights_mb:
+            return f"{free / 1e6:,.0f} MB of {resource} free, {factor * weights_mb:,.0f} MB needed"
     return None
 
 
@@ -202,8 +187,9 @@ _MEMORY_DISK_BYTES = 3e9
 
 def grow_versions(counts: Sequence[int], console: Console) -> Growth:
     """Measure ascending ``counts`` of versions in one store; omit those that exceed the time budget."""
-    place = _place()
-    where = "a directory on disk" if place is None else "a directory in memory"
+    # A disk takes minutes to remove 100,000 directories.
+    has_room = _MEMORY_DISK.is_dir() and shutil.disk_usage(_MEMORY_DISK).free > _MEMORY_DISK_BYTES
+    place, where = (_MEMORY_DISK, "a directory in memory") if has_room else (None, "a directory on disk")
     growth = Growth(f"Store operations in {where}", "versions in the store", f"{where}; {_STORE_TIMES} repetitions")
     with TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=place) as directory:
         store = LocalPolicyStore(Path(directory), fsync=False)
@@ -224,60 +210,45 @@ def grow_versions(counts: Sequence[int], console: Console) -> Growth:
     return growth
 
 
-def _place() -> Path | None:
-    """Return a directory in memory if there is one: a disk takes minutes to remove 100,000 directories."""
-    has_room = _MEMORY_DISK.is_dir() and shutil.disk_usage(_MEMORY_DISK).free > _MEMORY_DISK_BYTES
-    return _MEMORY_DISK if has_room else None
-
-
 def _measure_store(growth: Growth, store: LocalPolicyStore, prepared: PreparedVersion, count: int) -> None:
     newest = store.newest()
     assert newest is not None
-    watcher = PolicyWatcher(store)
-
-    def publish() -> None:
-        prepared.publish(store)
-
-    def sweep() -> None:
-        store.sweep(Retention(keep_newest=count))
-
-    operations: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
-        "list": (_nothing, store.versions),
-        "open newest": (_nothing, lambda: store.open(newest)),
-        "publish": (_nothing, publish),
-        "sweep of one": (publish, sweep),
-        "watcher, new version": (_nothing, lambda: watcher.check(force=True)),
+    publish = partial(prepared.publish, store)
+    sweep = partial(store.sweep, Retention(keep_newest=count))
+    operations: dict[str, Callable[[], object]] = {
+        "list": store.versions,
+        "open newest": partial(store.open, newest),
+        "publish": publish,
+        "sweep of one": sweep,
+        "watcher, new version": partial(PolicyWatcher(store).check, force=True),
     }
     sweep()
-    for name, (prepare, operation) in operations.items():
-        growth.add(name, count, [_time_ms(prepare, operation) for _ in range(_STORE_TIMES)])
+    for name, operation in operations.items():
+        times_ms = []
+        for _ in range(_STORE_TIMES):
+            if operation is sweep:
+                publish()
+            began_s = time.perf_counter()
+            operation()
+            times_ms.append(1e3 * (time.perf_counter() - began_s))
+        growth.add(name, count, times_ms)
         if operation is publish:
             sweep()
-
-
-def _nothing() -> None:
-    pass
-
-
-def _time_ms(prepare: Callable[[], object], operation: Callable[[], object]) -> float:
-    prepare()
-    began_s = time.perf_counter()
-    operation()
-    return 1e3 * (time.perf_counter() - began_s)
 
 
 def measure_scale(settings: BenchmarkSettings, console: Console) -> list[Result]:
     """Return all results of this kind, which have no targets."""
     results: list[Result] = []
-    console.print("adoption time by model size …")
-    results += _results(grow_models(HIDDEN_SIZES, console), settings.plots, "scale-model-size.png")
-    console.print("time from publishing to acting by number of actors …")
-    results += _results(grow_actors(ACTORS, console), settings.plots, "scale-actors.png")
-    console.print("store operations by number of versions …")
-    return results + _results(grow_versions(VERSIONS, console), settings.plots, "scale-versions.png")
-
-
-def _results(growth: Growth, plots: Path | None, name: str) -> list[Result]:
-    if plots is not None:
-        save_plot(plots / name, growth.lines(), title=growth.title, x_label=growth.x_label, y_label="milliseconds")
-    return growth.results()
+    kinds: dict[str, tuple[str, Callable[[Console], Growth]]] = {
+        "model-size": ("adoption time by model size", partial(grow_models, HIDDEN_SIZES)),
+        "actors": ("time from publishing to acting by number of actors", partial(grow_actors, ACTORS)),
+        "versions": ("store operations by number of versions", partial(grow_versions, VERSIONS)),
+    }
+    for name, (what, grow) in kinds.items():
+        console.print(f"{what} …")
+        growth = grow(console)
+        results += growth.results()
+        if settings.plots is not None:
+            path, labels = settings.plots / f"scale-{name}.png", {"x_label": growth.x_label, "y_label": "milliseconds"}
+            save_plot(path, growth.lines(), title=growth.title, **labels)
+    return results

@@ -66,7 +66,15 @@ def measure() -> list[Agreement]:
             outputs = _step(engines, states, policy.signature, make_inputs(policy.signature, batch_size, seed=step))
             for kind, agreements in found.items():
                 agreements.append(_agreement(kind, outputs["eager"], outputs[kind]))
-    return [_worst(kind, agreements) for kind, agreements in found.items()]
+    return [
+        Agreement(
+            kind,
+            max(each.largest_difference for each in agreements),
+            max(each.of_allowed for each in agreements),
+            all(each.is_equal for each in agreements),
+        )
+        for kind, agreements in found.items()
+    ]
 
 
 def _policy() -> ActingPolicy:
@@ -125,12 +133,6 @@ def _agreement(kind: EngineKind, expected: Sequence[np.ndarray], found: Sequence
         largest = max(largest, float(difference.max()))
         of_allowed = max(of_allowed, float((difference / (ATOL + RTOL * np.abs(wanted))).max()))
     return Agreement(kind, largest, of_allowed, is_equal)
-
-
-def _worst(kind: EngineKind, agreements: Sequence[Agreement]) -> Agreement:
-    floats = ("largest_difference", "of_allowed")
-    largest, of_allowed = (max(getattr(one, name) for one in agreements) for name in floats)
-    return Agreement(kind, largest, of_allowed, all(one.is_equal for one in agreements))
 
 
 def main() -> int:

@@ -5,7 +5,7 @@ import re
 import shlex
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,17 +52,8 @@ def nn_classes() -> dict[str, type[nn.Module]]:
 def all_cases() -> list[NnCase]:
     """Return all cases; the inputs are drawn with a fixed seed."""
     torch.manual_seed(0)
-    cases = [
-        *_elementwise(),
-        *_convolutions(),
-        *_pooling(),
-        *_normalisation(),
-        *_padding_and_shape(),
-        *_recurrent(),
-        *_attention(),
-        *_losses(),
-        *_others(),
-    ]
+    first = (_elementwise, _convolutions, _pooling, _normalisation, _padding_and_shape)
+    cases = [case for make in (*first, _recurrent, _attention, _losses, _others) for case in make()]
     torch.manual_seed(0)
     return cases
 
@@ -90,9 +81,8 @@ def _elementwise() -> Iterator[NnCase]:
         yield _case(name, _x(B, 5), dim=-1)
     yield _case("Softmax2d", _x(B, 3, 4, 4))
     yield _case("ReLU", _x(B, 5), inplace=True)
-    yield _case("Dropout1d", _x(B, 3, 5))
-    yield _case("Dropout2d", _x(B, 3, 4, 4))
-    yield _case("Dropout3d", _x(B, 3, 2, 4, 4))
+    for n, shape in enumerate(((5,), (4, 4), (2, 4, 4)), 1):
+        yield _case(f"Dropout{n}d", _x(B, 3, *shape))
     yield _case("GELU", _x(B, 5), approximate="tanh")
 
 
@@ -112,20 +102,16 @@ def _convolutions() -> Iterator[NnCase]:
 def _pooling() -> Iterator[NnCase]:
     images = {1: _x(B, 3, 8), 2: _x(B, 3, 8, 8), 3: _x(B, 3, 4, 8, 8)}
     for n, image in images.items():
-        yield _case(f"MaxPool{n}d", image, options=(2,))
+        for name in ("MaxPool", "AvgPool", "AdaptiveMaxPool", "AdaptiveAvgPool"):
+            yield _case(f"{name}{n}d", image, options=(2,))
         yield _case(f"MaxPool{n}d", image, options=(2,), return_indices=True)
-        yield _case(f"AvgPool{n}d", image, options=(2,))
         yield _case(f"LPPool{n}d", image.abs(), options=(2, 2))
-        yield _case(f"AdaptiveMaxPool{n}d", image, options=(2,))
-        yield _case(f"AdaptiveAvgPool{n}d", image, options=(2,))
         pooled, indices = nn_classes()[f"MaxPool{n}d"](2, return_indices=True)(image)
         yield _case(f"MaxUnpool{n}d", pooled, indices, options=(2,))
     for n in (2, 3):
         samples = torch.rand(B, 3, n)
         yield _case(f"FractionalMaxPool{n}d", images[n], options=(2,), output_size=2)
-        fixed = _case(
-            f"FractionalMaxPool{n}d", images[n], options=(2,), dynamic=False, output_size=2, _random_samples=samples
-        )
+        fixed = _case(f"FractionalMaxPool{n}d", images[n], options=(2,), output_size=2, _random_samples=samples)
         yield NnCase(f"FractionalMaxPool{n}d(_random_samples=…)", fixed.make, fixed.args, dynamic_batch=False)
 
 
@@ -138,11 +124,11 @@ def _normalisation() -> Iterator[NnCase]:
         yield _case(f"LazyInstanceNorm{n}d", image)
     yield _case("BatchNorm1d", _x(B, 4), options=(4,), track_running_stats=False)
     yield _case("SyncBatchNorm", images[2], options=(4,))
-    yield _case("LayerNorm", _x(B, 6), options=(6,))
-    yield _case("RMSNorm", _x(B, 6), options=(6,))
+    for name in ("LayerNorm", "RMSNorm"):
+        yield _case(name, _x(B, 6), options=(6,))
     yield _case("GroupNorm", images[2], options=(2, 4))
-    yield _case("LocalResponseNorm", images[2], options=(2,))
-    yield _case("CrossMapLRN2d", images[2], options=(2,))
+    for name in ("LocalResponseNorm", "CrossMapLRN2d"):
+        yield _case(name, images[2], options=(2,))
 
 
 def _padding_and_shape() -> Iterator[NnCase]:
@@ -153,13 +139,12 @@ def _padding_and_shape() -> Iterator[NnCase]:
         yield _case(f"ConstantPad{n}d", image, options=(1, 0.5))
     yield _case("Flatten", images[2])
     yield _case("Unflatten", _x(B, 6), options=(1, (2, 3)))
-    yield _case("PixelShuffle", _x(B, 4, 3, 3), options=(2,))
+    for name in ("PixelShuffle", "ChannelShuffle"):
+        yield _case(name, _x(B, 4, 3, 3), options=(2,))
     yield _case("PixelUnshuffle", _x(B, 1, 4, 4), options=(2,))
-    yield _case("ChannelShuffle", _x(B, 4, 3, 3), options=(2,))
-    yield _case("Upsample", images[2], scale_factor=2)
+    for name in ("Upsample", "UpsamplingNearest2d", "UpsamplingBilinear2d"):
+        yield _case(name, images[2], scale_factor=2)
     yield _case("Upsample", images[2], size=(9, 9), mode="bilinear")
-    yield _case("UpsamplingNearest2d", images[2], scale_factor=2)
-    yield _case("UpsamplingBilinear2d", images[2], scale_factor=2)
 
 
 def _recurrent() -> Iterator[NnCase]:
@@ -180,16 +165,11 @@ def _attention() -> Iterator[NnCase]:
     yield _case("MultiheadAttention", _x(5, B, 8), _x(3, B, 8), _x(3, B, 8), options=(8, 2))
     yield _case("TransformerEncoderLayer", x, options=(8, 2, 16), batch_first=True)
     yield _case("TransformerDecoderLayer", x, memory, options=(8, 2, 16), batch_first=True)
-    yield NnCase(
-        "TransformerEncoder",
-        lambda: nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 2),
-        (x,),
+    encoder, decoder = (
+        cls(8, 2, 16, batch_first=True) for cls in (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
     )
-    yield NnCase(
-        "TransformerDecoder",
-        lambda: nn.TransformerDecoder(nn.TransformerDecoderLayer(8, 2, 16, batch_first=True), 2),
-        (x, memory),
-    )
+    yield _case("TransformerEncoder", x, options=(encoder, 2))
+    yield _case("TransformerDecoder", x, memory, options=(decoder, 2))
     yield _case("Transformer", x, memory, options=(8, 2, 1, 1, 16), batch_first=True)
 
 
@@ -209,12 +189,12 @@ def _losses() -> Iterator[NnCase]:
     yield _case("KLDivLoss", x.log_softmax(-1), y.softmax(-1), reduction="batchmean")
     yield _case("PoissonNLLLoss", x, _unit(B, 5))
     yield _case("GaussianNLLLoss", x, y, _unit(B, 5))
-    yield _case("SoftMarginLoss", x, torch.sign(y))
-    yield _case("HingeEmbeddingLoss", x, torch.sign(y))
+    for name in ("SoftMarginLoss", "HingeEmbeddingLoss"):
+        yield _case(name, x, torch.sign(y))
     yield _case("CosineEmbeddingLoss", x, y, sign)
     yield _case("MarginRankingLoss", x[:, 0], y[:, 0], sign)
-    yield _case("TripletMarginLoss", x, y, _x(B, 5))
-    yield _case("TripletMarginWithDistanceLoss", x, y, _x(B, 5))
+    for name in ("TripletMarginLoss", "TripletMarginWithDistanceLoss"):
+        yield _case(name, x, y, _x(B, 5))
     yield _case("MultiLabelMarginLoss", x, several)
     yield _case("MultiLabelSoftMarginLoss", x, torch.randint(0, 2, (B, 5)).float())
     yield _case("MultiMarginLoss", x, classes)
@@ -229,13 +209,12 @@ def _others() -> Iterator[NnCase]:
         yield _case("LinearCrossEntropyLoss", _x(B, 5), torch.tensor([0, 3, 2, 1]), options=(5, 4))
     yield _case("LazyLinear", _x(B, 5), options=(3,))
     yield _case("Bilinear", _x(B, 5), _x(B, 4), options=(5, 4, 3))
-    yield _case("Embedding", indices, options=(7, 4))
-    yield _case("EmbeddingBag", indices, options=(7, 4))
-    yield _case(
-        "EmbeddingBag", torch.randint(0, 7, (9,)), torch.tensor([0, 2, 5]), options=(7, 4), dynamic=False, mode="sum"
-    )
-    yield _case("CosineSimilarity", _x(B, 5), _x(B, 5))
-    yield _case("PairwiseDistance", _x(B, 5), _x(B, 5))
+    for name in ("Embedding", "EmbeddingBag"):
+        yield _case(name, indices, options=(7, 4))
+    flat, offsets = torch.randint(0, 7, (9,)), torch.tensor([0, 2, 5])
+    yield _case("EmbeddingBag", flat, offsets, options=(7, 4), dynamic=False, mode="sum")
+    for name in ("CosineSimilarity", "PairwiseDistance"):
+        yield _case(name, _x(B, 5), _x(B, 5))
     yield _case("AdaptiveLogSoftmaxWithLoss", _x(B, 6), torch.tensor([0, 3, 7, 11]), options=(6, 12), cutoffs=[4, 8])
     yield NnCase("Sequential", lambda: nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 2)), (_x(B, 5),))
 
@@ -252,17 +231,14 @@ class Outcome:
     reason: str = ""
 
 
-def measure(cases: Iterable[NnCase]) -> list[Outcome]:
-    return [_outcome(case) for case in cases]
-
-
 def uncovered() -> list[str]:
     """Return the classes of torch.nn without a case."""
     called = {case.name.partition("(")[0].partition(" ")[0] for case in all_cases()}
     return sorted(nn_classes().keys() - called - NOT_CALLED_WITH_TENSORS.keys())
 
 
-def _outcome(case: NnCase) -> Outcome:
+def measure(case: NnCase) -> Outcome:
+    """Export the module of ``case`` by any method, and compare the loaded module with it."""
     torch.manual_seed(0)
     module = case.make().eval()
     reason = ""
@@ -273,14 +249,11 @@ def _outcome(case: NnCase) -> Outcome:
                 report = export_module(module, case.args, path, dynamic_batch=case.dynamic_batch, **settings)
                 _call_loaded(module, case, path)
             except HotswapError as error:
-                reason = reason or _first_reason(error)
+                found = one_line(error).rpartition(". Found: ")[2]
+                reason = reason or re.split(r"(?<=\w)\. |; script\+trace", found)[0]
             else:
                 return Outcome(case.name, report.taken[0])
     return Outcome(case.name, None, reason)
-
-
-def _first_reason(error: HotswapError) -> str:
-    return re.split(r"(?<=\w)\. |; script\+trace", one_line(error).rpartition(". Found: ")[2])[0]
 
 
 def _call_loaded(module: torch.nn.Module, case: NnCase, path: Path) -> None:
@@ -298,7 +271,7 @@ def _call_loaded(module: torch.nn.Module, case: NnCase, path: Path) -> None:
 def main() -> int:
     """Print the share, the methods, and one line for each case without a method."""
     warnings.simplefilter("ignore")
-    outcomes = measure(all_cases())
+    outcomes = [measure(case) for case in all_cases()]
     exported = [outcome for outcome in outcomes if outcome.method is not None]
     for outcome in outcomes:
         if outcome.method is None:

@@ -88,12 +88,8 @@ class ModelCase:
 
     @property
     def name(self) -> str:
-        extras = [self.action.__class__.__name__]
-        if self.normalized:
-            extras.append("VecNormalize")
-        if self.settings.get("use_sde"):
-            extras.append("gSDE")
-        return f"{self.algorithm.__name__} {self.policy}, {', '.join(extras)}"
+        extras = ", VecNormalize" * bool(self.normalized) + ", gSDE" * bool(self.settings.get("use_sde"))
+        return f"{self.algorithm.__name__} {self.policy}, {self.action.__class__.__name__}{extras}"
 
     def make(self, seed: int = 0) -> BaseAlgorithm:
         """Make a model with perturbed weights, so that actions differ between observations."""
@@ -102,7 +98,9 @@ class ModelCase:
         if self.normalized:
             keys = list(self.normalized) if isinstance(self.normalized, tuple) else None
             env = VecNormalize(env, norm_obs_keys=keys)
-            _learn_statistics(env, np.random.default_rng(seed))
+            generator = np.random.default_rng(seed)
+            for moments in env.obs_rms.values() if isinstance(env.obs_rms, dict) else (env.obs_rms,):
+                moments.update(3 + 2 * generator.standard_normal((100, *moments.mean.shape)))
         make: Callable[..., BaseAlgorithm] = self.algorithm
         model = make(self.policy, env, seed=seed, device="cpu", **self.settings)
         stir(model.policy, seed)
@@ -112,18 +110,12 @@ class ModelCase:
 def model_cases() -> Iterator[ModelCase]:
     """Yield every algorithm with every policy class; then normalized observations, other actions and networks."""
     small = {"buffer_size": 16}
-    algorithms: list[tuple[type[BaseAlgorithm], str, spaces.Space[Any], dict[str, Any]]] = [
-        (PPO, "", DISCRETE, {}),
-        (A2C, "", BOX, {}),
-        (DQN, "", DISCRETE, small),
-        (SAC, "", BOX, small),
-        (TD3, "", BOX, small),
-        (MaskablePPO, "", DISCRETE, {}),
-        (RecurrentPPO, "Lstm", BOX, {}),
-    ]
-    for algorithm, suffix, action, settings in algorithms:
+    for algorithm in (PPO, A2C, DQN, SAC, TD3, MaskablePPO, RecurrentPPO):
+        action = DISCRETE if algorithm in (PPO, DQN, MaskablePPO) else BOX
+        suffix = "Lstm" if algorithm is RecurrentPPO else ""
         for name, observation in _OBSERVATIONS.items():
-            fitting = NESTED_FOR_LSTM if algorithm is RecurrentPPO and observation is NESTED else observation
+            fitting = NESTED_FOR_LSTM if suffix and observation is NESTED else observation
+            settings = small if algorithm in (DQN, SAC, TD3) else {}
             yield ModelCase(algorithm, f"{name}{suffix}Policy", fitting, action, settings)
     yield ModelCase(PPO, "MlpPolicy", VECTOR, BOX, normalized=True)
     yield ModelCase(SAC, "MlpPolicy", VECTOR, BOX, small, normalized=True)
@@ -171,12 +163,6 @@ def sample_observations(space: spaces.Space[Any], n: int, generator: np.random.G
             brightest = generator.integers(1, 257, (n, 1, 1, shape[-1]))
             return generator.integers(0, brightest, shape).astype(np.uint8)
     return (2 * generator.standard_normal(shape)).astype(np.float32)
-
-
-def _learn_statistics(env: VecNormalize, generator: np.random.Generator) -> None:
-    moments = env.obs_rms if isinstance(env.obs_rms, dict) else {None: env.obs_rms}
-    for each in moments.values():
-        each.update(3 + 2 * generator.standard_normal((100, *each.mean.shape)))
 
 
 COMMAND = "python scripts/conformance/sb3_agreement.py"
@@ -266,9 +252,8 @@ def _compare_engine(
     expected, found = [], []
     state: Any = None
     starts = np.ones(_ENVIRONMENTS, np.bool_)
-    with Agent(
-        store, AgentOptions(num_envs=_ENVIRONMENTS, engine=engine, deterministic=True, synchronous=True)
-    ) as agent:
+    options = AgentOptions(num_envs=_ENVIRONMENTS, engine=engine, deterministic=True, synchronous=True)
+    with Agent(store, options) as agent:
         agent.reset()
         masked = agent.policy.signature.input_position("action_mask") is not None
         for _ in range(-(-observations // _ENVIRONMENTS)):
@@ -282,13 +267,10 @@ def _compare_engine(
             starts = generator.random(_ENVIRONMENTS) < 0.1
             agent.reset(starts)
         acting = agent.policy
+    reports = acting.manifest.export
     if acting.engine.kind != engine:
-        raise ExportError(
-            f"{case.name}: expected engine {engine}, found {acting.engine_name}; {acting.manifest.export}"
-        )
-    methods = [
-        report.method for report in acting.manifest.export if report.taken and report.method in ("script", "trace")
-    ]
+        raise ExportError(f"{case.name}: expected engine {engine}, found {acting.engine_name}; {reports}")
+    methods = [report.method for report in reports if report.taken and report.method in ("script", "trace")]
     method = methods[0] if engine == "torchscript" and methods else engine
     return _agreement(case.name, engine, method, np.concatenate(expected), np.concatenate(found))
 

@@ -1,14 +1,13 @@
-"""Corruptions of a valid policy version, after which it must not act.
+"""Corruptions of a valid policy version, whose directory no reader sees yet, after which it must not act.
 
-Each takes the directory of a version that no reader sees yet. Where a check would otherwise fail earlier, the manifest
-is adapted to the corrupted file.
+Where a check would otherwise fail earlier, the manifest is adapted to the corrupted file.
 """
 
 import hashlib
 import os
 import secrets
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +42,7 @@ def _manifest(edit: Callable[[dict[str, Any]], None]) -> Corruption:
     return lambda directory: edit_manifest(directory, edit)
 
 
-def _remove(name: str) -> Corruption:
-    return lambda directory: (directory / name).unlink()
-
-
-def _replace(name: str, make: Callable[[Path], object]) -> Corruption:
+def _replace(name: str, make: Callable[[Path], object] = lambda _: None) -> Corruption:
     def corrupt(directory: Path) -> None:
         (directory / name).unlink()
         make(directory / name)
@@ -64,10 +59,6 @@ def flip(path: Path, at: float) -> None:
 
 def truncate(path: Path) -> None:
     os.truncate(path, path.stat().st_size // 2)
-
-
-def _flip(name: str, at: float = 0.9) -> Corruption:
-    return lambda directory: flip(directory / name, at)
 
 
 def _unknown_programs(directory: Path) -> None:
@@ -88,77 +79,69 @@ def _ten_gigabytes(directory: Path) -> None:
     edit_manifest(directory, lambda manifest: manifest["files"][WEIGHTS_FILE].update(size_bytes=TEN_GB))
 
 
-def _endless_zeros(path: Path) -> None:
-    os.mknod(path, stat.S_IFCHR | 0o644, os.makedev(1, 5))
-
-
 def _path_outside(manifest: dict[str, Any]) -> None:
     manifest["files"]["../../weights.safetensors"] = manifest["files"].pop(WEIGHTS_FILE)
     manifest["weights"] = "../../weights.safetensors"
 
 
-def _rewrite(name: str, change: Callable[[dict[str, np.ndarray]], Mapping[str, np.ndarray]]) -> Corruption:
+def _rewrite(
+    file: str,
+    array: Callable[[str, np.ndarray], np.ndarray] = lambda _, array: array,
+    rename: Callable[[str], str] = str,
+) -> Corruption:
     """Change the tensors in a file, and declare its new digest in the manifest."""
 
     def corrupt(directory: Path) -> None:
-        before = decode_weights((directory / name).read_bytes())
-        data = encode_weights(change({name: array.copy() for name, array in before.items()}))
-        (directory / name).write_bytes(data)
+        before = decode_weights((directory / file).read_bytes())
+        data = encode_weights({rename(name): array(name, old.copy()) for name, old in before.items()})
+        (directory / file).write_bytes(data)
         entry = {"sha256": hashlib.sha256(data).hexdigest(), "size_bytes": len(data)}
-        edit_manifest(directory, lambda manifest: manifest["files"].update({name: entry}))
+        edit_manifest(directory, lambda manifest: manifest["files"].update({file: entry}))
 
     return corrupt
 
 
-def _filled(value: float) -> Callable[[dict[str, np.ndarray]], Mapping[str, np.ndarray]]:
-    def change(weights: dict[str, np.ndarray]) -> Mapping[str, np.ndarray]:
-        next(array for array in weights.values() if array.dtype.kind == "f").flat[0] = value
-        return weights
+def _fill(value: float) -> Callable[[str, np.ndarray], np.ndarray]:
+    def fill(_: str, array: np.ndarray) -> np.ndarray:
+        if array.dtype.kind == "f":
+            array.flat[0] = value
+        return array
 
-    return change
-
-
-def _wrong_outputs(probe: dict[str, np.ndarray]) -> Mapping[str, np.ndarray]:
-    return {
-        name: array + 1 if name.startswith("output.") and array.dtype.kind == "f" else array
-        for name, array in probe.items()
-    }
+    return fill
 
 
 CORRUPTIONS: dict[str, Corruption] = {
-    "missing weights": _remove(WEIGHTS_FILE),
-    "missing manifest": _remove(MANIFEST_NAME),
-    "missing probe": _remove(PROBE_FILE),
+    "missing weights": _replace(WEIGHTS_FILE),
+    "missing manifest": _replace(MANIFEST_NAME),
+    "missing probe": _replace(PROBE_FILE),
     "empty weights": _replace(WEIGHTS_FILE, Path.touch),
     "empty manifest": _replace(MANIFEST_NAME, Path.touch),
     "truncated weights": lambda directory: truncate(directory / WEIGHTS_FILE),
-    "a bit flipped in the weights": _flip(WEIGHTS_FILE),
-    "a bit flipped in the probe": _flip(PROBE_FILE),
-    "a bit flipped in the manifest": _flip(MANIFEST_NAME, 0.0),
+    "a bit flipped in the weights": lambda directory: flip(directory / WEIGHTS_FILE, 0.9),
+    "a bit flipped in the probe": lambda directory: flip(directory / PROBE_FILE, 0.9),
+    "a bit flipped in the manifest": lambda directory: flip(directory / MANIFEST_NAME, 0.0),
     "a bit flipped in unknown programs": _unknown_programs,
     "a wrong digest": _manifest(lambda manifest: manifest["files"][WEIGHTS_FILE].update(sha256="0" * 64)),
     "a path outside the version": _manifest(_path_outside),
     "a link": _replace(WEIGHTS_FILE, lambda path: path.symlink_to("/etc/hostname")),
     "a pipe": _replace(WEIGHTS_FILE, os.mkfifo),
     "a file of 10 GB": _ten_gigabytes,
-    "weights of wrong shapes": _rewrite(
-        WEIGHTS_FILE, lambda weights: {name: array[..., None] for name, array in weights.items()}
-    ),
-    "weights of wrong dtypes": _rewrite(
-        WEIGHTS_FILE, lambda weights: {name: array.astype(np.float64) for name, array in weights.items()}
-    ),
-    "weights of wrong names": _rewrite(
-        WEIGHTS_FILE, lambda weights: {f"x.{name}": array for name, array in weights.items()}
-    ),
-    "weights that are NaN": _rewrite(WEIGHTS_FILE, _filled(np.nan)),
-    "weights that are infinite": _rewrite(WEIGHTS_FILE, _filled(np.inf)),
+    "weights of wrong shapes": _rewrite(WEIGHTS_FILE, lambda _, array: array[..., None]),
+    "weights of wrong dtypes": _rewrite(WEIGHTS_FILE, lambda _, array: array.astype(np.float64)),
+    "weights of wrong names": _rewrite(WEIGHTS_FILE, rename="x.{}".format),
+    "weights that are NaN": _rewrite(WEIGHTS_FILE, _fill(np.nan)),
+    "weights that are infinite": _rewrite(WEIGHTS_FILE, _fill(np.inf)),
     "no probe": _manifest(lambda manifest: manifest.pop("probe")),
-    "a probe without rows": _rewrite(PROBE_FILE, lambda probe: {name: array[:0] for name, array in probe.items()}),
-    "a probe with wrong outputs": _rewrite(PROBE_FILE, _wrong_outputs),
+    "a probe without rows": _rewrite(PROBE_FILE, lambda _, array: array[:0]),
+    "a probe with wrong outputs": _rewrite(
+        PROBE_FILE, lambda name, array: array + (name.startswith("output.") and array.dtype.kind == "f")
+    ),
     "a newer format": _manifest(lambda manifest: manifest.update(format_version=99)),
     "another number": _manifest(lambda manifest: manifest.update(version=10**6)),
 }
 """Corruptions by name; none of these versions may act."""
 
 if os.geteuid() == 0:  # only root can make devices
-    CORRUPTIONS["a device"] = _replace(WEIGHTS_FILE, _endless_zeros)
+    CORRUPTIONS["a device"] = _replace(
+        WEIGHTS_FILE, lambda path: os.mknod(path, stat.S_IFCHR | 0o644, os.makedev(1, 5))
+    )

@@ -8,14 +8,14 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
-import psutil  # type: ignore[import-untyped]
 
 from rl_hotswap.cli.rollback import roll_back
 from scripts.fault_injection.corrupted_versions import CORRUPTIONS, edit_manifest, flip, sign_manifest, truncate
 from scripts.fault_injection.garbage_client import INVALID, flood
-from scripts.fault_injection.processes import bind_read_only, send_signal, unmount
+from scripts.fault_injection.processes import bind_read_only, is_alive, send_signal, unmount
 from scripts.fault_injection.published import highest_number
 from scripts.fault_injection.run_state import ACTORS, INFERENCE_ACTORS, RunState
 from shared.errors import HotswapError
@@ -37,7 +37,7 @@ _SIGN_CORRUPTED = 0.5
 class _Undo:
     at_s: float
     what: str
-    action: Callable[[], None]
+    action: Callable[[], object]
     storage: bool
     disturbs_learner: bool
 
@@ -55,7 +55,7 @@ class Faults:
         self._updates_at_kill = -1
         self._kinds: dict[Callable[[], bool], float] = {
             self._kill_learner: 6,
-            self._kill_training_actor: 7,
+            lambda: self._kill(self._one_of(ACTORS)): 7,
             self._kill_inference_actor: 8,
             self._kill_supervisor: 4,
             self._stop_process: 7,
@@ -88,7 +88,7 @@ class Faults:
             self._state.invariants.print(undo.what)
 
     def _later(
-        self, seconds: float, what: str, action: Callable[[], None], *, storage: bool = False, disturbs: bool = True
+        self, seconds: float, what: str, action: Callable[[], object], *, storage: bool = False, disturbs: bool = True
     ) -> None:
         """Undo by ``action`` after ``seconds``; until then the storage fails, or the learner may be disturbed."""
         if disturbs:
@@ -101,18 +101,15 @@ class Faults:
     def _one_of(self, names: tuple[str, ...]) -> str:
         return str(self._generator.choice(np.array(names)))
 
-    def _between(self, low_s: float, high_s: float) -> float:
-        return float(self._generator.uniform(low_s, high_s))
+    def _count(self, fault: str, detail: str) -> bool:
+        self._state.invariants.count_fault(fault, detail)
+        return True
 
     def _kill(self, name: str) -> bool:
         process = self._state.find(name)
         if process is None or not send_signal(process, signal.SIGKILL):
             return False
-        self._state.invariants.count_fault(f"kill -9 {name}", f"(process {process.pid})")
-        return True
-
-    def _kill_training_actor(self) -> bool:
-        return self._kill(self._one_of(ACTORS))
+        return self._count(f"kill -9 {name}", f"(process {process.pid})")
 
     def _kill_inference_actor(self) -> bool:
         """Kill mostly actors that act already: the time until they act again is measured."""
@@ -135,7 +132,9 @@ class Faults:
         process = self._state.find("learner")
         if process is None or not self._may_kill_learner() or not self._kill("learner"):
             return False
-        _wait_for_end(process)
+        deadline_s = time.monotonic() + 10.0
+        while is_alive(process) and time.monotonic() < deadline_s:  # its parent may reap it later
+            time.sleep(0.002)
         self._state.learner_killed()
         return True
 
@@ -170,7 +169,7 @@ class Faults:
         process = self._state.find(name)
         if process is None or not send_signal(process, signal.SIGSTOP):
             return False
-        seconds = self._between(0.2, 6.0)
+        seconds = self._generator.uniform(0.2, 6.0)
         self._state.stopped[process.pid] = name
         if name in INFERENCE_ACTORS:
             self._state.inference[name].disturbed = True
@@ -182,8 +181,7 @@ class Faults:
                 self._state.inference[name].last_episode_s = time.monotonic()
 
         self._later(seconds, f"SIGCONT {name}", resume, disturbs=name not in INFERENCE_ACTORS)
-        self._state.invariants.count_fault(f"SIGSTOP {name}", f"for {seconds:.1f} s")
-        return True
+        return self._count(f"SIGSTOP {name}", f"for {seconds:.1f} s")
 
     def _publish_corrupted(self) -> bool:
         store = self._state.run.policies
@@ -200,13 +198,11 @@ class Faults:
                 shutil.copytree(store / version_name(source), staged)
                 edit_manifest(staged, lambda manifest, number=number: manifest.update(version=number))  # type: ignore[misc]
                 CORRUPTIONS[kind](staged)
-                signed = self._key is not None and self._generator.random() < _SIGN_CORRUPTED
-                if signed and self._key is not None:
-                    sign_manifest(staged, self._key)
+                key = self._key if self._key is not None and self._generator.random() < _SIGN_CORRUPTED else None
+                if key is not None:
+                    sign_manifest(staged, key)
                 if self._state.published.commit_corrupted(store, staged, number, kind):
-                    detail = f"{number}: {kind}{', signed' if signed else ''}"
-                    self._state.invariants.count_fault("corrupted version", detail)
-                    return True
+                    return self._count("corrupted version", f"{number}: {kind}{', signed' if key else ''}")
                 shutil.rmtree(staged)
         except (OSError, ValueError):  # the source was swept meanwhile, or there is none
             pass
@@ -220,10 +216,12 @@ class Faults:
             return False
         self._state.lost_work.checkpoint_broken()
         *_, before, newest = self._state.checkpoints()
-        corrupt = truncate if self._generator.random() < 0.5 else lambda path: flip(path, self._between(0.0, 0.99))
         with suppress(OSError):
-            corrupt(newest)
-            self._state.invariants.count_fault("corrupted checkpoint", f"{newest.name}; {before.name} is intact")
+            if self._generator.random() < 0.5:
+                truncate(newest)
+            else:
+                flip(newest, self._generator.uniform(0.0, 0.99))
+            self._count("corrupted checkpoint", f"{newest.name}; {before.name} is intact")
         self._state.expect_resume()
         return True
 
@@ -260,26 +258,20 @@ class Faults:
         store = self._state.run.policies
         if not self._state.environment.mounts or not self._storage_works() or not bind_read_only(store):
             return False
+        return self._break_storage("store read-only", "store writable", partial(unmount, store))
 
-        def make_writable() -> None:
-            unmount(store)
-
-        return self._break_storage("store read-only", "store writable", make_writable)
-
-    def _break_storage(self, what: str, after: str, undo: Callable[[], None]) -> bool:
-        seconds = self._between(0.5, 4.0)
+    def _break_storage(self, what: str, after: str, undo: Callable[[], object]) -> bool:
+        seconds = self._generator.uniform(0.5, 4.0)
         for actor in self._state.inference.values():
             actor.disturbed = True
         self._later(seconds, after, undo, storage=True)
-        self._state.invariants.count_fault(what, f"for {seconds:.1f} s")
-        return True
+        return self._count(what, f"for {seconds:.1f} s")
 
     def _flood(self) -> bool:
         address = self._state.address()
         if address is None or not (sent := flood(address, self._generator)):
             return False
-        self._state.invariants.count_fault("garbage", f"of {sent:,} bytes into the learner's socket")
-        return True
+        return self._count("garbage", f"of {sent:,} bytes into the learner's socket")
 
     def _send_invalid(self) -> bool:
         process = self._state.find("learner")
@@ -304,8 +296,7 @@ class Faults:
             manifest = roll_back(store, to, Authenticity(keys, config.run_id if config else None), self._key)
         except (HotswapError, OSError, ValueError):  # the version was swept meanwhile, or there is none
             return False
-        self._state.invariants.count_fault("rollback", f"to version {to}, as version {manifest.version}")
-        return True
+        return self._count("rollback", f"to version {to}, as version {manifest.version}")
 
     def _abandon_write(self) -> bool:
         directory = self._state.run.policies / PENDING_DIRECTORY / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
@@ -318,13 +309,4 @@ class Faults:
         except OSError:
             return False
         self._state.abandoned.append(directory)
-        self._state.invariants.count_fault("abandoned write", directory.name)
-        return True
-
-
-def _wait_for_end(process: psutil.Process) -> None:
-    """Wait until the process has ended; its parent may reap it later."""
-    with suppress(psutil.NoSuchProcess, psutil.TimeoutExpired):
-        deadline_s = time.monotonic() + 10.0
-        while process.status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline_s:
-            time.sleep(0.002)
+        return self._count("abandoned write", directory.name)

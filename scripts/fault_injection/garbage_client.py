@@ -3,7 +3,6 @@
 import secrets
 import socket
 import time
-from collections.abc import Callable
 from contextlib import suppress
 
 import numpy as np
@@ -54,24 +53,18 @@ def _frame(generator: np.random.Generator) -> bytes:
     return bytes([int(generator.integers(0, 2)), len(body)]) + body
 
 
-def _rollout(config: RunConfig, actor_id: str, *, run_id: str | None = None, longer_by: int = 0) -> Rollout:
-    nothing_ended = EpisodeEnds([], [], [])
-    header = RolloutHeader(run_id or config.run_id, actor_id, 0, 0, "0" * 64, 0, 0, time.time(), nothing_ended)
-    return RolloutLayout(config.signature, config.rollout_length + longer_by).allocate(_ENVS, header)
+INVALID = ("wrong shape", "another run", "value that is not finite")
+"""Flaws of invalid rollouts; each is well-formed otherwise."""
 
 
-def _not_finite(config: RunConfig, actor_id: str) -> Rollout:
-    rollout = _rollout(config, actor_id)
-    rollout.reward[0, 0] = np.nan
+def _rollout(config: RunConfig, kind: str, actor_id: str) -> Rollout:
+    run_id = "another" if kind == "another run" else config.run_id
+    header = RolloutHeader(run_id, actor_id, 0, 0, "0" * 64, 0, 0, time.time(), EpisodeEnds([], [], []))
+    layout = RolloutLayout(config.signature, config.rollout_length + (kind == "wrong shape"))
+    rollout = layout.allocate(_ENVS, header)
+    if kind == "value that is not finite":
+        rollout.reward[0, 0] = np.nan
     return rollout
-
-
-INVALID: dict[str, Callable[[RunConfig, str], Rollout]] = {
-    "wrong shape": lambda config, actor_id: _rollout(config, actor_id, longer_by=1),
-    "another run": lambda config, actor_id: _rollout(config, actor_id, run_id="another"),
-    "value that is not finite": _not_finite,
-}
-"""Invalid rollouts by their flaw; each is well-formed otherwise."""
 
 
 def send_invalid(config: RunConfig, kind: str, timeout_s: float = _SEND_TIMEOUT_S) -> bool:
@@ -79,7 +72,7 @@ def send_invalid(config: RunConfig, kind: str, timeout_s: float = _SEND_TIMEOUT_
     actor_id = f"chaos-{secrets.token_hex(4)}"
     sender = ZmqSender(config.address, config.run_id, actor_id, learner_timeout_s=timeout_s + 2.0)
     try:
-        return sender.wait_for_room(timeout_s) and sender.send(INVALID[kind](config, actor_id))
+        return sender.wait_for_room(timeout_s) and sender.send(_rollout(config, kind, actor_id))
     finally:
         sender.close()
 

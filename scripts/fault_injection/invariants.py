@@ -2,7 +2,6 @@
 
 import time
 from collections import Counter
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -13,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from learner.training.checkpoint import CheckpointStore
-from shared.errors import CheckpointError, HotswapError
+from shared.errors import HotswapError
 from shared.run.run_directory import RunDirectory
 
 Invariant = Literal[
@@ -62,9 +61,9 @@ class Invariants:
         """Print ``line`` after the time since the start."""
         print(f"{time.monotonic() - self.began_s:7.2f} s  {line}", flush=True)
 
-    def held(self, invariant: Invariant, times: int = 1) -> None:
-        """Count successful checks."""
-        self._checks[invariant].checked += times
+    def held(self, invariant: Invariant) -> None:
+        """Count a successful check."""
+        self._checks[invariant].checked += 1
 
     def measured(self, invariant: Invariant, seconds: float) -> None:
         """Count a successful check and note how long it took."""
@@ -154,17 +153,24 @@ class LostWork:
 
     def learner_killed(self) -> None:
         """Measure the lost work; call it right after the kill."""
-        updated_unix_s, since_unix_s = self._last_update(), self._resume_point()
-        if updated_unix_s is None or since_unix_s is None:
+        try:
+            progress = self._run.progress()
+            step, _ = self._checkpoints.load_newest()
+            written_unix_s = (self._run.checkpoints / f"checkpoint-{step:09d}.pt").stat().st_mtime
+        except (HotswapError, OSError):
             return
-        lost_s = max(updated_unix_s - since_unix_s, 0.0)
+        if progress is None:
+            return
+        since_unix_s = max(written_unix_s, self.resumed_unix_s)
+        lost_s = max(progress.updated_unix_s - since_unix_s, 0.0)
         self._all_s.append(lost_s)
         if self._disturbances or since_unix_s <= self._undisturbed_since_unix_s:
             return
+        in_time: Invariant = "at most one checkpoint interval is lost"
         if lost_s <= CHECKPOINT_EVERY_S + _BUSY_ALLOWANCE_S:
-            self._invariants.measured("at most one checkpoint interval is lost", lost_s)
+            self._invariants.measured(in_time, lost_s)
         else:
-            self._invariants.violated("at most one checkpoint interval is lost", f"{lost_s:.2f} s of work were lost")
+            self._invariants.violated(in_time, f"{lost_s:.2f} s of work were lost")
 
     def add_note(self) -> None:
         """Note the lost work of all killed learners."""
@@ -173,18 +179,3 @@ class LostWork:
                 f"{len(self._all_s)} times: median {median(self._all_s):.2f} s, max {max(self._all_s):.2f} s "
                 "(including disturbed learners)"
             )
-
-    def _last_update(self) -> float | None:
-        with suppress(HotswapError):
-            progress = self._run.progress()
-            return None if progress is None else progress.updated_unix_s
-        return None
-
-    def _resume_point(self) -> float | None:
-        """Return the time of the newest intact checkpoint, or of the last resume if that was later."""
-        try:
-            step, _ = self._checkpoints.load_newest()
-            written_unix_s = (self._run.checkpoints / f"checkpoint-{step:09d}.pt").stat().st_mtime
-        except (CheckpointError, OSError):
-            return None
-        return max(written_unix_s, self.resumed_unix_s)

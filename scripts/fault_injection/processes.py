@@ -69,28 +69,26 @@ class TestEnvironment:
         shutil.rmtree(self.path, ignore_errors=True)
 
 
-def mount(*arguments: str) -> bool:
-    """Call ``mount`` and return True if it succeeded."""
-    return subprocess.run(["mount", *arguments], capture_output=True, check=False).returncode == 0
+def _succeeds(*command: object) -> bool:
+    return subprocess.run([*map(str, command)], capture_output=True, check=False).returncode == 0
 
 
 def _mount_memory(path: Path, size_bytes: int) -> bool:
-    return mount("-t", "tmpfs", "-o", f"size={size_bytes}", "none", str(path))
+    return _succeeds("mount", "-t", "tmpfs", "-o", f"size={size_bytes}", "none", path)
 
 
 def unmount(path: Path) -> bool:
     """Detach a mount now, even while files on it are open."""
-    return subprocess.run(["umount", "--lazy", str(path)], capture_output=True, check=False).returncode == 0
+    return _succeeds("umount", "--lazy", path)
 
 
 def bind_read_only(path: Path) -> bool:
     """Make ``path`` read-only until it is unmounted; return True if that succeeded."""
-    if not mount("--bind", str(path), str(path)):
+    if not _succeeds("mount", "--bind", path, path):
         return False
-    if mount("-o", "remount,bind,ro", str(path)):
-        return True
-    unmount(path)
-    return False
+    if not (is_read_only := _succeeds("mount", "-o", "remount,bind,ro", path)):
+        unmount(path)
+    return is_read_only
 
 
 def adopt_orphans() -> None:
@@ -102,9 +100,8 @@ def adopt_orphans() -> None:
 def _own_mounts() -> bool:
     if os.geteuid() != 0 or shutil.which("mount") is None:
         return False
-    if ctypes.CDLL(None, use_errno=True).unshare(_CLONE_NEWNS) != 0:
-        return False
-    return mount("--make-rprivate", "/")
+    unshared = ctypes.CDLL(None, use_errno=True).unshare(_CLONE_NEWNS) == 0
+    return unshared and _succeeds("mount", "--make-rprivate", "/")
 
 
 # The imports of every actor before it can act, and those of an actor that has tried TorchScript.
@@ -156,11 +153,8 @@ class Training:
     def _start(self, flags: list[str]) -> "subprocess.Popen[bytes]":
         command = python_module("rl_hotswap.cli", ["train", f"--run-dir={self.run.path}", *flags])
         self.starts += 1
+        self.output = self._environment.outputs / f"train-{self.starts}.txt"
         return start(command, self._environment, self.output)
-
-    @property
-    def output(self) -> Path:
-        return self._environment.outputs / f"train-{self.starts}.txt"
 
     def resume(self) -> None:
         """Start again from the last checkpoint."""
@@ -180,10 +174,9 @@ class Training:
         return None
 
     def descendants(self) -> list[psutil.Process]:
-        try:
+        with suppress(psutil.NoSuchProcess):
             return list(psutil.Process(self.process.pid).children(recursive=True))
-        except psutil.NoSuchProcess:
-            return []
+        return []
 
 
 class InferenceActor:
@@ -243,16 +236,20 @@ class InferenceActor:
 
 def send_signal(process: psutil.Process, number: signal.Signals) -> bool:
     """Send a signal; return False if the process is gone."""
-    try:
+    with suppress(psutil.NoSuchProcess):
         process.send_signal(number)
-    except psutil.NoSuchProcess:
-        return False
-    return True
+        return True
+    return False
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Return True when the process runs; a zombie does not."""
+    with suppress(psutil.NoSuchProcess):
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    return False
 
 
 def command_of(pid: int) -> str:
-    """Return the command line of a process, for messages."""
-    try:
+    with suppress(psutil.NoSuchProcess):
         return " ".join(psutil.Process(pid).cmdline()) or "unknown command"
-    except psutil.NoSuchProcess:
-        return "ended"
+    return "ended"

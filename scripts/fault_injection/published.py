@@ -114,8 +114,7 @@ class Tail:
     def close(self) -> None:
         if self._file is not None:
             os.close(self._file)
-            self._file = None
-            self._unfinished = b""
+            self._file, self._unfinished = None, b""
 
     def _read(self) -> list[bytes]:
         if self._file is None:
@@ -130,14 +129,9 @@ class Tail:
         return whole
 
     def _was_replaced(self) -> bool:
-        if self._file is None:
-            return False
-        try:
-            current = self._path.stat()
-        except FileNotFoundError:
-            return False
-        opened = os.fstat(self._file)
-        return (current.st_dev, current.st_ino) != (opened.st_dev, opened.st_ino)
+        with suppress(FileNotFoundError):
+            return self._file is not None and not os.path.samestat(self._path.stat(), os.fstat(self._file))
+        return False
 
 
 class RunLogs:

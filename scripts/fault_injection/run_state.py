@@ -111,10 +111,7 @@ class RunState:
         self.stopped.pop(actor.process.pid, None)
         actor.close()
         actor.start()
-        if measured:
-            self._measured.add(actor.name)
-        else:
-            self._measured.discard(actor.name)
+        (self._measured.add if measured else self._measured.discard)(actor.name)
 
     def checkpoints(self) -> list[Path]:
         return sorted(self.run.checkpoints.glob("checkpoint-*.pt"))
@@ -142,9 +139,7 @@ class RunState:
     def wait_until_gone(self, processes: list[psutil.Process]) -> None:
         """Wait until the descendants of a killed supervisor are gone."""
         began_s = time.monotonic()
-        while (left := [process for process in processes if _is_alive(process)]) and (
-            time.monotonic() < began_s + _GONE_WITHIN_S
-        ):
+        while (left := [*filter(is_alive, processes)]) and time.monotonic() < began_s + _GONE_WITHIN_S:
             self._reap()
             time.sleep(0.005)
         for process in processes:
@@ -194,8 +189,7 @@ class RunState:
         self._resumes_checked = len(self.logs.resumed)
 
     def _check_supervisor(self) -> None:
-        code = self.training.process.poll()
-        if code is None:
+        if (code := self.training.process.poll()) is None:
             self.invariants.held("the supervisor keeps running")
         else:
             last = _last_lines(self.training.output)
@@ -216,7 +210,10 @@ class RunState:
             self._measured.remove(actor.name)
             if not actor.disturbed:
                 self.invariants.measured("a killed actor acts again", actor.first_acts_s - actor.started_s)
-                self._import = self._import or self._start_import(actor.imports())
+                if self._import is None:
+                    command = [sys.executable, "-P", "-c", actor.imports()]
+                    output, began_s = self.environment.outputs / "imports.txt", time.monotonic()
+                    self._import = start(command, self.environment, output), began_s
         acts = actor.first_acts_s is not None
         silent_s = now_s - actor.last_episode_s
         if acts:
@@ -227,11 +224,6 @@ class RunState:
             actor.last_episode_s = now_s
         else:
             self.invariants.held("inference actors keep acting")
-
-    def _start_import(self, program: str) -> "tuple[subprocess.Popen[bytes], float]":
-        began_s = time.monotonic()
-        command = [sys.executable, "-P", "-c", program]
-        return start(command, self.environment, self.environment.outputs / "imports.txt"), began_s
 
     def _measure_import(self) -> None:
         if self._import is not None and self._import[0].poll() is not None:
@@ -273,10 +265,3 @@ class RunState:
 
 def _last_lines(output: Path) -> str:
     return " / ".join(output.read_text(errors="replace").splitlines()[-3:])
-
-
-def _is_alive(process: psutil.Process) -> bool:
-    try:
-        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False

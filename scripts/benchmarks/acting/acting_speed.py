@@ -28,13 +28,12 @@ from scripts.benchmarks.acting.acting_loops import (
 )
 from scripts.benchmarks.acting.baselines import (
     cleanrl_rollouts,
-    is_installed,
     sb3_collect_rollouts,
     sb3_predict_and_step,
     torchrl_collector,
 )
 from scripts.benchmarks.common.prepared_versions import TEMPORARY_PREFIX
-from scripts.benchmarks.common.result import Line, Result, number, save_plot
+from scripts.benchmarks.common.result import Line, Result, is_installed, number, save_plot
 from scripts.benchmarks.common.rounds import BenchmarkSettings, Piece, interleave, ratios, steps_per_s
 from shared.store.policy_store import LocalPolicyStore
 
@@ -102,8 +101,10 @@ def _in_many(workers: Mapping[int, RecordedRollouts]) -> Makers:
 
 
 def _measure(makers: Makers, rounds: int, console: Console) -> Speeds:
-    installed = {key: make for key, make in makers.items() if is_installed(key[0], _NEEDS.get(key[0]), console)}
-    turns = {key: partial(steps_per_s, make(), _TURN_S) for key, make in installed.items()}
+    turns = {}
+    for (name, count), make in makers.items():
+        if name not in _NEEDS or is_installed(_NEEDS[name], f"{name} skipped", console):
+            turns[name, count] = partial(steps_per_s, make(), _TURN_S)
     speeds = interleave(turns, rounds, warm_up=1)
     for (name, count), values in speeds.items():
         console.print(f"{_poles(count)}, {name}: {number(float(np.median(values)))} steps/s", highlight=False)

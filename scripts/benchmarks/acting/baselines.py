@@ -1,27 +1,16 @@
 """Acting loops of Stable-Baselines3, TorchRL and CleanRL, with the same networks and environments."""
 
 import logging
-from importlib.util import find_spec
-from typing import Any
 
 import gymnasium
 import numpy as np
 import torch
-from rich.console import Console
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from torch import Tensor, nn
 from torch.distributions import Categorical
 
 from scripts.benchmarks.acting.acting_loops import HIDDEN_SIZES, PIECE_STEPS, make_environment, small_network
 from scripts.benchmarks.common.rounds import Piece
-
-
-def is_installed(name: str, library: str | None, console: Console) -> bool:
-    """Return True when the ``library`` of baseline ``name`` is installed or None; print a line otherwise."""
-    if library is None or find_spec(library) is not None:
-        return True
-    message = f'{name} skipped: {library} is not installed (pip install -e ".[bench]")'
-    console.print(message, highlight=False, markup=False)
-    return False
 
 
 def sb3_predict_and_step() -> Piece:
@@ -79,7 +68,7 @@ class _CleanRLAgent(nn.Module):
 def cleanrl_rollouts(num_envs: int, length: int) -> Piece:
     """Run CleanRL's rollout loop: a SyncVectorEnv with statistics, and tensors that are written step by step."""
     wrap = gymnasium.wrappers.RecordEpisodeStatistics
-    environments = gymnasium.vector.SyncVectorEnv([lambda: wrap(make_environment())] * num_envs)
+    environments = SyncVectorEnv([lambda: wrap(make_environment())] * num_envs)
     agent = _CleanRLAgent()
     observations = torch.zeros((length, num_envs, 4))
     actions, log_probs, rewards, dones, values = torch.zeros((5, length, num_envs)).unbind()
@@ -102,18 +91,16 @@ def cleanrl_rollouts(num_envs: int, length: int) -> Piece:
 
 
 def torchrl_collector(num_envs: int, length: int) -> Piece:
-    """Run TorchRL's collector in this process, which records what PPO needs.
-
-    These are its fastest settings: Gymnasium's SyncVectorEnv, actions as indices, no trajectory ids, and a trusted
-    policy.
-    """
+    """Run TorchRL's collector in this process with its fastest settings; it records what PPO needs."""
     from tensordict.nn import TensorDictModule, TensorDictSequential
     from torchrl.collectors import Collector
     from torchrl.envs import GymWrapper
     from torchrl.modules import ProbabilisticActor, ValueOperator
 
     logging.getLogger("torchrl").setLevel(logging.WARNING)
-    environment = GymWrapper(_gymnasium_environment(num_envs), categorical_action_encoding=True)
+    mode = AutoresetMode.SAME_STEP  # required by the collector
+    made = make_environment() if num_envs == 1 else SyncVectorEnv([make_environment] * num_envs, autoreset_mode=mode)
+    environment = GymWrapper(made, categorical_action_encoding=True)
     actor = ProbabilisticActor(
         TensorDictModule(small_network(4, 2, last_gain=0.01), in_keys=["observation"], out_keys=["logits"]),
         spec=environment.action_spec,
@@ -133,10 +120,3 @@ def torchrl_collector(num_envs: int, length: int) -> Piece:
     )
     batches = iter(collector)
     return lambda: int(next(batches).numel())
-
-
-def _gymnasium_environment(num_envs: int) -> gymnasium.Env[Any, Any] | gymnasium.vector.VectorEnv[Any, Any, Any]:
-    if num_envs == 1:
-        return make_environment()
-    mode = gymnasium.vector.AutoresetMode.SAME_STEP  # required by the collector
-    return gymnasium.vector.SyncVectorEnv([make_environment] * num_envs, autoreset_mode=mode)

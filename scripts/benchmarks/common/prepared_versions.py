@@ -1,7 +1,4 @@
-"""Policy versions that are made before a measurement, so that publishing and adopting are measured alone.
-
-Prepared versions lie in a store that no actor watches. Publishing them needs no torch.
-"""
+"""Policy versions made before a measurement, in a store that no actor watches. Publishing them needs no torch."""
 
 import os
 import time
@@ -10,7 +7,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypedDict, Unpack
 
 import msgspec
 
@@ -66,16 +63,17 @@ class Workspace(NamedTuple):
     logs: Path
 
 
+class Preparation(TypedDict, total=False):
+    hidden_sizes: tuple[int, ...]
+    onnx_alone: bool
+
+
 @contextmanager
-def workspace(
-    *, versions: int, change: float, hidden_sizes: tuple[int, ...] = SMALL, onnx_alone: bool = False
-) -> Iterator[Workspace]:
+def workspace(*, versions: int, change: float, **how: Unpack[Preparation]) -> Iterator[Workspace]:
     """Make a temporary directory with prepared versions; the arguments are those of ``prepare_versions``."""
     with TemporaryDirectory(prefix=TEMPORARY_PREFIX) as directory:
         found = Workspace(*(Path(directory) / name for name in Workspace._fields))
-        prepare_versions(
-            found.prepared, versions=versions, change=change, hidden_sizes=hidden_sizes, onnx_alone=onnx_alone
-        )
+        prepare_versions(found.prepared, versions=versions, change=change, **how)
         yield found
 
 
@@ -106,9 +104,11 @@ def prepare_versions(
     policy = ActingPolicy(environment.leaves, environment.action, network, environment.masked, generator).eval()
     make_files = _onnx_files(policy) if onnx_alone else PolicyExporter(policy, policy.signature).files
     first = {name: tensor.clone() for name, tensor in module_tensors(policy).items()}
+    # Single numbers and biases, which begin as zeros, change by 1.
+    spread = {name: float(tensor.std()) or 1.0 if tensor.numel() > 1 else 1.0 for name, tensor in first.items()}
     for _ in range(versions):
         noise = {name: torch.randn(tensor.shape, generator=generator) for name, tensor in first.items()}
-        weights = {name: tensor + change * _spread(tensor) * noise[name] for name, tensor in first.items()}
+        weights = {name: tensor + change * spread[name] * noise[name] for name, tensor in first.items()}
         files, programs, probe = make_files(weights)
         manifest = Manifest(
             version=0,
@@ -155,11 +155,6 @@ def _onnx_files(policy: "ActingPolicy") -> _MakeFiles:
         return files, programs, ProbeEntry(PROBE_FILE, PROBE_ATOL, PROBE_RTOL)
 
     return make_files
-
-
-def _spread(tensor: "Tensor") -> float:
-    """Return the standard deviation; 1 for single numbers and for biases, which begin as zeros."""
-    return float(tensor.std()) or 1.0 if tensor.numel() > 1 else 1.0
 
 
 def add_versions(store: LocalPolicyStore, numbers: Iterable[int]) -> None:

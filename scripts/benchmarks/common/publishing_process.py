@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from itertools import cycle
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from learner.publishing.store_maintenance import StoreMaintenance
 from scripts.benchmarks.common.helper_process import HelperProcess, serve
@@ -32,9 +32,9 @@ def start_publisher(prepared: Path, *stores: Path, keep_newest: int = 20) -> Hel
     return process
 
 
-def run_publisher(connection: Connection, prepared: Path, stores: Sequence[Path], keep_newest: int) -> None:
+def run_publisher(connection: Connection, *arguments: Any) -> None:
     set_up_logging("publisher", None, terminal_level="ERROR")
-    publisher = Publisher(prepared, stores, keep_newest)
+    publisher = Publisher(*arguments)
     connection.send("ready")
     serve(connection, publisher)
 
@@ -71,10 +71,9 @@ class Publisher:
         self._thread.join()
 
     def publish_in_windows(self, per_second: float, window_s: float, targets: Sequence[int]) -> float:
-        """Publish regularly in consecutive windows of time, in each window into the store of its number in ``targets``.
+        """Publish regularly in consecutive windows, each into store number ``targets[window]``.
 
-        Returns:
-            The monotonic time at which the first window began, in seconds.
+        Return the monotonic time at which the first window began, in seconds.
         """
         began_s = time.monotonic()
         for window, to in enumerate(targets):

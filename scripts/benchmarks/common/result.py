@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -85,16 +86,10 @@ def number(value: float) -> str:
 
 def machine() -> str:
     """Return a line that describes this machine."""
-    return f"{os.cpu_count()} cores, {_processor()}, {platform.system()}, Python {platform.python_version()}"
-
-
-def _processor() -> str:
     cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    model = re.search(r"^model name\s*:(.*)$", cpuinfo.read_text(), re.M) if cpuinfo.exists() else None
+    processor = model[1].strip() if model else platform.processor() or platform.machine()
+    return f"{os.cpu_count()} cores, {processor}, {platform.system()}, Python {platform.python_version()}"
 
 
 def show(results: Sequence[Result], console: Console) -> None:
@@ -138,16 +133,18 @@ class Line(NamedTuple):
     high: Sequence[float] | None = None
 
 
-def can_plot() -> bool:
-    return find_spec("matplotlib") is not None
+def is_installed(library: str, otherwise: str, console: Console) -> bool:
+    """Return True when ``library`` is installed; print a line with the consequence ``otherwise`` if not."""
+    if find_spec(library) is not None:
+        return True
+    message = f'{otherwise}: {library} is not installed (pip install -e ".[bench]")'
+    console.print(message, highlight=False, markup=False)
+    return False
 
 
 def save_plot(path: Path, lines: Sequence[Line], *, title: str, x_label: str, y_label: str) -> None:
-    """Draw ``lines`` with logarithmic axes into the PNG file ``path`` and create its directory.
-
-    Do nothing without matplotlib.
-    """
-    if not can_plot():
+    """Draw ``lines`` with logarithmic axes into the PNG file ``path``, if matplotlib is installed."""
+    if find_spec("matplotlib") is None:
         return
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

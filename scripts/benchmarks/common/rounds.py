@@ -46,18 +46,15 @@ Piece = Callable[[], int]
 
 
 def interleave(measurements: Mapping[Name, Measurement], rounds: int, *, warm_up: int = 0) -> dict[Name, list[float]]:
-    """Call all measurements in order, ``rounds`` times: A B C A B C …
+    """Call all measurements in order, A B C A B C …, and return the values of each name, one for each round.
 
-    Returns:
-        The values of each name, one for each round. ``warm_up`` rounds come first and are discarded.
+    ``warm_up`` rounds come first and are discarded.
     """
     values: dict[Name, list[float]] = {name: [] for name in measurements}
-    for number in range(warm_up + rounds):
+    for _ in range(warm_up + rounds):
         for name, measure in measurements.items():
-            value = measure()
-            if number >= warm_up:
-                values[name].append(value)
-    return values
+            values[name].append(measure())
+    return {name: found[warm_up:] for name, found in values.items()}
 
 
 def ratios(values: Sequence[float], over: Sequence[float]) -> list[float]:
@@ -67,10 +64,8 @@ def ratios(values: Sequence[float], over: Sequence[float]) -> list[float]:
 
 def steps_per_s(run_piece: Piece, at_least_s: float) -> float:
     """Run pieces for ``at_least_s`` seconds and return environment steps per second."""
-    steps = 0
     began_s = time.perf_counter()
-    while True:
+    steps = run_piece()
+    while (took_s := time.perf_counter() - began_s) < at_least_s:
         steps += run_piece()
-        took_s = time.perf_counter() - began_s
-        if took_s >= at_least_s:
-            return steps / took_s
+    return steps / took_s

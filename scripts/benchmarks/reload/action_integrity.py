@@ -1,8 +1,7 @@
 """Action integrity under adoptions: recorded actions are computed again from the version that their rollout names.
 
-A rollout's header names the content that acted (digest) and the noise (seed and offset). Together with the recorded
-observations they determine actions and log-probabilities, which are computed again in numpy, without any engine or
-exported program.
+The digest and the noise in a rollout's header, with the recorded observations, determine actions and log-probabilities,
+which are computed again in numpy, without any engine or exported program.
 """
 
 import time
@@ -52,12 +51,8 @@ class Derivation(NamedTuple):
     largest_difference: float
 
     def plus(self, other: "Derivation") -> "Derivation":
-        return Derivation(
-            self.transitions + other.transitions,
-            self.wrong + other.wrong,
-            self.undecided + other.undecided,
-            max(self.largest_difference, other.largest_difference),
-        )
+        transitions, wrong, undecided = (mine + theirs for mine, theirs in zip(self[:3], other[:3], strict=True))
+        return Derivation(transitions, wrong, undecided, max(self.largest_difference, other.largest_difference))
 
 
 def derive(rollouts: Sequence[Rollout], weights: Mapping[str, Weights], noise: Mapping[int, NoiseStream]) -> Derivation:
@@ -74,14 +69,10 @@ def derive(rollouts: Sequence[Rollout], weights: Mapping[str, Weights], noise: M
         if digest not in weights:
             total = total.plus(Derivation(len(action), len(action), 0, 0.0))
             continue
-        drawn = np.concatenate([_noise_of(rollout, noise[rollout.header.noise_seed]) for rollout in own])
+        headers = [(rollout.header, t) for rollout in own for t in range(rollout.length)]
+        drawn = np.concatenate([noise[header.noise_seed].at(header.noise_offset + t) for header, t in headers])
         total = total.plus(_derive(observation, action, log_prob, drawn, weights[digest]))
     return total
-
-
-def _noise_of(rollout: Rollout, stream: NoiseStream) -> np.ndarray:
-    """Return the noise of a rollout, [T * B, actions]."""
-    return np.concatenate([stream.at(rollout.header.noise_offset + t) for t in range(rollout.length)])
 
 
 def _derive(

@@ -96,8 +96,9 @@ def _results(rounds: Sequence[Round]) -> list[Result]:
     control = lost_percent(control_over_control(rounds, steps_per_s))
     results.append(Result.of("steps lost in control windows", control, "%", how))
     publishing = lost_percent([_mean_rate(one.control) / _mean_rate(one.quiet) for one in rounds])
-    label = f"steps lost to {ADOPTIONS_PER_S:g} publications/s without adoptions"
-    results.append(Result.of(label, publishing, "%", how))
+    results.append(
+        Result.of(f"steps lost to {ADOPTIONS_PER_S:g} publications/s without adoptions", publishing, "%", how)
+    )
     times_us = [window.step_us["p50"] for one in rounds for window in one.control]
     results.append(Result.of("step time in control windows, p50", times_us, "us", how))
     rates = [sum(window.adoptions for window in one.adopting) / len(one.adopting) / WINDOW_S for one in rounds]
@@ -111,8 +112,7 @@ def _mean_rate(windows: Sequence[Window]) -> float:
 def with_control_spread(result: Result, control: Sequence[float]) -> Result:
     """Return ``result`` with the spread of the control ratios noted beside it; the spread does not change its status.
 
-    The spread is the range of the medians of parts of the run, which vary as the median of the result does; single
-    ratios vary more.
+    The medians of parts of the run vary as the median of the result does; single ratios vary more.
     """
     medians = [float(np.median(part)) for part in np.array_split(control, min(_PARTS, len(control)))]
     spread = f"control medians {min(medians):.3f} to {max(medians):.3f}"
@@ -175,20 +175,17 @@ def measure_prefetching(
                         began_s = run_windows(publisher, step_timer, rate, targets)
                         found.append(Round(read_windows(step_timer, began_s, windows), []))
                 results += results_of(comparison, rate)
-                lost = comparison.lost_percent()[2]
-                console.print(
-                    f"  {rate:g} adoptions/s: the prefetcher saves {_text(lost)}% of the steps", highlight=False
-                )
+                lost = "{} ({} to {})".format(*map(number, comparison.lost_percent()[2]))
+                console.print(f"  {rate:g} adoptions/s: the prefetcher saves {lost}% of the steps", highlight=False)
     return results
 
 
 def _needs_round(comparison: Comparison, rounds: int) -> bool:
     """Return True until ``rounds`` are over, and up to twice as long while a difference is not resolved."""
     done = len(comparison.on)
-    if done < rounds:
-        return True
-    differences = (comparison.lost_percent()[2], comparison.step_us("p99.9")[2])
-    return done < _MOST_ROUNDS_FACTOR * rounds and not all(each.is_resolved for each in differences)
+    if done < rounds or done >= _MOST_ROUNDS_FACTOR * rounds:
+        return done < rounds
+    return not (comparison.lost_percent()[2].is_resolved and comparison.step_us("p99.9")[2].is_resolved)
 
 
 def results_of(comparison: Comparison, rate: float) -> list[Result]:
@@ -199,25 +196,12 @@ def results_of(comparison: Comparison, rate: float) -> list[Result]:
         "adopting window compared with the control windows beside it; mean of lost steps, median of step times; "
         "min and max are a 95% bootstrap interval over windows; differences are those of pairs, not of the averages"
     )
-    quantities = (
-        ("steps lost", "%", comparison.lost_percent()),
-        ("step time p99.9", "us", comparison.step_us("p99.9")),
-    )
-    return [
-        _prefetch_result(f"{name} at {rate:g} adoptions/s, prefetcher {mode}", interval, unit, how, is_difference)
-        for name, unit, intervals in quantities
-        for (mode, is_difference), interval in zip(
-            (("on", False), ("off", False), ("off less on", True)), intervals, strict=True
-        )
-    ]
-
-
-def _prefetch_result(name: str, interval: Interval, unit: str, how: str, is_difference: bool) -> Result:
-    note = "95% interval"
-    if is_difference:
-        note += ", resolved" if interval.is_resolved else ", not resolved"
-    return Result(name, interval.value, None, None, interval.low, interval.high, unit, how, note=note)
-
-
-def _text(interval: Interval) -> str:
-    return f"{number(interval.value)} ({number(interval.low)} to {number(interval.high)})"
+    results = []
+    lost, time_us = comparison.lost_percent(), comparison.step_us("p99.9")
+    for name, unit, intervals in (("steps lost", "%", lost), ("step time p99.9", "us", time_us)):
+        for mode, interval in zip(("on", "off", "off less on"), intervals, strict=True):
+            resolved = f", {'' if interval.is_resolved else 'not '}resolved" if mode == "off less on" else ""
+            label, note = f"{name} at {rate:g} adoptions/s, prefetcher {mode}", f"95% interval{resolved}"
+            value, low, high = interval
+            results.append(Result(label, value, None, None, low, high, unit, how, note=note))
+    return results

@@ -131,17 +131,11 @@ class Interval(NamedTuple):
 
 
 def run_windows(
-    publisher: HelperProcess,
-    step_timer: HelperProcess,
-    per_second: float,
-    targets: Sequence[int],
-    *,
-    quiet_s: float = 0,
+    publisher: HelperProcess, step_timer: HelperProcess, per_second: float, targets: Sequence[int], quiet_s: float = 0
 ) -> float:
     """Act while one window after the other is published into the stores ``targets``, then for ``quiet_s`` seconds.
 
-    Returns:
-        The monotonic time at which the first window began, in seconds.
+    Return the monotonic time at which the first window began, in seconds.
     """
     step_timer.send("act_for", LEAD_S + len(targets) * WINDOW_S + quiet_s + LEAD_S)
     time.sleep(LEAD_S)
@@ -167,16 +161,16 @@ def step_us(percentile: str) -> Value:
 
 def adopting_over_control(rounds: Sequence[Round], value: Value) -> list[float]:
     """Divide each adopting window's value by the mean of the control windows beside it."""
-    return [ratio for one in rounds for ratio in _over_neighbours([value(window) for window in one.windows])[::2]]
+    return [ratio for one in rounds for ratio in _over_neighbours(one.windows, value)[::2]]
 
 
 def control_over_control(rounds: Sequence[Round], value: Value) -> list[float]:
     """Divide each control window's value by the mean of the control windows beside it."""
-    return [ratio for one in rounds for ratio in _over_neighbours([value(window) for window in one.control])]
+    return [ratio for one in rounds for ratio in _over_neighbours(one.control, value)]
 
 
-def _over_neighbours(values: Sequence[float]) -> list[float]:
-    """Divide each inner value by the mean of its two neighbours."""
+def _over_neighbours(windows: Sequence[Window], value: Value) -> list[float]:
+    values = [value(window) for window in windows]
     return [2 * here / (before + after) for before, here, after in zip(values, values[1:], values[2:], strict=False)]
 
 
@@ -188,12 +182,9 @@ def lost_percent(ratios: Sequence[float]) -> list[float]:
 def bootstrap(values: Sequence[float], statistic: Callable[..., np.ndarray] = np.mean, *, seed: int = 0) -> Interval:
     """Estimate ``statistic`` of ``values`` with a 95% percentile bootstrap interval (Efron, 1979).
 
-    For a paired comparison, ``values`` are the differences of the pairs.
-
     Args:
-        values: One value for each window, [N].
+        values: One value for each window, [N]; for a paired comparison, the differences of the pairs.
         statistic: Reduces an array along its last axis, for example ``np.mean`` or ``np.median``.
-        seed: Seed of the resampling.
     """
     array = np.asarray(values, np.float64)
     picks = np.random.default_rng(seed).integers(len(array), size=(_RESAMPLES, len(array)))

@@ -20,11 +20,11 @@ from scripts.benchmarks.acting.acting_loops import (
 )
 from scripts.benchmarks.acting.baselines import (
     cleanrl_rollouts,
-    is_installed,
     sb3_collect_rollouts,
     sb3_predict_and_step,
     torchrl_collector,
 )
+from scripts.benchmarks.common.result import is_installed
 from scripts.benchmarks.common.rounds import steps_per_s
 from shared.store.policy_store import LocalPolicyStore
 
@@ -72,7 +72,7 @@ def test_steps_per_second_measures_at_least_one_piece() -> None:
 
 def test_missing_library_is_reported_in_a_line() -> None:
     console = Console(record=True, width=120, file=io.StringIO())
-    assert is_installed("ours", None, console)
-    assert not is_installed("theirs", "no_such_library", console)
+    assert is_installed("numpy", "ours skipped", console)
+    assert not is_installed("no_such_library", "theirs skipped", console)
     expected = 'theirs skipped: no_such_library is not installed (pip install -e ".[bench]")'
     assert console.export_text().strip() == expected
