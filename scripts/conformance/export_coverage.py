@@ -165,11 +165,8 @@ def _attention() -> Iterator[NnCase]:
     yield _case("MultiheadAttention", _x(5, B, 8), _x(3, B, 8), _x(3, B, 8), options=(8, 2))
     yield _case("TransformerEncoderLayer", x, options=(8, 2, 16), batch_first=True)
     yield _case("TransformerDecoderLayer", x, memory, options=(8, 2, 16), batch_first=True)
-    encoder, decoder = (
-        cls(8, 2, 16, batch_first=True) for cls in (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
-    )
-    yield _case("TransformerEncoder", x, options=(encoder, 2))
-    yield _case("TransformerDecoder", x, memory, options=(decoder, 2))
+    yield _case("TransformerEncoder", x, options=(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 2))
+    yield _case("TransformerDecoder", x, memory, options=(nn.TransformerDecoderLayer(8, 2, 16, batch_first=True), 2))
     yield _case("Transformer", x, memory, options=(8, 2, 1, 1, 16), batch_first=True)
 
 

@@ -20,6 +20,7 @@ from scripts.fault_injection.processes import (
     TestEnvironment,
     Training,
     command_of,
+    is_alive,
     send_signal,
     start,
 )
