@@ -37,8 +37,7 @@ def shut_down(state: RunState) -> None:
     in_time: Invariant = "Ctrl-C ends all processes in time"
     state.invalid_rollouts.check_rejection()
     began_s = time.monotonic()
-    processes = {"training": state.training.process}
-    processes |= {actor.name: actor.process for actor in state.inference.values()}
+    processes = {"training": state.training.process} | {name: one.process for name, one in state.inference.items()}
     for process in processes.values():
         process.send_signal(signal.SIGINT)
     for name, process in processes.items():
@@ -66,33 +65,27 @@ def shut_down(state: RunState) -> None:
 
 
 def _check_accounts(state: RunState) -> None:
-    summary = state.run.summary()
-    for _ in range(_MOST_ENDINGS - 1):
-        if summary is not None:
-            break
+    balance: Invariant = "rollout accounts balance"
+    endings = 1
+    while (summary := state.run.summary()) is None and endings < _MOST_ENDINGS:
         state.invariants.print("no summary: the learner was killed before its end; training resumed")
-        _end_again(state)
-        summary = state.run.summary()
+        began_unix_s = time.time()
+        state.training.resume()
+        deadline_s = time.monotonic() + _TRAINS_WITHIN_S
+        while not trains(state, began_unix_s) and time.monotonic() < deadline_s:
+            time.sleep(_POLL_S)
+        state.training.process.send_signal(signal.SIGINT)
+        state.training.process.wait()
+        endings += 1
     if summary is None:
-        message = f"no summary: the learner did not end in time, {_MOST_ENDINGS} times"
-        state.invariants.violated("rollout accounts balance", message)
+        state.invariants.violated(balance, f"no summary: the learner did not end in time, {_MOST_ENDINGS} times")
         return
     accounts = summary.rollouts
     state.invariants.notes["rollouts"] = str(accounts)
     total = accounts.learned + accounts.stale + accounts.invalid + accounts.lost
     message = f"{accounts.sent} sent, {total} accounted for: {accounts}"
-    state.invariants.check("rollout accounts balance", accounts.sent == total, message)
+    state.invariants.check(balance, accounts.sent == total, message)
     state.invalid_rollouts.check_count(accounts.invalid)
-
-
-def _end_again(state: RunState) -> None:
-    began_unix_s = time.time()
-    state.training.resume()
-    deadline_s = time.monotonic() + _TRAINS_WITHIN_S
-    while not trains(state, began_unix_s) and time.monotonic() < deadline_s:
-        time.sleep(_POLL_S)
-    state.training.process.send_signal(signal.SIGINT)
-    state.training.process.wait()
 
 
 def _check_restarts(state: RunState) -> None:

@@ -170,10 +170,7 @@ class _ByHand(_Layers):
 
     def __init__(self) -> None:
         super().__init__()
-        first, second, last = (layer for layer in self.network if isinstance(layer, nn.Linear))
-        self.weight_1, self.bias_1 = first.weight, first.bias
-        self.weight_2, self.bias_2 = second.weight, second.bias
-        self.weight_3, self.bias_3 = last.weight, last.bias
+        self.weight_1, self.bias_1, self.weight_2, self.bias_2, self.weight_3, self.bias_3 = self.network.parameters()
         self.register_buffer("noise", torch.empty(2))
 
     noise: Tensor

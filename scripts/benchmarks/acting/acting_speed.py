@@ -1,7 +1,7 @@
 """``benchmark.py acting``: steps per second beside the environment alone and beside other libraries.
 
-One environment: an ``Agent`` with all checks. Many environments in one process: rollouts are recorded but not sent.
-Every loop uses one thread and untrained networks of the same sizes, so that episodes are equally short.
+Every loop uses one thread and untrained networks of the same sizes, so that episodes are equally short. Rollouts of
+many environments are recorded but not sent.
 """
 
 import tempfile

@@ -59,18 +59,16 @@ class ActorFleet(ExitStack):
 
     def __init__(self, store: Path, logs: Path, *, pace_s: float) -> None:
         super().__init__()
-        self._store = store
-        self._logs = logs
-        self._pace_s = pace_s
+        self._store, self._logs, self._pace_s = store, logs, pace_s
         self._actors: list[HelperProcess] = []
 
     def grow(self, size: int, version: int) -> None:
         """Start actors up to ``size`` and wait until the new ones act with ``version``."""
-        new = range(len(self._actors), size)
-        for number in new:
+        before = len(self._actors)
+        for number in range(before, size):
             actor = HelperProcess(act_on, self._store, self._logs, f"actor-{number}", self._pace_s)
             self._actors.append(self.enter_context(actor))
-        self.first_actions(version, among=self._actors[new.start :])
+        self.first_actions(version, among=self._actors[before:])
 
     def first_actions(self, version: int, among: Sequence[HelperProcess] | None = None) -> list[FirstAction]:
         """Wait until every actor has acted with ``version`` or a newer one; return these first actions."""
@@ -78,8 +76,7 @@ class ActorFleet(ExitStack):
         found = []
         deadline_s = time.monotonic() + _TIMEOUT_S
         while actors:
-            ready = wait(list(actors), deadline_s - time.monotonic())
-            if not ready:
+            if not (ready := wait(list(actors), deadline_s - time.monotonic())):
                 raise HotswapError(f"{len(actors)} actors do not act with version {version} after {_TIMEOUT_S:g} s")
             for connection in ready:
                 assert isinstance(connection, Connection)

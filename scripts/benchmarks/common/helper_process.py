@@ -1,7 +1,4 @@
-"""A process beside the benchmark: an actor or a publisher without the imports of the benchmark.
-
-It ends when its owner closes it or dies, and it does not receive the terminal's Ctrl-C.
-"""
+"""A process beside the benchmark, without its imports. It ends when its owner closes it or dies, and not by Ctrl-C."""
 
 import ctypes
 import multiprocessing
@@ -27,7 +24,7 @@ ANSWER_TIMEOUT_S = 120.0
 
 
 class HelperProcess(AbstractContextManager["HelperProcess"]):
-    """Runs ``run(connection, *arguments)`` in its own process until it returns or ``close`` kills it.
+    """Runs ``run(connection, *arguments)`` in its own process until it returns; leaving the context kills it.
 
     ``run`` and ``arguments`` are pickled: a module-level function and plain values.
     """
@@ -60,7 +57,6 @@ class HelperProcess(AbstractContextManager["HelperProcess"]):
         self.connection.send((method, arguments))
 
     def call(self, method: str, *arguments: Any) -> Any:
-        """Call ``method`` of the served object and return the result."""
         self.send(method, *arguments)
         return self.receive()
 
@@ -74,14 +70,11 @@ class HelperProcess(AbstractContextManager["HelperProcess"]):
             raise HotswapError(f"{self._name}: CPU clock not available: {os.strerror(code)}")
         return time.clock_gettime(clock.value)
 
-    def close(self) -> None:
+    def __exit__(self, *_: object) -> None:
         self._process.kill()
         self._process.wait()
         self.connection.close()
         self._lifeline.close()
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def serve(connection: Connection, served: object) -> None:
@@ -101,12 +94,8 @@ def serve_actor(connection: Connection, logs: Path, make: Callable[..., object],
         serve(connection, make(*arguments))
 
 
-def main() -> None:
-    die_with_parent()
-    connection = Connection(int(sys.argv[1]))
-    run, arguments = connection.recv()
-    run(connection, *arguments)
-
-
 if __name__ == "__main__":
-    main()
+    die_with_parent()
+    to_owner = Connection(int(sys.argv[1]))
+    program, program_arguments = to_owner.recv()
+    program(to_owner, *program_arguments)
