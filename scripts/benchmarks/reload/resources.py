@@ -14,7 +14,7 @@ from rich.console import Console
 
 from actor.agent import Agent
 from actor.agent_options import AgentOptions
-from actor.session.switch_interval import short_switch_interval
+from actor.session.process_state import short_switch_interval
 from scripts.benchmarks.common.helper_process import HelperProcess, serve_actor
 from scripts.benchmarks.common.prepared_versions import (
     ENV_ID,
