@@ -7,8 +7,9 @@ import pytest
 
 from shared.errors import CheckpointError, TransportClosed
 from shared.rollouts.rollout import Rollout, RolloutAccounts, RolloutLayout
+from shared.transport.transport import RolloutSender
 from tests.support.captured_logs import CapturedLogs
-from tests.support.rollout_examples import assert_same, example_rollout, plain_layout, rich_layout
+from tests.support.rollout_examples import assert_same, example_rollout, header, plain_layout, rich_layout
 from tests.support.transport_cases import LEARNER_TIMEOUT_S, TRANSPORTS, TransportCase
 from tests.support.waiting import PATIENCE_S, Running, until
 
@@ -38,6 +39,11 @@ def synchronous_transport(open_transport: Open) -> TransportCase:
     return open_transport(plain_layout(), synchronous=True)
 
 
+@pytest.fixture
+def sender(transport: TransportCase) -> RolloutSender:
+    return transport.sender()
+
+
 def plain(**changes: object) -> Rollout:
     return example_rollout(plain_layout(), **changes)
 
@@ -46,10 +52,6 @@ def take(transport: TransportCase) -> Rollout:
     rollout = transport.receiver.receive(PATIENCE_S)
     assert rollout is not None
     return rollout
-
-
-def balanced(accounts: RolloutAccounts) -> bool:
-    return accounts.sent == accounts.learned + accounts.stale + accounts.invalid + accounts.lost
 
 
 @pytest.mark.parametrize("layout", [plain_layout(), rich_layout(), rich_layout(length=32)])
@@ -61,9 +63,10 @@ def test_a_rollout_arrives_as_it_was_sent(open_transport: Open, layout: RolloutL
     assert_same(take(transport), sent)
 
 
-def test_a_rollout_stays_valid_after_later_ones(transport: TransportCase) -> None:
-    sender = transport.sender()
-    sent = [plain(seed=seed) for seed in range(5)]
+def test_a_rollout_stays_valid_after_later_ones_of_any_number_of_environments(
+    transport: TransportCase, sender: RolloutSender
+) -> None:
+    sent = [plain(seed=seed, batch_size=batch_size) for seed, batch_size in enumerate((1, 7, 2))]
     found = []
     for rollout in sent:
         sender.send(rollout)
@@ -79,38 +82,25 @@ def test_numbers_are_consecutive_and_arrive_in_order(transport: TransportCase) -
     assert [take(transport).header.sequence for _ in range(5)] == [0, 1, 2, 3, 4]
 
 
-def test_the_number_of_environments_may_change_between_rollouts(transport: TransportCase) -> None:
-    sender = transport.sender()
-    for batch_size in (1, 7, 2):
-        sender.send(plain(batch_size=batch_size))
-        assert take(transport).batch_size == batch_size
-
-
 def test_receiving_gives_up_after_its_timeout(transport: TransportCase) -> None:
     assert transport.receiver.receive(0.0) is None
     assert transport.receiver.receive(0.01) is None
 
 
-def test_receiving_wakes_when_a_rollout_arrives(transport: TransportCase) -> None:
-    sender = transport.sender()
+def test_receiving_wakes_when_a_rollout_arrives(transport: TransportCase, sender: RolloutSender) -> None:
     receiving = Running(transport.receiver.receive, PATIENCE_S)
     sent = plain()
     sender.send(sent)
     assert_same(receiving.join(), sent)
 
 
-def test_a_sender_has_room_for_its_window_and_no_more(transport: TransportCase) -> None:
+def test_a_sender_has_room_for_its_window_and_more_after_a_receive(transport: TransportCase) -> None:
     sender = transport.sender(window=2)
     assert sender.wait_for_room(PATIENCE_S)
     sender.send(plain())
     assert sender.wait_for_room(PATIENCE_S)
     sender.send(plain())
     assert not sender.wait_for_room(0.02)
-
-
-def test_receiving_a_rollout_makes_room(transport: TransportCase) -> None:
-    sender = transport.sender()
-    sender.send(plain())
     waiting = Running(sender.wait_for_room, PATIENCE_S)
     take(transport)
     assert waiting.join()
@@ -143,8 +133,7 @@ def test_a_waiting_sender_does_not_keep_another_waiting(synchronous_transport: T
     assert second.wait_for_room(PATIENCE_S)
 
 
-def test_sending_waits_for_room(transport: TransportCase) -> None:
-    sender = transport.sender()
+def test_sending_waits_for_room(transport: TransportCase, sender: RolloutSender) -> None:
     sender.send(plain(seed=1))
     sending = Running(sender.send, plain(seed=2))
     assert_same(take(transport), plain(seed=1))
@@ -152,8 +141,7 @@ def test_sending_waits_for_room(transport: TransportCase) -> None:
     assert sending.join()
 
 
-def test_a_slow_learner_slows_its_actors_during_long_updates(transport: TransportCase) -> None:
-    sender = transport.sender()
+def test_a_slow_learner_slows_its_actors_during_long_updates(transport: TransportCase, sender: RolloutSender) -> None:
     sender.send(plain())
     assert not sender.wait_for_room(2 * LEARNER_TIMEOUT_S)  # without a receive meanwhile
     assert sender.learner_alive
@@ -204,6 +192,7 @@ def test_a_rollout_that_the_learner_finds_invalid_is_counted_and_its_sender_logg
         (lambda rollout: rollout.reward.fill(np.inf), "reward holds values that are not finite"),
         (lambda rollout: rollout.action.fill(2), "action holds choices that do not exist"),
         (lambda rollout: setattr(rollout, "reward", rollout.reward[:-1]), "expected"),
+        (lambda rollout: setattr(rollout, "header", header("actor-7", run_id="run-2")), "run-2"),
     ],
 )
 def test_an_invalid_rollout_is_counted_and_its_sender_logged(
@@ -218,32 +207,17 @@ def test_an_invalid_rollout_is_counted_and_its_sender_logged(
     assert captured_logs.has("'actor-7'", message), captured_logs.messages()
 
 
-def test_a_rollout_of_another_run_is_invalid(transport: TransportCase) -> None:
-    sender = transport.sender()
-    sender.send(plain(run_id="run-2"))
-    assert until(lambda: transport.receiver.receive(0.0) or transport.receiver.accounts.invalid) == 1
-
-
-def test_a_stop_ends_waiting_for_room(transport: TransportCase) -> None:
-    sender = transport.sender()
+@pytest.mark.parametrize("method", ["wait_for_room", "send"])
+def test_a_stop_ends_waiting(transport: TransportCase, sender: RolloutSender, method: str) -> None:
     sender.send(plain())
-    waiting = Running(sender.wait_for_room, PATIENCE_S)
+    waiting = Running(getattr(sender, method), PATIENCE_S if method == "wait_for_room" else plain())
     stopping = Running(transport.receiver.stop_actors, PATIENCE_S)
     assert not waiting.join()
     assert sender.stop_requested
     sender.close()
     stopping.join()
-
-
-def test_a_stop_ends_a_waiting_send(transport: TransportCase) -> None:
-    sender = transport.sender()
-    sender.send(plain())
-    sending = Running(sender.send, plain())
-    stopping = Running(transport.receiver.stop_actors, PATIENCE_S)
-    sending.join()
-    sender.close()
-    stopping.join()
-    assert transport.receiver.accounts == RolloutAccounts(sent=2, lost=2)
+    lost = 1 if method == "wait_for_room" else 2
+    assert transport.receiver.accounts == RolloutAccounts(sent=lost, lost=lost)
 
 
 def test_rollouts_sent_after_a_stop_are_lost(transport: TransportCase) -> None:
@@ -277,7 +251,7 @@ def test_stopping_ends_when_every_actor_has_left(transport: TransportCase) -> No
     accounts = transport.receiver.accounts
     assert accounts.learned == 50
     assert accounts.sent == sent
-    assert balanced(accounts)
+    assert accounts.sent == accounts.learned + accounts.stale + accounts.invalid + accounts.lost
     assert until(lambda: transport.receiver.live_senders == 0)
 
 
@@ -318,8 +292,9 @@ def test_two_sessions_of_one_actor_are_distinguished(transport: TransportCase) -
     assert transport.receiver.accounts == RolloutAccounts(sent=2, learned=1, stale=1)
 
 
-def test_without_a_learner_nothing_blocks_and_rollouts_are_lost(transport: TransportCase) -> None:
-    sender = transport.sender()
+def test_without_a_learner_nothing_blocks_and_rollouts_are_lost(
+    transport: TransportCase, sender: RolloutSender
+) -> None:
     sender.send(plain())
     take(transport)
     transport.receiver.close()
@@ -328,23 +303,6 @@ def test_without_a_learner_nothing_blocks_and_rollouts_are_lost(transport: Trans
         sender.send(plain())
     assert not sender.learner_alive
     assert not sender.send(plain())
-
-
-def test_a_closed_sender_raises_transport_closed(transport: TransportCase) -> None:
-    sender = transport.sender()
-    sender.close()
-    sender.close()
-    with pytest.raises(TransportClosed):
-        sender.send(plain())
-    with pytest.raises(TransportClosed):
-        sender.wait_for_room(0.0)
-
-
-def test_a_closed_receiver_raises_transport_closed(transport: TransportCase) -> None:
-    transport.receiver.close()
-    transport.receiver.close()
-    with pytest.raises(TransportClosed):
-        transport.receiver.receive(0.0)
 
 
 def test_accounts_can_be_saved_and_restored(transport: TransportCase, open_transport: Open) -> None:
@@ -356,6 +314,8 @@ def test_accounts_can_be_saved_and_restored(transport: TransportCase, open_trans
     take(transport)
     saved = transport.receiver.state()
     another = open_transport(plain_layout())
+    with pytest.raises(CheckpointError, match="accounts"):
+        another.receiver.restore(b"what is this")
     another.receiver.restore(saved)
     assert another.receiver.accounts == RolloutAccounts(sent=3, learned=1, stale=1, lost=1)
     another.sender().send(plain())
@@ -363,6 +323,9 @@ def test_accounts_can_be_saved_and_restored(transport: TransportCase, open_trans
     assert another.receiver.accounts == RolloutAccounts(sent=4, learned=2, stale=1, lost=1)
 
 
-def test_invalid_accounts_are_an_error(transport: TransportCase) -> None:
-    with pytest.raises(CheckpointError, match="accounts"):
-        transport.receiver.restore(b"what is this")
+def test_closed_ends_raise_transport_closed(transport: TransportCase, sender: RolloutSender) -> None:
+    for end in (sender, sender, transport.receiver, transport.receiver):
+        end.close()
+    for act in (lambda: sender.send(plain()), lambda: sender.wait_for_room(0.0), lambda: transport.receiver.receive(0)):
+        with pytest.raises(TransportClosed):
+            act()

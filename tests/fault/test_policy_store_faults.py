@@ -5,7 +5,6 @@ Processes and signals are real; ``store_processes`` chooses the system call at w
 
 import json
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -20,6 +19,7 @@ from learner.training.checkpoint import CheckpointStore
 from shared.errors import StoreUnavailable, VersionNotFound
 from shared.store.policy_store import LocalPolicyStore, Retention, UsedNumbers, version_name
 from tests.support import store_processes
+from tests.support.full_disk import file_size_limit
 from tests.support.paths import REPOSITORY
 from tests.support.sample_versions import publish_samples, sample_files, sample_manifest
 
@@ -30,32 +30,38 @@ def command(*arguments: object) -> list[str]:
     return [sys.executable, "-m", store_processes.__name__, *map(str, arguments)]
 
 
+def publisher(path: Path) -> LocalPolicyStore:
+    return LocalPolicyStore(path / "policies", used_numbers=UsedNumbers(path / "numbers"))
+
+
+@pytest.fixture
+def template(tmp_path: Path) -> LocalPolicyStore:
+    """A store with two versions, of which processes get copies."""
+    store = LocalPolicyStore(tmp_path / "template")
+    publish_samples(store, 2)
+    return store
+
+
 @pytest.mark.parametrize("comes_back", [False, True])
 def test_numbers_are_unique_after_the_store_was_removed_between_publishers(tmp_path: Path, comes_back: bool) -> None:
     """A learner is killed and its store removed; the next learner creates a new one. The old one may come back."""
 
-    def next_publisher() -> LocalPolicyStore:
-        return LocalPolicyStore(tmp_path / "policies", used_numbers=UsedNumbers(tmp_path / "numbers"))
-
-    publish_samples(next_publisher(), 3)
+    publish_samples(publisher(tmp_path), 3)
     (tmp_path / "policies").rename(tmp_path / "away")
-    anew = next_publisher()
+    anew = publisher(tmp_path)
     publish_samples(anew, 2)
     assert anew.versions() == [3, 4]
     if comes_back:
         shutil.rmtree(tmp_path / "policies")
         (tmp_path / "away").rename(tmp_path / "policies")
-    last = next_publisher()
+    last = publisher(tmp_path)
     publish_samples(last, 1)
     assert last.newest() == 5
     assert [path.name for path in (tmp_path / "numbers").iterdir()] == [".highest-000005"]
 
 
 def test_numbers_that_another_publisher_used_in_a_removed_store_are_not_reused(tmp_path: Path) -> None:
-    def publisher() -> LocalPolicyStore:
-        return LocalPolicyStore(tmp_path / "policies", used_numbers=UsedNumbers(tmp_path / "numbers"))
-
-    learner, rollback = publisher(), publisher()
+    learner, rollback = publisher(tmp_path), publisher(tmp_path)
     publish_samples(learner, 2)
     publish_samples(rollback, 3)
     (tmp_path / "policies").rename(tmp_path / "away")
@@ -90,9 +96,9 @@ def leftovers(store: LocalPolicyStore) -> set[str]:
     return {path.name for path in store.path.rglob("*") if path.name.startswith((".tmp-", ".trash-"))}
 
 
-def test_a_publisher_killed_at_any_step_leaves_a_whole_version_or_none(tmp_path: Path) -> None:
-    template = LocalPolicyStore(tmp_path / "template")
-    publish_samples(template, 2)
+def test_a_publisher_killed_at_any_step_leaves_a_whole_version_or_none(
+    tmp_path: Path, template: LocalPolicyStore
+) -> None:
     stores = killed_at_every_step("publish", template.path, tmp_path)
     committed = 0
     for store in stores:
@@ -126,9 +132,9 @@ def test_a_learner_killed_at_any_step_of_a_checkpoint_leaves_it_or_the_previous_
     assert set(newest) == {2, 3}
 
 
-def test_a_number_of_a_killed_publisher_is_not_reused_after_its_directory_was_removed(tmp_path: Path) -> None:
-    template = LocalPolicyStore(tmp_path / "template")
-    publish_samples(template, 2)
+def test_a_number_of_a_killed_publisher_is_not_reused_after_its_directory_was_removed(
+    tmp_path: Path, template: LocalPolicyStore
+) -> None:
     for store in killed_at_every_step("publish", template.path, tmp_path):
         was_committed = store.newest() == 2
         if was_committed:
@@ -136,9 +142,9 @@ def test_a_number_of_a_killed_publisher_is_not_reused_after_its_directory_was_re
         assert store.publish(sample_files(), sample_manifest).version >= (3 if was_committed else 2)
 
 
-def test_the_next_sweeper_finishes_the_work_of_a_killed_one(tmp_path: Path) -> None:
-    template = LocalPolicyStore(tmp_path / "template")
-    publish_samples(template, 4)
+def test_the_next_sweeper_finishes_the_work_of_a_killed_one(tmp_path: Path, template: LocalPolicyStore) -> None:
+    for content in (b"weights 2", b"weights 3"):
+        template.publish(sample_files(content), sample_manifest)
     (template.path / ".pending" / ".tmp-0123456789abcdef").mkdir()
     (template.path / ".pending" / ".tmp-0123456789abcdef" / "policy.ts").write_bytes(b"half")
     for store in killed_at_every_step("sweep", template.path, tmp_path):
@@ -150,9 +156,9 @@ def test_the_next_sweeper_finishes_the_work_of_a_killed_one(tmp_path: Path) -> N
         assert store.publish(sample_files(), sample_manifest).version == 4
 
 
-def test_an_actor_killed_while_it_writes_advice_leaves_it_whole_or_none(tmp_path: Path) -> None:
-    template = LocalPolicyStore(tmp_path / "template")
-    publish_samples(template, 1)
+def test_an_actor_killed_while_it_writes_advice_leaves_it_whole_or_none(
+    tmp_path: Path, template: LocalPolicyStore
+) -> None:
     for store in killed_at_every_step("quarantine", template.path, tmp_path):
         assert store.quarantined() in ({}, {"a" * 64: "probe"})
         store.quarantine("a" * 64, "probe", by="survivor")
@@ -174,7 +180,7 @@ def stopped_at(step: int, act: str, store: LocalPolicyStore) -> Iterator[subproc
         process.wait()
 
 
-def test_a_write_of_a_stopped_publisher_is_not_swept(tmp_path: Path) -> None:
+def test_a_write_of_a_killed_publisher_is_swept_and_that_of_a_stopped_one_is_not(tmp_path: Path) -> None:
     store = LocalPolicyStore(tmp_path / "policies", abandon_after_s=0.0)
     publish_samples(store, 1)
     with stopped_at(8, "publish", store) as publisher:
@@ -186,11 +192,6 @@ def test_a_write_of_a_stopped_publisher_is_not_swept(tmp_path: Path) -> None:
         publisher.send_signal(signal.SIGCONT)
         assert publisher.wait() == 0
     assert read_all(store) == {0: b"weights 0", 1: b"weights 0", 2: b"killed"}
-
-
-def test_a_recent_write_of_a_killed_publisher_is_swept(tmp_path: Path) -> None:
-    store = LocalPolicyStore(tmp_path / "policies", abandon_after_s=0.0)
-    publish_samples(store, 1)
     with stopped_at(8, "publish", store) as publisher:
         publisher.kill()
         publisher.wait()
@@ -251,16 +252,13 @@ def read_while(store: LocalPolicyStore, processes: list[subprocess.Popen[str]]) 
 
 
 def test_a_file_that_does_not_fit_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
-    """A limit on file sizes has the effect of a full disk: the kernel refuses the write."""
     store = LocalPolicyStore(tmp_path / "policies")
     publish_samples(store, 1)
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
-    try:
-        with pytest.raises(StoreUnavailable, match=r"could not write into .*; free some space") as caught:
-            store.publish(sample_files(b"x" * 20_000), sample_manifest)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with (
+        file_size_limit(10_000),
+        pytest.raises(StoreUnavailable, match=r"could not write .*; free some space") as caught,
+    ):
+        store.publish(sample_files(b"x" * 20_000), sample_manifest)
     assert isinstance(caught.value.__cause__, OSError)
     assert leftovers(store) == set()
     assert read_all(store) == {0: b"weights 0"}
@@ -271,7 +269,7 @@ def test_a_file_that_does_not_fit_is_an_error_and_leaves_nothing(tmp_path: Path)
 def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
     store = LocalPolicyStore(tmp_path / "policies")
     publish_samples(store, 1)
-    before = open_descriptors()
+    before = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(5):
         publish_samples(store, 1)
         read_all(store)
@@ -282,8 +280,4 @@ def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
             store.open(10_000)
         with pytest.raises(ZeroDivisionError):
             store.publish(sample_files(), lambda version, entries: 1 // 0)  # type: ignore[arg-type, return-value]
-    assert open_descriptors() == before
-
-
-def open_descriptors() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
+    assert len(list(Path("/proc/self/fd").iterdir())) == before

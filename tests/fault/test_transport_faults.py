@@ -69,7 +69,6 @@ def test_a_learner_may_be_killed_repeatedly(network: Network, restarts: int) -> 
     sender = network.sender(address)
     for _ in range(restarts):
         learner = network.program("learner", address)
-        learner.line_with("bound")
         until(lambda: sender.send(ROLLOUT))
         assert learner.line_with("learned") == f"learned {sender.sent - 1}"
         learner.kill()
@@ -87,7 +86,6 @@ def test_accounts_are_exact_after_a_learner_was_killed(network: Network, tmp_pat
     """Also for an actor that is killed too, and cannot announce its count to the next learner."""
     address = fresh_address()
     learner = network.program("learner", address, str(tmp_path))
-    learner.line_with("bound")
     sender = network.sender(address)
     for number in range(3):
         assert sender.send(ROLLOUT)
@@ -163,7 +161,6 @@ def test_an_actor_stopped_for_longer_than_the_timeout_continues(
 def test_a_killed_learner_leaves_no_address_behind(network: Network) -> None:
     address = fresh_address()
     learner = network.program("learner", address)
-    learner.line_with("bound")
     name = address.removeprefix("ipc://")
     assert name.startswith("@")  # in no directory
     assert name in Path("/proc/net/unix").read_text()
@@ -174,7 +171,6 @@ def test_a_killed_learner_leaves_no_address_behind(network: Network) -> None:
 def test_a_stopped_learner_loses_rollouts_and_continues(network: Network) -> None:
     address = fresh_address()
     learner = network.program("learner", address)
-    learner.line_with("bound")
     sender = network.sender(address, window=2)
     assert sender.send(ROLLOUT)
     learner.line_with("learned 0")
@@ -194,7 +190,6 @@ def test_a_stopped_learner_loses_rollouts_and_continues(network: Network) -> Non
 def test_rollouts_in_flight_to_a_stopped_learner_are_not_lost(network: Network) -> None:
     address = fresh_address()
     learner = network.program("learner", address)
-    learner.line_with("bound")
     sender = network.sender(address, window=2)
     assert sender.wait_for_room(PATIENCE_S)
     learner.process.send_signal(signal.SIGSTOP)
@@ -316,15 +311,12 @@ def test_the_final_count_announces_lost_rollouts(network: Network) -> None:
 
 
 @pytest.mark.parametrize("address", ["", "nowhere", "ftp://x", "tcp://127.0.0.1:port", "ipc://"])
-def test_an_invalid_receiver_address_is_a_configuration_error(address: str) -> None:
+def test_an_invalid_address_is_a_configuration_error(address: str) -> None:
     with pytest.raises(ConfigurationError, match="cannot receive"):
         ZmqReceiver(address, plain_layout(), RUN_ID)
-
-
-@pytest.mark.parametrize("address", ["", "nowhere", "ftp://x"])
-def test_an_invalid_sender_address_is_a_configuration_error(address: str) -> None:
-    with pytest.raises(ConfigurationError, match="cannot send"):
-        ZmqSender(address, RUN_ID, "actor-0")
+    if address in ("", "nowhere", "ftp://x"):
+        with pytest.raises(ConfigurationError, match="cannot send"):
+            ZmqSender(address, RUN_ID, "actor-0")
 
 
 @pytest.mark.parametrize("scheme", ["ipc", "tcp"])

@@ -55,6 +55,8 @@ class Network(contextlib.ExitStack):
     def program(self, name: str, *arguments: str) -> "Program":
         program = Program(name, *arguments)
         self.callback(program.kill)
+        if name == "learner":
+            program.line_with("bound")
         return program
 
     def garbage_client(self, receiver: ZmqReceiver) -> "GarbageClient":

@@ -5,7 +5,6 @@ import os
 import shutil
 import stat
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -55,8 +54,7 @@ def test_a_version_has_one_name(version: int, name: str) -> None:
 
 @given(st.text(alphabet="v0123456789x-", max_size=10))
 def test_other_names_are_not_versions(name: str) -> None:
-    version = parse_version_name(name)
-    assert version is None or version_name(version) == name
+    assert parse_version_name(name) is None or version_name(parse_version_name(name)) == name  # type: ignore[arg-type]
 
 
 @given(
@@ -75,12 +73,9 @@ def test_retention(versions: set[int], keep_newest: int, keep_every: int | None,
     assert {v for v in versions if keep_every is not None and v % keep_every == 0} <= kept
     assert len(kept) <= keep_newest + len(pinned) + (0 if keep_every is None else 100 // keep_every + 1)
     assert not set(retention.expendable(sorted(kept)))
-
-
-@pytest.mark.parametrize("make", [lambda: Retention(keep_newest=0), lambda: Retention(keep_every=0)])
-def test_a_retention_that_keeps_nothing_is_a_configuration_error(make: Callable[[], Retention]) -> None:
-    with pytest.raises(ConfigurationError, match="at least 1"):
-        make()
+    for field in ("keep_newest", "keep_every"):
+        with pytest.raises(ConfigurationError, match="at least 1"):
+            Retention(**{field: 0})
 
 
 def test_open_store_takes_paths_and_urls(tmp_path: Path) -> None:
@@ -91,12 +86,9 @@ def test_open_store_takes_paths_and_urls(tmp_path: Path) -> None:
     remote = open_store("memory://somewhere")
     assert isinstance(remote, RemotePolicyStore)
     assert remote.watch_path is None
-
-
-@pytest.mark.parametrize("where", ["", "nonsense://bucket", "s4://bucket/policies"])
-def test_open_store_refuses_other_places(where: str) -> None:
-    with pytest.raises(ConfigurationError, match="expected a"):
-        open_store(where)
+    for where in ("", "nonsense://bucket", "s4://bucket/policies"):
+        with pytest.raises(ConfigurationError, match="expected a"):
+            open_store(where)
 
 
 def test_a_store_keeps_its_path_in_another_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,15 +99,11 @@ def test_a_store_keeps_its_path_in_another_working_directory(tmp_path: Path, mon
     assert LocalPolicyStore(tmp_path / "policies").versions() == [0]
 
 
-def test_reading_creates_no_directory(tmp_path: Path) -> None:
-    store = LocalPolicyStore(tmp_path / "policies")
-    assert store.versions() == []
-    assert store.sweep(Retention()) == []
-    assert store.quarantined() == {}
+def test_reading_creates_no_directory_and_a_removed_store_continues_its_numbers(
+    store: LocalPolicyStore, tmp_path: Path
+) -> None:
+    assert (store.versions(), store.sweep(Retention()), store.quarantined()) == ([], [], {})
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_removed_store_continues_its_numbers(store: LocalPolicyStore, tmp_path: Path) -> None:
     publish_samples(store, 3)
     store.path.rename(tmp_path / "away")
     assert store.versions() == []
@@ -132,13 +120,9 @@ def test_a_store_may_be_a_link(store: LocalPolicyStore, tmp_path: Path) -> None:
     assert linked.open(0).read("policy.ts")
 
 
-def test_publishing_leaves_one_mark_and_nothing_else(store: LocalPolicyStore) -> None:
+def test_publishing_leaves_one_mark_and_nothing_else_and_others_may_read_it(store: LocalPolicyStore) -> None:
     publish_samples(store, 3)
     assert names(store) == {"v000000", "v000001", "v000002", ".highest-000002"}
-
-
-def test_others_may_read_what_is_published(store: LocalPolicyStore) -> None:
-    publish_samples(store, 1)
     umask = os.umask(0)
     os.umask(umask)
     version = store.path / version_name(0)
@@ -248,16 +232,12 @@ def test_open_version_directory_opens_versions_outside_a_store(store: LocalPolic
 
 
 def test_open_version_directory_reports_missing_versions(tmp_path: Path) -> None:
-    with pytest.raises(VersionNotFound, match="no such version"):
-        open_version_directory(tmp_path / "nothing")
-    with pytest.raises(VersionNotFound, match=r"manifest\.json"):
-        open_version_directory(tmp_path)
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(VersionNotFound, match="is a directory"):
-        open_version_directory(tmp_path / "file")
     (tmp_path / "loop").symlink_to("loop")
-    with pytest.raises(VersionNotFound, match="a link"):
-        open_version_directory(tmp_path / "loop")
+    said = {"nothing": "no such version", "": r"manifest\.json", "file": "is a directory", "loop": "a link"}
+    for name, message in said.items():
+        with pytest.raises(VersionNotFound, match=message):
+            open_version_directory(tmp_path / name)
 
 
 def test_one_bad_read_does_not_fail_a_version(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -290,24 +270,23 @@ def test_a_version_swept_between_two_opens_is_not_found(
         version.read("policy.ts")
 
 
-def test_a_manifest_that_claims_gigabytes_allocates_nothing(store: LocalPolicyStore) -> None:
+@pytest.mark.parametrize(
+    ("claimed", "error", "message"),
+    [
+        (7 * 2**30, DigestMismatch, "found 512"),  # and allocates nothing
+        (MAX_VERSION_BYTES, ManifestError, "expected a version of at most"),
+    ],
+)
+def test_a_manifest_that_claims_too_many_bytes_is_refused(
+    store: LocalPolicyStore, claimed: int, error: type[Exception], message: str
+) -> None:
     publish_samples(store, 1)
-    path = store.path / version_name(0)
     opened = store.open(0).manifest
-    huge = {**opened.files, "policy.ts": FileEntry("0" * 64, 7 * 2**30)}
-    (path / "manifest.json").write_bytes(encode_manifest(msgspec.structs.replace(opened, files=huge)))
-    with pytest.raises(DigestMismatch, match="found 512"):
-        store.open(0).read("policy.ts")
-
-
-def test_a_manifest_that_claims_too_many_bytes_is_refused(store: LocalPolicyStore) -> None:
-    publish_samples(store, 1)
-    opened = store.open(0).manifest
-    huge = {**opened.files, "policy.ts": FileEntry("0" * 64, MAX_VERSION_BYTES)}
+    huge = {**opened.files, "policy.ts": FileEntry("0" * 64, claimed)}
     path = store.path / version_name(0) / "manifest.json"
     path.write_bytes(encode_manifest(msgspec.structs.replace(opened, files=huge)))
-    with pytest.raises(ManifestError, match="expected a version of at most"):
-        store.open(0)
+    with pytest.raises(error, match=message):
+        store.open(0).read("policy.ts")
 
 
 def test_a_huge_file_is_not_read_to_its_end(store: LocalPolicyStore) -> None:
@@ -339,16 +318,13 @@ def test_an_input_output_error_is_transient() -> None:
 def test_errors_of_the_storage_name_a_remedy(code: int, advice: str) -> None:
     error = store_unavailable(OSError(code, os.strerror(code)), "publish into /store")
     assert str(error).startswith(f"could not publish into /store: {os.strerror(code)}; {advice}")
+    for other, said in ((RuntimeError("403"), "RuntimeError: 403"), (OSError("throttled"), "throttled")):
+        assert str(store_unavailable(other, "list s3://b")) == f"could not list s3://b: {said}"
 
 
-def test_an_error_without_a_number_keeps_its_message() -> None:
-    assert str(store_unavailable(RuntimeError("403"), "list s3://b")) == "could not list s3://b: RuntimeError: 403"
-    assert str(store_unavailable(OSError("throttled"), "list s3://b")) == "could not list s3://b: throttled"
-
-
-@pytest.mark.parametrize("act", [lambda s: s.versions(), lambda s: s.sweep(Retention()), lambda s: s.newest()])
-def test_a_file_in_place_of_the_store_is_unavailable(tmp_path: Path, act: Callable[[LocalPolicyStore], object]) -> None:
-    (tmp_path / "policies").write_bytes(b"")
-    with pytest.raises(StoreUnavailable, match="move the file that has the directory") as caught:
-        act(LocalPolicyStore(tmp_path / "policies"))
-    assert isinstance(caught.value.__cause__, NotADirectoryError)
+def test_a_file_in_place_of_the_store_is_unavailable(store: LocalPolicyStore) -> None:
+    store.path.write_bytes(b"")
+    for act in (store.versions, store.newest, lambda: store.sweep(Retention())):
+        with pytest.raises(StoreUnavailable, match="move the file that has the directory") as caught:
+            act()
+        assert isinstance(caught.value.__cause__, NotADirectoryError)

@@ -1,8 +1,5 @@
 """The journal keeps its counts after a kill, also with a truncated line."""
 
-import contextlib
-import resource
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +11,7 @@ from shared.rollouts.rollout import RolloutAccounts
 from shared.transport.arrival_journal import ArrivalJournal
 from shared.transport.ledger import Ledger, SenderKey
 from tests.support.captured_logs import CapturedLogs
+from tests.support.full_disk import file_size_limit
 from tests.support.mutations import mutants
 
 
@@ -27,8 +25,12 @@ def read(path: Path) -> dict[tuple[str, str], int]:
 A1, B1 = SenderKey("a", "1"), SenderKey("b", "1")
 
 
-def test_counts_are_read_again(tmp_path: Path) -> None:
-    path = tmp_path / "arrivals.jsonl"
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "arrivals.jsonl"
+
+
+def test_counts_are_read_again(path: Path) -> None:
     journal = ArrivalJournal(path)
     for count in range(1, 4):
         journal.write(*A1, count)
@@ -40,8 +42,7 @@ def test_counts_are_read_again(tmp_path: Path) -> None:
     again.close()
 
 
-def test_a_truncated_line_is_ignored(tmp_path: Path) -> None:
-    path = tmp_path / "arrivals.jsonl"
+def test_a_truncated_line_is_ignored(path: Path) -> None:
     path.write_bytes(b'["a","1",5]\n["a","1",6')
     journal = ArrivalJournal(path)
     assert journal.counts == {A1: 5}
@@ -50,9 +51,8 @@ def test_a_truncated_line_is_ignored(tmp_path: Path) -> None:
     assert read(path) == {A1: 6}
 
 
-def test_the_file_does_not_grow_with_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_file_does_not_grow_with_time(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shared.transport.arrival_journal._COMPACT_AFTER_LINES", 10)
-    path = tmp_path / "arrivals.jsonl"
     journal = ArrivalJournal(path)
     for count in range(1, 1000):
         journal.write(*A1, count)
@@ -61,8 +61,7 @@ def test_the_file_does_not_grow_with_time(tmp_path: Path, monkeypatch: pytest.Mo
     assert read(path) == {A1: 999}
 
 
-def test_any_bytes_can_be_read(tmp_path: Path) -> None:
-    path = tmp_path / "arrivals.jsonl"
+def test_any_bytes_can_be_read(path: Path) -> None:
     for mutant in mutants(b'["a","1",5]\n["b","1",6]\n' * 5, 300, seed=5):
         path.write_bytes(mutant)
         journal = ArrivalJournal(path)
@@ -75,23 +74,11 @@ def test_a_journal_that_cannot_be_created_is_a_configuration_error(tmp_path: Pat
         ArrivalJournal(tmp_path / "missing" / "arrivals.jsonl")
 
 
-@contextlib.contextmanager
-def no_more_than(file_bytes: int) -> Iterator[None]:
-    """Limit file sizes, which has the effect of a full disk without needing privileges."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-
-
-def test_a_full_disk_stops_nothing_and_later_writes_are_complete(tmp_path: Path, captured_logs: CapturedLogs) -> None:
-    path = tmp_path / "arrivals.jsonl"
+def test_a_full_disk_stops_nothing_and_later_writes_are_complete(path: Path, captured_logs: CapturedLogs) -> None:
     journal = ArrivalJournal(path)
     journal.write(*A1, 1)
     journal.write(*B1, 1)
-    with no_more_than(25):  # truncates a line
+    with file_size_limit(25):  # truncates a line
         for count in range(2, 5):
             journal.write(*A1, count)
     journal.write(*B1, 2)
@@ -102,12 +89,11 @@ def test_a_full_disk_stops_nothing_and_later_writes_are_complete(tmp_path: Path,
     assert read(path) == {A1: 4, B1: 2}, "a closed journal is not written"
 
 
-def test_a_learner_restarts_with_a_full_disk(tmp_path: Path) -> None:
-    path = tmp_path / "arrivals.jsonl"
+def test_a_learner_restarts_with_a_full_disk(path: Path) -> None:
     journal = ArrivalJournal(path)
     journal.write(*A1, 3)
     journal.close()
-    with no_more_than(1):
+    with file_size_limit(1):
         again = ArrivalJournal(path)
         again.write(*B1, 1)
     again.write(*B1, 2)
