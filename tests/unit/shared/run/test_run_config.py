@@ -28,10 +28,7 @@ def test_a_signed_configuration_passes_after_encoding() -> None:
     check_run_config(signed, [KEY.public], WHERE)
     check_run_config(signed, [OTHER.public, KEY.public], WHERE)
     assert sign_run_config(signed, KEY) == signed, "signing again changes nothing"
-
-
-def test_without_a_key_everything_passes() -> None:
-    check_run_config(CONFIG, [], WHERE)
+    check_run_config(CONFIG, [], WHERE)  # without a key everything passes
 
 
 @pytest.mark.parametrize(
@@ -43,10 +40,11 @@ def test_without_a_key_everything_passes() -> None:
         {"learner_public_key": "ab" * 32},
         {"rollout_length": 64},
         {"authentication": "ab" * 64},
+        {"authentication": KEY.sign(encode_run_config(CONFIG)).hex()},  # of the plain file, as manifests are signed
         {"authentication": "no number"},
         {"authentication": ""},
     ],
-    ids=str,
+    ids=lambda change: str(change)[:40],
 )
 def test_a_changed_configuration_is_refused(change: dict[str, object]) -> None:
     forged = msgspec.structs.replace(sign_run_config(CONFIG, KEY), **change)
@@ -59,10 +57,3 @@ def test_another_key_and_no_signature_are_refused() -> None:
         check_run_config(sign_run_config(CONFIG, OTHER), [KEY.public], WHERE)
     with pytest.raises(NotAuthentic, match="is not signed"):
         check_run_config(CONFIG, [KEY.public], WHERE)
-
-
-def test_a_signature_of_the_plain_file_is_refused() -> None:
-    """A signature of a manifest, or of other bytes, is not valid for a run."""
-    bare = KEY.sign(encode_run_config(CONFIG)).hex()
-    with pytest.raises(NotAuthentic):
-        check_run_config(msgspec.structs.replace(CONFIG, authentication=bare), [KEY.public], WHERE)

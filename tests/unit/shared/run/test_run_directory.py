@@ -25,18 +25,9 @@ def _config(env_id: str) -> RunConfig:
 
 
 def _summary() -> Summary:
-    return Summary(
-        solved=True,
-        env_steps=10,
-        wall_s=2.0,
-        time_to_target_s=1.5,
-        mean_return=480.0,
-        steps_per_s=5.0,
-        versions_published=3,
-        reloads=2,
-        actor_restarts=0,
-        rollouts=RolloutAccounts(4, 2, 1, 0, 1),
-    )
+    counts = {"env_steps": 10, "versions_published": 3, "reloads": 2, "actor_restarts": 0}
+    speed = {"wall_s": 2.0, "time_to_target_s": 1.5, "mean_return": 480.0, "steps_per_s": 5.0}
+    return Summary(solved=True, rollouts=RolloutAccounts(4, 2, 1, 0, 1), **counts, **speed)
 
 
 def _run(root: Path, name: str, env_id: str, *, modified_s: float, version: bool) -> RunDirectory:
@@ -60,21 +51,13 @@ def test_files_are_read_back(tmp_path: Path) -> None:
     assert run.progress() == Progress(phase="training", env_steps=5, mean_return=None, version=3)
     assert run.summary() == _summary()
     assert run.options() == {"env": "CartPole-v1", "flags": ["--seed=1"]}
-    assert {path.name for path in run.path.iterdir() if path.is_file()} == {
-        "run.json",
-        "progress.json",
-        "summary.json",
-        "options.json",
-    }
+    assert {path.name for path in run.path.iterdir() if path.is_file()} == set(_JSON_FILES)
 
 
 def test_missing_files_are_none(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path / "none")
     assert (run.run_config(), run.progress(), run.summary(), run.options(), run.env_id()) == (None,) * 5
-    assert not run.has_version()
-    assert not run.has_checkpoint()
-    assert not run.live()
-    assert not run.path.exists()
+    assert not any((run.has_version(), run.has_checkpoint(), run.live(), run.path.exists()))
 
 
 def test_a_run_can_be_locked_on_a_full_disk(tmp_path: Path) -> None:
@@ -113,16 +96,13 @@ def test_foreign_content_is_a_configuration_error(tmp_path: Path, name: str, con
         read[name.removesuffix(".json")]()
 
 
-def test_a_directory_in_place_of_a_file_is_a_configuration_error(tmp_path: Path) -> None:
-    (tmp_path / "run.json").mkdir()
-    with pytest.raises(ConfigurationError, match=r"cannot read .*run\.json"):
-        RunDirectory(tmp_path).run_config()
-
-
-def test_a_run_directory_that_cannot_be_created_is_a_configuration_error(tmp_path: Path) -> None:
+def test_a_run_that_cannot_be_created_or_read_is_a_configuration_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigurationError, match="cannot write into the run directory"):
         RunDirectory(tmp_path / "file").create()
+    (tmp_path / "run.json").mkdir()
+    with pytest.raises(ConfigurationError, match=r"cannot read .*run\.json"):
+        RunDirectory(tmp_path).run_config()
 
 
 def test_readers_see_the_old_or_the_new_file(tmp_path: Path) -> None:
@@ -160,53 +140,42 @@ def test_runs_are_named_after_their_environment_and_unique(tmp_path: Path) -> No
     assert all(path.parent == tmp_path and path.name.startswith("ALE-Pong-v5-") for path in runs)
 
 
-def test_no_run_is_found_without_a_version(tmp_path: Path) -> None:
-    assert find_run("CartPole-v1", tmp_path / "runs") is None
-    _run(tmp_path, "other", "Acrobot-v1", modified_s=1, version=True)
-    _run(tmp_path, "empty", "CartPole-v1", modified_s=2, version=False)
-    assert find_run("CartPole-v1", tmp_path) is None
+def _found(root: Path) -> Path | None:
+    run = find_run("CartPole-v1", root)
+    return None if run is None else run.path
 
 
 def test_the_newest_run_with_a_version_is_found(tmp_path: Path) -> None:
-    _run(tmp_path, "old", "CartPole-v1", modified_s=1, version=True)
-    newer = _run(tmp_path, "newer", "CartPole-v1", modified_s=2, version=True)
-    _run(tmp_path, "empty", "CartPole-v1", modified_s=3, version=False)
-    _run(tmp_path, "other", "Acrobot-v1", modified_s=4, version=True)
+    assert _found(tmp_path / "runs") is None
+    _run(tmp_path, "other", "Acrobot-v1", modified_s=5, version=True)
+    _run(tmp_path, "empty", "CartPole-v1", modified_s=4, version=False)
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "run.json").write_text("{}")
     (tmp_path / "a file").touch()
-    found = find_run("CartPole-v1", tmp_path)
-    assert found is not None
-    assert found.path == newer.path
+    assert _found(tmp_path) is None
+    _run(tmp_path, "old", "CartPole-v1", modified_s=1, version=True)
+    newer = _run(tmp_path, "newer", "CartPole-v1", modified_s=3, version=True)
+    assert _found(tmp_path) == newer.path
 
 
-def test_a_live_run_precedes_a_newer_one(tmp_path: Path) -> None:
+def test_a_live_or_starting_run_precedes_a_newer_one(tmp_path: Path) -> None:
     live = _run(tmp_path, "live", "CartPole-v1", modified_s=1, version=False)
     newer = _run(tmp_path, "newer", "CartPole-v1", modified_s=2, version=True)
     with live.lock_learner():
         assert _found(tmp_path) == live.path
     assert _found(tmp_path) == newer.path
-
-
-def test_a_starting_run_is_found_by_its_options(tmp_path: Path) -> None:
-    _run(tmp_path, "older", "CartPole-v1", modified_s=1, version=True)
     starting = RunDirectory(tmp_path / "starting").create()
     starting.write_options({"env": "CartPole-v1"})
     with starting.lock_supervisor():
         assert _found(tmp_path) == starting.path
 
 
-def _found(root: Path) -> Path:
-    run = find_run("CartPole-v1", root)
-    assert run is not None
-    return run.path
-
-
 def test_one_learner_at_a_time(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     with run.lock_learner():
         assert run.learner_alive()
-        refused = _in_another_process(_try_to_lock, tmp_path)
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            refused = pool.apply(_try_to_lock, (tmp_path,))
         assert refused == f"process {os.getpid()} already runs a learner in {tmp_path}"
     assert not run.learner_alive()
     with run.lock_learner():
@@ -229,11 +198,6 @@ def _try_to_lock(path: Path) -> str:
             return "locked"
     except StoreLocked as error:
         return str(error).partition(": ")[2]
-
-
-def _in_another_process(function, *arguments):  # type: ignore[no-untyped-def]
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(function, arguments)
 
 
 def test_the_lock_of_a_killed_learner_is_released(tmp_path: Path) -> None:

@@ -96,6 +96,7 @@ def test_rollouts_learned_after_the_checkpoint_become_lost() -> None:
     ledger.arrived(A1, 1)
     ledger.settle(A1, 1, "learned")
     ledger.restore(checkpoint)
+    ledger.accounts.learned = 5  # of a copy
     assert ledger.accounts == RolloutAccounts(sent=2, learned=1, lost=1)
     ledger.announced(A1, 3)
     assert ledger.accounts == RolloutAccounts(sent=3, learned=1, lost=2)
@@ -113,24 +114,6 @@ def test_rollouts_that_wait_during_a_restore_can_be_learned_from() -> None:
     assert ledger.accounts == RolloutAccounts(sent=5, lost=4, learned=1)
 
 
-def test_restarts_are_sessions_after_the_first() -> None:
-    ledger = Ledger()
-    for sender in (A1, B1, A1):
-        ledger.announced(sender, 0)
-    assert ledger.restarts == 0
-    ledger.announced(A2, 0)
-    assert ledger.restarts == 1
-    again = Ledger()
-    again.restore(ledger.state())
-    assert again.restarts == 1
-
-
-def test_accounts_are_a_copy() -> None:
-    ledger = Ledger()
-    ledger.accounts.learned = 5
-    assert ledger.accounts == RolloutAccounts()
-
-
 @given(st.binary(max_size=80))
 def test_random_bytes_are_not_accounts(data: bytes) -> None:
     ledger = Ledger()
@@ -140,9 +123,11 @@ def test_random_bytes_are_not_accounts(data: bytes) -> None:
     assert ledger.accounts == RolloutAccounts(sent=1, lost=1)
 
 
-def test_an_actor_started_by_a_resumed_run_is_not_a_restart() -> None:
+def test_restarts_are_sessions_after_the_first_of_an_actor_and_of_a_resumed_run() -> None:
     first = Ledger()
-    first.announced(A1, 3)
+    for sender in (A1, B1, A1):
+        first.announced(sender, 3)
+    assert first.restarts == 0
     first.announced(A2, 1)
     assert first.restarts == 1
     resumed = Ledger()

@@ -24,14 +24,9 @@ def test_a_new_sender_greets_and_waits_to_be_welcome() -> None:
     assert not flow.has_room
     flow.greeted(0.0)
     assert not flow.hello_due(0.0)
+    assert flow.hello_due(flow.wait_s(0.0))  # if it is not answered
     flow.process(Welcome(0, 0, HEARTBEAT_S), 0.1)
     assert flow.has_room
-
-
-def test_an_unanswered_greeting_is_repeated() -> None:
-    flow = SenderFlow(1, TIMEOUT_S, 0.0)
-    flow.greeted(0.0)
-    assert flow.hello_due(flow.wait_s(0.0))
 
 
 def test_the_window_closes_and_opens(flow: SenderFlow) -> None:
@@ -58,11 +53,14 @@ def test_credit_is_a_total(flow: SenderFlow) -> None:
     assert not flow.has_room
 
 
-def test_the_learner_is_alive_until_the_timeout(flow: SenderFlow) -> None:
+def test_the_learner_is_alive_until_the_timeout_and_a_stop_is_final(flow: SenderFlow) -> None:
     assert flow.learner_alive(TIMEOUT_S - 0.01)
     assert not flow.learner_alive(TIMEOUT_S)
     flow.process(Credit(0), 100.0)
     assert flow.learner_alive(100.0 + TIMEOUT_S - 0.01)
+    flow.process(Stop(), 0.1)
+    flow.process(Credit(0), 0.2)
+    assert flow.stop
 
 
 def test_a_silent_learner_is_greeted_before_the_timeout(flow: SenderFlow) -> None:
@@ -105,12 +103,6 @@ def test_a_refusal_holds_until_a_welcome(flow: SenderFlow) -> None:
     assert flow.refusal is None
     assert flow.learner_alive(0.2)
     assert flow.has_room
-
-
-def test_a_stop_is_remembered(flow: SenderFlow) -> None:
-    flow.process(Stop(), 0.1)
-    flow.process(Credit(0), 0.2)
-    assert flow.stop
 
 
 @pytest.mark.parametrize("disconnected", [False, True])
