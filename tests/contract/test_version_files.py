@@ -2,17 +2,24 @@
 
 import os
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 from shared.errors import DigestMismatch, ManifestError, TransientLoadError, VersionNotFound
 from shared.files.buffer_pool import BufferPool, Data
-from shared.policy.manifest import MAX_MANIFEST_BYTES, encode_manifest
+from shared.policy.manifest import MAX_MANIFEST_BYTES, Manifest, encode_manifest
 from shared.store.policy_store import version_name
 from tests.support.sample_versions import publish_sample, publish_samples, sample_files
 from tests.support.store_cases import DIRECTORY_CASES, StoreCase
 
 WEIGHTS = "weights.safetensors"
+
+
+@pytest.fixture(autouse=True)
+def published(case: StoreCase) -> Manifest:
+    """The first version of the store."""
+    return publish_sample(case.open())
 
 
 @pytest.fixture
@@ -32,7 +39,6 @@ def hashed_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     ids=["flipped", "truncated", "longer", "empty"],
 )
 def test_changed_bytes_are_never_returned(case: StoreCase, bad: bytes, message: str) -> None:
-    publish_sample(case.open())
     case.put(f"{version_name(0)}/{WEIGHTS}", bad)
     version = case.open().open(0)
     with pytest.raises(DigestMismatch, match=f"weights.safetensors.*{message}"):
@@ -42,7 +48,6 @@ def test_changed_bytes_are_never_returned(case: StoreCase, bad: bytes, message: 
 
 @pytest.mark.usefixtures("hashed_apart")
 def test_bytes_are_passed_on_while_they_are_verified(case: StoreCase) -> None:
-    publish_sample(case.open())
     version = case.open().open(0)
     seen: list[Data] = []
     assert version.read_ahead(WEIGHTS, seen.append, BufferPool()) is seen[0]
@@ -59,27 +64,18 @@ def test_bytes_are_passed_on_while_they_are_verified(case: StoreCase) -> None:
 @pytest.mark.usefixtures("hashed_apart")
 def test_buffers_are_not_reused_while_they_are_referenced(case: StoreCase) -> None:
     store, memory = case.open(), BufferPool()
-    expected = [b"weights %d" % i for i in range(4)]
-    publish_samples(store, len(expected))
+    expected = [b"weights", *(b"weights %d" % i for i in range(4))]
+    publish_samples(store, 4)
     found = [store.open(i).read_ahead(WEIGHTS, print, memory) for i in range(len(expected))]
     assert found == expected
     found.clear()
     assert store.open(0).read_ahead(WEIGHTS, print, memory) == expected[0]
 
 
-def test_only_files_of_the_manifest_are_read_ahead(case: StoreCase) -> None:
-    publish_sample(case.open())
-    with pytest.raises(ManifestError, match="lists no file"):
-        case.open().open(0).read_ahead("nowhere", print, BufferPool())
-
-
 def test_bytes_are_verified_when_no_thread_can_be_started(case: StoreCase, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(self: object, *_: object) -> None:
-        raise RuntimeError("can't start new thread")
-
+    refuse = Mock(side_effect=RuntimeError("can't start new thread"))
     monkeypatch.setattr("shared.store.version_files._HASHED_APART_BYTES", 0)
     monkeypatch.setattr("concurrent.futures.ThreadPoolExecutor.submit", refuse)
-    publish_sample(case.open())
     version = case.open().open(0)
     seen: list[Data] = []
     assert version.read_ahead(WEIGHTS, seen.append, BufferPool()) == b"weights"
@@ -91,7 +87,6 @@ def test_bytes_are_verified_when_no_thread_can_be_started(case: StoreCase, monke
 
 @pytest.mark.usefixtures("hashed_apart")
 def test_bytes_of_a_second_read_are_not_those_passed_on_before(case: StoreCase) -> None:
-    publish_sample(case.open())
     name = f"{version_name(0)}/{WEIGHTS}"
     case.put(name, b"weighty")
     seen: list[Data] = []
@@ -105,7 +100,6 @@ def test_bytes_of_a_second_read_are_not_those_passed_on_before(case: StoreCase) 
 
 
 def test_a_missing_file_is_a_transient_error(case: StoreCase) -> None:
-    publish_sample(case.open())
     name = f"{version_name(0)}/policy.ts"
     program = case.get(name)
     case.remove(name)
@@ -118,21 +112,20 @@ def test_a_missing_file_is_a_transient_error(case: StoreCase) -> None:
 
 @pytest.mark.parametrize("name", ["other", "manifest.json", "../v000000/policy.ts", "/etc/passwd", ""])
 def test_only_files_of_the_manifest_are_read(case: StoreCase, name: str) -> None:
-    publish_sample(case.open())
-    with pytest.raises(ManifestError, match="lists no file"):
-        case.open().open(0).read(name)
+    version = case.open().open(0)
+    for read in (version.read, lambda name: version.read_ahead(name, print, BufferPool())):
+        with pytest.raises(ManifestError, match="lists no file"):
+            read(name)
 
 
 @pytest.mark.parametrize("manifest", [b"", b"{", b"\xff\xfe", b"[]", b"null", b" " * (MAX_MANIFEST_BYTES + 1)])
 def test_an_invalid_manifest_is_refused(case: StoreCase, manifest: bytes) -> None:
-    publish_sample(case.open())
     case.put(f"{version_name(0)}/manifest.json", manifest)
     with pytest.raises(ManifestError, match=r"manifest\.json"):
         case.open().open(0)
 
 
-def test_a_version_under_another_number_is_refused(case: StoreCase) -> None:
-    published = publish_sample(case.open())
+def test_a_version_under_another_number_is_refused(case: StoreCase, published: Manifest) -> None:
     for name, data in {**sample_files(b"weights"), "manifest.json": encode_manifest(published)}.items():
         case.put(f"{version_name(7)}/{name}", data)
     with pytest.raises(ManifestError, match="expected a manifest of version 7, found one of 0"):
@@ -140,34 +133,20 @@ def test_a_version_under_another_number_is_refused(case: StoreCase) -> None:
 
 
 @pytest.mark.parametrize("case", DIRECTORY_CASES, indirect=True)
-def test_links_pipes_and_directories_are_not_files(case: StoreCase) -> None:
-    publish_sample(case.open())
-    file = Path(case.root, version_name(0), "policy.ts")
+@pytest.mark.parametrize(("name", "error"), [("policy.ts", DigestMismatch), ("manifest.json", ManifestError)])
+def test_links_pipes_and_directories_are_not_files(case: StoreCase, name: str, error: type[Exception]) -> None:
+    file = Path(case.root, version_name(0), name)
     elsewhere = file.rename(Path(case.root, "elsewhere"))
     for put_there in (lambda: file.symlink_to(elsewhere), lambda: os.mkfifo(file), file.mkdir):
         put_there()
-        with pytest.raises(DigestMismatch, match=r"policy\.ts: expected a regular file"):
+        with pytest.raises(error, match=rf"{name}: expected a regular file"):
             case.open().open(0).read("policy.ts")
         file.rmdir() if file.is_dir() and not file.is_symlink() else file.unlink()
 
 
 @pytest.mark.parametrize("case", DIRECTORY_CASES, indirect=True)
-def test_a_manifest_is_a_regular_file(case: StoreCase) -> None:
-    publish_sample(case.open())
-    manifest = Path(case.root, version_name(0), "manifest.json")
-    elsewhere = manifest.rename(Path(case.root, "elsewhere"))
-    for put_there in (lambda: manifest.symlink_to(elsewhere), lambda: os.mkfifo(manifest)):
-        put_there()
-        with pytest.raises(ManifestError, match="expected a regular file"):
-            case.open().open(0)
-        manifest.unlink()
-
-
-@pytest.mark.parametrize("case", DIRECTORY_CASES, indirect=True)
 def test_a_link_is_not_a_version(case: StoreCase) -> None:
-    publish_sample(case.open())
     Path(case.root, version_name(5)).symlink_to(version_name(0))
-    store = case.open()
-    assert store.versions() == [0]
+    assert case.open().versions() == [0]
     with pytest.raises((VersionNotFound, ManifestError)):
-        store.open(5)
+        case.open().open(5)

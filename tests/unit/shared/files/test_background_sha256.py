@@ -2,6 +2,7 @@
 
 import hashlib
 import threading
+from unittest.mock import Mock
 
 import pytest
 
@@ -18,26 +19,16 @@ def _hash() -> tuple[str, bool]:
         return hashing.hexdigest(), hashing.is_apart
 
 
-def test_all_pieces_are_hashed_in_order() -> None:
+def test_all_pieces_are_hashed_in_order_with_and_without_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     assert _hash() == (EXPECTED, True)
-
-
-def test_digest_is_the_same_without_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(self: object, *_: object) -> None:
-        raise RuntimeError("can't start new thread")
-
+    refuse = Mock(side_effect=RuntimeError("can't start new thread"))
     monkeypatch.setattr("concurrent.futures.ThreadPoolExecutor.submit", refuse)
     assert _hash() == (EXPECTED, False)
 
 
 def test_thread_ends_after_an_exception() -> None:
     before = threading.active_count()
-    with pytest.raises(OSError, match="gone"):
-        _fail_half_way()
-    assert threading.active_count() == before
-
-
-def _fail_half_way() -> None:
-    with BackgroundSha256() as hashing:
+    with pytest.raises(OSError, match="gone"), BackgroundSha256() as hashing:  # noqa: PT012
         hashing.update(b"one")
         raise OSError("gone")
+    assert threading.active_count() == before

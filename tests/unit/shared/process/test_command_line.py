@@ -41,6 +41,9 @@ def _run(*arguments: str) -> int:
 
 def test_run_command_passes_settings_and_returns_the_exit_code() -> None:
     assert _run("--env", "x", "--envs", "7") == 7
+    assert _run("--env", "interrupted") == 130
+    with pytest.raises(ZeroDivisionError):  # a bug keeps its traceback
+        _run("--env", "faulty")
 
 
 @pytest.mark.parametrize(
@@ -62,15 +65,6 @@ def test_an_error_is_one_line_and_code_2(arguments: list[str], said: str, capsys
     assert err.startswith("python -m something: ")
     assert said in err
     assert not set(err) & set("│─╭╰")
-
-
-def test_an_interrupt_is_130() -> None:
-    assert _run("--env", "interrupted") == 130
-
-
-def test_a_bug_keeps_its_traceback() -> None:
-    with pytest.raises(ZeroDivisionError):
-        _run("--env", "faulty")
 
 
 def test_help_explains_every_flag(capsys: pytest.CaptureFixture[str]) -> None:

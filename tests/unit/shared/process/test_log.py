@@ -53,31 +53,24 @@ def test_warnings_are_forwarded_in_short_form_within_the_context() -> None:
     assert re.fullmatch(rf"WARNING \| {re.escape(__name__)}:\w+:\d+ - it {{died}}", line)
 
 
-def test_a_silent_terminal_and_a_second_setup(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_silent_terminal_a_second_setup_and_tracebacks_without_values(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     set_up_logging("first", tmp_path)
     set_up_logging("second", tmp_path, terminal_level=None)
-    logger.error("here")
-    assert capsys.readouterr().err == ""
-    assert "here" in (tmp_path / "second.log").read_text()
-    assert "here" not in (tmp_path / "first.log").read_text()
-
-
-def test_tracebacks_contain_no_values_of_variables(tmp_path: Path) -> None:
-    set_up_logging("learner", tmp_path, terminal_level=None)
     key = "a private key"
     try:
         raise ValueError("wrong" + key[:0])
     except ValueError:
         logger.exception("failed")
-    text = (tmp_path / "learner.log").read_text()
+    assert capsys.readouterr().err == ""
+    assert "failed" not in (tmp_path / "first.log").read_text()
+    text = (tmp_path / "second.log").read_text()
+    assert "failed" in text
     assert "ValueError: wrong" in text
     assert "a private key'" not in text
-
-
-def test_a_log_file_that_cannot_be_written_is_a_configuration_error(tmp_path: Path) -> None:
-    (tmp_path / "logs").touch()
     with pytest.raises(ConfigurationError, match="cannot write the log file"):
-        set_up_logging("learner", tmp_path / "logs")
+        set_up_logging("learner", tmp_path / "first.log")
 
 
 def test_the_main_module_is_logged_by_its_name(tmp_path: Path) -> None:
@@ -86,14 +79,8 @@ def test_the_main_module_is_logged_by_its_name(tmp_path: Path) -> None:
         "from loguru import logger\nfrom shared.process.log import set_up_logging, forward_warnings\n"
         "set_up_logging('x', None, supervised=True)\nlogger.warning('here')\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-m", "a_package.run"],
-        cwd=tmp_path,
-        env={"PYTHONPATH": str(REPOSITORY)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    command, environment = [sys.executable, "-m", "a_package.run"], {"PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
     assert done.stderr == "WARNING | a_package.run:<module>:4 - here\n"
 
 
@@ -114,17 +101,17 @@ def test_a_full_disk_loses_lines_with_one_warning(tmp_path: Path, capsys: pytest
 def test_logging_continues_when_the_disk_has_space_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     set_up_logging("learner", tmp_path, terminal_level=None)
     logger.info("before")
+
+    def no_room(_file: object, _text: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
     with monkeypatch.context() as full:
-        full.setattr("shared.process.log._LogFile._append", _no_room)
+        full.setattr("shared.process.log._LogFile._append", no_room)
         for _ in range(3):
             logger.info("lost")
     logger.info("after")
     text = (tmp_path / "learner.log").read_text()
     assert re.search(r"before\n\n3 lines are missing here: they could not be written\n.* after\n$", text)
-
-
-def _no_room(_file: object, _text: str) -> None:
-    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_files_are_rotated_and_the_oldest_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,8 +9,6 @@ import pytest
 
 from tests.support.paths import REPOSITORY
 
-_PATIENCE_S = 30
-
 # Guards itself, prints that, and waits; "native" waits with the GIL held.
 _CHILD = """
 import ctypes, sys, time
@@ -40,14 +38,11 @@ time.sleep(600)
 def test_a_child_does_not_outlive_its_parent(how: str, ending: signal.Signals) -> None:
     if how == "native" and sys.platform != "linux":
         pytest.skip("only the kernel reaches a child in native code")
-    parent = subprocess.Popen(
+    command, pipes = (
         [sys.executable, "-c", _PARENT, _CHILD, how],
-        cwd=REPOSITORY,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+        {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE},
     )
-    with parent:
+    with subprocess.Popen(command, cwd=REPOSITORY, text=True, **pipes) as parent:
         assert parent.stdout is not None
         assert parent.stderr is not None
         assert parent.stdout.readline() == "child guarded\n"
@@ -59,13 +54,7 @@ def test_a_child_does_not_outlive_its_parent(how: str, ending: signal.Signals) -
 
 def test_a_parent_that_ended_before_the_guard_is_noticed() -> None:
     environment = os.environ | {"RL_HOTSWAP_PARENT_PID": "1"}  # not this process, which is the real parent
-    done = subprocess.run(
-        [sys.executable, "-c", _CHILD, "both"],
-        cwd=REPOSITORY,
-        env=environment,
-        capture_output=True,
-        timeout=_PATIENCE_S,
-        check=False,
-    )
+    command = [sys.executable, "-c", _CHILD, "both"]
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, timeout=30, check=False)
     assert done.returncode == -signal.SIGKILL
     assert done.stdout == b""
