@@ -1,9 +1,8 @@
 """Child processes that end with their parent, even if the parent is killed.
 
-Two mechanisms complement each other. On Linux the kernel kills the child when the thread that started it ends
-(``PR_SET_PDEATHSIG``), even inside native code; so a supervisor starts its children on its main thread. On every
-platform the child holds the read end of a pipe whose only write end belongs to the parent: end of file means that the
-parent ended. Neither needs the cooperation of the parent, so ``kill -9`` is covered.
+On Linux the kernel kills the child when the thread that started it ends (``PR_SET_PDEATHSIG``), even inside native
+code; so a supervisor starts its children on its main thread. On every platform the child holds the read end of a pipe
+whose only write end belongs to the parent: end of file means that the parent ended, even by ``kill -9``.
 """
 
 import ctypes

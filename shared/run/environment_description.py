@@ -92,9 +92,8 @@ def _import(module: str, env_id: str) -> None:
 
 
 def _unknown(name: str) -> str:
-    near = _near_misses(name)
     message = f"there is no environment {name!r}"
-    if near:
+    if near := _near_misses(name):
         message = f"did you mean {' or '.join(near)}? {message}"
     package, module = _NAMESPACES.get(name.partition("/")[0], (None, None))
     if package is not None:
@@ -112,14 +111,10 @@ def _near_misses(name: str) -> list[str]:
     ids = {env_id.lower(): env_id for env_id in gymnasium.registry}
     wanted = name.lower()
     stem = re.sub(r"-v\d+$", "", wanted)
-    same_name = sorted((i for i in ids if re.sub(r"-v\d+$", "", i) == stem), key=_version, reverse=True)
+    same_name = [i for i in ids if re.sub(r"-v\d+$", "", i) == stem]
+    same_name.sort(key=lambda i: int(i.rpartition("-v")[2]) if i != stem else -1, reverse=True)
     close = difflib.get_close_matches(wanted, ids, n=3, cutoff=0.7)
     return [ids[i] for i in dict.fromkeys([*same_name, *close])][:3]
-
-
-def _version(env_id: str) -> int:
-    match = re.search(r"-v(\d+)$", env_id)
-    return int(match[1]) if match else -1
 
 
 def _missing_dependency(env_id: str, message: str) -> str:

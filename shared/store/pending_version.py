@@ -1,10 +1,7 @@
 """A version that is being written to a local store: a temporary directory that a rename commits as a whole.
 
-The directory lies one level below the store, so that a watcher of the store sees only the rename into it. watchdog
-would wait half a second for the other end of a rename within the store.
-
-The writer holds a lock on the directory while it runs, so that a sweeper can tell a slow or stopped writer from a dead
-one. The kernel drops the lock of a killed process.
+The directory lies one level below the store: watchdog would wait half a second for the other end of a rename within
+the store. The writer holds a lock on it, so that a sweeper can tell a slow or stopped writer from a dead one.
 """
 
 import errno

@@ -1,8 +1,7 @@
 """A policy store on any file system of fsspec: S3, GCS, Azure, SFTP, memory.
 
-Without a rename, a version is committed by its manifest, which is uploaded last. Its number is claimed first, by the
-exclusive creation of the high-water mark, as in a local store. On a backend without exclusive creation only one
-publisher at a time is safe.
+A version is committed by its manifest, which is uploaded last. Its number is claimed first, by the exclusive creation
+of the high-water mark; on a backend without exclusive creation only one publisher at a time is safe.
 """
 
 import time

@@ -1,8 +1,7 @@
 """Decisions of a receiver: greetings, credit, refusals, and the senders that are present. It uses no socket.
 
-A *route* identifies a connection of the socket. A sender has a new route after it reconnects; every message names its
-sender. Rollouts beyond the window of a sender are refused as they arrive, and senders take turns, one rollout each. So
-a flood costs neither memory nor the share of other senders.
+A *route* identifies a connection of the socket; a sender has a new one after it reconnects. Rollouts beyond the window
+of a sender are refused, and senders take turns: a flood costs neither memory nor the share of other senders.
 """
 
 from collections import deque

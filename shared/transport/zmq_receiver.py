@@ -27,9 +27,8 @@ class ZmqReceiver(RolloutReceiver):
     A second thread sends heartbeats, greets and reads while an update runs. Memory is bounded by ``ReceiverOptions``:
     ``window`` rollouts of each sender, ``capacity`` over all of them. Rollouts are views of the received messages.
 
-    The attribute ``address`` has the port that a wildcard became. With a ``journal``, accounts stay exact if this
-    process is killed. Raises ConfigurationError if ``address`` cannot be bound, or needs ``keys``: all outside this
-    machine do.
+    ``self.address`` has the port that a wildcard became. With a ``journal``, accounts stay exact if this process is
+    killed. Raises ConfigurationError if ``address`` cannot be bound, or needs ``keys``: all outside this machine do.
     """
 
     def __init__(
