@@ -22,7 +22,10 @@ class BufferPool:
         fit = next((piece for piece in self._pieces if len(piece) == length and piece.is_free), None)
         self._pieces = [piece for piece in self._pieces if piece is fit or not piece.is_free]
         if fit is None:  # free pieces of another size have been released above
-            fit = _new_piece(length)
+            fit = _Piece(-1, length, flags=_ANONYMOUS)
+            if hasattr(mmap, "MADV_HUGEPAGE"):
+                with suppress(OSError):  # a kernel without huge pages
+                    fit.madvise(mmap.MADV_HUGEPAGE)
             self._pieces.append(fit)
         return memoryview(fit)[:size_bytes]
 
@@ -43,11 +46,3 @@ class _Piece(mmap.mmap):
         except (BufferError, SystemError):  # in use, or the system cannot resize, and nothing is reused
             return False
         return True
-
-
-def _new_piece(length: int) -> _Piece:
-    piece = _Piece(-1, length, flags=_ANONYMOUS)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        with suppress(OSError):  # a kernel without huge pages
-            piece.madvise(mmap.MADV_HUGEPAGE)
-    return piece

@@ -51,7 +51,14 @@ def set_up_logging(
     elif terminal_level is not None:
         logger.add(sys.stderr, level=terminal_level, format=TERMINAL_FORMAT, diagnose=False)
     if log_dir is not None:
-        _add_file(log_dir / f"{process_name}.log", file_level)
+        path = log_dir / f"{process_name}.log"
+        try:
+            # diagnose=False: variables in tracebacks can contain keys, and large arrays.
+            logger.add(_LogFile(path), level=file_level, format=FILE_FORMAT, diagnose=False)
+        except OSError as error:
+            raise ConfigurationError(
+                f"choose a writable --run-dir: cannot write the log file {path}: {error.strerror or error}"
+            ) from error
 
 
 @contextmanager
@@ -62,16 +69,6 @@ def forward_warnings(forward: Callable[[str], None]) -> Iterator[None]:
         yield
     finally:
         logger.remove(sink)
-
-
-def _add_file(path: Path, level: Level) -> None:
-    try:
-        # diagnose=False: variables in tracebacks can contain keys, and large arrays.
-        logger.add(_LogFile(path), level=level, format=FILE_FORMAT, diagnose=False)
-    except OSError as error:
-        raise ConfigurationError(
-            f"choose a writable --run-dir: cannot write the log file {path}: {error.strerror or error}"
-        ) from error
 
 
 class _LogFile:

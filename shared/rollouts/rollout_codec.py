@@ -58,7 +58,10 @@ def decode_rollout(frames: Sequence[Any], layout: RolloutLayout) -> Rollout:
     header_bytes, *sizes = (memoryview(frame).nbytes for frame in frames)
     if header_bytes > _HEADER_BYTES + _HEADER_FACTOR * sum(sizes):
         raise RolloutInvalid(f"a header of {header_bytes} bytes does not belong to {sum(sizes)} bytes of steps")
-    wire = _decode_wire(frames[0])
+    try:
+        wire = msgspec.msgpack.decode(frames[0], type=_Wire)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise RolloutInvalid(f"not a rollout's header: {error}") from error
     steps = layout.length * wire.batch_size
     if wire.batch_size < 1 or not 0 <= wire.finals <= steps:
         raise RolloutInvalid(f"expected B >= 1 and at most T * B finals, found {wire.batch_size} and {wire.finals}")
@@ -67,13 +70,6 @@ def decode_rollout(frames: Sequence[Any], layout: RolloutLayout) -> Rollout:
     rollout = layout.assemble(wire.header, arrays)
     layout.check_values(specs, arrays, rollout)
     return rollout
-
-
-def _decode_wire(frame: Any) -> _Wire:
-    try:
-        return msgspec.msgpack.decode(frame, type=_Wire)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise RolloutInvalid(f"not a rollout's header: {error}") from error
 
 
 def _views(buffers: list[np.ndarray], specs: Sequence[ArraySpec]) -> list[np.ndarray]:

@@ -56,7 +56,13 @@ def find_environment(env_id: str) -> EnvSpec:
     """Return the registry entry of ``env_id`` after importing its module, if any. Raises ConfigurationError."""
     module, separator, name = env_id.rpartition(":")
     if separator:
-        _import(module, env_id)
+        try:
+            importlib.import_module(module)
+        except Exception as error:
+            raise ConfigurationError(
+                f"install {module!r} or put it on PYTHONPATH: cannot import it to register {env_id!r}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
     spec = gymnasium.registry.get(name)
     if spec is None:
         raise ConfigurationError(_unknown(name))
@@ -79,16 +85,6 @@ def creation_of(env_id: str) -> Iterator[None]:
     for category, message in dict.fromkeys((warning.category, str(warning.message)) for warning in caught):
         level = "DEBUG" if issubclass(category, DeprecationWarning) else "WARNING"
         logger.log(level, "environment warning env={} warning={}", env_id, _COLOUR.sub("", message))
-
-
-def _import(module: str, env_id: str) -> None:
-    try:
-        importlib.import_module(module)
-    except Exception as error:
-        raise ConfigurationError(
-            f"install {module!r} or put it on PYTHONPATH: cannot import it to register {env_id!r}: "
-            f"{type(error).__name__}: {error}"
-        ) from error
 
 
 def _unknown(name: str) -> str:

@@ -12,9 +12,8 @@ from shared.store.version_files import VersionFiles
 class Authenticity:
     """Requirements of a reader on versions: a signature by one of ``keys``, and one run.
 
-    ``manifest.sig`` signs the bytes of ``manifest.json``, which contain the digest of every file, the number of the
-    version, the run id and the time. Without ``keys`` every version passes. If ``run_id`` is None, the first version
-    that is loaded sets it (``pin``): otherwise a writer without a key could mix runs signed with the same key.
+    ``manifest.sig`` signs the bytes of ``manifest.json``. Without ``keys`` every version passes. If ``run_id`` is None,
+    the first loaded version sets it (``pin``): a writer without a key could mix runs signed with the same key.
     """
 
     def __init__(self, keys: Sequence[PublicKey] = (), run_id: str | None = None) -> None:

@@ -17,8 +17,7 @@ _ANY_HOST = ("*", "0.0.0.0", "::")
 def local_address(name: str) -> str:
     """Return an ipc address for ``name`` (letters, digits, ``-``, ``_`` and ``.``). Raises ConfigurationError.
 
-    On Linux it is abstract: no file is left behind, and the address is free when its process ends. Elsewhere it is a
-    socket file in the temporary directory.
+    On Linux it is abstract and free when its process ends; elsewhere it is a socket file in the temporary directory.
     """
     if sys.platform == "linux":
         path = f"@rl-hotswap-{name}"

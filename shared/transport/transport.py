@@ -1,14 +1,12 @@
 """The interface of transports. Every implementation passes ``tests/contract/test_transport.py``.
 
 Flow control is by credit: a sender may have ``window`` rollouts in flight that the learner has not yet received. So a
-slow learner slows actors, memory stays bounded, and rollouts stay fresh. A synchronous receiver keeps the credit until
-``resume_senders`` names the version to act with next. Without heartbeats of the learner a sender never blocks: it
-counts rollouts as lost, and the actor continues.
+slow learner slows actors, memory stays bounded, and rollouts stay fresh. Without heartbeats of the learner a sender
+never blocks: it counts rollouts as lost, and the actor continues.
 
-Accounting: a sender numbers its rollouts from 0. It sets ``RolloutHeader.sequence`` and ``session_id``, which
-distinguishes the sessions of an actor. Every number gets exactly one of four outcomes: learned, stale, invalid, lost.
-``lost`` is counted from gaps in the numbers, from the counts that senders announce, and from the journal of a killed
-learner; it is never inferred from the other counts.
+Accounting: a sender numbers its rollouts from 0. Every number gets exactly one of four outcomes: learned, stale,
+invalid, lost. ``lost`` is counted from gaps in the numbers, from the counts that senders announce, and from the journal
+of a killed learner; it is never inferred from the other counts.
 """
 
 from abc import ABC, abstractmethod
