@@ -58,15 +58,11 @@ def evaluate(
     env_kwargs: dict[str, Any] | None = None,
     trust: TrustOptions | None = None,
 ) -> Evaluation:
-    """Run deterministic episodes with one policy version and return their statistics.
-
-    The same version and seed give the same episodes.
+    """Run deterministic episodes with one policy version; the same version and seed give the same episodes.
 
     Args:
-        policy: Directory of a version or of a run, or a policy store (object, directory or URL). A run and a store
-            stand for their newest version.
-        env: Environment id; ``module:Id-v0`` imports the module first. None: the environment that the version or its
-            run names.
+        policy: Directory of a version, or a run or policy store (object, directory, URL) with its newest version.
+        env: Environment id; ``module:Id-v0`` imports the module first. None: the environment of the version or its run.
         episodes: Number of episodes; episode ``i`` starts from a reset with ``seed + i``.
         seed: Seed of the first episode.
         env_kwargs: Keyword arguments of the environment. None: those of the run, where ``policy`` is a run.

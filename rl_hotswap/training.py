@@ -36,10 +36,9 @@ class TrainingResult:
 def train(
     env: str = "CartPole-v1", *, run_dir: str | Path | None = None, quiet: bool = True, **flags: Flag
 ) -> TrainingResult:
-    """Train a policy in processes of this machine and return when the training has ended.
+    """Train a policy in processes of this machine, which end with the calling process, and return when it has ended.
 
-    The processes end with the calling process, however that ends. Actors and agents elsewhere can follow the run's
-    policies meanwhile. Ctrl-C ends the training after a checkpoint and raises KeyboardInterrupt.
+    Agents elsewhere can follow the run meanwhile. Ctrl-C ends it after a checkpoint and raises KeyboardInterrupt.
 
     Args:
         env: Environment id; ``module:Id-v0`` imports the module first.

@@ -74,11 +74,8 @@ def main(options: RollbackOptions) -> int:
 def roll_back(store: PolicyStore, to: int, authenticity: Authenticity, key: SigningKey | None) -> Manifest:
     """Verify version ``to``, publish its files again, and return the new manifest, whose ``restores`` is ``to``.
 
-    Raises:
-        NotAuthentic: The version is not signed by a key that ``authenticity`` accepts.
-        ConfigurationError: A signed version would lose its signature, or ``to`` is the newest version.
-        VersionNotFound: There is no such version.
-        StoreError, PolicyLoadError: Reading or publishing failed.
+    Raises NotAuthentic; VersionNotFound; ConfigurationError when a signed version would lose its signature or ``to`` is
+    the newest version; StoreError or PolicyLoadError when reading or publishing fails.
     """
     known = store.versions()
     if to not in known:

@@ -127,10 +127,7 @@ def _keep_options(options: TrainOptions, run: RunDirectory) -> None:
 
 
 def learner_command(options: TrainOptions, run: RunDirectory, starts: int, elapsed_s: float) -> list[str]:
-    """Return the learner's command line after ``starts`` earlier starts within ``elapsed_s`` seconds.
-
-    A restarted learner resumes from its last checkpoint with the rest of --max-seconds.
-    """
+    """Return the learner's command line. After a start it resumes its checkpoint with the rest of --max-seconds."""
     kind, module = (
         (LearnerRun, "learner.run") if options.actors else (SingleProcessRun, "rl_hotswap.launcher.single_process")
     )

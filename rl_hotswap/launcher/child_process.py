@@ -27,9 +27,8 @@ def python_module(name: str, flags: Sequence[str]) -> list[str]:
 
 
 def child_environment() -> dict[str, str]:
-    """Return this process's environment with one arithmetic thread by default and these packages first on the path.
-
-    The working directory comes last, so that the user's own environments are found there.
+    """Return this process's environment with one arithmetic thread by default, these packages first on the path and the
+    working directory last.
     """
     paths = [str(CHECKOUT), os.environ.get("PYTHONPATH", ""), str(Path.cwd())]
     defaults = dict.fromkeys(_ONE_THREAD, "1")
@@ -106,7 +105,6 @@ class ChildProcess:
             self._process.wait()
 
     def close(self) -> None:
-        """Close its output."""
         assert self._process.stdout is not None
         self._process.stdout.close()
 

@@ -1,7 +1,6 @@
 """The supervisor of one training: it starts one learner and its actors, restarts them, and ends them in time.
 
-It imports no torch and computes nothing, so it starts fast and has little that can fail. Its children end with it,
-however it ends (``shared/process/process_guard.py``).
+It imports no torch, so it starts fast. Its children end with it, however it ends (``shared/process/process_guard.py``).
 """
 
 import os
@@ -80,12 +79,8 @@ class TrainingStatus:
 class Supervisor:
     """Runs one learner, whose exit code is the training's, and its actors.
 
-    Args:
-        run: Directory of the run.
-        learner_command: Returns the learner's command line from the number of its earlier starts.
-        actor_command: Returns an actor's command line from its index and the number of its earlier starts.
-        actors: Number of actors.
-        show: Receives the status about ten times a second.
+    ``learner_command`` takes the number of earlier starts, ``actor_command`` an actor's index and that number; both
+    return a command line. ``show`` receives the status about ten times a second.
     """
 
     def __init__(
@@ -108,7 +103,7 @@ class Supervisor:
         self._newest_checkpoint = run.newest_checkpoint()
 
     def supervise(self) -> int:
-        """Run until the training ends or a stop signal arrives, and return the exit code. No child is left on return.
+        """Run until the training ends or a stop signal arrives. Return the exit code and leave no child.
 
         Raises ConfigurationError with the message of a child that refused its flags.
         """
@@ -162,14 +157,12 @@ class Supervisor:
         return True
 
     def _is_ending(self) -> bool:
-        """Return whether the learner has stopped its actors and is about to end."""
         progress = self._run.progress()
         if progress is None or progress == self._progress_before:  # clocks jump, so its time proves nothing
             return False
         return progress.phase in ("stopping", "ended")
 
     def _wait(self, timeout_s: float) -> None:
-        """Wait for output of a child, a signal, or the timeout."""
         for key, _ in self._selector.select(timeout_s):
             if isinstance(key.data, ChildProcess):
                 self._read_output(key.data)
@@ -229,10 +222,7 @@ class Supervisor:
                 raise ConfigurationError(_last_line(process))
 
     def _learner_made_progress(self) -> bool:
-        """Return whether there is a new checkpoint, or a higher update count, since the last death.
-
-        A learner that dies at the same update each time makes no progress and is given up.
-        """
+        """Return whether there is a new checkpoint, or a higher update count, since the last death."""
         progress, newest = self._run.progress(), self._run.newest_checkpoint()
         updates = 0 if progress is None else progress.updates
         made_progress = updates > self._most_updates or newest != self._newest_checkpoint

@@ -40,10 +40,9 @@ class AotEngine:
         trust_native: bool,
         outputs: Sequence[int] | None = None,
     ) -> None:
-        """Load ``package``, whose SHA-256 the caller has verified, and copy ``weights``.
+        """Load ``package``, whose SHA-256 the caller has verified; ``run`` returns the outputs at ``outputs``, or all.
 
-        ``outputs`` are the positions of the outputs that ``run`` returns; all by default. Raises NotTrusted without
-        ``trust_native``, ProgramError for a package that is broken or made for another machine, and WeightsError.
+        Raises NotTrusted, WeightsError, and ProgramError for a package that is broken or made for another machine.
         """
         if not trust_native:
             raise NotTrusted(
@@ -87,10 +86,9 @@ class AotEngine:
 
 
 def _expected_layout(path: Path) -> dict[str, np.ndarray]:
-    """Return empty arrays with the shapes and dtypes of the package's weights.
+    """Return empty arrays like the package's weights.
 
-    Raises ProgramError for a package made for another machine, before its code is loaded: instructions that the
-    processor lacks end the process.
+    A package for another machine is refused before its code is loaded: unknown instructions end the process.
     """
     try:
         loader: Any = torch._C._aoti.AOTIModelPackageLoader

@@ -73,8 +73,7 @@ _MOST_COMPILATIONS = 64
 class TorchCompileEngine(EagerEngine):
     """Runs a module compiled at its first call, which takes ten seconds or more.
 
-    The batch dimension is dynamic, so one compilation serves every batch size; torch makes another for single rows.
-    Engines of one network share both. New weights need no compilation.
+    One compilation serves every batch size and all engines of one network; torch makes another for single rows.
     """
 
     kind: EngineKind = "compile"

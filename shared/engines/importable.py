@@ -34,8 +34,8 @@ def encode_importable(importable: ImportablePolicy) -> bytes:
 def load_importable(data: bytes, weights: Weights, trusted_prefixes: Sequence[str]) -> "nn.Module":
     """Import and construct the class, load ``weights``, and return the module in eval mode.
 
-    A prefix ``a.b`` trusts the modules ``a.b`` and ``a.b.*``. Raises NotTrusted for other modules and for a class that
-    is not an ``nn.Module``, ProgramError when the import or the constructor fails, and WeightsError.
+    A prefix ``a.b`` trusts ``a.b`` and ``a.b.*``. Raises NotTrusted for other modules and for a class that is not an
+    ``nn.Module``, ProgramError when the import or the constructor fails, and WeightsError.
     """
     importable = _decode(data)
     cls = _find_class(importable.class_path, trusted_prefixes)

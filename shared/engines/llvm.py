@@ -1,8 +1,7 @@
 """Engine for ONNX graphs compiled by LLVM to one function, with the weights in one block of memory.
 
-It supports fewer operators than ONNX Runtime, and only graphs that treat every row alike; most policies are such. Its
-calls cost a fraction: there is no lookup, dispatch or allocation between the first operator and the last. This module
-imports neither torch nor onnxruntime.
+It supports fewer operators than ONNX Runtime, and only graphs that treat every row alike, but nothing is looked up,
+dispatched or allocated between the first operator and the last. This module imports neither torch nor onnxruntime.
 """
 
 import copy
@@ -39,14 +38,9 @@ class LlvmEngine:
     ) -> None:
         """Compile ``graph`` and load ``weights``.
 
-        Args:
-            outputs: positions of the outputs that ``run`` computes and returns; all by default.
-            bounds: one for each of them, checked by the compiled code.
-
-        Raises:
-            ProgramUnsupported: the graph has operators that this engine lacks, or mixes rows.
-            ProgramError: ``graph`` is not an ONNX graph with external weights.
-            WeightsError: ``weights`` lack an initializer, or have another shape or dtype.
+        ``outputs`` are the positions of the outputs that ``run`` computes and returns, by default all; compiled code
+        checks one of ``bounds`` for each. Raises ProgramUnsupported for a graph that has other operators or mixes rows,
+        ProgramError unless it is an ONNX graph with external weights, and WeightsError.
         """
         self.program_digest = program_digest("onnx", graph)
         self._layout = {name: np.broadcast_to(np.empty((), a.dtype), a.shape) for name, a in weights.items()}
@@ -76,9 +70,9 @@ class LlvmEngine:
         return twin
 
     def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Compute the outputs; see ``Engine``. Raises PolicyOutputError for inputs of another dtype or shape.
+        """Compute the outputs, as ``InBounds`` when the code found all within their bounds; see ``Engine``.
 
-        The returned list is ``InBounds`` when the code found every output within its bounds.
+        Raises PolicyOutputError for inputs of another dtype or shape.
         """
         try:
             rows = inputs[0].shape[0]

@@ -44,9 +44,7 @@ def load_program(
         outputs: positions of the outputs that the engine returns; all by default.
         batch_size: usual number of rows per call, if known.
 
-    Raises:
-        PermanentLoadError: one of its subclasses; NotTrusted without the permission.
-        Exception: any error of ``read``.
+    Raises PermanentLoadError (NotTrusted without the permission) and any error of ``read``.
     """
     program = manifest.program(PROGRAM_OF[kind])
     if program is None:
@@ -90,10 +88,7 @@ def _bounds(manifest: Manifest, outputs: Sequence[int] | None) -> Sequence[Bound
 
 
 def check_support(kind: EngineKind, program: ProgramEntry, read: Read) -> None:
-    """Raise ProgramUnsupported for a program that ``kind`` is known not to support, without running anything.
-
-    Raises ProgramError for a file that is not a program.
-    """
+    """Raise ProgramUnsupported for a program that ``kind`` cannot run, and ProgramError for a file that is none."""
     if kind == "llvm":
         from shared.engines.llvm import read_row_program
 
@@ -101,10 +96,7 @@ def check_support(kind: EngineKind, program: ProgramEntry, read: Read) -> None:
 
 
 def read_program(program: ProgramEntry, read: Read) -> bytes:
-    """Return the program's bytes. Raises ProgramError unless they have the manifest's program digest.
-
-    Knowledge about a digest, such as an earlier sandbox result, applies only after this check.
-    """
+    """Return the program's bytes. Raises ProgramError unless they have the manifest's program digest."""
     data = bytes(read(program.file))
     found = program_digest(program.kind, data)
     if found != program.program_digest:

@@ -35,10 +35,7 @@ _MOST_BINDINGS = 8  # batch sizes in use at once: one in an actor, a few in an a
 
 
 class OnnxEngine:
-    """One ONNX Runtime session. Inputs and outputs are matched by position with the signature.
-
-    ``run`` uses buffers that are bound once per batch size, which is faster than ``session.run``.
-    """
+    """One ONNX Runtime session with buffers bound once per batch size, which is faster than ``session.run``."""
 
     kind: EngineKind = "onnx"
 
@@ -60,9 +57,7 @@ class OnnxEngine:
             outputs: positions of the outputs to compute and return; all by default.
             batch_size: usual number of rows per call, if known.
 
-        Raises:
-            ProgramError: ``graph`` is not an ONNX graph with external weights.
-            WeightsError: ``weights`` lack an initializer, or have another shape or dtype.
+        Raises ProgramError unless ``graph`` is an ONNX graph with external weights, and WeightsError.
         """
         self._bind_buffers = bind
         self.program_digest = program_digest("onnx", graph)
@@ -192,7 +187,6 @@ class SessionMaker:
             logger.debug("ONNX graph not prepared error={}: {}", type(error).__name__, error)
 
     def _optimised_without_weights(self) -> bytes:
-        """Return the optimised graph, its weights still external."""
         import onnx
 
         model = onnx.load_model_from_string(self._graph)
@@ -250,10 +244,7 @@ def _file_to_write_to() -> Iterator[Path]:
 
 @functools.lru_cache(maxsize=4)
 def session_maker(graph: bytes, initializers: tuple[str, ...], threads: int, *, packs: bool) -> SessionMaker:
-    """Return the maker that all engines of ``graph`` share. It is used by one thread at a time.
-
-    With ``packs``, ONNX Runtime copies weights into the memory order that its matrix products prefer.
-    """
+    """Return the maker that all engines of ``graph`` share; ``packs`` lets ONNX Runtime reorder weights in a copy."""
     return SessionMaker(graph, initializers, threads, packs=packs)
 
 

@@ -28,10 +28,7 @@ def check_external_initializers(graph: bytes, weights: Mapping[str, np.ndarray])
 
 @functools.lru_cache(maxsize=4)
 def _external_layout(graph: bytes) -> dict[str, np.ndarray]:
-    """Return an array without memory, of the right shape and dtype, for each external initializer.
-
-    A graph with any other reference to a file is refused, because that file would not be verified.
-    """
+    """Map external initializers to arrays without memory. Other files are refused: they would not be verified."""
     import onnx
     from onnx.external_data_helper import _get_all_tensors, uses_external_data
 

@@ -269,9 +269,9 @@ def _check_constant(structure: ConstantNode, value: Any, where: str) -> None:
 
 
 def unflatten(structure: Structure, leaves: Sequence[Any], classes: Classes | None = None) -> Any:
-    """Return the value of this structure with ``leaves`` as its tensors. Raises SignatureMismatch.
+    """Return the value with ``leaves`` as its tensors; unknown record ``classes`` are replaced by equivalent ones.
 
-    Records are of ``classes`` if these have their class path, else of an equivalent class.
+    Raises SignatureMismatch for another number of tensors.
     """
     remaining = iter(leaves)
     value = _unflatten(structure, remaining, classes or {})
@@ -306,7 +306,6 @@ def _next(leaves: Iterator[Any]) -> Any:
 
 
 def _make_record(cls: type[Any], kind: RecordKind, fields: tuple[str, ...], values: list[Any]) -> Any:
-    """Construct a record, frozen or not, without running ``__init__`` or ``__post_init__``."""
     if kind == "named_tuple":
         return tuple.__new__(cls, values)
     record = object.__new__(cls)

@@ -16,10 +16,7 @@ _LARGEST = float(np.finfo(np.float32).max)
 
 
 class Bounds(NamedTuple):
-    """Inclusive bounds of one output ``[B, *shape]``: one per number of a row, or of length 1 for all of them.
-
-    The bounds are float32, rounded inwards.
-    """
+    """Inclusive bounds of an output ``[B, *shape]``: float32, one per number of a row, or one for all of them."""
 
     shape: tuple[int, ...]
     low: tuple[float, ...]

@@ -118,8 +118,8 @@ def compare_outputs(
 ) -> float:
     """Return the largest absolute difference of any float output; ``names`` appear in the errors.
 
-    Raises ProbeMismatch unless the arrays agree in number, shapes and dtypes, floats are within
-    ``atol + rtol * |expected|``, and everything else, infinities and NaN included, is equal.
+    Raises ProbeMismatch unless number, shapes and dtypes agree, floats are within ``atol + rtol * |expected|``, and
+    everything else, infinities and NaN included, is equal.
     """
     if len(expected) != len(found):
         raise ProbeMismatch(f"expected {len(expected)} outputs, found {len(found)}")
@@ -170,10 +170,7 @@ def encode_probe(probe: Probe, signature: PolicySignature | ModuleSignature) -> 
 
 
 def decode_probe(data: bytes, signature: PolicySignature | ModuleSignature) -> Probe:
-    """Return the probe in read-only arrays. Raises ProbeMismatch for a probe that does not fit the signature.
-
-    Only the probe of a module that is not a policy may hold infinities and NaN.
-    """
+    """Return the probe in read-only arrays, finite for a policy. Raises ProbeMismatch unless it fits the signature."""
     is_module = isinstance(signature, ModuleSignature)
     try:
         arrays = decode_tensors(data) if is_module else decode_weights(data)

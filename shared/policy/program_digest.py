@@ -24,8 +24,7 @@ _NOT_PROGRAM = re.compile(r"\.data/serialization_id|traced_inputs(/\d+|\.pkl)|.*
 def program_digest(kind: ProgramKind, program: bytes) -> str:
     """Return the SHA-256 digest of a program without its weights. Raises ProgramError.
 
-    Only TorchScript archives contain weights. Their digest covers all entries but tensor data, serialization id, debug
-    information and traced inputs; archives that unpack to more than ``MAX_PROGRAM_BYTES`` are refused.
+    A TorchScript archive's covers all entries but tensors, serialization id, debug information and traced inputs.
     """
     return _torchscript_digest(program) if kind == "torchscript" else hashlib.sha256(program).hexdigest()
 

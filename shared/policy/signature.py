@@ -110,15 +110,10 @@ def acting_signature(
     log_prob: bool = True,
     value: bool = True,
 ) -> PolicySignature:
-    """Return the signature of an acting policy.
+    """Return the signature of an acting policy. Raises ConfigurationError when tensors have the same name.
 
-    Args:
-        state: path and shape, without the batch dimension, of each float32 tensor of the recurrent state.
-        masked: True when the policy takes action masks.
-        noise, log_prob, value: False when the policy lacks that input or output.
-
-    Raises:
-        ConfigurationError: two tensors would have the same name.
+    ``state`` has path and shape, without the batch dimension, of each float32 tensor of recurrent state. ``masked`` is
+    true when the policy takes action masks; ``noise``, ``log_prob`` and ``value`` are false when it lacks them.
     """
     state_specs = tuple(TensorSpec("state", "float32", shape, path) for path, shape in state)
     inputs = [TensorSpec("observation", leaf.dtype, leaf.shape, leaf.path) for leaf in observation]

@@ -132,10 +132,7 @@ def _bounds(bound: np.ndarray) -> tuple[float | None, ...]:
 
 
 def flatten_observation(observation: Any, leaves: Sequence[ObservationLeaf]) -> list[np.ndarray]:
-    """Return the arrays of a nested observation, single or batched, in the order and dtypes of ``leaves``.
-
-    Arrays of the right dtype are not copied. Raises SignatureMismatch when a path is missing.
-    """
+    """Return a nested observation's arrays like ``leaves``, copied only to change dtype. Raises SignatureMismatch."""
     return [np.asarray(_at(observation, leaf.path), dtype=leaf.dtype) for leaf in leaves]
 
 

@@ -51,10 +51,10 @@ def compile_program(program: RowProgram, bounds: Sequence[Bounds] = ()) -> "Llvm
 
 
 def compile_layers(shapes: Sequence[tuple[int, int]], activation: Activation, *, keep: bool) -> "LlvmProgram":
-    """Compile linear layers of ``shapes`` [(out, in), ...] with ``activation`` between them. Raises ProgramUnsupported.
+    """Compile linear layers of ``shapes`` [(out, in), ...] with ``activation`` between them.
 
-    Layer ``i`` computes ``x @ weight.T + bias`` with the weights ``i.weight`` [out, in] and ``i.bias`` [out]. With
-    ``keep``, the activations [rows, out] are outputs too, before the result.
+    The weights are ``i.weight`` [out, in] and ``i.bias`` [out]. With ``keep``, activations [rows, out] are outputs
+    too, before the result. Raises ProgramUnsupported.
     """
     build = RowBuilder()
     x = build.input(np.dtype(np.float32), (shapes[0][1],))
@@ -112,8 +112,7 @@ class LlvmProgram:
 class RowCall:
     """Arrays for up to ``room`` rows and the table that the code reads. Not safe for concurrent use.
 
-    To call the program, write ``inputs`` (``slots`` holds them with dtypes and shapes), call ``run(table)``, and read
-    ``outputs``. ``run`` returns 1 when all outputs are within their bounds, else 0.
+    Write ``inputs``, call ``run(table)``, which returns 1 when all outputs are within bounds, and read ``outputs``.
     """
 
     def __init__(self, compiled: LlvmProgram, block: np.ndarray, room: int) -> None:

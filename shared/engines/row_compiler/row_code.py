@@ -56,10 +56,7 @@ class _Attributes(ir.values.FunctionAttributes):  # type: ignore[misc]
 
 
 def row_code(program: RowProgram, places: Mapping[int, int], registers: Registers) -> str:
-    """Return the function in LLVM assembly. ``places`` are the values' offsets in scratch memory.
-
-    The choice of ``registers`` changes no bit of the results.
-    """
+    """Return the function; ``places`` are offsets in scratch memory, and ``registers`` change no bit of the results."""
     module = ir.Module(FUNCTION_NAME)
     function = ir.Function(module, ir.FunctionType(INT32, [POINTER]), FUNCTION_NAME)
     function.attributes = _Attributes(_WIDTH.format(registers.bits))
@@ -98,8 +95,7 @@ class MachineCode:
 def processor_registers(*, is_brief: bool) -> Registers:
     """Return the registers to use on this processor; ``is_brief`` is true for short, frequent calls.
 
-    512-bit vectors slow a core down for a while. Short calls gain less by them than Python, numpy and the environment
-    lose between the calls (measured with one CartPole: 1.3 of 8 us).
+    512-bit vectors slow a core down for a while; short calls lose more than they gain (with one CartPole 1.3 of 8 us).
     """
     features = llvm.get_host_cpu_features()
     if not (features.get("avx512f") and features.get("avx512vl")):

@@ -27,11 +27,7 @@ largest number as a float, and ``pick`` the element of its first operand at the 
 
 @dataclass(frozen=True)
 class Operand:
-    """Source of a step's numbers: an input or an earlier step, or constants that are the same in every row.
-
-    ``value`` numbers the inputs, then the steps. When ``packed`` is set, it is an offset into the packed weights and
-    ``value`` is unused.
-    """
+    """Number of an input or step (``value``; inputs come first), or constants at ``packed`` in the packed weights."""
 
     width: int
     value: int = -1
@@ -105,10 +101,7 @@ def stride_of(columns: int) -> int:
 
 
 def with_bounds(program: RowProgram, bounds: Sequence[Bounds]) -> RowProgram:
-    """Return ``program`` with one of ``bounds`` checked for each output: its code returns 1 when all hold.
-
-    A program whose output shapes differ from those of ``bounds`` is returned unchanged; its code returns 0.
-    """
+    """Return ``program`` with ``bounds`` checked for its outputs, or unchanged when their shapes are others."""
     if [output.shape for output in program.outputs] != [each.shape for each in bounds]:
         return program
     packed, end = list(program.packed), program.packed_floats

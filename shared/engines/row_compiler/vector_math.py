@@ -57,10 +57,7 @@ class VectorMath:
         return b.fdiv(b.fmul(x, self._polynomial(square, _TANH_P)), self._polynomial(square, _TANH_Q))
 
     def exp(self, x: ir.Value) -> ir.Value:
-        """Return e^x = 2^n e^r with |r| <= ln(2) / 2, by Taylor's series; error at most 2 ulp.
-
-        Results below 2.5e-38 are rounded up to about that.
-        """
+        """Return e^x = 2^n e^r with |r| <= ln(2) / 2, by Taylor's series: at most 2 ulp off, at least 2.5e-38."""
         b = self._b
         smallest = _like(x, _EXP_SMALLEST)
         clamped = b.select(b.fcmp_ordered("<", x, smallest), smallest, x)
