@@ -28,9 +28,6 @@ from shared.store.policy_store import (
 )
 from shared.store.version_files import DescribeVersion, Sign
 
-# The version lies on this machine, whole: if it does not load at once, it never will.
-_DEADLINE_S = 0.0
-
 
 class Evaluation(msgspec.Struct, frozen=True):
     """Statistics of the episodes of one version. ``std`` is that of the returns, not of their mean."""
@@ -86,7 +83,7 @@ def evaluate(
         follow=Pinned(store.version),
         deterministic=True,
         synchronous=True,
-        deadline_s=_DEADLINE_S,
+        deadline_s=0.0,  # the version is whole: if it does not load at once, it never will
         name="evaluate",
         trust=replace(trust, run_id=None if config is None else config.run_id),
     )

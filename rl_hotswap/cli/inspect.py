@@ -32,9 +32,6 @@ from shared.store.store_notes import QUARANTINE_DIRECTORY, LocalNotes, Quarantin
 
 COMMAND = "rl-hotswap inspect"
 
-VERIFIES = 0
-FAILS = 1
-
 _BATCH_SIZES = (1, 3, 64)
 _FILE_WIDTH = 140
 
@@ -69,8 +66,7 @@ def main(options: InspectOptions) -> int:
     """Print the version and its checks; return 0 if it verifies, else 1. Raises ConfigurationError for no directory."""
     set_up_logging("inspect", None, terminal_level="WARNING")
     console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=_FILE_WIDTH)
+    console = console if console.is_terminal else Console(highlight=False, width=_FILE_WIDTH)
     keys = public_keys_of(options.public_key)
     if not options.version_dir.is_dir():
         raise ConfigurationError(
@@ -80,22 +76,23 @@ def main(options: InspectOptions) -> int:
         files = open_version_directory(options.version_dir)
     except (PolicyLoadError, VersionNotFound) as error:
         console.print(f"does not verify: {error}", style="red", markup=False, soft_wrap=True)
-        return FAILS
+        return 1
     for table in _describe(files.manifest):
         console.print(table)
     checks = [_check("signed", partial(_read_signer, files, keys))]
     checks += verify(files, trust_native=options.trust_native, trusted_modules=options.trust_module)
-    advice = quarantine_advice(options.version_dir, files.manifest.digest)
-    if advice is not None:
+    notes = LocalNotes(options.version_dir.resolve().parent / QUARANTINE_DIRECTORY)
+    if (advice := Quarantine(notes).advice(files.manifest.digest)) is not None:
         console.print(_advice(advice))
-    console.print(_checks(checks))
-    failed = [check for check in checks if check.error is not None]
-    if failed:
-        reason = f"{failed[0].subject}: {failed[0].error}"
-        console.print(f"does not verify: {reason}", style="red", markup=False, soft_wrap=True)
-        return FAILS
+    results = [(check.subject, "yes" if check.error is None else "NO", check.error or check.found) for check in checks]
+    console.print(_table("Verification", ("check", "passed", "result"), results))
+    for check in checks:
+        if check.error is not None:
+            reason = f"{check.subject}: {check.error}"
+            console.print(f"does not verify: {reason}", style="red", markup=False, soft_wrap=True)
+            return 1
     console.print("verifies", style="green")
-    return VERIFIES
+    return 0
 
 
 def verify(
@@ -141,8 +138,7 @@ def _read_signature(manifest: Manifest) -> str:
 
 
 def _read_file(files: VersionFiles, name: str) -> str:
-    data = files.read(name)
-    return f"{len(data):,} bytes, SHA-256 {files.manifest.files[name].sha256[:12]}…"
+    return f"{len(files.read(name)):,} bytes, SHA-256 {files.manifest.files[name].sha256[:12]}…"
 
 
 def _read_weights(files: VersionFiles) -> str:
@@ -175,65 +171,38 @@ def _describe(manifest: Manifest) -> Iterator[Table]:
     training = manifest.training
     created = datetime.fromtimestamp(manifest.created_unix_s, UTC).isoformat(sep=" ", timespec="seconds")
     mean_return = "no finished episode" if training.mean_return is None else f"{training.mean_return:.1f}"
-    yield _table(
-        "Version",
-        ("", ""),
-        [
-            ("version", str(manifest.version)),
-            ("environment", manifest.env_id or "not recorded"),
-            ("run", manifest.run_id),
-            ("created", f"{created}, {describe_age(time.time() - manifest.created_unix_s)} ago"),
-            *([("content", f"of version {manifest.restores}")] if isinstance(manifest.restores, int) else []),
-            ("digest", manifest.digest),
-            ("update", f"{training.update:,}"),
-            ("environment steps", f"{training.env_steps:,}"),
-            ("training time", f"{training.train_s:.1f} s"),
-            ("mean return", mean_return),
-        ],
-    )
+    facts = {
+        "version": str(manifest.version),
+        "environment": manifest.env_id or "not recorded",
+        "run": manifest.run_id,
+        "created": f"{created}, {describe_age(time.time() - manifest.created_unix_s)} ago",
+        **({"content": f"of version {manifest.restores}"} if isinstance(manifest.restores, int) else {}),
+        "digest": manifest.digest,
+        "update": f"{training.update:,}",
+        "environment steps": f"{training.env_steps:,}",
+        "training time": f"{training.train_s:.1f} s",
+        "mean return": mean_return,
+    }
+    yield _table("Version", ("", ""), list(facts.items()))
     signature = manifest.module if isinstance(manifest.module, ModuleSignature) else manifest.signature
     without = "None is the batch dimension" if signature is manifest.module else "without the leading batch dimension"
-    rows = [("input", spec) for spec in signature.inputs] + [("output", spec) for spec in signature.outputs]
-    yield _table(
-        f"Signature (shapes: {without})",
-        ("", "name", "dtype", "shape"),
-        [(way, spec.name, spec.dtype, str(spec.shape)) for way, spec in rows],
-    )
-    yield _table(
-        "Programs",
-        ("kind", "file", "digest without weights"),
-        [(program.kind, program.file, program.program_digest[:12] + "…") for program in manifest.programs],
-    )
-    if manifest.export:
-        yield _table(
-            "Export",
-            ("method", "published", "largest difference", "message"),
-            [
-                (
-                    report.method,
-                    "yes" if report.taken else "no",
-                    "" if report.largest_difference is None else f"{report.largest_difference:.1e}",
-                    report.error or "",
-                )
-                for report in manifest.export
-            ],
-        )
-
-
-def quarantine_advice(version_dir: Path, digest: str) -> QuarantineAdvice | None:
-    """Return the quarantine report of ``digest`` in the store around ``version_dir``. Raises StoreUnavailable."""
-    return Quarantine(LocalNotes(version_dir.resolve().parent / QUARANTINE_DIRECTORY)).advice(digest)
+    specs = [("input", spec) for spec in signature.inputs] + [("output", spec) for spec in signature.outputs]
+    rows = [(way, spec.name, spec.dtype, str(spec.shape)) for way, spec in specs]
+    yield _table(f"Signature (shapes: {without})", ("", "name", "dtype", "shape"), rows)
+    programs = [(program.kind, program.file, program.program_digest[:12] + "…") for program in manifest.programs]
+    yield _table("Programs", ("kind", "file", "digest without weights"), programs)
+    reports = []
+    for report in manifest.export:
+        difference = "" if report.largest_difference is None else f"{report.largest_difference:.1e}"
+        reports.append((report.method, "yes" if report.taken else "no", difference, report.error or ""))
+    if reports:
+        yield _table("Export", ("method", "published", "largest difference", "message"), reports)
 
 
 def _advice(advice: QuarantineAdvice) -> Table:
     when = datetime.fromtimestamp(advice.created_unix_s, UTC).isoformat(sep=" ", timespec="seconds")
     rows = [("reported by", advice.by), ("time", when), ("reason", advice.reason)]
     return _table("Quarantined: an actor reported this content", ("", ""), rows)
-
-
-def _checks(checks: list[Check]) -> Table:
-    rows = [(check.subject, "yes" if check.error is None else "NO", check.error or check.found) for check in checks]
-    return _table("Verification", ("check", "passed", "result"), rows)
 
 
 def _table(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Table:

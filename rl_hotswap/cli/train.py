@@ -72,11 +72,7 @@ def _begin(arguments: Sequence[str], options: TrainOptions) -> int:
     run = choose_run_directory(options.env, options.run_dir, resume=True)
     # Flags given now override those stored with the run.
     flags = [*_stored_flags(run), *arguments, f"--run-dir={run.path}"]
-    return run_command(COMMAND, TrainOptions, partial(_resume, run), flags)
-
-
-def _resume(run: RunDirectory, options: TrainOptions) -> int:
-    return train(_with_target(options), run)
+    return run_command(COMMAND, TrainOptions, lambda merged: train(_with_target(merged), run), flags)
 
 
 def _with_target(options: TrainOptions) -> TrainOptions:

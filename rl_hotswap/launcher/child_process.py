@@ -58,22 +58,16 @@ class ChildProcess:
             preexec_fn=partial(die_with, os.getpid()),  # noqa: PLW1509 - the child only calls prctl
         )
         assert self._process.stdout is not None
-        self._output = self._process.stdout.fileno()
-        os.set_blocking(self._output, False)
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    @property
-    def output(self) -> int:
+        self._stdout = self._process.stdout
+        self.pid = self._process.pid
+        self.output = self._stdout.fileno()
         """File descriptor that is readable when there is output or its end."""
-        return self._output
+        os.set_blocking(self.output, False)
 
     def read_lines(self) -> list[str] | None:
         """Return the complete lines since the last call without waiting; None after the end of the output."""
         try:
-            data = os.read(self._output, _READ_BYTES)
+            data = os.read(self.output, _READ_BYTES)
         except BlockingIOError:
             return []
         if not data:
@@ -85,13 +79,11 @@ class ChildProcess:
 
     def exit_code(self) -> int | None:
         """Return the exit code, negative for a signal; None while it runs. Then kill the rest of its session."""
-        if self._process.returncode is None and self._has_ended():
+        flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        if self._process.returncode is None and os.waitid(os.P_PID, self.pid, flags) is not None:
             self._signal_group(signal.SIGKILL)  # before it is reaped: until then its process group cannot be reused
             self._process.wait()
         return self._process.returncode
-
-    def _has_ended(self) -> bool:
-        return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
     def terminate(self) -> None:
         """Send SIGTERM, unless it has ended."""
@@ -105,8 +97,7 @@ class ChildProcess:
             self._process.wait()
 
     def close(self) -> None:
-        assert self._process.stdout is not None
-        self._process.stdout.close()
+        self._stdout.close()
 
     def _signal_group(self, number: signal.Signals) -> None:
         try:

@@ -49,16 +49,13 @@ def _number(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
 
 
-class PlainLines:
+class PlainLines(AbstractContextManager["PlainLines"]):
     """Prints one line every two seconds, for logs and pipes."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._next_s = 0.0
         self._last = ""
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         pass

@@ -107,7 +107,7 @@ class Supervisor:
 
         Raises ConfigurationError with the message of a child that refused its flags.
         """
-        with forward_warnings(self._add_message):
+        with forward_warnings(lambda line: self._messages.append(f"supervisor: {line}")):
             with self._selector, _stop_signals(self._selector, self._signals), Lifeline() as lifeline:
                 try:
                     code = self._run_until_end(lifeline)
@@ -281,9 +281,6 @@ class Supervisor:
         for slot in slots:
             self._take_ended(slot)
         return [slot for slot in slots if slot.process is not None]
-
-    def _add_message(self, line: str) -> None:
-        self._messages.append(f"supervisor: {line}")
 
     def _amend_summary(self) -> None:
         """Raise the summary's restart count to the supervisor's: the learner misses actors that never connected."""

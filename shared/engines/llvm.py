@@ -83,9 +83,8 @@ class LlvmEngine:
             raise PolicyOutputError(f"the inputs do not fit the program: {error}") from error
         is_in_bounds = call.run(call.table)
         found = call.outputs
-        copies = (
-            [found[0].copy(), found[1].copy()] if len(found) == 2 else list(map(_copy, found))
-        )  # two is the usual number
+        # Two is the usual number.
+        copies = [found[0].copy(), found[1].copy()] if len(found) == 2 else list(map(_copy, found))
         if not is_in_bounds:
             return copies
         outputs = InBounds(copies)

@@ -108,7 +108,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=Tru
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of signature, programs, files and probe tolerances; rollouts and quarantines identify content by it."""
+        """SHA-256 of signature, programs, files and probe tolerances, which identifies the content of a version."""
         files = sorted(self.files.items())
         content = (self.format_version, self.signature, self.programs, files, self.weights, self.probe)
         if self.module is not UNSET:

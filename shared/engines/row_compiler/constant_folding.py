@@ -14,10 +14,8 @@ BATCH = -(2**62)
 MOST_NUMBERS = 4096
 """Largest size of a constant; larger ones belong among the weights."""
 _CONSTANT_DTYPES = {
-    "value_float": np.float32,
-    "value_floats": np.float32,
-    "value_int": np.int64,
-    "value_ints": np.int64,
+    f"value_{kind}": dtype
+    for kind, dtype in (("float", np.float32), ("floats", np.float32), ("int", np.int64), ("ints", np.int64))
 }
 
 

@@ -6,7 +6,7 @@ Source: https://onnx.ai/onnx/operators/ (opset 20, which torch's exporter writes
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import numpy as np
 
@@ -129,11 +129,6 @@ def _cast_like(_: RowBuilder, inputs: Inputs, __: Attributes) -> Value:
     if isinstance(x, Weight) and isinstance(like, Tensor) and like.kind == "float":
         return x
     raise ProgramUnsupported("CastLike")
-
-
-def _identity(_: RowBuilder, inputs: Inputs, __: Attributes) -> Value:
-    assert inputs[0] is not None
-    return inputs[0]
 
 
 def _shape(_: RowBuilder, inputs: Inputs, attributes: Attributes) -> Value:
@@ -260,7 +255,7 @@ TRANSLATIONS: Mapping[str, Translation] = {
     "Gather": _gather,
     "GatherElements": _gather_elements,
     "Gemm": _gemm,
-    "Identity": _identity,
+    "Identity": lambda _, inputs, __: cast(Value, inputs[0]),
     "LogSoftmax": _of_row("log_softmax"),
     "MatMul": lambda build, inputs, _: build.linear(inputs[0], inputs[1], None, transposed=False),
     "ReduceSum": _reduce_sum,
