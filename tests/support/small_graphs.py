@@ -24,6 +24,22 @@ def node(operator: str, inputs: str, output: str, **attributes: Any) -> onnx.Nod
     return helper.make_node(operator, names, [output], **attributes)
 
 
+def nodes(text: str) -> list[onnx.NodeProto]:
+    """Return nodes from text such as ``"Gemm x w _ -> h transB=1; Tanh h -> y"``; see ``node``."""
+    made = []
+    for each in text.split(";"):
+        read, written = each.split("->")
+        operator, _, inputs = read.strip().partition(" ")
+        output, *attributes = written.split()
+        made.append(node(operator, inputs, output, **{k: int(v) for k, v in (a.split("=") for a in attributes)}))
+    return made
+
+
+def f32(*shape: int) -> Spec:
+    """Return the spec of a float32 input or output."""
+    return "float32", shape
+
+
 def graph(
     nodes: Sequence[onnx.NodeProto],
     *,

@@ -31,18 +31,8 @@ _OPTIONS = TrainOptions(
     target_return=-100.5,
     learner=LearnerConfig(network="lstm", hidden_sizes=(16, 8), learning_rate=3e-4),
 )
-_SUMMARY = Summary(
-    solved=True,
-    env_steps=61_440,
-    wall_s=6.0,
-    time_to_target_s=5.25,
-    mean_return=487.25,
-    steps_per_s=1e4,
-    versions_published=31,
-    reloads=60,
-    actor_restarts=0,
-    rollouts=RolloutAccounts(),
-)
+_NUMBERS = (True, 61_440, 6.0, 5.25, 487.25, 1e4, 31, 60, 0, RolloutAccounts())
+_SUMMARY = Summary(**dict(zip(Summary.__struct_fields__, _NUMBERS, strict=True)))
 
 
 def _flags(command: list[str], module: str) -> list[str]:

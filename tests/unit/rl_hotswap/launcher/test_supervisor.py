@@ -115,20 +115,8 @@ def test_a_learner_that_dies_is_started_again(run: RunDirectory) -> None:
 
 
 def test_an_old_summary_is_not_taken_for_the_end(run: RunDirectory) -> None:
-    run.write_summary(
-        Summary(
-            solved=False,
-            env_steps=1,
-            wall_s=1.0,
-            time_to_target_s=None,
-            mean_return=None,
-            steps_per_s=1.0,
-            versions_published=1,
-            reloads=0,
-            actor_restarts=0,
-            rollouts=RolloutAccounts(),
-        )
-    )
+    numbers = (False, 1, 1.0, None, None, 1.0, 1, 0, 0, RolloutAccounts())
+    run.write_summary(Summary(**dict(zip(Summary.__struct_fields__, numbers, strict=True))))
     watcher = _Watcher(run)
     assert _supervise(run, ["sys.exit(1)", "summarise()"], watcher=watcher) == 0
     assert watcher.last.learner_deaths == 1
@@ -210,11 +198,8 @@ sys.exit(Supervisor(run, lambda _: command(learner), lambda *_: command(actor), 
 
 
 def _in_a_process(run: RunDirectory, learner: str, actor: str = _FOREVER) -> "subprocess.Popen[bytes]":
-    return subprocess.Popen(
-        [sys.executable, "-c", _SUPERVISE, str(run.path), _PRELUDE, learner, actor],
-        cwd=REPOSITORY,
-        start_new_session=True,
-    )
+    command = [sys.executable, "-c", _SUPERVISE, str(run.path), _PRELUDE, learner, actor]
+    return subprocess.Popen(command, cwd=REPOSITORY, start_new_session=True)
 
 
 class _Alive:
@@ -300,9 +285,8 @@ def test_a_child_that_was_stopped_before_it_could_guard_itself_does_not_outlive_
     stopped = "import os, signal, sys; alive = open(sys.argv[1] + '/alive', 'wb', 0); alive.write(b'.'); "
     stopped += "os.kill(os.getpid(), signal.SIGSTOP)"
     supervise = _SUPERVISE.replace("prelude + text", "text")
-    with subprocess.Popen(
-        [sys.executable, "-c", supervise, str(run.path), "", stopped, stopped], cwd=REPOSITORY, start_new_session=True
-    ) as supervisor:
+    command = [sys.executable, "-c", supervise, str(run.path), "", stopped, stopped]
+    with subprocess.Popen(command, cwd=REPOSITORY, start_new_session=True) as supervisor:
         alive.wait_for(3)
         supervisor.kill()
         alive.wait_for_the_end()

@@ -11,17 +11,15 @@ from shared.engines import aot
 from shared.engines.aot import BUILD_KEY, LAYOUT_KEY, AotEngine, build_name
 from shared.errors import NotTrusted, PermanentLoadError, ProgramError
 
+_METADATA = f'{{{{"{BUILD_KEY}": "{{}}", "{LAYOUT_KEY}": "{{{{}}}}"}}}}'
+
 
 def package(metadata: str) -> bytes:
     """Return a package with metadata and without code."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
-        for name, text in (
-            ("archive_format", "pt2"),
-            ("archive_version", "0"),
-            (".data/version", "1"),
-            ("byteorder", "little"),
-        ):
+        texts = {"archive_format": "pt2", "archive_version": "0", ".data/version": "1", "byteorder": "little"}
+        for name, text in texts.items():
             archive.writestr(f"policy/{name}", text)
         archive.writestr("policy/data/aotinductor/model/x.wrapper_metadata.json", metadata)
     return buffer.getvalue()
@@ -44,12 +42,7 @@ def never_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
         (b"no archive", True, ProgramError, "not an AOTInductor package"),
         (package("{"), True, ProgramError, "not an AOTInductor package"),
         (package("{}"), True, ProgramError, "not an AOTInductor package of this project"),
-        (
-            package(f'{{"{BUILD_KEY}": "torch 1.0, SSE", "{LAYOUT_KEY}": "{{}}"}}'),
-            True,
-            ProgramError,
-            "needs torch 1.0, SSE, found torch",
-        ),
+        (package(_METADATA.format("torch 1.0, SSE")), True, ProgramError, "needs torch 1.0, SSE, found torch"),
     ],
     ids=["not trusted", "empty", "no archive", "no metadata", "another maker", "another machine"],
 )
@@ -61,6 +54,5 @@ def test_refused_before_its_code_is_loaded(
 
 
 def test_package_without_code_is_refused() -> None:
-    data = package(f'{{"{BUILD_KEY}": "{build_name()}", "{LAYOUT_KEY}": "{{}}"}}')
     with pytest.raises(ProgramError, match="AOTInductor"):
-        AotEngine(data, {}, trust_native=True)
+        AotEngine(package(_METADATA.format(build_name())), {}, trust_native=True)

@@ -12,26 +12,21 @@ from shared.engines.llvm import LlvmEngine
 from shared.engines.row_compiler.emitter import LANES
 from shared.engines.row_compiler.row_code import blocks_and_singles
 from shared.errors import PolicyOutputError, ProgramError, ProgramUnsupported, WeightsError
-from tests.support.small_graphs import BATCH_SIZES, Spec, graph, node, numbers
+from tests.support.small_graphs import BATCH_SIZES, Spec, f32, graph, nodes, numbers
 
-INPUTS: dict[str, Spec] = {"x": ("float32", (5,)), "count": ("int64", ()), "mask": ("bool", (3,))}
-OUTPUTS: dict[str, Spec] = {"best": ("int64", ()), "log_prob": ("float32", (1,)), "all": ("float32", (3,))}
+INPUTS: dict[str, Spec] = {"x": f32(5), "count": ("int64", ()), "mask": ("bool", (3,))}
+OUTPUTS: dict[str, Spec] = {"best": ("int64", ()), "log_prob": f32(1), "all": f32(3)}
 
 
 def policy() -> bytes:
     """Return a graph of a linear layer plus a count, masked, its argmax and its log-probability."""
     return graph(
-        [
-            node("Gemm", "x weight bias", "logits"),
-            node("Cast", "count", "float_count", to=1),
-            node("Unsqueeze", "float_count axis", "column"),
-            node("Add", "logits column", "moved"),
-            node("Where", "mask moved low", "masked"),
-            node("LogSoftmax", "masked", "all"),
-            node("ArgMax", "all", "place", axis=1),
-            node("GatherElements", "all place", "log_prob", axis=1),
-            node("Squeeze", "place axis", "best"),
-        ],
+        nodes(
+            "Gemm x weight bias -> logits; Cast count -> float_count to=1; "
+            "Unsqueeze float_count axis -> column; Add logits column -> moved; "
+            "Where mask moved low -> masked; LogSoftmax masked -> all; ArgMax all -> place axis=1; "
+            "GatherElements all place -> log_prob axis=1; Squeeze place axis -> best"
+        ),
         inputs=INPUTS,
         outputs=OUTPUTS,
         weights=weights(),
@@ -160,9 +155,9 @@ def test_inputs_of_another_dtype_or_shape_are_refused(spoil: object, is_seen_bef
 
 
 def _sum_of_two() -> LlvmEngine:
-    specs: dict[str, Spec] = {"x": ("float32", (3,)), "noise": ("float32", (3,))}
-    nodes = [node("Add", "x noise", "y")]
-    return LlvmEngine(graph(nodes, inputs=specs, outputs={"y": ("float32", (3,))}), {})
+    specs: dict[str, Spec] = {"x": f32(3), "noise": f32(3)}
+    made = nodes("Add x noise -> y")
+    return LlvmEngine(graph(made, inputs=specs, outputs={"y": f32(3)}), {})
 
 
 @pytest.mark.parametrize(
@@ -249,8 +244,8 @@ def test_serves_more_batch_sizes_than_it_keeps_arrays_for() -> None:
 
 def _layer(width: int) -> tuple[bytes, dict[str, np.ndarray]]:
     given = {"w": np.zeros((512, width), np.float32)}
-    nodes = [node("MatMul", "x w", "y")]
-    return graph(nodes, inputs={"x": ("float32", (512,))}, outputs={"y": ("float32", (width,))}, weights=given), given
+    made = nodes("MatMul x w -> y")
+    return graph(made, inputs={"x": f32(512)}, outputs={"y": f32(width)}, weights=given), given
 
 
 def test_matrices_too_large_for_the_cache_are_unsupported() -> None:

@@ -19,12 +19,7 @@ SPACES = {
 }
 
 # Mean, and the probability of a negative number, of one draw: Gumbel (Euler's constant, exp(-1)), logistic, normal.
-EXPECTED = {
-    "discrete": (0.5772, np.exp(-1)),
-    "multi_discrete": (0.5772, np.exp(-1)),
-    "multi_binary": (0.0, 0.5),
-    "box": (0.0, 0.5),
-}
+EXPECTED = {kind: (0.5772, np.exp(-1)) if "discrete" in kind else (0.0, 0.5) for kind in SPACES}
 
 
 def stream(kind: str, batch_size: int = 4, seed: int = 1) -> NoiseStream:

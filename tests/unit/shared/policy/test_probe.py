@@ -157,17 +157,13 @@ def test_probes_survive_encoding() -> None:
 
 def test_a_probe_of_another_signature_is_refused() -> None:
     data = encode_probe(tiny_probe(), TINY_SIGNATURE)
-    other = replace_action(ActionSpec("discrete", "int64", (), (5,), (0,)))
+    other = acting_signature(TINY_SIGNATURE.observation, ActionSpec("discrete", "int64", (), (5,), (0,)))
     with pytest.raises(ProbeMismatch, match="noise"):
         decode_probe(data, other)
     with pytest.raises(ProbeMismatch, match=r"input\.state\.h"):
         decode_probe(data, acting_signature(TINY_SIGNATURE.observation, TINY_SIGNATURE.action, state=[(("h",), (2,))]))
     with pytest.raises(ProbeMismatch):
         decode_probe(data[:-1], TINY_SIGNATURE)
-
-
-def replace_action(action: ActionSpec) -> PolicySignature:
-    return acting_signature(TINY_SIGNATURE.observation, action)
 
 
 def test_comparing_gives_the_largest_difference() -> None:
@@ -187,20 +183,12 @@ def test_a_mismatch_names_the_tensor_the_worst_row_and_both_values() -> None:
         compare(probe.outputs, found, TINY_SIGNATURE, 1e-5, 1e-5)
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_values_that_are_not_finite_never_match(value: float) -> None:
+@pytest.mark.parametrize(("output", "added", "name"), [(2, np.nan, "value"), (2, np.inf, "value"), (0, 1, "action")])
+def test_values_that_are_not_finite_and_other_choices_never_match(output: int, added: float, name: str) -> None:
     probe = tiny_probe()
     found = [output.copy() for output in probe.outputs]
-    found[2][5] = value
-    with pytest.raises(ProbeMismatch, match="value, row 5"):
-        compare(probe.outputs, found, TINY_SIGNATURE, 1e3, 1e3)
-
-
-def test_another_choice_never_matches() -> None:
-    probe = tiny_probe()
-    found = [output.copy() for output in probe.outputs]
-    found[0][1] = (found[0][1] + 1) % 3
-    with pytest.raises(ProbeMismatch, match="action, row 1"):
+    found[output][5] = (found[output][5] + added) % 3 if output == 0 else added
+    with pytest.raises(ProbeMismatch, match=f"{name}, row 5"):
         compare(probe.outputs, found, TINY_SIGNATURE, 1e3, 1e3)
 
 

@@ -13,7 +13,7 @@ from shared.engines.llvm import LlvmEngine
 from shared.engines.onnx import OnnxEngine
 from shared.engines.onnx_graph import keep_outputs
 from shared.errors import PolicyOutputError, ProgramError, WeightsError
-from tests.support.small_graphs import Spec, assert_equals_onnxruntime, graph, node, numbers
+from tests.support.small_graphs import Spec, assert_equals_onnxruntime, f32, graph, node, nodes, numbers
 
 _SIZES = (1, 6, 17)
 _UNARY = ("Tanh", "Relu", "Sigmoid", "Neg", "Abs", "Identity")
@@ -49,7 +49,7 @@ class Network:
         return name
 
     def bytes(self, outputs: list[str]) -> bytes:
-        described: dict[str, Spec] = {name: ("float32", (self.widths[name],)) for name in outputs}
+        described: dict[str, Spec] = {name: f32(self.widths[name]) for name in outputs}
         whole = graph(
             self.nodes, inputs=self.inputs, outputs=described, weights=self.weights, constants=_used(self.nodes)
         )
@@ -105,7 +105,7 @@ def _grow(network: Network, draw: st.DrawFn) -> None:
 def networks(draw: st.DrawFn) -> tuple[Network, list[str]]:
     """Draw a network and the names of its outputs."""
     widths = draw(st.lists(st.integers(1, 20), min_size=1, max_size=2))
-    network = Network({f"x{i}": ("float32", (width,)) for i, width in enumerate(widths)})
+    network = Network({f"x{i}": f32(width) for i, width in enumerate(widths)})
     network.widths.update({f"x{i}": width for i, width in enumerate(widths)})
     for _ in range(draw(st.integers(1, 10))):
         _grow(network, draw)
@@ -133,31 +133,19 @@ def test_rows_have_the_same_bits_in_blocks_and_alone(made: tuple[Network, list[s
 
 def _example() -> tuple[onnx.ModelProto, dict[str, Spec], dict[str, np.ndarray]]:
     """Return a graph with many kinds of operators."""
-    inputs: dict[str, Spec] = {"x": ("float32", (6,)), "n": ("int64", ()), "mask": ("bool", (4,))}
+    inputs: dict[str, Spec] = {"x": f32(6), "n": ("int64", ()), "mask": ("bool", (4,))}
     weights = {"w": np.full((6, 4), 0.25, np.float32), "b": np.arange(4, dtype=np.float32)}
-    nodes = [
-        node("Shape", "x", "rows", start=0, end=1),
-        node("Concat", "rows tail", "shape", axis=0),
-        node("Reshape", "x shape", "r"),
-        node("Flatten", "r", "f"),
-        node("Gemm", "f w b", "g"),
-        node("Tanh", "g", "t"),
-        node("Unsqueeze", "n one", "u"),
-        node("Equal", "u four", "e"),
-        node("Cast", "e", "c", to=1),
-        node("Add", "t c", "a"),
-        node("Where", "mask a low", "m"),
-        node("LogSoftmax", "m", "l"),
-        node("ArgMax", "l", "p", axis=1),
-        node("GatherElements", "l p", "q", axis=1),
-        node("Squeeze", "p one", "action"),
-        node("Slice", "l zero one one", "s"),
-        node("Concat", "q s t", "all", axis=1),
-    ]
+    made = nodes(
+        "Shape x -> rows start=0 end=1; Concat rows tail -> shape axis=0; Reshape x shape -> r; "
+        "Flatten r -> f; Gemm f w b -> g; Tanh g -> t; Unsqueeze n one -> u; Equal u four -> e; "
+        "Cast e -> c to=1; Add t c -> a; Where mask a low -> m; LogSoftmax m -> l; "
+        "ArgMax l -> p axis=1; GatherElements l p -> q axis=1; Squeeze p one -> action; "
+        "Slice l zero one one -> s; Concat q s t -> all axis=1"
+    )
     constants = {**_CUTS, "tail": np.array([2, 3]), "four": np.arange(4), "low": np.array(-1e9, np.float32)}
     del constants["last"]
-    outputs: dict[str, Spec] = {"action": ("int64", ()), "all": ("float32", (6,))}
-    data = graph(nodes, inputs=inputs, outputs=outputs, weights=weights, constants=constants)
+    outputs: dict[str, Spec] = {"action": ("int64", ()), "all": f32(6)}
+    data = graph(made, inputs=inputs, outputs=outputs, weights=weights, constants=constants)
     return onnx.load_model_from_string(data), inputs, weights
 
 

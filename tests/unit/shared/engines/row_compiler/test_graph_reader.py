@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 from shared.engines.llvm import read_row_program
 from shared.engines.row_compiler.graph_reader import read_graph
 from shared.errors import ProgramError, ProgramUnsupported
-from tests.support.small_graphs import Spec, graph, node
+from tests.support.small_graphs import Spec, f32, graph, node, nodes
 
 
 class Case(NamedTuple):
@@ -19,8 +19,8 @@ class Case(NamedTuple):
 
     nodes: Sequence[onnx.NodeProto]
     message: str
-    y: Spec = ("float32", (5,))
-    x: Spec = ("float32", (5,))
+    y: Spec = f32(5)
+    x: Spec = f32(5)
     more: Mapping[str, Spec] = {}
     weights: Mapping[str, np.ndarray] = {}
     constants: Mapping[str, np.ndarray] = {}
@@ -35,28 +35,28 @@ def _ints(*numbers: int) -> np.ndarray:
 
 
 _ROWS = node("Shape", "x", "n", start=0, end=1)
-_SQUARE: dict[str, Any] = {"more": {"z": ("float32", (5,))}}
+_SQUARE: dict[str, Any] = {"more": {"z": f32(5)}}
 _ONE_INT: dict[str, Any] = {"y": ("int64", (1,)), "x": ("int64", (1,))}
 
 MIXES_ROWS: dict[str, Case] = {
-    "ReduceSum over the batch": Case([node("ReduceSum", "x a", "y")], "axis 0", constants={"a": _ints(0)}),
-    "ReduceSum over all": Case([node("ReduceSum", "x", "y")], "over the axes"),
-    "ReduceSum over both": Case([node("ReduceSum", "x a", "y")], "over the axes", constants={"a": _ints(0, 1)}),
-    "ReduceMean": Case([node("ReduceMean", "x", "y")], "operator ReduceMean"),
-    "ArgMax over the batch": Case([node("ArgMax", "x", "y", axis=0)], "axis 0"),
-    "Softmax over the batch": Case([node("Softmax", "x", "y", axis=0)], "axis 0"),
-    "LogSoftmax over the batch, from the end": Case([node("LogSoftmax", "x", "y", axis=-2)], "axis -2"),
-    "Concat of rows": Case([node("Concat", "x z", "y", axis=0)], "axis 0", **_SQUARE),
-    "Concat with a weight": Case([node("Concat", "x w", "y", axis=1)], "axis 1", weights={"w": _zeros(1, 5)}),
-    "Gather of rows": Case([node("Gather", "x p", "y", axis=0)], "axis 0", constants={"p": np.array(0)}),
+    "ReduceSum over the batch": Case(nodes("ReduceSum x a -> y"), "axis 0", constants={"a": _ints(0)}),
+    "ReduceSum over all": Case(nodes("ReduceSum x -> y"), "over the axes"),
+    "ReduceSum over both": Case(nodes("ReduceSum x a -> y"), "over the axes", constants={"a": _ints(0, 1)}),
+    "ReduceMean": Case(nodes("ReduceMean x -> y"), "operator ReduceMean"),
+    "ArgMax over the batch": Case(nodes("ArgMax x -> y axis=0"), "axis 0"),
+    "Softmax over the batch": Case(nodes("Softmax x -> y axis=0"), "axis 0"),
+    "LogSoftmax over the batch, from the end": Case(nodes("LogSoftmax x -> y axis=-2"), "axis -2"),
+    "Concat of rows": Case(nodes("Concat x z -> y axis=0"), "axis 0", **_SQUARE),
+    "Concat with a weight": Case(nodes("Concat x w -> y axis=1"), "axis 1", weights={"w": _zeros(1, 5)}),
+    "Gather of rows": Case(nodes("Gather x p -> y axis=0"), "axis 0", constants={"p": np.array(0)}),
     "Slice of rows": Case(
-        [node("Slice", "x s e a", "y")], "axis 0", constants={"s": _ints(1), "e": _ints(2**62), "a": _ints(0)}
+        nodes("Slice x s e a -> y"), "axis 0", constants={"s": _ints(1), "e": _ints(2**62), "a": _ints(0)}
     ),
     "Slice of the first rows": Case(
-        [node("Slice", "x s e a", "y")], "axis 0", constants={"s": _ints(0), "e": _ints(2), "a": _ints(0)}
+        nodes("Slice x s e a -> y"), "axis 0", constants={"s": _ints(0), "e": _ints(2), "a": _ints(0)}
     ),
     "Slice of rows backwards": Case(
-        [node("Slice", "x s e a s", "y")], "with steps", constants={"s": _ints(-1), "e": _ints(-99), "a": _ints(0)}
+        nodes("Slice x s e a s -> y"), "with steps", constants={"s": _ints(-1), "e": _ints(-99), "a": _ints(0)}
     ),
     "Slice from the batch size on": Case(
         [_ROWS, node("Slice", "x n e a", "y")], "batch size", constants={"e": _ints(9), "a": _ints(1)}
@@ -65,139 +65,123 @@ MIXES_ROWS: dict[str, Case] = {
         [_ROWS, node("Slice", "x s n a", "y")], "batch size", constants={"s": _ints(0), "a": _ints(1)}
     ),
     "Gather at the batch size": Case([_ROWS, node("Gather", "x n", "y", axis=1)], "more than one index"),
-    "Reshape into one row": Case([node("Reshape", "x s", "y")], "mixes rows", constants={"s": _ints(1, -1)}),
-    "Reshape into fewer": Case([node("Reshape", "x s", "y")], "mixes rows", constants={"s": _ints(-1, 10)}),
-    "Reshape into more": Case([node("Reshape", "x s", "y")], "mixes rows", constants={"s": _ints(-1, 1)}),
-    "Reshape flat": Case([node("Reshape", "x s", "y")], "mixes rows", constants={"s": _ints(-1)}),
+    "Reshape into one row": Case(nodes("Reshape x s -> y"), "mixes rows", constants={"s": _ints(1, -1)}),
+    "Reshape into fewer": Case(nodes("Reshape x s -> y"), "mixes rows", constants={"s": _ints(-1, 10)}),
+    "Reshape into more": Case(nodes("Reshape x s -> y"), "mixes rows", constants={"s": _ints(-1, 1)}),
+    "Reshape flat": Case(nodes("Reshape x s -> y"), "mixes rows", constants={"s": _ints(-1)}),
     "Reshape, rows last": Case(
         [_ROWS, node("Concat", "s n", "t", axis=0), node("Reshape", "x t", "y")],
         "mixes rows",
         constants={"s": _ints(5)},
     ),
-    "Flatten flat": Case([node("Flatten", "x", "y", axis=0)], "mixes rows"),
-    "Unsqueeze before the rows": Case([node("Unsqueeze", "x a", "y")], "before the rows", constants={"a": _ints(0)}),
-    "Squeeze of the rows": Case([node("Squeeze", "x a", "y")], "Squeeze", constants={"a": _ints(0)}),
-    "MatMul of rows": Case([node("MatMul", "x z", "y")], "matrix product", **_SQUARE),
-    "a weight times rows": Case([node("MatMul", "w x", "y")], "matrix product", weights={"w": _zeros(5, 5)}),
-    "Gemm of a transposed batch": Case([node("Gemm", "x w", "y", transA=1)], "transA", weights={"w": _zeros(5, 5)}),
-    "rows as a bias": Case([node("Gemm", "x w z", "y")], "bias", weights={"w": _zeros(5, 5)}, **_SQUARE),
-    "Transpose": Case([node("Transpose", "x", "y")], "operator Transpose"),
-    "Expand": Case([node("Expand", "x s", "y")], "operator Expand", constants={"s": _ints(1, 5)}),
-    "rows without a dimension plus rows": Case(
-        [node("Add", "x z", "y")], "operands of shapes", more={"z": ("float32", ())}
-    ),
+    "Flatten flat": Case(nodes("Flatten x -> y axis=0"), "mixes rows"),
+    "Unsqueeze before the rows": Case(nodes("Unsqueeze x a -> y"), "before the rows", constants={"a": _ints(0)}),
+    "Squeeze of the rows": Case(nodes("Squeeze x a -> y"), "Squeeze", constants={"a": _ints(0)}),
+    "MatMul of rows": Case(nodes("MatMul x z -> y"), "matrix product", **_SQUARE),
+    "a weight times rows": Case(nodes("MatMul w x -> y"), "matrix product", weights={"w": _zeros(5, 5)}),
+    "Gemm of a transposed batch": Case(nodes("Gemm x w -> y transA=1"), "transA", weights={"w": _zeros(5, 5)}),
+    "rows as a bias": Case(nodes("Gemm x w z -> y"), "bias", weights={"w": _zeros(5, 5)}, **_SQUARE),
+    "Transpose": Case(nodes("Transpose x -> y"), "operator Transpose"),
+    "Expand": Case(nodes("Expand x s -> y"), "operator Expand", constants={"s": _ints(1, 5)}),
+    "rows without a dimension plus rows": Case(nodes("Add x z -> y"), "operands of shapes", more={"z": f32()}),
     "a weight with a dimension before the batch": Case(
-        [node("Add", "x w", "a"), node("ReduceSum", "a p", "y")],
+        nodes("Add x w -> a; ReduceSum a p -> y"),
         "operands of shapes",
         weights={"w": _zeros(1, 1, 5)},
         constants={"p": _ints(1)},
     ),
-    "a weight for each row": Case([node("Add", "x w", "y")], "operands of shapes", weights={"w": _zeros(3, 5)}),
-    "a column against a row": Case(
-        [node("Add", "x w", "y")], "operands", ("float32", (5, 5)), ("float32", (5, 1)), weights={"w": _zeros(5)}
-    ),
-    "an output that is not of rows": Case([node("Neg", "w", "y")], "row by row", weights={"w": _zeros(5)}),
+    "a weight for each row": Case(nodes("Add x w -> y"), "operands of shapes", weights={"w": _zeros(3, 5)}),
+    "a column against a row": Case(nodes("Add x w -> y"), "operands", f32(5, 5), f32(5, 1), weights={"w": _zeros(5)}),
+    "an output that is not of rows": Case(nodes("Neg w -> y"), "row by row", weights={"w": _zeros(5)}),
     "the batch size as a number": Case(
         [_ROWS, node("Cast", "n", "f", to=1), node("Div", "x f", "y")], "arithmetic on the batch size"
     ),
     "the batch size compared": Case([_ROWS, node("Equal", "n x", "y")], "not a tensor", x=("int64", (1,))),
     "a Range of the batch size": Case(
-        [node("Shape", "x", "s"), node("Gather", "s z", "n"), node("Range", "z n o", "r"), node("Add", "x r", "y")],
+        nodes("Shape x -> s; Gather s z -> n; Range z n o -> r; Add x r -> y"),
         "Range",
         constants={"z": np.array(0), "o": np.array(1)},
     ),
 }
 
 NOT_KNOWN: dict[str, Case] = {
-    "an operator": Case([node("Erf", "x", "y")], "operator Erf"),
+    "an operator": Case(nodes("Erf x -> y"), "operator Erf"),
     "a domain": Case([node("Tanh", "x", "y", domain="com.example")], r"com\.example\.Tanh"),
     "several outputs": Case([helper.make_node("Split", ["x"], ["y", "z"], axis=1, num_outputs=2)], "2 outputs"),
     "GatherElements at a place from outside": Case(
-        [node("GatherElements", "x p", "y", axis=1)], "may be out of range", more={"p": ("int64", (1,))}
+        nodes("GatherElements x p -> y axis=1"), "may be out of range", more={"p": ("int64", (1,))}
     ),
     "GatherElements at a place computed": Case(
-        [node("ArgMax", "x", "a", axis=1), node("Add", "a c", "p"), node("GatherElements", "x p", "y", axis=1)],
+        nodes("ArgMax x -> a axis=1; Add a c -> p; GatherElements x p -> y axis=1"),
         "may be out of range",
         constants={"c": _ints(1)},
     ),
     "GatherElements at a place of something wider": Case(
-        [node("ArgMax", "z", "p", axis=1), node("GatherElements", "x p", "y", axis=1)],
-        "may be out of range",
-        more={"z": ("float32", (6,))},
+        nodes("ArgMax z -> p axis=1; GatherElements x p -> y axis=1"), "may be out of range", more={"z": f32(6)}
     ),
     "GatherElements at two places": Case(
-        [node("GatherElements", "x p", "y", axis=1)], "more than one index", more={"p": ("int64", (2,))}
+        nodes("GatherElements x p -> y axis=1"), "more than one index", more={"p": ("int64", (2,))}
     ),
     "large whole numbers": Case(
-        [node("Add", "x c", "y")], "too large for float32", **_ONE_INT, constants={"c": _ints(2**22 + 1)}
+        nodes("Add x c -> y"), "too large for float32", **_ONE_INT, constants={"c": _ints(2**22 + 1)}
     ),
     "large negative numbers": Case(
-        [node("Add", "x c", "y")], "too large for float32", **_ONE_INT, constants={"c": _ints(-(2**22) - 1)}
+        nodes("Add x c -> y"), "too large for float32", **_ONE_INT, constants={"c": _ints(-(2**22) - 1)}
     ),
     "the least of all numbers": Case(
-        [node("Add", "x c", "y")], "too large for float32", **_ONE_INT, constants={"c": _ints(-(2**63))}
+        nodes("Add x c -> y"), "too large for float32", **_ONE_INT, constants={"c": _ints(-(2**63))}
     ),
     "the number that stands for the batch size": Case(
-        [node("Add", "x c", "y")], "not a tensor", **_ONE_INT, constants={"c": _ints(-(2**62))}
+        nodes("Add x c -> y"), "not a tensor", **_ONE_INT, constants={"c": _ints(-(2**62))}
     ),
-    "whole numbers from outside as they are": Case([node("Identity", "x", "y")], "output y", **_ONE_INT),
-    "whole numbers from outside, moved": Case(
-        [node("Add", "x c", "y")], "output y", **_ONE_INT, constants={"c": _ints(1)}
-    ),
-    "whole numbers from outside, cast": Case(
-        [node("Cast", "x", "y", to=6)], "output y", ("int32", (1,)), ("int64", (1,))
-    ),
+    "whole numbers from outside as they are": Case(nodes("Identity x -> y"), "output y", **_ONE_INT),
+    "whole numbers from outside, moved": Case(nodes("Add x c -> y"), "output y", **_ONE_INT, constants={"c": _ints(1)}),
+    "whole numbers from outside, cast": Case(nodes("Cast x -> y to=6"), "output y", ("int32", (1,)), ("int64", (1,))),
     "whole numbers from outside compared": Case(
-        [node("Equal", "x x", "y")], "equal of observed", ("bool", (1,)), ("int64", (1,))
+        nodes("Equal x x -> y"), "equal of observed", ("bool", (1,)), ("int64", (1,))
     ),
     "bytes, of which sums wrap around": Case(
-        [node("Sub", "x x", "s"), node("Cast", "s", "y", to=1)], "sub of narrow", x=("uint8", (5,))
+        nodes("Sub x x -> s; Cast s -> y to=1"), "sub of narrow", x=("uint8", (5,))
     ),
-    "unsigned numbers of 32 bits": Case([node("Cast", "x", "y", to=1)], "an input of uint32", x=("uint32", (5,))),
-    "whole numbers times another": Case([node("Mul", "x x", "y")], "mul of observed", **_ONE_INT),
-    "floats as whole numbers": Case([node("Cast", "x", "y", to=7)], "Cast of floats"),
+    "unsigned numbers of 32 bits": Case(nodes("Cast x -> y to=1"), "an input of uint32", x=("uint32", (5,))),
+    "whole numbers times another": Case(nodes("Mul x x -> y"), "mul of observed", **_ONE_INT),
+    "floats as whole numbers": Case(nodes("Cast x -> y to=7"), "Cast of floats"),
     "floats as whole numbers, by way of float64": Case(
-        [node("Cast", "x", "d", to=11), node("Cast", "d", "y", to=7)], "Cast of floats", ("int64", (5,))
+        nodes("Cast x -> d to=11; Cast d -> y to=7"), "Cast of floats", ("int64", (5,))
     ),
-    "numbers as truth": Case([node("Cast", "x", "y", to=9)], "Cast of numbers to bool", **_ONE_INT),
-    "float64 arithmetic": Case([node("Cast", "x", "d", to=11), node("Exp", "d", "y")], "not float32"),
-    "float64 from outside": Case([node("Identity", "x", "y")], "an input of float64", x=("float64", (5,))),
-    "float16": Case([node("Cast", "x", "y", to=10)], "Cast to float16", ("float16", (5,))),
-    "an output of another dtype than its numbers": Case([node("Neg", "x", "y")], "output y", ("float16", (5,))),
-    "an output of whole numbers that are floats": Case([node("Neg", "x", "y")], "output y", ("int64", (5,))),
+    "numbers as truth": Case(nodes("Cast x -> y to=9"), "Cast of numbers to bool", **_ONE_INT),
+    "float64 arithmetic": Case(nodes("Cast x -> d to=11; Exp d -> y"), "not float32"),
+    "float64 from outside": Case(nodes("Identity x -> y"), "an input of float64", x=("float64", (5,))),
+    "float16": Case(nodes("Cast x -> y to=10"), "Cast to float16", ("float16", (5,))),
+    "an output of another dtype than its numbers": Case(nodes("Neg x -> y"), "output y", ("float16", (5,))),
+    "an output of whole numbers that are floats": Case(nodes("Neg x -> y"), "output y", ("int64", (5,))),
     "a bias that is computed": Case(
-        [node("Add", "b b", "c"), node("Gemm", "x w c", "y")], "computed", weights={"w": _zeros(5, 5), "b": _zeros(5)}
+        nodes("Add b b -> c; Gemm x w c -> y"), "computed", weights={"w": _zeros(5, 5), "b": _zeros(5)}
     ),
     "a bias of whole numbers": Case(
-        [node("Gemm", "x w b", "y")], "a bias of values", weights={"w": _zeros(5, 5)}, constants={"b": _ints(*range(5))}
+        nodes("Gemm x w b -> y"), "a bias of values", weights={"w": _zeros(5, 5)}, constants={"b": _ints(*range(5))}
     ),
     "a weight of whole numbers": Case(
-        [node("Add", "x w", "y")], r"reads \['w'\]", x=("int64", (5,)), weights={"w": _ints(*range(5))}
+        nodes("Add x w -> y"), r"reads \['w'\]", x=("int64", (5,)), weights={"w": _ints(*range(5))}
     ),
     "a matrix that is a vector too": Case(
-        [node("MatMul", "x w", "m"), node("Add", "m w", "y")],
-        "both as a matrix and as a vector",
-        weights={"w": _zeros(5, 5)},
+        nodes("MatMul x w -> m; Add m w -> y"), "both as a matrix and as a vector", weights={"w": _zeros(5, 5)}
     ),
-    "a weight of no numbers": Case(
-        [node("Add", "x w", "y")], "0 numbers in a row", weights={"w": _zeros(0)}, x=("float32", (1,))
-    ),
-    "a matrix in the graph itself": Case([node("MatMul", "x w", "y")], "a weight", constants={"w": _zeros(5, 5)}),
+    "a weight of no numbers": Case(nodes("Add x w -> y"), "0 numbers in a row", weights={"w": _zeros(0)}, x=f32(1)),
+    "a matrix in the graph itself": Case(nodes("MatMul x w -> y"), "a weight", constants={"w": _zeros(5, 5)}),
     "too many steps": Case(
         [node("Neg", "x" if i == 0 else f"v{i}", f"v{i + 1}") for i in range(501)], "more than 500 steps"
     ),
-    "too wide a row": Case([node("Identity", "x", "y")], "an input of", x=("float32", (2**16 + 1,))),
+    "too wide a row": Case(nodes("Identity x -> y"), "an input of", x=f32(2**16 + 1)),
     "too many known numbers": Case(
-        [node("Range", "z n o", "r"), node("Add", "x r", "y")],
+        nodes("Range z n o -> r; Add x r -> y"),
         "Range from 0 to 5000",
         constants={"z": np.array(0), "n": np.array(5000), "o": np.array(1)},
     ),
-    "a missing operand": Case([node("Add", "x", "y")], "add of 1 operands"),
-    "a missing choice": Case(
-        [node("Less", "x x", "t"), node("Where", "t x", "y")], "a graph that cannot be read: ValueError"
-    ),
-    "a missing input": Case([node("Tanh", "_", "y")], "not a tensor"),
-    "a cycle": Case([node("Tanh", "y", "y")], r"reads \['y'\]"),
+    "a missing operand": Case(nodes("Add x -> y"), "add of 1 operands"),
+    "a missing choice": Case(nodes("Less x x -> t; Where t x -> y"), "a graph that cannot be read: ValueError"),
+    "a missing input": Case(nodes("Tanh _ -> y"), "not a tensor"),
+    "a cycle": Case(nodes("Tanh y -> y"), r"reads \['y'\]"),
 }
 
 
@@ -221,11 +205,7 @@ def test_unsupported_operators_are_refused(case: str) -> None:
 
 def _edited(edit: Callable[[onnx.ModelProto], object]) -> onnx.ModelProto:
     model = onnx.load_model_from_string(
-        graph(
-            [node("Add", "x z", "y")],
-            inputs={"x": ("float32", (5,)), "z": ("float32", (5,))},
-            outputs={"y": ("float32", (5,))},
-        )
+        graph(nodes("Add x z -> y"), inputs={"x": f32(5), "z": f32(5)}, outputs={"y": f32(5)})
     )
     edit(model)
     return model
@@ -278,9 +258,9 @@ def test_malformed_graphs_are_program_errors(data: bytes) -> None:
 
 
 def test_nodes_that_no_output_needs_are_ignored() -> None:
-    nodes = [node("Neg", "x", "y"), node("Erf", "x", "z")]
-    outputs: dict[str, Spec] = {"y": ("float32", (5,)), "z": ("float32", (5,))}
-    data = graph(nodes, inputs={"x": ("float32", (5,))}, outputs=outputs)
+    made = nodes("Neg x -> y; Erf x -> z")
+    outputs: dict[str, Spec] = {"y": f32(5), "z": f32(5)}
+    data = graph(made, inputs={"x": f32(5)}, outputs=outputs)
     assert len(read_row_program(data, [0]).steps) == 1
     with pytest.raises(ProgramUnsupported, match="operator Erf"):
         read_row_program(data)
