@@ -14,7 +14,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 
 from shared.errors import ConfigurationError
 from shared.policy.signature import PolicySignature
-from shared.policy.spaces import ObservationLeaf, action_spec, flatten_observation, observation_leaves
+from shared.policy.spaces import action_spec, flatten_observation, observation_leaves
 
 BoolArray = npt.NDArray[np.bool_]
 Leaves = Sequence[np.ndarray]
@@ -43,7 +43,11 @@ class Environments(AbstractContextManager["Environments"]):
         self.autoreset_mode: AutoresetMode = vector.metadata["autoreset_mode"]
         self.action_mask: BoolArray | None = None
         self._was_reset = False
-        self._flatten = _flattener(self.leaves)
+        leaves = self.leaves
+        is_array = len(leaves) == 1 and leaves[0].path == ()  # needs neither a walk nor a copy
+        self._flatten: Callable[[Any], Leaves] = (
+            (lambda array: (array,)) if is_array else (lambda nested: flatten_observation(nested, leaves))
+        )
 
     @property
     def supports_masks(self) -> bool:
@@ -160,13 +164,6 @@ class Environments(AbstractContextManager["Environments"]):
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _flattener(leaves: tuple[ObservationLeaf, ...]) -> Callable[[Any], Leaves]:
-    """Return ``flatten_observation``, or for a single array a function that neither walks nor copies."""
-    if len(leaves) == 1 and leaves[0].path == ():
-        return lambda observation: (observation,)
-    return lambda observation: flatten_observation(observation, leaves)
 
 
 def _brief(part: Any) -> str:

@@ -1,8 +1,7 @@
 """EnvPool's environments (extra ``envpool``): many C++ environments in one call, under Gymnasium's names.
 
 They are other programs than Gymnasium's. They run only on request, and only if name, spaces and time limit are equal.
-Other differences remain: a seed gives other initial states, rewards are rounded to float32, and a step that terminates
-an episode at its time limit is only truncated.
+Seeds give other initial states, rewards are float32, and a step that terminates at the time limit is only truncated.
 """
 
 import contextlib

@@ -1,7 +1,6 @@
 """Environments in a process each: Gymnasium's AsyncVectorEnv, made safe for an actor.
 
-Each worker process ends with the actor, even if the actor is killed. An error in a worker is one EnvironmentFailed in
-the actor. A worker that hangs does not keep the actor from ending.
+Each worker ends with the actor, even if it hangs or the actor is killed. Its error is one EnvironmentFailed.
 """
 
 import contextlib

@@ -8,7 +8,6 @@ from contextlib import closing
 from typing import Any, Literal
 
 VectorChoice = Literal["auto", "entry_point", "sync", "async", "envpool"]
-
 MESSAGES_S = 100e-6  # the cost of a step in another process: two messages and two context switches
 # Learners and other actors need cores too, and each process needs memory, so the gain has to be clear.
 _CLEARLY_FASTER = 1.5

@@ -15,10 +15,9 @@ WORTH_AN_IMPORT_S = 1e-3
 _BUDGET_S = 4e-3
 _LEAST_CALLS = 5
 _CLEARLY_FASTER = 0.9  # a smaller difference may be noise: the first of the fixed order is used
-
 FIXED_ORDER: tuple[EngineKind, ...] = ("llvm", "onnx", "torchscript", "aot", "eager")
+# For auto: the engine that may be faster than the first one that works.
 CHALLENGERS: Mapping[EngineKind, EngineKind] = {"llvm": "onnx", "onnx": "torchscript"}
-"""For ``auto``: the engine that may be faster than the first one of the order that works."""
 _LIBRARIES: Mapping[EngineKind, str] = {"onnx": "onnxruntime", "torchscript": "torch"}
 
 

@@ -38,7 +38,6 @@ class EngineOptions:
     """The choice and the making of engines (see ``AgentOptions`` for the other fields).
 
     Args:
-        choice: the engine to try first, or ``auto``.
         measure: True to let ``auto`` compare engines by time; False to keep a fixed order, so that equal inputs give
             equal bits in every run.
         signature: a signature for the environment in use; versions for another environment are refused.
@@ -201,10 +200,9 @@ class EngineLoader:
         return engine, name
 
     def _run_in_sandbox(self, kind: EngineKind, entry: ProgramEntry, material: VersionMaterial) -> None:
-        if self._sandbox is None or self._sandbox.has_passed(kind, entry.program_digest):
+        is_refused = kind == "aot" and not self._options.trust_native  # by the load that follows
+        if self._sandbox is None or is_refused or self._sandbox.has_passed(kind, entry.program_digest):
             return
-        if kind == "aot" and not self._options.trust_native:
-            return  # the load that follows refuses it
         check_support(kind, entry, material.read)  # costs less than a sandbox that can only say the same
         names = (entry.file, material.manifest.weights, material.manifest.probe.file)
         files = {name: bytes(material.read(name)) for name in names}

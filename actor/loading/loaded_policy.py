@@ -8,8 +8,7 @@ from shared.errors import one_line
 from shared.policy.manifest import Manifest, decode_manifest_again
 from shared.policy.signature import PolicySignature
 
-Refusals = Sequence[tuple[str, str]]
-"""Names of engines, each with the message of its error, in the order in which they were tried."""
+Refusals = Sequence[tuple[str, str]]  # engines in the order in which they were tried, with their errors
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,8 +46,7 @@ class ActingAgent(Protocol):
 class RolloutOptions:
     """The names in a worker's rollouts, and the seed of the environments' resets.
 
-    With ``cut_at_episode_end`` a rollout ends with an episode, so that each episode of a single environment begins with
-    the newest policy. Such rollouts cannot be sent.
+    With ``cut_at_episode_end`` a rollout ends with an episode: the next begins with the newest policy. None is sent.
     """
 
     run_id: str
@@ -87,8 +86,7 @@ class RolloutWorker:
     def begin_epoch(self, number: int) -> None:
         """Begin an episode in every environment, with seeds and noise that depend only on the seed and ``number``.
 
-        A training that resumes from checkpoint ``number`` then sees the same steps as an uninterrupted one that began
-        an epoch there. The first epoch has number 0. Waits for a first policy, as ``Agent.reset`` does.
+        A resumed training then sees the same steps as an uninterrupted one. Waits for a policy as ``Agent.reset`` does.
         """
         epoch_seed = np.random.SeedSequence([self._options.seed, number]).generate_state(1)[0]
         self._observation = self._environments.reset(int(epoch_seed) >> 1)  # some environments accept only 31 bits
@@ -121,8 +119,7 @@ class RolloutWorker:
         """Return one rollout, acted by the version that is ready now, or None if ``interrupt`` was called meanwhile."""
         if not self._observation:
             self.begin_epoch(0)
-        policy = self._adopt()
-        rollout, finals = self._prepare(policy), list[tuple[int, Finals]]()
+        rollout, finals = self._prepare(self._adopt()), list[tuple[int, Finals]]()
         steps = self._act(rollout, finals)
         if self.interrupted:
             return None

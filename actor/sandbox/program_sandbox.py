@@ -14,8 +14,8 @@ from pathlib import Path
 import msgspec
 
 import shared.errors
-from actor.sandbox.sandbox_client import SandboxClient, SandboxEnded
 from actor.sandbox.sandbox_process import SandboxReply, SandboxRequest
+from actor.sandbox.side_process import SandboxClient, SandboxEnded
 from actor.verification.version_checks import is_out_of_memory
 from shared.engines.engine import EngineKind
 from shared.errors import PermanentLoadError, ProgramError, TransientLoadError

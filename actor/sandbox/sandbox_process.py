@@ -1,8 +1,7 @@
 """The sandbox process: it loads and runs programs that may hang, crash or exhaust its memory.
 
-``actor.sandbox.sandbox_client`` starts it and talks to it over a socket. A request is one byte and the descriptor of a
-file that holds a SandboxRequest. The process answers with one byte when the engine's library is imported, and with a
-SandboxReply at the end.
+Over its socket a request is one byte and the descriptor of a file that holds a SandboxRequest. The process replies with
+one byte when the engine's library is imported, and with a SandboxReply at the end.
 """
 
 import gc
@@ -23,8 +22,7 @@ from shared.policy.manifest import decode_manifest
 from shared.policy.probe import decode_probe
 from shared.process.process_guard import die_with_parent
 
-BEGUN = b"b"
-"""The reply once the engine's library is imported: the program's time limit starts."""
+BEGUN = b"b"  # the reply once the engine's library is imported: the program's time limit starts
 _MESSAGE = b"t"
 _CALLS = 5
 _PAGE_BYTES = resource.getpagesize()

@@ -1,16 +1,28 @@
-"""A child process that runs a module of this package, without a terminal, and that ends with the actor."""
+"""Child processes of the actor, which end with it; one of them runs programs in the sandbox."""
 
 import os
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Sequence
+from typing import BinaryIO
 
+import msgspec
+
+from actor.sandbox.sandbox_process import BEGUN, SandboxReply, send_request
+from shared.engines.engine import EngineKind
+from shared.errors import TransientLoadError
 from shared.process.process_guard import Lifeline
+
+_START_S = 300.0  # the interpreter and an engine's imports, on a busy machine
+_EXTERNAL_SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class SideProcess:
-    """Runs ``python -m module argument …``. The module must call ``die_with_parent`` first.
+    """Runs ``python -m module argument …`` without a terminal. The module must call ``die_with_parent`` first.
 
     ``descriptors`` are open in the child under the same numbers. Raises OSError if the process cannot start.
     """
@@ -56,3 +68,76 @@ class SideProcess:
             return f"exit code {code}", None
         number = signal.Signals(-code)
         return number.name, number
+
+
+class SandboxEnded(Exception):
+    """The process ended or did not reply. ``is_crash`` is true when the program is certainly the cause."""
+
+    def __init__(self, message: str, *, is_crash: bool) -> None:
+        super().__init__(message)
+        self.is_crash = is_crash
+
+
+class SandboxClient:
+    """The sandbox process and the socket to it. Raises TransientLoadError when the process cannot start."""
+
+    def __init__(self, kind: EngineKind) -> None:
+        self._channel, theirs = socket.socketpair()
+        try:
+            descriptor = theirs.fileno()
+            self.process = SideProcess("actor.sandbox.sandbox_process", [str(descriptor), kind], [descriptor])
+        except OSError as error:
+            self._channel.close()
+            raise TransientLoadError(f"the sandbox process could not be started: {error}") from error
+        finally:
+            theirs.close()
+
+    def request(self, data: bytes, timeout_s: float) -> SandboxReply:
+        """Send an encoded SandboxRequest and return the reply. Raise SandboxEnded or TransientLoadError without one."""
+        try:
+            with _file_of(data) as file:
+                self._channel.settimeout(_START_S)
+                send_request(self._channel, file.fileno())
+                self._receive(len(BEGUN), _START_S)
+            size = int.from_bytes(self._receive(4, timeout_s), "little")
+            return msgspec.msgpack.decode(self._receive(size, timeout_s), type=SandboxReply)
+        except TimeoutError as error:
+            message = f"no answer within {timeout_s:.0f} s from the sandbox process"
+            raise SandboxEnded(message, is_crash=False) from error
+        except OSError as error:
+            raise self._ended() from error
+
+    def close(self) -> None:
+        """Kill the process and release its resources."""
+        self._channel.close()
+        self.process.end()
+
+    def _receive(self, size: int, timeout_s: float) -> bytes:
+        received = b""
+        deadline_s = time.monotonic() + timeout_s
+        while len(received) < size:
+            self._channel.settimeout(max(deadline_s - time.monotonic(), 1e-3))
+            part = self._channel.recv(size - len(received))
+            if not part:
+                raise ConnectionResetError("the sandbox process closed its socket")
+            received += part
+        return received
+
+    def _ended(self) -> SandboxEnded:
+        end, number = self.process.describe_end()
+        if number is None:
+            return SandboxEnded(f"the sandbox process ended with {end}", is_crash=False)
+        return SandboxEnded(f"the program killed the sandbox process ({end})", is_crash=number not in _EXTERNAL_SIGNALS)
+
+
+def _file_of(data: bytes) -> BinaryIO:
+    try:
+        if hasattr(os, "memfd_create"):  # in memory: works with a full or read-only disk
+            file: BinaryIO = os.fdopen(os.memfd_create("rl-hotswap"), "wb+")
+        else:
+            file = tempfile.TemporaryFile(prefix="rl-hotswap-")  # noqa: SIM115
+        file.write(data)
+        file.seek(0)
+    except OSError as error:
+        raise TransientLoadError(f"no room to send a program to the sandbox: {error}") from error
+    return file

@@ -18,7 +18,7 @@ class StopSignal:
     """
 
     def __init__(self, *, ignore_interrupt: bool = False) -> None:
-        self.received: int | None = None
+        self.exit_code: int | None = None  # by convention 130 or 143 once a signal was received
         self._ignore_interrupt = ignore_interrupt
         self._stop: Callable[[], None] | None = None
         self._before: dict[int, object] = {}
@@ -26,11 +26,6 @@ class StopSignal:
     def call_instead(self, stop: Callable[[], None]) -> None:
         """Call ``stop`` at the next signal instead of raising."""
         self._stop = stop
-
-    @property
-    def exit_code(self) -> int | None:
-        """The conventional exit code for the received signal: 130 or 143."""
-        return None if self.received is None else 128 + self.received
 
     def __enter__(self) -> Self:
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -44,13 +39,13 @@ class StopSignal:
             signal.signal(number, handler)  # type: ignore[arg-type]
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        first, self.received = self.received is None, number
+        first, self.exit_code = self.exit_code is None, 128 + number
         if first and self._stop is not None:
             self._stop()
         elif number == signal.SIGINT:
             raise KeyboardInterrupt
         else:
-            raise SystemExit(128 + number)
+            raise SystemExit(self.exit_code)
 
 
 @contextmanager

@@ -56,9 +56,8 @@ class ModuleVerifier:
 
     def __init__(self, files: "VersionFiles", signature: ModuleSignature) -> None:
         manifest = files.manifest
-        data = files.read(manifest.probe.file)
         is_module = isinstance(manifest.module, ModuleSignature)
-        self._probe = decode_probe(data, signature if is_module else manifest.signature)
+        self._probe = decode_probe(files.read(manifest.probe.file), signature if is_module else manifest.signature)
         self._names = [spec.name for spec in signature.outputs]
         self._tolerance = (manifest.probe.atol, manifest.probe.rtol)
 

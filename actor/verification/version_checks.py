@@ -9,7 +9,6 @@ from shared.policy.signature import PolicySignature, Role
 _COPIES = 3  # the bytes, the engine's copy and the standby's copy
 _SMALL_BYTES = 2**28
 _OUT_OF_MEMORY = ("bad_alloc", "bad allocation", "allocate memory", "Cannot allocate")
-
 _INPUT_ORDER: tuple[Role, ...] = ("observation", "state", "action_mask", "noise")
 _AT_MOST_ONCE: tuple[Role, ...] = ("action_mask", "noise", "env_action", "log_prob", "value")
 

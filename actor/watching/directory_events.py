@@ -100,8 +100,5 @@ def _type_below(path: Path) -> str:
 
 def file_system_type(path: Path, mounts: Iterable[tuple[Path, str]]) -> str:
     """Return the type of the innermost mount that holds the absolute ``path``, the last of equals, or ""."""
-    depth, found = 0, ""
-    for where, kind in mounts:
-        if len(where.parts) >= depth and path.is_relative_to(where):
-            depth, found = len(where.parts), kind
-    return found
+    holding = ((len(where.parts), i, kind) for i, (where, kind) in enumerate(mounts) if path.is_relative_to(where))
+    return max(holding, default=(0, 0, ""))[2]

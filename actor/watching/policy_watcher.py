@@ -23,7 +23,6 @@ _LIST_ANYWAY_S = _OBSERVE_AGAIN_S = 30.0
 _RESCAN_SURE_S, _RESCAN_SETTLED_S = 5.0, 30.0
 # With events the listings, which take long in a store of many versions, take at most this share of the time.
 _LISTING_SHARE = 1 / 500
-
 _Directory = tuple[int, int, int]  # device, inode, and the time in ns of the last creation, removal or renaming
 
 

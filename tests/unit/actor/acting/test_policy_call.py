@@ -73,10 +73,8 @@ def test_env_action_is_the_sample_in_the_dtype_of_the_space() -> None:
 @pytest.mark.parametrize("nested", [True, False])
 def test_flattening_casts_and_finds_every_leaf(nested: bool) -> None:
     call = PolicyCall(acting_signature(NESTED if nested else VECTOR, ACTIONS["discrete"]), 2)
-    observation = (
-        {"camera": (np.zeros((2, 8, 8, 1), np.uint8),), "speed": np.ones((2, 3))} if nested else np.ones((2, 4))
-    )
-    leaves = call.flatten(observation)
+    nesting = {"camera": (np.zeros((2, 8, 8, 1), np.uint8),), "speed": np.ones((2, 3))}
+    leaves = call.flatten(nesting if nested else np.ones((2, 4)))
     assert [leaf.dtype.name for leaf in leaves] == (["uint8", "float32"] if nested else ["float32"])
 
 

@@ -17,8 +17,12 @@ from shared.rollouts.rollout_codec import decode_rollout, encode_rollout
 from tests.support.counting_environment import LENGTHS
 
 COUNTING = "tests.support.counting_environment:Counting-v0"
-MODES = list(AutoresetMode)
 STATE = ((("memory",), (1,)),)
+
+
+@pytest.fixture(params=AutoresetMode)
+def mode(request: pytest.FixtureRequest) -> AutoresetMode:
+    return AutoresetMode(request.param)
 
 
 @dataclass
@@ -121,7 +125,6 @@ def _stitch(rollouts: list[Rollout], name: str) -> np.ndarray:
     return np.concatenate([getattr(rollout, name) for rollout in rollouts])
 
 
-@pytest.mark.parametrize("mode", MODES)
 def test_every_transition_is_true_to_the_environment(mode: AutoresetMode) -> None:
     """The observations contain their episode and step, with which every field is compared."""
     with make_environments(COUNTING, 3, autoreset=mode) as environments:
@@ -153,7 +156,6 @@ def test_every_transition_is_true_to_the_environment(mode: AutoresetMode) -> Non
         np.testing.assert_array_equal(after[rollout.valid], expected[rollout.valid])
 
 
-@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("recurrent", [False, True])
 @pytest.mark.parametrize("nested", [False, True])
 def test_rollouts_pass_the_layouts_check_and_the_wire(mode: AutoresetMode, recurrent: bool, nested: bool) -> None:
@@ -168,7 +170,6 @@ def test_rollouts_pass_the_layouts_check_and_the_wire(mode: AutoresetMode, recur
             assert again.header == rollout.header
 
 
-@pytest.mark.parametrize("mode", MODES)
 def test_recurrent_state_begins_with_every_episode_and_goes_on_between_rollouts(mode: AutoresetMode) -> None:
     with make_environments(COUNTING, 3, autoreset=mode) as environments:
         worker, _ = _worker(environments, recurrent=True, length=5)
@@ -240,7 +241,6 @@ def test_finished_episodes_name_all_versions_that_acted_in_them() -> None:
     assert len(finished) >= 4
 
 
-@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("length", [1, 2, 5, 16])
 def test_returns_and_lengths_do_not_depend_on_how_rollouts_are_cut(mode: AutoresetMode, length: int) -> None:
     with make_environments(COUNTING, 4, autoreset=mode) as environments:
@@ -281,11 +281,7 @@ def test_an_interrupt_drops_the_current_rollout() -> None:
     sender = _Sender()
     with make_environments(COUNTING, 1) as environments:
         worker, agent = _worker(environments, sender=sender)
-
-        def report() -> None:
-            worker.interrupt()
-
-        worker.run(lambda: False, report)
+        worker.run(lambda: False, worker.interrupt)
         assert len(sender.taken) == 1
         assert worker.collect() is None
         assert agent.noise_offset == 8

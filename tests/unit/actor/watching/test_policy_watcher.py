@@ -48,6 +48,12 @@ def _publish(store: PolicyStore) -> int:
     return store.publish(sample_files(), sample_manifest).version
 
 
+def _publish_wakes(store: PolicyStore, woken: WakeUp) -> bool:
+    woken.clear()
+    _publish(store)
+    return woken.wait(20)
+
+
 def _age(directory: Path) -> None:
     """Give the directory an old time of change."""
     os.utime(directory, (1e9, 1e9))
@@ -59,8 +65,7 @@ def test_an_event_wakes_and_a_check_finds_the_version(
     watcher.start()
     assert watcher.has_events
     assert watcher.interval_s == 60.0
-    _publish(store)
-    assert woken.wait(20)
+    assert _publish_wakes(store, woken)
     assert watcher.check()
     assert watcher.known == (0,)
 
@@ -71,9 +76,7 @@ def test_a_version_that_an_event_names_is_known_without_a_listing(
     watcher.start()
     watcher.check()
     for version in range(3):
-        woken.clear()
-        _publish(store)
-        assert woken.wait(20)
+        assert _publish_wakes(store, woken)
         listings = store.listings
         assert watcher.check()
         assert watcher.known == tuple(range(version + 1))
@@ -115,14 +118,19 @@ def test_reads_are_no_events(store: _CountingStore, watcher: PolicyWatcher, woke
     assert not woken.wait(0.1)
 
 
-def test_without_events_a_check_finds_the_version(store: _CountingStore, watcher: PolicyWatcher) -> None:
+@pytest.mark.parametrize(("is_remote", "interval_s"), [(False, 0.1), (True, 3.0)])
+def test_without_events_a_check_finds_the_version(tmp_path: Path, is_remote: bool, interval_s: float) -> None:
+    """A remote store is polled slowly. A local one has no events before ``start``."""
+    store = RemotePolicyStore("memory://watched") if is_remote else LocalPolicyStore(tmp_path, fsync=False)
+    watcher = PolicyWatcher(store, rescan_s=3.0, poll_s=0.1)
+    if is_remote:
+        watcher.start()
     assert not watcher.has_events
-    assert watcher.interval_s == 0.1
-    _publish(store)
-    assert watcher.check()
-    _publish(store)
-    assert watcher.check()
-    assert watcher.known == (0, 1)
+    assert watcher.interval_s == interval_s
+    for known in ((0,), (0, 1)):
+        _publish(store)
+        assert watcher.check()
+        assert watcher.known == known
 
 
 def test_an_untouched_directory_is_not_listed_again(store: _CountingStore, watcher: PolicyWatcher) -> None:
@@ -207,9 +215,7 @@ def test_a_store_that_is_removed_and_comes_back_is_watched_again(
     _publish(store)
     until(lambda: watcher.check() or watcher.known)
     assert watcher.has_events
-    woken.clear()
-    _publish(store)
-    assert woken.wait(20)
+    assert _publish_wakes(store, woken)
 
 
 def test_a_store_that_is_replaced_is_watched_again(
@@ -222,9 +228,7 @@ def test_a_store_that_is_replaced_is_watched_again(
     other.path.rename(store.path)
     watcher.check()
     assert watcher.known == (0,)
-    woken.clear()
-    _publish(store)
-    assert woken.wait(20)
+    assert _publish_wakes(store, woken)
 
 
 def test_an_error_of_the_store_is_raised_and_keeps_the_known_versions(
@@ -238,19 +242,6 @@ def test_an_error_of_the_store_is_raised_and_keeps_the_known_versions(
     assert watcher.known == (0,)
     store.fault = None
     assert not watcher.check(force=True)
-
-
-def test_a_remote_store_is_polled_slowly(woken: WakeUp) -> None:
-    store = RemotePolicyStore("memory://watched")
-    watcher = PolicyWatcher(store, woken, rescan_s=3.0)
-    watcher.start()
-    assert not watcher.has_events
-    assert watcher.interval_s == 3.0
-    _publish(store)
-    assert watcher.check()
-    _publish(store)
-    assert watcher.check()
-    assert watcher.known == (0, 1)
 
 
 _NO_DESCRIPTORS_LEFT = """
