@@ -168,42 +168,26 @@ def test_a_killed_learner_leaves_no_address_behind(network: Network) -> None:
     assert name not in Path("/proc/net/unix").read_text()
 
 
-def test_a_stopped_learner_loses_rollouts_and_continues(network: Network) -> None:
+def test_a_stopped_learner_loses_rollouts_but_those_in_flight_and_continues(network: Network) -> None:
     address = fresh_address()
     learner = network.program("learner", address)
-    sender = network.sender(address, window=2)
+    sender = network.sender(address, window=3)
     assert sender.send(ROLLOUT)
     learner.line_with("learned 0")
     learner.process.send_signal(signal.SIGSTOP)
+    assert sender.send(ROLLOUT)
+    assert sender.send(ROLLOUT)
     until(lambda: not sender.learner_alive)
     for _ in range(20):
         assert sender.wait_for_room(0.0)  # never blocks
         assert not sender.send(ROLLOUT)
     learner.process.send_signal(signal.SIGCONT)
+    learner.line_with("learned 2")
     until(lambda: sender.learner_alive)
     assert sender.send(ROLLOUT)
-    learner.line_with("learned 21")
+    learner.line_with("learned 23")
     sender.close()
-    assert learner.finish() == RolloutAccounts(sent=22, learned=2, lost=20)
-
-
-def test_rollouts_in_flight_to_a_stopped_learner_are_not_lost(network: Network) -> None:
-    address = fresh_address()
-    learner = network.program("learner", address)
-    sender = network.sender(address, window=2)
-    assert sender.wait_for_room(PATIENCE_S)
-    learner.process.send_signal(signal.SIGSTOP)
-    assert sender.send(ROLLOUT)
-    assert sender.send(ROLLOUT)
-    until(lambda: not sender.learner_alive)
-    assert not sender.send(ROLLOUT)
-    learner.process.send_signal(signal.SIGCONT)
-    learner.line_with("learned 1")
-    until(lambda: sender.learner_alive)
-    assert sender.send(ROLLOUT)
-    learner.line_with("learned 3")
-    sender.close()
-    assert learner.finish() == RolloutAccounts(sent=4, learned=3, lost=1)
+    assert learner.finish() == RolloutAccounts(sent=24, learned=4, lost=20)
 
 
 def test_heartbeats_continue_while_an_update_computes(network: Network, captured_logs: CapturedLogs) -> None:
