@@ -30,7 +30,7 @@ READ_THE_CLOCK = {
     "actor/rollouts/rollout_worker.py",
     "rl_hotswap/cli/rollback.py",
     "scripts/conformance/engine_agreement.py",
-    "shared/store/quarantine.py",
+    "shared/store/store_notes.py",
     # The age of a version, for people.
     "actor/versions/policy_loader.py",
     "rl_hotswap/cli/inspect.py",
