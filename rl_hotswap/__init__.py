@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from actor.agent_options import AgentOptions, TrustOptions
     from actor.sandbox.program_sandbox import SandboxLimits
     from learner.export.module_export import export_module
-    from learner.publishing.publish_once import publish_policy
+    from learner.publishing.policy_publisher import publish_policy
     from learner.sb3.adapter import from_sb3
     from learner.sb3.publish_callback import PublishCallback
     from rl_hotswap.evaluation import Evaluation, evaluate
@@ -56,7 +56,7 @@ _MODULES = {
     "from_sb3": "learner.sb3.adapter",
     "load_policy": "actor.acting.module_call",
     "open_store": "shared.store.policy_store",
-    "publish_policy": "learner.publishing.publish_once",
+    "publish_policy": "learner.publishing.policy_publisher",
     "train": "rl_hotswap.training",
 }
 

@@ -20,8 +20,7 @@ from learner.export.export_methods import (
     try_methods,
 )
 from learner.export.flat_module import FlatInterface, FlatModule, copy_for_export, flat_source
-from learner.export.input_variations import tensors_of
-from learner.export.module_cases import EagerModule, ModuleCases
+from learner.export.module_cases import EagerModule, ModuleCases, tensors_of
 from learner.export.program_checks import ATOL, Arrays, Case, ProgramChecks, perturbed, write_weights
 from shared.engines.eager import module_tensors
 from shared.errors import ConfigurationError, ExportError, SignatureMismatch, WeightsError

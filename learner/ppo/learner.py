@@ -16,11 +16,18 @@ from torch import Tensor
 from learner.networks.acting_policy import ActingPolicy
 from learner.networks.distributions import mask_logits
 from learner.ppo import losses
-from learner.ppo.batch import Batch, join_rollouts
 from learner.ppo.gradients.flat_parameters import AdamState, FlatAdam, FlatParameters
 from learner.ppo.learner_config import LearnerConfig
 from learner.ppo.normalization import MomentsState, ReturnScale, RunningMoments, ScaleState
-from learner.ppo.policy_training import FeedForwardTraining, Minibatch, PolicyTraining, RecurrentTraining, Targets
+from learner.ppo.policy_training import (
+    Batch,
+    FeedForwardTraining,
+    Minibatch,
+    PolicyTraining,
+    RecurrentTraining,
+    Targets,
+    join_rollouts,
+)
 from learner.ppo.vtrace import Bools, Floats, Steps, vtrace
 from shared.errors import CheckpointError
 from shared.policy.signature import PolicySignature

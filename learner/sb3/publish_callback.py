@@ -8,10 +8,8 @@ import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
 from learner.export.policy_export import PolicyExporter
-from learner.publishing.policy_publisher import PolicyPublisher
-from learner.publishing.publish_once import VersionOrigin
-from learner.sb3.adapter import from_sb3, refresh
-from learner.sb3.assembly import SB3Policy
+from learner.publishing.policy_publisher import PolicyPublisher, VersionOrigin
+from learner.sb3.adapter import SB3Policy, from_sb3, refresh
 from shared.errors import ConfigurationError
 from shared.policy.manifest import TrainingProgress
 from shared.policy.signing import SigningKey, signing_key_of

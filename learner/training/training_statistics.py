@@ -63,10 +63,7 @@ class EpisodeWindow:
     @classmethod
     def from_state(cls, state: dict[str, object]) -> "EpisodeWindow":
         """Return the window in a checkpoint. Raises msgspec.ValidationError if it has another form."""
-        return cls(
-            msgspec.convert(state["returns"], list[float]),
-            msgspec.convert(state["finished"], int),
-        )
+        return cls(msgspec.convert(state["returns"], list[float]), msgspec.convert(state["finished"], int))
 
 
 class Interval(NamedTuple):

@@ -106,7 +106,7 @@ def _publish_sb3(options: ExportOptions, file: Path) -> "Manifest":
         raise ConfigurationError(f'{", ".join(missing)} is not installed: pip install "rl-hotswap[sb3]"')
     store = _required(options.store, "--store DIR to publish the policy")
 
-    from learner.publishing.publish_once import publish_once
+    from learner.publishing.policy_publisher import publish_once
     from learner.sb3.adapter import from_sb3
     from learner.sb3.model_file import load_model, load_vec_normalize, load_weights
     from shared.store.policy_store import open_store
@@ -134,7 +134,7 @@ def _publish_module(options: ExportOptions) -> "Manifest":
     store = _required(options.store, "--store DIR for an acting policy, or --example and --directory for any module")
     env_id = _required(options.env, "--env ID, which defines the policy's observation and action spaces")
 
-    from learner.publishing.publish_once import publish_policy
+    from learner.publishing.policy_publisher import publish_policy
 
     module = _module(options)
     observation, action = _spaces(env_id)

@@ -25,7 +25,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from actor.agent import Agent
 from actor.agent_options import AgentOptions
-from learner.publishing.publish_once import publish_once
+from learner.publishing.policy_publisher import publish_once
 from learner.sb3.adapter import from_sb3
 from shared.engines.engine import EngineKind
 from shared.engines.load import PROGRAM_OF, check_support

@@ -16,7 +16,7 @@ from torch.distributions.categorical import Categorical
 
 import actor.agent
 from actor.agent_options import AgentOptions
-from learner.publishing.publish_once import publish_policy
+from learner.publishing.policy_publisher import publish_policy
 from shared.store.policy_store import LocalPolicyStore
 
 ENV_ID = "CartPole-v1"

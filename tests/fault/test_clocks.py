@@ -25,7 +25,7 @@ UPDATES = 6
 READ_THE_CLOCK = {
     # Time stamps of versions, reports, rollouts and advice.
     "learner/export/module_export.py",
-    "learner/publishing/publish_once.py",
+    "learner/publishing/policy_publisher.py",
     "learner/training/training_observer.py",
     "actor/rollouts/rollout_worker.py",
     "rl_hotswap/cli/rollback.py",

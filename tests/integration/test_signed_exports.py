@@ -8,7 +8,7 @@ from torch import nn
 
 from actor.acting.module_call import load_policy
 from learner.export.module_export import export_module
-from learner.publishing.publish_once import publish_policy
+from learner.publishing.policy_publisher import publish_policy
 from rl_hotswap.cli.evaluate import COMMAND, EvaluateOptions, main
 from shared.errors import ConfigurationError, NotAuthentic
 from shared.policy.signing import SigningKey

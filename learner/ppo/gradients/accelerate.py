@@ -18,8 +18,7 @@ from learner.ppo.gradients.backprop import (
     SequenceReference,
 )
 from learner.ppo.gradients.flat_parameters import FlatParameters
-from learner.ppo.gradients.lstm_backprop import LstmBackprop
-from learner.ppo.gradients.mlp_backprop import SeparateCoreBackprop, SharedCoreBackprop
+from learner.ppo.gradients.handwritten import LstmBackprop, SeparateCoreBackprop, SharedCoreBackprop
 from shared.policy.probe import make_inputs
 
 

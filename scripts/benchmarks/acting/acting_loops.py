@@ -23,7 +23,7 @@ from actor.rollouts.rollout_worker import RolloutOptions, RolloutWorker
 from actor.session.process_state import short_switch_interval
 from learner.networks.acting_policy import ActingPolicy
 from learner.networks.network_config import NetworkConfig
-from learner.publishing.publish_once import publish_once
+from learner.publishing.policy_publisher import publish_once
 from scripts.benchmarks.common.rounds import Piece
 from shared.policy.noise import NoiseStream
 from shared.rollouts.rollout import RolloutLayout

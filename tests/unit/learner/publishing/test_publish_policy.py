@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from actor.acting.module_call import load_policy
 from actor.agent import Agent
 from actor.agent_options import AgentOptions
-from learner.publishing.publish_once import publish_policy
+from learner.publishing.policy_publisher import publish_policy
 from shared.errors import ConfigurationError, ExportError
 from shared.store.policy_store import LocalPolicyStore
 from tests.support.policies import make_policy

@@ -16,8 +16,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
 from torch import Tensor
 
-from learner.sb3.adapter import from_sb3, refresh
-from learner.sb3.assembly import SB3Policy
+from learner.sb3.adapter import SB3Policy, from_sb3, refresh
 from scripts.conformance.sb3_agreement import (
     BOX,
     DISCRETE,

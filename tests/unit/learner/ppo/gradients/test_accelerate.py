@@ -10,12 +10,11 @@ from torch import Tensor
 
 from learner.networks.acting_policy import ActingPolicy
 from learner.networks.network_config import Activation, NetworkConfig
-from learner.ppo.gradients import mlp_backprop
+from learner.ppo.gradients import handwritten
 from learner.ppo.gradients.accelerate import accelerate, torch_compile_function
 from learner.ppo.gradients.backprop import AutogradBackprop, Backprop, RowReference, SequenceReference
 from learner.ppo.gradients.flat_parameters import FlatParameters
-from learner.ppo.gradients.lstm_backprop import LstmBackprop
-from learner.ppo.gradients.mlp_backprop import SeparateCoreBackprop, SharedCoreBackprop
+from learner.ppo.gradients.handwritten import LstmBackprop, SeparateCoreBackprop, SharedCoreBackprop
 from learner.ppo.learner import Learner
 from learner.ppo.learner_config import LearnerConfig
 from shared.engines.row_compiler import llvm_program
@@ -64,7 +63,7 @@ def test_rows(
 ) -> None:
     if not compiled:
         monkeypatch.setattr(llvm_program, "_MOST_IN_MATRIX", 0)
-        mlp_backprop._compile.cache_clear()
+        handwritten._compile.cache_clear()
     policy, parameters = _policy(NetworkConfig(hidden_sizes=hidden_sizes, activation=activation, shared_trunk=shared))
     reference = RowReference(policy)
     found = accelerate(reference, parameters)

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from learner.ppo.gradients.mlp_backprop import LlvmForward, llvm_forward
+from learner.ppo.gradients.handwritten import LlvmForward, llvm_forward
 
 
 def _layers(sizes: list[int]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
