@@ -41,7 +41,6 @@ class MadeProgram:
 
     @cached_property
     def entry(self) -> ProgramEntry:
-        """The program's entry in a manifest."""
         return ProgramEntry(self.kind, PROGRAM_FILES[self.kind], program_digest(self.kind, self.data))
 
 
@@ -70,9 +69,7 @@ def try_methods(
 ) -> tuple[dict[ProgramKind, MadeProgram], tuple[MethodReport, ...]]:
     """Return the program of each method, but of TorchScript's methods only the first that works, and all reports.
 
-    ``more`` are methods of the caller, to be tried last.
-
-    Raises ExportError if no method gives a program that equals eager.
+    ``more`` are tried last. Raises ExportError if no method gives a program that equals eager.
     """
     made: dict[ProgramKind, MadeProgram] = {}
     reports: list[MethodReport] = []
@@ -259,11 +256,9 @@ _MARCH = {"AVX512": "x86-64-v4", "AVX2": "x86-64-v3"}
 
 
 def export_aot(module: nn.Module, interface: FlatInterface) -> bytes:
-    """Return the package ("pt2") of ``module``, whose ``forward`` takes and returns one list of tensors.
+    """Return the package ("pt2") of ``module``, a function of one list of tensors, for any batch size, in 15 to 40 s.
 
-    The package is for every batch size. Takes 15 to 40 s. Its constants have the names of the module's parameters and
-    buffers, so ``load_constants`` replaces the weights; ``loader.run`` takes and returns the flat list. Raises
-    ExportError.
+    Its constants have the names of the module's parameters and buffers. Raises ExportError.
     """
     shapes = [{} if dim is None else {dim: torch.export.Dim("batch", min=1)} for dim in interface.batch_dims]
     with quietly(), torch.no_grad():

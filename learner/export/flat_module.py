@@ -1,7 +1,6 @@
 """Modules as exporters see them: one flat list of tensors in, one out, with nested values rebuilt in between.
 
-A trace or a graph keeps nothing of the rebuilding. For scripting it is written as TorchScript source for the
-types that the module has: a compiler of static types accepts no general code for it.
+For scripting, the rebuilding is written as TorchScript source for the module's types; a trace keeps nothing of it.
 """
 
 import copy
@@ -45,8 +44,7 @@ class FlatInterface:
 class FlatModule(nn.Module):
     """A module whose ``forward(inputs)`` calls ``module(*args, **kwargs)`` and flattens the result.
 
-    ``arguments`` is the structure of ``{"args": …, "kwargs": …}``. ``clone`` passes copies, for a module that writes
-    into its arguments.
+    ``arguments`` is the structure of ``{"args": …, "kwargs": …}``; ``clone`` protects inputs from being changed.
     """
 
     def __init__(
@@ -122,7 +120,6 @@ class _SourceWriter:
         self._names = 0
 
     def expression(self, structure: Structure) -> str:  # noqa: PLR0911 - one return for each kind of node
-        """Return the source that builds this value from ``inputs``."""
         match structure:
             case TensorNode() | NumberNode():
                 self._inputs += 1
@@ -144,7 +141,6 @@ class _SourceWriter:
                 return f"{name}({', '.join(map(self.expression, items))})"
 
     def take_apart(self, structure: Structure, value: str) -> None:
-        """Append the lines that take ``value`` apart into ``outputs``."""
         match structure:
             case TensorNode():
                 name = self._name(value)

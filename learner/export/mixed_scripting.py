@@ -1,25 +1,19 @@
-"""Scripting and tracing of the pieces (submodules) of one module.
-
-A scripted module may hold traced pieces: code without decisions that TorchScript cannot read. A traced module may hold
-scripted pieces, which keep their decisions.
-"""
+"""Scripting and tracing of the pieces (submodules) of one module: traced pieces in a scripted module, or reverse."""
 
 import copy
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
 from shared.errors import ScriptingError
-from shared.scripting.scripting import is_scripted, script, trace
+from shared.scripting.scripting import ScriptModule, script, trace
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
-@dataclass(frozen=True)
-class PieceCall:
+class PieceCall(NamedTuple):
     """The arguments of one call of a piece."""
 
     args: tuple[Any, ...]
@@ -36,7 +30,7 @@ def piece_calls(module: nn.Module, run: Callable[[], object]) -> dict[str, Piece
 
         return hook
 
-    pieces = [(name, piece) for name, piece in module.named_modules() if not is_scripted(piece)]
+    pieces = [(name, piece) for name, piece in module.named_modules() if not isinstance(piece, ScriptModule)]
     handles = [piece.register_forward_pre_hook(record(name), with_kwargs=True) for name, piece in pieces]
     try:
         run()
@@ -47,10 +41,7 @@ def piece_calls(module: nn.Module, run: Callable[[], object]) -> dict[str, Piece
 
 
 def with_traced_pieces(module: nn.Module, calls: Mapping[str, PieceCall]) -> nn.Module:
-    """Return a copy of ``module`` with the pieces traced that cannot be scripted, as deep down as possible.
-
-    Raises ScriptingError if all pieces can be scripted: then the module's own code is the reason.
-    """
+    """Return a copy with the pieces traced that cannot be scripted. Raises ScriptingError if there is none."""
     changed = _copy(module)
     if not _trace_pieces(changed, "", calls):
         raise ScriptingError("every piece of the module can be scripted, so tracing one does not help: see script")
@@ -82,17 +73,15 @@ def _copy(module: nn.Module) -> nn.Module:
 
 
 def _traced(piece: nn.Module, call: PieceCall) -> nn.Module:
-    if not call.kwargs or not call.args:
-        return trace(piece, call.args, call.kwargs)
-    bound = inspect.signature(piece.forward).bind(*call.args, **call.kwargs)
-    return trace(piece, bound.args, bound.kwargs)
+    args, kwargs = call
+    if kwargs and args:
+        bound = inspect.signature(piece.forward).bind(*args, **kwargs)
+        args, kwargs = bound.args, bound.kwargs
+    return trace(piece, args, kwargs)
 
 
 def with_scripted_pieces(module: nn.Module, calls: Mapping[str, PieceCall]) -> nn.Module:
-    """Return a copy of ``module`` with its largest scriptable pieces scripted, if need be around traced pieces.
-
-    Raises ScriptingError if only layers of torch itself can be scripted.
-    """
+    """Return a copy with its largest scriptable pieces scripted. Raises ScriptingError if there is none."""
     changed = _copy(module)
     if not _script_pieces(changed, "", calls):
         raise ScriptingError("no piece of the module can be scripted, apart from torch's own layers: see trace")
@@ -104,7 +93,7 @@ def _script_pieces(module: nn.Module, prefix: str, calls: Mapping[str, PieceCall
     for name, piece in module._modules.items():
         if piece is None or all(type(child).__module__.startswith("torch.nn.") for child in piece.modules()):
             continue
-        if is_scripted(piece):
+        if isinstance(piece, ScriptModule):
             changed = True
         elif (scripted := _scripted(piece, f"{prefix}{name}.", calls)) is not None:
             module._modules[name] = scripted

@@ -140,7 +140,6 @@ class EagerModule:
     writes_inputs: bool = False
 
     def __call__(self, tensors: Sequence[Tensor]) -> Any:
-        """Return the nested result. Exceptions of the module pass through."""
         copies = [tensor.clone() for tensor in tensors]
         value = unflatten(self.arguments, copies, self.classes)
         with torch.no_grad():
@@ -150,7 +149,6 @@ class EagerModule:
         return result
 
     def checked(self, tensors: Sequence[Tensor]) -> Any:
-        """Return the nested result. Raises ExportError if the module raises."""
         try:
             return self(tensors)
         except Exception as error:  # a module's own code may raise anything
@@ -221,7 +219,6 @@ class ModuleCases:
         return (EXAMPLE_ROWS, smallest, _LARGEST)
 
     def _input_sets(self, example: Sequence[Tensor], sizes: Iterable[int | None], first: Any) -> list[_Inputs]:
-        """Return the example's inputs, and up to two variations that the module accepts."""
         as_given: _Inputs = {size: resized(example, self.batch_dims, size) for size in sizes}
         sets = [as_given]
         for floats, discretes in VARIATIONS:

@@ -94,7 +94,6 @@ def export_module(
     Args:
         module: The module. It is copied; only a module with lazy layers is called itself, once, to initialise them.
         example_args: The positional arguments of one call.
-        directory: The directory to create.
         example_kwargs: The keyword arguments of that call.
         dynamic_batch: False to export for the sizes of the example only.
         batch_dims: The batch dimension of each tensor of the arguments, in order, None for one without. By default,

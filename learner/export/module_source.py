@@ -79,10 +79,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
 
 def example_arguments(specs: Sequence[str]) -> tuple[Any, ...]:
-    """Return arguments made from a specification like ``"float32[3,4]"`` for each, or read from one ``.pt`` file.
-
-    Raises ConfigurationError for anything else.
-    """
+    """Return arguments made of ``"float32[3,4]"`` each, or read from one ``.pt`` file. Raises ConfigurationError."""
     if len(specs) == 1 and specs[0].endswith(".pt"):
         found = _load_plain(Path(specs[0]))
         return tuple(found) if isinstance(found, tuple | list) else (found,)

@@ -25,10 +25,9 @@ _VALUES = ("raw_data", "float_data", "double_data", "int32_data", "int64_data", 
 def export_onnx(
     module: nn.Module, interface: FlatInterface, places: Mapping[str, TensorPlace], *, keep_constants: bool = False
 ) -> bytes:
-    """Return the graph of ``module``, whose ``forward`` takes and returns one list of tensors. Takes seconds.
+    """Return the graph of ``module``, a function of one list of tensors, with its weights at ``places``. Takes seconds.
 
-    Initializers are read from the weights file at ``places``. Raises ExportError if the exporter fails, or, without
-    ``keep_constants``, for a float in the graph that is none of the weights: it may have been computed from one.
+    Raises ExportError if the exporter fails, or, without ``keep_constants``, for a float in it that is no weight.
     """
     model = _export_model(module, interface)
     _drop_casts_of_constants(model.graph)

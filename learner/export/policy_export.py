@@ -1,7 +1,4 @@
-"""Export of a policy: programs made once and compared with eager, then the files of version after version.
-
-A version is new weights in the same programs.
-"""
+"""Export of a policy: programs made once and compared with eager, then new weights in them, version after version."""
 
 from collections.abc import Mapping, Sequence
 
@@ -60,10 +57,7 @@ class PolicyExporter:
         onnx: bool = True,
         aot: bool = False,
     ) -> None:
-        """Takes seconds with ``onnx``, half a minute with ``aot``.
-
-        Raises ExportError if no program equals the eager policy, or the policy does not match its signature.
-        """
+        """Takes seconds with ``onnx``, 30 s with ``aot``. Raises ExportError if no program equals the policy."""
         self.signature = signature
         self._module = copy_for_export(module)
         self._not_in_state_dict = self._arrays().keys() - self._module.state_dict().keys()
@@ -80,8 +74,7 @@ class PolicyExporter:
     def files(self, weights: Mapping[str, Tensor]) -> tuple[dict[str, bytes], tuple[ProgramEntry, ...], ProbeEntry]:
         """Return the files of a version with these ``weights`` (a state dict), its programs and its probe.
 
-        Takes milliseconds. Raises WeightsError for weights of another network or not finite, ExportError for outputs
-        that are not finite.
+        Raises WeightsError for weights of another network or not finite, ExportError for outputs that are not finite.
         """
         write_weights(self._module, self._fitting(weights))
         probe = compute_probe(self._module, self.signature)
@@ -103,7 +96,6 @@ class PolicyExporter:
         return {name: tensor.numpy() for name, tensor in module_tensors(self._module).items()}
 
     def _fitting(self, weights: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
-        """Return ``weights`` as arrays, with the buffers that a state dict leaves out."""
         mine = self._arrays()
         arrays = {name: tensor.detach().cpu().numpy() for name, tensor in weights.items()}
         arrays |= {name: mine[name] for name in self._not_in_state_dict - arrays.keys()}
@@ -115,10 +107,7 @@ class PolicyExporter:
 
 
 def policy_checks(module: nn.Module, signature: PolicySignature) -> ProgramChecks:
-    """Return the checks of a policy's programs. ``module`` ends with its own weights.
-
-    Raises ExportError if the policy does not return what its signature says.
-    """
+    """Return the checks of a policy's programs. Raises ExportError if the policy does not match its signature."""
     weights = {name: tensor.numpy().copy() for name, tensor in module_tensors(module).items()}
     other_weights = perturbed(weights)
 

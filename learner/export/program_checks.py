@@ -65,10 +65,7 @@ class ProgramChecks:
         return 1 + max(case.inputs_set for case in self.cases)
 
     def differences(self, run: Run, load_weights: LoadWeights) -> dict[int, float]:
-        """Return the largest difference from eager by batch size (0: no batch).
-
-        The program ends with ``weights``. Raises ExportError with the reason if a difference is too large.
-        """
+        """Return the largest difference by batch size (0: no batch). Raises ExportError if it is too large."""
         found: dict[int, float] = {}
         failures: list[tuple[Case, str]] = []
         for case in self.cases:

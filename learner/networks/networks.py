@@ -185,7 +185,6 @@ class SeparateCore(nn.Module):
         return self.policy(features), self.value(features).squeeze(-1), state
 
     def value_parameters(self) -> tuple[Tensor, Tensor]:
-        """Return views of the value output's weights and bias."""
         last = _last_linear(self.value)
         return last.weight.data, last.bias.data
 
@@ -265,7 +264,6 @@ class RecurrentCore(nn.Module):
         return output[:, : self.head_size], output[:, self.head_size], state
 
     def value_parameters(self) -> tuple[Tensor, Tensor]:
-        """Return views of the value output's weights and bias."""
         return self.heads.weight.data[self.head_size :], self.heads.bias.data[self.head_size :]
 
 

@@ -1,8 +1,4 @@
-"""PPO (Schulman et al. 2017) with V-trace targets (Espeholt et al. 2018), for rollouts of current and older policies.
-
-An update adds the observations to the running statistics, evaluates the policy once over the batch, corrects for lag
-with V-trace, and takes gradient steps on minibatches.
-"""
+"""PPO (Schulman et al. 2017) with V-trace targets (Espeholt et al. 2018), for rollouts of new and older policies."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -61,8 +57,6 @@ class UpdateMetrics:
 
 @dataclass(frozen=True)
 class _Schedule:
-    """Annealed settings of one update."""
-
     learning_rate: float
     clip: float
     entropy_coefficient: float
@@ -70,8 +64,6 @@ class _Schedule:
 
 @dataclass(frozen=True)
 class _Evaluation:
-    """Outputs of one forward pass over a minibatch."""
-
     minibatch: Minibatch
     terms: Tensor
     log_prob: Tensor
@@ -120,15 +112,13 @@ class Learner:
 
     @property
     def signature(self) -> PolicySignature:
-        """Signature of the policy."""
         return self.policy.signature
 
     @torch.no_grad()
     def update(self, rollouts: Sequence[Rollout], *, should_stop: Callable[[], bool] | None = None) -> UpdateMetrics:
-        """Train on ``rollouts`` and return measurements.
+        """Train on ``rollouts`` of equal lengths, any widths, that passed ``RolloutLayout.check``; return metrics.
 
-        The rollouts have equal lengths, any numbers of environments, and passed ``RolloutLayout.check``. The update
-        ends early when ``should_stop``, called before every gradient step, returns True.
+        The update ends early when ``should_stop``, called before every gradient step, returns True.
         """
         began_s = time.perf_counter()
         batch = join_rollouts(rollouts)

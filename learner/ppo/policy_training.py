@@ -136,19 +136,15 @@ class PolicyTraining(Protocol):
     @property
     def backprop(self) -> Backprop:
         """Passes of the network."""
-        ...
 
     def estimate(self, batch: Batch) -> Estimate:
         """Evaluate the policy over ``batch``, which the next calls refer to."""
-        ...
 
     def set_targets(self, targets: Targets) -> None:
         """Set the targets of the batch."""
-        ...
 
     def epoch(self, minibatch_size: int, generator: torch.Generator) -> Iterator[Minibatch]:
         """Yield all valid steps of the batch in random order, in minibatches of nearly equal size."""
-        ...
 
 
 class FeedForwardTraining:

@@ -1,4 +1,4 @@
-"""Publication of weights as versions of a store, on a thread: training hands over a snapshot and continues."""
+"""Publication of policies as versions of a store: of one, or on a thread, while training continues."""
 
 import threading
 import time
@@ -65,8 +65,6 @@ def publish_policy(
 
     Args:
         module: The policy. It is copied, not changed.
-        observation_space: The environment's observation space.
-        action_space: The environment's action space.
         store: The policy store, its directory or its URL.
         state: An example of the recurrent state: float32 tensors ``[1, ...]`` nested in any way.
         masked: True when the module takes an action mask as its last argument.
@@ -158,7 +156,6 @@ class PublishedVersions(msgspec.Struct, frozen=True):
     newest: int | None = None
 
     def and_one_more(self, version: int) -> "PublishedVersions":
-        """Return the count with ``version`` added."""
         return PublishedVersions(self.count + 1, version)
 
     def and_those_since(self, versions: Iterable[int]) -> "PublishedVersions":

@@ -1,7 +1,4 @@
-"""Maintenance of a store that receives many versions a second: the newest become durable, old ones are removed.
-
-The maintenance thread also reads the quarantine advice of actors.
-"""
+"""Maintenance of a store on a thread: the newest versions become durable, old ones are removed, advice is read."""
 
 import threading
 

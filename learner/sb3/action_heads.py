@@ -13,11 +13,14 @@ from shared.errors import ConfigurationError
 from shared.policy.spaces import ActionSpec
 
 
-class DistributionHead(nn.Module):
-    """PPO and A2C: a categorical, Bernoulli or diagonal Gaussian distribution around a linear layer."""
+class Head(nn.Module):
+    """Base of the heads. A random head takes noise and returns a log-probability."""
 
-    has_noise = True
-    has_log_prob = True
+    is_random = True
+
+
+class DistributionHead(Head):
+    """PPO and A2C: a categorical, Bernoulli or diagonal Gaussian distribution around a linear layer."""
 
     def __init__(self, layer: nn.Module, action: ActionSpec, log_std: nn.Parameter | None, masked: bool) -> None:
         super().__init__()
@@ -79,11 +82,10 @@ class Clip(nn.Module):
         return action.to(self._dtype).clamp(self.low, self.high)
 
 
-class TanhHead(nn.Module):
+class TanhHead(Head):
     """TD3: the action, squashed by tanh; no noise and no log-probability."""
 
-    has_noise = False
-    has_log_prob = False
+    is_random = False
 
     def __init__(self, layer: nn.Module, action: ActionSpec) -> None:
         super().__init__()
@@ -96,11 +98,8 @@ class TanhHead(nn.Module):
         return [action, self.unscale(action)]
 
 
-class SquashedGaussianHead(nn.Module):
+class SquashedGaussianHead(Head):
     """SAC: a Gaussian squashed by tanh. ``action`` is in [-1, 1]; ``log_prob`` is its log-probability."""
-
-    has_noise = True
-    has_log_prob = True
 
     def __init__(self, mean: nn.Module, log_std: nn.Module, low: float, high: float, action: ActionSpec) -> None:
         """``low`` and ``high`` bound the logarithm of the standard deviation."""
@@ -121,15 +120,12 @@ class SquashedGaussianHead(nn.Module):
         return [action, self.unscale(action), log_prob]
 
 
-class StateDependentHead(nn.Module):
+class StateDependentHead(Head):
     """Exploration that depends on the state (Raffin et al. 2020, "Smooth Exploration for Robotic RL"), squashed or not.
 
     Each action has the distribution of Stable-Baselines3, but noise is new at every step: Stable-Baselines3 keeps one
     exploration matrix for many steps.
     """
-
-    has_noise = True
-    has_log_prob = True
 
     def __init__(
         self,
@@ -175,7 +171,7 @@ class StateDependentHead(nn.Module):
         return torch.where(log_std > 0, torch.log1p(log_std.clamp(min=0) + self._epsilon) + 1, log_std.exp())
 
 
-class GreedyHead(nn.Module):
+class GreedyHead(Head):
     """DQN: the action of the highest Q-value, or with probability ``exploration_rate`` a random one.
 
     The position of the largest Gumbel noise is the random action, and its size decides whether to explore: the two are
@@ -183,8 +179,6 @@ class GreedyHead(nn.Module):
     """
 
     exploration_rate: Tensor
-    has_noise = True
-    has_log_prob = True
 
     def __init__(self, layer: nn.Module, action: ActionSpec) -> None:
         super().__init__()

@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from gymnasium import spaces
@@ -18,7 +18,14 @@ from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN, SACPolicy
 from stable_baselines3.td3.policies import TD3Policy
 from torch import nn
 
-from learner.sb3.action_heads import DistributionHead, GreedyHead, SquashedGaussianHead, StateDependentHead, TanhHead
+from learner.sb3.action_heads import (
+    DistributionHead,
+    GreedyHead,
+    Head,
+    SquashedGaussianHead,
+    StateDependentHead,
+    TanhHead,
+)
 from learner.sb3.observation_input import Leaf, ObservationInput, pair_leaves
 from learner.sb3.policies import (
     ArrayFeatures,
@@ -34,7 +41,6 @@ from shared.policy.signature import PolicySignature, acting_signature
 from shared.policy.spaces import ActionSpec, Path, action_spec
 
 SB3Policy = FeedForwardPolicy | RecurrentPolicy
-Head = DistributionHead | GreedyHead | SquashedGaussianHead | StateDependentHead | TanhHead
 ActorCritic = ActorCriticPolicy | MaskableActorCriticPolicy
 
 
@@ -58,8 +64,8 @@ class Parts:
             self.action,
             state=state,
             masked=masked,
-            noise=head.has_noise,
-            log_prob=head.has_log_prob,
+            noise=head.is_random,
+            log_prob=head.is_random,
             value=value,
         )
 
@@ -233,14 +239,11 @@ def _make_sizes_plain(policy: nn.Module) -> None:
             module.in_features, module.out_features = int(module.in_features), int(module.out_features)
 
 
-if TYPE_CHECKING:
-    from learner.sb3.adapter import SB3Policy
-
 _ROWS = 16
 _ATOL = _RTOL = 1e-5
 
 
-def check_agreement(adapted: "SB3Policy", policy: BasePolicy, vec_normalize: VecNormalize | None) -> None:
+def check_agreement(adapted: SB3Policy, policy: BasePolicy, vec_normalize: VecNormalize | None) -> None:
     """Raise ExportError unless both choose the same actions for 16 observations, without noise."""
     signature = adapted.signature
     inputs = make_inputs(signature, _ROWS, seed=0)

@@ -123,18 +123,17 @@ class Numbers(nn.Module):
 class OneHot(nn.Module):
     """Encodes ``[B]`` or ``[B, parts]`` integers as ``[B, sum(cardinalities)]``."""
 
-    offsets: Tensor
+    part: Tensor
     values: Tensor
 
     def __init__(self, cardinalities: Sequence[int]) -> None:
         super().__init__()
         self._parts = len(cardinalities)
-        self._counts = list(cardinalities)
         # For each column of the result: the value of its part that it stands for.
         self.register_buffer("values", torch.cat([torch.arange(n) for n in cardinalities]))
-        self.register_buffer("part", torch.repeat_interleave(torch.arange(self._parts), torch.tensor(self._counts)))
-
-    part: Tensor
+        self.register_buffer(
+            "part", torch.repeat_interleave(torch.arange(self._parts), torch.tensor(list(cardinalities)))
+        )
 
     def forward(self, observation: Tensor) -> Tensor:
         columns = observation.to(torch.int64).reshape([-1, self._parts]).index_select(1, self.part)

@@ -1,7 +1,6 @@
 """The loop of one training: receive rollouts, update, publish, write checkpoints, until there is a reason to stop.
 
-The receiver may be a socket or a worker in the same process, and the publisher may run on a thread or synchronously. So
-the asynchronous cluster and training in one process share this loop.
+The asynchronous cluster and training in one process share this loop, with their own receivers and publishers.
 """
 
 import time
@@ -85,8 +84,7 @@ class LearnerLoop:
     def run(self) -> Outcome:
         """Train until there is a reason to stop; then publish the newest weights and write a checkpoint.
 
-        With ``begin_epoch`` no checkpoint is written at the end. A resumed run computes the updates since the last
-        regular one again, bit for bit; an additional one would reset environments that an uninterrupted run did not.
+        With ``begin_epoch``, the end writes no checkpoint: a resumed run would reset environments at an additional one.
         """
         begin_epoch = self._hooks.begin_epoch
         if self.counters.checkpoints == 0:
@@ -195,11 +193,7 @@ class LearnerLoop:
         run that resumes from an older one begins the same epochs.
         """
         updates = self.counters.updates
-        if (
-            self._hooks.begin_epoch is not None
-            and self.counters.checkpoints
-            and not self._publishing.is_current(updates)
-        ):
+        if self._hooks.begin_epoch and self.counters.checkpoints and not self._publishing.is_current(updates):
             self.publish()
         self.counters.checkpoints += 1
         self.counters.published = self.publisher.published

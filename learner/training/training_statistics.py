@@ -42,7 +42,6 @@ class EpisodeWindow:
         self.finished = finished
 
     def add(self, episodes: EpisodeEnds) -> None:
-        """Add the episodes of a rollout, in order."""
         self._returns.extend(episodes.returns)
         self.finished += len(episodes.returns)
 
@@ -57,7 +56,6 @@ class EpisodeWindow:
         return mean is not None and len(self._returns) == WINDOW_EPISODES and mean >= target_return
 
     def state(self) -> dict[str, object]:
-        """Return the state for a checkpoint."""
         return {"returns": list(self._returns), "finished": self.finished}
 
     @classmethod
@@ -86,7 +84,6 @@ class Schedule:
         self._last_update, self._last_s = update, now_s
 
     def is_due(self, update: int, now_s: float) -> bool:
-        """Return True if the action is due."""
         if self.is_current(update):
             return False
         updates, seconds = self._interval
@@ -135,11 +132,9 @@ class TrainingClock:
         return self._wall_before_s + time.monotonic() - self._began_s
 
     def state(self) -> dict[str, float]:
-        """Return the state for a checkpoint."""
         return {"train_s": self.train_s, "wall_s": self.wall_s}
 
     def restore(self, state: dict[str, float]) -> None:
-        """Continue from the state in a checkpoint."""
         self._before_s = float(state["train_s"])
         self._wall_before_s = float(state["wall_s"])
         self._began_s = time.monotonic()

@@ -44,9 +44,7 @@ def script_or_trace(
 ) -> tuple[Scripted | None, tuple[MethodReport, ...]]:
     """Script ``module``, which is in eval mode, or else trace it with ``example``.
 
-    Returns:
-        The first program that passes ``check``, or None; and a report of each method that failed, with torch's own
-        message word for word.
+    Return the first program that passes ``check``, or None, and reports of the failed methods, in torch's own words.
     """
     failures: list[MethodReport] = []
     methods: tuple[tuple[Literal["script", "trace"], Callable[[], ScriptModule]], ...] = (
@@ -105,11 +103,6 @@ def trace(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | 
         )
     assert isinstance(traced, ScriptModule)
     return traced
-
-
-def is_scripted(module: nn.Module) -> bool:
-    """Return True if ``module`` has been scripted or traced."""
-    return isinstance(module, ScriptModule)
 
 
 class _Holder(nn.Module):

@@ -33,10 +33,7 @@ def accelerate(
 ) -> Backprop:
     """Return the fastest passes of ``reference``; they equal those of autograd within rounding.
 
-    Args:
-        reference: differentiable function of the policy.
-        parameters: flat buffers of the policy's parameters and gradients.
-        torch_compile: compile the function that autograd differentiates; where it cannot be compiled, log why.
+    With ``torch_compile``, the function that autograd differentiates is compiled, or the log gives the reason why not.
     """
     written_out = _written_out(reference)
     if isinstance(reference, SequenceReference):

@@ -1,8 +1,4 @@
-"""Forward and backward passes of a policy's network: their interface, and autograd as its reference.
-
-An update calls ``forward`` and ``backward`` once for each minibatch. ``accelerate`` replaces autograd by faster passes
-where it can; ``tests/unit/learner/ppo/gradients/test_accelerate.py`` holds each of them to the reference.
-"""
+"""Forward and backward passes of a policy's network: their interface, and autograd, the reference of faster passes."""
 
 import itertools
 from collections.abc import Callable
@@ -40,11 +36,9 @@ class Backprop(Protocol):
 
     def forward(self, inputs: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Return the head ``[N, P]`` and value ``[N]``, float32."""
-        ...
 
     def backward(self, head_gradient: Tensor, value_gradient: Tensor) -> None:
         """Overwrite every parameter's gradient, given those of the last ``forward``'s outputs."""
-        ...
 
 
 class RowBackprop(Backprop, Protocol):
@@ -52,7 +46,6 @@ class RowBackprop(Backprop, Protocol):
 
     def evaluate(self, inputs: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Return what ``forward`` returns, for any number of rows; no ``backward`` may follow."""
-        ...
 
 
 class RowReference:

@@ -150,10 +150,7 @@ class LlvmForward:
         self._call = RowCall(self._compiled, self._block, _FIRST_ROOM)
 
     def __call__(self, x: Tensor) -> list[Tensor]:
-        """Return the hidden activations, if kept, then the output ``[N, out]`` of ``x`` ``[N, in]``.
-
-        The next call overwrites these tensors.
-        """
+        """Return the hidden activations, if kept, then the output ``[N, out]``. The next call overwrites them."""
         rows = len(x)
         if rows > self._call.room:
             self._call = RowCall(self._compiled, self._block, rows)
