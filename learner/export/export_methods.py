@@ -181,37 +181,31 @@ _NO_SOURCE = (
     "ship the .py file of every class and function in the module, as it was imported, for script; or use torch.where "
     "for a branch and tensor operations for a loop, so that trace works"
 )
-_HINTS: tuple[tuple[str, str], ...] = (
-    (
-        r"object has no attribute or method 'numpy'",
-        "stay with torch's operations inside forward: a program cannot call numpy",
+_HINTS = {
+    r"object has no attribute or method 'numpy'": (
+        "stay with torch's operations inside forward: a program cannot call numpy"
     ),
-    (r"could not get source code|Can't get source for|source code not available|lineno is out of bounds", _NO_SOURCE),
-    (r"code object was expected, got|is a built-in class", _NO_SOURCE),
-    (
-        r"Failed to get source for",
+    r"could not get source code|Can't get source for|source code not available|lineno is out of bounds": _NO_SOURCE,
+    r"code object was expected, got|is a built-in class": _NO_SOURCE,
+    r"Failed to get source for": (
         "annotate forward with tensors, tuples, lists and dicts of them, or not at all: "
-        "script reads no dataclass whose methods were generated",
+        "script reads no dataclass whose methods were generated"
     ),
-    (
-        r"Lambda aren't supported|Expected a single top-level function",
-        "replace the lambda by a function or a method with annotated arguments",
+    r"Lambda aren't supported|Expected a single top-level function": (
+        "replace the lambda by a function or a method with annotated arguments"
     ),
-    (
-        r"can't take variable number of arguments",
-        "name the arguments of forward one by one: script reads no *args, **kwargs or keyword-only defaults",
+    r"can't take variable number of arguments": (
+        "name the arguments of forward one by one: script reads no *args, **kwargs or keyword-only defaults"
     ),
-    (
-        r"Tensor \(inferred\) cannot be used as a tuple|Expected a value of type 'Tensor \(inferred\)'",
+    r"Tensor \(inferred\) cannot be used as a tuple|Expected a value of type 'Tensor \(inferred\)'": (
         "annotate the arguments of forward and of every method that it calls (x: tuple[Tensor, Tensor], "
-        "x: list[Tensor], n: int): without an annotation, script assumes a Tensor",
+        "x: list[Tensor], n: int): without an annotation, script assumes a Tensor"
     ),
-    (
-        r"has no attribute|object has no attribute or method",
+    r"has no attribute|object has no attribute or method": (
         "keep the attributes that forward uses as tensors, numbers, strings, submodules, or lists, tuples and dicts of "
-        "them, and call only methods that torch.Tensor has in TorchScript",
+        "them, and call only methods that torch.Tensor has in TorchScript"
     ),
-)
+}
 _ANYTHING = (
     "write forward so that script can read it (annotated arguments, none of the constructs that its message names), "
     "or use torch.where for a branch and tensor operations for a loop, so that trace works"
@@ -235,7 +229,7 @@ def no_program(reports: Sequence[MethodReport]) -> ExportError:
         reasons = f"no method gives a program that equals the module: {reasons}"
         reasons += "" if any(report.method == "aot" for report in reports) else "; aot was not tried"
     said = [report.error or "" for report in reports]
-    known = (advice for text in said for pattern, advice in _HINTS if re.search(pattern, text))
+    known = (advice for text in said for pattern, advice in _HINTS.items() if re.search(pattern, text))
     # A single method with an unknown message: the message itself is the best advice.
     advice = next(known, _ANYTHING if len(reports) > 1 else None)
     error = ExportError(reasons if advice is None else f"What to change: {advice}. Found: {reasons}")

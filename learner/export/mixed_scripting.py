@@ -104,7 +104,6 @@ def _script_pieces(module: nn.Module, prefix: str, calls: Mapping[str, PieceCall
 
 
 def _scripted(piece: nn.Module, prefix: str, calls: Mapping[str, PieceCall]) -> nn.Module | None:
-    """Return ``piece`` scripted as it is, or else around traced pieces; None if neither works."""
     if type(piece).forward is nn.Module.forward:
         return None
     if (scripted := _script_or_none(piece)) is not None:

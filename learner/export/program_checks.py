@@ -93,7 +93,6 @@ class ProgramChecks:
                 raise ExportError(f"new weights do not reach all of the program: {reason}") from error
 
     def _refusal(self, failures: Sequence[tuple[Case, str]]) -> ExportError:
-        """Return the reason why the program fails in these cases and in no others."""
         rows = self.cases[0].batch_size
         first, said = failures[0]
         if any((case.batch_size, case.inputs_set) == (rows, 0) for case, _ in failures):

@@ -27,12 +27,6 @@ def mask_logits(head: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask, head, -1e8)
 
 
-def torch_dtype(name: str) -> torch.dtype:
-    """Return the torch dtype called ``name``, such as ``int64``."""
-    dtype: torch.dtype = getattr(torch, name)
-    return dtype
-
-
 def make_distribution(action: ActionSpec, initial_log_std: float) -> "Distribution":
     """Return the distribution over the space ``action``."""
     match action.kind:
@@ -55,7 +49,7 @@ class Distribution(nn.Module):
 
     def __init__(self, action: ActionSpec) -> None:
         super().__init__()
-        self.env_dtype = torch_dtype(action.dtype)
+        self.env_dtype: torch.dtype = getattr(torch, action.dtype)
 
     def terms(self, head: Tensor) -> Tensor:
         """Return what the other methods need of the head ``[N, P]``: by default the head itself."""

@@ -40,7 +40,6 @@ def mlp(sizes: list[int], activation: Activation, generator: torch.Generator | N
 
 
 def _init_head(linear: nn.Linear, head_size: int, generator: torch.Generator | None) -> None:
-    """Initialise the first ``head_size`` rows for the policy and the others for the value."""
     with torch.no_grad():
         nn.init.zeros_(linear.bias)
         if head_size:

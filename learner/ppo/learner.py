@@ -35,10 +35,9 @@ from shared.rollouts.rollout import Rollout
 class UpdateMetrics:
     """Measurements of one update; those up to ``grad_norm`` are of its last minibatch.
 
-    ``entropy`` and ``approx_kl`` (of the current policy from the one that acted) are in nats. ``grad_norm`` and
-    ``mean_rho``, the mean importance weight, are values before clipping. ``explained_variance`` is the share of the
-    variance of value targets that the values before the update explain. ``env_steps`` counts all valid steps so far;
-    ``seconds`` is wall time.
+    ``entropy`` and ``approx_kl`` (from the policy that acted) are in nats. ``grad_norm`` and ``mean_rho``, the mean
+    importance weight, are before clipping. ``explained_variance`` is that of the value targets by the values before the
+    update. ``env_steps`` counts all valid steps so far; ``seconds`` is wall time.
     """
 
     policy_loss: float = 0.0
@@ -144,7 +143,6 @@ class Learner:
         return _Schedule(config.learning_rate * left, config.clip * left, config.entropy_coefficient * left)
 
     def _observe(self, batch: Batch) -> None:
-        """Add the batch's observations to the running moments, and copy the moments into the policy."""
         for i, encoder in self.policy.encoder.normalized():
             moments = self._moments[i]
             moments.update(batch.observation[i][:-1][batch.valid].reshape(-1, encoder.size))
@@ -152,7 +150,6 @@ class Learner:
             encoder.inverse_std.copy_(torch.from_numpy(moments.inverse_std))
 
     def _set_targets(self, batch: Batch) -> dict[str, float]:
-        """Compute value targets and advantages for the batch; return statistics of them."""
         config = self._config
         estimate = self._training.estimate(batch)
         unit = np.float32(self._return_scale.scale if self._return_scale else 1.0)
@@ -185,7 +182,6 @@ class Learner:
         return np.float32(scale.scale)
 
     def _descend(self, schedule: _Schedule, should_stop: Callable[[], bool] | None) -> dict[str, float]:
-        """Take gradient steps, epoch by epoch; return statistics of the last one."""
         config = self._config
         evaluation, grad_norm = None, 0.0
         for _ in range(config.epochs):

@@ -9,7 +9,6 @@ from shared.errors import ConfigurationError
 
 _NETWORK = NetworkConfig()
 
-
 # Expected, condition, names of the settings, which may also be None.
 _BOUNDS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
     ("at least 1", lambda x: x >= 1, "recurrent_size rollout_length batch_steps epochs minibatch_size anneal_steps"),
@@ -38,7 +37,6 @@ class LearnerConfig:
     """Share the hidden layers between policy and value. Faster, but their gradients interfere."""
     initial_log_std: float = _NETWORK.initial_log_std
     """Natural logarithm of the initial standard deviation of actions. Box action spaces only."""
-
     rollout_length: int = 16
     """Steps of each environment in a rollout."""
     batch_steps: int = 512
@@ -48,7 +46,6 @@ class LearnerConfig:
     --async: actors never wait, and rollouts lag a version or two behind; faster if environments are slow."""
     max_lag: int = 4
     """Drop rollouts of policies that are more versions old than this."""
-
     epochs: int = 3
     """Passes over the batch in an update."""
     minibatch_size: int = 64
@@ -62,11 +59,9 @@ class LearnerConfig:
     """Fraction of the learning rate, clip range and entropy coefficient that remains after --anneal-steps."""
     max_grad_norm: float | None = 0.5
     """Scale gradients with a larger norm down to this norm; None: no limit."""
-
     compile: bool = False
     """Compile the update with torch.compile; only for networks with images, and needs a C++ compiler.
     Takes 30 s at the start. If it is not possible, the log gives the reason and training continues."""
-
     gamma: float = 0.99
     """Discount factor of rewards, per step."""
     trace_lambda: float = 0.95
@@ -85,7 +80,6 @@ class LearnerConfig:
     """End an update after the epoch in which the policy's KL divergence (nats) exceeds this; None: never."""
     normalize_advantages: bool = True
     """Scale the advantages of each batch to zero mean and unit standard deviation."""
-
     normalize_observations: bool = True
     """Scale vector observations by their running mean and standard deviation. The policy contains the scaling."""
     normalize_rewards: bool = True

@@ -68,8 +68,6 @@ class RunningMoments:
 
 
 class ScaleState(TypedDict):
-    """State of ``ReturnScale``."""
-
     scale: float
     updates: int
     mean_square: float
@@ -78,10 +76,9 @@ class ScaleState(TypedDict):
 class ReturnScale:
     """Root mean square of value targets: the unit that values are learned in when rewards are normalised.
 
-    The common alternative, a discounted sum of each environment's rewards, needs every step in order; rollouts of many
-    actors arrive interleaved, and some are lost. Value targets need no order: each is a whole return, bootstrapped at
-    the end of the rollout. When the unit changes, the value head is rescaled so that its predictions stay the same
-    (van Hasselt et al. 2016, "Learning values across many orders of magnitude", section 2.1).
+    A discounted sum of each environment's rewards would need all steps in order. When the unit changes, the value head
+    is rescaled, so that its predictions stay the same (van Hasselt et al. 2016, "Learning values across many orders of
+    magnitude", section 2.1).
     """
 
     def __init__(self, slowest_rate: float = 0.01) -> None:

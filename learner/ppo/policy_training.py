@@ -86,7 +86,6 @@ def _join_leaves(trees: Sequence[tuple[npt.NDArray[_Scalar], ...]], axis: int) -
 
 
 def _join_final_index(rollouts: Sequence[Rollout]) -> npt.NDArray[np.int32]:
-    """Return the (t, b) of all final observations, b counted over the environments of all rollouts."""
     shifted, first_column = [], 0
     for rollout in rollouts:
         shifted.append(rollout.final_index + np.array([0, first_column], np.int32))
@@ -200,16 +199,8 @@ class FeedForwardTraining:
         for begin, end in split_evenly(total, minibatch_size):
             part = [tensor[begin:end] for tensor in shuffled]
             action, behaviour_log_prob, advantage, target, old_value, *mask = part[n:]
-            yield Minibatch(
-                inputs=part[:n],
-                action=action,
-                action_mask=mask[0] if mask else None,
-                behaviour_log_prob=behaviour_log_prob,
-                advantage=advantage,
-                target=target,
-                old_value=old_value,
-                weight=1.0 / (end - begin),
-            )
+            columns = behaviour_log_prob, advantage, target, old_value
+            yield Minibatch(part[:n], action, mask[0] if mask else None, *columns, weight=1.0 / (end - begin))
 
 
 class RecurrentTraining:
@@ -269,13 +260,5 @@ class RecurrentTraining:
             state = [leaf.index_select(0, chosen) for leaf in self._inputs[: self._n_states]]
             sequences = [leaf.index_select(1, chosen) for leaf in self._inputs[self._n_states :]]
             mask = None if self._mask is None else self._mask.index_select(1, chosen).flatten(0, 1)
-            yield Minibatch(
-                inputs=[*state, *sequences],
-                action=action,
-                action_mask=mask,
-                behaviour_log_prob=behaviour_log_prob,
-                advantage=advantage,
-                target=target,
-                old_value=old_value,
-                weight=valid.float() / valid.sum(),
-            )
+            targets = behaviour_log_prob, advantage, target, old_value
+            yield Minibatch([*state, *sequences], action, mask, *targets, weight=valid.float() / valid.sum())

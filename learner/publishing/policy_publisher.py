@@ -177,10 +177,9 @@ class _Request:
 class PolicyPublisher:
     """Publishes the newest requested weights; a request that is not begun when the next arrives is dropped.
 
-    Errors are logged and kept in ``last_error``, never raised into the training. A request that the store refused is
-    tried again with growing delays until a newer one replaces it: without a policy, actors send no rollouts, and there
-    might never be another update. ``latest_version`` is the newest version that this publisher committed,
-    ``published`` counts the versions of the whole run.
+    Errors are logged and kept in ``last_error``. A request that the store refused is tried again with growing delays,
+    until a newer one replaces it: without a policy, actors send no rollouts, and there might be no other update.
+    ``latest_version`` is the newest version that this publisher committed, ``published`` counts those of the whole run.
     """
 
     def __init__(

@@ -8,7 +8,7 @@ A head takes the policy's features and the inputs that follow the state (mask, n
 import torch
 from torch import Tensor, nn
 
-from learner.networks.distributions import DiagonalGaussian, make_distribution, mask_logits, torch_dtype
+from learner.networks.distributions import DiagonalGaussian, make_distribution, mask_logits
 from shared.errors import ConfigurationError
 from shared.policy.spaces import ActionSpec
 
@@ -55,7 +55,7 @@ class Unscale(nn.Module):
         super().__init__()
         if None in action.low or None in action.high:
             raise ConfigurationError("give the action space bounds on every side: the action is squashed by tanh")
-        self._dtype = torch_dtype(action.dtype)
+        self._dtype: torch.dtype = getattr(torch, action.dtype)
         self.register_buffer("low", torch.tensor(action.low, dtype=self._dtype).reshape(action.shape))
         self.register_buffer("high", torch.tensor(action.high, dtype=self._dtype).reshape(action.shape))
 
@@ -74,7 +74,7 @@ class Clip(nn.Module):
     def __init__(self, action: ActionSpec) -> None:
         super().__init__()
         gaussian = DiagonalGaussian(action, 0.0)
-        self._dtype = torch_dtype(action.dtype)
+        self._dtype: torch.dtype = getattr(torch, action.dtype)
         self.register_buffer("low", gaussian.low)
         self.register_buffer("high", gaussian.high)
 

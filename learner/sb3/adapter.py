@@ -213,7 +213,6 @@ def refresh(adapted: SB3Policy, model: Model, vec_normalize: VecNormalize | None
 
 
 def _parts(model: Model) -> tuple[BasePolicy, Any]:
-    """Return the policy, and the vector environment if there is one."""
     if isinstance(model, BasePolicy):
         return model, None
     if not isinstance(getattr(model, "policy", None), BasePolicy):

@@ -104,6 +104,5 @@ class PublishCallback(BaseCallback):
         self.publisher.publish(self._policy, progress)
 
     def _mean_return(self) -> float | None:
-        """Return the mean over the last 100 episodes, if a Monitor counts them."""
         episodes = self.model.ep_info_buffer
         return float(np.mean([episode["r"] for episode in episodes])) if episodes else None

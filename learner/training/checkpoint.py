@@ -74,10 +74,7 @@ class CheckpointStore:
             except CheckpointError as error:
                 logger.warning("{}; falling back to the previous checkpoint", error)
                 failures.append(str(error))
-        raise CheckpointError(
-            f"{self._directory} holds no checkpoint that can be read"
-            + "".join(f"\n  {failure}" for failure in failures)
-        )
+        raise CheckpointError("\n  ".join([f"{self._directory} holds no checkpoint that can be read", *failures]))
 
 
 def _write_atomically(path: Path, data: memoryview) -> None:

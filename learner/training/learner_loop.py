@@ -124,7 +124,6 @@ class LearnerLoop:
         return Outcome.TIME_LIMIT if limit_s is not None and self.clock.session_s >= limit_s else None
 
     def _gather(self) -> list[Rollout]:
-        """Return valid, fresh rollouts for one update, or none if there is a reason to stop immediately."""
         rollouts: list[Rollout] = []
         steps = 0
         while steps < self._options.batch_steps:
@@ -177,20 +176,15 @@ class LearnerLoop:
 
     def publish(self) -> None:
         """Request the publication of the current weights."""
-        self.publisher.publish(self.learner.policy, self.training_progress())
+        train_s, mean_return = self.clock.train_s, self.episodes.mean_return
+        progress = TrainingProgress(self.counters.updates, self.counters.env_steps, train_s, mean_return)
+        self.publisher.publish(self.learner.policy, progress)
         self._publishing.happened(self.counters.updates, time.monotonic())
 
-    def training_progress(self) -> TrainingProgress:
-        """Return the progress that the manifest of a version records."""
-        return TrainingProgress(
-            self.counters.updates, self.counters.env_steps, self.clock.train_s, self.episodes.mean_return
-        )
-
     def checkpoint(self) -> None:
-        """Write a checkpoint; with ``begin_epoch``, also publish, as actors must act with the weights it holds.
+        """Write a checkpoint, or log why not; with ``begin_epoch``, also publish, for actors to act with its weights.
 
-        A checkpoint that cannot be written is logged and still counted: the next one is written when it is due, and a
-        run that resumes from an older one begins the same epochs.
+        A checkpoint that cannot be written is counted, so a run that resumes from an older one begins the same epochs.
         """
         updates = self.counters.updates
         if self._hooks.begin_epoch and self.counters.checkpoints and not self._publishing.is_current(updates):
@@ -231,10 +225,7 @@ class LearnerLoop:
 
 
 def find_version_fault(publisher: PolicyPublisher, version: int, digest: str) -> str | None:
-    """Return why no actor can have acted with this version of this digest, or None.
-
-    Versions that the publisher does not remember are accepted if the store may have held them.
-    """
+    """Return why no actor can have acted with this version and digest, or None; accept what the publisher forgot."""
     published = publisher.published_digest(version)
     if published is not None:
         return None if published == digest else f"version {version} has digest {published}, found {digest}"

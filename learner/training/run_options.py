@@ -17,6 +17,10 @@ from shared.run.run_directory import RunDirectory
 from shared.transport.addresses import check_listen_address
 
 ExtraProgram = Literal["aot", "importable"]
+_POSITIVE = (
+    "envs_per_actor publish_every_updates keep_versions checkpoint_every_updates "
+    "total_steps max_seconds publish_every_s keep_every checkpoint_every_s"
+)
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -36,13 +40,11 @@ class RunOptions:
     """Continue from the last checkpoint in --run-dir, or of the environment's newest run, with that run's flags."""
     seed: int = 0
     """Seed of weights, actions, environments and the order of minibatches."""
-
     envs_per_actor: int = 32
     """Environments that each actor steps as one batch."""
     listen: str | None = None
     """Receive rollouts from other machines at tcp://HOST:PORT, such as tcp://0.0.0.0:5555, encrypted.
     Each actor needs the run's actor.key (rl-hotswap act --transport-key). None: from this machine only."""
-
     total_steps: int | None = None
     """Stop after this many environment steps; None: no limit."""
     target_return: float | None = None
@@ -51,7 +53,6 @@ class RunOptions:
     max_seconds: float | None = None
     """Stop after this many seconds, with exit code 1; None: no limit.
     A learner that is restarted after a crash gets the remaining time, --resume all of it."""
-
     publish_every_updates: int = 1
     """Publish a policy version after this many updates, or --publish-every-s, whichever comes first."""
     publish_every_s: float | None = 1.0
@@ -71,17 +72,15 @@ class RunOptions:
     """Write a checkpoint after this many updates, or --checkpoint-every-s, whichever comes first."""
     checkpoint_every_s: float | None = 30.0
     """Write a checkpoint after this many seconds with at least one update. Ignored with --actors 0."""
-
     learner: Annotated[LearnerConfig, tyro.conf.arg(name="")] = field(default_factory=LearnerConfig)
     """Settings of the learning algorithm."""
 
     def __post_init__(self) -> None:
         self.environment_kwargs()
-        for name in ("envs_per_actor", "publish_every_updates", "keep_versions", "checkpoint_every_updates"):
-            _require_positive(name, getattr(self, name))
-        for name in ("total_steps", "max_seconds", "publish_every_s", "keep_every", "checkpoint_every_s"):
-            if getattr(self, name) is not None:
-                _require_positive(name, getattr(self, name))
+        for name in _POSITIVE.split():
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ConfigurationError(f"--{name.replace('_', '-')} must be above 0; found {value}")
         if self.target_return is not None and math.isnan(self.target_return):
             raise ConfigurationError("--target-return must be a number; found nan")
         if self.listen is not None:
@@ -140,11 +139,6 @@ def _text(value: object) -> str:
     return repr(value) if isinstance(value, float) else str(value)
 
 
-def _require_positive(name: str, value: float) -> None:
-    if not value > 0:
-        raise ConfigurationError(f"--{name.replace('_', '-')} must be above 0; found {value}")
-
-
 class Outcome(Enum):
     """Reason for the end of a training; ``exit_code`` is that of the commands that train."""
 
@@ -165,8 +159,7 @@ class Outcome(Enum):
 def signing_key_for(run: RunDirectory, path: Path | None) -> SigningKey | None:
     """Return the key in the file ``path``, or None if the run's versions are not signed.
 
-    A run stores its public key, never the path of the private key, so a resumed run needs the path again. Raises
-    ConfigurationError if it is missing, or the key cannot be read.
+    A run does not store this path. Raises ConfigurationError if it is missing for a signed run, or cannot be read.
     """
     config = run.run_config()
     before = None if config is None else config.policy_public_key

@@ -51,7 +51,6 @@ class TrainingObserver:
         self._scalars.after_update(loop, metrics, self._steps_per_s(now_s, loop.counters.env_steps))
 
     def report(self, loop: "LearnerLoop", phase: Phase) -> None:
-        """Write ``progress.json`` now."""
         now_s = time.monotonic()
         progress = Progress(
             phase=phase,
@@ -104,8 +103,6 @@ def summarise(loop: "LearnerLoop") -> Summary:
 
 
 class _Scalars:
-    """Scalars for TensorBoard."""
-
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._errors = ErrorThrottle("writing to TensorBoard")

@@ -236,13 +236,11 @@ class _Watch(TorchFunctionMode):
 
 
 def _constants(module: nn.Module) -> list[Tensor]:
-    """Return parameters, buffers, and tensors that are plain attributes."""
     attributes = (value for piece in module.modules() for value in vars(piece).values() if isinstance(value, Tensor))
     return [*itertools.chain(module.parameters(), module.buffers(), attributes)]
 
 
 def _place() -> str:
-    """Return the line of the module's own code that converts a tensor."""
     frame = sys._getframe(1)
     while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in ("torch", "shared"):
         frame = frame.f_back

@@ -149,5 +149,4 @@ class AutogradBackprop:
 
 
 def _encodes_once(policy: ActingPolicy) -> bool:
-    """Return True if features need not be computed again for every gradient step."""
     return next(policy.encoder.parameters(), None) is None

@@ -1,7 +1,6 @@
 """All parameters and gradients in two flat buffers, so that clipping and Adam are a few operations in all.
 
-For small networks the call of an operation costs more than its computation: for six tensors,
-``torch.optim.Adam(fused=True)`` and ``clip_grad_norm_`` take half as long as the backward pass.
+For six small tensors, ``torch.optim.Adam(fused=True)`` and ``clip_grad_norm_`` take half as long as the backward pass.
 """
 
 import math

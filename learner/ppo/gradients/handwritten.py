@@ -1,4 +1,4 @@
-"""Hand-written gradients of feed-forward networks of linear layers.
+"""Hand-written gradients of linear layers and LSTMs.
 
 They overwrite the gradient buffer of ``FlatParameters``. For two layers of 64 units they take less than half the time
 of autograd: nothing is recorded or accumulated, and the forward pass is one compiled function. Where LLVM does not
@@ -34,7 +34,11 @@ class MlpBackprop:
         self._compiled = llvm_forward(self._weights, self._biases, activation, keep_hidden=True)
         self._evaluating = llvm_forward(self._weights, self._biases, activation, keep_hidden=False)
         self._activate: Callable[[Tensor], Tensor] = _tanh_ if tanh else torch.relu_
-        self._derive: Callable[[Tensor, Tensor], Tensor] = _tanh_backward_ if tanh else _relu_backward_
+        self._derive: Callable[[Tensor, Tensor], Tensor] = (
+            torch.ops.aten.tanh_backward
+            if tanh
+            else lambda gradient, y: torch.ops.aten.threshold_backward(gradient, y, 0)
+        )
         self._inputs: list[Tensor] = []  # of each layer
 
     def forward(self, x: Tensor) -> Tensor:
@@ -118,14 +122,6 @@ def _outer_sum(gradient: Tensor, inputs: Tensor, out: Tensor) -> None:
 
 def _tanh_(x: Tensor) -> Tensor:
     return torch.add(_MINUS_ONE, x.mul_(2).sigmoid_(), alpha=2, out=x)
-
-
-def _tanh_backward_(gradient: Tensor, activated: Tensor) -> Tensor:
-    return torch.ops.aten.tanh_backward(gradient, activated)  # type: ignore[no-any-return]
-
-
-def _relu_backward_(gradient: Tensor, activated: Tensor) -> Tensor:
-    return torch.ops.aten.threshold_backward(gradient, activated, 0)  # type: ignore[no-any-return]
 
 
 _compile = functools.lru_cache(maxsize=16)(compile_layers)
