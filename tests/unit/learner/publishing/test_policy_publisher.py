@@ -1,5 +1,6 @@
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ from tests.support.captured_logs import CapturedLogs
 from tests.support.tiny_policy import TINY_SIGNATURE, TinyPolicy
 from tests.support.waiting import PATIENCE_S, until
 
+Start = Callable[..., PolicyPublisher]
+
 
 @pytest.fixture(scope="module")
 def exporter() -> PolicyExporter:
@@ -26,10 +29,18 @@ def store(tmp_path: Path) -> LocalPolicyStore:
     return LocalPolicyStore(tmp_path / "policies", fsync=False)
 
 
-def publisher_of(exporter: PolicyExporter, store: PolicyStore, *, synchronous: bool, keep: int = 20) -> PolicyPublisher:
-    return PolicyPublisher(
-        exporter, store, run_id="run", env_id="Env-v0", retention=Retention(keep_newest=keep), synchronous=synchronous
-    )
+@pytest.fixture
+def start(exporter: PolicyExporter) -> Iterator[Start]:
+    with ExitStack() as ended:
+
+        def start(store: PolicyStore, *, synchronous: bool, keep: int = 20) -> PolicyPublisher:
+            origin = {"run_id": "run", "env_id": "Env-v0"}
+            retention = Retention(keep_newest=keep)
+            publisher = PolicyPublisher(exporter, store, **origin, retention=retention, synchronous=synchronous)
+            ended.callback(publisher.close)
+            return publisher
+
+        yield start
 
 
 def update(number: int) -> TrainingProgress:
@@ -72,9 +83,9 @@ class GatedStore(LocalPolicyStore):
 
 @pytest.mark.parametrize("synchronous", [True, False])
 def test_manifest_records_run_environment_and_progress(
-    exporter: PolicyExporter, store: LocalPolicyStore, synchronous: bool
+    start: Start, exporter: PolicyExporter, store: LocalPolicyStore, synchronous: bool
 ) -> None:
-    publisher = publisher_of(exporter, store, synchronous=synchronous)
+    publisher = start(store, synchronous=synchronous)
     assert publisher.latest_version is None
     publisher.publish(filled(0.5), update(3))
     assert publisher.flush(PATIENCE_S)
@@ -87,29 +98,25 @@ def test_manifest_records_run_environment_and_progress(
     assert value_in(store, 0) == 0.5
 
 
-def test_digests_of_committed_versions_are_known(exporter: PolicyExporter, store: LocalPolicyStore) -> None:
-    publisher = publisher_of(exporter, store, synchronous=True)
+def test_digests_of_committed_versions_are_known(start: Start, store: LocalPolicyStore) -> None:
+    publisher = start(store, synchronous=True)
     assert publisher.newest_stored_version() is None
     publisher.publish(filled(0.0), update(0))
     assert publisher.published_digest(0) == store.open(0).manifest.digest
     assert publisher.published_digest(1) is None
     assert publisher.newest_stored_version() == 0
-    publisher.close()
 
 
-def test_synchronous_requests_are_committed_before_publish_returns(
-    exporter: PolicyExporter, store: LocalPolicyStore
-) -> None:
-    publisher = publisher_of(exporter, store, synchronous=True)
+def test_synchronous_requests_are_committed_before_publish_returns(start: Start, store: LocalPolicyStore) -> None:
+    publisher = start(store, synchronous=True)
     for number in range(3):
         publisher.publish(filled(number), update(number))
         assert store.newest() == publisher.latest_version == number
-    publisher.close()
 
 
-def test_weights_are_copied_at_the_request(exporter: PolicyExporter, tmp_path: Path) -> None:
+def test_weights_are_copied_at_the_request(start: Start, tmp_path: Path) -> None:
     store = GatedStore(tmp_path)
-    publisher = publisher_of(exporter, store, synchronous=False)
+    publisher = start(store, synchronous=False)
     policy = filled(1.0)
     publisher.publish(policy, update(1))
     assert store.entered.acquire(timeout=PATIENCE_S)
@@ -121,9 +128,9 @@ def test_weights_are_copied_at_the_request(exporter: PolicyExporter, tmp_path: P
     assert [value_in(store, version) for version in store.versions()] == [1.0, 1.0]
 
 
-def test_newest_request_replaces_older_ones_and_training_never_waits(exporter: PolicyExporter, tmp_path: Path) -> None:
+def test_newest_request_replaces_older_ones_and_training_never_waits(start: Start, tmp_path: Path) -> None:
     store = GatedStore(tmp_path)
-    publisher = publisher_of(exporter, store, synchronous=False)
+    publisher = start(store, synchronous=False)
     publisher.publish(filled(0), update(0))
     assert store.entered.acquire(timeout=PATIENCE_S)
     for number in range(1, 6):
@@ -133,15 +140,14 @@ def test_newest_request_replaces_older_ones_and_training_never_waits(exporter: P
     assert publisher.flush(PATIENCE_S)
     assert [value_in(store, version) for version in store.versions()] == [0, 5]
     assert publisher.published.count == 2
-    publisher.close()
 
 
 @pytest.mark.parametrize("synchronous", [True, False])
 def test_a_failure_is_logged_and_the_next_request_tries_again(
-    exporter: PolicyExporter, store: LocalPolicyStore, captured_logs: CapturedLogs, synchronous: bool
+    start: Start, store: LocalPolicyStore, captured_logs: CapturedLogs, synchronous: bool
 ) -> None:
     store.path.write_text("a file where the store should be")
-    publisher = publisher_of(exporter, store, synchronous=synchronous)
+    publisher = start(store, synchronous=synchronous)
     publisher.publish(filled(1), update(1))
     until(lambda: publisher.last_error is not None)
     assert publisher.flush(PATIENCE_S)
@@ -158,21 +164,20 @@ def test_a_failure_is_logged_and_the_next_request_tries_again(
 
 
 def test_refused_request_is_retried_without_a_new_one(
-    exporter: PolicyExporter, store: LocalPolicyStore, captured_logs: CapturedLogs
+    start: Start, store: LocalPolicyStore, captured_logs: CapturedLogs
 ) -> None:
     store.path.write_text("a file where the store should be")
-    publisher = publisher_of(exporter, store, synchronous=False)
+    publisher = start(store, synchronous=False)
     publisher.publish(filled(1), update(1))
     until(lambda: publisher.last_error is not None)
     store.path.unlink()
     until(lambda: publisher.latest_version == 0)
     assert value_in(store, 0) == 1
-    publisher.close()
 
 
-def test_close_ends_the_retries(exporter: PolicyExporter, store: LocalPolicyStore, captured_logs: CapturedLogs) -> None:
+def test_close_ends_the_retries(start: Start, store: LocalPolicyStore, captured_logs: CapturedLogs) -> None:
     store.path.write_text("a file where the store should be")
-    publisher = publisher_of(exporter, store, synchronous=False)
+    publisher = start(store, synchronous=False)
     publisher.publish(filled(1), update(1))
     publisher.close(PATIENCE_S)
     assert publisher.latest_version is None
@@ -180,17 +185,16 @@ def test_close_ends_the_retries(exporter: PolicyExporter, store: LocalPolicyStor
 
 
 def test_diverged_weights_are_logged_and_not_published(
-    exporter: PolicyExporter, store: LocalPolicyStore, captured_logs: CapturedLogs
+    start: Start, store: LocalPolicyStore, captured_logs: CapturedLogs
 ) -> None:
-    publisher = publisher_of(exporter, store, synchronous=True)
+    publisher = start(store, synchronous=True)
     publisher.publish(filled(float("nan")), update(1))
     assert store.newest() is None
     assert any("WeightsError: body.bias" in line for line in captured_logs.messages())
-    publisher.close()
 
 
-def test_close_sweeps_old_versions(exporter: PolicyExporter, store: LocalPolicyStore) -> None:
-    publisher = publisher_of(exporter, store, synchronous=True, keep=2)
+def test_close_sweeps_old_versions(start: Start, store: LocalPolicyStore) -> None:
+    publisher = start(store, synchronous=True, keep=2)
     for number in range(5):
         publisher.publish(filled(number), update(number))
     publisher.close()
@@ -198,10 +202,10 @@ def test_close_sweeps_old_versions(exporter: PolicyExporter, store: LocalPolicyS
 
 
 def test_close_publishes_the_waiting_request_and_later_ones_are_dropped(
-    exporter: PolicyExporter, tmp_path: Path, captured_logs: CapturedLogs
+    start: Start, tmp_path: Path, captured_logs: CapturedLogs
 ) -> None:
     store = GatedStore(tmp_path)
-    publisher = publisher_of(exporter, store, synchronous=False)
+    publisher = start(store, synchronous=False)
     store.gate.release(2)
     publisher.publish(filled(1), update(1))
     assert store.entered.acquire(timeout=PATIENCE_S)
@@ -215,11 +219,9 @@ def test_close_publishes_the_waiting_request_and_later_ones_are_dropped(
     assert value_in(store, store.newest() or 0) == 2
 
 
-def test_close_gives_up_on_a_hanging_store(
-    exporter: PolicyExporter, tmp_path: Path, captured_logs: CapturedLogs
-) -> None:
+def test_close_gives_up_on_a_hanging_store(start: Start, tmp_path: Path, captured_logs: CapturedLogs) -> None:
     store = GatedStore(tmp_path)
-    publisher = publisher_of(exporter, store, synchronous=False)
+    publisher = start(store, synchronous=False)
     publisher.publish(filled(1), update(1))
     assert store.entered.acquire(timeout=PATIENCE_S)
     publisher.close(timeout_s=0.01)

@@ -91,12 +91,14 @@ def test_means_become_a_policy_with_and_without_noise(drawn: bool, tmp_path: Pat
     assert all(action.contains(row) for row in act(LocalPolicyStore(tmp_path), VECTOR))
 
 
-def test_a_decision_inside_survives(tmp_path: Path) -> None:
-    class Decides(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.linear = nn.Linear(4, 3)
+class OneLayer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 3)
 
+
+def test_a_decision_inside_survives(tmp_path: Path) -> None:
+    class Decides(OneLayer):
         def forward(self, x: Tensor) -> Tensor:
             logits = self.linear(x)
             if bool(x.sum() > 0):
@@ -108,11 +110,7 @@ def test_a_decision_inside_survives(tmp_path: Path) -> None:
 
 
 def test_branch_that_plausible_inputs_rarely_take_survives(tmp_path: Path) -> None:
-    class Seldom(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.linear = nn.Linear(4, 3)
-
+    class Seldom(OneLayer):
         def forward(self, x: Tensor) -> Tensor:
             if x.min() > 0.5:
                 return -3 * self.linear(x)
@@ -127,11 +125,7 @@ def test_branch_that_plausible_inputs_rarely_take_survives(tmp_path: Path) -> No
 
 
 def test_a_loop_over_code_without_types_survives(tmp_path: Path) -> None:
-    class Step(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.linear = nn.Linear(4, 3)
-
+    class Step(OneLayer):
         def forward(self, *rows: Tensor) -> Tensor:
             return torch.tanh(self.linear(rows[0]))
 

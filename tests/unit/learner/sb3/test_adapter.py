@@ -46,6 +46,11 @@ def inputs_of(policy: SB3Policy, rows: int = ROWS) -> list[np.ndarray]:
     return make_inputs(policy.signature, rows, seed=1)
 
 
+def adapted(*case: Any, **options: Any) -> tuple[Any, SB3Policy]:
+    model = ModelCase(*case, **options).make()
+    return model, from_sb3(model)
+
+
 def assert_near(found: np.ndarray, expected: Any) -> None:
     expected = expected.detach().numpy() if isinstance(expected, Tensor) else expected
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
@@ -90,8 +95,7 @@ def test_log_prob_and_value_are_those_of_the_model(case: ModelCase) -> None:
 
 
 def test_normal_noise_is_scaled_as_the_model_scales_its_own() -> None:
-    model = ModelCase(PPO, "MlpPolicy", VECTOR, BOX).make()
-    policy = from_sb3(model)
+    model, policy = adapted(PPO, "MlpPolicy", VECTOR, BOX)
     observation, noise = inputs_of(policy)
     distribution = model.policy.get_distribution(torch.from_numpy(observation)).distribution
     found = answer(policy, [observation, noise])
@@ -101,8 +105,7 @@ def test_normal_noise_is_scaled_as_the_model_scales_its_own() -> None:
 
 
 def test_a_squashed_action_has_its_own_log_prob_and_is_scaled_to_the_bounds() -> None:
-    model = ModelCase(SAC, "MlpPolicy", VECTOR, BOX, SMALL).make()
-    policy = from_sb3(model)
+    model, policy = adapted(SAC, "MlpPolicy", VECTOR, BOX, SMALL)
     observation, noise = inputs_of(policy)
     actor = model.policy.actor
     mean, log_std, _ = actor.get_action_dist_params(torch.from_numpy(observation))
@@ -117,8 +120,7 @@ def test_a_squashed_action_has_its_own_log_prob_and_is_scaled_to_the_bounds() ->
 
 
 def test_a_deterministic_policy_takes_no_noise_and_estimates_nothing() -> None:
-    model = ModelCase(TD3, "MlpPolicy", VECTOR, BOX, SMALL).make()
-    policy = from_sb3(model)
+    model, policy = adapted(TD3, "MlpPolicy", VECTOR, BOX, SMALL)
     assert policy.signature.input_names == ("observation",)
     assert policy.signature.output_names == ("action", "env_action")
     (observation,) = inputs_of(policy)
@@ -127,8 +129,7 @@ def test_a_deterministic_policy_takes_no_noise_and_estimates_nothing() -> None:
 
 @pytest.mark.parametrize("action", [DISCRETE, spaces.MultiBinary(3)], ids=["gumbel", "logistic"])
 def test_choices_have_the_models_probabilities(action: spaces.Space[Any]) -> None:
-    model = ModelCase(PPO, "MlpPolicy", VECTOR, action).make()
-    policy = from_sb3(model)
+    model, policy = adapted(PPO, "MlpPolicy", VECTOR, action)
     rows = 20_000
     observation = np.repeat(inputs_of(policy, 1)[0], rows, axis=0)
     noise = NoiseStream(policy.signature.action, rows, seed=0).at(0)
@@ -154,8 +155,7 @@ def test_dqn_explores_as_often_as_its_exploration_rate_says(rate: float) -> None
 
 
 def test_masks_exclude_the_same_actions_as_the_model() -> None:
-    model = ModelCase(MaskablePPO, "MlpPolicy", VECTOR, spaces.MultiDiscrete([3, 2])).make()
-    policy = from_sb3(model)
+    model, policy = adapted(MaskablePPO, "MlpPolicy", VECTOR, spaces.MultiDiscrete([3, 2]))
     observation, mask, noise = inputs_of(policy)
     found = answer(policy, [observation, mask, noise])
     value, log_prob, _ = model.policy.evaluate_actions(
@@ -176,8 +176,7 @@ def test_masks_exclude_the_same_actions_as_the_model() -> None:
     ids=["two LSTMs of two layers", "shared LSTM", "critic without LSTM", "no biases"],
 )
 def test_recurrent_state_value_and_log_prob_are_those_of_the_model(settings: dict[str, Any], state: list[str]) -> None:
-    model = ModelCase(RecurrentPPO, "MlpLstmPolicy", VECTOR, DISCRETE, {"policy_kwargs": settings}).make()
-    policy = from_sb3(model)
+    model, policy = adapted(RecurrentPPO, "MlpLstmPolicy", VECTOR, DISCRETE, {"policy_kwargs": settings})
     assert [spec.name for spec in policy.signature.state] == [f"state.{name}" for name in state]
     inputs = inputs_of(policy)
     inputs[-1] = np.zeros_like(inputs[-1])
@@ -198,8 +197,7 @@ def test_recurrent_state_value_and_log_prob_are_those_of_the_model(settings: dic
 @pytest.mark.parametrize("case", [IMAGE, NESTED], ids=["image", "nested"])
 def test_images_have_the_environments_layout(case: spaces.Space[Any]) -> None:
     name = "CnnPolicy" if case is IMAGE else "MultiInputPolicy"
-    model = ModelCase(DQN, name, case, DISCRETE, SMALL).make()
-    policy = from_sb3(model)
+    model, policy = adapted(DQN, name, case, DISCRETE, SMALL)
     shapes = [leaf.shape for leaf in policy.signature.observation]
     assert IMAGE.shape in shapes
     # Without its environment a model only knows what its network reads; the environment's space can be told.
@@ -228,8 +226,7 @@ def test_statistics_of_vec_normalize_are_copied_and_refreshed() -> None:
 
 
 def test_policy_shares_the_layers_of_the_model() -> None:
-    model = ModelCase(PPO, "MlpPolicy", VECTOR, BOX).make()
-    policy = from_sb3(model)
+    model, policy = adapted(PPO, "MlpPolicy", VECTOR, BOX)
     inputs = inputs_of(policy)
     before = answer(policy, inputs)["action"]
     stir(model.policy, seed=5)

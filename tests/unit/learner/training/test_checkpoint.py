@@ -13,6 +13,11 @@ from tests.support.captured_logs import CapturedLogs
 PAYLOAD = {"weights": {"w": torch.arange(5.0)}, "count": 7, "name": "x", "none": None, "list": [1.5, b"bytes"]}
 
 
+@pytest.fixture
+def store(tmp_path: Path) -> CheckpointStore:
+    return CheckpointStore(tmp_path)
+
+
 def test_a_saved_payload_is_loaded(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path / "checkpoints")
     store.save(3, PAYLOAD)
@@ -48,9 +53,8 @@ def test_unfinished_files_are_swept_and_are_no_checkpoints(tmp_path: Path) -> No
     "damage", ["flip a bit", "truncate", "empty", "something else", "of a later release", "directory"]
 )
 def test_a_damaged_newest_falls_back_to_the_one_before(
-    tmp_path: Path, damage: str, captured_logs: CapturedLogs
+    store: CheckpointStore, damage: str, captured_logs: CapturedLogs
 ) -> None:
-    store = CheckpointStore(tmp_path)
     store.save(1, {"step": 1})
     path = store.save(2, {"step": 2})
     data = bytearray(path.read_bytes())
@@ -84,8 +88,7 @@ def test_an_older_checkpoint_is_used_if_newer_ones_are_damaged(tmp_path: Path, c
     assert len(warnings) == 1
 
 
-def test_every_bit_is_verified(tmp_path: Path) -> None:
-    store = CheckpointStore(tmp_path)
+def test_every_bit_is_verified(store: CheckpointStore) -> None:
     path = store.save(1, {"w": torch.zeros(3)})
     whole = path.read_bytes()
     for position in range(0, len(whole), 37):
@@ -110,16 +113,16 @@ class Stranger:
     """Not plain data: unpickling it would run code."""
 
 
-def test_only_plain_data_is_loaded(tmp_path: Path, captured_logs: CapturedLogs) -> None:
-    store = CheckpointStore(tmp_path)
+def test_only_plain_data_is_loaded(store: CheckpointStore, captured_logs: CapturedLogs) -> None:
     store.save(1, {"step": 1})
     store.save(2, {"step": Stranger()})
     assert store.load_newest() == (1, {"step": 1})
     assert "other than plain data" in captured_logs.messages("WARNING")[0]
 
 
-def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = CheckpointStore(tmp_path)
+def test_a_write_that_fails_leaves_what_was_there(
+    store: CheckpointStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store.save(1, {"step": 1})
 
     def no_space(descriptor: int) -> None:

@@ -1,6 +1,8 @@
 """The learner loop over an in-process transport: synchronous actors, lag, schedules, outcomes, resuming."""
 
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import msgspec
@@ -18,6 +20,20 @@ from shared.transport.in_process import InProcessSender
 from tests.support.learner_loops import STEPS, LoopRun, rollout
 from tests.support.waiting import PATIENCE_S, Running
 
+Start = Callable[..., LoopRun]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    with ExitStack() as ended:
+
+        def start(**options: object) -> LoopRun:
+            run = LoopRun(tmp_path, **options)  # type: ignore[arg-type]
+            ended.callback(run.publisher.close)
+            return run
+
+        yield start
+
 
 def act_what_is_wanted(sender: InProcessSender) -> list[int | None]:
     """Send a rollout whenever there is room; return the version requested each time."""
@@ -31,20 +47,19 @@ def act_what_is_wanted(sender: InProcessSender) -> list[int | None]:
 
 @pytest.mark.parametrize(("rollouts_each", "wanted"), [(1, [None, 1, 2, 3]), (2, [None, 0, 1, 1, 2, 2])])
 def test_synchronous_actors_act_with_the_result_of_the_last_update(
-    tmp_path: Path, rollouts_each: int, wanted: list[int | None]
+    start: Start, rollouts_each: int, wanted: list[int | None]
 ) -> None:
-    run = LoopRun(tmp_path, sync=True, batch_steps=rollouts_each * STEPS, total_steps=len(wanted) * STEPS)
+    run = start(sync=True, batch_steps=rollouts_each * STEPS, total_steps=len(wanted) * STEPS)
     actor = Running(act_what_is_wanted, InProcessSender(run.receiver, "actor-0"))
     assert run.loop.run() is Outcome.STEP_LIMIT
     run.receiver.stop_actors(PATIENCE_S)
     assert actor.join()[: len(wanted)] == wanted
     assert run.loop.lag == 0
     assert run.loop.counters.updates == len(wanted) // rollouts_each
-    run.publisher.close()
 
 
-def test_asynchronous_actors_may_send_during_an_update(tmp_path: Path) -> None:
-    run = LoopRun(tmp_path, total_steps=4 * STEPS)
+def test_asynchronous_actors_may_send_during_an_update(start: Start) -> None:
+    run = start(total_steps=4 * STEPS)
     sender = InProcessSender(run.receiver, "actor-0")
     seen: list[bool] = []
     run.after_update = lambda _update: seen.append(sender.wait_for_room(0.0) and sender.send(rollout()))
@@ -52,11 +67,10 @@ def test_asynchronous_actors_may_send_during_an_update(tmp_path: Path) -> None:
     assert run.loop.run() is Outcome.STEP_LIMIT
     assert seen == [True] * 4
     assert sender.wanted_version is None
-    run.publisher.close()
 
 
-def test_rollouts_beyond_the_largest_lag_are_counted_as_stale(tmp_path: Path) -> None:
-    run = LoopRun(tmp_path, max_lag=1, total_steps=6 * STEPS)
+def test_rollouts_beyond_the_largest_lag_are_counted_as_stale(start: Start) -> None:
+    run = start(max_lag=1, total_steps=6 * STEPS)
     # Each update publishes, so the newest versions are 0, 1, 2, 2, 3, 3 when these come.
     run.send(*(rollout(version) for version in (0, 0, 0, 1, 1, 3)))
     assert run.loop.run() is Outcome.STEP_LIMIT
@@ -66,11 +80,10 @@ def test_rollouts_beyond_the_largest_lag_are_counted_as_stale(tmp_path: Path) ->
     assert run.loop.counters.updates == 4
     assert run.loop.lag == 0
     assert run.loop.counters.reloads == 2  # the one actor went from 0 to 1, and from 1 to 3
-    run.publisher.close()
 
 
-def test_rollouts_with_a_wrong_digest_are_invalid(tmp_path: Path) -> None:
-    run = LoopRun(tmp_path, total_steps=2 * STEPS)
+def test_rollouts_with_a_wrong_digest_are_invalid(start: Start) -> None:
+    run = start(total_steps=2 * STEPS)
     forged = [rollout(version) for version in (0, 7)]  # version 7 is nowhere
     for one in forged:
         one.header = msgspec.structs.replace(one.header, digest="cd" * 32)
@@ -78,19 +91,17 @@ def test_rollouts_with_a_wrong_digest_are_invalid(tmp_path: Path) -> None:
     assert run.loop.run() is Outcome.STEP_LIMIT
     accounts = run.receiver.accounts
     assert (accounts.learned, accounts.invalid) == (2, 2)
-    run.publisher.close()
 
 
-def test_a_batch_is_as_many_rollouts_as_its_steps_need(tmp_path: Path) -> None:
-    run = LoopRun(tmp_path, batch_steps=2 * STEPS + 1, total_steps=6 * STEPS)
+def test_a_batch_is_as_many_rollouts_as_its_steps_need(start: Start) -> None:
+    run = start(batch_steps=2 * STEPS + 1, total_steps=6 * STEPS)
     run.send_many(6)
     run.loop.run()
     assert run.loop.counters.updates == 2
-    run.publisher.close()
 
 
-def test_versions_and_checkpoints_follow_their_own_schedules(tmp_path: Path) -> None:
-    run = LoopRun(tmp_path, publish_every=Interval(3), checkpoint_every=Interval(2), total_steps=7 * STEPS)
+def test_versions_and_checkpoints_follow_their_own_schedules(start: Start) -> None:
+    run = start(publish_every=Interval(3), checkpoint_every=Interval(2), total_steps=7 * STEPS)
     checkpoints: list[int] = []
     run.after_update = lambda _update: checkpoints.append(run.loop.counters.checkpoints)
     run.send_many(7)
@@ -99,22 +110,19 @@ def test_versions_and_checkpoints_follow_their_own_schedules(tmp_path: Path) -> 
     # The observer is told before the checkpoint of the same update.
     assert checkpoints == [1, 1, 2, 2, 3, 3, 4]
     assert run.loop.counters.checkpoints == 5
-    run.publisher.close()
 
 
-def test_nothing_is_published_or_written_twice(tmp_path: Path) -> None:
-    run = LoopRun(tmp_path, publish_every=Interval(2), checkpoint_every=Interval(2), total_steps=2 * STEPS)
+def test_nothing_is_published_or_written_twice(start: Start) -> None:
+    run = start(publish_every=Interval(2), checkpoint_every=Interval(2), total_steps=2 * STEPS)
     run.send_many(2)
     run.loop.run()
     assert run.published_updates() == [0, 2]
     assert run.loop.counters.checkpoints == 2
-    run.publisher.close()
 
 
-def test_epochs_begin_at_every_checkpoint_and_the_end_adds_none(tmp_path: Path) -> None:
+def test_epochs_begin_at_every_checkpoint_and_the_end_adds_none(start: Start) -> None:
     epochs: list[tuple[int, int | None]] = []
-    run = LoopRun(
-        tmp_path,
+    run = start(
         publish_every=Interval(100),
         checkpoint_every=Interval(2),
         total_steps=5 * STEPS,
@@ -126,7 +134,6 @@ def test_epochs_begin_at_every_checkpoint_and_the_end_adds_none(tmp_path: Path) 
     assert epochs == [(1, 0), (2, 1), (3, 2)]
     assert run.published_updates() == [0, 2, 4, 5]
     assert run.checkpoints.steps() == [1, 2, 3]
-    run.publisher.close()
 
 
 def finished(*returns: float) -> Rollout:
@@ -137,32 +144,29 @@ def finished(*returns: float) -> Rollout:
     return one
 
 
-def test_the_target_is_reached_by_a_hundred_episodes_and_not_by_fewer(tmp_path: Path) -> None:
-    run = LoopRun(tmp_path, target_return=475.0, total_steps=5 * STEPS)
+def test_the_target_is_reached_by_a_hundred_episodes_and_not_by_fewer(start: Start) -> None:
+    run = start(target_return=475.0, total_steps=5 * STEPS)
     run.send(finished(*[475.0] * 99), finished(0.0), finished(*[475.0] * 100), finished())
     assert run.loop.run() is Outcome.TARGET_REACHED
     assert run.loop.counters.updates == 3
     assert run.loop.counters.time_to_target_s is not None
-    run.publisher.close()
 
 
-def test_the_step_limit_ends_a_training_below_its_target(tmp_path: Path) -> None:
-    run = LoopRun(tmp_path, target_return=475.0, total_steps=2 * STEPS)
+def test_the_step_limit_ends_a_training_below_its_target(start: Start) -> None:
+    run = start(target_return=475.0, total_steps=2 * STEPS)
     run.send(finished(*[474.0] * 100), finished(), finished())
     assert run.loop.run() is Outcome.STEP_LIMIT
     assert run.loop.counters.time_to_target_s is None
-    run.publisher.close()
 
 
-def test_the_time_limit_ends_a_training_that_waits_for_rollouts(tmp_path: Path) -> None:
-    run = LoopRun(tmp_path, max_seconds=0.05)
+def test_the_time_limit_ends_a_training_that_waits_for_rollouts(start: Start) -> None:
+    run = start(max_seconds=0.05)
     assert run.loop.run() is Outcome.TIME_LIMIT
     assert run.published_updates() == [0]
-    run.publisher.close()
 
 
-def test_an_interrupt_leaves_the_newest_weights_and_a_checkpoint(tmp_path: Path) -> None:
-    run = LoopRun(tmp_path, publish_every=Interval(100), checkpoint_every=Interval(100))
+def test_an_interrupt_leaves_the_newest_weights_and_a_checkpoint(start: Start) -> None:
+    run = start(publish_every=Interval(100), checkpoint_every=Interval(100))
 
     def interrupt(update: int) -> None:
         run.stop_requested = update == 2
@@ -172,16 +176,15 @@ def test_an_interrupt_leaves_the_newest_weights_and_a_checkpoint(tmp_path: Path)
     assert run.loop.run() is Outcome.INTERRUPTED
     assert run.published_updates() == [0, 2]
     assert run.checkpoints.load_newest()[1]["counters"]["updates"] == 2
-    run.publisher.close()
 
 
-def test_a_resumed_loop_continues_from_its_checkpoint(tmp_path: Path) -> None:
-    before = LoopRun(tmp_path, total_steps=3 * STEPS)
+def test_a_resumed_loop_continues_from_its_checkpoint(start: Start) -> None:
+    before = start(total_steps=3 * STEPS)
     before.send(finished(1.0, 2.0), rollout(), rollout())
     before.loop.run()
     before.publisher.close()
 
-    after = LoopRun(tmp_path, total_steps=4 * STEPS)
+    after = start(total_steps=4 * STEPS)
     after.loop.resume()
     assert after.loop.counters == before.loop.counters
     assert after.loop.episodes.state() == before.loop.episodes.state()
@@ -192,7 +195,6 @@ def test_a_resumed_loop_continues_from_its_checkpoint(tmp_path: Path) -> None:
     assert after.loop.counters.updates == 4
     accounts = after.receiver.accounts
     assert (accounts.sent, accounts.learned) == (5, 4)
-    after.publisher.close()
 
 
 class _Killed(Exception):
@@ -204,11 +206,11 @@ def _die_after_five_updates(update: int) -> None:
         raise _Killed
 
 
-def test_versions_are_counted_over_every_learner_of_a_run(tmp_path: Path) -> None:
+def test_versions_are_counted_over_every_learner_of_a_run(start: Start) -> None:
     """Swept versions count, and those published after a learner's last checkpoint."""
     swept = 0
     for resumed in (False, True, True):
-        run = LoopRun(tmp_path, checkpoint_every=Interval(3))
+        run = start(checkpoint_every=Interval(3))
         if resumed:
             swept += 1
             shutil.rmtree(run.store.path / version_name(swept))  # version 0 is what acts here
@@ -222,8 +224,8 @@ def test_versions_are_counted_over_every_learner_of_a_run(tmp_path: Path) -> Non
         run.publisher.close()
 
 
-def test_a_checkpoint_without_counts_of_versions_can_be_resumed(tmp_path: Path) -> None:
-    before = LoopRun(tmp_path, total_steps=2 * STEPS)
+def test_a_checkpoint_without_counts_of_versions_can_be_resumed(start: Start) -> None:
+    before = start(total_steps=2 * STEPS)
     before.send_many(2)
     before.loop.run()
     before.publisher.close()
@@ -232,11 +234,10 @@ def test_a_checkpoint_without_counts_of_versions_can_be_resumed(tmp_path: Path) 
         del state["counters"][name]
     before.checkpoints.save(step + 1, state)
 
-    after = LoopRun(tmp_path, total_steps=3 * STEPS)
+    after = start(total_steps=3 * STEPS)
     after.loop.resume()
     assert after.publisher.published.count == 3
     assert after.loop.counters.updates == 2
-    after.publisher.close()
 
 
 @pytest.mark.parametrize(
@@ -244,34 +245,32 @@ def test_a_checkpoint_without_counts_of_versions_can_be_resumed(tmp_path: Path) 
     [(100.0, Outcome.TARGET_REACHED, True), (90.0, Outcome.TARGET_REACHED, True), (101.0, Outcome.STEP_LIMIT, False)],
 )
 def test_a_reached_target_does_not_count_for_a_higher_one(
-    tmp_path: Path, target: float, outcome: Outcome, kept: bool
+    start: Start, target: float, outcome: Outcome, kept: bool
 ) -> None:
-    before = LoopRun(tmp_path, target_return=100.0, checkpoint_every=Interval(100))  # the last holds what was reached
+    before = start(target_return=100.0, checkpoint_every=Interval(100))  # the last holds what was reached
     before.send(finished(*[100.0] * 100))
     assert before.loop.run() is Outcome.TARGET_REACHED
     before.publisher.close()
 
-    after = LoopRun(tmp_path, target_return=target, total_steps=2 * STEPS)
+    after = start(target_return=target, total_steps=2 * STEPS)
     after.loop.resume()
     after.send(finished())
     assert after.loop.run() is outcome
     assert after.loop.counters.time_to_target_s == (before.loop.counters.time_to_target_s if kept else None)
-    after.publisher.close()
 
 
-def test_without_a_checkpoint_there_is_nothing_to_resume(tmp_path: Path) -> None:
-    run = LoopRun(tmp_path)
+def test_without_a_checkpoint_there_is_nothing_to_resume(start: Start) -> None:
+    run = start()
     with pytest.raises(CheckpointError, match="holds no checkpoint"):
         run.loop.resume()
-    run.publisher.close()
 
 
-def test_unpublished_versions_and_wrong_digests_are_faults(tmp_path: Path) -> None:
+def test_unpublished_versions_and_wrong_digests_are_faults(start: Start, tmp_path: Path) -> None:
     store = LocalPolicyStore(tmp_path / "policies", fsync=False)
-    before = LoopRun(tmp_path, store=store)
+    before = start(store=store)
     before.loop.publish()
     before.publisher.close()
-    run = LoopRun(tmp_path, store=store)
+    run = start(store=store)
     old = store.open(0).manifest.digest
 
     def fault(version: int, digest: str) -> str:
@@ -286,4 +285,3 @@ def test_unpublished_versions_and_wrong_digests_are_faults(tmp_path: Path) -> No
     assert not fault(1, new)
     assert "has digest" in fault(1, old)
     assert "never published" in fault(2, new)
-    run.publisher.close()

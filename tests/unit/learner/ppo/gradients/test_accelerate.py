@@ -130,10 +130,6 @@ def test_networks_with_a_learned_encoder_are_left_to_autograd(kind: str) -> None
 _CONFIG = LearnerConfig(hidden_sizes=(8,), epochs=1, minibatch_size=7)
 
 
-def learner_of(observation: spaces.Space[object], config: LearnerConfig) -> Learner:
-    return Learner(observation_leaves(observation), action_spec(spaces.Discrete(3)), config)
-
-
 @pytest.mark.parametrize(
     ("network", "reason"),
     [
@@ -145,8 +141,8 @@ def learner_of(observation: spaces.Space[object], config: LearnerConfig) -> Lear
 def test_networks_that_are_not_compiled_log_the_reason_and_train(
     captured_logs: CapturedLogs, network: str, reason: str
 ) -> None:
-    space = spaces.Box(-1, 1, (3,), np.float32)
-    learner = learner_of(space, replace(_CONFIG, network=network, compile=True))  # type: ignore[arg-type]
+    config = replace(_CONFIG, network=network, compile=True)  # type: ignore[arg-type]
+    learner = Learner(observation_leaves(_VECTOR), action_spec(spaces.Discrete(3)), config)
     (line,) = captured_logs.messages("INFO")
     assert line.startswith(f"the update is not compiled: {reason}")
     assert learner.update([act_rollout(learner.policy)]).gradient_steps > 0
