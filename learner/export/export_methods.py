@@ -67,10 +67,7 @@ Make = Callable[[ExportSubject], tuple[Engine, MadeProgram]]
 def try_methods(
     subject: ExportSubject, names: Sequence[ExportMethod], more: Mapping[str, Make] | None = None
 ) -> tuple[dict[ProgramKind, MadeProgram], tuple[MethodReport, ...]]:
-    """Return the program of each method, but of TorchScript's methods only the first that works, and all reports.
-
-    ``more`` are tried last. Raises ExportError if no method gives a program that equals eager.
-    """
+    """Return the programs of all methods that work, of TorchScript's the first, and all reports. Raises ExportError."""
     made: dict[ProgramKind, MadeProgram] = {}
     reports: list[MethodReport] = []
     methods: dict[str, Make] = {name: _METHODS[name] for name in names}
@@ -250,10 +247,7 @@ _MARCH = {"AVX512": "x86-64-v4", "AVX2": "x86-64-v3"}
 
 
 def export_aot(module: nn.Module, interface: FlatInterface) -> bytes:
-    """Return the package ("pt2") of ``module``, a function of one list of tensors, for any batch size, in 15 to 40 s.
-
-    Its constants have the names of the module's parameters and buffers. Raises ExportError.
-    """
+    """Return the package ("pt2") of ``module`` for any batch size, in 15 to 40 s. Raises ExportError."""
     shapes = [{} if dim is None else {dim: torch.export.Dim("batch", min=1)} for dim in interface.batch_dims]
     with quietly(), torch.no_grad():
         try:

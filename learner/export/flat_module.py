@@ -1,7 +1,4 @@
-"""Modules as exporters see them: one flat list of tensors in, one out, with nested values rebuilt in between.
-
-For scripting, the rebuilding is written as TorchScript source for the module's types; a trace keeps nothing of it.
-"""
+"""Modules as exporters see them: one flat list of tensors in, one out, with nested values rebuilt in between."""
 
 import copy
 import io
@@ -42,10 +39,7 @@ class FlatInterface:
 
 
 class FlatModule(nn.Module):
-    """A module whose ``forward(inputs)`` calls ``module(*args, **kwargs)`` and flattens the result.
-
-    ``arguments`` is the structure of ``{"args": …, "kwargs": …}``; ``clone`` protects inputs from being changed.
-    """
+    """Calls ``module`` with values rebuilt from the inputs, or from clones of them, and flattens the result."""
 
     def __init__(
         self, module: nn.Module, arguments: Structure, result: Structure, classes: Classes, *, clone: bool

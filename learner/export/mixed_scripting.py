@@ -14,8 +14,6 @@ _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
 class PieceCall(NamedTuple):
-    """The arguments of one call of a piece."""
-
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
 

@@ -88,10 +88,7 @@ def _shuffled(array: np.ndarray, generator: np.random.Generator) -> np.ndarray:
 
 
 def _permuted(array: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Permute whole rows and whole columns, so that indices which are distinct within a row or plane stay distinct.
-
-    Where two indices collide, a scatter keeps either value, and programs need not agree.
-    """
+    """Permute whole rows and columns: where two indices of a scatter collide, programs need not agree."""
     if array.ndim == 0:
         return array
     return array[generator.permutation(len(array))][..., generator.permutation(array.shape[-1])]

@@ -58,7 +58,6 @@ class ExportReport:
 
     @property
     def methods(self) -> tuple[MethodReport, ...]:
-        """The reports in the manifest, in the order of the methods."""
         return self.manifest.export
 
     @property

@@ -16,11 +16,7 @@ _EXAMPLE = re.compile(r"(?P<dtype>[a-z]+\d*)\[(?P<shape>(\d+(,\d+)*)?)\]")
 
 
 def build_module(class_path: str, arguments: Mapping[str, Any], weights: Path | None) -> nn.Module:
-    """Return an instance of ``pkg.mod:Class`` with the state dict in ``weights``, in eval mode.
-
-    Importing runs the code of that module. Raises ConfigurationError if the class cannot be imported or constructed,
-    WeightsError if the weights do not fit.
-    """
+    """Return a ``pkg.mod:Class`` with the state dict in ``weights``. Raises ConfigurationError and WeightsError."""
     cls = _find_class(class_path)
     try:
         module = cls(**arguments)

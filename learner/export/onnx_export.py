@@ -1,8 +1,7 @@
 """Export to an ONNX graph of a few kilobytes whose weights are in ``weights.safetensors``.
 
-The graph refers to each tensor by its place in that file, so it is the same to the byte from version to version. That
-needs two things: constants are not folded, since new weights would not reach them; and file names and line numbers of
-the exporter are removed, since they differ between equal programs.
+The graph refers to each tensor by its place in that file, and is the same to the byte for all versions: no constant is
+folded, and the exporter's file names and line numbers are removed.
 """
 
 from collections.abc import Mapping

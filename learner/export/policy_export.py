@@ -137,10 +137,7 @@ def policy_interface(signature: PolicySignature, example: Sequence[Tensor]) -> F
 
 
 def one_sided_inputs(signature: PolicySignature, batch_size: int, seed: int) -> list[np.ndarray]:
-    """Make inputs as ``make_inputs`` does, but with floats of observation and state that have one sign, none near zero.
-
-    The sign depends on the batch size, so a branch on any sum, mean, minimum or maximum goes both ways.
-    """
+    """Make inputs with floats of one sign, which depends on the batch size, so that branches go both ways."""
     inputs = make_inputs(signature, batch_size, seed)
     sign = -1 if batch_size == EXAMPLE_ROWS else 1
     return [

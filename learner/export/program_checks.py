@@ -56,12 +56,10 @@ class ProgramChecks:
 
     @property
     def example(self) -> list[Tensor]:
-        """The flat inputs that programs are made with."""
         return [torch.from_numpy(array.copy()) for array in self.cases[0].inputs]
 
     @property
     def input_sets(self) -> int:
-        """The number of different sets of inputs at each batch size."""
         return 1 + max(case.inputs_set for case in self.cases)
 
     def differences(self, run: Run, load_weights: LoadWeights) -> dict[int, float]:
@@ -112,10 +110,7 @@ class ProgramChecks:
 
 
 def perturbed(weights: Weights, seed: int = 0) -> dict[str, np.ndarray]:
-    """Return weights in which every float differs and keeps its sign; zeros become positive, infinities stay.
-
-    A matrix moves by less the more inputs it sums over, so sums and their rounding keep their size in wide layers.
-    """
+    """Return weights with every float moved, by less in wide layers; signs and infinities stay, zeros grow."""
     generator = np.random.default_rng(seed)
     moved = {}
     for name, array in weights.items():

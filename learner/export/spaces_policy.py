@@ -54,10 +54,7 @@ class SpacesPolicy(nn.Module):
         masked: bool = False,
         outputs: Sequence[str] | None = None,
     ) -> None:
-        """Call the module once to find its outputs. Raises ConfigurationError and ExportError.
-
-        ``state`` is an example of the state: float32 ``[1, …]`` tensors, nested in any way; it starts as zeros.
-        """
+        """Call the module once; ``state`` is an example of its state. Raises ConfigurationError and ExportError."""
         super().__init__()
         self.module = module
         self._action = action_spec(action_space)

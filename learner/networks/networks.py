@@ -189,7 +189,6 @@ class SeparateCore(nn.Module):
 
 
 def _gate_layers(n_in: int, size: int, gates: int, generator: torch.Generator | None) -> tuple[nn.Linear, nn.Linear]:
-    """Return the layers that a cell's gates are sums of: of its input, with biases, and of its hidden state."""
     from_input, from_hidden = nn.Linear(n_in, gates * size), nn.Linear(size, gates * size, bias=False)
     orthogonal(from_input, 1.0, generator)
     orthogonal(from_hidden, 1.0, generator)
@@ -197,11 +196,7 @@ def _gate_layers(n_in: int, size: int, gates: int, generator: torch.Generator | 
 
 
 class LstmCell(nn.Module):
-    """Equations of an LSTM (Hochreiter & Schmidhuber 1997, with the forget gates of Gers et al. 2000).
-
-    ``nn.LSTM`` is slow for single steps, its gates are folded when exported to ONNX, and when traced it does not check
-    the size of its state.
-    """
+    """Equations of an LSTM with forget gates (Gers et al. 2000); ``nn.LSTM`` is slow for one step and exports badly."""
 
     def __init__(self, n_in: int, size: int, generator: torch.Generator | None) -> None:
         super().__init__()
@@ -221,10 +216,7 @@ class LstmCell(nn.Module):
 
 
 class GruCell(nn.Module):
-    """Equations of a GRU (Cho et al. 2014, with the reset gate after the product, as in cuDNN).
-
-    Differs from ``nn.GRUCell`` in that ``from_hidden`` has no biases.
-    """
+    """Equations of a GRU (Cho et al. 2014), reset gate after the product as in cuDNN; ``from_hidden`` has no biases."""
 
     def __init__(self, n_in: int, size: int, generator: torch.Generator | None) -> None:
         super().__init__()

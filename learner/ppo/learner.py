@@ -12,7 +12,7 @@ from torch import Tensor
 from learner.networks.acting_policy import ActingPolicy
 from learner.networks.distributions import mask_logits
 from learner.ppo import losses
-from learner.ppo.gradients.flat_parameters import AdamState, FlatAdam, FlatParameters
+from learner.ppo.gradients.backprop import AdamState, FlatAdam, FlatParameters
 from learner.ppo.learner_config import LearnerConfig
 from learner.ppo.normalization import MomentsState, ReturnScale, RunningMoments, ScaleState
 from learner.ppo.policy_training import (
@@ -70,8 +70,6 @@ class _Evaluation:
 
 
 class LearnerState(TypedDict):
-    """State of a ``Learner``: everything that training needs to continue."""
-
     policy: dict[str, Tensor]
     optimizer: AdamState
     moments: dict[int, MomentsState]

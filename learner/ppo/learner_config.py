@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from learner.networks.network_config import Activation, NetworkConfig, NetworkKind
 from shared.errors import ConfigurationError
@@ -10,7 +11,8 @@ from shared.errors import ConfigurationError
 _NETWORK = NetworkConfig()
 
 # Expected, condition, names of the settings, which may also be None.
-_BOUNDS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
+_BOUNDS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
+    ("at least 1", lambda sizes: all(size >= 1 for size in sizes), "hidden_sizes"),
     ("at least 1", lambda x: x >= 1, "recurrent_size rollout_length batch_steps epochs minibatch_size anneal_steps"),
     ("at least 0", lambda x: x >= 0, "max_lag"),
     ("above 0 and finite", lambda x: 0 < x < math.inf, "learning_rate max_grad_norm max_rho clip value_clip target_kl"),
@@ -86,11 +88,11 @@ class LearnerConfig:
     """Learn values in units of the root mean square of returns."""
 
     def __post_init__(self) -> None:
-        _require(all(size >= 1 for size in self.hidden_sizes), "hidden_sizes must be at least 1", self.hidden_sizes)
         for expected, holds, names in _BOUNDS:
             for name in names.split():
                 value = getattr(self, name)
-                _require(value is None or holds(value), f"{name} must be {expected}", value)
+                if value is not None and not holds(value):
+                    raise ConfigurationError(f"{name} must be {expected}; found {value}")
 
     @property
     def network_config(self) -> NetworkConfig:
@@ -104,8 +106,3 @@ class LearnerConfig:
             normalize_observations=self.normalize_observations,
             initial_log_std=self.initial_log_std,
         )
-
-
-def _require(holds: bool, expected: str, found: object) -> None:
-    if not holds:
-        raise ConfigurationError(f"{expected}; found {found}")

@@ -19,10 +19,7 @@ class MomentsState(TypedDict):
 
 
 class RunningMoments:
-    """Mean and variance of all rows so far, merged batch by batch in float64.
-
-    Source: Chan et al. 1979, "Updating formulae and a pairwise algorithm for computing sample variances".
-    """
+    """Mean and variance of all rows so far, merged batch by batch in float64 (Chan et al. 1979)."""
 
     def __init__(self, size: int) -> None:
         self.count = 0

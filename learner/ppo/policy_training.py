@@ -12,8 +12,7 @@ from torch import Tensor
 from learner.networks.acting_policy import ActingPolicy
 from learner.networks.distributions import mask_logits
 from learner.ppo.gradients.accelerate import accelerate
-from learner.ppo.gradients.backprop import Backprop, RowReference, SequenceReference, split_evenly
-from learner.ppo.gradients.flat_parameters import FlatParameters
+from learner.ppo.gradients.backprop import Backprop, FlatParameters, RowReference, SequenceReference, split_evenly
 from shared.rollouts.rollout import Rollout
 
 Array = npt.NDArray[np.generic]
@@ -40,12 +39,10 @@ class Batch:
 
     @property
     def length(self) -> int:
-        """Number of steps, T."""
         return int(self.reward.shape[0])
 
     @property
     def width(self) -> int:
-        """Number of environments, B."""
         return int(self.reward.shape[1])
 
 
@@ -97,10 +94,7 @@ Floats = npt.NDArray[np.float32]
 
 
 class Estimate(NamedTuple):
-    """Outputs of the policy for a batch before the update: float32 ``[T, B]``, ``[T + 1, B]`` and ``[K]``.
-
-    ``log_prob`` is of the actions taken. Values are in the unit that they are learned in.
-    """
+    """Outputs before the update: log-probabilities ``[T, B]``, values ``[T + 1, B]`` and ``[K]``, float32."""
 
     log_prob: Floats
     value: Floats

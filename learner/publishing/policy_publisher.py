@@ -103,10 +103,7 @@ def publish_once(
     aot: bool = False,
     signing_key: SigningKey | str | Path | None = None,
 ) -> Manifest:
-    """Export a module that follows the policy contract and publish it as the newest version of ``store``.
-
-    Old versions stay. Raises ExportError if no program equals the module, StoreError if the store fails.
-    """
+    """Export a module that follows the policy contract, and publish it. Raises ExportError and StoreError."""
     key = signing_key_of(signing_key)
     return publish_version(
         PolicyExporter(module, signature, onnx=onnx, aot=aot),

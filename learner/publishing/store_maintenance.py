@@ -47,10 +47,7 @@ _ADVICE_PERIOD_S = 1.0
 
 
 class StoreMaintenance:
-    """A thread that syncs and sweeps, so that publishing waits neither for the disk nor for deletions.
-
-    Failures are logged and tried again after the next version.
-    """
+    """A thread that syncs and sweeps. A failure is logged; the next version is another attempt."""
 
     def __init__(self, store: PolicyStore, retention: Retention, *, period_s: float = _PERIOD_S) -> None:
         self._store = store

@@ -121,11 +121,7 @@ class SquashedGaussianHead(Head):
 
 
 class StateDependentHead(Head):
-    """Exploration that depends on the state (Raffin et al. 2020, "Smooth Exploration for Robotic RL"), squashed or not.
-
-    Each action has the distribution of Stable-Baselines3, but noise is new at every step: Stable-Baselines3 keeps one
-    exploration matrix for many steps.
-    """
+    """Exploration that depends on the state (Raffin et al. 2020), squashed or not, with new noise at every step."""
 
     def __init__(
         self,
@@ -214,10 +210,7 @@ def _normal_log_prob(noise: Tensor, log_std: Tensor) -> Tensor:
 
 
 def _log_tanh_derivative(gaussian: Tensor) -> Tensor:
-    """Return ``log(1 - tanh(x)**2)`` for an unsquashed ``x`` ``[B, D]``, summed over dimensions.
-
-    This form rounds alike in all engines, also where tanh is nearly 1.
-    """
+    """Return ``log(1 - tanh(x)**2)`` of ``x`` ``[B, D]``, summed, in a form that rounds alike in all engines."""
     decay = torch.exp(-2 * gaussian.abs())
     derivative = 4 * decay / (1 + decay).square()
     return torch.log(derivative + 1e-6).sum(-1)  # Stable-Baselines3's own epsilon

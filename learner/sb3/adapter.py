@@ -12,7 +12,7 @@ from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.distributions import StateDependentNoiseDistribution
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
-from stable_baselines3.common.vec_env import VecEnvWrapper, VecNormalize, VecTransposeImage, unwrap_vec_normalize
+from stable_baselines3.common.vec_env import VecNormalize, VecTransposeImage, unwrap_vec_normalize
 from stable_baselines3.dqn.policies import DQNPolicy
 from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN, SACPolicy
 from stable_baselines3.td3.policies import TD3Policy
@@ -187,7 +187,7 @@ def from_sb3(
         ExportError: The module's actions differ from those of ``predict``.
     """
     policy, env = _parts(model)
-    vec_normalize = vec_normalize or _vec_normalize(env)
+    vec_normalize = vec_normalize or unwrap_vec_normalize(env)
     outer = observation_space or _environment_space(env) or policy.observation_space
     leaves = pair_leaves(outer, policy.observation_space)
     action = action_spec(policy.action_space)
@@ -205,7 +205,7 @@ def from_sb3(
 
 def refresh(adapted: SB3Policy, model: Model, vec_normalize: VecNormalize | None = None) -> None:
     """Copy the values that training changes outside of layers: DQN's exploration rate, VecNormalize's statistics."""
-    vec_normalize = vec_normalize or _vec_normalize(_parts(model)[1])
+    vec_normalize = vec_normalize or unwrap_vec_normalize(_parts(model)[1])
     if vec_normalize is not None:
         adapted.observation.read_statistics(vec_normalize)
     if isinstance(adapted.head, GreedyHead):
@@ -220,13 +220,9 @@ def _parts(model: Model) -> tuple[BasePolicy, Any]:
     return model.policy, model.get_env()
 
 
-def _vec_normalize(env: Any) -> VecNormalize | None:
-    return None if env is None else unwrap_vec_normalize(env)
-
-
 def _environment_space(env: Any) -> spaces.Space[Any] | None:
     """Return the observation space before normalisation and transposition: the artifact does both."""
-    while isinstance(env, VecEnvWrapper) and isinstance(env, VecNormalize | VecTransposeImage):
+    while isinstance(env, VecNormalize | VecTransposeImage):
         env = env.venv
     return None if env is None else env.observation_space
 

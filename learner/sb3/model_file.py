@@ -38,11 +38,7 @@ _MAX_DATA_BYTES = 64 * 2**20
 
 
 def load_model(path: Path, *, trust_pickle: bool, algorithm: str | None = None) -> BaseAlgorithm:
-    """Load a model with Stable-Baselines3 itself, which runs the pickles in it.
-
-    ``algorithm`` is guessed from the file by default. Raises NotTrusted unless ``trust_pickle``, ConfigurationError if
-    Stable-Baselines3 cannot load the file.
-    """
+    """Load a model and its pickles. Raises NotTrusted unless ``trust_pickle``, ConfigurationError if it is no model."""
     name = algorithm or guess_algorithm(path)
     _require_trust(path, trust_pickle, "a model of Stable-Baselines3 holds pickles")
     cls = _algorithm(name)
@@ -150,7 +146,6 @@ def _require_trust(path: Path, trust_pickle: bool, why: str) -> None:
 
 
 def _model_space(space: spaces.Space[Any]) -> spaces.Space[Any]:
-    """Return the space that Stable-Baselines3's wrappers make of the environment's: images channels first."""
     if isinstance(space, spaces.Dict):
         return spaces.Dict({key: _model_space(child) for key, child in space.items()})
     if isinstance(space, spaces.Box) and is_image_space(space) and not is_image_space_channels_first(space):

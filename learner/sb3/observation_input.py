@@ -1,8 +1,4 @@
-"""Preprocessing: from an environment's observation to the input of a Stable-Baselines3 features extractor.
-
-It does the work of ``VecNormalize``, ``VecTransposeImage`` and ``preprocess_obs`` inside the policy: normalisation,
-channels first, scaled images, one-hot numbers.
-"""
+"""Preprocessing inside the policy, as by ``VecNormalize``, ``VecTransposeImage`` and ``preprocess_obs``."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,4 @@
-"""Stable-Baselines3's networks under the policy contract: one list of flat tensors in, one out, batch first.
-
-The layers are shared with the model, so training changes these policies too.
-"""
+"""Stable-Baselines3's networks under the policy contract. The layers are shared with the model."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -44,10 +41,7 @@ class DictFeatures(nn.Module):
 
 
 class FeedForwardPolicy(nn.Module):
-    """Observation, features, layers, head, and for some algorithms a value.
-
-    ``value_features`` is None if policy and value share their features, ``value`` if there is no value.
-    """
+    """Observation, features, layers, head, and for some algorithms a value, of the same features or its own."""
 
     def __init__(
         self,
@@ -90,10 +84,7 @@ class FeedForwardPolicy(nn.Module):
 
 
 class LstmLayer(nn.Module):
-    """One layer of an ``nn.LSTM`` for one step. It shares the parameters.
-
-    The equations are written out: ``nn.LSTM`` is slow for one step, and a traced one does not check its state.
-    """
+    """One layer of an ``nn.LSTM`` for one step, written out: a trace of ``nn.LSTM`` does not check its state."""
 
     weight_ih: Tensor
     weight_hh: Tensor
@@ -133,11 +124,7 @@ class LstmStep(nn.Module):
 
 @dataclass(frozen=True)
 class CriticModules:
-    """The modules from observation to value.
-
-    ``features`` is None if policy and value share their features, ``memory`` (an ``LstmStep`` or a layer without state)
-    if they share the LSTM.
-    """
+    """The modules from observation to value; ``features`` and ``memory`` are None if the policy's are shared."""
 
     features: nn.Module | None
     memory: nn.Module | None

@@ -1,7 +1,4 @@
-"""The loop of one training: receive rollouts, update, publish, write checkpoints, until there is a reason to stop.
-
-The asynchronous cluster and training in one process share this loop, with their own receivers and publishers.
-"""
+"""The loop of one training, in a cluster or in one process: receive, update, publish, write checkpoints."""
 
 import time
 from collections.abc import Callable
@@ -145,7 +142,6 @@ class LearnerLoop:
         return rollouts
 
     def _count(self, rollout: Rollout) -> int:
-        """Add the rollout to the counters; return its lag in versions."""
         self.clock.first_step_at(rollout.header.began_unix_s)
         self.counters.env_steps += rollout.env_steps
         self.episodes.add(rollout.header.episodes)

@@ -106,10 +106,7 @@ class TrainingClock:
         self._wall_before_s = 0.0
 
     def first_step_at(self, unix_s: float) -> None:
-        """Start ``train_s`` at the Unix time of a rollout's first step; later calls have no effect.
-
-        The actor's clock may differ from this machine's: the time is at most now, at least the start of this process.
-        """
+        """Start ``train_s`` once, at a rollout's first step, at most now and at least the start of this process."""
         if self._first_step_s is None:
             age_s = max(0.0, time.time() - unix_s)
             self._first_step_s = max(self._began_s, time.monotonic() - age_s)

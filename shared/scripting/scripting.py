@@ -87,10 +87,7 @@ def script(module: nn.Module) -> ScriptModule:
 
 
 def trace(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None) -> ScriptModule:
-    """Call torch.jit.trace for one call, with positional or keyword arguments, not both.
-
-    Raises ScriptingError if the trace would keep a decision that depends on the inputs.
-    """
+    """Call torch.jit.trace with positional or keyword arguments. Raises ScriptingError for a baked-in decision."""
     refuse_baked_decisions(module, args, kwargs or {})
     # check_trace would compare one more call with the same inputs; the caller's check covers that.
     with torch.no_grad():
@@ -112,10 +109,7 @@ class _Holder(nn.Module):
 
 
 def script_around(module: ScriptModule, forward: str, names: Mapping[str, type[Any]]) -> ScriptModule:
-    """Return a scripted module with ``module`` as its attribute and ``forward`` as TorchScript source.
-
-    ``names`` are the classes that the source refers to. No file is read.
-    """
+    """Return a scripted module around ``module``, with the source ``forward``, which refers to classes by ``names``."""
     torch.jit._recursive.concrete_type_store.type_store.pop(_Holder, None)  # each module has its own type
     holder = torch.jit.script(_Holder(module))
     holder._c._define(holder._concrete_type, forward, names.get)

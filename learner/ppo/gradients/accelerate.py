@@ -12,12 +12,12 @@ from learner.networks.networks import LstmCell, RecurrentCore, SeparateCore, Sha
 from learner.ppo.gradients.backprop import (
     AutogradBackprop,
     Backprop,
+    FlatParameters,
     Function,
     RowBackprop,
     RowReference,
     SequenceReference,
 )
-from learner.ppo.gradients.flat_parameters import FlatParameters
 from learner.ppo.gradients.handwritten import LstmBackprop, SeparateCoreBackprop, SharedCoreBackprop
 from shared.policy.probe import make_inputs
 
@@ -31,10 +31,7 @@ def accelerate(
 def accelerate(
     reference: RowReference | SequenceReference, parameters: FlatParameters, *, torch_compile: bool = False
 ) -> Backprop:
-    """Return the fastest passes of ``reference``; they equal those of autograd within rounding.
-
-    With ``torch_compile``, the function that autograd differentiates is compiled, or the log gives the reason why not.
-    """
+    """Return the fastest passes of ``reference``: written out, or by autograd, compiled if ``torch_compile``."""
     written_out = _written_out(reference)
     if isinstance(reference, SequenceReference):
         if torch_compile:

@@ -12,8 +12,7 @@ from learner.networks.acting_policy import ActingPolicy
 from learner.networks.network_config import Activation, NetworkConfig
 from learner.ppo.gradients import handwritten
 from learner.ppo.gradients.accelerate import accelerate, torch_compile_function
-from learner.ppo.gradients.backprop import AutogradBackprop, Backprop, RowReference, SequenceReference
-from learner.ppo.gradients.flat_parameters import FlatParameters
+from learner.ppo.gradients.backprop import AutogradBackprop, Backprop, FlatParameters, RowReference, SequenceReference
 from learner.ppo.gradients.handwritten import LstmBackprop, SeparateCoreBackprop, SharedCoreBackprop
 from learner.ppo.learner import Learner
 from learner.ppo.learner_config import LearnerConfig

@@ -5,7 +5,7 @@ import copy
 import torch
 from torch import nn
 
-from learner.ppo.gradients.flat_parameters import FlatAdam, FlatParameters
+from learner.ppo.gradients.backprop import FlatAdam, FlatParameters
 
 
 def test_steps_equal_torchs_adam_and_clipping() -> None:
