@@ -1,7 +1,6 @@
 """Calls of an eager module: at three batch sizes, with at least two sets of inputs where the module accepts them.
 
-The batch dimension of each argument, the sizes of the outputs that follow the batch, and the numbers that vary are
-found by calling the module.
+Batch dimensions of arguments, sizes of outputs, and numbers that vary are found by calling the module.
 """
 
 import itertools

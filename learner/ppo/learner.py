@@ -269,7 +269,6 @@ class Learner:
 
 
 def _normalize(advantage: Floats, valid: Bools) -> Floats:
-    """Shift and scale to zero mean and unit standard deviation over the valid steps."""
     chosen = advantage[valid]
     if chosen.size == 0:
         return advantage

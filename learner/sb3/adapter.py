@@ -221,7 +221,6 @@ def _parts(model: Model) -> tuple[BasePolicy, Any]:
 
 
 def _environment_space(env: Any) -> spaces.Space[Any] | None:
-    """Return the observation space before normalisation and transposition: the artifact does both."""
     while isinstance(env, VecNormalize | VecTransposeImage):
         env = env.venv
     return None if env is None else env.observation_space

@@ -1,7 +1,6 @@
 """Files that Stable-Baselines3 saved: read with their pickles if the user trusts them, else the weights only.
 
-``model.zip`` holds ``data`` (JSON with pickles for all values that are not plain) and ``policy.pth`` (a state dict).
-``VecNormalize.save`` writes a pickle.
+``model.zip`` holds ``data`` (JSON with pickles of values that are not plain) and ``policy.pth`` (a state dict).
 """
 
 import io

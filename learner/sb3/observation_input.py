@@ -15,8 +15,6 @@ from torch import Tensor, nn
 from shared.errors import ConfigurationError
 from shared.policy.spaces import ObservationLeaf, observation_leaves
 
-_CHANNELS_FIRST = (2, 0, 1)
-
 
 @dataclass(frozen=True)
 class Leaf:
@@ -150,7 +148,7 @@ def _steps(leaf: Leaf, normalization: Normalization | None, normalize_images: bo
         steps.append(normalization)
         normalization = None
     if shape != leaf.inner.shape:
-        if len(shape) != 3 or tuple(shape[axis] for axis in _CHANNELS_FIRST) != leaf.inner.shape:
+        if len(shape) != 3 or (shape[2], *shape[:2]) != leaf.inner.shape:
             raise ConfigurationError(
                 f"{leaf.key or 'the observation'}: the model was trained on shape {leaf.inner.shape}, "
                 f"this environment's is {shape}"

@@ -171,7 +171,6 @@ class LearnerLoop:
                 self._hooks.begin_epoch(self.counters.checkpoints)
 
     def publish(self) -> None:
-        """Request the publication of the current weights."""
         train_s, mean_return = self.clock.train_s, self.episodes.mean_return
         progress = TrainingProgress(self.counters.updates, self.counters.env_steps, train_s, mean_return)
         self.publisher.publish(self.learner.policy, progress)

@@ -1,7 +1,6 @@
 """Progress of a training for users: ``progress.json`` for the live display, and TensorBoard scalars.
 
-TensorBoard's own writer has a thread, which prints a traceback and ends when the disk is full. Here, a full disk raises
-OSError on the calling thread.
+TensorBoard's own writer prints a traceback on a thread when the disk is full; here, ``write`` raises OSError.
 """
 
 import errno

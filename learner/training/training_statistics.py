@@ -80,7 +80,6 @@ class Schedule:
         self._last_s: float | None = None
 
     def happened(self, update: int, now_s: float) -> None:
-        """Record that the action happened after ``update`` updates, at ``now_s`` of a monotonic clock."""
         self._last_update, self._last_s = update, now_s
 
     def is_due(self, update: int, now_s: float) -> bool:

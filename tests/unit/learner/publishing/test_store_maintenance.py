@@ -23,13 +23,13 @@ class WatchedStore(LocalPolicyStore):
 
     def make_durable(self, version: int) -> None:
         if self.refused == "make_durable":
-            raise OSError("input/output error")
+            raise OSError("disk error")
         super().make_durable(version)
         self.durable.append(version)
 
     def sweep(self, retention: Retention) -> list[int]:
         if self.refused == "sweep":
-            raise OSError("no space left on device")
+            raise OSError("disk error")
         return super().sweep(retention)
 
 
@@ -64,14 +64,8 @@ def test_version_swept_before_its_sync_is_not_an_error(tmp_path: Path, captured_
 @pytest.mark.parametrize(
     ("refused", "said"),
     [
-        (
-            "sweep",
-            "sweeping old versions fails: OSError: no space left on device; old versions are kept until the next sweep",
-        ),
-        (
-            "make_durable",
-            "making versions durable fails: OSError: input/output error; version 0 may be lost in a power cut",
-        ),
+        ("sweep", "sweeping old versions fails: OSError: disk error; old versions are kept until the next sweep"),
+        ("make_durable", "making versions durable fails: OSError: disk error; version 0 may be lost in a power cut"),
     ],
 )
 def test_store_errors_are_logged(tmp_path: Path, captured_logs: CapturedLogs, refused: str, said: str) -> None:

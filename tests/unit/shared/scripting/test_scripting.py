@@ -40,18 +40,13 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         del sys.modules[name]
 
 
-def import_policy(package: Path, source: str = SOURCE) -> ModuleType:
-    (package / "policy.py").write_text(source)
-    importlib.invalidate_caches()
-    return importlib.import_module("brought_along.policy")
-
-
-def import_without_source(package: Path) -> ModuleType:
-    """Import the policy from its compiled file only."""
+def import_policy(package: Path, *, with_source: bool) -> ModuleType:
+    """Import the policy, from its compiled file only without source."""
     source = package / "policy.py"
     source.write_text(SOURCE)
-    py_compile.compile(str(source), cfile=str(package / "policy.pyc"), doraise=True)
-    source.unlink()
+    if not with_source:
+        py_compile.compile(str(source), cfile=str(package / "policy.pyc"), doraise=True)
+        source.unlink()
     importlib.invalidate_caches()
     return importlib.import_module("brought_along.policy")
 
@@ -90,7 +85,7 @@ def test_scripted_module_shares_its_tensors_with_the_module() -> None:
 
 
 def test_policy_without_source_is_traced_and_torchs_reason_is_kept(package: Path) -> None:
-    policy = import_without_source(package).Policy().eval()
+    policy = import_policy(package, with_source=False).Policy().eval()
     for _ in range(3):
         scripted, errors = taken(policy)
         assert scripted.method == "trace"
@@ -128,7 +123,7 @@ def test_failure_after_a_foreign_failure_has_the_original_reason() -> None:
 
 
 def test_source_edited_after_the_import_is_not_scripted(package: Path) -> None:
-    policy = import_policy(package).Policy().eval()
+    policy = import_policy(package, with_source=True).Policy().eval()
     (package / "policy.py").write_text(SOURCE.replace("* 1.0", "* 3.0"))
     linecache.checkcache()
     scripted, errors = taken(policy)
@@ -153,7 +148,7 @@ def test_baked_batch_size_is_refused_with_the_reason_of_each_method() -> None:
 
 
 def test_an_archive_holds_no_example_inputs(package: Path) -> None:
-    policy = import_without_source(package).Policy().eval()
+    policy = import_policy(package, with_source=False).Policy().eval()
     archive = save_archive(taken(policy)[0].module)
     assert b"traced_inputs" not in archive
 
