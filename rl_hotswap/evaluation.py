@@ -1,6 +1,5 @@
 """Evaluation of one policy version: deterministic episodes and their statistics."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,6 @@ from shared.store.policy_store import (
     open_store,
     open_version_directory,
 )
-from shared.store.version_files import DescribeVersion, Sign
 
 
 class Evaluation(msgspec.Struct, frozen=True):
@@ -134,7 +132,6 @@ def _checked(files: VersionFiles, trust: TrustOptions, config: RunConfig | None)
 
 
 def _run_episode(agent: Agent, environments: Environments, seed: int) -> tuple[float, int]:
-    """Return the return and the length of one episode."""
     observation = environments.reset(seed)
     agent.reset()
     episode_return, length = 0.0, 0
@@ -150,20 +147,15 @@ def _run_episode(agent: Agent, environments: Environments, seed: int) -> tuple[f
 class OneVersionStore:
     """A ``PolicyStore`` around one opened version. Quarantines are discarded."""
 
+    watch_path: Path | None = None
+    notes: None = None
+
     def __init__(self, files: VersionFiles) -> None:
         self._files = files
         self.version = files.manifest.version
 
     def __str__(self) -> str:
         return self._files.location
-
-    @property
-    def watch_path(self) -> Path | None:
-        return None
-
-    @property
-    def notes(self) -> None:
-        return None
 
     def versions(self) -> list[int]:
         return [self.version]
@@ -173,19 +165,10 @@ class OneVersionStore:
 
     def open(self, version: int) -> VersionFiles:
         if version != self.version:
-            raise VersionNotFound(
-                f"this store holds version {self.version} only; found a request for version {version}"
-            )
+            raise VersionNotFound(f"this store holds version {self.version} only; version {version} was requested")
         return self._files
 
-    def publish(
-        self,
-        files: Mapping[str, bytes],  # noqa: ARG002
-        describe: DescribeVersion,  # noqa: ARG002
-        *,
-        durable: bool = True,  # noqa: ARG002
-        sign: Sign | None = None,  # noqa: ARG002
-    ) -> Manifest:
+    def publish(self, *_: object, **__: object) -> Manifest:
         raise StoreError(f"{self} is one version; publish into a store")
 
     def make_durable(self, version: int) -> None:

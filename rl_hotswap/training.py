@@ -85,7 +85,6 @@ def train(
 
 
 def _words(name: str, value: Flag) -> list[str]:
-    """Return the command-line words of one flag."""
     flag = "--" + name.replace("_", "-")
     if value is None:
         return []

@@ -176,7 +176,6 @@ def _module(options: ExportOptions) -> "nn.Module":
 
 
 def _spaces(env_id: str) -> tuple[Any, Any]:
-    """Return an environment's observation and action space. Raises ConfigurationError if it cannot be made."""
     import gymnasium
 
     from shared.run.environment_description import creation_of, find_environment

@@ -42,10 +42,9 @@ def main(options: KeysOptions) -> int:
         print(_public_key_in(options.path))
         return 0
     key = make_keys(options.path)
-    print(
-        f"{options.path / SIGNING_KEY_FILE}: the private key. Its holder can publish versions that your actors accept"
-    )
-    print(f"{options.path / PUBLIC_KEY_FILE}: the public key, {key.public}")
+    private, public = options.path / SIGNING_KEY_FILE, options.path / PUBLIC_KEY_FILE
+    print(f"{private}: the private key. Its holder can publish versions that your actors accept")
+    print(f"{public}: the public key, {key.public}")
     return 0
 
 

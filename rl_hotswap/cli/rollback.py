@@ -77,8 +77,7 @@ def roll_back(store: PolicyStore, to: int, authenticity: Authenticity, key: Sign
     Raises NotAuthentic; VersionNotFound; ConfigurationError when a signed version would lose its signature or ``to`` is
     the newest version; StoreError or PolicyLoadError when reading or publishing fails.
     """
-    known = store.versions()
-    if to not in known:
+    if to not in (known := store.versions()):
         there = f"its {len(known)} versions are from {known[0]} to {known[-1]}" if known else "it has none"
         raise VersionNotFound(f"{store} has no version {to}: {there}")
     if to == known[-1]:

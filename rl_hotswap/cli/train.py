@@ -117,16 +117,14 @@ def _keep_options(options: TrainOptions, run: RunDirectory) -> None:
     try:
         run.write_options(kept)
     except OSError as error:
-        raise ConfigurationError(
-            f"cannot write the flags of this run to {run.path}: {error.strerror or error}"
-        ) from error
+        why = error.strerror or error
+        raise ConfigurationError(f"cannot write the flags of this run to {run.path}: {why}") from error
 
 
 def learner_command(options: TrainOptions, run: RunDirectory, starts: int, elapsed_s: float) -> list[str]:
     """Return the learner's command line. After a start it resumes its checkpoint with the rest of --max-seconds."""
-    kind, module = (
-        (LearnerRun, "learner.run") if options.actors else (SingleProcessRun, "rl_hotswap.launcher.single_process")
-    )
+    alone = (SingleProcessRun, "rl_hotswap.launcher.single_process")
+    kind, module = (LearnerRun, "learner.run") if options.actors else alone
     own: dict[str, Any] = {"supervised": True, "run_dir": run.path}
     own["resume"] = options.resume if starts == 0 else run.has_checkpoint()
     if starts > 0 and options.max_seconds is not None:

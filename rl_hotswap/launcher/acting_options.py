@@ -1,7 +1,4 @@
-"""Flags of a training that configure its acting, with actor processes and without.
-
-This module does not import torch, so that commands start fast.
-"""
+"""Flags of a training that configure its acting. Without torch, so that commands start fast."""
 
 from dataclasses import dataclass
 from typing import get_args

@@ -21,7 +21,6 @@ class Display(AbstractContextManager["Display"], Protocol):
 
     def show(self, status: TrainingStatus) -> None:
         """Draw ``status`` at a readable rate. Messages are printed at once and stay."""
-        ...
 
 
 def open_display(console: Console, title: str) -> Display:

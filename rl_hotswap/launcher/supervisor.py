@@ -193,8 +193,7 @@ class Supervisor:
 
     def _learner_end(self) -> int | None:
         """Return the exit code when the training is over, else None. Schedule a restart when the learner died."""
-        ended = self._take_ended(self._learner)
-        if ended is None:
+        if (ended := self._take_ended(self._learner)) is None:
             return None
         process, code = ended
         # An uncaught exception exits with 1 too; only a training that ended by its own rules has written a summary.
@@ -210,8 +209,7 @@ class Supervisor:
 
     def _replace_dead_actors(self) -> None:
         for slot in self._actors:
-            ended = self._take_ended(slot)
-            if ended is None:
+            if (ended := self._take_ended(slot)) is None:
                 continue
             process, code = ended
             if code == 0:  # stopped by a learner that is about to end; otherwise the actor starts again

@@ -86,10 +86,7 @@ class AotEngine:
 
 
 def _expected_layout(path: Path) -> dict[str, np.ndarray]:
-    """Return empty arrays like the package's weights.
-
-    A package for another machine is refused before its code is loaded: unknown instructions end the process.
-    """
+    """Return empty arrays like the weights. A foreign package is not loaded: unknown instructions end the process."""
     try:
         loader: Any = torch._C._aoti.AOTIModelPackageLoader
         metadata = loader.load_metadata_from_package(str(path), _MODEL)

@@ -37,6 +37,8 @@ def load_importable(data: bytes, weights: Weights, trusted_prefixes: Sequence[st
     A prefix ``a.b`` trusts ``a.b`` and ``a.b.*``. Raises NotTrusted for other modules and for a class that is not an
     ``nn.Module``, ProgramError when the import or the constructor fails, and WeightsError.
     """
+    from shared.engines.eager import module_tensors
+
     importable = _decode(data)
     cls = _find_class(importable.class_path, trusted_prefixes)
     try:
@@ -45,7 +47,11 @@ def load_importable(data: bytes, weights: Weights, trusted_prefixes: Sequence[st
         raise ProgramError(
             f"{importable.class_path} could not be constructed: {type(error).__name__}: {error}"
         ) from error
-    _fill(module, weights)
+    mine = {name: tensor.numpy() for name, tensor in module_tensors(module).items()}
+    arrays = {name: np.asarray(tensor) for name, tensor in weights.items()}
+    check_layout(mine, arrays)
+    for name, array in mine.items():
+        np.copyto(array, arrays[name], casting="no")
     return module.eval().requires_grad_(False)
 
 
@@ -85,13 +91,3 @@ def _check_trusted(module: str, class_path: str, trusted_prefixes: Sequence[str]
             f"allow it with --trust-module {module} if you trust its source: {class_path} imports {module}, and the "
             f"trusted modules are: {allowed}"
         )
-
-
-def _fill(module: "nn.Module", weights: Weights) -> None:
-    from shared.engines.eager import module_tensors
-
-    mine = {name: tensor.numpy() for name, tensor in module_tensors(module).items()}
-    arrays = {name: np.asarray(tensor) for name, tensor in weights.items()}
-    check_layout(mine, arrays)
-    for name, array in mine.items():
-        np.copyto(array, arrays[name], casting="no")

@@ -249,7 +249,6 @@ def session_maker(graph: bytes, initializers: tuple[str, ...], threads: int, *, 
 
 
 def _operators(graph: bytes) -> Counter[tuple[str, str, tuple[bytes, ...]]]:
-    """Count the operators of ``graph`` with their attributes."""
     import onnx
 
     return Counter(

@@ -81,7 +81,6 @@ def replace_fields(graph: "onnx.GraphProto", **fields: Sequence[Any]) -> None:
 
 
 def _names_read(nodes: "Iterable[onnx.NodeProto]") -> Iterator[str]:
-    """Yield the names that these nodes and the graphs inside them read."""
     for node in nodes:
         yield from node.input
         for attribute in node.attribute:

@@ -10,11 +10,10 @@ _SMALLEST = np.float32(1e-12)
 
 
 class NoiseStream:
-    """Noise of one batch of environments.
+    """Noise of one batch of environments: a function of ``seed``, ``batch_size`` and a step's offset, in any order.
 
-    The noise of a step is a function of ``seed``, ``batch_size`` and its offset, in any order of calls. Steps are drawn
-    in blocks of 64, which cost little more than a single step. Source: Philox as a counter-based generator (Salmon et
-    al. 2011, "Parallel random numbers: as easy as 1, 2, 3").
+    Steps are drawn in blocks of 64, which cost little more than one. Source: Philox as a counter-based generator
+    (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3").
     """
 
     def __init__(self, action: ActionSpec, batch_size: int, seed: int) -> None:

@@ -98,7 +98,8 @@ def run_policy(policy: Policy, signature: PolicySignature, inputs: Sequence[np.n
         raise ExportError(f"the policy does not return what its signature promises: {error}") from error
     for spec, output in zip(signature.outputs, outputs, strict=True):
         if output.dtype.kind == "f" and not np.isfinite(output).all():
-            raise ExportError(f"the policy's output {spec.name} is not finite: {_row(output, ~np.isfinite(output))}")
+            row = np.argwhere(~np.isfinite(output))[0][0]
+            raise ExportError(f"the policy's output {spec.name} is not finite: row {row} is {_short(output[row])}")
     return outputs
 
 
@@ -134,8 +135,7 @@ def _largest_difference(
 ) -> float:
     largest = 0.0
     for name, wanted, got in zip(names, expected, found, strict=True):
-        is_float = wanted.dtype.kind == "f"
-        if not is_float and np.array_equal(wanted, got):
+        if not (is_float := wanted.dtype.kind == "f") and np.array_equal(wanted, got):
             continue
         with np.errstate(invalid="ignore", over="ignore"):
             difference = np.abs(np.subtract(got, wanted, dtype=np.float64))
@@ -191,11 +191,7 @@ def decode_probe(data: bytes, signature: PolicySignature | ModuleSignature) -> P
 
 
 def _undecided(
-    policy: Policy,
-    signature: PolicySignature,
-    inputs: Sequence[np.ndarray],
-    outputs: Sequence[np.ndarray],
-    margin: float,
+    policy: Policy, signature: PolicySignature, inputs: Sequence[np.ndarray], outputs: list[np.ndarray], margin: float
 ) -> np.ndarray:
     """Return the rows, bool [B], in which a discrete choice leads by less than ``margin``."""
     position = signature.output_position("action")
@@ -258,11 +254,6 @@ def _mask(action: ActionSpec, batch_size: int, generator: np.random.Generator) -
         part[np.arange(batch_size), generator.integers(0, cardinality, batch_size)] = True
         parts.append(part)
     return np.concatenate(parts, axis=1)
-
-
-def _row(array: np.ndarray, where: np.ndarray) -> str:
-    row = int(np.argwhere(where)[0][0])
-    return f"row {row} is {_short(array[row])}"
 
 
 def _short(array: np.ndarray) -> str:

@@ -19,11 +19,10 @@ ActionKind = Literal["discrete", "multi_discrete", "multi_binary", "box", "none"
 
 
 class ObservationLeaf(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One array of an observation, at ``path`` in the nested structure.
+    """One array of an observation, at ``path`` in the nested structure; ``shape`` excludes the batch dimension.
 
-    ``dtype`` is the dtype of the program's input: floats become float32, and ``uint8`` images are scaled inside the
-    policy. ``shape`` excludes the batch dimension. ``cardinalities`` and ``start`` are empty except for discrete and
-    multi-discrete leaves.
+    ``dtype`` is that of the program's input: floats become float32, and ``uint8`` images are scaled inside the policy.
+    ``cardinalities`` and ``start`` are empty except for discrete and multi-discrete leaves.
     """
 
     path: Path

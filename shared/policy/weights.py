@@ -6,6 +6,7 @@ ONNX export needs each tensor's offset. Format: https://huggingface.co/docs/safe
 
 import functools
 import itertools
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -124,17 +125,13 @@ def _layout(data: Data) -> _Layout:
 
 @functools.lru_cache(maxsize=_LAYOUTS_KEPT)
 def _read_layout(header: bytes, file_bytes: int) -> _Layout:
-    start = len(header)
-    places = {}
-    end = 0
+    places, start, end = {}, len(header), 0
     for name, entry in sorted(_entries(header).items(), key=lambda item: item[1].data_offsets):
         begin, finish = entry.data_offsets
         if entry.dtype not in _DTYPES or any(n < 0 for n in entry.shape):
             raise WeightsError(f"{name}: expected a shape and one of {', '.join(_DTYPES)}; found {entry}")
         dtype = np.dtype(_DTYPES[entry.dtype])
-        length = dtype.itemsize
-        for n in entry.shape:
-            length *= n
+        length = dtype.itemsize * math.prod(entry.shape)
         if begin != end or finish != begin + length:
             raise WeightsError(f"{name}: expected bytes {end} to {end + length}, found {begin} to {finish}")
         end = finish

@@ -1,7 +1,4 @@
-"""Translation of ONNX graphs to row programs. Graphs that mix rows or have other operators are refused.
-
-Nodes that depend only on constants and the batch size, such as the shapes that exporters compute, are folded.
-"""
+"""Translation of ONNX graphs to row programs. Graphs that mix rows or have other operators are refused."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -18,7 +18,7 @@ from shared.engines.row_compiler.row_code import (
     processor_registers,
     row_code,
 )
-from shared.engines.row_compiler.row_program import Output, Packed, RowProgram, plan_scratch, with_bounds
+from shared.engines.row_compiler.row_program import Output, RowProgram, plan_scratch, with_bounds
 from shared.errors import ProgramUnsupported
 from shared.policy.output_bounds import Bounds
 
@@ -106,7 +106,10 @@ class LlvmProgram:
     def pack(self, weights: Mapping[str, np.ndarray], block: np.ndarray) -> None:
         """Write ``weights`` (float32, by name) into ``block`` in the layout that the code reads."""
         for part in self.program.packed:
-            _pack(block, part, weights)
+            numbers = weights[part.name] if part.name else np.array(part.numbers, np.float32)
+            matrix = numbers.T if part.transposed else numbers.reshape(part.rows, part.columns)
+            place = block[part.place : part.place + part.rows * part.stride].reshape(part.rows, part.stride)
+            place[:, : part.columns] = matrix
 
 
 class RowCall:
@@ -143,13 +146,6 @@ class RowCall:
         self.inputs = [array[:rows] for array in self._inputs]
         self.outputs = [array[:rows] for array in self._outputs]
         self.slots: list[Slot] = [(array, array.dtype, array.shape) for array in self.inputs]
-
-
-def _pack(block: np.ndarray, part: Packed, weights: Mapping[str, np.ndarray]) -> None:
-    numbers = weights[part.name] if part.name else np.array(part.numbers, np.float32)
-    matrix = numbers.T if part.transposed else numbers.reshape(part.rows, part.columns)
-    place = block[part.place : part.place + part.rows * part.stride].reshape(part.rows, part.stride)
-    place[:, : part.columns] = matrix
 
 
 def _aligned(floats: int) -> np.ndarray:

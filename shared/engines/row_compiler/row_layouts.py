@@ -17,6 +17,8 @@ from shared.engines.row_compiler.row_program import Input, Operand, Output
 from shared.engines.row_compiler.rows import Rows
 from shared.engines.row_compiler.vector_math import FLOAT, INT32
 
+_ORDER = ir.VectorType(INT32, LANES)
+
 
 class SingleRow(Rows):
     """One row; a vector holds sixteen consecutive numbers of it."""
@@ -67,9 +69,8 @@ class SingleRow(Rows):
         self._code.loop(output.operand.width, one)
 
     def load_weights(self, place: ir.Value, i: ir.Value) -> ir.Value:
-        return self._code.load(
-            self._code.weights, self._b.add(place, self._b.mul(i, INT64(LANES))), VECTOR, VECTOR_BYTES
-        )
+        begin = self._b.add(place, self._b.mul(i, INT64(LANES)))
+        return self._code.load(self._code.weights, begin, VECTOR, VECTOR_BYTES)
 
     def load_factor(self, operand: Operand, k: ir.Value) -> ir.Value:
         return self._code.splat(self.load_number(operand, k))
@@ -162,8 +163,8 @@ def _transposed(b: ir.IRBuilder, vectors: Values) -> Values:
     """Transpose as many vectors as each has lanes, by halves of halves (Eklundh 1972)."""
     distance = LANES // 2
     while distance:
-        of_first = _order([lane - distance + LANES if lane & distance else lane for lane in range(LANES)])
-        of_second = _order([lane + LANES if lane & distance else lane + distance for lane in range(LANES)])
+        of_first = _ORDER([lane - distance + LANES if lane & distance else lane for lane in range(LANES)])
+        of_second = _ORDER([lane + LANES if lane & distance else lane + distance for lane in range(LANES)])
         turned = list(vectors)
         for i in range(LANES):
             if not i & distance:
@@ -173,7 +174,3 @@ def _transposed(b: ir.IRBuilder, vectors: Values) -> Values:
         vectors = turned
         distance //= 2
     return vectors
-
-
-def _order(lanes: list[int]) -> ir.Constant:
-    return ir.Constant(ir.VectorType(INT32, LANES), lanes)

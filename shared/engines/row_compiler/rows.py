@@ -162,7 +162,12 @@ class Rows(ABC):
             _, result = self._code.fold(width, [first, constant(first.type, 0.0)], self._larger(x))
         elif step.operator == "pick":
             place = self.load_number(step.operands[1], INT64(0))
-            (result,) = self._code.fold(width, [first], self._picked(x, place))
+
+            def picked(j: ir.Value, values: Values) -> Values:
+                here = self.broadcast(self._b.uitofp(j, FLOAT))
+                return [self._b.select(self._b.fcmp_ordered("==", place, here), self.load_number(x, j), values[0])]
+
+            (result,) = self._code.fold(width, [first], picked)
         else:
             zero = constant(first.type, 0.0)
             (result,) = self._code.fold(width, [zero], lambda j, sums: [self._b.fadd(sums[0], self.load_number(x, j))])
@@ -174,13 +179,6 @@ class Rows(ABC):
             is_larger = self._b.fcmp_ordered(">", number, best)
             here = self.broadcast(self._b.uitofp(j, FLOAT))
             return [self._b.select(is_larger, number, best), self._b.select(is_larger, here, place)]
-
-        return body
-
-    def _picked(self, x: Operand, place: ir.Value) -> Callable[[ir.Value, Values], Values]:
-        def body(j: ir.Value, values: Values) -> Values:
-            here = self.broadcast(self._b.uitofp(j, FLOAT))
-            return [self._b.select(self._b.fcmp_ordered("==", place, here), self.load_number(x, j), values[0])]
 
         return body
 

@@ -94,11 +94,9 @@ class VectorMath:
         log_mantissa = b.fsub(f, b.fmul(s, b.fsub(f, tail)))
         power = b.sitofp(exponent, x.type)
         result = b.fadd(self.fma(power, _like(x, _LN2_LOW), log_mantissa), b.fmul(power, _like(x, _LN2_HIGH)))
-        result = b.select(
-            b.fcmp_ordered("<", x, _like(x, float(np.finfo(np.float32).tiny))), _like(x, -math.inf), result
-        )
-        is_ordinary = b.fcmp_ordered("<", x, _like(x, math.inf))
-        result = b.select(is_ordinary, result, x)  # inf and NaN
+        tiny = _like(x, float(np.finfo(np.float32).tiny))
+        result = b.select(b.fcmp_ordered("<", x, tiny), _like(x, -math.inf), result)
+        result = b.select(b.fcmp_ordered("<", x, _like(x, math.inf)), result, x)  # inf and NaN
         return b.select(b.fcmp_ordered("<", x, _like(x, 0.0)), _like(x, math.nan), result)
 
     def sigmoid(self, x: ir.Value) -> ir.Value:
