@@ -139,10 +139,6 @@ def test_an_empty_batch_gives_empty_outputs() -> None:
         lambda x, count, mask: [x, count, mask, x],
         lambda x, count, mask: [],
     ],
-    ids=[
-        *("float64", "int32", "bytes", "narrower", "one column", "one row", "one count", "flat", "one dimension more"),
-        *("a number", "one input less", "one input more", "none"),
-    ],
 )
 @pytest.mark.parametrize("is_seen_before", [False, True])
 def test_inputs_of_another_dtype_or_shape_are_refused(spoil: object, is_seen_before: bool) -> None:
@@ -171,7 +167,6 @@ def _sum_of_two() -> LlvmEngine:
         lambda x, noise: [x],
         lambda x, noise: [x, noise, noise],
     ],
-    ids=["float64", "second float64", "narrow", "second narrow", "one row", "one input", "three"],
 )
 def test_two_inputs_are_checked_as_strictly(spoil: object) -> None:
     engine = _sum_of_two()

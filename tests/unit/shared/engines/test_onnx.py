@@ -31,9 +31,8 @@ def graph(*initializers: TensorProto, nodes: list[onnx.NodeProto] | None = None)
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 2])],
         initializer=list(initializers) or [external("weight", (2,)), external("bias", (2,))],
     )
-    return bytes(
-        helper.make_model(made, opset_imports=[helper.make_opsetid("", 20)], ir_version=10).SerializeToString()
-    )
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    return bytes(model.SerializeToString())
 
 
 def weights(scale: float = 2.0) -> dict[str, np.ndarray]:
@@ -117,15 +116,8 @@ def test_other_outputs_are_not_computed() -> None:
     yes = helper.make_node("Constant", [], ["yes"], value=helper.make_tensor("", TensorProto.BOOL, [], [True]))
     five = helper.make_node("Constant", [], ["five"], value=helper.make_tensor("", TensorProto.INT64, [1], [5]))
     nodes = [yes, five, helper.make_node("Mul", ["x", "weight"], ["m"]), either]
-    model = onnx.load_model_from_string(
-        graph(
-            nodes=[
-                *nodes,
-                helper.make_node("Add", ["x", "bias"], ["s"]),
-                helper.make_node("Gather", ["s", "five"], ["z"]),
-            ]
-        )
-    )
+    nodes += [helper.make_node("Add", ["x", "bias"], ["s"]), helper.make_node("Gather", ["s", "five"], ["z"])]
+    model = onnx.load_model_from_string(graph(nodes=nodes))
     model.graph.output.append(_info("z"))
     whole = model.SerializeToString()
     with pytest.raises(PolicyOutputError):
@@ -194,11 +186,8 @@ def _packs(engine: OnnxEngine) -> bool:
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it takes a file")
 def test_optimising_creates_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
-    nodes = [
-        helper.make_node("Identity", ["x"], ["same"]),
-        helper.make_node("Neg", ["same"], ["negative"]),
-        helper.make_node("Mul", ["negative", "weight"], ["y"]),
-    ]
+    chain = (("Identity", ["x"], ["same"]), ("Neg", ["same"], ["negative"]), ("Mul", ["negative", "weight"], ["y"]))
+    nodes = [helper.make_node(*each) for each in chain]
     known = graph(external("weight", (2,)), nodes=nodes)
     OnnxEngine(known, weights())
     assert session_maker(known, ("weight",), 1, packs=True)._graph is not known, "it was optimised"

@@ -22,12 +22,8 @@ _states = st.lists(st.integers(1, 3), max_size=2).map(lambda sizes: [(("lstm", i
 
 @st.composite
 def signatures(draw: st.DrawFn) -> PolicySignature:
-    return acting_signature(
-        observation_leaves(draw(nested_spaces)),
-        action_spec(draw(_actions)),
-        state=draw(_states),
-        masked=draw(st.booleans()),
-    )
+    observation, action = observation_leaves(draw(nested_spaces)), action_spec(draw(_actions))
+    return acting_signature(observation, action, state=draw(_states), masked=draw(st.booleans()))
 
 
 def example_signature(space: spaces.Space[Any] | None = None) -> PolicySignature:
@@ -111,12 +107,7 @@ def test_leaves_whose_names_would_be_one_are_refused() -> None:
 
 
 def test_a_deterministic_policy_may_leave_out_noise_and_both_estimates() -> None:
-    signature = acting_signature(
-        observation_leaves(spaces.Box(-1, 1, (2,))),
-        action_spec(spaces.Box(-1, 1, (1,))),
-        noise=False,
-        log_prob=False,
-        value=False,
-    )
+    observation, action = observation_leaves(spaces.Box(-1, 1, (2,))), action_spec(spaces.Box(-1, 1, (1,)))
+    signature = acting_signature(observation, action, noise=False, log_prob=False, value=False)
     assert signature.input_names == ("observation",)
     assert signature.output_names == ("action", "env_action")

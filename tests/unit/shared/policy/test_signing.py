@@ -12,7 +12,7 @@ from shared.errors import ConfigurationError
 from shared.policy.signing import SIGNATURE_BYTES, PublicKey, SigningKey, public_keys_of, signing_key_of
 
 KEY = SigningKey.generate()
-PEM = serialization.Encoding.PEM
+PEM, _PUBLIC_FORMAT = serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
 
 
 def write(path: Path, data: bytes, mode: int = 0o600) -> Path:
@@ -93,14 +93,11 @@ def test_files_without_a_key_are_named(tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigurationError, match=said):
             SigningKey.read(write(tmp_path / "key", data))
-    x_key = x25519.X25519PrivateKey.generate().public_key()
+    x_key = x25519.X25519PrivateKey.generate().public_key().public_bytes(PEM, _PUBLIC_FORMAT)
     for data, said in (
         (b"", "is not a public key in PEM"),
         (KEY.pem(), "is a private key, which only a publisher may have"),
-        (
-            x_key.public_bytes(PEM, serialization.PublicFormat.SubjectPublicKeyInfo),
-            "expected an Ed25519 key, found X25519PublicKey",
-        ),
+        (x_key, "expected an Ed25519 key, found X25519PublicKey"),
     ):
         with pytest.raises(ConfigurationError, match=said):
             PublicKey.read(write(tmp_path / "key", data))

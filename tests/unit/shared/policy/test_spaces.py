@@ -81,15 +81,10 @@ def test_leaves_stand_in_gymnasiums_order(space: spaces.Space[Any]) -> None:
     flat = spaces.flatten(numeric, observation)
     leaves = observation_leaves(numeric)
     arrays = flatten_observation(observation, leaves)
-    pieces = [
-        np.concatenate(
-            [np.eye(n)[int(v) - s] for v, n, s in zip(array.ravel(), leaf.cardinalities, start, strict=True)]
-        )
-        if leaf.cardinalities
-        else array.ravel()
-        for leaf, array in zip(leaves, arrays, strict=True)
-        for start in [leaf.start]
-    ]
+    pieces = []
+    for leaf, array in zip(leaves, arrays, strict=True):
+        one_hot = zip(array.ravel(), leaf.cardinalities, leaf.start, strict=True) if leaf.cardinalities else ()
+        pieces += [np.eye(n)[int(v) - start] for v, n, start in one_hot] if leaf.cardinalities else [array.ravel()]
     np.testing.assert_allclose(np.concatenate(pieces).astype(flat.dtype), flat, rtol=1e-6)
 
 
@@ -141,6 +136,9 @@ def test_unsupported_observation_space_is_named_with_its_path() -> None:
         observation_leaves(space)
 
 
+_HALF_OPEN = ActionSpec("box", "float32", (2,), low=(-1.0, None), high=(1.0, 2.0))
+
+
 @pytest.mark.parametrize(
     ("space", "expected"),
     [
@@ -148,10 +146,7 @@ def test_unsupported_observation_space_is_named_with_its_path() -> None:
         (spaces.Discrete(3, start=1), ActionSpec("discrete", "int64", (), (3,), (1,))),
         (spaces.MultiDiscrete([2, 3]), ActionSpec("multi_discrete", "int64", (2,), (2, 3), (0, 0))),
         (spaces.MultiBinary(4), ActionSpec("multi_binary", "int8", (4,))),
-        (
-            spaces.Box(np.float32([-1, -np.inf]), np.float32([1, 2])),
-            ActionSpec("box", "float32", (2,), low=(-1.0, None), high=(1.0, 2.0)),
-        ),
+        (spaces.Box(np.float32([-1, -np.inf]), np.float32([1, 2])), _HALF_OPEN),
     ],
 )
 def test_action_spaces_as_data(space: spaces.Space[Any], expected: ActionSpec) -> None:

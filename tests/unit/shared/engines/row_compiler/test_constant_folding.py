@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, numpy_helper
 
 from shared.engines.row_compiler.constant_folding import BATCH, MOST_NUMBERS, axes_of, dtype_of, fold_constant, integers
 from shared.errors import ProgramUnsupported
@@ -22,12 +22,7 @@ def _ints(*numbers: int) -> np.ndarray:
         ("Constant", [], {"value_floats": []}, np.array([], np.float32)),
         ("Constant", [], {"value_int": 3}, np.int64(3)),
         ("Constant", [], {"value_ints": []}, _ints()),
-        (
-            "Constant",
-            [],
-            {"value": helper.make_tensor("", TensorProto.BOOL, [2], [True, False])},
-            np.array([True, False]),
-        ),
+        ("Constant", [], {"value": numpy_helper.from_array(np.array([True, False]))}, np.array([True, False])),
         ("Cast", [_ints(1, 0)], {"to": TensorProto.BOOL}, np.array([True, False])),
         ("Cast", [_ints(BATCH, 3)], {"to": TensorProto.INT64}, _ints(BATCH, 3)),
         ("Concat", [_ints(BATCH), _ints(2, 3)], {"axis": 0}, _ints(BATCH, 2, 3)),

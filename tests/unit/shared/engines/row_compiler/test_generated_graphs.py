@@ -18,13 +18,7 @@ from tests.support.small_graphs import Spec, assert_equals_onnxruntime, f32, gra
 _SIZES = (1, 6, 17)
 _UNARY = ("Tanh", "Relu", "Sigmoid", "Neg", "Abs", "Identity")
 _BINARY = ("Add", "Sub", "Mul", "Max", "Min")
-_CUTS = {
-    "one": np.array([1]),
-    "huge": np.array([2**62]),
-    "zero": np.array([0]),
-    "last": np.array(-1),
-    "low": np.array(-2, np.float32),
-}
+_CUTS = {"one": np.array([1]), "huge": np.array([2**62]), "zero": np.array([0]), "low": np.array(-2, np.float32)}
 
 
 @dataclass
@@ -143,7 +137,6 @@ def _example() -> tuple[onnx.ModelProto, dict[str, Spec], dict[str, np.ndarray]]
         "Slice l zero one one -> s; Concat q s t -> all axis=1"
     )
     constants = {**_CUTS, "tail": np.array([2, 3]), "four": np.arange(4), "low": np.array(-1e9, np.float32)}
-    del constants["last"]
     outputs: dict[str, Spec] = {"action": ("int64", ()), "all": f32(6)}
     data = graph(made, inputs=inputs, outputs=outputs, weights=weights, constants=constants)
     return onnx.load_model_from_string(data), inputs, weights
