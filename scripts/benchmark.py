@@ -74,7 +74,10 @@ def main(options: BenchmarkOptions) -> int:
             results += found or []
         else:
             results += measure_of(kind)(options, console)
-        _write(results, options)
+        if options.json is not None:  # after every kind, so that an interrupted run keeps its results
+            write_json(results, options.json)
+        if options.markdown is not None:
+            write_markdown(results, options.markdown)
     show(results, console)
     return 1 if failed or any(result.reached is False for result in results) else 0
 
@@ -110,14 +113,6 @@ def _begin() -> Console:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends helper processes and removes temporary files
     set_up_logging("benchmark", None, terminal_level=None)
     return Console(soft_wrap=True, width=None if sys.stdout.isatty() else _WIDTH)
-
-
-def _write(results: list[Result], options: BenchmarkOptions) -> None:
-    """Write the files; called after every kind, so that an interrupted run keeps its results."""
-    if options.json is not None:
-        write_json(results, options.json)
-    if options.markdown is not None:
-        write_markdown(results, options.markdown)
 
 
 if __name__ == "__main__":

@@ -13,9 +13,14 @@ from learner.export.policy_export import PolicyExporter
 from learner.ppo.learner import Learner
 from learner.ppo.learner_config import LearnerConfig
 from learner.publishing.policy_publisher import PolicyPublisher
-from scripts.benchmarks.common.actor_fleet import STEP_S, ActorFleet, publish_and_wait, read_hash_and_copy_s
 from scripts.benchmarks.common.prepared_versions import ENV_ID, LARGE, TEMPORARY_PREFIX, workspace
-from scripts.benchmarks.common.publishing_process import start_publisher
+from scripts.benchmarks.common.processes import (
+    STEP_S,
+    ActorFleet,
+    publish_and_wait,
+    read_hash_and_copy_s,
+    start_publisher,
+)
 from scripts.benchmarks.common.result import Result
 from scripts.benchmarks.common.rounds import BenchmarkSettings
 from shared.policy.manifest import TrainingProgress

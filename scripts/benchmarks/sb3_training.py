@@ -73,11 +73,7 @@ def train(candidate: Candidate, seed: int) -> TimedTraining:
     model = PPO(
         "MlpPolicy",
         make_vec_env(ENV_ID, n_envs=candidate.n_envs, seed=seed),  # in this process: the fastest way for light steps
-        n_steps=candidate.n_steps,
-        batch_size=candidate.batch_size,
-        n_epochs=candidate.n_epochs,
-        gamma=candidate.gamma,
-        gae_lambda=candidate.gae_lambda,
+        **{name: getattr(candidate, name) for name in ("n_steps", "batch_size", "n_epochs", "gamma", "gae_lambda")},
         learning_rate=_decreasing(candidate.learning_rate) if candidate.linear else candidate.learning_rate,
         clip_range=_decreasing(candidate.clip_range) if candidate.linear else candidate.clip_range,
         seed=seed,

@@ -15,7 +15,6 @@ import psutil  # type: ignore[import-untyped]
 from rich.console import Console
 
 from actor.watching.policy_watcher import PolicyWatcher
-from scripts.benchmarks.common.actor_fleet import STEP_S, ActorFleet, publish_and_wait, read_hash_and_copy_s
 from scripts.benchmarks.common.prepared_versions import (
     TEMPORARY_PREFIX,
     PreparedVersion,
@@ -24,7 +23,13 @@ from scripts.benchmarks.common.prepared_versions import (
     read_prepared_versions,
     workspace,
 )
-from scripts.benchmarks.common.publishing_process import start_publisher
+from scripts.benchmarks.common.processes import (
+    STEP_S,
+    ActorFleet,
+    publish_and_wait,
+    read_hash_and_copy_s,
+    start_publisher,
+)
 from scripts.benchmarks.common.result import Line, Result, number, save_plot
 from scripts.benchmarks.common.rounds import BenchmarkSettings
 from shared.errors import HotswapError

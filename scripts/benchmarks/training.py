@@ -173,10 +173,7 @@ def _train(seed: int, flags: list[str]) -> TimedTraining:
 
 
 def _best_candidate(console: Console) -> Candidate | None:
-    """Return the fastest settings that solve seed 0, on one thread or, for the best of them, on two.
-
-    Return None, and print a line, if the library is not installed or no settings solve the environment.
-    """
+    """Return the fastest settings that solve seed 0, on one thread or, for the best, on two; None without any."""
     if not is_installed("stable_baselines3", "no comparison", console):
         return None
     found: dict[float, Candidate] = {}

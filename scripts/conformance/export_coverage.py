@@ -254,7 +254,6 @@ def measure(case: NnCase) -> Outcome:
 
 
 def _call_loaded(module: torch.nn.Module, case: NnCase, path: Path) -> None:
-    """Raise HotswapError if the loaded module returns another structure or other numbers."""
     with torch.no_grad():
         expected, wanted, _ = describe(module(*case.args), "the result")
     found, got, _ = describe(load_policy(path, trusted_modules=("torch",))(*case.args), "the result")

@@ -31,10 +31,7 @@ _POLL_S = 0.05
 
 
 def flood(address: str, generator: np.random.Generator) -> int:
-    """Send garbage to the ipc ``address`` until its buffers are full; return the number of bytes sent.
-
-    Every second connection begins with a valid handshake.
-    """
+    """Send garbage to the ipc ``address``, half of it after a valid handshake; return the number of bytes sent."""
     sent = 0
     for number in range(_CONNECTIONS):
         with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
@@ -48,7 +45,6 @@ def flood(address: str, generator: np.random.Generator) -> int:
 
 
 def _frame(generator: np.random.Generator) -> bytes:
-    """Return a short frame of random bytes, with or without the flag that more frames follow."""
     body = generator.bytes(int(generator.integers(0, 256)))
     return bytes([int(generator.integers(0, 2)), len(body)]) + body
 

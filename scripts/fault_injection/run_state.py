@@ -256,7 +256,6 @@ class RunState:
         return own | ({self._import[0].pid} if self._import is not None else set())
 
     def _reap(self) -> None:
-        """Reap orphans that have ended, as init does."""
         own = self._own_children()
         for process in psutil.Process().children():
             if process.pid not in own:

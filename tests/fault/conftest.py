@@ -10,7 +10,7 @@ from actor.agent import Agent
 from actor.agent_options import AgentOptions
 from shared.store.policy_store import LocalPolicyStore, PolicyStore
 from tests.support.agent_policies import local_store
-from tests.support.transport_network import Network
+from tests.support.transport_cases import Network
 
 MakeAgent = Callable[..., Agent]
 

@@ -16,7 +16,7 @@ from actor.environments.process_environments import ProcessEnvironments
 from shared.errors import ConfigurationError, EnvironmentFailed
 from tests.support.waiting import until
 
-FAULTY = "tests.support.environments_in_processes:Faulty-v0"
+FAULTY = "tests.support.counting_environment:Faulty-v0"
 ACTIONS = np.zeros(3, np.int64)
 
 
@@ -39,7 +39,7 @@ def _shared_memory() -> set[str]:
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_no_environment_outlives_an_actor_that_is_killed(fault: str, number: signal.Signals) -> None:
     before = _shared_memory()
-    command = [sys.executable, "-m", "tests.support.environments_in_processes", fault]
+    command = [sys.executable, "-m", "tests.support.counting_environment", fault]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as actor:
         assert actor.stdout is not None
         pids = [int(word) for word in actor.stdout.readline().split()]

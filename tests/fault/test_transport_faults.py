@@ -12,8 +12,7 @@ from shared.transport.zmq_receiver import ZmqReceiver
 from shared.transport.zmq_sender import ZmqSender
 from tests.support.captured_logs import CapturedLogs
 from tests.support.rollout_examples import RUN_ID, example_rollout, plain_layout
-from tests.support.transport_cases import fresh_address
-from tests.support.transport_network import TIMEOUT_S, Network, learn
+from tests.support.transport_cases import TIMEOUT_S, Network, fresh_address, learn
 from tests.support.transport_programs import HEAVY_LAYOUT
 from tests.support.waiting import PATIENCE_S, Running, until
 

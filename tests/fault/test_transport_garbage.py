@@ -18,7 +18,7 @@ from shared.transport.messages import Bye, Hello, Sender, Sending
 from shared.transport.receiver_flow import ReceiverOptions
 from tests.support.captured_logs import CapturedLogs
 from tests.support.rollout_examples import RUN_ID, example_rollout, plain_layout
-from tests.support.transport_network import GarbageClient, Network, learn
+from tests.support.transport_cases import GarbageClient, Network, learn
 from tests.support.waiting import PATIENCE_S, Running, until
 
 ROLLOUT = example_rollout(plain_layout())

@@ -23,12 +23,11 @@ from shared.transport.transport_keys import (
 )
 from shared.transport.zmq_receiver import ZmqReceiver
 from shared.transport.zmq_sender import ZmqSender
+from tests.support.agent_policies import publish_run
 from tests.support.captured_logs import CapturedLogs
 from tests.support.paths import REPOSITORY
-from tests.support.published_run import publish_run
 from tests.support.rollout_examples import RUN_ID, example_rollout, plain_layout
-from tests.support.transport_cases import fresh_address
-from tests.support.transport_network import Network, learn
+from tests.support.transport_cases import Network, fresh_address, learn
 from tests.support.waiting import PATIENCE_S, until
 
 ROLLOUT = example_rollout(plain_layout())

@@ -69,19 +69,16 @@ def _verdicts(store: LocalPolicyStore) -> list[bool]:
 
 def _act(store: LocalPolicyStore, name: str, envs: int, length: int, *, synchronous: bool) -> int:
     """Act until a verdict is carried out, and return the newest adopted version."""
+    seed = len(name)
+    options = AgentOptions(envs, canary=0.4, synchronous=synchronous, deterministic=True, name=name, seed=seed)
     with (
         make_environments("CartPole-v1", envs, vector="sync", env_kwargs={"max_episode_steps": 100}) as environments,
-        Agent(
-            store,
-            AgentOptions(
-                num_envs=envs, canary=0.4, synchronous=synchronous, deterministic=True, name=name, seed=len(name)
-            ),
-        ) as agent,
+        Agent(store, options) as agent,
     ):
         agent.reset()
         layout = RolloutLayout(agent.policy.signature, length)
-        options = RolloutOptions(run_id="", actor_id=name, seed=3, cut_at_episode_end=envs == 1)
-        worker = RolloutWorker(agent, environments, layout, options)
+        rollout_options = RolloutOptions(run_id="", actor_id=name, seed=3, cut_at_episode_end=envs == 1)
+        worker = RolloutWorker(agent, environments, layout, rollout_options)
 
         def act() -> int:
             worker.collect()

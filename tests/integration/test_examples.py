@@ -1,4 +1,4 @@
-"""The example programs run unchanged."""
+"""The example programs run unchanged, and the conformance measurements of ``scripts/conformance`` hold."""
 
 import subprocess
 import sys
@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from scripts.conformance import engine_agreement
+from scripts.conformance.export_coverage import all_cases, measure, uncovered
 from tests.support.paths import REPOSITORY
 
 _EXAMPLES = REPOSITORY / "scripts" / "examples"
@@ -17,3 +19,27 @@ def test_an_example_runs(program: str, tmp_path: Path) -> None:
     command = [sys.executable, str(_EXAMPLES / program)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_all_engines_agree_on_a_nested_policy_with_state() -> None:
+    agreements = {found.kind: found for found in engine_agreement.measure()}
+    assert agreements.keys() == {"torchscript", "onnx", "aot", "compile"}
+    for found in agreements.values():
+        assert found.is_equal, found
+        assert found.of_allowed <= 1, found
+
+
+def test_every_class_of_torch_nn_has_a_case() -> None:
+    assert not uncovered()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_nearly_all_of_torch_nn_exports_by_some_method_and_equals_eager() -> None:
+    outcomes = [measure(case) for case in all_cases()]
+    refused = {outcome.name: outcome.reason for outcome in outcomes if outcome.method is None}
+    assert len(outcomes) >= 120
+    assert len(refused) <= 0.02 * len(outcomes), refused
+    assert all(refused.values())

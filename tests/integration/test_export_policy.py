@@ -19,6 +19,7 @@ from tests.support.tiny_policy import TinyPolicy
 
 TINY = "tests.support.tiny_policy:TinyPolicy"
 ENV_ID = "CartPole-v1"
+TARGET = ("--env", ENV_ID, "--store", "x")
 ROWS = 8
 
 
@@ -95,14 +96,8 @@ def test_normalisation_goes_into_the_artifact(tmp_path: Path, observation: np.nd
 def test_a_class_and_its_weights_are_published(tmp_path: Path, observation: np.ndarray) -> None:
     policy = LogitsAndValue(hidden=5)
     torch.save(policy.state_dict(), tmp_path / "w.pt")
-    module = (
-        "--module",
-        f"{__name__}:LogitsAndValue",
-        "--arguments",
-        '{"hidden": 5}',
-        "--weights",
-        str(tmp_path / "w.pt"),
-    )
+    module = ("--module", f"{__name__}:LogitsAndValue", "--arguments", '{"hidden": 5}')
+    module += ("--weights", str(tmp_path / "w.pt"))
     assert run(*module, "--store", str(tmp_path / "policies"), "--env", ENV_ID) == 0
     with torch.no_grad():
         expected = policy(torch.from_numpy(observation))["logits"].argmax(-1)
@@ -110,12 +105,8 @@ def test_a_class_and_its_weights_are_published(tmp_path: Path, observation: np.n
 
 
 def test_any_module_goes_into_a_directory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    module = (
-        "--module",
-        "torch.nn:Bilinear",
-        "--arguments",
-        '{"in1_features": 2, "in2_features": 3, "out_features": 4}',
-    )
+    arguments = '{"in1_features": 2, "in2_features": 3, "out_features": 4}'
+    module = ("--module", "torch.nn:Bilinear", "--arguments", arguments)
     directory = tmp_path / "bilinear"
     examples = ("--example", "float32[5,2]", "float32[5,3]", "--directory", str(directory), "--how", "trace")
     assert run(*module, *examples) == 0
@@ -130,17 +121,11 @@ def test_any_module_goes_into_a_directory(tmp_path: Path, capsys: pytest.Capture
     [
         ((), "give either --sb3 MODEL.zip, or --module"),
         (("--sb3", "m.zip", "--module", "a:B"), "give either --sb3 MODEL.zip, or --module"),
-        (
-            ("--module", "tests.support.tiny_policy", "--env", ENV_ID, "--store", "x"),
-            "expected a class path like pkg.mod:Class",
-        ),
-        (
-            ("--module", "tests.support.tiny_policy:Nope", "--env", ENV_ID, "--store", "x"),
-            "cannot be imported: AttributeError",
-        ),
-        (("--module", "os.path:join", "--env", ENV_ID, "--store", "x"), "no subclass of torch.nn.Module"),
-        (("--module", TINY, "--arguments", "[1]", "--env", ENV_ID, "--store", "x"), "expected a JSON object"),
-        (("--module", TINY, "--arguments", '{"wide": 1}', "--env", ENV_ID, "--store", "x"), "cannot be constructed"),
+        (("--module", "tests.support.tiny_policy", *TARGET), "expected a class path like pkg.mod:Class"),
+        (("--module", f"{TINY}Nope", *TARGET), "cannot be imported: AttributeError"),
+        (("--module", "os.path:join", *TARGET), "no subclass of torch.nn.Module"),
+        (("--module", TINY, "--arguments", "[1]", *TARGET), "expected a JSON object"),
+        (("--module", TINY, "--arguments", '{"wide": 1}', *TARGET), "cannot be constructed"),
         (("--module", TINY, "--env", "CartPol-v1", "--store", "x"), "did you mean"),
         (("--module", TINY, "--example", "float[3", "--directory", "x"), 'expected a tensor like "float32'),
         (("--module", TINY), "expected --store DIR"),
@@ -148,10 +133,7 @@ def test_any_module_goes_into_a_directory(tmp_path: Path, capsys: pytest.Capture
         (("--sb3", "m.zip", "--env", ENV_ID, "--store", "x", "--how", "trace"), "leave out --how"),
         (("--module", TINY, "--env", ENV_ID, "--store", "x", "--directory", "y"), "leave out --directory"),
         (("--module", TINY, "--example", "float32[3,4]", "--directory", "x", "--env", ENV_ID), "leave out --env"),
-        (
-            ("--module", TINY, "--example", "float32[3,4]", "--how", "trace", "--aot"),
-            "leave out --aot",
-        ),
+        (("--module", TINY, "--example", "float32[3,4]", "--how", "trace", "--aot"), "leave out --aot"),
         (("--weights", "nowhere.pt", "--env", ENV_ID, "--store", "x"), "there is no file nowhere.pt"),
     ],
 )

@@ -16,7 +16,7 @@ from shared.process.command_line import run_command
 from shared.run.run_config import sign_run_config
 from shared.store.authenticity import Authenticity
 from shared.store.policy_store import LocalPolicyStore
-from tests.support.published_run import publish_run
+from tests.support.agent_policies import publish_run
 from tests.support.tiny_policy import TINY_SIGNATURE, TinyPolicy
 
 KEY, OTHER_KEY = SigningKey.generate(), SigningKey.generate()

@@ -3,7 +3,7 @@
 import pytest
 from rich.console import Console
 
-from scripts.benchmarks.reload.resources import measure_memory
+from scripts.benchmarks.reload.reload import measure_memory
 
 ADOPTIONS = 10_000
 

@@ -115,16 +115,9 @@ def test_nothing_bad_acts_nothing_good_is_refused_no_step_is_lost(
     generator = np.random.default_rng(0)
     kinds = [KINDS[int(i)] for i in generator.permutation(np.arange(pairs) % len(KINDS))]
     _publish_good(store, 0)
-    with Agent(
-        store,
-        AgentOptions(
-            num_envs=ROWS,
-            deterministic=True,
-            sandbox=LIMITS,
-            deadline_s=60.0,
-            trust=TrustOptions(public_keys=[KEY.public]),
-        ),
-    ) as agent:
+    trust = TrustOptions(public_keys=[KEY.public])
+    options = AgentOptions(num_envs=ROWS, deterministic=True, sandbox=LIMITS, deadline_s=60.0, trust=trust)
+    with Agent(store, options) as agent:
         acting = Acting(agent)
         acting.policies[0] = make_policy(seed=0)
         agent.reset()

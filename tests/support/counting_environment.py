@@ -1,5 +1,7 @@
-"""An environment whose every number says which episode and step it belongs to: ``counting_environment:Counting-v0``."""
+"""Environments whose numbers name their episode and step: ``Counting-v0``; ``Faulty-v0`` fails in its second step."""
 
+import sys
+import threading
 from typing import Any
 
 import gymnasium
@@ -51,3 +53,39 @@ class Counting(gymnasium.Env[Any, Any]):
 
 
 gymnasium.register("Counting-v0", Counting)
+
+
+class Faulty(Counting):
+    """Raises an error that cannot be sent to another process, or hangs, in its second step."""
+
+    def step(self, action: Any) -> Any:
+        if self.steps == 1 and self.fault == "raise":
+
+            class Unsendable(Exception):
+                def __init__(self, first: str, second: str) -> None:
+                    super().__init__(f"{first} {second}")
+
+            raise Unsendable("the motor", "is hot")
+        if self.steps == 1 and self.fault == "hang":
+            threading.Event().wait()
+        return super().step(action)
+
+
+gymnasium.register("Faulty-v0", Faulty)
+
+
+def main(fault: str) -> None:
+    """Run an actor's environments in processes, for a test that kills it: print their pids, then step on."""
+    from actor.environments.environment_creation import make_environments
+    from actor.environments.process_environments import ProcessEnvironments
+
+    environments = make_environments("Faulty-v0", 3, vector="async", env_kwargs={"fault": fault})
+    assert isinstance(environments.vector, ProcessEnvironments)
+    environments.reset(seed=0)
+    print(*(process.pid for process in environments.vector.processes), flush=True)
+    while True:
+        environments.step(np.zeros(3, np.int64))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -23,12 +23,17 @@ class Net(nn.Module):
 """A module that every method can export, wherever its source is found."""
 
 
-class LambdaNet(nn.Module):
+class _OneLayer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 2)
+
+
+class LambdaNet(_OneLayer):
     """Keeps a lambda."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.layer = nn.Linear(4, 2)
         self.squash = lambda x: x.tanh()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -51,12 +56,8 @@ class Sensors:
     camera: Tensor
 
 
-class DataclassNet(nn.Module):
+class DataclassNet(_OneLayer):
     """Takes a dataclass, and is annotated with it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Linear(4, 2)
 
     def forward(self, sensors: Sensors) -> Tensor:
         return self.layer(sensors.body) + sensors.camera.mean(dim=(1, 2)).unsqueeze(-1)
@@ -78,12 +79,8 @@ class NotebookNet(nn.Module):
         return [logits, (hidden, cell), self.value(hidden)]
 
 
-class MixedOutputNet(nn.Module):
+class MixedOutputNet(_OneLayer):
     """Returns a tensor, None and a number."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Linear(4, 2)
 
     def forward(self, x):
         return self.layer(x), None, 3
@@ -96,12 +93,11 @@ class ThroughNumpy(nn.Module):
         return torch.from_numpy(x.numpy() * 2) + x
 
 
-class Configured(nn.Module):
+class Configured(_OneLayer):
     """Keeps an object of a type that TorchScript does not know."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.layer = nn.Linear(4, 2)
         self.config = SimpleNamespace(scale=0.5)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -125,12 +121,8 @@ class RowLoop(nn.Module):
         return x + total
 
 
-class Undecided(nn.Module):
+class Undecided(_OneLayer):
     """Branches on its data."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Linear(4, 4)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.layer(x)
@@ -139,12 +131,8 @@ class Undecided(nn.Module):
         return -y
 
 
-class Squashed(nn.Module):
+class Squashed(_OneLayer):
     """A plain module for torch.compile and batches of several sizes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Linear(4, 2)
 
     def forward(self, inputs: list[Tensor]) -> list[Tensor]:
         return [self.layer(inputs[0]).tanh()]

@@ -22,12 +22,10 @@ from scripts.benchmarks.acting.acting_loops import (
     agent_loop,
     bare_same_program,
     bare_torchscript,
+    cleanrl_rollouts,
     environment_alone,
     environments_alone,
     publish_policy,
-)
-from scripts.benchmarks.acting.baselines import (
-    cleanrl_rollouts,
     sb3_collect_rollouts,
     sb3_predict_and_step,
     torchrl_collector,

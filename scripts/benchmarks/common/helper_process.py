@@ -24,10 +24,7 @@ ANSWER_TIMEOUT_S = 120.0
 
 
 class HelperProcess(AbstractContextManager["HelperProcess"]):
-    """Runs ``run(connection, *arguments)`` in its own process until it returns; leaving the context kills it.
-
-    ``run`` and ``arguments`` are pickled: a module-level function and plain values.
-    """
+    """Runs ``run(connection, *arguments)``, which are pickled, in its own process; leaving the context kills it."""
 
     def __init__(self, run: Callable[..., None], *arguments: Any) -> None:
         self._name = f"{run.__module__}.{run.__qualname__}"

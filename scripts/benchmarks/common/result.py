@@ -18,10 +18,7 @@ _JSON_KEYS = {"row": "name"} | {key: key for key in ("value", "target", "reached
 
 
 class Result(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One measured quantity: the median of several values, their range, a target, and how it was measured.
-
-    ``note`` is printed beside the status, for example the spread of a control measurement.
-    """
+    """One measured quantity: the median of several values, their range, a target, and how it was measured."""
 
     name: str
     value: float
@@ -32,7 +29,7 @@ class Result(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     unit: str
     how: str
     bound: str = "<="
-    note: str = ""
+    note: str = ""  # printed beside the status
 
     @classmethod
     def of(

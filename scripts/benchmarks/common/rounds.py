@@ -1,7 +1,4 @@
-"""Settings that all benchmarks share, and interleaved measurements.
-
-Interleaving treats all measurements alike on a shared machine, or on one whose clock drifts.
-"""
+"""Settings of all benchmarks, and interleaved measurements, which a drift of the machine affects alike."""
 
 import shlex
 import time
@@ -46,10 +43,7 @@ Piece = Callable[[], int]
 
 
 def interleave(measurements: Mapping[Name, Measurement], rounds: int, *, warm_up: int = 0) -> dict[Name, list[float]]:
-    """Call all measurements in order, A B C A B C …, and return the values of each name, one for each round.
-
-    ``warm_up`` rounds come first and are discarded.
-    """
+    """Call all measurements in order, A B C A B C …, and return their values; ``warm_up`` rounds are discarded."""
     values: dict[Name, list[float]] = {name: [] for name in measurements}
     for _ in range(warm_up + rounds):
         for name, measure in measurements.items():

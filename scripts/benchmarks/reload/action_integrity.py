@@ -18,7 +18,7 @@ from actor.environments.environment_creation import make_environments
 from actor.rollouts.rollout_worker import RolloutOptions, RolloutWorker
 from scripts.benchmarks.common.helper_process import HelperProcess, serve_actor
 from scripts.benchmarks.common.prepared_versions import ENV_ID, PreparedVersion, read_prepared_versions, workspace
-from scripts.benchmarks.common.publishing_process import start_publisher
+from scripts.benchmarks.common.processes import start_publisher
 from scripts.benchmarks.common.result import Result
 from shared.policy.noise import NoiseStream
 from shared.policy.weights import decode_weights

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from scripts.benchmarks.common.helper_process import HelperProcess, serve_actor
 from scripts.benchmarks.common.prepared_versions import workspace
-from scripts.benchmarks.common.publishing_process import start_publisher
+from scripts.benchmarks.common.processes import start_publisher
 from scripts.benchmarks.common.result import Result, number
 from scripts.benchmarks.reload.windows import (
     PERCENTILES,

@@ -133,10 +133,7 @@ class Interval(NamedTuple):
 def run_windows(
     publisher: HelperProcess, step_timer: HelperProcess, per_second: float, targets: Sequence[int], quiet_s: float = 0
 ) -> float:
-    """Act while one window after the other is published into the stores ``targets``, then for ``quiet_s`` seconds.
-
-    Return the monotonic time at which the first window began, in seconds.
-    """
+    """Act while windows are published into ``targets``, then ``quiet_s`` seconds; return when the windows began."""
     step_timer.send("act_for", LEAD_S + len(targets) * WINDOW_S + quiet_s + LEAD_S)
     time.sleep(LEAD_S)
     began_s: float = publisher.call("publish_in_windows", per_second, WINDOW_S, targets)

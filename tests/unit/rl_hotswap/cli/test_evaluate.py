@@ -13,7 +13,7 @@ from rl_hotswap.evaluation import OneVersionStore, evaluate
 from shared.process.command_line import run_command
 from shared.run.run_directory import RunDirectory
 from shared.store.policy_store import LocalPolicyStore
-from tests.support.published_run import publish_run
+from tests.support.agent_policies import publish_run
 
 ENV = "CartPole-v1"
 

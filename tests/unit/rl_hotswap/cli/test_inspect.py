@@ -22,8 +22,7 @@ from shared.run.run_directory import RunDirectory
 from shared.store.authenticity import Authenticity
 from shared.store.policy_store import LocalPolicyStore
 from shared.store.version_files import describe_files
-from tests.support.agent_policies import local_store, make_policy, publish, publish_seed
-from tests.support.published_run import publish_run
+from tests.support.agent_policies import local_store, make_policy, publish, publish_run, publish_seed
 
 
 @pytest.fixture(scope="module")

@@ -118,7 +118,7 @@ def test_helper_that_exits_raises_hotswap_error() -> None:
 @pytest.mark.slow
 def test_reload_with_small_settings() -> None:
     from scripts.benchmarks.reload.action_integrity import measure_action_integrity
-    from scripts.benchmarks.reload.resources import measure_memory, measure_watching
+    from scripts.benchmarks.reload.reload import measure_memory, measure_watching
     from scripts.benchmarks.reload.step_times import measure_step_times
 
     check(measure_step_times(rounds=1))
