@@ -70,7 +70,7 @@ def _verdicts(store: LocalPolicyStore) -> list[bool]:
 def _act(store: LocalPolicyStore, name: str, envs: int, length: int, *, synchronous: bool) -> int:
     """Act until a verdict is carried out, and return the newest adopted version."""
     seed = len(name)
-    options = AgentOptions(envs, canary=0.4, synchronous=synchronous, deterministic=True, name=name, seed=seed)
+    options = AgentOptions(num_envs=envs, canary=0.4, synchronous=synchronous, deterministic=True, name=name, seed=seed)
     with (
         make_environments("CartPole-v1", envs, vector="sync", env_kwargs={"max_episode_steps": 100}) as environments,
         Agent(store, options) as agent,

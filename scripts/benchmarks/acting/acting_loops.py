@@ -42,11 +42,10 @@ def make_environment() -> gymnasium.Env[np.ndarray, int]:
 
 def publish_policy(directory: Path, *, onnx: bool = True) -> LocalPolicyStore:
     """Publish one untrained version with a policy and a value network of ``HIDDEN_SIZES``, as in PPO."""
-    description = describe_environment(ENV_ID)
+    description, store = describe_environment(ENV_ID), LocalPolicyStore(directory)
     network = NetworkConfig(hidden_sizes=HIDDEN_SIZES)
     generator = torch.Generator().manual_seed(0)
     policy = ActingPolicy(description.leaves, description.action, network, generator=generator).eval()
-    store = LocalPolicyStore(directory)
     publish_once(policy, policy.signature, store, env_id=ENV_ID, onnx=onnx)
     return store
 
@@ -162,8 +161,6 @@ class _Multinomial(_Layers):
 
 
 class _ByHand(_Layers):
-    """Replaces ``nn.Linear`` by matrix-vector products and tanh in place; for one environment only."""
-
     def __init__(self) -> None:
         super().__init__()
         self.weight_1, self.bias_1, self.weight_2, self.bias_2, self.weight_3, self.bias_3 = self.network.parameters()
