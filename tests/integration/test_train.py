@@ -334,4 +334,4 @@ def test_a_training_that_signs(tmp_path: Path) -> None:
     assert config is not None
     run.write_run_config(msgspec.structs.replace(config, env_kwargs={"max_episode_steps": 3}))
     forged = _run([*act, f"--public-key={key.public}", "--deadline-s=2"], cwd=REPOSITORY)
-    assert (forged.returncode, "was changed since" in forged.stderr) == (2, True), forged.stderr
+    assert (forged.returncode, "changed afterwards" in forged.stderr) == (2, True), forged.stderr
