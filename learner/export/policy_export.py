@@ -41,10 +41,7 @@ _BATCH_SIZES = (EXAMPLE_ROWS, 1, 64)
 
 
 class PolicyExporter:
-    """The programs of one policy, made at construction, and the files of versions.
-
-    ``module`` is copied, not changed. ``reports`` has the report of each method. Calls of ``files`` must not overlap.
-    """
+    """The programs of a copy of one policy, made at construction, and the files of versions. Not thread-safe."""
 
     reports: tuple[MethodReport, ...]
 

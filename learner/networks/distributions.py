@@ -196,10 +196,7 @@ class Bernoulli(Distribution):
 
 
 class DiagonalGaussian(Distribution):
-    """Distribution over a Box space: normal around the head; the standard deviation is a parameter.
-
-    ``action`` is the unbounded sample, which ``log_prob`` refers to; only ``env_action`` is clipped to the bounds.
-    """
+    """Normal distribution around the head, over a Box space. Only ``env_action`` is clipped to the bounds."""
 
     low: Tensor
     high: Tensor

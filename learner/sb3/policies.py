@@ -132,10 +132,7 @@ class CriticModules:
 
 
 class RecurrentPolicy(nn.Module):
-    """Observation, features, LSTM, layers, head and value.
-
-    State: the actor's ``h`` and ``c``, then those of the critic if it has its own LSTM, each ``[B, layers, hidden]``.
-    """
+    """Observation, features, LSTM, layers, head and value. State ``[B, layers, hidden]``: h, c, then the critic's."""
 
     def __init__(
         self,

@@ -43,10 +43,7 @@ class PublishCallback(BaseCallback):
         signing_key: SigningKey | str | Path | None = None,
         **origin: Unpack[OriginOptions],
     ) -> None:
-        """``synchronous`` publishes before training continues; ``signing_key``, or its file, signs every version.
-
-        Raises ConfigurationError unless ``every_steps`` > 0, and for a key that cannot be read.
-        """
+        """``synchronous`` publishes before training continues. Raises ConfigurationError for a wrong option or key."""
         super().__init__()
         if every_steps <= 0:
             raise ConfigurationError(f"give every_steps a number of environment steps above 0, found {every_steps}")

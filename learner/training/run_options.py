@@ -157,10 +157,7 @@ class Outcome(Enum):
 
 
 def signing_key_for(run: RunDirectory, path: Path | None) -> SigningKey | None:
-    """Return the key in the file ``path``, or None if the run's versions are not signed.
-
-    A run does not store this path. Raises ConfigurationError if it is missing for a signed run, or cannot be read.
-    """
+    """Return the key in ``path``, or None for an unsigned run. Raises ConfigurationError if a signed run has none."""
     config = run.run_config()
     before = None if config is None else config.policy_public_key
     if path is None:

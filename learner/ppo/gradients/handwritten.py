@@ -129,10 +129,7 @@ _FIRST_ROOM = 1024  # rows: enough for most minibatches, and enough to get the c
 
 
 class LlvmForward:
-    """Layers ``weights[i]`` [out, in] and ``biases[i]`` [out] with ``activation`` between them.
-
-    The tensors are float32, on the CPU, and never move in memory; their values may change between calls.
-    """
+    """Layers ``weights[i]`` [out, in] and ``biases[i]`` [out], float32 tensors that never move in memory."""
 
     def __init__(
         self, weights: Sequence[Tensor], biases: Sequence[Tensor], activation: Activation, *, keep_hidden: bool
