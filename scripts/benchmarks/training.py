@@ -130,7 +130,8 @@ def measure_training(settings: BenchmarkSettings, console: Console) -> list[Resu
     values = interleave(measurements, rounds)
     solved_rates = [rate if one.solved else 0.0 for rate, one in zip(values["rl-hotswap"], ours, strict=True)]
     command = f"rl-hotswap train --env {ENV_ID} {' '.join(flags)}, seeds 0 to {rounds - 1}"
-    how = f"{command}, until solved: {_how_many_solved(ours)}"
+    solved, baseline_solved = (f"{sum(one.solved for one in each)} of {len(each)}" for each in (ours, baseline))
+    how = f"{command}, until solved: {solved}"
     results = [
         Result.of(f"{ENV_ID}: steps learned from per second, until solved", solved_rates, "steps/s", how),
         Result.of(f"{ENV_ID}: seconds until solved", [one.solved_s for one in ours], "s", how),
@@ -140,7 +141,7 @@ def measure_training(settings: BenchmarkSettings, console: Console) -> list[Resu
     baseline_how = (
         f"stable_baselines3.PPO, {', '.join(f'{name} {value}' for name, value in msgspec.structs.asdict(best).items())}"
         f", the fastest of {len(CANDIDATES) + 1} settings that solve seed 0; "
-        f"until solved: {_how_many_solved(baseline)}; its speed counts in either case"
+        f"until solved: {baseline_solved}; its speed counts in either case"
     )
     over = ratios(solved_rates, values[_SB3])
     return [
@@ -160,10 +161,6 @@ def _steps_per_s(found: list[TimedTraining], timed: TimedTraining, name: str, co
 def _print(label: str, timed: TimedTraining, console: Console) -> None:
     outcome = f"solved in {timed.seconds:.2f} s" if timed.solved else "not solved"
     console.print(f"{label}: {timed.steps_per_s:,.0f} steps/s, {outcome}, {timed.env_steps:,} steps", highlight=False)
-
-
-def _how_many_solved(trainings: list[TimedTraining]) -> str:
-    return f"{sum(timed.solved for timed in trainings)} of {len(trainings)}"
 
 
 def _train(seed: int, flags: list[str]) -> TimedTraining:

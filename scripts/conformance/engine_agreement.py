@@ -40,15 +40,12 @@ NETWORK = NetworkConfig("lstm", (32,), 16, normalize_observations=True)
 
 @dataclass(frozen=True)
 class Agreement:
-    """The largest difference of an engine's floats from eager, also as a share of ``1e-5 + 1e-5 * |x|``.
-
-    ``is_equal`` is true when all other values, such as actions, are equal.
-    """
+    """The largest difference of an engine's floats from eager, also as a share of ``1e-5 + 1e-5 * |x|``."""
 
     kind: EngineKind
     largest_difference: float
     of_allowed: float
-    is_equal: bool
+    is_equal: bool  # all other values, such as actions
 
 
 def measure() -> list[Agreement]:

@@ -33,10 +33,7 @@ TOKEN_VARIABLE = "RL_HOTSWAP_CHAOS"
 
 
 class TestEnvironment:
-    """Directories of a chaos run: ``disk`` for the run, ``temporary`` (TMPDIR), and ``outputs`` of all processes.
-
-    ``mounts`` is true when mounting is possible, which needs root. Mounts are private to this process and its children.
-    """
+    """Directories of a chaos run: ``disk`` for the run, ``temporary`` (TMPDIR), and ``outputs`` of all processes."""
 
     def __init__(self, disk_bytes: int) -> None:
         self.path = Path(tempfile.mkdtemp(prefix="rl-hotswap-chaos-"))

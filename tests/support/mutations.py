@@ -3,16 +3,7 @@
 import random
 from collections.abc import Iterator
 
-_NUMBERS = (
-    b"\x00",
-    b"\x7f",
-    b"\x80",
-    b"\xff",
-    b"\xc1",
-    b"\xdc\xff\xff",
-    b"\xdd\xff\xff\xff\xff",
-    b"\xdf\xff\xff\xff\xff",
-)
+_NUMBERS = (b"\x00", b"\x7f", b"\x80", b"\xff", b"\xc1", b"\xdc\xff\xff", b"\xdd" + b"\xff" * 4, b"\xdf" + b"\xff" * 4)
 _HUGE = (b"\xcf\xff\xff\xff\xff\xff\xff\xff\xff", b"\xd3\x80\x00\x00\x00\x00\x00\x00\x00", b"\xcb\x7f\xf8" + bytes(6))
 _TEXT = (b"-1", b"1e999", b"NaN", b"null", b"9" * 400, b"../", b'"/dev/zero"', b"\\ud800", b"{" * 2000, b"[" * 2000)
 _WORDS = (*_NUMBERS, *_HUGE, *_TEXT)

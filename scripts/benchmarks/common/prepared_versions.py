@@ -82,9 +82,8 @@ def prepare_versions(
 ) -> Manifest:
     """Publish untrained CartPole policies at ``path``, each with all weights changed; return the last manifest.
 
-    ``change`` is the standard deviation of the change of each tensor, relative to the tensor's own. ``SMALL`` makes a
-    policy and a value network, as in training; other sizes make one trunk. ``onnx_alone`` omits TorchScript and the
-    comparison of the programs, which take minutes for large networks. Imports torch.
+    ``change`` is the standard deviation of the change of each tensor, relative to the tensor's own. Sizes other than
+    ``SMALL`` make one trunk. ``onnx_alone`` omits TorchScript, which takes minutes for large networks. Imports torch.
     """
     import torch
 
@@ -158,10 +157,9 @@ def _onnx_files(policy: "ActingPolicy") -> _MakeFiles:
 
 
 def add_versions(store: LocalPolicyStore, numbers: Iterable[int]) -> None:
-    """Add copies of the newest version under the ascending ``numbers`` and raise the store's mark.
+    """Add copies of the newest version under the ascending ``numbers``, as hard links, and raise the store's mark.
 
-    Files are hard links. Versions after the first thousand have a manifest alone, which is all that listing reads;
-    complete ones would take minutes to remove.
+    Versions after the first thousand have a manifest alone: complete ones would take minutes to remove.
     """
     source = store.newest()
     assert source is not None

@@ -104,10 +104,7 @@ def idle(connection: Connection, store: Path) -> None:
 
 
 def measure_watching(versions: int, seconds: float, settle_s: float = SETTLE_S) -> list[Result]:
-    """Return the CPU time of idle actors on a store of ``versions`` versions, over ``seconds`` seconds.
-
-    The time is read from outside: an actor that reports it would wake up, which costs more than watching.
-    """
+    """Return the CPU time of idle actors on a store of ``versions`` versions, read from outside without waking them."""
     with TemporaryDirectory(prefix=TEMPORARY_PREFIX) as directory, ExitStack() as stack:
         store = LocalPolicyStore(Path(directory), fsync=False)
         prepare_versions(store.path, versions=1, change=0.0)

@@ -110,10 +110,7 @@ def _mean_rate(windows: Sequence[Window]) -> float:
 
 
 def with_control_spread(result: Result, control: Sequence[float]) -> Result:
-    """Return ``result`` with the spread of the control ratios noted beside it; the spread does not change its status.
-
-    The medians of parts of the run vary as the median of the result does; single ratios vary more.
-    """
+    """Return ``result`` with the spread of the control ratios noted beside it; its status does not change."""
     medians = [float(np.median(part)) for part in np.array_split(control, min(_PARTS, len(control)))]
     spread = f"control medians {min(medians):.3f} to {max(medians):.3f}"
     how = f"{result.how}; {spread} in {len(medians)} parts of the run"

@@ -77,10 +77,8 @@ def test_growth_gives_results_and_lines() -> None:
     growth = Growth("Title", "actors", "how")
     growth.add("last", 1, [3.0, 1.0, 2.0])
     growth.add("last", 64, [4.0])
-    assert [(result.name, result.value) for result in growth.results()] == [
-        ("last, 1 actors", 2.0),
-        ("last, 64 actors", 4.0),
-    ]
+    found = [(result.name, result.value) for result in growth.results()]
+    assert found == [("last, 1 actors", 2.0), ("last, 64 actors", 4.0)]
     (line,) = growth.lines()
     assert (line.x, line.y, line.low, line.high) == ([1, 64], [2.0, 4.0], [1.0, 4.0], [3.0, 4.0])
 
