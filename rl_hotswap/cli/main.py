@@ -1,7 +1,4 @@
-"""``rl-hotswap``: one console command with a subcommand for each module of this folder.
-
-A subcommand's module is imported only when it is called, so that ``--help`` and ``--version`` answer at once.
-"""
+"""``rl-hotswap``: one command with a subcommand for each module of this folder, which is imported when called."""
 
 import sys
 from collections.abc import Sequence

@@ -27,9 +27,7 @@ def python_module(name: str, flags: Sequence[str]) -> list[str]:
 
 
 def child_environment() -> dict[str, str]:
-    """Return this process's environment with one arithmetic thread by default, these packages first on the path and the
-    working directory last.
-    """
+    """Return the environment with one arithmetic thread by default, these packages first on the path, the cwd last."""
     paths = [str(CHECKOUT), os.environ.get("PYTHONPATH", ""), str(Path.cwd())]
     defaults = dict.fromkeys(_ONE_THREAD, "1")
     return defaults | os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "PYTHONUNBUFFERED": "1"}

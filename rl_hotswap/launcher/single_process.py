@@ -1,7 +1,6 @@
-"""Training with ``--actors 0``: one process acts and learns alternately, so that the same seed gives the same weights.
+"""Training with ``--actors 0``: one process acts and learns alternately, so that a seed always gives the same weights.
 
-The learner loop, the rollout worker, the agent and the store are those of a training with actors. Rollouts travel by
-function call, and each version is adopted as soon as it is published.
+Rollouts travel by function call, and each version is adopted as soon as it is published.
 """
 
 import os

@@ -103,10 +103,7 @@ class Supervisor:
         self._newest_checkpoint = run.newest_checkpoint()
 
     def supervise(self) -> int:
-        """Run until the training ends or a stop signal arrives. Return the exit code and leave no child.
-
-        Raises ConfigurationError with the message of a child that refused its flags.
-        """
+        """Run until the training ends or stops; return the exit code, no child left. Raises ConfigurationError."""
         with forward_warnings(lambda line: self._messages.append(f"supervisor: {line}")):
             with self._selector, _stop_signals(self._selector, self._signals), Lifeline() as lifeline:
                 try:

@@ -29,7 +29,4 @@ class Engine(Protocol):
         """Replace all parameters and buffers. Raises WeightsError unless names, shapes and dtypes fit."""
 
     def twin(self) -> "Engine | None":
-        """Return another engine of the same program, which needs weights before it runs, or None if unsupported.
-
-        This engine does not change and may run at the same time.
-        """
+        """Return another engine of the program, without weights, that may run beside this one; None if unsupported."""

@@ -70,10 +70,7 @@ class LlvmEngine:
         return twin
 
     def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Compute the outputs, as ``InBounds`` when the code found all within their bounds; see ``Engine``.
-
-        Raises PolicyOutputError for inputs of another dtype or shape.
-        """
+        """Compute the outputs, as ``InBounds`` if found so; see ``Engine``. Raises PolicyOutputError for bad inputs."""
         try:
             rows = inputs[0].shape[0]
             call = self._calls.get(rows) or self._prepare(rows)

@@ -56,7 +56,6 @@ def _compile_at_first_call() -> None:
 
 @contextmanager
 def _deprecation_ignored() -> Iterator[None]:
-    """Ignore torch's deprecation of TorchScript: a DeprecationWarning, from 2.14 on a FutureWarning."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", FutureWarning)

@@ -87,8 +87,7 @@ class TrainingProgress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True):
     """One policy version. ``files`` lists everything in the directory but the manifest and its signature.
 
-    ``module`` is the signature of an exported module, unset for a policy. After a rollback, ``restores`` is the older
-    version that the files come from.
+    ``module`` is set for an exported module; after a rollback, ``restores`` is the version that the files come from.
     """
 
     version: int

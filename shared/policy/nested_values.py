@@ -165,7 +165,7 @@ def is_tensor(value: object) -> bool:
 def describe(value: Any, where: str = "the value") -> tuple[Structure, list[Any], dict[str, type[Any]]]:
     """Return the structure of ``value``, its tensors in order, and the classes of its records.
 
-    Raises SignatureMismatch for an unsupported value; the message names its place below ``where``.
+    Raises SignatureMismatch for an unsupported value, with its place below ``where``.
     """
     leaves: list[Any] = []
     classes: dict[str, type[Any]] = {}
@@ -269,10 +269,7 @@ def _check_constant(structure: ConstantNode, value: Any, where: str) -> None:
 
 
 def unflatten(structure: Structure, leaves: Sequence[Any], classes: Classes | None = None) -> Any:
-    """Return the value with ``leaves`` as its tensors; unknown record ``classes`` are replaced by equivalent ones.
-
-    Raises SignatureMismatch for another number of tensors.
-    """
+    """Return the value of ``leaves``; records of unknown ``classes`` get equivalent ones. Raises SignatureMismatch."""
     remaining = iter(leaves)
     value = _unflatten(structure, remaining, classes or {})
     if next(remaining, remaining) is not remaining:

@@ -1,7 +1,4 @@
-"""Digest of a program without its weights. Versions with equal digests differ in weights only.
-
-This module needs neither torch nor ONNX: a TorchScript archive is a zip file, an ONNX graph is hashed as it is.
-"""
+"""Digest of a program without its weights: versions with equal ones differ in weights only. Needs no torch."""
 
 import hashlib
 import io

@@ -1,7 +1,6 @@
 """Ed25519 keys. A publisher signs versions with the private key; actors with the public key accept only those.
 
-A private key is a PEM file (PKCS #8, without a passphrase). A public key is a PEM file, or ``ed25519:`` and 64
-hexadecimal digits on command lines and in settings. ``cryptography`` is imported at the first use of a key.
+A private key is a PEM file (PKCS #8, no passphrase); a public key too, or ``ed25519:`` and 64 hexadecimal digits.
 """
 
 import re

@@ -34,10 +34,7 @@ class ObservationLeaf(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ActionSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An action space. ``low`` and ``high`` are flat, None for an unbounded dimension, and empty except for a box.
-
-    The kind ``none`` is used for a module that is not a policy.
-    """
+    """An action space, or kind ``none``. ``low`` and ``high`` are flat, None where unbounded, empty but for boxes."""
 
     kind: ActionKind
     dtype: str

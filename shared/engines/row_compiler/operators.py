@@ -1,7 +1,4 @@
-"""Translation of each supported ONNX operator into steps of a row program.
-
-Source: https://onnx.ai/onnx/operators/ (opset 20, which torch's exporter writes).
-"""
+"""Translation of ONNX operators (https://onnx.ai/onnx/operators/, opset 20) into steps of a row program."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence

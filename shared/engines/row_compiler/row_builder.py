@@ -59,12 +59,10 @@ Value = Tensor | Weight | Constant | list[Tensor]
 
 
 def kind_of(dtype: "np.dtype[np.generic]") -> str:
-    """Return the kind of a tensor of ``dtype``."""
     return KINDS.get(str(dtype), "other")
 
 
 def require_float(x: Tensor, what: str) -> None:
-    """Raise ProgramUnsupported unless ``x`` holds floats."""
     if x.kind != "float":
         raise ProgramUnsupported(f"{what} of values that are not float32")
 

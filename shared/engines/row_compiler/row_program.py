@@ -55,10 +55,7 @@ class Input:
 
 @dataclass(frozen=True)
 class Output:
-    """Output array ``[rows, *shape]``, copied from ``operand``.
-
-    ``low`` and ``high`` are inclusive bounds to check, each of one number or of one per number of a row.
-    """
+    """Output array ``[rows, *shape]``, a copy of ``operand``; ``low`` and ``high`` are inclusive bounds to check."""
 
     operand: Operand
     dtype: str
