@@ -119,8 +119,8 @@ def _run(options: ChaosOptions, environment: TestEnvironment, invariants: Invari
 
 
 def _inject_faults(state: RunState, faults: Faults, generator: np.random.Generator, seconds: float) -> None:
-    until_s = time.monotonic() + seconds
     next_s = time.monotonic()
+    until_s = next_s + seconds
     while time.monotonic() < until_s:
         if time.monotonic() >= next_s:
             faults.inject()

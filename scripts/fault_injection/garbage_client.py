@@ -99,17 +99,13 @@ class InvalidRollouts:
         while self._invalid() < before + sent and time.monotonic() < deadline_s:
             time.sleep(_POLL_S)
         counted = self._invalid() - before
-        self._invariants.check(
-            "invalid rollouts are rejected",
-            sent == len(INVALID) and counted >= sent,
-            f"{len(INVALID)} prepared, {sent} accepted by the socket, {counted} counted as invalid",
-        )
+        detail = f"{len(INVALID)} prepared, {sent} accepted by the socket, {counted} counted as invalid"
+        self._invariants.check("invalid rollouts are rejected", counted >= sent == len(INVALID), detail)
 
     def check_count(self, count: int) -> None:
         """Check the final ``count`` of invalid rollouts; some may be lost with a killed learner."""
-        self._invariants.check(
-            "rollout accounts balance", count <= self.sent, f"{count} rollouts were invalid, {self.sent} were sent"
-        )
+        detail = f"{count} rollouts were invalid, {self.sent} were sent"
+        self._invariants.check("rollout accounts balance", count <= self.sent, detail)
 
     def _invalid(self) -> int:
         progress = self._run.progress()

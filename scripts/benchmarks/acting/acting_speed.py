@@ -153,8 +153,7 @@ def _poles(count: int) -> str:
 def _plot(speeds: Speeds, path: Path) -> None:
     lines = []
     for name in _PLOTTED:
-        found = sorted((count, values) for (loop, count), values in speeds.items() if loop == name)
-        if found:
+        if found := sorted((count, values) for (loop, count), values in speeds.items() if loop == name):
             counts, values = zip(*found, strict=True)
             low, high = [min(one) for one in values], [max(one) for one in values]
             lines.append(Line(name, counts, [float(np.median(one)) for one in values], low, high))
