@@ -10,7 +10,7 @@ from collections.abc import Container, Sequence
 
 from actor.canary.canary_assignment import CanaryAssignment, Evidence
 from actor.canary.canary_ledger import BEAT_S, CanaryLedger, CanaryVerdict, Returns, Version
-from actor.canary.rank_sum_test import rank_sum_test
+from actor.canary.rank_sum import rank_sum_test
 from actor.loading.loaded_policy import LoadedPolicy
 from actor.rollouts.episodes import FinishedEpisode
 from actor.versions.policy_manager import PolicyManager

@@ -9,7 +9,7 @@ import msgspec
 
 from shared.errors import RolloutInvalid, TransportClosed
 from shared.rollouts.rollout import Rollout, RolloutLayout
-from shared.transport.ledger import SenderKey
+from shared.transport.rollout_ledger import SenderKey
 from shared.transport.transport import RolloutReceiver
 
 

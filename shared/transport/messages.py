@@ -16,7 +16,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 
 from shared.errors import RolloutInvalid, TransportError
-from shared.transport.ledger import SenderKey
+from shared.transport.rollout_ledger import SenderKey
 
 PROTOCOL = 1
 MAX_MESSAGE_BYTES = 4096

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from shared.rollouts.rollout import Rollout, RolloutAccounts
 from shared.transport.arrival_journal import ArrivalJournal
-from shared.transport.ledger import Ledger, RateLimitedWarnings, SenderKey
+from shared.transport.rollout_ledger import Ledger, RateLimitedWarnings, SenderKey
 
 
 class RolloutSender(Protocol):

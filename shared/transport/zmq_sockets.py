@@ -16,7 +16,7 @@ from zmq.utils.monitor import parse_monitor_message
 
 from shared.errors import ConfigurationError
 from shared.transport.addresses import needs_keys
-from shared.transport.ledger import RateLimitedWarnings
+from shared.transport.rollout_ledger import RateLimitedWarnings
 from shared.transport.transport_keys import ACTOR_KEY_NAME, ActorKeys, LearnerKeys
 
 FLUSH_MS = 500

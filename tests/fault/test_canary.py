@@ -9,7 +9,7 @@ import pytest
 
 from actor.agent import Agent
 from actor.canary import canary_ledger
-from actor.canary.rank_sum_test import EPISODES
+from actor.canary.rank_sum import EPISODES
 from actor.rollouts.episodes import FinishedEpisode
 from shared.errors import StoreUnavailable
 from shared.store.policy_store import LocalPolicyStore, version_name

@@ -18,7 +18,7 @@ from shared.rollouts.rollout import RolloutLayout
 from shared.rollouts.rollout_codec import decode_rollout, encode_rollout
 from shared.store.policy_store import LocalPolicyStore
 from shared.transport import messages
-from shared.transport.ledger import Ledger
+from shared.transport.rollout_ledger import Ledger
 from shared.transport.messages import Bye, Credit, Hello, Refused, Sender, Sending, Stop, Welcome
 from shared.transport.receiver_flow import ReceiverFlow, ReceiverOptions
 from shared.transport.sender_flow import SenderFlow

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from shared.errors import ConfigurationError
 from shared.rollouts.rollout import RolloutAccounts
 from shared.transport.arrival_journal import ArrivalJournal
-from shared.transport.ledger import Ledger, SenderKey
+from shared.transport.rollout_ledger import Ledger, SenderKey
 from tests.support.captured_logs import CapturedLogs
 from tests.support.full_disk import file_size_limit
 from tests.support.mutations import mutants

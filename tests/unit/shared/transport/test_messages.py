@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.errors import RolloutInvalid, TransportError
-from shared.transport.ledger import Ledger
+from shared.transport.rollout_ledger import Ledger
 from shared.transport.messages import (
     Bye,
     Credit,

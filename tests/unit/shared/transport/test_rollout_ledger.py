@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from shared.errors import CheckpointError
 from shared.rollouts.rollout import RolloutAccounts
-from shared.transport.ledger import Ledger, SenderKey
+from shared.transport.rollout_ledger import Ledger, SenderKey
 
 A1, A2, B1 = SenderKey("a", "1"), SenderKey("a", "2"), SenderKey("b", "1")
 

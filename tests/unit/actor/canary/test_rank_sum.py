@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actor.canary.rank_sum_test import EPISODES, ERROR_RATE, p_value, rank_sum_test
+from actor.canary.rank_sum import EPISODES, ERROR_RATE, p_value, rank_sum_test
 
 Draw = Callable[[np.random.Generator, int], np.ndarray]
 
