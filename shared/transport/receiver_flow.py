@@ -15,8 +15,8 @@ from shared.errors import RolloutInvalid
 from shared.rollouts.rollout import Rollout, RolloutLayout
 from shared.rollouts.rollout_codec import decode_rollout
 from shared.transport import messages
-from shared.transport.rollout_ledger import Ledger, RateLimitedWarnings, SenderKey
 from shared.transport.messages import Bye, Credit, FromActor, FromLearner, Hello, Refused, Sending, Stop, Welcome
+from shared.transport.rollout_ledger import Ledger, RateLimitedWarnings, SenderKey
 
 # More rollouts than an actor can act between two of its messages: such a count is wrong and would distort the sums.
 _MOST_SKIPPED = 2**32

@@ -18,9 +18,9 @@ from shared.rollouts.rollout import RolloutLayout
 from shared.rollouts.rollout_codec import decode_rollout, encode_rollout
 from shared.store.policy_store import LocalPolicyStore
 from shared.transport import messages
-from shared.transport.rollout_ledger import Ledger
 from shared.transport.messages import Bye, Credit, Hello, Refused, Sender, Sending, Stop, Welcome
 from shared.transport.receiver_flow import ReceiverFlow, ReceiverOptions
+from shared.transport.rollout_ledger import Ledger
 from shared.transport.sender_flow import SenderFlow
 from shared.transport.transport_keys import ACTOR_KEY_NAME, keep_learner_keys, read_actor_keys
 from tests.support.mutations import mutants

@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.errors import RolloutInvalid, TransportError
-from shared.transport.rollout_ledger import Ledger
 from shared.transport.messages import (
     Bye,
     Credit,
@@ -23,6 +22,7 @@ from shared.transport.messages import (
     encode,
 )
 from shared.transport.receiver_flow import ReceiverFlow, ReceiverOptions
+from shared.transport.rollout_ledger import Ledger
 from tests.support.rollout_examples import RUN_ID, plain_layout
 
 SENDER = Sender(RUN_ID, "actor-0", "session-1")
