@@ -44,7 +44,7 @@ def test_a_signed_configuration_passes_after_encoding() -> None:
         {"authentication": "no number"},
         {"authentication": ""},
     ],
-    ids=lambda change: str(change)[:40],
+    ids=lambda change: next(iter(change)),
 )
 def test_a_changed_configuration_is_refused(change: dict[str, object]) -> None:
     forged = msgspec.structs.replace(sign_run_config(CONFIG, KEY), **change)
