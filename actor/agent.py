@@ -272,7 +272,6 @@ class Agent:
     def _attempt(
         self, observation: Sequence[np.ndarray], action_mask: np.ndarray | None
     ) -> tuple[PolicyCall, Sequence[np.ndarray], str | None]:
-        """Call the acting policy and return its outputs and their fault."""
         call = self._call or self._first_call()
         inputs = call.inputs(observation, self._state, action_mask, self._noise_at(self.noise_offset))
         try:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from learner.training.run_options import flag_words
 from rl_hotswap.launcher.child_process import child_environment, python_module
 from shared.errors import ConfigurationError, TrainingFailed
 from shared.process.command_line import CANNOT
@@ -53,9 +54,10 @@ def train(
     """
     path = new_run_directory(env).path if run_dir is None else Path(run_dir)
     arguments = ["train", f"--env={env}", f"--run-dir={path}"]
-    arguments += [word for name, value in flags.items() for word in _words(name, value)]
+    given = {name: value for name, value in flags.items() if value is not None}
+    arguments += [word for name, value in given.items() for word in flag_words(name, value)]
     process = subprocess.Popen(
-        python_module("rl_hotswap.cli", arguments),
+        python_module("rl_hotswap.cli.main", arguments),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL if quiet else None,
         stderr=subprocess.PIPE,
@@ -82,14 +84,3 @@ def train(
             f"read the logs in {path / 'logs'}: the training ended with exit code {process.returncode}"
         )
     return TrainingResult(path, process.returncode == 0, summary)
-
-
-def _words(name: str, value: Flag) -> list[str]:
-    flag = "--" + name.replace("_", "-")
-    if value is None:
-        return []
-    if isinstance(value, bool):
-        return [flag if value else f"--no-{flag[2:]}"]
-    if isinstance(value, tuple):
-        return [flag, *map(str, value)]
-    return [f"{flag}={value}"]

@@ -86,7 +86,6 @@ def main(options: ChaosOptions) -> int:
 
 
 def _run(options: ChaosOptions, environment: TestEnvironment, invariants: Invariants) -> bool:
-    """Return True when Ctrl-C ended the faults early."""
     signs = options.seed % 2 == 1
     keys = environment.path / "keys"
     if signs:

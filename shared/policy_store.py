@@ -2,11 +2,5 @@
 
 from shared.deprecation import moved
 
-__getattr__ = moved(
-    __name__,
-    {
-        "LocalPolicyStore": "shared.store.policy_store:LocalPolicyStore",
-        "PolicyStore": "shared.store.policy_store:PolicyStore",
-        "open_store": "rl_hotswap:open_store",
-    },
-)
+_CLASSES = {name: f"shared.store.policy_store:{name}" for name in ("LocalPolicyStore", "PolicyStore")}
+__getattr__ = moved(__name__, {"open_store": "rl_hotswap:open_store", **_CLASSES})

@@ -133,7 +133,6 @@ class CanaryEvaluation(SelectionStrategy):
         return is_candidate and self._can_join(held)
 
     def _can_join(self, held: LoadedPolicy) -> bool:
-        """Return True if the candidate is compared with what this actor holds."""
         return self._is_baseline(held.digest) and self._unjoinable != self._ledger.number
 
     def _is_baseline(self, digest: str) -> bool:

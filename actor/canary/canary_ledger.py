@@ -163,7 +163,6 @@ class CanaryLedger:
         return f"returns-{number:09d}-{self._author}"
 
     def _names(self) -> dict[str, tuple[str, int]]:
-        """Return the names of all notes, each with its kind and number. Raises StoreError."""
         names = set(self._own).union(self._notes.names() if self._notes is not None else ())
         found = {name: match for name in sorted(names) if (match := _NUMBERED.fullmatch(name))}
         return {name: (match[1], int(match[2])) for name, match in found.items()}

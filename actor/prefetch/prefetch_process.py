@@ -66,7 +66,6 @@ class _PrefetchWorker:
             self._woken.wait(self._watcher.interval_s)
 
     def _compile(self) -> None:
-        """Make the engine from the newest version that has the actor's program."""
         for version in self._watcher.known[: -_MAX_TRIED - 1 : -1]:
             try:
                 files = self._open(version)
@@ -94,7 +93,6 @@ class _PrefetchWorker:
             wake(self._config.news)
 
     def _verify(self, version: int) -> Offer:
-        """Load the weights into the engine and verify it with the probe."""
         assert self._engine is not None
         files = self._open(version)
         self._engine.load_weights(decode_weights(files.read(files.manifest.weights)))

@@ -124,7 +124,6 @@ class Prefetcher(VersionSource):
         self._stop("agent closed")
 
     def _stop(self, reason: str) -> None:
-        """End the process. The next one has to pay off again."""
         run, self._run, self._awaited, self._spent_s = self._run, None, None, 0.0
         if run is not None:
             run.end()
@@ -213,7 +212,6 @@ class _Run:
     """One process from its start to its end."""
 
     def __init__(self, engine: "LlvmEngine", config: PrefetchConfig) -> None:
-        """Start it. Raises OSError."""
         self.program_digest = engine.program_digest
         self.signature = config.signature
         """The signature of every version that it offers: it refuses others."""

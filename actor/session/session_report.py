@@ -22,7 +22,7 @@ def print_line(line: str) -> None:
 
 
 def print_nothing(line: str) -> None:
-    """Ignore ``line``: the supervisor of the actor reports instead."""
+    """Ignore ``line``."""
 
 
 class EpisodeLog:

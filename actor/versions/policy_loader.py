@@ -188,7 +188,6 @@ class PolicyLoader:
                 return
 
     def _rest_s(self) -> float:
-        """Return how long nothing is due while the store stays as it is."""
         if self._strategy.decides_with_others or self.watcher.is_delegated:
             return 0.0  # other actors write notes, and a source may end
         return min(_REST_S, self._staleness.stale_after_s, self._next_retry_s())
@@ -198,7 +197,6 @@ class PolicyLoader:
         return min(math.inf if retry_s is None else retry_s, self._listing.next_retry_s())
 
     def _keep_source(self) -> None:
-        """Leave watching to the source while it is active."""
         if self._source.keep(self._wake, self._news):
             self.watcher.delegate()
             for version in self._source.announced():
@@ -222,7 +220,6 @@ class PolicyLoader:
         self._news.set()
 
     def _report_age(self) -> None:
-        """Report an old policy, unless it is pinned."""
         if not isinstance(self._strategy.follow, Pinned):
             newest = self.manager.newest
             manifest = None if newest is None else newest.manifest

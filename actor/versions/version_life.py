@@ -140,7 +140,6 @@ class VersionTable:
         return sorted(failed, key=lambda record: -record.version)
 
     def _move(self, version: int, to: VersionState) -> VersionRecord:
-        """Write a state. No other code does."""
         record = self._records.get(version) or VersionRecord(version)
         if to not in TRANSITIONS[record.state]:
             raise RuntimeError(f"version {version} cannot go from {record.state.name} to {to.name}")

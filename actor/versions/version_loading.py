@@ -83,7 +83,6 @@ class VersionLoader:
         self.reports.add("ERROR", f"policy version {version} quarantined reason={reason}")
 
     def _fail_transiently(self, version: int, reason: str) -> int:
-        """Return how often ``version`` has failed so far."""
         attempts = self._versions.attempts(version) + 1
         self._versions.fail(version, reason, retry_at_s=time.monotonic() + self._retry.delay_s(attempts))
         return attempts

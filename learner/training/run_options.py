@@ -120,10 +120,11 @@ def parse_env_kwargs(text: str) -> dict[str, Any]:
 
 def to_flags(options: "DataclassInstance") -> list[str]:
     """Return the command line that gives ``options``. Fields of nested dataclasses are flags like all others."""
-    return [word for entry in fields(options) for word in _flag(entry.name, getattr(options, entry.name))]
+    return [word for entry in fields(options) for word in flag_words(entry.name, getattr(options, entry.name))]
 
 
-def _flag(name: str, value: object) -> list[str]:
+def flag_words(name: str, value: object) -> list[str]:
+    """Return the command-line words that give the field ``name`` this value."""
     if is_dataclass(value) and not isinstance(value, type):
         return to_flags(value)
     flag = "--" + name.replace("_", "-")

@@ -47,3 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return CANNOT
     exit_code: int = import_module(f"rl_hotswap.cli.{name}").command(flags)
     return exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,5 +1,6 @@
 """``rl-hotswap train``: train a policy on this machine with a learner and actor processes, and show progress."""
 
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -60,8 +61,9 @@ class TrainOptions(ActingOptions):
             )
 
 
-def command(arguments: Sequence[str]) -> int:
-    """Run the command with ``arguments`` and return its exit code."""
+def command(arguments: Sequence[str] | None = None) -> int:
+    """Run the command with ``arguments`` (``sys.argv[1:]`` if None) and return its exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     return run_command(COMMAND, TrainOptions, partial(_begin, arguments), arguments)
 
 

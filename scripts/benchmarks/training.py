@@ -62,7 +62,7 @@ class Solved(NamedTuple):
 def run_training(seed: int, run: RunDirectory, flags: Sequence[str]) -> Summary:
     """Train until solved. Raise HotswapError if the training wrote no summary."""
     flags = [f"--env={ENV_ID}", f"--seed={seed}", f"--run-dir={run.path}", f"--target-return={TARGET_RETURN}", *flags]
-    command = python_module("rl_hotswap.cli", ["train", *flags])
+    command = python_module("rl_hotswap.cli.main", ["train", *flags])
     done = subprocess.run(command, env=child_environment(), capture_output=True, text=True, check=False)
     if (summary := run.summary()) is None:
         output = done.stderr.strip() or done.stdout[-500:]

@@ -148,7 +148,7 @@ class Training:
         self.process = self._start([*flags, *always])
 
     def _start(self, flags: list[str]) -> "subprocess.Popen[bytes]":
-        command = python_module("rl_hotswap.cli", ["train", f"--run-dir={self.run.path}", *flags])
+        command = python_module("rl_hotswap.cli.main", ["train", f"--run-dir={self.run.path}", *flags])
         self.starts += 1
         self.output = self._environment.outputs / f"train-{self.starts}.txt"
         return start(command, self._environment, self.output)
