@@ -1,11 +1,18 @@
 """Settings for all tests."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
 
+from actor.agent import Agent
+from actor.agent_options import AgentOptions
+from shared.store.policy_store import LocalPolicyStore, PolicyStore
 from tests.support.captured_logs import CapturedLogs, capture_logs
+
+MakeAgent = Callable[..., Agent]
 
 # A test that is slow on a busy machine is still right: only pytest's own timeout ends a hang.
 settings.register_profile("default", deadline=None)
@@ -25,3 +32,24 @@ def captured_logs() -> Iterator[CapturedLogs]:
     """The log of this process during the test."""
     with capture_logs() as captured:
         yield captured
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> LocalPolicyStore:
+    """An empty store that does not wait for the disk."""
+    return LocalPolicyStore(tmp_path / "policies", fsync=False)
+
+
+@pytest.fixture
+def make_agent(store: LocalPolicyStore) -> Iterator[MakeAgent]:
+    """A function that makes deterministic agents of this thread, closed after the test."""
+    agents: list[Agent] = []
+
+    def make(store: PolicyStore = store, **options: Any) -> Agent:
+        given = {"num_envs": 3, "synchronous": True, "deadline_s": 0.0, "deterministic": True, "values": True}
+        agents.append(Agent(store, AgentOptions(**(given | options))))
+        return agents[-1]
+
+    yield make
+    for agent in agents:
+        agent.close()

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import msgspec
 import pytest
@@ -19,7 +18,7 @@ from learner.networks.network_config import NetworkConfig
 from shared.policy.spaces import ActionSpec
 from shared.rollouts.rollout import RolloutLayout
 from shared.store.policy_store import LocalPolicyStore
-from tests.support.agent_policies import VECTOR, local_store, publish
+from tests.support.agent_policies import VECTOR, publish
 from tests.support.waiting import PATIENCE_S, Running
 
 BALANCES = (0.0, 0.0, 1.0, 1.0)
@@ -49,11 +48,6 @@ class Pushes(nn.Module):
 def exporter() -> PolicyExporter:
     policy = Pushes(BALANCES)
     return PolicyExporter(policy, policy.signature, onnx=False)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> LocalPolicyStore:
-    return local_store(tmp_path / "policies")
 
 
 @pytest.fixture

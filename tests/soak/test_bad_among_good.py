@@ -6,7 +6,6 @@ version is refused, and every step is answered.
 
 import re
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +17,7 @@ from actor.agent_options import AgentOptions, TrustOptions
 from actor.sandbox.program_sandbox import SandboxLimits
 from shared.policy.manifest import Manifest
 from shared.store.policy_store import LocalPolicyStore, Retention
-from tests.support.agent_policies import TouchyPolicy, eager, exporter, local_store, make_policy, publish, quiet_noise
+from tests.support.agent_policies import TouchyPolicy, eager, exporter, make_policy, publish, quiet_noise
 from tests.support.bad_versions import BAD_KINDS, SIGNATURE_KINDS, SLOW_KINDS, BadKind, publish_bad
 from tests.support.signature_attacks import KEY
 
@@ -59,11 +58,6 @@ class Acting:
                 return
             self.step()
         raise AssertionError(f"{what}: not after {PATIENCE} steps")
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> LocalPolicyStore:
-    return local_store(tmp_path / "policies")
 
 
 @pytest.fixture

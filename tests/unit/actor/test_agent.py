@@ -2,9 +2,8 @@
 
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -18,16 +17,7 @@ from shared.policy.manifest import WEIGHTS_FILE
 from shared.policy.noise import NoiseStream
 from shared.policy.weights import decode_weights, encode_weights
 from shared.store.policy_store import LocalPolicyStore, VersionFiles
-from tests.support.agent_policies import (
-    ACTIONS,
-    eager,
-    exporter,
-    local_store,
-    make_policy,
-    publish,
-    publish_seed,
-    quiet_noise,
-)
+from tests.support.agent_policies import ACTIONS, eager, exporter, make_policy, publish, publish_seed, quiet_noise
 from tests.support.waiting import until
 
 OBSERVATIONS = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
@@ -36,22 +26,8 @@ MakeAgent = Callable[..., Agent]
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> LocalPolicyStore:
-    return local_store(tmp_path / "policies")
-
-
-@pytest.fixture
-def make_agent(store: LocalPolicyStore) -> Iterator[MakeAgent]:
-    agents: list[Agent] = []
-
-    def make(num_envs: int | None = 3, **options: Any) -> Agent:
-        options = {"synchronous": True, "deadline_s": 0.0, "values": True, **options}
-        agents.append(Agent(store, AgentOptions(num_envs=num_envs, **options)))
-        return agents[-1]
-
-    yield make
-    for agent in agents:
-        agent.close()
+def make_agent(make_agent: MakeAgent) -> MakeAgent:
+    return partial(make_agent, deterministic=False)
 
 
 @pytest.mark.parametrize("kind", ACTIONS)
@@ -99,7 +75,7 @@ def test_weights_of_a_value_that_is_not_requested_must_be_finite_too(
 
 def test_one_environment_is_a_batch_of_one(store: LocalPolicyStore, make_agent: MakeAgent) -> None:
     publish_seed(store, 1)
-    batch, single = make_agent(deterministic=True), make_agent(None, deterministic=True)
+    batch, single = make_agent(deterministic=True), make_agent(num_envs=None, deterministic=True)
     actions = [single.act(observation) for observation in OBSERVATIONS]
     assert actions == batch.act(OBSERVATIONS).tolist()
     assert all(type(action) is int for action in actions)
@@ -107,7 +83,7 @@ def test_one_environment_is_a_batch_of_one(store: LocalPolicyStore, make_agent: 
 
 def test_one_environment_gets_actions_of_its_space(store: LocalPolicyStore, make_agent: MakeAgent) -> None:
     publish_seed(store, 1, action="multi_binary")
-    action = make_agent(None).act(OBSERVATIONS[0].astype(np.float64))
+    action = make_agent(num_envs=None).act(OBSERVATIONS[0].astype(np.float64))
     assert (action.shape, action.dtype) == ((3,), np.int8)
 
 
@@ -123,7 +99,7 @@ def test_nested_observations_are_flattened(store: LocalPolicyStore, make_agent: 
 
 def test_masked_actions_are_never_taken(store: LocalPolicyStore, make_agent: MakeAgent) -> None:
     publish_seed(store, 1, masked=True)
-    agent = make_agent(None, seed=3)
+    agent = make_agent(num_envs=None, seed=3)
     for step in range(60):
         legal = step % 3
         mask = np.zeros(3, np.int8)
@@ -367,7 +343,7 @@ def test_an_agent_leaves_the_switch_interval_of_its_process_alone(store: LocalPo
 
 def test_an_observation_of_another_shape_is_refused(store: LocalPolicyStore, make_agent: MakeAgent) -> None:
     publish_seed(store, 0)
-    agent = make_agent(None)
+    agent = make_agent(num_envs=None)
     for observation in (OBSERVATIONS, OBSERVATIONS[0, :3], OBSERVATIONS[0, 0]):
         with pytest.raises(SignatureMismatch, match=r"expected float32 \(1, 4\)"):
             agent.act(observation)

@@ -1,7 +1,6 @@
 """The choice of an engine: by the fixed order, by measurement, and by earlier results."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,12 +17,7 @@ from shared.engines.row_compiler.row_program import RowProgram
 from shared.files.buffer_pool import is_lasting
 from shared.policy.weights import decode_weights
 from shared.store.policy_store import LocalPolicyStore
-from tests.support.agent_policies import eager, local_store, make_policy, no_spare, publish_seed, quiet_noise
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> LocalPolicyStore:
-    return local_store(tmp_path / "policies")
+from tests.support.agent_policies import eager, make_policy, no_spare, publish_seed, quiet_noise
 
 
 def _measured(monkeypatch: pytest.MonkeyPatch, first_s: float, challenger_s: float) -> list[int]:

@@ -1,7 +1,5 @@
 """Engines that need a permission: their order, the error without it, and reloads of weights."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from torch import nn
@@ -17,7 +15,7 @@ from shared.engines.engine import EngineChoice
 from shared.engines.importable import ImportablePolicy
 from shared.errors import ConfigurationError, NotTrusted
 from shared.store.policy_store import LocalPolicyStore
-from tests.support.agent_policies import eager, local_store, make_policy, no_spare, publish, quiet_noise
+from tests.support.agent_policies import eager, make_policy, no_spare, publish, quiet_noise
 from tests.support.tiny_policy import TINY_SIGNATURE, OneRowAtATime
 
 ALL = ("auto", "llvm", "onnx", "torchscript", "aot", "compile", "eager")
@@ -35,11 +33,6 @@ def _agent(store: LocalPolicyStore, engine: EngineChoice, trust: TrustOptions) -
 def importable() -> PolicyExporter:
     policy = make_policy()
     return _exporter(policy, importable=ImportablePolicy(CLASS_PATH, policy.arguments))
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> LocalPolicyStore:
-    return local_store(tmp_path / "policies")
 
 
 @pytest.mark.parametrize("choice", ALL)

@@ -25,11 +25,6 @@ def exporter() -> PolicyExporter:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> LocalPolicyStore:
-    return LocalPolicyStore(tmp_path / "policies", fsync=False)
-
-
-@pytest.fixture
 def start(exporter: PolicyExporter) -> Iterator[Start]:
     with ExitStack() as ended:
 

@@ -37,11 +37,6 @@ from shared.store.version_files import describe_files
 from tests.support.sample_versions import publish_samples, sample_files, sample_manifest
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> LocalPolicyStore:
-    return LocalPolicyStore(tmp_path / "policies", fsync=False)
-
-
 def names(store: LocalPolicyStore) -> set[str]:
     return {path.name for path in store.path.iterdir() if path.name != ".pending" or any(path.iterdir())}
 
