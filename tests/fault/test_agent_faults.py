@@ -48,13 +48,19 @@ def _good_then(store: LocalPolicyStore, agent: Agent) -> None:
     assert agent.policy.version == 0
 
 
+@pytest.fixture
+def agent(store: LocalPolicyStore, make_agent: MakeAgent) -> Agent:
+    """An agent that acts with version 0."""
+    agent = make_agent()
+    _good_then(store, agent)
+    return agent
+
+
 class TestBadVersions:
     @pytest.mark.parametrize("name", [WEIGHTS_FILE, PROBE_FILE, "manifest.json"])
     def test_corrupt_version_keeps_the_acting_policy(
-        self, store: LocalPolicyStore, make_agent: MakeAgent, captured_logs: CapturedLogs, name: str
+        self, store: LocalPolicyStore, captured_logs: CapturedLogs, agent: Agent, name: str
     ) -> None:
-        agent = make_agent()
-        _good_then(store, agent)
         publish_seed(store, 1)
         _flip_byte(store, 1, name, at=0 if name == "manifest.json" else -5)
         for _ in range(3):
@@ -210,10 +216,8 @@ class TestBadVersions:
         assert (agent.policy.version, agent.policy.engine_name) == (1, "onnx")
 
     def test_weights_that_are_not_finite(
-        self, store: LocalPolicyStore, make_agent: MakeAgent, captured_logs: CapturedLogs
+        self, store: LocalPolicyStore, captured_logs: CapturedLogs, agent: Agent
     ) -> None:
-        agent = make_agent()
-        _good_then(store, agent)
         policy = make_policy(seed=1)
         files, _, _ = exporter().files(policy.state_dict())
         weights = {name: array.copy() for name, array in decode_weights(files[WEIGHTS_FILE]).items()}
@@ -227,10 +231,8 @@ class TestBadVersions:
         assert "not finite" in store.quarantined()[bad.digest]
 
     def test_weights_of_another_network(
-        self, store: LocalPolicyStore, make_agent: MakeAgent, captured_logs: CapturedLogs
+        self, store: LocalPolicyStore, captured_logs: CapturedLogs, agent: Agent
     ) -> None:
-        agent = make_agent()
-        _good_then(store, agent)
         other, _, _ = exporter(action="multi_discrete").files(make_policy(action="multi_discrete").state_dict())
         publish(store, make_policy(seed=1), exporter(), instead={WEIGHTS_FILE: other[WEIGHTS_FILE]})
         agent.reset()
@@ -255,10 +257,8 @@ class TestBadVersions:
         assert agent._manager.engines_alive() <= 3
 
     def test_a_version_of_another_environment(
-        self, store: LocalPolicyStore, make_agent: MakeAgent, captured_logs: CapturedLogs
+        self, store: LocalPolicyStore, captured_logs: CapturedLogs, agent: Agent
     ) -> None:
-        agent = make_agent()
-        _good_then(store, agent)
         publish_seed(store, 1, action="box")
         agent.reset()
         assert agent.policy.version == 0
@@ -273,10 +273,8 @@ class TestBadVersions:
             agent.reset()
 
     def test_a_manifest_that_names_another_program(
-        self, store: LocalPolicyStore, make_agent: MakeAgent, captured_logs: CapturedLogs
+        self, store: LocalPolicyStore, captured_logs: CapturedLogs, agent: Agent
     ) -> None:
-        agent = make_agent()
-        _good_then(store, agent)
         programs = (ProgramEntry("torchscript", TORCHSCRIPT_FILE, "0" * 64),)
         publish(store, make_policy(seed=1), exporter(), programs=programs)
         agent.reset()
@@ -284,10 +282,8 @@ class TestBadVersions:
         assert "ProgramError" in captured_logs.lines_with("quarantined reason=")[0]
 
     def test_the_same_content_under_another_number_is_not_tried_again(
-        self, store: LocalPolicyStore, make_agent: MakeAgent, captured_logs: CapturedLogs
+        self, store: LocalPolicyStore, captured_logs: CapturedLogs, agent: Agent
     ) -> None:
-        agent = make_agent()
-        _good_then(store, agent)
         lie, _, _ = exporter().files(make_policy(seed=8).state_dict())
         for _ in range(2):
             publish(store, make_policy(seed=9), exporter(), instead={PROBE_FILE: lie[PROBE_FILE]})
@@ -366,10 +362,8 @@ class TestEngineFallback:
 
 class TestTransientFaults:
     def test_a_version_whose_file_comes_late_is_retried(
-        self, store: LocalPolicyStore, make_agent: MakeAgent, captured_logs: CapturedLogs
+        self, store: LocalPolicyStore, captured_logs: CapturedLogs, agent: Agent
     ) -> None:
-        agent = make_agent()
-        _good_then(store, agent)
         publish_seed(store, 1)
         weights = store.path / version_name(1) / WEIGHTS_FILE
         weights.rename(store.path / "elsewhere")
@@ -422,10 +416,8 @@ class TestTransientFaults:
         assert captured_logs.has("policy store answers again")
 
     def test_a_store_that_is_removed_and_comes_back(
-        self, store: LocalPolicyStore, make_agent: MakeAgent, tmp_path: Path
+        self, store: LocalPolicyStore, agent: Agent, tmp_path: Path
     ) -> None:
-        agent = make_agent()
-        _good_then(store, agent)
         store.path.rename(tmp_path / "away")
         agent.reset()
         agent.act(OBSERVATIONS)

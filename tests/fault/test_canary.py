@@ -43,6 +43,15 @@ def act(agent: Agent, returns: dict[int, float], episodes: int = 1) -> list[int]
     return acted
 
 
+@pytest.fixture
+def agent(store: LocalPolicyStore, make_canary: MakeAgent) -> Agent:
+    """An agent that acted one episode with version 0."""
+    agent = make_canary()
+    publish_seed(store, 0)
+    act(agent, {0: 100})
+    return agent
+
+
 def act_by_turns(agents: Iterable[Agent], returns: dict[int, float], episodes: int = ENOUGH) -> list[list[int]]:
     acted = [(agent, list[int]()) for agent in agents]
     for _ in range(episodes):
@@ -52,11 +61,8 @@ def act_by_turns(agents: Iterable[Agent], returns: dict[int, float], episodes: i
 
 
 def test_a_worse_version_acts_in_its_share_only_and_is_quarantined(
-    store: LocalPolicyStore, make_canary: MakeAgent, captured_logs: CapturedLogs
+    store: LocalPolicyStore, captured_logs: CapturedLogs, agent: Agent
 ) -> None:
-    agent = make_canary()
-    publish_seed(store, 0)
-    act(agent, {0: 100})
     digest = publish_seed(store, 1).digest
     acted = act(agent, {0: 100, 1: 10}, ENOUGH)
     last = max(i for i, version in enumerate(acted) if version == 1)
@@ -89,11 +95,8 @@ def test_a_restarted_actor_evaluates_no_version_that_was_worse(
 
 
 def test_a_version_that_is_no_worse_is_adopted(
-    store: LocalPolicyStore, make_canary: MakeAgent, captured_logs: CapturedLogs
+    store: LocalPolicyStore, captured_logs: CapturedLogs, agent: Agent
 ) -> None:
-    agent = make_canary()
-    publish_seed(store, 0)
-    act(agent, {0: 100})
     publish_seed(store, 1)
     acted = act(agent, {0: 100, 1: 100}, ENOUGH)
     assert set(acted[-100:]) == {1}

@@ -35,6 +35,14 @@ def said(captured_logs: CapturedLogs, beginning: str) -> int:
     return sum(line.startswith(beginning) for line in captured_logs.messages("WARNING"))
 
 
+def check_both_recovered(run: LoopRun, captured_logs: CapturedLogs) -> None:
+    assert run.published_updates() == [0, 1, 2, 3, 7, 8, 9]
+    assert run.checkpoints.load_newest()[1]["counters"]["updates"] == UPDATES
+    for what in ("publishing", "writing checkpoints"):
+        assert said(captured_logs, f"{what} fails: ") == 1
+        assert said(captured_logs, f"{what} works again failures=3") == 1
+
+
 def replace_by_file(path: Path) -> None:
     shutil.rmtree(path)
     path.write_text("in the way")
@@ -85,11 +93,7 @@ def test_a_disk_that_takes_no_writes_ends_no_training(tmp_path: Path, captured_l
 
         run = LoopRun(disk, total_steps=UPDATES * STEPS)
         train_through(run, lambda: remount("ro"), lambda: remount("rw"))
-        assert run.published_updates() == [0, 1, 2, 3, 7, 8, 9]
-        assert run.checkpoints.load_newest()[1]["counters"]["updates"] == UPDATES
-    for what in ("publishing", "writing checkpoints"):
-        assert said(captured_logs, f"{what} fails: ") == 1
-        assert said(captured_logs, f"{what} works again failures=3") == 1
+        check_both_recovered(run, captured_logs)
     assert any("ead-only file system" in line for line in captured_logs.messages("WARNING"))
 
 
@@ -104,11 +108,7 @@ def test_a_full_disk_ends_no_training(tmp_path: Path, captured_logs: CapturedLog
 
         run = LoopRun(disk, total_steps=UPDATES * STEPS)
         train_through(run, fill, ballast.unlink)
-        assert run.published_updates() == [0, 1, 2, 3, 7, 8, 9]
-        assert run.checkpoints.load_newest()[1]["counters"]["updates"] == UPDATES
-    for what in ("publishing", "writing checkpoints"):
-        assert said(captured_logs, f"{what} fails: ") == 1
-        assert said(captured_logs, f"{what} works again failures=3") == 1
+        check_both_recovered(run, captured_logs)
     assert any("No space left on device; free some space there" in line for line in captured_logs.messages("WARNING"))
 
 

@@ -28,12 +28,13 @@ from tests.support.waiting import Running, until
 
 OBSERVATIONS = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
 MakePrefetched = Callable[..., Agent]
+Processes = list[psutil.Process]
 
 
 @pytest.fixture
-def processes(monkeypatch: pytest.MonkeyPatch) -> list[psutil.Process]:
+def processes(monkeypatch: pytest.MonkeyPatch) -> Processes:
     """The prefetcher processes, in the order of their starts."""
-    started: list[psutil.Process] = []
+    started: Processes = []
 
     class Recorded(SideProcess):
         def __init__(self, *arguments: Any) -> None:
@@ -46,7 +47,7 @@ def processes(monkeypatch: pytest.MonkeyPatch) -> list[psutil.Process]:
 
 @pytest.fixture
 def make_prefetched(
-    store: LocalPolicyStore, processes: list[psutil.Process], monkeypatch: pytest.MonkeyPatch
+    store: LocalPolicyStore, processes: Processes, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[MakePrefetched]:
     """Makes an agent that acts with the newest version and whose prefetcher is active."""
     monkeypatch.setattr(prefetcher, "WORTH_S", 0.0)
@@ -63,6 +64,12 @@ def make_prefetched(
     yield make
     for agent in agents:
         agent.close()
+
+
+@pytest.fixture
+def agent(store: LocalPolicyStore, make_prefetched: MakePrefetched) -> Agent:
+    publish_seed(store, 0, onnx=True)
+    return make_prefetched()
 
 
 def _until_logged(agent: Agent, captured_logs: CapturedLogs, text: str) -> list[str]:
@@ -83,10 +90,8 @@ def _adopts(agent: Agent, version: int, seed: int) -> None:
 
 
 def test_versions_of_the_prefetcher_act_and_the_actor_loads_none(
-    store: LocalPolicyStore, make_prefetched: MakePrefetched, monkeypatch: pytest.MonkeyPatch
+    store: LocalPolicyStore, agent: Agent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    publish_seed(store, 0, onnx=True)
-    agent = make_prefetched()
     monkeypatch.setattr(VersionLoader, "load", lambda *_: pytest.fail("loaded by the actor itself"))
     for seed in range(1, 8):
         manifest = publish_seed(store, seed, onnx=True)
@@ -98,13 +103,8 @@ def test_versions_of_the_prefetcher_act_and_the_actor_loads_none(
 
 
 def test_a_corrupted_version_is_quarantined_by_the_actor(
-    store: LocalPolicyStore,
-    make_prefetched: MakePrefetched,
-    processes: list[psutil.Process],
-    captured_logs: CapturedLogs,
+    store: LocalPolicyStore, processes: Processes, captured_logs: CapturedLogs, agent: Agent
 ) -> None:
-    publish_seed(store, 0, onnx=True)
-    agent = make_prefetched()
     for seed, (name, reason) in enumerate(
         {
             "a bit flipped in the weights": "DigestMismatch",
@@ -125,10 +125,8 @@ def test_a_corrupted_version_is_quarantined_by_the_actor(
 
 
 def test_a_version_without_a_file_is_retried(
-    store: LocalPolicyStore, make_prefetched: MakePrefetched, captured_logs: CapturedLogs
+    store: LocalPolicyStore, captured_logs: CapturedLogs, agent: Agent
 ) -> None:
-    publish_seed(store, 0, onnx=True)
-    agent = make_prefetched()
     bad = publish_corrupted(store, CORRUPTIONS["missing weights"], seed=1, onnx=True)
     _until_logged(agent, captured_logs, f"version {bad} will be retried")
     weights = exporter(onnx=True).files(make_policy(seed=1).state_dict())[0]["weights.safetensors"]
@@ -140,15 +138,9 @@ def test_a_version_without_a_file_is_retried(
     "number", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.slow)], ids=lambda number: number.name
 )
 def test_without_a_prefetcher_the_actor_loads_everything(
-    store: LocalPolicyStore,
-    make_prefetched: MakePrefetched,
-    processes: list[psutil.Process],
-    number: signal.Signals,
-    monkeypatch: pytest.MonkeyPatch,
+    store: LocalPolicyStore, agent: Agent, processes: Processes, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(prefetcher, "LATE_S", 0.1)
-    publish_seed(store, 0, onnx=True)
-    agent = make_prefetched()
     (process,) = processes
     process.send_signal(number)
     _adopts(agent, publish_seed(store, 1, onnx=True).version, seed=1)
@@ -159,10 +151,7 @@ def test_without_a_prefetcher_the_actor_loads_everything(
 
 @pytest.mark.slow
 def test_another_program_is_loaded_by_the_actor_and_gets_a_new_prefetcher(
-    store: LocalPolicyStore,
-    make_prefetched: MakePrefetched,
-    processes: list[psutil.Process],
-    monkeypatch: pytest.MonkeyPatch,
+    store: LocalPolicyStore, make_prefetched: MakePrefetched, processes: Processes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish_seed(store, 0, onnx=True)
     agent = make_prefetched(values=True)
@@ -178,13 +167,11 @@ def test_another_program_is_loaded_by_the_actor_and_gets_a_new_prefetcher(
 
 def test_an_idle_prefetcher_ends_and_has_to_pay_off_again(
     store: LocalPolicyStore,
-    make_prefetched: MakePrefetched,
-    processes: list[psutil.Process],
+    agent: Agent,
+    processes: Processes,
     captured_logs: CapturedLogs,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    publish_seed(store, 0, onnx=True)
-    agent = make_prefetched()
     (process,) = processes
     monkeypatch.setattr(prefetcher, "WORTH_S", 1e9)
     monkeypatch.setattr(prefetcher, "IDLE_S", 0.0)
@@ -208,10 +195,8 @@ def test_with_keys_no_other_version_is_offered(
 
 
 def test_a_content_that_failed_while_acting_is_not_taken_again(
-    store: LocalPolicyStore, make_prefetched: MakePrefetched, captured_logs: CapturedLogs
+    store: LocalPolicyStore, captured_logs: CapturedLogs, agent: Agent
 ) -> None:
-    publish_seed(store, 0, onnx=True)
-    agent = make_prefetched()
     bad = publish_seed(store, 1, onnx=True)
     _adopts(agent, bad.version, seed=1)
     agent._run = lambda _: [np.full(3, 99), np.zeros(3, np.float32)]
@@ -225,10 +210,8 @@ def test_a_content_that_failed_while_acting_is_not_taken_again(
 
 
 def test_the_next_good_version_acts_if_none_is_left(
-    store: LocalPolicyStore, make_prefetched: MakePrefetched, captured_logs: CapturedLogs
+    store: LocalPolicyStore, captured_logs: CapturedLogs, agent: Agent
 ) -> None:
-    publish_seed(store, 0, onnx=True)
-    agent = make_prefetched()
     agent._run = lambda _: [np.full(3, 99), np.zeros(3, np.float32)]
     deciding = Running(agent.decide, [OBSERVATIONS])
     until(lambda: captured_logs.lines_with("quarantined reason"))
@@ -238,9 +221,7 @@ def test_the_next_good_version_acts_if_none_is_left(
     _adopts(agent, good.version, seed=1)
 
 
-def test_a_store_that_is_removed_and_made_again(store: LocalPolicyStore, make_prefetched: MakePrefetched) -> None:
-    publish_seed(store, 0, onnx=True)
-    agent = make_prefetched()
+def test_a_store_that_is_removed_and_made_again(store: LocalPolicyStore, agent: Agent) -> None:
     shutil.rmtree(store.path)
     agent.act(OBSERVATIONS)
     fresh = local_store(store.path)
@@ -353,10 +334,8 @@ def test_only_an_agent_that_follows_the_newest_version_makes_a_prefetcher(
 
 
 def test_the_log_has_a_line_for_its_start_and_one_for_its_stop(
-    store: LocalPolicyStore, make_prefetched: MakePrefetched, captured_logs: CapturedLogs
+    store: LocalPolicyStore, captured_logs: CapturedLogs, agent: Agent
 ) -> None:
-    publish_seed(store, 0, onnx=True)
-    agent = make_prefetched()
     agent.close()
     agent.close()
     assert [line.partition(" - ")[2] for line in captured_logs.lines if "prefetcher" in line] == [

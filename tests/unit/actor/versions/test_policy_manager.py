@@ -13,6 +13,7 @@ from shared.engines.engine import EngineKind
 from tests.support.sample_versions import SIGNATURE
 
 S = VersionState
+Candidacy = tuple[LoadedPolicy, LoadedPolicy]
 
 
 class _Engine:
@@ -219,15 +220,20 @@ class TestCandidates:
     def manager(self, versions: VersionTable) -> PolicyManager:
         return PolicyManager(versions, _Alternating())
 
+    @pytest.fixture
+    def candidacy(self, manager: PolicyManager, versions: VersionTable) -> Candidacy:
+        """Version 1, which acts, and version 2, its candidate."""
+        (one,), two = _acting(manager, versions, 1), _policy(versions, 2)
+        manager.offer_candidate(two)
+        return one, two
+
     def _until(self, manager: PolicyManager, policy: LoadedPolicy) -> None:
         assert any(manager.adopt(begins_episodes=True) is policy for _ in range(2)), "it acts one episode in two"
 
     def test_a_candidate_acts_its_episodes_and_is_adopted_when_promoted(
-        self, manager: PolicyManager, versions: VersionTable
+        self, manager: PolicyManager, candidacy: Candidacy
     ) -> None:
-        (one,) = _acting(manager, versions, 1)
-        two = _policy(versions, 2)
-        manager.offer_candidate(two)
+        one, two = candidacy
         for policy in (two, one, two):
             self._until(manager, policy)
             assert manager.acting is policy
@@ -239,11 +245,9 @@ class TestCandidates:
 
     @pytest.mark.parametrize("acts", [True, False])
     def test_a_withdrawn_candidate_acts_no_more_and_its_engine_is_reused(
-        self, manager: PolicyManager, versions: VersionTable, *, acts: bool
+        self, manager: PolicyManager, versions: VersionTable, candidacy: Candidacy, *, acts: bool
     ) -> None:
-        (one,) = _acting(manager, versions, 1)
-        two = _policy(versions, 2)
-        manager.offer_candidate(two)
+        one, two = candidacy
         self._until(manager, two if acts else one)
         versions.fail(2, "worse", digest=two.digest)
         manager.withdraw_candidate(two)
@@ -253,19 +257,17 @@ class TestCandidates:
         manager.promote_candidate(two)
         assert manager.adopt(begins_episodes=True) is one
 
-    def test_a_candidate_that_fails_is_dropped_at_once(self, manager: PolicyManager, versions: VersionTable) -> None:
-        (one,) = _acting(manager, versions, 1)
-        two = _policy(versions, 2)
-        manager.offer_candidate(two)
+    def test_a_candidate_that_fails_is_dropped_at_once(
+        self, manager: PolicyManager, versions: VersionTable, candidacy: Candidacy
+    ) -> None:
+        one, two = candidacy
         self._until(manager, two)
         assert manager.fail_acting("NaN") is one
         assert manager.candidate is None
         assert versions.state(2) is S.FAILED
 
-    def test_a_candidate_acts_if_nothing_else_is_left(self, manager: PolicyManager, versions: VersionTable) -> None:
-        (one,) = _acting(manager, versions, 1)
-        two = _policy(versions, 2)
-        manager.offer_candidate(two)
+    def test_a_candidate_acts_if_nothing_else_is_left(self, manager: PolicyManager, candidacy: Candidacy) -> None:
+        one, two = candidacy
         self._until(manager, one)
         assert manager.fail_acting("NaN") is two
         assert manager.candidate is None
