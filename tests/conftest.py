@@ -1,6 +1,6 @@
 """Settings for all tests."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,8 @@ from hypothesis import settings
 from actor.agent import Agent
 from actor.agent_options import AgentOptions
 from shared.store.policy_store import LocalPolicyStore, PolicyStore
+from tests.support.agent_policies import MakeAgent
 from tests.support.captured_logs import CapturedLogs, capture_logs
-
-MakeAgent = Callable[..., Agent]
 
 # A test that is slow on a busy machine is still right: only pytest's own timeout ends a hang.
 settings.register_profile("default", deadline=None)

@@ -3,11 +3,10 @@
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from actor.agent import Agent
@@ -18,16 +17,12 @@ from actor.watching.directory_events import file_system_type, reports_all_change
 from actor.watching.policy_watcher import PolicyWatcher
 from actor.watching.wake_up import WakeUp
 from shared.store.policy_store import LocalPolicyStore
-from tests.support.agent_policies import local_store, publish_seed
+from tests.support.agent_policies import OBSERVATIONS, MakeAgent, local_store, publish_seed
 from tests.support.captured_logs import CapturedLogs
 from tests.support.mounts import mounted
 from tests.support.paths import REPOSITORY
 from tests.support.sample_versions import sample_files, sample_manifest
 from tests.support.waiting import until
-
-OBSERVATIONS = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
-
-MakeAgent = Callable[..., Agent]
 
 
 def act_until(agent: Agent, version: int) -> None:

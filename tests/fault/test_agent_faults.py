@@ -1,7 +1,6 @@
 """An agent with bad versions and with stores that fail. The tests drive the background work themselves."""
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,8 @@ from shared.policy.weights import decode_weights, encode_weights
 from shared.store.policy_store import LocalPolicyStore, Retention, VersionFiles, version_name
 from shared.store.version_directory import VersionDirectory
 from tests.support.agent_policies import (
+    OBSERVATIONS,
+    MakeAgent,
     TouchyPolicy,
     eager,
     exporter,
@@ -28,10 +29,8 @@ from tests.support.agent_policies import (
 from tests.support.captured_logs import CapturedLogs
 from tests.support.waiting import until
 
-OBSERVATIONS = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
 TOUCHING = OBSERVATIONS + np.array([1000, 0, 0, 0], np.float32)
 
-MakeAgent = Callable[..., Agent]
 _READ = VersionDirectory.read
 
 

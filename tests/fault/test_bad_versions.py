@@ -10,6 +10,7 @@ from actor.agent_options import AgentOptions
 from actor.sandbox.program_sandbox import SandboxLimits
 from shared.store.policy_store import LocalPolicyStore
 from tests.support.agent_policies import (
+    OBSERVATIONS,
     TouchyPolicy,
     eager,
     local_store,
@@ -23,7 +24,6 @@ from tests.support.bad_versions import BAD_KINDS, SLOW_KINDS, BadKind, publish_b
 from tests.support.captured_logs import CapturedLogs
 from tests.support.waiting import until
 
-OBSERVATIONS = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
 FAR = OBSERVATIONS + np.array([1000, 0, 0, 0], np.float32)
 LIMITS = SandboxLimits(timeout_s=10.0, memory_bytes=2**29)
 

@@ -1,7 +1,7 @@
 """Canary evaluation step by step: a worse version acts only in its share, any other is adopted by all actors."""
 
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +14,9 @@ from actor.rollouts.episodes import FinishedEpisode
 from shared.errors import StoreUnavailable
 from shared.store.policy_store import LocalPolicyStore, version_name
 from shared.store.store_notes import MAX_NOTE_BYTES, LocalNotes
-from tests.support.agent_policies import TouchyPolicy, publish, publish_seed, touchy_exporter
+from tests.support.agent_policies import MakeAgent, TouchyPolicy, publish, publish_seed, touchy_exporter
 from tests.support.captured_logs import CapturedLogs
 
-MakeAgent = Callable[..., Agent]
 SHARE = 0.25
 ENOUGH = 200
 OBSERVATION = np.zeros(4, np.float32)

@@ -3,21 +3,17 @@
 import ast
 import itertools
 import os
-from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from actor.agent import Agent
 from learner.training.run_options import Outcome
 from shared.store.policy_store import LocalPolicyStore, version_name
-from tests.support.agent_policies import publish_seed
+from tests.support.agent_policies import OBSERVATIONS, MakeAgent, publish_seed
 from tests.support.learner_loops import STEPS, LoopRun
 from tests.support.paths import REPOSITORY
 from tests.support.waiting import until
 
-OBSERVATIONS = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
 DAY_S = 86400.0
 UPDATES = 6
 
@@ -45,8 +41,6 @@ READ_THE_CLOCK = {
 # Programs that measure the others.
 MEASURE = ("scripts/benchmarks/", "scripts/chaos.py", "scripts/fault_injection/")
 _CLOCKS = ("time.time", "time.time_ns", "datetime.now", "datetime.utcnow")
-
-MakeAgent = Callable[..., Agent]
 
 
 @pytest.fixture(params=["back", "to and fro"])

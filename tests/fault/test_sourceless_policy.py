@@ -20,10 +20,9 @@ from shared.policy.manifest import FileEntry, Manifest, ProbeEntry, ProgramEntry
 from shared.policy.probe import compute_probe, encode_probe
 from shared.policy.weights import encode_weights
 from shared.store.policy_store import LocalPolicyStore
-from tests.support.agent_policies import eager, make_policy, publish_seed
+from tests.support.agent_policies import OBSERVATIONS, eager, make_policy, publish_seed
 from tests.support.captured_logs import CapturedLogs
 
-OBSERVATIONS = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
 QUIET = np.zeros((3, 3), np.float32)
 
 SOURCE = """

@@ -2,13 +2,14 @@
 
 import functools
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from actor.agent import Agent
 from learner.export.policy_export import PolicyExporter
 from learner.networks.acting_policy import ActingPolicy
 from learner.networks.network_config import NetworkConfig
@@ -22,6 +23,8 @@ from shared.run.run_directory import RunDirectory
 from shared.store.policy_store import LocalPolicyStore, PolicyStore, Retention
 from shared.store.version_files import Sign
 
+MakeAgent = Callable[..., Agent]
+OBSERVATIONS = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
 VECTOR = (ObservationLeaf((), "box", "float32", (4,)),)
 NESTED = (
     ObservationLeaf(("camera", 0), "image", "uint8", (8, 8, 1)),

@@ -7,55 +7,23 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 
 from tests.support.paths import REPOSITORY
 
-# A folder imports only from itself and from folders after it in its package. A name without a slash is the files at the
-# root of a package; the processes (run.py) stand above them.
+# A folder imports only from itself and from folders after it in its package. A dot is the files at the root of a
+# package; the processes (run.py) stand above them.
+FOLDERS = """
+rl_hotswap: cli . launcher
+actor: run session . canary prefetch versions rollouts environments acting loading sandbox verification watching
+learner: run training sb3 publishing export ppo ppo/gradients networks .
+shared: transport store run process engines engines/row_compiler scripting rollouts policy files .
+"""
 LAYERS = {
-    "rl_hotswap": ("rl_hotswap/cli", "rl_hotswap", "rl_hotswap/launcher"),
-    "actor": (
-        "actor/run",
-        "actor/session",
-        "actor",
-        "actor/canary",
-        "actor/prefetch",
-        "actor/versions",
-        "actor/rollouts",
-        "actor/environments",
-        "actor/acting",
-        "actor/loading",
-        "actor/sandbox",
-        "actor/verification",
-        "actor/watching",
-    ),
-    "learner": (
-        "learner/run",
-        "learner/training",
-        "learner/sb3",
-        "learner/publishing",
-        "learner/export",
-        "learner/ppo",
-        "learner/ppo/gradients",
-        "learner/networks",
-        "learner",
-    ),
-    "shared": (
-        "shared/transport",
-        "shared/store",
-        "shared/run",
-        "shared/process",
-        "shared/engines",
-        "shared/engines/row_compiler",
-        "shared/scripting",
-        "shared/rollouts",
-        "shared/policy",
-        "shared/files",
-        "shared",
-    ),
+    package: tuple(str(PurePosixPath(package, folder)) for folder in folders.split())
+    for package, folders in (line.split(":") for line in FOLDERS.strip().splitlines())
 }
 PACKAGES_BELOW = {
     "shared": set(),

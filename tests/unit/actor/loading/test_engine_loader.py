@@ -7,10 +7,9 @@ from actor.loading.engine_loader import WeightPreloader
 from shared.engines.engine import Engine, EngineKind
 from shared.engines.torchscript import TorchScriptEngine
 from shared.errors import WeightsError
-from tests.support.agent_policies import exporter, make_policy, quiet_noise
+from tests.support.agent_policies import OBSERVATIONS, exporter, make_policy, quiet_noise
 
 FIRST: tuple[EngineKind, str] = ("torchscript", "digest")
-OBSERVATIONS = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
 
 
 def _files(seed: int) -> dict[str, bytes]:

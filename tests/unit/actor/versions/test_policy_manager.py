@@ -194,15 +194,12 @@ def test_a_newer_version_adopted_behind_a_draw_retires_the_one_before(
     manager.offer_draw(_policy(versions, 2))
     manager.adopt(begins_episodes=True)
     for newer, older in ((6, 3), (7, 1), (8, 4)):
-        manager.offer(_policy(versions, newer))
-        manager.offer_draw(_policy(versions, older))
-        acting = manager.adopt(begins_episodes=True)
-        assert acting is not None
-        assert acting.version == older
+        newest, draw = _policy(versions, newer), _policy(versions, older)
+        manager.offer(newest)
+        manager.offer_draw(draw)
+        assert manager.adopt(begins_episodes=True) is draw
     assert manager.held_version == 8
-    acting = manager.adopt(begins_episodes=True)
-    assert acting is not None
-    assert acting.version == 8
+    assert manager.adopt(begins_episodes=True) is newest
 
 
 class _Alternating:

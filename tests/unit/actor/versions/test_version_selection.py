@@ -79,14 +79,8 @@ def test_parse_follow(text: str, follow: Follow) -> None:
     [
         "",
         "latest",
-        "pinned",
-        "pinned:",
-        "pinned:-1",
-        "pinned:x",
-        "history:1.5",
-        "history:-0.1",
-        "history:nan",
-        "pinned:٣",
+        *(f"pinned{x}" for x in ("", ":", ":-1", ":x", ":٣")),
+        *(f"history:{x}" for x in (1.5, -0.1, "nan")),
     ],
 )
 def test_parse_follow_says_what_it_expected(text: str) -> None:
