@@ -205,9 +205,7 @@ def test_an_episode_log_survives_a_full_disk(tmp_path: Path, captured_logs: Capt
     assert "No space left on device" in line
 
 
-def test_printing_to_a_full_disk_is_no_error(tmp_path: Path) -> None:
-    store = local_store(tmp_path / "policies")
-    publish_seed(store, 0)
+def test_printing_to_a_full_disk_is_no_error() -> None:
     program = "import os; from actor.session.session_report import print_line as p; p('x' * 9000); p('x'); os._exit(7)"
     with Path("/dev/full").open("w") as full:
         done = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, stdout=full, check=False)

@@ -116,8 +116,7 @@ def test_a_sender_accepts_any_messages(how_many: int) -> None:
 
 
 @pytest.mark.parametrize("how_many", HOW_MANY)
-def test_a_mutated_manifest_is_refused_or_names_only_its_own_files(tmp_path: Path, how_many: int) -> None:
-    store = LocalPolicyStore(tmp_path / "policies", fsync=False)
+def test_a_mutated_manifest_is_refused_or_names_only_its_own_files(store: LocalPolicyStore, how_many: int) -> None:
     files = sample_files()
     store.publish(files, sample_manifest)
     path = store.path / "v000000" / "manifest.json"

@@ -4,7 +4,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ from tests.support.signature_attacks import KEY, OTHER_KEY
 from tests.support.waiting import Running, until
 
 OBSERVATIONS = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
-MakePrefetched = Callable[..., Agent]
+MakeAgent = Callable[..., Agent]
 Processes = list[psutil.Process]
 
 
@@ -46,28 +46,22 @@ def processes(monkeypatch: pytest.MonkeyPatch) -> Processes:
 
 
 @pytest.fixture
-def make_prefetched(
-    store: LocalPolicyStore, processes: Processes, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[MakePrefetched]:
+def make_prefetched(processes: Processes, monkeypatch: pytest.MonkeyPatch, make_agent: MakeAgent) -> MakeAgent:
     """Makes an agent that acts with the newest version and whose prefetcher is active."""
     monkeypatch.setattr(prefetcher, "WORTH_S", 0.0)
-    agents: list[Agent] = []
 
     def make(**options: Any) -> Agent:
-        agent = Agent(store, AgentOptions(num_envs=3, deterministic=True, deadline_s=20.0, **options))
-        agents.append(agent)
+        agent = make_agent(**({"synchronous": False, "deadline_s": 20.0, "values": False} | options))
         agent.reset()
         assert agent.policy.engine_name == "llvm"
         until(lambda: agent.is_prefetching and agent._loader.watcher.is_delegated)
         return agent
 
-    yield make
-    for agent in agents:
-        agent.close()
+    return make
 
 
 @pytest.fixture
-def agent(store: LocalPolicyStore, make_prefetched: MakePrefetched) -> Agent:
+def agent(store: LocalPolicyStore, make_prefetched: MakeAgent) -> Agent:
     publish_seed(store, 0, onnx=True)
     return make_prefetched()
 
@@ -151,7 +145,7 @@ def test_without_a_prefetcher_the_actor_loads_everything(
 
 @pytest.mark.slow
 def test_another_program_is_loaded_by_the_actor_and_gets_a_new_prefetcher(
-    store: LocalPolicyStore, make_prefetched: MakePrefetched, processes: Processes, monkeypatch: pytest.MonkeyPatch
+    store: LocalPolicyStore, make_prefetched: MakeAgent, processes: Processes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish_seed(store, 0, onnx=True)
     agent = make_prefetched(values=True)
@@ -183,7 +177,7 @@ def test_an_idle_prefetcher_ends_and_has_to_pay_off_again(
 
 
 def test_with_keys_no_other_version_is_offered(
-    store: LocalPolicyStore, make_prefetched: MakePrefetched, captured_logs: CapturedLogs
+    store: LocalPolicyStore, make_prefetched: MakeAgent, captured_logs: CapturedLogs
 ) -> None:
     made_by = exporter(onnx=True)
     publish(store, make_policy(), made_by, sign=KEY.sign)

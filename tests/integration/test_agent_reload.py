@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +10,8 @@ from actor.agent import Agent
 from actor.agent_options import AgentOptions
 from shared.engines.engine import EngineChoice
 from shared.policy.noise import NoiseStream
-from tests.support.agent_policies import eager, local_store, make_policy, publish_seed
+from shared.store.policy_store import LocalPolicyStore
+from tests.support.agent_policies import eager, make_policy, publish_seed
 from tests.support.paths import REPOSITORY
 from tests.support.waiting import PATIENCE_S, Running, until
 
@@ -19,10 +19,11 @@ ROWS = 3
 
 
 @pytest.mark.parametrize("engine", ["torchscript", "onnx", "llvm"])
-def test_every_action_comes_from_the_version_that_it_is_stamped_with(tmp_path: Path, engine: EngineChoice) -> None:
+def test_every_action_comes_from_the_version_that_it_is_stamped_with(
+    store: LocalPolicyStore, engine: EngineChoice
+) -> None:
     """Versions come faster than adoptions. Actions are computed again from the recorded version and noise."""
     n_versions = 30
-    store = local_store(tmp_path / "policies")
     manifests = {0: publish_seed(store, 0, onnx=True)}
     with Agent(store, AgentOptions(num_envs=ROWS, engine=engine, seed=5, values=True)) as agent:
         agent.reset()
@@ -74,9 +75,8 @@ with Agent(LocalPolicyStore(Path(sys.argv[1])), AgentOptions(engine=sys.argv[3])
 
 @pytest.mark.parametrize(("engine", "said"), [("auto", "llvm\n"), ("onnx", "onnx onnxruntime\n")])
 def test_an_actor_follows_another_process_and_imports_no_library_but_its_engines(
-    tmp_path: Path, engine: EngineChoice, said: str
+    store: LocalPolicyStore, engine: EngineChoice, said: str
 ) -> None:
-    store = local_store(tmp_path / "policies")
     publish_seed(store, 0, onnx=True)
     actor = subprocess.Popen(
         [sys.executable, "-c", _ACTOR, str(store.path), "3", engine],
@@ -96,8 +96,7 @@ def test_an_actor_follows_another_process_and_imports_no_library_but_its_engines
         actor.wait()
 
 
-def test_actors_that_wait_for_a_first_version_begin_when_it_comes(tmp_path: Path) -> None:
-    store = local_store(tmp_path / "policies")
+def test_actors_that_wait_for_a_first_version_begin_when_it_comes(store: LocalPolicyStore) -> None:
     agents = [Agent(store, AgentOptions(name=f"actor-{i}")) for i in range(3)]
     waiting = [Running(agent.reset) for agent in agents]
     publish_seed(store, 0)
@@ -107,9 +106,8 @@ def test_actors_that_wait_for_a_first_version_begin_when_it_comes(tmp_path: Path
         agent.close()
 
 
-def test_a_version_without_an_event_is_found_by_polling(tmp_path: Path) -> None:
+def test_a_version_without_an_event_is_found_by_polling(store: LocalPolicyStore) -> None:
     """Events can get lost, and some file systems have none."""
-    store = local_store(tmp_path / "policies")
     publish_seed(store, 0)
     with Agent(store) as agent:
         agent.reset()

@@ -184,10 +184,16 @@ def test_two_agents_share_no_network(store: LocalPolicyStore, make_agent: MakeAg
 
 
 class TestRecurrentState:
-    def test_goes_from_step_to_step(self, store: LocalPolicyStore, make_agent: MakeAgent) -> None:
+    @pytest.fixture
+    def agent(self, store: LocalPolicyStore, make_agent: MakeAgent) -> Agent:
+        """A deterministic agent that acts with version 0, which has an LSTM."""
         publish_seed(store, 1, network="lstm")
-        agent, policy = make_agent(deterministic=True), make_policy(network="lstm", seed=1)
+        agent = make_agent(deterministic=True)
         agent.reset()
+        return agent
+
+    def test_goes_from_step_to_step(self, agent: Agent) -> None:
+        policy = make_policy(network="lstm", seed=1)
         state = [np.zeros((3, 4), np.float32)] * 2
         for _ in range(4):
             np.testing.assert_allclose(agent.state, state, rtol=1e-4, atol=1e-6)
@@ -196,10 +202,7 @@ class TestRecurrentState:
             np.testing.assert_allclose(decision.value, value, rtol=1e-4, atol=1e-6)
             state = [h, c]
 
-    def test_never_leaks_into_the_next_episode(self, store: LocalPolicyStore, make_agent: MakeAgent) -> None:
-        publish_seed(store, 1, network="lstm")
-        agent = make_agent(deterministic=True)
-        agent.reset()
+    def test_never_leaks_into_the_next_episode(self, agent: Agent) -> None:
         first = agent.decide([OBSERVATIONS])
         second = agent.decide([OBSERVATIONS])
         assert not np.array_equal(first.value, second.value)
@@ -207,12 +210,7 @@ class TestRecurrentState:
         np.testing.assert_array_equal(agent.decide([OBSERVATIONS]).value, first.value)
 
     @pytest.mark.parametrize("rows", [np.array([1]), np.array([False, True, False])])
-    def test_of_some_rows_is_cleared_alone(
-        self, store: LocalPolicyStore, make_agent: MakeAgent, rows: np.ndarray
-    ) -> None:
-        publish_seed(store, 1, network="lstm")
-        agent = make_agent()
-        agent.reset()
+    def test_of_some_rows_is_cleared_alone(self, store: LocalPolicyStore, agent: Agent, rows: np.ndarray) -> None:
         agent.decide([OBSERVATIONS])
         recorded = agent.state
         copies = [array.copy() for array in recorded]
@@ -224,10 +222,7 @@ class TestRecurrentState:
             assert not now[1].any()
         assert agent.policy.version == 0, "rows that begin anew adopt nothing"
 
-    def test_is_kept_by_an_adoption_of_the_same_network(self, store: LocalPolicyStore, make_agent: MakeAgent) -> None:
-        publish_seed(store, 1, network="lstm")
-        agent = make_agent()
-        agent.reset()
+    def test_is_kept_by_an_adoption_of_the_same_network(self, store: LocalPolicyStore, agent: Agent) -> None:
         agent.decide([OBSERVATIONS])
         state = agent.state
         publish_seed(store, 2, network="lstm")

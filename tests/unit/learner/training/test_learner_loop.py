@@ -265,8 +265,7 @@ def test_without_a_checkpoint_there_is_nothing_to_resume(start: Start) -> None:
         run.loop.resume()
 
 
-def test_unpublished_versions_and_wrong_digests_are_faults(start: Start, tmp_path: Path) -> None:
-    store = LocalPolicyStore(tmp_path / "policies", fsync=False)
+def test_unpublished_versions_and_wrong_digests_are_faults(start: Start, store: LocalPolicyStore) -> None:
     before = start(store=store)
     before.loop.publish()
     before.publisher.close()
