@@ -1,5 +1,6 @@
 """The ledger of evaluations: the first note counts, garbage does not, and a store may fail."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -13,6 +14,11 @@ from shared.store.policy_store import LocalPolicyStore
 from shared.store.remote_policy_store import RemotePolicyStore
 
 V0, V1, V2, V3 = (Version(number, f"{number}" * 64) for number in range(4))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> LocalPolicyStore:
+    return LocalPolicyStore(tmp_path)
 
 
 def _ledger(store: LocalPolicyStore, name: str) -> CanaryLedger:
