@@ -14,19 +14,19 @@ class BufferPool:
     """Buffers of one thread: those in use, and one free buffer of the size requested last."""
 
     def __init__(self) -> None:
-        self._pieces: list[_Piece] = []
+        self.pieces: list[_Piece] = []
 
     def take(self, size_bytes: int) -> memoryview:
         """Return writable memory, reused after its last view is gone. Raises OSError if there is none."""
         length = -(-size_bytes // _HUGE_PAGE_BYTES) * _HUGE_PAGE_BYTES  # unchanged by small differences of size
-        fit = next((piece for piece in self._pieces if len(piece) == length and piece.is_free), None)
-        self._pieces = [piece for piece in self._pieces if piece is fit or not piece.is_free]
+        fit = next((piece for piece in self.pieces if len(piece) == length and piece.is_free), None)
+        self.pieces = [piece for piece in self.pieces if piece is fit or not piece.is_free]
         if fit is None:  # free pieces of another size have been released above
             fit = _Piece(-1, length, flags=_ANONYMOUS)
             if hasattr(mmap, "MADV_HUGEPAGE"):
                 with suppress(OSError):  # a kernel without huge pages
                     fit.madvise(mmap.MADV_HUGEPAGE)
-            self._pieces.append(fit)
+            self.pieces.append(fit)
         return memoryview(fit)[:size_bytes]
 
 

@@ -167,7 +167,7 @@ def test_buffers_of_large_weights_are_reused_but_never_under_an_engine(
             for name, array in held._weights.items():
                 assert is_lasting(_memory(array)), "not copied"
                 np.testing.assert_array_equal(array, expected[name])
-    assert len(fallback._memory._pieces) == 4, "two in use, the spare's, and the one for its next weights"
+    assert len(fallback._memory.pieces) == 4, "two in use, the spare's, and the one for its next weights"
 
 
 def _memory(array: np.ndarray) -> object:

@@ -51,7 +51,7 @@ def test_only_free_memory_of_the_last_size_is_kept() -> None:
     views = [memory.take(small), memory.take(small), memory.take(large)]
     views.clear()
     memory.take(large)
-    assert [len(piece) for piece in memory._pieces] == [large]
+    assert [len(piece) for piece in memory.pieces] == [large]
 
 
 def test_only_immutable_memory_is_lasting() -> None:

@@ -6,10 +6,10 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519, rsa, x25519
 from hypothesis import given
 from hypothesis import strategies as st
-from loguru import logger
 
 from shared.errors import ConfigurationError
 from shared.policy.signing import SIGNATURE_BYTES, PublicKey, SigningKey, public_keys_of, signing_key_of
+from tests.support.captured_logs import CapturedLogs
 
 KEY = SigningKey.generate()
 PEM, _PUBLIC_FORMAT = serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
@@ -68,15 +68,12 @@ def test_a_private_key_is_shown_nowhere() -> None:
     assert KEY.public.raw.hex()[:12] in repr(KEY)
 
 
-def test_a_private_key_that_others_can_read_is_warned_of(tmp_path: Path) -> None:
-    said: list[str] = []
-    sink = logger.add(said.append, level="WARNING", format="{message}")
+def test_a_private_key_that_others_can_read_is_warned_of(tmp_path: Path, captured_logs: CapturedLogs) -> None:
     SigningKey.read(write(tmp_path / "good.pem", KEY.pem()))
-    assert said == []
+    assert captured_logs.messages() == []
     path = write(tmp_path / "bad.pem", KEY.pem(), 0o640)
     SigningKey.read(path)
-    logger.remove(sink)
-    assert said == [f"private key file readable by other users path={path}: run chmod 600 on it\n"]
+    assert captured_logs.messages() == [f"private key file readable by other users path={path}: run chmod 600 on it"]
 
 
 def test_files_without_a_key_are_named(tmp_path: Path) -> None:
