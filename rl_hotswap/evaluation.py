@@ -64,10 +64,12 @@ def evaluate(
         trust: Public keys and permissions, as for ``Agent``.
 
     Raises:
-        ConfigurationError: The environment is unknown, or the version was made for another one.
+        ConfigurationError: The environment is unknown or not that of the version, or there is no episode.
         VersionNotFound: There is no version.
         PolicyUnavailable: The version does not verify.
     """
+    if episodes < 1:
+        raise ConfigurationError(f"episodes must be at least 1; found {episodes}")
     trust = trust or TrustOptions()
     files, config = _open(policy, trust)
     env = env or (files.manifest.env_id if config is None else config.env_id)

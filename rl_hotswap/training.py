@@ -53,9 +53,8 @@ def train(
         TrainingFailed: The learner died repeatedly; logs are in the run's directory.
     """
     path = new_run_directory(env).path if run_dir is None else Path(run_dir)
-    arguments = ["train", f"--env={env}", f"--run-dir={path}"]
-    given = {name: value for name, value in flags.items() if value is not None}
-    arguments += [word for name, value in given.items() for word in flag_words(name, value)]
+    given = {name: value for name, value in {"env": env, "run_dir": path, **flags}.items() if value is not None}
+    arguments = ["train", *(word for name, value in given.items() for word in flag_words(name, value))]
     process = subprocess.Popen(
         python_module("rl_hotswap.cli.main", arguments),
         stdin=subprocess.DEVNULL,
@@ -77,7 +76,8 @@ def train(
             process.communicate()
         raise
     if process.returncode == CANNOT:
-        raise ConfigurationError(errors.strip().partition(": ")[2] or "the training could not start")
+        last_line = errors.strip().rpartition("\n")[2]  # warnings may stand above it
+        raise ConfigurationError(last_line.partition(": ")[2] or "the training could not start")
     summary = RunDirectory(path).summary()
     if process.returncode not in (0, 1) or summary is None:
         raise TrainingFailed(

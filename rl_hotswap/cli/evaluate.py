@@ -54,8 +54,6 @@ class EvaluateOptions:
     def __post_init__(self) -> None:
         if self.run_dir is not None and self.policy is not None:
             raise ConfigurationError("give --run-dir or --policy, not both: each names what to evaluate")
-        if self.episodes < 1:
-            raise ConfigurationError(f"--episodes must be at least 1; found {self.episodes}")
         if self.seed < 0:
             raise ConfigurationError(f"--seed must be at least 0; found {self.seed}")
 

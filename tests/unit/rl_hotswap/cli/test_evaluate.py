@@ -112,7 +112,7 @@ def test_the_environments_own_arguments_are_those_of_the_run(
         ([f"--env={ENV}", "--policy={policy}-not-there"], "holds no policy version"),
         ([f"--env={ENV}", "--run-dir=empty"], "holds no policy version"),
         ([f"--env={ENV}", "--run-dir=x", "--policy=y"], "give --run-dir or --policy, not both"),
-        ([f"--env={ENV}", "--policy={policy}", "--episodes=0"], "--episodes must be at least 1"),
+        ([f"--env={ENV}", "--policy={policy}", "--episodes=0"], "episodes must be at least 1"),
         ([f"--env={ENV}", "--policy={policy}", "--env-kwargs=[]"], "--env-kwargs must be a JSON object"),
         ([f"--env={ENV}", "--policy={policy}", '--env-kwargs={{"wings": 2}}'], "wings"),
         ([f"--env={ENV}"], "no run of CartPole-v1"),
