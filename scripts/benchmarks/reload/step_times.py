@@ -22,6 +22,7 @@ from scripts.benchmarks.reload.windows import (
     adopting_over_control,
     bootstrap,
     control_over_control,
+    interquartile_mean,
     lost_percent,
     read_windows,
     run_windows,
@@ -122,7 +123,7 @@ PREFETCH_WINDOWS = 21
 """Windows in a turn; the first and the last are control windows."""
 
 _ON, _OFF, _OFF_CONTROL = 0, 1, 2
-_MOST_ROUNDS_FACTOR = 2  # more rounds where the difference is not resolved yet
+_MOST_ROUNDS_FACTOR = 4  # more rounds where the difference is not resolved yet
 
 
 class Comparison(NamedTuple):
@@ -130,9 +131,9 @@ class Comparison(NamedTuple):
     off: list[Round]
 
     def lost_percent(self) -> tuple[Interval, Interval, Interval]:
-        """Return the mean share of lost steps in percent: on, off, and off less on."""
+        """Return the interquartile mean of the lost steps in percent: on, off, and off less on."""
         on, off = (lost_percent(adopting_over_control(rounds, steps_per_s)) for rounds in self)
-        return _intervals(on, off, np.mean)
+        return _intervals(on, off, interquartile_mean)
 
     def step_us(self, percentile: str) -> tuple[Interval, Interval, Interval]:
         """Return the median over adopting windows of a percentile of the step time: on, off, and off less on."""
@@ -178,7 +179,7 @@ def measure_prefetching(
 
 
 def _needs_round(comparison: Comparison, rounds: int) -> bool:
-    """Return True until ``rounds`` are over, and up to twice as long while a difference is not resolved."""
+    """Return True until ``rounds`` are over, and up to four times as many while a difference is not resolved."""
     done = len(comparison.on)
     if done < rounds or done >= _MOST_ROUNDS_FACTOR * rounds:
         return done < rounds
@@ -190,7 +191,7 @@ def results_of(comparison: Comparison, rate: float) -> list[Result]:
     pairs = sum(len(one.adopting) for one in comparison.on)
     how = (
         f"one CartPole-v1, MLP 64x64, {rate:g} adoptions per second; {pairs} pairs of windows of {WINDOW_S:g} s, each "
-        "adopting window compared with the control windows beside it; mean of lost steps, median of step times; "
+        "adopting window compared with the control windows beside it; interquartile mean of lost steps, median of step times; "
         "min and max are a 95% bootstrap interval over windows; differences are those of pairs, not of the averages"
     )
     results = []

@@ -176,6 +176,14 @@ def lost_percent(ratios: Sequence[float]) -> list[float]:
     return [100 * (1 - ratio) for ratio in ratios]
 
 
+def interquartile_mean(values: np.ndarray, axis: int = -1) -> np.ndarray:
+    """Return the mean of the middle half of ``values`` along ``axis``, which a few disturbed windows do not move."""
+    ordered = np.sort(values, axis=axis)
+    count = ordered.shape[axis]
+    middle: np.ndarray = np.take(ordered, range(count // 4, count - count // 4), axis=axis).mean(axis=axis)
+    return middle
+
+
 def bootstrap(values: Sequence[float], statistic: Callable[..., np.ndarray] = np.mean, *, seed: int = 0) -> Interval:
     """Estimate ``statistic`` of ``values`` with a 95% percentile bootstrap interval (Efron, 1979).
 

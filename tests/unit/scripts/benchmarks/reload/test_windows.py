@@ -12,6 +12,7 @@ from scripts.benchmarks.reload.windows import (
     adopting_over_control,
     bootstrap,
     control_over_control,
+    interquartile_mean,
     steps_per_s,
 )
 
@@ -46,6 +47,11 @@ def test_bootstrap_is_seeded_and_covers_the_true_mean() -> None:
     assert 0.88 < np.mean([each.low <= 3.0 <= each.high for each in intervals]) < 0.99
     assert np.mean([each.high - each.low for each in intervals]) == pytest.approx(2 * 1.96 * 2.0 / 10, rel=0.05)
     assert bootstrap(samples[0]) == bootstrap(samples[0]) != bootstrap(samples[0], seed=1)
+
+
+def test_interquartile_mean_ignores_a_quarter_of_the_windows_at_each_end() -> None:
+    values = np.array([[1e9, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, -1e9], [7.0] * 8])
+    assert interquartile_mean(values) == pytest.approx([3.5, 7.0])
 
 
 @pytest.mark.parametrize(
