@@ -192,7 +192,8 @@ def results_of(comparison: Comparison, rate: float) -> list[Result]:
     how = (
         f"one CartPole-v1, MLP 64x64, {rate:g} adoptions per second; {pairs} pairs of windows of {WINDOW_S:g} s, each "
         "adopting window compared with the control windows beside it; interquartile mean of lost steps, "
-        "median of step times; min and max are a 95% bootstrap interval over windows; differences are those of pairs, not of the averages"
+        "median of step times; min and max are a 95% bootstrap interval over windows; differences are those of "
+        "pairs, not of the averages"
     )
     results = []
     lost, time_us = comparison.lost_percent(), comparison.step_us("p99.9")
