@@ -9,13 +9,14 @@ from pathlib import Path
 
 from learner.training.run_options import flag_words
 from rl_hotswap.launcher.child_process import child_environment, python_module
-from shared.errors import ConfigurationError, TrainingFailed
-from shared.process.command_line import CANNOT
+from shared.errors import ConfigurationError, EnvironmentFailed, HotswapError, TrainingFailed
+from shared.process.command_line import CANNOT, ENVIRONMENT_FAILED
 from shared.process.process_guard import die_with
 from shared.run.progress import Summary
 from shared.run.run_directory import RunDirectory, new_run_directory
 
 _STOP_TIMEOUT_S = 10.0
+_REFUSALS: dict[int, type[HotswapError]] = {CANNOT: ConfigurationError, ENVIRONMENT_FAILED: EnvironmentFailed}
 
 Flag = str | int | float | bool | Path | None | tuple[str | int | float, ...]
 
@@ -50,6 +51,7 @@ def train(
 
     Raises:
         ConfigurationError: The command refuses the flags, the environment or the directory.
+        EnvironmentFailed: The environment makes training impossible: it fails again and again.
         TrainingFailed: The learner died repeatedly; logs are in the run's directory.
     """
     path = new_run_directory(env).path if run_dir is None else Path(run_dir)
@@ -75,9 +77,9 @@ def train(
             process.kill()
             process.communicate()
         raise
-    if process.returncode == CANNOT:
+    if process.returncode in _REFUSALS:
         last_line = errors.strip().rpartition("\n")[2]  # warnings may stand above it
-        raise ConfigurationError(last_line.partition(": ")[2] or "the training could not start")
+        raise _REFUSALS[process.returncode](last_line.partition(": ")[2] or "the training could not run")
     summary = RunDirectory(path).summary()
     if process.returncode not in (0, 1) or summary is None:
         raise TrainingFailed(

@@ -48,7 +48,10 @@ class ConfigurationError(HotswapError):
 
 
 class EnvironmentFailed(HotswapError):
-    """An environment in a worker process raised or its process died: fix the environment."""
+    """An environment raised, its process died, or its numbers cannot be learned from: fix the environment.
+
+    Commands print one line and exit with 4.
+    """
 
 
 class StoreError(HotswapError):

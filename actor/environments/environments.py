@@ -12,12 +12,13 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-from shared.errors import ConfigurationError
+from shared.errors import ConfigurationError, EnvironmentFailed, HotswapError, one_line
 from shared.policy.signature import PolicySignature
 from shared.policy.spaces import action_spec, flatten_observation, observation_leaves
 
 BoolArray = npt.NDArray[np.bool_]
 Leaves = Sequence[np.ndarray]
+_MESSAGE_CHARACTERS = 150
 
 
 class Finals(NamedTuple):
@@ -71,8 +72,11 @@ class Environments(AbstractContextManager["Environments"]):
             )
 
     def reset(self, seed: int | None = None) -> Leaves:
-        """Begin an episode in every environment; return the leaves [B, *leaf]. One seed serves the whole batch."""
-        observation, info = self.vector.reset(seed=seed)
+        """Begin an episode in every environment; return the leaves [B, *leaf]. One seed serves the whole batch.
+
+        Raises EnvironmentFailed for an exception of an environment, as ``step`` does.
+        """
+        observation, info = self._reset_vector(seed=seed)
         self._was_reset = True
         self.action_mask = None
         if "action_mask" in info and self.action.mask_shape is not None:
@@ -85,7 +89,12 @@ class Environments(AbstractContextManager["Environments"]):
 
         Finals are None under next-step autoreset: the observation is the final one, and the next step only resets.
         """
-        observation, reward, terminated, truncated, info = self.vector.step(env_action)
+        try:
+            observation, reward, terminated, truncated, info = self.vector.step(env_action)
+        except HotswapError:
+            raise
+        except Exception as error:
+            raise EnvironmentFailed(f"{self.env_id} raised {describe_error(error)}") from error
         finals = ended = None
         if self.autoreset_mode is not AutoresetMode.NEXT_STEP:
             ended = terminated | truncated
@@ -102,8 +111,16 @@ class Environments(AbstractContextManager["Environments"]):
         if self.autoreset_mode is AutoresetMode.SAME_STEP:
             return observation, info, Finals(rows, self._final_leaves(info, rows))
         finals = Finals(rows, tuple(leaf[rows] for leaf in self._flatten(observation)))
-        observation, began = self.vector.reset(options={"reset_mask": ended})
+        observation, began = self._reset_vector(options={"reset_mask": ended})
         return observation, self._with_new_masks(info, began, ended), finals
+
+    def _reset_vector(self, **arguments: Any) -> tuple[Any, dict[str, Any]]:
+        try:
+            return self.vector.reset(**arguments)
+        except HotswapError:
+            raise
+        except Exception as error:
+            raise EnvironmentFailed(f"{self.env_id} raised {describe_error(error)}, in a reset") from error
 
     def _with_new_masks(self, info: dict[str, Any], began: dict[str, Any], ended: BoolArray) -> dict[str, Any]:
         """Return ``info`` of a step with the masks of the rows that were reset after it."""
@@ -164,6 +181,11 @@ class Environments(AbstractContextManager["Environments"]):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def describe_error(error: Exception) -> str:
+    """Return ``ValueError: message`` on one line, cut after 150 characters of the message."""
+    return f"{type(error).__name__}: {one_line(error, _MESSAGE_CHARACTERS)}"
 
 
 def _brief(part: Any) -> str:

@@ -16,8 +16,8 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode
-from loguru import logger
 
+from actor.environments.environments import describe_error
 from shared.errors import EnvironmentFailed
 from shared.process.process_guard import die_with
 
@@ -82,8 +82,9 @@ class ProcessEnvironments(AsyncVectorEnv[Any, Any]):
         if all(successes):
             return
         index, _, error, trace = self.error_queue.get(timeout=_ERROR_TIMEOUT_S)
-        logger.error("environment failed env={} index={}\n{}", self._env_id, index, trace)
-        raise EnvironmentFailed(f"environment {index} of {self._env_id} raised {error}") from error
+        failed = EnvironmentFailed(f"environment {index} of {self._env_id} raised {error}")
+        failed.add_note(str(trace))
+        raise failed from error
 
     def _gone(self) -> EnvironmentFailed:
         ended = connection.wait([process.sentinel for process in self.processes], _GRACE_S)
@@ -116,10 +117,10 @@ class _Reporting(gymnasium.Wrapper[Any, Any, Any, Any]):
         try:
             return self.env.reset(seed=seed, options=options)
         except Exception as error:
-            raise EnvironmentFailed(f"{type(error).__name__}: {error}") from error
+            raise EnvironmentFailed(describe_error(error)) from error
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         try:
             return self.env.step(action)
         except Exception as error:
-            raise EnvironmentFailed(f"{type(error).__name__}: {error}") from error
+            raise EnvironmentFailed(describe_error(error)) from error

@@ -17,6 +17,7 @@ from actor.acting.policy_call import Decision
 from actor.environments.environments import BoolArray, Environments, Finals
 from actor.loading.loaded_policy import LoadedPolicy
 from actor.rollouts.episodes import EpisodeTracker, FinishedEpisode
+from shared.errors import EnvironmentFailed
 from shared.rollouts.rollout import Rollout, RolloutHeader, RolloutLayout
 from shared.transport.transport import RolloutSender
 
@@ -78,6 +79,7 @@ class RolloutWorker:
         self._next_step = environments.autoreset_mode is AutoresetMode.NEXT_STEP
         self._tracker = EpisodeTracker(environments.num_envs)
         self._policy: LoadedPolicy | None = None
+        self._steps = 0  # of the batch, before the rollout in progress
         self._observation: Sequence[np.ndarray] = ()  # empty before the first epoch
         self._begins: BoolArray = np.ones(environments.num_envs, np.bool_)
         self._resets: BoolArray = np.zeros(environments.num_envs, np.bool_)  # rows that the next step only resets
@@ -121,6 +123,7 @@ class RolloutWorker:
             self.begin_epoch(0)
         rollout, finals = self._prepare(self._adopt()), list[tuple[int, Finals]]()
         steps = self._act(rollout, finals)
+        self._steps += steps
         if self.interrupted:
             return None
         if steps < rollout.length:
@@ -185,7 +188,10 @@ class RolloutWorker:
                 mask = masks[t]
                 mask[...] = environments.action_mask
             decision = decide(observations[t], mask)
-            observation, rewards[t], terminated[t], truncated[t], ended = step(decision.env_action)
+            try:
+                observation, rewards[t], terminated[t], truncated[t], ended = step(decision.env_action)
+            except EnvironmentFailed as error:
+                raise EnvironmentFailed(f"{error}, in step {self._steps + t + 1}") from error
             actions[t] = decision.action
             if decision.log_prob is not None:
                 log_probs[t] = decision.log_prob

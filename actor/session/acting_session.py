@@ -6,6 +6,7 @@ import socket
 import zlib
 from collections.abc import Callable
 from contextlib import ExitStack, closing
+from pathlib import Path
 
 import numpy as np
 from loguru import logger
@@ -23,7 +24,7 @@ from actor.session.session_report import SessionReport, print_line, print_nothin
 from actor.versions.version_selection import Follow, History, Newest, check_canary, parse_follow
 from shared.errors import ConfigurationError
 from shared.policy.signing import PublicKey, public_keys_of
-from shared.process.log import set_up_logging
+from shared.process.log import environment_failures, set_up_logging
 from shared.rollouts.rollout import RolloutLayout
 from shared.run.environment_description import find_environment
 from shared.run.run_directory import RunDirectory
@@ -53,7 +54,8 @@ def act(settings: ActorSettings) -> int:
         source = find_source(
             settings.env, settings.run_dir, settings.store, deadline_s=settings.deadline_s, print_line=echo, keys=keys
         )
-        _set_up_logging(settings, name, source.run)
+        log = _set_up_logging(settings, name, source.run)
+        stack.enter_context(environment_failures(log))
         kwargs = source.config.env_kwargs if source.config and source.config.env_id == settings.env else {}
         environments = stack.enter_context(
             make_environments(settings.env, settings.envs, vector=settings.vector, env_kwargs=kwargs, measure=True)
@@ -155,9 +157,10 @@ def _find_learner(
     return join
 
 
-def _set_up_logging(settings: ActorSettings, name: str, run: RunDirectory | None) -> None:
+def _set_up_logging(settings: ActorSettings, name: str, run: RunDirectory | None) -> Path | None:
+    """Log to the terminal and to a file of ``run``, if it can be written, and return the path of the file."""
     logs = run.logs if run is not None and os.access(run.logs, os.W_OK) else None
-    set_up_logging(name, logs, terminal_level="WARNING", supervised=settings.supervised)
+    return set_up_logging(name, logs, terminal_level="WARNING", supervised=settings.supervised)
 
 
 def _seeds(settings: ActorSettings) -> tuple[int, int]:

@@ -17,7 +17,7 @@ from rl_hotswap.launcher.acting_options import ActingOptions, SingleProcessRun
 from rl_hotswap.launcher.child_process import python_module
 from rl_hotswap.launcher.live_display import open_display
 from rl_hotswap.launcher.supervisor import Supervisor
-from shared.errors import ConfigurationError
+from shared.errors import ConfigurationError, EnvironmentFailed
 from shared.policy.signing import PublicKey
 from shared.process.command_line import run_command
 from shared.process.log import set_up_logging
@@ -37,8 +37,9 @@ class TrainOptions(ActingOptions):
     """Train a policy on this machine with actor processes that adopt each new version while they run.
 
     Exit codes: 0 target or step limit reached; 1 --max-seconds came first; 2 the flags or the environment cannot work;
-    3 the learner died repeatedly; 130 Ctrl-C. Ctrl-C writes a checkpoint once training has begun, and --resume
-    continues from it. With --actors 0, --resume continues from the last regular checkpoint, bit for bit.
+    3 the learner died repeatedly; 4 the environment makes training impossible; 130 Ctrl-C. Ctrl-C writes a checkpoint
+    once training has begun, and --resume continues from it. With --actors 0, --resume continues from the last regular
+    checkpoint, bit for bit.
     """
 
     actors: int = 1
@@ -91,23 +92,34 @@ def _stored_flags(run: RunDirectory) -> list[str]:
 
 
 def train(options: TrainOptions, run: RunDirectory) -> int:
-    """Supervise a training in ``run`` and return its exit code. Raises ConfigurationError with a child's message."""
+    """Supervise a training in ``run`` and return its exit code.
+
+    Raises ConfigurationError or EnvironmentFailed with a child's message.
+    """
     set_up_logging("supervisor", run.logs, terminal_level=None)
     key = signing_key_for(run, options.signing_key)
     console = Console()
     with run.lock_supervisor():
         _keep_options(options, run)
         began_s = time.monotonic()
-        with open_display(console, f"{options.env} in {run.path}") as display:
-            code = Supervisor(
-                run,
-                lambda starts: learner_command(options, run, starts, time.monotonic() - began_s),
-                partial(actor_command, options, run, public_key=None if key is None else key.public),
-                options.actors,
-                display.show,
-            ).supervise()
-    console.print(conclusion(options, run), markup=False, highlight=False, soft_wrap=True)
+        try:
+            with open_display(console, f"{options.env} in {run.path}") as display:
+                code = Supervisor(
+                    run,
+                    lambda starts: learner_command(options, run, starts, time.monotonic() - began_s),
+                    partial(actor_command, options, run, public_key=None if key is None else key.public),
+                    options.actors,
+                    display.show,
+                ).supervise()
+        except EnvironmentFailed:
+            _print_conclusion(console, options, run)
+            raise
+    _print_conclusion(console, options, run)
     return code
+
+
+def _print_conclusion(console: Console, options: TrainOptions, run: RunDirectory) -> None:
+    console.print(conclusion(options, run), markup=False, highlight=False, soft_wrap=True)
 
 
 def _keep_options(options: TrainOptions, run: RunDirectory) -> None:

@@ -10,6 +10,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import sys
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 from actor.agent import Agent
 from actor.agent_options import AgentOptions, TrustOptions
@@ -21,6 +22,7 @@ from learner.training.training import Acting, train
 from rl_hotswap.launcher.acting_options import SingleProcessRun
 from shared.policy.signing import public_keys_of
 from shared.process.command_line import run_command
+from shared.process.log import environment_failures
 from shared.rollouts.rollout import Rollout, RolloutLayout
 from shared.run.run_config import RunConfig
 from shared.run.run_directory import RunDirectory
@@ -31,13 +33,23 @@ _ACTOR_ID = "actor-0"
 
 
 class WorkerDrivenReceiver(InProcessReceiver):
-    """An in-process receiver that has the worker collect a rollout for each ``receive``."""
+    """An in-process receiver that has the worker collect a rollout for each ``receive``.
+
+    The traceback of an environment that fails is in ``log``.
+    """
 
     worker: RolloutWorker
+    log: Path
+
+    def begin_epoch(self, number: int) -> None:
+        """Begin an epoch of the worker."""
+        with environment_failures(self.log):
+            self.worker.begin_epoch(number)
 
     def receive(self, timeout_s: float) -> Rollout | None:  # noqa: ARG002  nothing to wait for
         """Collect and return the next rollout; never wait."""
-        rollout = self.worker.collect()
+        with environment_failures(self.log):
+            rollout = self.worker.collect()
         if rollout is not None:
             self.worker.send(rollout)
         return super().receive(0.0)
@@ -53,6 +65,7 @@ def train_in_one_process(options: SingleProcessRun, run: RunDirectory, stop_requ
 
     def connect(config: RunConfig, layout: RolloutLayout) -> Acting:
         receiver = WorkerDrivenReceiver(layout, config.run_id, synchronous=options.learner.sync)
+        receiver.log = run.logs / "learner.log"
         agent = Agent(
             LocalPolicyStore(run.policies),
             AgentOptions(
@@ -77,7 +90,7 @@ def train_in_one_process(options: SingleProcessRun, run: RunDirectory, stop_requ
             RolloutOptions(run_id=config.run_id, actor_id=_ACTOR_ID, seed=options.seed),
             InProcessSender(receiver, _ACTOR_ID, window=1),
         )
-        return Acting(receiver, synchronous=True, begin_epoch=receiver.worker.begin_epoch)
+        return Acting(receiver, synchronous=True, begin_epoch=receiver.begin_epoch)
 
     return train(options, run, connect, stop_requested)
 

@@ -17,8 +17,9 @@ import msgspec
 from loguru import logger
 
 from rl_hotswap.launcher.child_process import ChildProcess
-from shared.errors import ConfigurationError
-from shared.process.command_line import CANNOT
+from rl_hotswap.launcher.restarts import FAILURES_TO_END, EnvironmentFailures, count_deaths_in_a_row, restart_delay_s
+from shared.errors import ConfigurationError, EnvironmentFailed
+from shared.process.command_line import CANNOT, ENVIRONMENT_FAILED
 from shared.process.log import forward_warnings
 from shared.process.process_guard import Lifeline
 from shared.run.progress import Progress
@@ -31,7 +32,6 @@ _FINISHED = (0, 1)  # exit codes of a training that reached a target or a limit
 _LEARNER_DEATHS_IN_A_ROW = 5
 _ACTOR_MISTAKES_IN_A_ROW = 3
 _SIGNALS_TO_KILL = 2  # the second signal ends the grace periods
-_HEALTHY_AFTER_S = 30.0
 _DISK_RETRY_S = 5.0
 # Everything ends within 3 s: first the learner writes its checkpoint and collects counts, then the actors end.
 _LEARNER_GRACE_S = 2.1
@@ -39,16 +39,6 @@ _ACTOR_GRACE_S = 0.4
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _WARNING = re.compile(r"(WARNING|ERROR|CRITICAL) \| ")
 _COMMAND_NAME = re.compile(r"^python -m [\w.]+: ")
-
-
-def count_deaths_in_a_row(before: int, lived_s: float, *, made_progress: bool) -> int:
-    """Return the number of deaths in a row after one more: 1 when the process lived long or made progress."""
-    return 1 if made_progress or lived_s >= _HEALTHY_AFTER_S else before + 1
-
-
-def restart_delay_s(deaths_in_a_row: int) -> float:
-    """Return the delay before a restart: 0.5 s, doubled with each further death in a row, 10 s at most."""
-    return min(10.0, 0.5 * 2.0 ** min(deaths_in_a_row - 1, 10))
 
 
 @dataclass
@@ -62,6 +52,7 @@ class Slot:
     deaths: int = 0
     deaths_in_a_row: int = 0
     start_at_s: float = 0.0
+    failures: EnvironmentFailures = field(default_factory=EnvironmentFailures)
 
 
 @dataclass
@@ -103,11 +94,17 @@ class Supervisor:
         self._newest_checkpoint = run.newest_checkpoint()
 
     def supervise(self) -> int:
-        """Run until the training ends or stops; return the exit code, no child left. Raises ConfigurationError."""
+        """Run until the training ends or stops; return the exit code. No child is left.
+
+        Raises ConfigurationError if a process cannot run, EnvironmentFailed if the environment prevents the training.
+        """
         with forward_warnings(lambda line: self._messages.append(f"supervisor: {line}")):
             with self._selector, _stop_signals(self._selector, self._signals), Lifeline() as lifeline:
                 try:
                     code = self._run_until_end(lifeline)
+                except EnvironmentFailed:
+                    self._stop_in_order()
+                    raise
                 finally:
                     self._end([self._learner, *self._actors], deadline_s=0.0)
             self._amend_summary()
@@ -198,6 +195,8 @@ class Supervisor:
             return code
         if code == CANNOT:
             raise ConfigurationError(_last_line(process))
+        if code == ENVIRONMENT_FAILED and self._run.summary() is not None:  # its own decision, from what actors sent
+            raise EnvironmentFailed(_last_line(process))
         self._note_death(self._learner, process, code, made_progress=self._learner_made_progress())
         if self._learner.deaths_in_a_row >= _LEARNER_DEATHS_IN_A_ROW:
             logger.warning("learner given up deaths_in_a_row={}", self._learner.deaths_in_a_row)
@@ -235,6 +234,12 @@ class Supervisor:
         logger.warning(
             "process died name={} {} restart_in_s={:g} last_line={}", slot.name, how, delay_s, _last_line(process)
         )
+        if code != ENVIRONMENT_FAILED:
+            slot.failures = EnvironmentFailures()
+            return
+        slot.failures = slot.failures.after(_last_line(process), lived_s)
+        if slot.failures.in_a_row >= FAILURES_TO_END:
+            raise EnvironmentFailed(f"{slot.failures.sentence} ({FAILURES_TO_END} identical failures in a row)")
 
     def _take_ended(self, slot: Slot) -> tuple[ChildProcess, int] | None:
         """Remove a process that has ended from its slot and return it with its exit code; None while it runs."""
@@ -251,13 +256,16 @@ class Supervisor:
         return process, code
 
     def _stop(self, number: int) -> int:
+        logger.warning("training stopping signal={}", signal.Signals(number).name)
+        self._stop_in_order()
+        return 128 + number
+
+    def _stop_in_order(self) -> None:
         """Stop everything within 3 s: the learner writes a checkpoint and stops the actors. Kill late processes."""
         began_s = time.monotonic()
-        logger.warning("training stopping signal={}", signal.Signals(number).name)
         self._show(self._status())
         self._end([self._learner], began_s + _LEARNER_GRACE_S)
         self._end(self._actors, began_s + _LEARNER_GRACE_S + _ACTOR_GRACE_S)
-        return 128 + number
 
     def _end(self, slots: list[Slot], deadline_s: float) -> None:
         """Send SIGTERM, wait until ``deadline_s`` or a second signal, then kill."""

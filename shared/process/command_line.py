@@ -1,4 +1,7 @@
-"""Command lines: typed settings, one-line errors, and exit codes (2: could not run, 130: Ctrl-C; 0, 1: the command)."""
+"""Command lines: typed settings, one-line errors, and exit codes.
+
+2: it could not run; 4: the environment failed; 130: Ctrl-C; 0, 1 and others: the command.
+"""
 
 import contextlib
 import io
@@ -10,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from shared.errors import HotswapError, one_line
+from shared.errors import EnvironmentFailed, HotswapError, one_line
 
 # Flags of the last release that this release still accepts.
 _DEPRECATED_FLAGS = {
@@ -21,6 +24,7 @@ _DEPRECATED_FLAGS = {
 }
 
 CANNOT = 2
+ENVIRONMENT_FAILED = 4
 INTERRUPTED = 130
 _BROKEN_PIPE = 141
 
@@ -46,7 +50,7 @@ def run_command(
         return parsed if isinstance(parsed, int) else main(parsed)
     except HotswapError as error:
         _print_error(name, str(error) or type(error).__name__)
-        return CANNOT
+        return ENVIRONMENT_FAILED if isinstance(error, EnvironmentFailed) else CANNOT
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:  # the reader of stdout (`| head`) ended; Python would print an error at exit

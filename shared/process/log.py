@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from loguru import logger
 
-from shared.errors import ConfigurationError
+from shared.errors import ConfigurationError, EnvironmentFailed
 
 if TYPE_CHECKING:
     from loguru import Record
@@ -37,8 +37,8 @@ def set_up_logging(
     terminal_level: Level | None = "INFO",
     file_level: Level = "DEBUG",
     supervised: bool = False,
-) -> None:
-    """Log to stderr and to ``log_dir/process_name.log``. A later call replaces an earlier one.
+) -> Path | None:
+    """Log to stderr and to ``log_dir/process_name.log``, whose path is returned. A later call replaces an earlier one.
 
     Only processes that this project starts call it: it replaces all sinks of loguru. ``terminal_level`` None shows
     nothing on stderr; a ``supervised`` child shows warnings and errors in the short format that its supervisor reads.
@@ -50,15 +50,17 @@ def set_up_logging(
         _add_supervised(sys.stderr)
     elif terminal_level is not None:
         logger.add(sys.stderr, level=terminal_level, format=TERMINAL_FORMAT, diagnose=False)
-    if log_dir is not None:
-        path = log_dir / f"{process_name}.log"
-        try:
-            # diagnose=False: variables in tracebacks can contain keys, and large arrays.
-            logger.add(_LogFile(path), level=file_level, format=FILE_FORMAT, diagnose=False)
-        except OSError as error:
-            raise ConfigurationError(
-                f"choose a writable --run-dir: cannot write the log file {path}: {error.strerror or error}"
-            ) from error
+    if log_dir is None:
+        return None
+    path = log_dir / f"{process_name}.log"
+    try:
+        # diagnose=False: variables in tracebacks can contain keys, and large arrays.
+        logger.add(_LogFile(path), level=file_level, format=FILE_FORMAT, diagnose=False)
+    except OSError as error:
+        raise ConfigurationError(
+            f"choose a writable --run-dir: cannot write the log file {path}: {error.strerror or error}"
+        ) from error
+    return path
 
 
 @contextmanager
@@ -69,6 +71,21 @@ def forward_warnings(forward: Callable[[str], None]) -> Iterator[None]:
         yield
     finally:
         logger.remove(sink)
+
+
+@contextmanager
+def environment_failures(log: Path | None) -> Iterator[None]:
+    """Log the traceback of an environment that fails, and name ``log`` in its error.
+
+    The terminal shows the traceback only if ``log`` is None, that is, if this process writes no log file.
+    """
+    try:
+        yield
+    except EnvironmentFailed as error:
+        level = "ERROR" if log is None else "DEBUG"
+        logger.opt(exception=error).log(level, "environment failed error={}", error)
+        place = "" if log is None else f"; the traceback is in {log}"
+        raise EnvironmentFailed(f"fix the environment: {error}{place}") from error
 
 
 class _LogFile:

@@ -49,12 +49,33 @@ def test_no_environment_outlives_an_actor_that_is_killed(fault: str, number: sig
     assert _shared_memory() <= before
 
 
-def test_an_environment_that_raises_is_one_error_that_names_it() -> None:
+def test_an_environment_that_raises_is_one_error_that_names_it_and_has_its_traceback() -> None:
     environments, _ = _make("raise")
     with environments:
         environments.step(ACTIONS)
-        with pytest.raises(EnvironmentFailed, match=r"environment [02] of .* raised Unsendable: the motor is hot"):
+        with pytest.raises(
+            EnvironmentFailed, match=r"environment [02] of .* raised Unsendable: the motor is hot"
+        ) as failed:
             environments.step(ACTIONS)
+    assert "in step\n    raise Unsendable" in "".join(failed.value.__notes__)
+
+
+def test_an_environment_that_raises_in_this_process_is_the_same_error() -> None:
+    with make_environments(FAULTY, 3, vector="sync", env_kwargs={"fault": "raise"}) as environments:
+        environments.reset(seed=0)
+        environments.step(ACTIONS)
+        with pytest.raises(
+            EnvironmentFailed, match=r"^tests.*:Faulty-v0 raised Unsendable: the motor is hot$"
+        ) as failed:
+            environments.step(ACTIONS)
+    assert type(failed.value.__cause__).__name__ == "Unsendable"
+
+
+def test_an_environment_that_raises_in_a_reset_is_named_too() -> None:
+    with make_environments(FAULTY, 3, vector="sync", env_kwargs={"fault": "raise in reset"}) as environments:
+        environments.reset(seed=0)
+        with pytest.raises(EnvironmentFailed, match=r"^tests.*:Faulty-v0 raised OSError: no simulator, in a reset$"):
+            environments.reset()
 
 
 @pytest.mark.parametrize("what", ["step", "reset"])

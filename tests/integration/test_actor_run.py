@@ -27,7 +27,7 @@ from shared.store.policy_store import PolicyStore, open_store
 from shared.transport.addresses import local_address
 from shared.transport.receiver_flow import ReceiverOptions
 from shared.transport.zmq_receiver import ZmqReceiver
-from tests.support.agent_policies import publish
+from tests.support.agent_policies import publish, publish_run
 from tests.support.paths import REPOSITORY
 
 ENV = "CartPole-v1"
@@ -156,6 +156,25 @@ def test_an_error_is_one_line_and_code_2(
     assert said in err[-1]
     assert not any("Traceback" in line for line in err)
     assert not (tmp_path / "file-typo").exists()
+
+
+@pytest.mark.parametrize("has_log", [True, False])
+def test_an_environment_that_raises_is_one_line_and_code_4(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], has_log: bool
+) -> None:
+    env = "tests.support.counting_environment:Raising-v0"
+    run = publish_run(tmp_path, env, onnx=False)
+    where = f"--run-dir={run.path}" if has_log else f"--store={run.policies}"
+    assert _act(f"--env={env}", where, "--seed=0", "--name=me") == 4
+    err = capsys.readouterr().err.splitlines()
+    log = run.logs / "me.log"
+    said = f"python -m actor.run: fix the environment: {env} raised Unsendable: the motor is hot, in step 3"
+    if has_log:
+        assert err == [f"{said}; the traceback is in {log}"]
+        assert "    raise Unsendable" in log.read_text()
+    else:
+        assert err[-1] == said
+        assert any(line.strip() == 'raise Unsendable("the motor", "is hot")' for line in err)
 
 
 def test_without_a_run_it_prints_the_reason_for_the_wait(

@@ -105,13 +105,31 @@ def _run(command: list[str], **settings: Any) -> "subprocess.CompletedProcess[st
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=_PATIENCE_S, **settings)
 
 
-def _train(directory: Path, *flags: str) -> "subprocess.CompletedProcess[str]":
-    return _run([*_TRAIN, f"--run-dir={directory}", *flags])
+def _train(directory: Path, *flags: str, **settings: Any) -> "subprocess.CompletedProcess[str]":
+    return _run([*_TRAIN, f"--run-dir={directory}", *flags], **settings)
 
 
 def _newest(run: RunDirectory) -> int:
     newest = LocalPolicyStore(run.policies).newest()
     return -1 if newest is None else newest
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("actors", [0, 1])
+def test_an_environment_that_always_raises_ends_the_training_with_one_sentence(tmp_path: Path, actors: int) -> None:
+    run = RunDirectory(tmp_path / "run")
+    env = "tests.support.counting_environment:Raising-v0"
+    done = _train(run.path, f"--env={env}", f"--actors={actors}", "--envs-per-actor=2", cwd=REPOSITORY)
+    assert done.returncode == 4
+    *_, last = done.stderr.splitlines()
+    log = run.logs / ("actor-0.log" if actors else "learner.log")
+    assert last == (
+        f"rl-hotswap train: fix the environment: {env} raised Unsendable: the motor is hot, in step 2; "
+        f"the traceback is in {log} (5 identical failures in a row)"
+    )
+    assert log.read_text().count("    raise Unsendable") == 5
+    assert f"the traceback is in {log}" in done.stdout
+    assert f"The run is in {run.path}" in done.stdout
 
 
 def test_a_training_from_its_first_step_to_its_summary(tmp_path: Path) -> None:

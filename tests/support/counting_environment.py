@@ -56,7 +56,12 @@ gymnasium.register("Counting-v0", Counting)
 
 
 class Faulty(Counting):
-    """Raises an error that cannot be sent to another process, or hangs, in its second step."""
+    """Hangs, or raises an error that cannot be pickled, in its second step, or raises in its second reset."""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        if self.episode >= 0 and self.fault == "raise in reset":
+            raise OSError("no simulator")
+        return super().reset(seed=seed, options=options)
 
     def step(self, action: Any) -> Any:
         if self.steps == 1 and self.fault == "raise":
@@ -72,6 +77,7 @@ class Faulty(Counting):
 
 
 gymnasium.register("Faulty-v0", Faulty)
+gymnasium.register("Raising-v0", Faulty, kwargs={"fault": "raise"})
 
 
 def main(fault: str) -> None:

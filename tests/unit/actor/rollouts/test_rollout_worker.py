@@ -10,7 +10,7 @@ from actor.environments.environment_creation import make_environments
 from actor.environments.environments import Environments
 from actor.loading.loaded_policy import LoadedPolicy
 from actor.rollouts.rollout_worker import RolloutOptions, RolloutWorker
-from shared.errors import ConfigurationError
+from shared.errors import ConfigurationError, EnvironmentFailed
 from shared.policy.signature import PolicySignature, acting_signature
 from shared.rollouts.rollout import EpisodeEnds, Rollout, RolloutLayout
 from shared.rollouts.rollout_codec import decode_rollout, encode_rollout
@@ -285,6 +285,18 @@ def test_an_interrupt_drops_the_current_rollout() -> None:
         assert len(sender.taken) == 1
         assert worker.collect() is None
         assert agent.noise_offset == 8
+
+
+def test_an_environment_that_raises_is_reported_with_the_number_of_its_step() -> None:
+    faulty = "tests.support.counting_environment:Faulty-v0"
+    with make_environments(faulty, 2, env_kwargs={"fault": "raise"}) as environments:
+        signature = acting_signature(environments.leaves, environments.action)
+        layout = RolloutLayout(signature, 1)
+        options = RolloutOptions(run_id="run", actor_id="actor", seed=0)
+        worker = RolloutWorker(_ScriptedAgent(signature, 2), environments, layout, options)
+        worker.collect()
+        with pytest.raises(EnvironmentFailed, match=r"raised Unsendable: the motor is hot, in step 2$"):
+            worker.collect()
 
 
 def test_rollouts_that_are_cut_at_episode_ends_begin_each_episode_with_the_newest_version() -> None:

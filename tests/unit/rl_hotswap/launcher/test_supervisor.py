@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from rl_hotswap.launcher.supervisor import GAVE_UP, Supervisor, TrainingStatus, restart_delay_s
-from shared.errors import ConfigurationError
+from rl_hotswap.launcher.supervisor import GAVE_UP, Supervisor, TrainingStatus
+from shared.errors import ConfigurationError, EnvironmentFailed
 from shared.rollouts.rollout import RolloutAccounts
 from shared.run.progress import Progress, Summary
 from shared.run.run_directory import RunDirectory
@@ -80,11 +80,6 @@ def _supervise(
         actors,
         watcher.show,
     ).supervise()
-
-
-def test_delays_double_and_stay_bounded() -> None:
-    assert [restart_delay_s(deaths) for deaths in range(1, 8)] == [0.5, 1.0, 2.0, 4.0, 8.0, 10.0, 10.0]
-    assert restart_delay_s(10**6) == 10.0
 
 
 @pytest.mark.parametrize("code", [0, 1])
@@ -183,6 +178,40 @@ def test_an_actor_that_never_can_ends_the_training(run: RunDirectory, monkeypatc
     actor = "print('python -m actor.run: no such engine', file=sys.stderr); sys.exit(2)"
     with pytest.raises(ConfigurationError, match=r"^no such engine$"):
         _supervise(run, [_FOREVER], actor, 1)
+
+
+_FAILS = """
+number = len(list(run.path.glob("failed-*"))) + 1
+mark(f"failed-{number}")
+print(f"python -m actor.run: fix the environment: Hot-v0 raised OSError: {WHY}, in step {number}", file=sys.stderr)
+sys.exit(4)
+"""
+
+
+def test_an_environment_that_fails_alike_five_times_ends_the_training(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rl_hotswap.launcher.supervisor.restart_delay_s", lambda _: 0.0)
+    learner = f"signal.signal(signal.SIGTERM, checkpoint)\n{_FOREVER}"
+    expected = r"^fix the environment: Hot-v0 raised OSError: line 7, in step 5 \(5 identical failures in a row\)$"
+    with pytest.raises(EnvironmentFailed, match=expected):
+        _supervise(run, [learner], _FAILS.replace("{WHY}", "line 7"), 1)
+    assert len(list(run.path.glob("failed-*"))) == 5
+
+
+def test_an_environment_that_fails_in_other_ways_is_started_again(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rl_hotswap.launcher.supervisor.restart_delay_s", lambda _: 0.0)
+    watcher = _Watcher(run, lambda _: len(list(run.path.glob("failed-*"))) > 6)
+    actor = _FAILS.replace("{WHY}", "{chr(ord('a') + number // 4)}")
+    assert _supervise(run, [f"{_WAIT}; summarise()"], actor, 1, watcher) == 0
+
+
+def test_a_learner_that_ends_the_training_for_its_environment_is_not_started_again(run: RunDirectory) -> None:
+    learner = "summarise(); print('python -m learner.run: reward of Hot-v0 is nan', file=sys.stderr); sys.exit(4)"
+    with pytest.raises(EnvironmentFailed, match=r"^reward of Hot-v0 is nan$"):
+        _supervise(run, [learner], actors=1)
 
 
 _SUPERVISE = """
