@@ -14,6 +14,7 @@ from actor.agent_builder import build_loader
 from actor.agent_options import AgentOptions, with_deprecated_keywords
 from actor.loading.loaded_policy import LoadedPolicy
 from actor.rollouts.episodes import FinishedEpisode
+from shared.deprecation import renamed
 from shared.errors import PolicyOutputError, PolicyUnavailable
 from shared.policy.noise import NoiseStream
 from shared.policy.signature import PolicySignature
@@ -76,6 +77,8 @@ class Agent:
     def is_prefetching(self) -> bool:
         """True while a process beside this one verifies new versions (``actor/prefetch``)."""
         return self._loader.is_prefetching
+
+    is_scouted = renamed("Agent", "is_scouted", "is_prefetching")
 
     @property
     def state(self) -> tuple[np.ndarray, ...]:

@@ -1,4 +1,4 @@
-"""Import paths of the last release, which work for one more release with a DeprecationWarning."""
+"""Names of the last release, which work for one more release with a DeprecationWarning."""
 
 import warnings
 from collections.abc import Callable, Mapping
@@ -17,3 +17,14 @@ def moved(module: str, names: Mapping[str, str]) -> Callable[[str], object]:
         return value
 
     return get
+
+
+def renamed(owner: str, old: str, current: str) -> property:
+    """Return the property ``old`` of the class ``owner``, which warns and gives ``current``."""
+
+    def get(instance: object) -> object:
+        warnings.warn(f"{owner}.{old} is deprecated; use {owner}.{current}", DeprecationWarning, stacklevel=2)
+        value: object = getattr(instance, current)
+        return value
+
+    return property(get, doc=f"Deprecated name of ``{current}``.")

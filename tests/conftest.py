@@ -15,6 +15,7 @@ from tests.support.captured_logs import CapturedLogs, capture_logs
 
 # A test that is slow on a busy machine is still right: only pytest's own timeout ends a hang.
 settings.register_profile("default", deadline=None)
+settings.register_profile("mutation", deadline=None, max_examples=15)  # a mutant needs many runs of each test
 settings.load_profile("default")
 
 

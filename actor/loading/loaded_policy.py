@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from shared.deprecation import renamed
 from shared.engines.engine import Engine
 from shared.errors import one_line
 from shared.policy.manifest import Manifest, decode_manifest_again
@@ -26,6 +27,8 @@ class LoadedPolicy:
     manifest_bytes: bytes
     load_ms: float | None = None
     """The time of the load; None for a version that another process verified."""
+
+    rung = renamed("LoadedPolicy", "rung", "engine_name")
 
     @property
     def manifest(self) -> Manifest:

@@ -8,7 +8,6 @@ import io
 import os
 import re
 import sys
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -46,10 +45,10 @@ def run_command(
     if (directory := str(Path.cwd())) not in sys.path:  # flags may name modules there (``--env module:EnvId``)
         sys.path.append(directory)
     try:
-        parsed = _parse(name, settings, _replace_deprecated(sys.argv[1:] if arguments is None else arguments))
+        parsed = _parse(name, settings, _current_flags(name, sys.argv[1:] if arguments is None else arguments))
         return parsed if isinstance(parsed, int) else main(parsed)
     except HotswapError as error:
-        _print_error(name, str(error) or type(error).__name__)
+        _print_line(name, str(error) or type(error).__name__)
         return ENVIRONMENT_FAILED if isinstance(error, EnvironmentFailed) else CANNOT
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -58,13 +57,13 @@ def run_command(
         return _BROKEN_PIPE
 
 
-def _replace_deprecated(arguments: Sequence[str]) -> list[str]:
-    """Return ``arguments`` with each deprecated flag replaced, after a warning, and ``--async`` as tyro names it."""
+def _current_flags(name: str, arguments: Sequence[str]) -> list[str]:
+    """Return ``arguments`` with each deprecated flag replaced, after a line on stderr; ``--async`` as tyro names it."""
     current = []
     for argument in arguments:
         flag = _DEPRECATED_FLAGS.get(argument.replace("_", "-"), argument)
         if flag != argument:
-            warnings.warn(f"{argument} is deprecated; use {flag}", DeprecationWarning, stacklevel=2)
+            _print_line(name, f"{argument} is deprecated; use {flag}")
         current.append("--no-sync" if flag == "--async" else flag)
     return current
 
@@ -80,7 +79,7 @@ def _parse(name: str, settings: type[Settings], arguments: Sequence[str]) -> Set
     except SystemExit as done:
         if not done.code:
             return 0
-        _print_error(name, f"{_first_part(output.getvalue())} (--help lists every flag)")
+        _print_line(name, f"{_first_part(output.getvalue())} (--help lists every flag)")
         return CANNOT
 
 
@@ -96,5 +95,5 @@ def _first_part(box: str) -> str:
     return " ".join(words) or _RULE.sub("", title).strip("─ ")
 
 
-def _print_error(name: str, message: str) -> None:
+def _print_line(name: str, message: str) -> None:
     print(f"{name}: {one_line(message)}", file=sys.stderr)  # noqa: T201

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 import msgspec
 import pytest
@@ -12,6 +13,7 @@ from actor.agent import Agent
 from actor.agent_options import AgentOptions
 from actor.environments.environment_creation import make_environments
 from actor.rollouts.rollout_worker import RolloutOptions, RolloutWorker
+from actor.session.process_state import short_switch_interval
 from learner.export.policy_export import PolicyExporter
 from learner.networks.acting_policy import ActingPolicy
 from learner.networks.network_config import NetworkConfig
@@ -26,6 +28,7 @@ BALANCES_AS_WELL = (0.0, 0.0, 2.0, 2.0)
 ALWAYS_LEFT = (0.0, 0.0, 0.0, 0.0)
 
 Publish = Callable[[tuple[float, ...]], str]
+_PATIENCE_S = 3 * PATIENCE_S  # for whole evaluations
 
 
 class Pushes(nn.Module):
@@ -79,7 +82,7 @@ def _act(store: LocalPolicyStore, name: str, envs: int, length: int, *, synchron
             agent.episodes_ended(worker.finished)
             return agent._manager.newest.version if agent._manager.newest else -1
 
-        deadline_s = time.monotonic() + 3 * PATIENCE_S
+        deadline_s = time.monotonic() + _PATIENCE_S
         while not (verdicts := _verdicts(store)):
             assert time.monotonic() < deadline_s
             act()
@@ -108,7 +111,8 @@ def test_two_actors_with_loader_threads_reach_one_verdict(store: LocalPolicyStor
     with Agent(store, AgentOptions(num_envs=1, canary=0.4, synchronous=True, name="first")) as first:
         first.reset()
     digest = publish_pushes(ALWAYS_LEFT)
-    actors = [Running(lambda name=name: _act(store, name, 4, 16, synchronous=False)) for name in ("one", "the other")]
-    assert [actor.join() for actor in actors] == [0, 0]
+    with short_switch_interval():  # as in every process that acts: two busy threads would starve two loaders
+        actors = [Running(partial(_act, store, name, 4, 16, synchronous=False)) for name in ("one", "the other")]
+        assert [actor.join(_PATIENCE_S + PATIENCE_S) for actor in actors] == [0, 0]
     assert _verdicts(store) == [True]
     assert set(store.quarantined()) == {digest}

@@ -36,9 +36,10 @@ class Running:
     def done(self) -> bool:
         return not self._thread.is_alive()
 
-    def join(self) -> Any:
-        self._thread.join(PATIENCE_S)
-        assert self.done, "the thread did not end"
+    def join(self, patience_s: float = PATIENCE_S) -> Any:
+        """Return what the function returned, or raise what it raised, once it has ended."""
+        self._thread.join(patience_s)
+        assert self.done, f"the thread did not end within {patience_s} s"
         if self._error:
             raise self._error[0]
         return self._outcome[0]

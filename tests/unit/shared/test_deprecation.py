@@ -1,4 +1,4 @@
-"""Import paths of the last release."""
+"""Names of the last release."""
 
 from importlib import import_module
 
@@ -7,6 +7,7 @@ import pytest
 import rl_hotswap
 from learner.networks.acting_policy import ActingPolicy
 from shared.store.policy_store import LocalPolicyStore, PolicyStore
+from tests.support.idle_policies import idle_policy
 
 
 @pytest.mark.parametrize(
@@ -30,3 +31,14 @@ def test_old_import_path_warns_and_gives_the_current_object(module: str, name: s
 def test_unknown_name_of_an_old_module_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         import_module("shared.policy_store").nothing  # noqa: B018
+
+
+def test_an_old_attribute_warns_and_gives_the_current_one(store: LocalPolicyStore) -> None:
+    with pytest.warns(DeprecationWarning, match=r"LoadedPolicy\.rung is deprecated; use LoadedPolicy\.engine_name"):
+        assert idle_policy(0).rung == "onnx"
+    with (
+        rl_hotswap.Agent(store, rl_hotswap.AgentOptions(synchronous=True)) as agent,
+        pytest.warns(DeprecationWarning, match=r"Agent\.is_scouted is deprecated; use Agent\.is_prefetching") as warned,
+    ):
+        assert agent.is_scouted is False
+    assert warned[0].filename == __file__

@@ -1,7 +1,5 @@
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,29 +7,10 @@ from hypothesis import strategies as st
 from actor.loading.loaded_policy import LoadedPolicy
 from actor.versions.policy_manager import PolicyManager
 from actor.versions.version_life import VersionState, VersionTable
-from shared.engines.engine import EngineKind
-from tests.support.sample_versions import SIGNATURE
+from tests.support.idle_policies import idle_policy
 
 S = VersionState
 Candidacy = tuple[LoadedPolicy, LoadedPolicy]
-
-
-class _Engine:
-    """Nothing runs here: the manager only moves engines about."""
-
-    kind: EngineKind = "onnx"
-
-    def __init__(self, program_digest: str) -> None:
-        self.program_digest = program_digest
-
-    def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-        raise AssertionError("the manager runs nothing")
-
-    def load_weights(self, weights: Mapping[str, np.ndarray]) -> None:
-        raise AssertionError("the manager loads nothing")
-
-    def twin(self) -> "_Engine":
-        return _Engine(self.program_digest)
 
 
 @pytest.fixture
@@ -46,7 +25,7 @@ def manager(versions: VersionTable) -> PolicyManager:
 
 def _policy(versions: VersionTable, version: int, *, program: str = "p", digest: str | None = None) -> LoadedPolicy:
     versions.move(version, S.LOADING)
-    return LoadedPolicy(version, digest or f"d{version}", SIGNATURE, _Engine(program), "onnx", b"")
+    return idle_policy(version, program=program, digest=digest)
 
 
 def _acting(manager: PolicyManager, versions: VersionTable, *numbers: int) -> list[LoadedPolicy]:

@@ -68,8 +68,25 @@ def test_noise_is_finite_and_has_the_distribution_of_its_kind(kind: str) -> None
     assert (draws < 0).mean() == pytest.approx(negative, abs=0.01)
 
 
+def test_a_block_of_64_steps_is_drawn_from_its_own_counter() -> None:
+    """The numbers of a seed and a step are part of the format of rollouts: numpy's own generator gives the same."""
+    for kind, offset in (("box", 0), ("box", 130), ("discrete", 65), ("multi_binary", 65)):
+        block, row = divmod(offset, 64)
+        generator = np.random.Generator(np.random.Philox(key=7, counter=[0, 0, block, 0]))
+        shape = (64, 4, *action_spec(SPACES[kind]).noise_shape)
+        if kind == "box":
+            expected = generator.standard_normal(shape, np.float32)[row]
+        else:
+            uniform = generator.random(shape, np.float32)[row].astype(np.float64)
+            expected = -np.log(-np.log(uniform)) if kind == "discrete" else np.log(uniform / (1 - uniform))
+        np.testing.assert_allclose(stream(kind, seed=7).at(offset), expected, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("transform", [gumbel, logistic])
 def test_the_ends_of_the_uniform_draw_are_finite(transform: Callable[[np.ndarray], np.ndarray]) -> None:
     ends = np.array([0.0, 1 - 2**-24], np.float32)  # the smallest and the largest that a float32 generator gives
     assert np.isfinite(transform(ends)).all()
     assert transform(ends).dtype == np.float32
+    assert ends.tolist() == [0.0, 1 - 2**-24], "the argument stays as it is"
+    lowest = -np.log(-np.log(1e-12)) if transform is gumbel else np.log(1e-12)
+    np.testing.assert_allclose(transform(ends)[0], lowest, rtol=1e-6)

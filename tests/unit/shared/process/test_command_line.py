@@ -73,3 +73,24 @@ def test_help_explains_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Do something with an environment." in said
     assert "--engine {auto,onnx}" in said
     assert "How many of them. (default: 1)" in said
+
+
+@dataclass(frozen=True)
+class _Turns:
+    """Take turns or not."""
+
+    sync: bool = True
+    """Take turns."""
+
+
+@pytest.mark.parametrize(
+    ("flag", "current", "taken"),
+    [("--take-turns", "--sync", 1), ("--no-take-turns", "--async", 0), ("--no_take_turns", "--async", 0)],
+)
+def test_a_deprecated_flag_works_and_is_one_line_on_the_terminal(
+    flag: str, current: str, taken: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command("act", _Turns, lambda settings: int(settings.sync), [flag]) == taken
+    assert capsys.readouterr() == ("", f"act: {flag} is deprecated; use {current}\n")
+    assert run_command("act", _Turns, lambda settings: int(settings.sync), [current]) == taken
+    assert capsys.readouterr() == ("", "")
