@@ -26,8 +26,10 @@
     │   └── PolicyUnavailable
     ├── TransportError
     │   ├── RolloutInvalid
+    │   │   └── RolloutOutOfBounds
     │   └── TransportClosed
     ├── CheckpointError
+    ├── UpdateNotFinite
     └── TrainingFailed
 
 Foreign exceptions are mapped with ``raise ... from error``.
@@ -149,12 +151,20 @@ class RolloutInvalid(TransportError):
     """A message is not a rollout of this run; it is counted and dropped."""
 
 
+class RolloutOutOfBounds(RolloutInvalid):
+    """A reward, observation or log-probability is not finite or beyond its bounds: correct the environment."""
+
+
 class TransportClosed(TransportError):
     """The transport was used after it was closed."""
 
 
 class CheckpointError(HotswapError):
     """No checkpoint could be read, or one could not be written: check the disk, or start a new run."""
+
+
+class UpdateNotFinite(HotswapError):
+    """Loss, gradients or result of an update are not finite; the learner is as before it. Reduce the learning rate."""
 
 
 class TrainingFailed(HotswapError):

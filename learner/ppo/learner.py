@@ -1,5 +1,6 @@
 """PPO (Schulman et al. 2017) with V-trace targets (Espeholt et al. 2018), for rollouts of new and older policies."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,10 +26,12 @@ from learner.ppo.policy_training import (
     join_rollouts,
 )
 from learner.ppo.vtrace import Bools, Floats, Steps, vtrace
-from shared.errors import CheckpointError
+from shared.errors import CheckpointError, UpdateNotFinite
 from shared.policy.signature import PolicySignature
 from shared.policy.spaces import ActionSpec, ObservationLeaf
 from shared.rollouts.rollout import Rollout
+
+_LARGEST_LOG_RATIO = np.float32(20.0)
 
 
 @dataclass(frozen=True)
@@ -116,15 +119,25 @@ class Learner:
         """Train on ``rollouts`` of equal lengths, any widths, that passed ``RolloutLayout.check``; return metrics.
 
         The update ends early when ``should_stop``, called before every gradient step, returns True.
+
+        Raises:
+            UpdateNotFinite: Loss, gradients or result are not finite. The learner is as before, except ``env_steps``.
         """
         began_s = time.perf_counter()
         batch = join_rollouts(rollouts)
         schedule = self._schedule()
         self.env_steps += int(np.count_nonzero(batch.valid))
-        self._observe(batch)
-        statistics = self._set_targets(batch)
         gradient_steps_before = self.gradient_steps
-        statistics |= self._descend(schedule, should_stop)
+        undo = self._prepare_undo()
+        try:
+            with np.errstate(over="ignore", invalid="ignore"):  # the checks below report it
+                self._observe(batch)
+                statistics = self._set_targets(batch)
+            statistics |= self._descend(schedule, should_stop)
+            self._check_result()
+        except UpdateNotFinite:
+            undo()
+            raise
         return UpdateMetrics(
             learning_rate=schedule.learning_rate,
             gradient_steps=self.gradient_steps - gradient_steps_before,
@@ -154,7 +167,9 @@ class Learner:
         value = estimate.value * unit
         next_value = value[1:].copy()
         next_value[tuple(batch.final_index.T)] = estimate.final_value * unit
-        log_rho = estimate.log_prob - batch.behaviour_log_prob
+        # No ratio of probabilities overflows: those above e^20 count as e^20, here and in V-trace.
+        behaviour_log_prob = np.maximum(batch.behaviour_log_prob, estimate.log_prob - _LARGEST_LOG_RATIO)
+        log_rho = estimate.log_prob - behaviour_log_prob
         steps = Steps(log_rho, batch.reward, value[:-1], next_value, batch.terminated, batch.truncated, batch.valid)
         trace = vtrace(steps, gamma=config.gamma, trace_lambda=config.trace_lambda, max_rho=config.max_rho)
         target, old_value, advantage = trace.target, value[:-1], trace.advantage
@@ -163,7 +178,7 @@ class Learner:
         if self._return_scale:
             unit = self._change_unit(self._return_scale, valid_target)
         advantage = _normalize(advantage, batch.valid) if config.normalize_advantages else advantage / unit
-        self._training.set_targets(Targets(batch.behaviour_log_prob, advantage, target / unit, old_value / unit))
+        self._training.set_targets(Targets(behaviour_log_prob, advantage, target / unit, old_value / unit))
         variance = float(valid_target.var()) if valid_target.size else 0.0
         return {
             "explained_variance": 1.0 - float(error.var()) / variance if variance > 0 else 0.0,
@@ -181,13 +196,16 @@ class Learner:
 
     def _descend(self, schedule: _Schedule, should_stop: Callable[[], bool] | None) -> dict[str, float]:
         config = self._config
-        evaluation, grad_norm = None, 0.0
+        evaluation, grad_norm, first_step = None, 0.0, self.gradient_steps
         for _ in range(config.epochs):
             for minibatch in self._training.epoch(config.minibatch_size, self._generator):
                 if should_stop is not None and should_stop():
                     break
                 evaluation = self._backpropagate(minibatch, schedule)
                 grad_norm = self._parameters.clip_gradient(config.max_grad_norm)
+                if not math.isfinite(grad_norm):
+                    step = self.gradient_steps - first_step + 1
+                    raise UpdateNotFinite(f"the gradient norm of gradient step {step} is {grad_norm}")
                 self._optimizer.step(schedule.learning_rate)
                 self.gradient_steps += 1
             else:
@@ -196,7 +214,10 @@ class Learner:
             break
         if evaluation is None:
             return {}
-        return self._statistics(evaluation, schedule) | {"grad_norm": grad_norm}
+        statistics = self._statistics(evaluation, schedule)
+        if not all(map(math.isfinite, statistics.values())):
+            raise UpdateNotFinite(f"the loss is not finite: {statistics}")
+        return statistics | {"grad_norm": grad_norm}
 
     def _backpropagate(self, minibatch: Minibatch, schedule: _Schedule) -> _Evaluation:
         """Write the gradient of ``policy loss + c_v * value loss - c_e * entropy`` over ``minibatch``."""
@@ -235,6 +256,43 @@ class Learner:
             "clip_fraction": float((clipped * weight).sum()),
             "approx_kl": self._kl(evaluation),
         }
+
+    def _prepare_undo(self) -> Callable[[], None]:
+        """Return a function that undoes everything that an update changes, from copies."""
+        tensors = (self._parameters.values, *self._statistics_buffers(), self.policy.value_scale)
+        copies = [tensor.clone() for tensor in tensors]
+        optimizer = self._optimizer.state_dict()
+        moments = {i: moments.state_dict() for i, moments in self._moments.items()}
+        return_scale = self._return_scale.state_dict() if self._return_scale else None
+        generator, gradient_steps = self._generator.get_state(), self.gradient_steps
+
+        def undo() -> None:
+            for tensor, copy in zip(tensors, copies, strict=True):
+                tensor.copy_(copy)
+            self._optimizer.load_state_dict(optimizer)
+            for i, state in moments.items():
+                self._moments[i].load_state_dict(state)
+            if self._return_scale and return_scale is not None:
+                self._return_scale.load_state_dict(return_scale)
+            self._generator.set_state(generator)
+            self.gradient_steps = gradient_steps
+
+        return undo
+
+    def _statistics_buffers(self) -> list[Tensor]:
+        encoders = [encoder for _, encoder in self.policy.encoder.normalized()]
+        return [buffer for encoder in encoders for buffer in (encoder.mean, encoder.inverse_std)]
+
+    def _check_result(self) -> None:
+        """Raise UpdateNotFinite unless parameters, optimizer and statistics are finite: their sums are finite, too."""
+        for name, tensor in (
+            ("parameters", self._parameters.values),
+            *self._optimizer.tensors(),
+            *(("statistics of observations", buffer) for buffer in self._statistics_buffers()),
+            ("unit of values", self.policy.value_scale),
+        ):
+            if not math.isfinite(float(tensor.sum())):
+                raise UpdateNotFinite(f"the {name} would not be finite")
 
     def state_dict(self) -> LearnerState:
         """Return everything that training needs to continue, as copies."""

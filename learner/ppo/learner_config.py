@@ -15,8 +15,10 @@ _BOUNDS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("at least 1", lambda sizes: all(size >= 1 for size in sizes), "hidden_sizes"),
     ("at least 1", lambda x: x >= 1, "recurrent_size rollout_length batch_steps epochs minibatch_size anneal_steps"),
     ("at least 0", lambda x: x >= 0, "max_lag"),
-    ("above 0 and finite", lambda x: 0 < x < math.inf, "learning_rate max_grad_norm max_rho clip value_clip target_kl"),
+    ("above 0 and finite", lambda x: 0 < x < math.inf, "max_grad_norm max_rho clip value_clip target_kl"),
     ("at least 0 and finite", lambda x: 0 <= x < math.inf, "value_coefficient entropy_coefficient"),
+    ("above 0 and at most 1e30", lambda x: 0 < x <= 1e30, "learning_rate"),
+    ("above 0 and at most 3e38", lambda x: 0 < x <= 3e38, "reward_limit"),
     ("in [0, 1]", lambda x: 0 <= x <= 1, "gamma trace_lambda final_fraction"),
     # Its exponential, also squared and inverted, stays well within float32.
     ("in [-20, 20]", lambda x: -20 <= x <= 20, "initial_log_std"),
@@ -48,6 +50,9 @@ class LearnerConfig:
     --async: actors never wait, and rollouts lag a version or two behind; faster if environments are slow."""
     max_lag: int = 4
     """Drop rollouts of policies that are more versions old than this."""
+    reward_limit: float = 1e6
+    """Largest magnitude of a reward. Rollouts with larger ones, or with values that are not finite, are rejected;
+    ten in a row from one actor end the training with exit code 4."""
     epochs: int = 3
     """Passes over the batch in an update."""
     minibatch_size: int = 64

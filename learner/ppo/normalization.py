@@ -8,6 +8,7 @@ import torch
 
 _SMALLEST_VARIANCE = 1e-8
 _SMALLEST_SCALE = 1e-4
+_LARGEST_GROWTH = 100.0
 
 
 class MomentsState(TypedDict):
@@ -76,6 +77,9 @@ class ReturnScale:
     A discounted sum of each environment's rewards would need all steps in order. When the unit changes, the value head
     is rescaled, so that its predictions stay the same (van Hasselt et al. 2016, "Learning values across many orders of
     magnitude", section 2.1).
+
+    The mean square of a batch counts with at most ``_LARGEST_GROWTH`` squared times the present one: after the first
+    hundred updates, an outlier makes the scale ten times as large at most, and the next 500 updates forget it.
     """
 
     def __init__(self, slowest_rate: float = 0.01) -> None:
@@ -90,7 +94,10 @@ class ReturnScale:
             return
         self._updates += 1
         rate = max(1.0 / self._updates, self._slowest_rate)
-        self._mean_square += (float(np.mean(np.square(targets, dtype=np.float64))) - self._mean_square) * rate
+        mean_square = float(np.mean(np.square(targets, dtype=np.float64)))
+        if self._mean_square > _SMALLEST_SCALE**2:
+            mean_square = min(mean_square, self._mean_square * _LARGEST_GROWTH**2)
+        self._mean_square += (mean_square - self._mean_square) * rate
         self.scale = max(self._mean_square**0.5, _SMALLEST_SCALE)
 
     def state_dict(self) -> ScaleState:

@@ -23,6 +23,7 @@ class CheckpointStore:
 
     The payload is written by ``torch.save`` and read with ``weights_only=True``: tensors, numbers, strings, bytes and
     containers of them. Reading a checkpoint runs no code from it.
+    All tensors are finite: a training that has diverged could not continue.
     """
 
     def __init__(self, directory: Path, keep: int = 3) -> None:
@@ -41,6 +42,8 @@ class CheckpointStore:
 
     def save(self, step: int, payload: dict[str, Any]) -> Path:
         """Write the checkpoint of ``step`` and remove all but the newest ``keep``. Raises CheckpointError."""
+        if (name := _find_not_finite(payload)) is not None:
+            raise CheckpointError(f"checkpoint {step} is not written: {name} holds values that are not finite")
         buffer = io.BytesIO(_MAGIC)
         buffer.seek(len(_MAGIC) + _DIGEST_BYTES)
         torch.save(payload, buffer)
@@ -64,10 +67,15 @@ class CheckpointStore:
             int(found[1]) for path in self._directory.iterdir() if (found := CHECKPOINT_NAME.fullmatch(path.name))
         )
 
-    def load_newest(self) -> tuple[int, dict[str, Any]]:
-        """Return step and payload of the newest intact checkpoint; log those that are not. Raises CheckpointError."""
+    def load_newest(self, *, before: int | None = None) -> tuple[int, dict[str, Any]]:
+        """Return step and payload of the newest intact checkpoint, of a step below ``before``; log those that are not.
+
+        Raises CheckpointError if there is none.
+        """
         failures = []
         for step in reversed(self.steps()):
+            if before is not None and step >= before:
+                continue
             path = self._directory / f"checkpoint-{step:09d}.pt"
             try:
                 return step, _read(path)
@@ -94,6 +102,15 @@ def _write_atomically(path: Path, data: memoryview) -> None:
         os.close(directory)
 
 
+def _find_not_finite(value: object, name: str = "") -> str | None:
+    """Return the name of the first tensor in nested dictionaries and lists that is not finite, or None."""
+    if isinstance(value, torch.Tensor):
+        return None if not value.is_floating_point() or bool(value.isfinite().all()) else name
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
+    parts = (_find_not_finite(item, f"{name}.{key}" if name else str(key)) for key, item in items)
+    return next((found for found in parts if found is not None), None)
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         data = path.read_bytes()
@@ -110,4 +127,6 @@ def _read(path: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path} contains something other than plain data: {type(error).__name__}: {error}"
         ) from error
+    if (name := _find_not_finite(payload)) is not None:
+        raise CheckpointError(f"{path} is of a training that has diverged: {name} holds values that are not finite")
     return payload

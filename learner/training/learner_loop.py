@@ -13,7 +13,7 @@ from learner.publishing.policy_publisher import PolicyPublisher
 from learner.training.checkpoint import CheckpointStore
 from learner.training.run_options import Outcome
 from learner.training.training_statistics import EpisodeWindow, Interval, LoopCounters, Schedule, TrainingClock
-from shared.errors import CheckpointError, StoreError
+from shared.errors import CheckpointError, StoreError, UpdateNotFinite
 from shared.policy.manifest import TrainingProgress
 from shared.rollouts.rollout import Rollout
 from shared.transport.transport import RolloutReceiver
@@ -21,6 +21,8 @@ from shared.transport.transport import RolloutReceiver
 _EVERY_UPDATE = Interval(1)
 _RECEIVE_TIMEOUT_S = 0.2
 _FLUSH_TIMEOUT_S = 1.0  # a store that hangs must not stop training
+_MOST_REJECTED = 10  # rollouts of one actor in a row
+_MOST_SKIPPED = 10  # updates in a row
 
 
 @dataclass(frozen=True)
@@ -40,11 +42,13 @@ class LoopOptions:
 class LoopHooks:
     """Functions that a ``LearnerLoop`` calls: after each update; often, where True ends the training; for each epoch.
 
+    ``after_update`` gets None instead of the metrics of an update that was skipped.
+
     ``begin_epoch(n)`` follows checkpoint ``n``, written or resumed. If actor and learner share a process, it resets the
     environments, so that a resumed run sees what an uninterrupted run saw.
     """
 
-    after_update: Callable[["LearnerLoop", UpdateMetrics], None]
+    after_update: Callable[["LearnerLoop", UpdateMetrics | None], None]
     stop_requested: Callable[[], bool]
     begin_epoch: Callable[[int], None] | None = None
 
@@ -77,6 +81,9 @@ class LearnerLoop:
         self._checkpointing = Schedule(options.checkpoint_every)
         self._checkpoint_errors = ErrorThrottle("writing checkpoints")
         self._store_answers = True
+        self._skipped_in_a_row = 0
+        self._update_errors = ErrorThrottle("updating")
+        self._returned_to: int | None = None
 
     def run(self) -> Outcome:
         """Train until there is a reason to stop; then publish the newest weights and write a checkpoint.
@@ -117,6 +124,9 @@ class LearnerLoop:
         """Return a reason to stop without learning from the rollouts that have arrived."""
         if self._hooks.stop_requested():
             return Outcome.INTERRUPTED
+        rejected = self.receiver.most_rejected
+        if rejected is not None and rejected.count >= _MOST_REJECTED:
+            return Outcome.ENVIRONMENT_FAILED
         limit_s = self._options.max_seconds
         return Outcome.TIME_LIMIT if limit_s is not None and self.clock.session_s >= limit_s else None
 
@@ -153,22 +163,61 @@ class LearnerLoop:
         return self.lag
 
     def _learn(self, rollouts: list[Rollout]) -> None:
-        metrics = self.learner.update(rollouts, should_stop=self._hooks.stop_requested)
+        try:
+            metrics = self.learner.update(rollouts, should_stop=self._hooks.stop_requested)
+        except UpdateNotFinite as error:
+            self._skip(rollouts, error)
+            return
         for rollout in rollouts:
             self.receiver.count_learned(rollout)
         self.counters.updates += 1
+        self._skipped_in_a_row, self._returned_to = 0, None
+        self._update_errors.worked()
         now_s = time.monotonic()
         if self._publishing.is_due(self.counters.updates, now_s):
             self.publish()
-        if self.receiver.synchronous:
-            # Senders wait for the new version. After a timeout, updates do not wait again until the store answers.
-            self._store_answers = self.publisher.flush(_FLUSH_TIMEOUT_S if self._store_answers else 0.0)
-            self.receiver.resume_senders(self.publisher.latest_version)
+        self._resume_senders()
         self._hooks.after_update(self, metrics)
         if self._checkpointing.is_due(self.counters.updates, now_s):
             self.checkpoint()
             if self._hooks.begin_epoch is not None:
                 self._hooks.begin_epoch(self.counters.checkpoints)
+
+    def _resume_senders(self) -> None:
+        """Let synchronous senders, which wait for the new version, act again.
+
+        After a timeout, updates do not wait again until the store answers.
+        """
+        if self.receiver.synchronous:
+            self._store_answers = self.publisher.flush(_FLUSH_TIMEOUT_S if self._store_answers else 0.0)
+            self.receiver.resume_senders(self.publisher.latest_version)
+
+    def _skip(self, rollouts: list[Rollout], error: UpdateNotFinite) -> None:
+        """Count an update that had no effect, and return to a checkpoint after several in a row."""
+        for rollout in rollouts:
+            self.receiver.count_invalid(rollout, f"its update was skipped: {error}")
+        self.counters.skipped_updates += 1
+        self._skipped_in_a_row += 1
+        self._update_errors.failed(error, "the update is skipped, and the policy stays as it was")
+        if self._skipped_in_a_row % _MOST_SKIPPED == 0:
+            self._return_to_checkpoint(error)
+        self._resume_senders()
+        self._hooks.after_update(self, None)
+
+    def _return_to_checkpoint(self, reason: UpdateNotFinite) -> None:
+        """Return the policy to the newest checkpoint; if updates from there are skipped, too, to the one before."""
+        try:
+            step, state = self._checkpoints.load_newest(before=self._returned_to)
+        except CheckpointError as error:
+            self._returned_to = None  # begin again with the newest
+            logger.error("policy cannot return to a checkpoint: {}", error)
+            return
+        env_steps, self._returned_to = self.learner.env_steps, step
+        self.learner.load_state_dict(state["learner"])
+        self.learner.env_steps = env_steps  # they were acted all the same
+        skipped = self._skipped_in_a_row
+        logger.error("policy returned to checkpoint {} skipped_updates={} reason={}", step, skipped, reason)
+        self.publish()
 
     def publish(self) -> None:
         train_s, mean_return = self.clock.train_s, self.episodes.mean_return

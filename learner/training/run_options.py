@@ -155,6 +155,7 @@ class Outcome(Enum):
     STEP_LIMIT = ("step limit reached", 0)
     TIME_LIMIT = ("time limit reached first", 1)
     INTERRUPTED = ("interrupted", 130)
+    ENVIRONMENT_FAILED = ("environment gives values that cannot be learned from", 4)
 
 
 def signing_key_for(run: RunDirectory, path: Path | None) -> SigningKey | None:

@@ -17,7 +17,7 @@ from learner.training.run_options import Outcome, RunOptions, signing_key_for
 from learner.training.training_observer import TrainingObserver, summarise
 from learner.training.training_statistics import Interval
 from shared.engines.importable import ImportablePolicy
-from shared.errors import ConfigurationError
+from shared.errors import ConfigurationError, EnvironmentFailed
 from shared.policy.signing import SigningKey
 from shared.rollouts.rollout import RolloutLayout
 from shared.run.environment_description import EnvironmentDescription, describe_environment
@@ -49,7 +49,7 @@ def train(
     """Run a training, or the rest of one with ``options.resume``, and write ``summary.json``.
 
     ``connect`` is called once and returns the acting side. Raises ConfigurationError, CheckpointError or StoreLocked if
-    training cannot begin.
+    training cannot begin, and EnvironmentFailed if the environment gave values that cannot be learned from.
     """
     with run.create().lock_learner(), contextlib.ExitStack() as parts:
         run.forget_summary()
@@ -64,7 +64,7 @@ def train(
         config = _run_config(options, run, learner, key)
         if config != run.run_config():  # the disk may be full when a run is resumed
             run.write_run_config(config)
-        acting = connect(config, RolloutLayout(config.signature, config.rollout_length))
+        acting = connect(config, _layout(options, config))
         parts.callback(acting.receiver.close)
         publisher = _publisher(options, run, config, learner, key, synchronous=acting.synchronous)
         parts.callback(publisher.close)
@@ -78,7 +78,11 @@ def train(
             options=_loop_options(options, environment, synchronous=acting.synchronous),
             hooks=LoopHooks(observer.after_update, stop_requested, acting.begin_epoch),
         )
-        return _run(loop, run, observer, resume=options.resume)
+        outcome = _run(loop, run, observer, resume=options.resume)
+        if outcome is Outcome.ENVIRONMENT_FAILED:
+            logger.error("training ended: {}", why := _what_failed(options.env, loop))
+            raise EnvironmentFailed(why)
+        return outcome
 
 
 def _run(loop: LearnerLoop, run: RunDirectory, observer: TrainingObserver, *, resume: bool) -> Outcome:
@@ -96,6 +100,19 @@ def _run(loop: LearnerLoop, run: RunDirectory, observer: TrainingObserver, *, re
     observer.report(loop, "ended")
     logger.info("{}; summary in {}", outcome.value, run.path / "summary.json")
     return outcome
+
+
+def _layout(options: RunOptions, config: RunConfig) -> RolloutLayout:
+    return RolloutLayout(config.signature, config.rollout_length, options.learner.reward_limit)
+
+
+def _what_failed(env_id: str, loop: LearnerLoop) -> str:
+    rejected = loop.receiver.most_rejected
+    assert rejected is not None
+    return (
+        f"correct the environment {env_id}: {rejected.count} rollouts in a row of {rejected.actor_id!r} were rejected, "
+        f"the last because {rejected.why}"
+    )
 
 
 def _run_config(options: RunOptions, run: RunDirectory, learner: Learner, key: SigningKey | None) -> RunConfig:

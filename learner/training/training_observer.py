@@ -42,7 +42,7 @@ class TrainingObserver:
         self._next_progress_s = 0.0
         self._errors = ErrorThrottle("writing progress.json")
 
-    def after_update(self, loop: "LearnerLoop", metrics: UpdateMetrics) -> None:
+    def after_update(self, loop: "LearnerLoop", metrics: UpdateMetrics | None) -> None:
         now_s = time.monotonic()
         if now_s >= self._next_progress_s:
             self._next_progress_s = now_s + _PROGRESS_PERIOD_S
@@ -61,6 +61,7 @@ class TrainingObserver:
             version=loop.publisher.latest_version,
             lag=loop.lag,
             reloads=loop.counters.reloads,
+            skipped_updates=loop.counters.skipped_updates,
             actor_restarts=loop.receiver.actor_restarts,
             rollouts=loop.receiver.accounts,
             train_s=loop.clock.train_s,
@@ -96,6 +97,7 @@ def summarise(loop: "LearnerLoop") -> Summary:
         steps_per_s=loop.counters.env_steps / train_s if train_s else 0.0,
         versions_published=loop.publisher.published.count,
         reloads=loop.counters.reloads,
+        skipped_updates=loop.counters.skipped_updates,
         actor_restarts=loop.receiver.actor_restarts,
         rollouts=loop.receiver.accounts,
     )
@@ -109,17 +111,19 @@ class _Scalars:
         self._next_s = time.monotonic() + _SCALARS_PERIOD_S
         self._write({}, 0)
 
-    def after_update(self, loop: "LearnerLoop", metrics: UpdateMetrics, steps_per_s: float) -> None:
+    def after_update(self, loop: "LearnerLoop", metrics: UpdateMetrics | None, steps_per_s: float) -> None:
         now_s = time.monotonic()
         if now_s < self._next_s:
             return
         self._next_s = now_s + _SCALARS_PERIOD_S
-        scalars = {f"losses/{name}": value for name, value in asdict(metrics).items()}
+        losses = {} if metrics is None else asdict(metrics)
+        scalars: dict[str, float] = {f"losses/{name}": value for name, value in losses.items()}
         scalars |= {
             "charts/steps_per_s": steps_per_s,
             "charts/lag": loop.lag,
             "charts/version": loop.publisher.latest_version or 0,
             "charts/reloads": loop.counters.reloads,
+            "charts/skipped_updates": loop.counters.skipped_updates,
         }
         if loop.episodes.mean_return is not None:
             scalars["charts/mean_return"] = loop.episodes.mean_return

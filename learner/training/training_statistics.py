@@ -17,13 +17,15 @@ class LoopCounters(msgspec.Struct):
     """Counters of the learner loop, kept in checkpoints.
 
     ``reloads`` counts rollouts of another version than the actor's previous one, ``checkpoints`` also those that could
-    not be written. ``published`` is as of the last checkpoint; ``time_to_target_s`` refers to ``target_reached``.
+    not be written. ``skipped_updates`` were not finite and had no effect; ``updates`` counts the others. ``published``
+    is as of the last checkpoint; ``time_to_target_s`` refers to ``target_reached``.
     """
 
     updates: int = 0
     env_steps: int = 0
     reloads: int = 0
     checkpoints: int = 0
+    skipped_updates: int = 0
     published: PublishedVersions = PublishedVersions()
     time_to_target_s: float | None = None
     target_reached: float | None = None

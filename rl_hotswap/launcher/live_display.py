@@ -13,7 +13,7 @@ from shared.run.progress import Progress
 
 _REDRAW_S = 0.25
 _LINE_EVERY_S = 2.0
-_COLUMNS = 5  # fit into 80 characters
+_COLUMNS = 4  # of three rows
 
 
 class Display(AbstractContextManager["Display"], Protocol):
@@ -39,6 +39,8 @@ def describe(status: TrainingStatus) -> list[tuple[str, str]]:
         ("version", _number(progress.version, "d")),
         ("lag", _number(progress.lag, ".1f")),
         ("reloads", f"{progress.reloads:,}"),
+        ("rejected", f"{progress.rollouts.invalid:,}"),
+        ("skipped", f"{progress.skipped_updates:,}"),
         ("actors", f"{status.actors_alive}/{status.actors}"),
         ("actor deaths", f"{status.actor_deaths:,}"),
     ]

@@ -23,12 +23,14 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from shared.errors import RolloutInvalid
+from shared.errors import RolloutInvalid, RolloutOutOfBounds
 from shared.policy.signature import PolicySignature
+from shared.rollouts.value_checks import check_choices, check_elements, check_within, log_prob_bounds
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_LARGEST_REWARD = float(np.finfo(np.float32).max)
+LARGEST_REWARD = float(np.finfo(np.float32).max)
 _COUNTLESS = 2**53
+_SUM_ERROR = 1 + 1e-6  # of a long sum of rewards
 
 
 class EpisodeEnds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -141,10 +143,11 @@ class ArraySpec(NamedTuple):
 
 @dataclass(frozen=True)
 class RolloutLayout:
-    """The layout of all rollouts of one run: actors allocate it, the learner checks it."""
+    """The layout of all rollouts of one run: actors allocate it, the learner checks it, with rewards bounded."""
 
     signature: PolicySignature
     length: int
+    reward_limit: float = LARGEST_REWARD
 
     def arrays(self, batch_size: int, finals: int) -> list[ArraySpec]:
         """Return the specification of every array, in the order of encoding."""
@@ -197,7 +200,9 @@ class RolloutLayout:
         """Raise RolloutInvalid unless the rollout is safe to learn from.
 
         Shapes and dtypes are right, floats are finite, flags are 0 or 1, actions and discrete observations are in range
-        (an index out of range would end the training), final indices are in range, and the header is plausible.
+        (an index out of range would end the training), rewards and log-probabilities are within their bounds, final
+        indices are in range, and the header is plausible. Values that the environment or the policy cannot have given
+        raise RolloutOutOfBounds.
         """
         if rollout.reward.ndim != 2 or rollout.length != self.length or rollout.batch_size < 1:
             raise RolloutInvalid(
@@ -217,7 +222,9 @@ class RolloutLayout:
     def check_values(self, specs: Sequence[ArraySpec], arrays: Sequence[np.ndarray], rollout: Rollout) -> None:
         """Check everything except shapes and dtypes. Raises RolloutInvalid."""
         for spec, array in zip(specs, arrays, strict=True):
-            _check_values(spec.name, array)
+            check_elements(spec.name, array)
+        check_within("reward", rollout.reward, -self.reward_limit, self.reward_limit, " (--reward-limit)")
+        check_within("behaviour_log_prob", rollout.behaviour_log_prob, *log_prob_bounds(self.signature.action))
         self._check_choices(rollout)
         index = rollout.final_index
         if index.size and (index.min() < 0 or (index >= (rollout.length, rollout.batch_size)).any()):
@@ -230,41 +237,30 @@ class RolloutLayout:
             )
         if not math.isfinite(header.began_unix_s):
             raise RolloutInvalid(f"expected a finite time, found {header.began_unix_s}")
-        _check_episodes(header.episodes)
+        _check_episodes(header.episodes, self.reward_limit)
 
     def _check_choices(self, rollout: Rollout) -> None:
         action = self.signature.action
         if action.kind == "multi_binary":
-            _check_range("action", rollout.action, 0, 2)
+            check_choices("action", rollout.action, 0, 2, RolloutInvalid)
         elif action.cardinalities:
-            _check_range("action", rollout.action, 0, np.array(action.cardinalities).reshape(action.shape))
+            end = np.array(action.cardinalities).reshape(action.shape)
+            check_choices("action", rollout.action, 0, end, RolloutInvalid)
         for i, leaf in enumerate(self.signature.observation):
             if leaf.cardinalities:
                 start = np.array(leaf.start).reshape(leaf.shape)
                 end = start + np.array(leaf.cardinalities).reshape(leaf.shape)
-                _check_range(f"observation[{i}]", rollout.observation[i], start, end)
-                _check_range(f"final_observation[{i}]", rollout.final_observation[i], start, end)
+                check_choices(f"observation[{i}]", rollout.observation[i], start, end)
+                check_choices(f"final_observation[{i}]", rollout.final_observation[i], start, end)
 
 
-def _check_episodes(ends: EpisodeEnds) -> None:
+def _check_episodes(ends: EpisodeEnds, reward_limit: float) -> None:
     if not len(ends.returns) == len(ends.lengths) == len(ends.versions):
         counts = f"{len(ends.returns)} returns, {len(ends.lengths)} lengths and {len(ends.versions)} versions"
         raise RolloutInvalid(f"expected as many returns of episodes as lengths and versions, found {counts}")
     for episode in zip(ends.returns, ends.lengths, ends.versions, strict=True):
         episode_return, length, version = episode
-        # Rewards are float32, which bounds returns; the comparison is False for NaN.
-        possible = abs(episode_return) <= _LARGEST_REWARD * max(length, 0)
-        if not possible or not 0 < length < _COUNTLESS or version < 0:
+        if not abs(episode_return) <= reward_limit * max(length, 0) * _SUM_ERROR:  # also true for NaN
+            raise RolloutOutOfBounds(f"no episode can have ended with this return, length and version: {episode}")
+        if not 0 < length < _COUNTLESS or version < 0:
             raise RolloutInvalid(f"no episode can have ended with this return, length and version: {episode}")
-
-
-def _check_values(name: str, array: np.ndarray) -> None:
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise RolloutInvalid(f"{name} holds values that are not finite")
-    if array.dtype.kind == "b" and array.size and array.view(np.uint8).max() > 1:
-        raise RolloutInvalid(f"{name} holds bytes that are neither true nor false")
-
-
-def _check_range(name: str, array: np.ndarray, start: "int | np.ndarray", end: "int | np.ndarray") -> None:
-    if ((array < start) | (array >= end)).any():
-        raise RolloutInvalid(f"{name} holds choices that do not exist")

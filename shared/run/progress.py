@@ -18,6 +18,7 @@ class Progress(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         version: newest published version.
         lag: mean lag of the rollouts of the last update, in versions.
         reloads: number of rollouts acted by another version than the actor's rollout before.
+        skipped_updates: number of updates that were not finite and had no effect.
         train_s: seconds since the first environment step.
     """
 
@@ -30,6 +31,7 @@ class Progress(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     version: int | None = None
     lag: float | None = None
     reloads: int = 0
+    skipped_updates: int = 0
     actor_restarts: int = 0
     rollouts: RolloutAccounts = msgspec.field(default_factory=RolloutAccounts)
     train_s: float = 0.0
@@ -49,3 +51,4 @@ class Summary(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     reloads: int
     actor_restarts: int
     rollouts: RolloutAccounts
+    skipped_updates: int = 0

@@ -50,8 +50,9 @@ class InProcessReceiver(RolloutReceiver):
             try:
                 self._check(rollout)
             except RolloutInvalid as error:
-                self.count_invalid(rollout, str(error))
+                self._reject(rollout, error)
             else:
+                self._ledger.accept(SenderKey(rollout.header.actor_id, rollout.header.session_id))
                 return rollout
 
     def resume_senders(self, version: int | None) -> None:
@@ -104,6 +105,15 @@ class InProcessReceiver(RolloutReceiver):
     def count_dropped(self, sender: SenderKey) -> None:
         """Count a rollout that its sender dropped. The caller holds ``changed``."""
         self._ledger.announced(sender, self._ledger.expected(sender) + 1)
+
+    def _reject(self, rollout: Rollout, error: RolloutInvalid) -> None:
+        sender, sequence = SenderKey(rollout.header.actor_id, rollout.header.session_id), rollout.header.sequence
+        self._ledger.reject(sender, sequence, error)
+        self._warnings.warn(sender, f"invalid rollout received {sender} sequence={sequence} error={error}")
+        if self.synchronous:
+            with self.changed:  # the sender waits for no update with this rollout
+                self._held.remove(sender)
+                self.changed.notify_all()
 
     def _check_open(self) -> None:
         if self.closed:

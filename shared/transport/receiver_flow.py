@@ -123,13 +123,24 @@ class ReceiverFlow:
         return [Reply(self._routes[sender], self._credit(sender)) for sender in waiting if sender in self._routes]
 
     def decode(self, arrival: Arrival) -> Rollout | None:
+        sender, sequence = arrival.sender, arrival.sequence
         try:
-            return self._decode(arrival)
+            rollout = self._decode(arrival)
         except RolloutInvalid as error:
-            sender, sequence = arrival.sender, arrival.sequence
-            self._ledger.settle(sender, sequence, "invalid")
+            self._ledger.reject(sender, sequence, error)
             self._warn(sender, f"invalid rollout received {sender} sequence={sequence} error={error}")
             return None
+        self._ledger.accept(sender)
+        return rollout
+
+    def release(self, arrival: Arrival) -> Reply | None:
+        """Return the credit of a sender whose rollout was rejected; it waits for no update with that rollout."""
+        sender = arrival.sender
+        if self._held.get(sender) != arrival.sequence:  # asynchronous, or it waits for the update of another rollout
+            return None
+        del self._held[sender]
+        route = self._routes.get(sender)
+        return None if route is None else Reply(route, self._credit(sender))
 
     def heartbeats(self) -> list[Reply]:
         """Return heartbeats for all connections, also of senders that left, to find closed ones."""

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 import msgspec
 from loguru import logger
 
-from shared.errors import CheckpointError
+from shared.errors import CheckpointError, RolloutInvalid, RolloutOutOfBounds
 from shared.rollouts.rollout import RolloutAccounts
 from shared.transport.arrival_journal import ArrivalJournal
 
@@ -28,6 +28,14 @@ class SenderKey(NamedTuple):
 
     def __str__(self) -> str:
         return f"actor={self.actor_id!r} session={self.session_id}"
+
+
+class RejectedInARow(NamedTuple):
+    """Rollouts of one actor in a row whose values are out of bounds, with the reason for the last."""
+
+    actor_id: str
+    count: int
+    why: str
 
 
 class _Account(msgspec.Struct):
@@ -54,6 +62,8 @@ class Ledger:
         self._lock = threading.RLock()
         self._accounts = RolloutAccounts()
         self._senders: dict[SenderKey, _Account] = {}
+        self._rejected: dict[str, int] = {}  # in a row, by actor
+        self._most_rejected: RejectedInARow | None = None
         self._restarts_before = 0
         self._journal: ArrivalJournal | None = None
         before = {} if journal is None else {SenderKey(*sender): count for sender, count in journal.counts.items()}
@@ -73,6 +83,11 @@ class Ledger:
         with self._lock:
             active = [key for key, account in self._senders.items() if account.expected > self._restored.get(key, -1)]
             return self._restarts_before + len(active) - len({key.actor_id for key in active})
+
+    @property
+    def most_rejected(self) -> RejectedInARow | None:
+        """The longest row of rejected rollouts of one actor without a valid one between them, None if there is none."""
+        return self._most_rejected
 
     def expected(self, sender: SenderKey) -> int:
         """Return the lowest number that was neither received nor announced."""
@@ -110,6 +125,23 @@ class Ledger:
                 )
             account.in_flight.remove(sequence)
             self._count(outcome, 1)
+
+    def accept(self, sender: SenderKey) -> None:
+        """Note that the values of a rollout are within their bounds; its outcome is decided later."""
+        with self._lock:
+            self._rejected.pop(sender.actor_id, None)
+
+    def reject(self, sender: SenderKey, sequence: int, error: RolloutInvalid) -> None:
+        """Give a rollout in flight the outcome "invalid" because of ``error``. Raises ValueError as ``settle`` does."""
+        with self._lock:
+            self.settle(sender, sequence, "invalid")
+            if isinstance(error, RolloutOutOfBounds):
+                if len(self._rejected) > _PEERS_KEPT:
+                    self._rejected.clear()
+                count = self._rejected.get(sender.actor_id, 0) + 1
+                self._rejected[sender.actor_id] = count
+                if self._most_rejected is None or count > self._most_rejected.count:
+                    self._most_rejected = RejectedInARow(sender.actor_id, count, str(error))
 
     def count_foreign(self) -> None:
         """Count a rollout of another run as invalid; it has no sender here."""

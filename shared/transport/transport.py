@@ -14,7 +14,7 @@ from typing import Protocol
 
 from shared.rollouts.rollout import Rollout, RolloutAccounts
 from shared.transport.arrival_journal import ArrivalJournal
-from shared.transport.rollout_ledger import Ledger, RateLimitedWarnings, SenderKey
+from shared.transport.rollout_ledger import Ledger, RateLimitedWarnings, RejectedInARow, SenderKey
 
 
 class RolloutSender(Protocol):
@@ -48,6 +48,8 @@ class RolloutSender(Protocol):
 class RolloutReceiver(ABC):
     """The end of the learner. Invalid rollouts are counted and logged with their sender, never returned.
 
+    The sender of an invalid rollout has room again at once: no update follows that it could wait for.
+
     Subclasses set ``synchronous``: True when a sender whose rollout was received waits for ``resume_senders``.
     """
 
@@ -66,6 +68,11 @@ class RolloutReceiver(ABC):
     def actor_restarts(self) -> int:
         """Number of times that an ``actor_id`` came back in a new session."""
         return self._ledger.restarts
+
+    @property
+    def most_rejected(self) -> RejectedInARow | None:
+        """The longest row of rollouts of one actor that were rejected for their values, None if there is none."""
+        return self._ledger.most_rejected
 
     @property
     @abstractmethod

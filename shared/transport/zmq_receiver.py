@@ -146,6 +146,7 @@ class ZmqReceiver(RolloutReceiver):
             self._send(credit)
             if (rollout := self._flow.decode(arrival)) is not None:
                 return rollout
+            self._send(self._flow.release(arrival))
         return None
 
     def _send_all(self, replies: list[Reply]) -> None:

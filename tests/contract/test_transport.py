@@ -329,3 +329,49 @@ def test_closed_ends_raise_transport_closed(transport: TransportCase, sender: Ro
     for act in (lambda: sender.send(plain()), lambda: sender.wait_for_room(0.0), lambda: transport.receiver.receive(0)):
         with pytest.raises(TransportClosed):
             act()
+
+
+def _poisoned(seed: int = 0) -> Rollout:
+    rollout = plain(seed=seed)
+    rollout.reward[1, 0] = np.nan
+    return rollout
+
+
+def test_a_rejected_rollout_releases_its_synchronous_sender(synchronous_transport: TransportCase) -> None:
+    transport, sender = synchronous_transport, synchronous_transport.sender()
+    for seed in range(3):  # without an update between them
+        sender.send(_poisoned(seed))
+        until(lambda seen=seed: transport.receiver.receive(0.0) or transport.receiver.accounts.invalid > seen)  # type: ignore[misc]
+        assert sender.wait_for_room(PATIENCE_S)
+    assert transport.receiver.accounts == RolloutAccounts(sent=3, invalid=3)
+
+
+def test_rejections_in_a_row_are_counted_for_each_actor_and_end_with_a_valid_rollout(transport: TransportCase) -> None:
+    receiver = transport.receiver
+    assert receiver.most_rejected is None
+    senders = [transport.sender(f"actor-{i}", window=8) for i in range(2)]
+    for i, rejected in enumerate((3, 2)):
+        for _ in range(rejected):
+            senders[i].send(_poisoned())
+    until(lambda: receiver.receive(0.0) or receiver.accounts.invalid == 5)
+    row = receiver.most_rejected
+    assert row is not None
+    assert (row.actor_id, row.count) == ("actor-0", 3)
+    assert row.why == "reward holds values that are not finite: reward[1, 0] is nan"
+    senders[0].send(plain())
+    take(transport)
+    for _ in range(2):
+        senders[0].send(_poisoned())
+        senders[1].send(_poisoned())
+    until(lambda: receiver.receive(0.0) or receiver.accounts.invalid == 9)
+    row = receiver.most_rejected
+    assert row is not None
+    assert (row.actor_id, row.count) == ("actor-1", 4)
+
+
+def test_a_rollout_of_another_form_is_no_fault_of_the_environment(transport: TransportCase) -> None:
+    broken = plain()
+    broken.action.fill(2)
+    transport.sender().send(broken)
+    until(lambda: transport.receiver.receive(0.0) or transport.receiver.accounts.invalid)
+    assert transport.receiver.most_rejected is None

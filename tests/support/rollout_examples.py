@@ -49,6 +49,7 @@ def example_rollout(
             rollout.observation[i][:] = rng.integers(start, end, rollout.observation[i].shape)
             rollout.final_observation[i][:] = start
     cardinalities = layout.signature.action.cardinalities
+    rollout.behaviour_log_prob[:] = -np.abs(rollout.behaviour_log_prob)
     rollout.action[:] = rng.integers(0, min(cardinalities, default=2), rollout.action.shape)
     rollout.final_index[:] = [(i % layout.length, i // layout.length) for i in range(finals)] or rollout.final_index
     return rollout

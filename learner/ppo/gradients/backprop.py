@@ -63,6 +63,10 @@ class FlatAdam:
         step_size = learning_rate / (1 - _BETA_1**self._steps)
         self._parameters.values.addcdiv_(self._mean, denominator, value=-step_size)
 
+    def tensors(self) -> list[tuple[str, Tensor]]:
+        """Return the moments of the gradient by name."""
+        return [("mean of the gradient", self._mean), ("mean square of the gradient", self._square)]
+
     def state_dict(self) -> AdamState:
         return {"steps": self._steps, "mean": self._mean.clone(), "square": self._square.clone()}
 

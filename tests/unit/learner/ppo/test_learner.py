@@ -1,7 +1,7 @@
 """The learner is deterministic and resumable, learns, and ignores invalid steps."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,10 @@ from gymnasium import spaces
 
 from learner.ppo.learner import Learner
 from learner.ppo.learner_config import LearnerConfig
-from shared.errors import CheckpointError
+from shared.errors import CheckpointError, UpdateNotFinite
 from shared.policy.spaces import action_spec, observation_leaves
 from shared.rollouts.rollout import Rollout, RolloutLayout
+from shared.rollouts.value_checks import log_prob_bounds
 from tests.support.acted_rollouts import act_rollout
 from tests.support.rollout_examples import header
 
@@ -258,3 +259,79 @@ def test_it_learns_also_from_policies_that_are_two_versions_old(masked: bool, la
             learner.update([waiting.pop(0)])
     assert np.mean(returns[:2]) < 0.8
     assert np.mean(returns[-5:]) > 0.95
+
+
+def _same(one: object, other: object) -> bool:
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)  # type: ignore[arg-type]
+    if isinstance(one, dict):
+        return all(_same(one[name], other[name]) for name in one)  # type: ignore[index]
+    return one == other
+
+
+def _without_env_steps(learner: Learner) -> dict[str, object]:
+    return {name: value for name, value in learner.state_dict().items() if name != "env_steps"}
+
+
+PATHS = {
+    **CONFIGS,
+    "autograd": dataclasses.replace(SMALL, normalize_rewards=True),
+    "no clipping": dataclasses.replace(CONFIGS["normalizing"], max_grad_norm=None),
+}
+FATAL = {
+    "reward": lambda rollout: rollout.reward.fill(3e38),
+    "log-probability": lambda rollout: rollout.behaviour_log_prob.fill(np.nan),
+    "observation": lambda rollout: rollout.observation[-1].fill(np.nan),
+}
+
+
+@pytest.mark.parametrize("poison", FATAL.values(), ids=FATAL)
+@pytest.mark.parametrize("config", PATHS.values(), ids=PATHS)
+def test_an_update_that_is_not_finite_leaves_the_learner_as_it_was(
+    config: LearnerConfig, poison: Callable[[Rollout], None]
+) -> None:
+    observation = NESTED if config is PATHS["autograd"] else VECTOR  # images have no hand-written gradients
+    learner, twin = make_learner(config, observation=observation), make_learner(config, observation=observation)
+    rollouts = [act_rollout(learner.policy, seed=seed) for seed in range(3)]
+    for each in (learner, twin):
+        each.update(rollouts[:1])
+    before = _without_env_steps(learner)
+    poison(rollouts[1])
+    with pytest.raises(UpdateNotFinite):
+        learner.update(rollouts[1:2])
+    assert _same(_without_env_steps(learner), before)
+    for each in (learner, twin):
+        each.update(rollouts[2:])
+    assert_equal(weights(learner), weights(twin))
+
+
+@pytest.mark.parametrize("config", PATHS.values(), ids=PATHS)
+def test_parameters_that_overflow_are_an_update_that_is_not_finite(config: LearnerConfig) -> None:
+    learner = make_learner(dataclasses.replace(config, learning_rate=1e30))
+    before = _without_env_steps(learner)
+    with pytest.raises(UpdateNotFinite):
+        learner.update([act_rollout(learner.policy, length=12, batch_size=6)])
+    assert _same(_without_env_steps(learner), before)
+
+
+@pytest.mark.parametrize("action", ACTIONS, ids=str)
+@pytest.mark.parametrize("log_prob", ["lowest", "highest"])
+@pytest.mark.parametrize("config", [CONFIGS["shared"], CONFIGS["normalizing lstm"]], ids=["mlp", "lstm"])
+def test_any_log_probability_within_its_bounds_gives_a_finite_update(
+    config: LearnerConfig, action: spaces.Space[Any], log_prob: str
+) -> None:
+    learner = make_learner(config, action)
+    rollout = act_rollout(learner.policy)
+    bounds = log_prob_bounds(learner.signature.action)
+    rollout.behaviour_log_prob[1] = bounds[log_prob == "highest"]
+    RolloutLayout(learner.signature, rollout.length).check(rollout)
+    assert learner.update([rollout]).gradient_steps > 0
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_one_reward_at_the_limit_gives_a_finite_update(config: LearnerConfig) -> None:
+    learner = make_learner(config)
+    rollout = act_rollout(learner.policy)
+    rollout.reward[2, 1] = -config.reward_limit
+    RolloutLayout(learner.signature, rollout.length, config.reward_limit).check(rollout)
+    assert learner.update([rollout]).gradient_steps > 0

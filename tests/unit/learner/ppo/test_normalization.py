@@ -60,3 +60,25 @@ def test_rewards_that_are_all_zero_leave_a_scale_to_divide_by() -> None:
     scale = ReturnScale()
     scale.update(np.zeros(4, np.float32))
     assert scale.scale > 0
+
+
+def test_one_outlier_makes_the_scale_ten_times_as_large_at_most_and_is_forgotten() -> None:
+    scale, returns = ReturnScale(), np.full(512, 50.0, np.float32)
+    for _ in range(200):
+        scale.update(returns)
+    outlier = returns.copy()
+    outlier[:16] = 1e6
+    scale.update(outlier)
+    assert 50.0 < scale.scale <= 10.1 * 50.0
+    for _ in range(500):
+        scale.update(returns)
+    assert scale.scale == pytest.approx(50.0, rel=0.5)
+
+
+def test_the_scale_follows_rewards_that_begin_late() -> None:
+    scale = ReturnScale()
+    for _ in range(200):
+        scale.update(np.zeros(4, np.float32))
+    for _ in range(300):
+        scale.update(np.full(4, 1000.0, np.float32))
+    assert scale.scale == pytest.approx(1000.0, rel=0.1)

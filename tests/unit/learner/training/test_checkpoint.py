@@ -134,3 +134,30 @@ def test_a_write_that_fails_leaves_what_was_there(
             store.save(2, {"step": 2})
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-000000001.pt"]
     assert store.load_newest() == (1, {"step": 1})
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_state_that_is_not_finite_is_not_written(store: CheckpointStore, value: float) -> None:
+    store.save(1, {"step": 1})
+    with pytest.raises(CheckpointError, match=r"learner\.weights\.1 holds values that are not finite"):
+        store.save(2, {"learner": {"weights": [torch.zeros(2), torch.tensor([0.0, value])]}})
+    assert store.steps() == [1]
+
+
+def test_a_checkpoint_of_a_training_that_has_diverged_is_not_resumed(
+    store: CheckpointStore, captured_logs: CapturedLogs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.save(1, {"step": 1})
+    with monkeypatch.context() as patched:  # as releases wrote that did not look
+        patched.setattr("learner.training.checkpoint._find_not_finite", lambda _payload: None)
+        store.save(2, {"learner": {"w": torch.tensor([float("nan")])}})
+    assert store.load_newest() == (1, {"step": 1})
+    assert "diverged: learner.w holds values that are not finite" in captured_logs.messages("WARNING")[0]
+
+
+def test_checkpoints_before_a_step_can_be_loaded(store: CheckpointStore) -> None:
+    for step in (1, 2, 3):
+        store.save(step, {"step": step})
+    assert store.load_newest(before=3) == (2, {"step": 2})
+    with pytest.raises(CheckpointError):
+        store.load_newest(before=1)

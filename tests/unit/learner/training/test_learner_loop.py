@@ -17,6 +17,7 @@ from shared.rollouts.rollout import EpisodeEnds, Rollout
 from shared.store.policy_store import LocalPolicyStore
 from shared.store.version_files import version_name
 from shared.transport.in_process import InProcessSender
+from tests.support.captured_logs import CapturedLogs
 from tests.support.learner_loops import STEPS, LoopRun, rollout
 from tests.support.waiting import PATIENCE_S, Running
 
@@ -284,3 +285,98 @@ def test_unpublished_versions_and_wrong_digests_are_faults(start: Start, store: 
     assert not fault(1, new)
     assert "has digest" in fault(1, old)
     assert "never published" in fault(2, new)
+
+
+def _poisoned() -> Rollout:
+    one = rollout()
+    one.reward[2, 1] = float("nan")
+    return one
+
+
+def test_ten_rejected_rollouts_in_a_row_from_one_actor_end_the_training(start: Start) -> None:
+    run = start(total_steps=1000 * STEPS)
+    run.send(rollout(), *(_poisoned() for _ in range(9)), rollout(), *(_poisoned() for _ in range(10)))
+    assert run.loop.run() is Outcome.ENVIRONMENT_FAILED
+    accounts = run.receiver.accounts
+    assert (accounts.learned, accounts.invalid) == (2, 19)
+    assert run.checkpoints.load_newest()[1]["counters"]["updates"] == 2
+
+
+def test_rejected_rollouts_of_several_actors_are_no_row(start: Start) -> None:
+    run = start(total_steps=2 * STEPS)
+    for _ in range(3):
+        run.send(*(_poisoned() for _ in range(9)))
+    run.send(rollout(), rollout())
+    assert run.loop.run() is Outcome.STEP_LIMIT
+    assert run.receiver.accounts.invalid == 27
+
+
+def test_a_synchronous_actor_whose_rollout_was_rejected_acts_again(start: Start) -> None:
+    run = start(sync=True, total_steps=2 * STEPS)
+    rejected = iter([True, False, True, False])
+
+    def act(sender: InProcessSender) -> None:
+        while not sender.stop_requested:
+            if sender.wait_for_room(0.01):
+                sender.send(_poisoned() if next(rejected, False) else rollout(sender.wanted_version or 0))
+
+    actor = Running(act, InProcessSender(run.receiver, "actor-0"))
+    assert run.loop.run() is Outcome.STEP_LIMIT
+    run.receiver.stop_actors(PATIENCE_S)
+    actor.join()
+    assert run.receiver.accounts.invalid == 2
+    assert run.loop.counters.updates == 2
+
+
+def _diverge_once(run: LoopRun, at_update: int) -> None:
+    """Make the parameters so large, after an update, that no gradient is finite any more."""
+    left = [at_update]
+
+    def diverge(update: int) -> None:
+        if left == [update]:
+            left.clear()
+            for parameter in run.loop.learner.policy.parameters():
+                parameter.data.fill_(1e30)
+
+    run.after_update = diverge
+
+
+def test_after_ten_skipped_updates_the_policy_returns_to_its_checkpoint(
+    start: Start, captured_logs: CapturedLogs
+) -> None:
+    run = start(total_steps=15 * STEPS, checkpoint_every=Interval(100))
+    _diverge_once(run, at_update=2)
+    run.send_many(15)
+    assert run.loop.run() is Outcome.STEP_LIMIT
+    assert (run.loop.counters.updates, run.loop.counters.skipped_updates) == (5, 10)
+    accounts = run.receiver.accounts
+    assert (accounts.sent, accounts.learned, accounts.invalid) == (15, 5, 10)
+    (line,) = captured_logs.lines_with("policy returned to checkpoint 1 skipped_updates=10 reason=")
+    assert "ERROR" in line
+    assert "is not finite" in line or "norm" in line
+    assert run.published_updates() == [0, 1, 2, 2, 3, 4, 5]  # also what it returned to
+
+
+def test_if_updates_from_a_checkpoint_are_skipped_too_the_one_before_is_next(start: Start) -> None:
+    run = start(total_steps=25 * STEPS, checkpoint_every=Interval(1))
+    _diverge_once(run, at_update=2)  # which the checkpoint of that update holds
+    run.send_many(25)
+    assert run.loop.run() is Outcome.STEP_LIMIT
+    assert (run.loop.counters.updates, run.loop.counters.skipped_updates) == (5, 20)
+
+
+def test_a_policy_that_is_not_finite_is_neither_published_nor_kept(start: Start, captured_logs: CapturedLogs) -> None:
+    run = start(total_steps=3 * STEPS)
+
+    def poison(update: int) -> None:
+        if update == 3:
+            run.loop.learner.policy.value_scale.fill_(float("nan"))
+
+    run.after_update = poison
+    run.send_many(3)
+    run.loop.run()
+    run.loop.publish()
+    assert run.published_updates() == [0, 1, 2, 3]
+    assert run.checkpoints.load_newest()[1]["counters"]["updates"] == 2
+    assert captured_logs.has("publishing fails", "value_scale holds values that are not finite")
+    assert captured_logs.has("writing checkpoints fails", "value_scale holds values that are not finite")

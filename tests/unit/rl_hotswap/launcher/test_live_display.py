@@ -4,19 +4,21 @@ from rich.console import Console
 
 from rl_hotswap.launcher.live_display import LiveTable, PlainLines, describe, open_display
 from rl_hotswap.launcher.supervisor import TrainingStatus
+from shared.rollouts.rollout import RolloutAccounts
 from shared.run.progress import Progress
 
 _STANDING = TrainingStatus(
     progress=Progress(
         **{"phase": "training", "env_steps": 61_440, "steps_per_s": 10_240.4, "episodes": 311, "mean_return": 212.34},
-        **{"updates": 120, "version": 31, "lag": 0.84, "reloads": 60, "train_s": 6.0},
+        **{"updates": 120, "version": 31, "lag": 0.84, "reloads": 60, "train_s": 6.0, "skipped_updates": 2},
+        rollouts=RolloutAccounts(invalid=4),
     ),
     actors=2,
     actors_alive=1,
     actor_deaths=3,
 )
 _SHOWN = {"steps": "61,440", "steps/s": "10,240", "episodes": "311", "mean return": "212.3", "version": "31"}
-_SHOWN |= {"lag": "0.8", "reloads": "60", "actors": "1/2", "actor deaths": "3"}
+_SHOWN |= {"lag": "0.8", "reloads": "60", "rejected": "4", "skipped": "2", "actors": "1/2", "actor deaths": "3"}
 
 
 def test_every_number_is_described() -> None:
