@@ -60,4 +60,4 @@ class FaultyCartPole(gymnasium.Wrapper[Any, Any, Any, Any]):
         return None, ""
 
 
-gymnasium.register("FaultyCartPole-v0", FaultyCartPole, max_episode_steps=500, reward_threshold=475.0)
+gymnasium.register("FaultyCartPole-v0", f"{__name__}:FaultyCartPole", max_episode_steps=500, reward_threshold=475.0)

@@ -6,6 +6,7 @@ The module uses no clock and no socket. A lock makes it safe to settle on one th
 import threading
 from collections import Counter
 from collections.abc import Hashable
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -30,7 +31,8 @@ class SenderKey(NamedTuple):
         return f"actor={self.actor_id!r} session={self.session_id}"
 
 
-class RejectedInARow(NamedTuple):
+@dataclass(frozen=True)
+class RejectedInARow:
     """Rollouts of one actor in a row whose values are out of bounds, with the reason for the last."""
 
     actor_id: str
