@@ -1,10 +1,12 @@
 """The loader of an agent, put together from its options. Only this module imports the canary and the prefetcher."""
 
 import sys
+from dataclasses import replace
 
 from actor.agent_options import AgentOptions
 from actor.loading.engine_fallback import EngineFallback
 from actor.loading.engine_loader import EngineOptions
+from actor.sandbox.cache_directory import usable_cache
 from actor.sandbox.program_sandbox import ProgramSandbox, SandboxCache
 from actor.versions.policy_loader import PolicyLoader
 from actor.versions.policy_manager import PolicyManager
@@ -24,6 +26,7 @@ from shared.store.policy_store import LocalPolicyStore, PolicyStore
 
 def build_loader(store: PolicyStore, options: AgentOptions) -> PolicyLoader:
     """Return a loader with all its parts. Starts no thread and no process."""
+    options = replace(options, cache_directory=usable_cache(options.cache_directory))
     reports, trust, cache = Reports(), options.trust, options.cache_directory
     quarantine_cache = None if cache is None else QuarantineCache(cache / "quarantine")
     quarantine = QuarantineReporter(store, quarantine_cache, options.name, reports)
@@ -82,7 +85,7 @@ def _sandbox(options: AgentOptions) -> ProgramSandbox | None:
         return None
     directory = options.cache_directory
     cache = None if directory is None else SandboxCache(directory / "tried-programs")
-    return ProgramSandbox(options.sandbox, batch_size=options.batch_size, cache=cache)
+    return ProgramSandbox(options.sandbox, batch_size=options.batch_size, values=options.values, cache=cache)
 
 
 def _source(

@@ -97,7 +97,7 @@ def load_policy(
     signature = manifest.module if isinstance(manifest.module, ModuleSignature) else _as_module(manifest)
     classes = _trusted_classes((signature.arguments, signature.result), trusted_modules)
     errors: dict[str, Exception] = {}
-    verifier = ModuleVerifier(files, signature)
+    verifier = ModuleVerifier(manifest, files.read(manifest.probe.file), signature)
     allowed = {"aot": trust_native, "eager": bool(trusted_modules)}
     order = [kind for kind in FIXED_ORDER if allowed.get(kind, True) and manifest.program(PROGRAM_OF[kind]) is not None]
     for kind in order if engine == "auto" else [engine]:
@@ -105,7 +105,7 @@ def load_policy(
             loaded = load_program(
                 kind, files.read, manifest, trust_native=trust_native, trusted_modules=trusted_modules
             )
-            verifier.verify(loaded)
+            verifier.verify(loaded.run)
         except PolicyLoadError as error:
             if engine == "auto" and isinstance(error, ProgramUnsupported):
                 continue  # the program may be sound, so this is no refusal

@@ -116,11 +116,14 @@ class EngineFallback:
         return None
 
     def _note_failure(self, step: Program, entry: ProgramEntry, error: Exception, material: VersionMaterial) -> None:
-        """Record an engine's error; remember it when it holds for the program with any weights."""
+        """Record an engine's error; remember it when it holds for the program with any weights.
+
+        Other errors, a crash in the sandbox among them, may be those of this content alone.
+        """
         is_of_compiler = step[0] == "compile" and isinstance(error, PolicyOutputError)
         if is_out_of_memory(error):
             error = TransientLoadError(f"not enough memory: {type(error).__name__}: {error}")
-        elif is_of_compiler or (isinstance(error, ProgramError) and material.has_program(entry)):
+        elif is_of_compiler or (isinstance(error, ProgramUnsupported) and material.has_program(entry)):
             self._unloadable[step] = str(error)
         material.refuse(step[0], error)
 

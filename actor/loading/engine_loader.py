@@ -10,7 +10,7 @@ from loguru import logger
 from actor.sandbox.program_sandbox import ProgramSandbox
 from actor.verification.probe_verifier import ProbeVerifier
 from shared.engines.engine import Engine, EngineChoice, EngineKind
-from shared.engines.load import check_support, load_program, read_program
+from shared.engines.load import load_program, read_program
 from shared.errors import PermanentLoadError, PolicyLoadError, ProgramError, StoreError, TransientLoadError, one_line
 from shared.files.buffer_pool import BufferPool, Data
 from shared.policy.manifest import Manifest, ProgramEntry
@@ -158,6 +158,9 @@ class EngineLoader:
 
     def load(self, kind: EngineKind, entry: ProgramEntry, material: VersionMaterial) -> NamedEngine:
         """Return a verified, warm engine of the program ``entry``. Raises what loading and verifying it raise."""
+        is_refused = kind == "aot" and not self._options.trust_native  # by the load below
+        if self._sandbox is not None and not is_refused:
+            self._sandbox.verify(kind, material.files, material.read)
         return self._reload(kind, entry, material) or self._load_whole(kind, entry, material)
 
     def _reload(self, kind: EngineKind, entry: ProgramEntry, material: VersionMaterial) -> NamedEngine | None:
@@ -182,7 +185,6 @@ class EngineLoader:
         if kind == "eager" and self._options.choice != "eager":
             engine, name = self._import(entry, material)
         else:
-            self._run_in_sandbox(kind, entry, material)
             options, name = self._options, kind
             engine = load_program(
                 kind,
@@ -198,15 +200,6 @@ class EngineLoader:
             engine.run(material.verifier.inputs)
         self._names[kind, entry.program_digest] = name
         return engine, name
-
-    def _run_in_sandbox(self, kind: EngineKind, entry: ProgramEntry, material: VersionMaterial) -> None:
-        is_refused = kind == "aot" and not self._options.trust_native  # by the load that follows
-        if self._sandbox is None or is_refused or self._sandbox.has_passed(kind, entry.program_digest):
-            return
-        check_support(kind, entry, material.read)  # costs less than a sandbox that can only say the same
-        names = (entry.file, material.manifest.weights, material.manifest.probe.file)
-        files = {name: bytes(material.read(name)) for name in names}
-        self._sandbox.verify(kind, entry.program_digest, material.files.manifest_bytes, files)
 
     def _import(self, entry: ProgramEntry, material: VersionMaterial) -> NamedEngine:
         """Import the policy's class; return it scripted, else traced, else eager: the first that passes the probe."""

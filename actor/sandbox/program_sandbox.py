@@ -1,27 +1,37 @@
 """The sandbox: programs that this actor has not run before run in a process apart first.
 
-A program that passes is recorded by its digest, in memory and in a cache that later actors read. Importable policies
-are exempt: their code is installed here, and the user trusts its module by name.
+A program that passes is recorded, in memory and in a cache that later actors read: by its digest, or by the digest of
+the whole content where weights or data steer its work. Importable policies are exempt: their code is installed here,
+and the user trusts its module by name.
 """
 
 import platform
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
+from msgspec import UNSET
 
 import shared.errors
+from actor.sandbox.confinement import ProgramLimits
 from actor.sandbox.sandbox_process import SandboxReply, SandboxRequest
 from actor.sandbox.side_process import SandboxClient, SandboxEnded
 from actor.verification.version_checks import is_out_of_memory
 from shared.engines.engine import EngineKind
+from shared.engines.load import PROGRAM_OF, Read, check_support, read_program
 from shared.errors import PermanentLoadError, ProgramError, TransientLoadError
 from shared.files.small_files import forget_oldest, write_whole
+from shared.policy.manifest import ProgramEntry, ProgramKind
+from shared.store.version_files import VersionFiles
 
 _LIBRARIES: dict[EngineKind, str] = {"llvm": "llvmlite", "onnx": "onnxruntime", "torchscript": "torch", "aot": "torch"}
+_STEERING: dict[ProgramKind, tuple[bytes, ...]] = {
+    "onnx": (b"Loop", b"If", b"Scan", b"NonZero", b"Expand", b"Tile", b"Range"),
+    "torchscript": (b"while ", b"for ", b"if ", b"repeat", b"nonzero", b"unique", b"masked_select"),
+}
 _MOST_RECORDS = 1000
 _BYTES_PER_S = 20 * 2**20
 
@@ -32,15 +42,29 @@ class SandboxLimits:
 
     Args:
         timeout_s: seconds for one program; a large one gets more.
+        cpu_s: seconds of CPU time, likewise. Less than ``timeout_s``: a program that exceeds it is refused at once.
         memory_bytes: bytes of memory in addition to its files.
+        file_bytes: the most bytes that it may write to one file, which is in memory only where Landlock is available.
         times_slower: the most times that a call may take the fastest call so far, if it takes more than ``call_s``.
         call_s: seconds that any call may take.
     """
 
     timeout_s: float = 20.0
+    cpu_s: float = 15.0
     memory_bytes: int = 2 * 2**30
+    file_bytes: int = 2**28
     times_slower: float = 50.0
     call_s: float = 5e-4
+
+
+class SandboxKey(NamedTuple):
+    """A program and its use, which pass together. ``content`` is a manifest's digest, or empty for any weights."""
+
+    kind: EngineKind
+    program_digest: str
+    batch_size: int
+    values: bool
+    content: str = ""
 
 
 class _Record(msgspec.Struct, frozen=True):
@@ -52,7 +76,7 @@ class _Record(msgspec.Struct, frozen=True):
 
 
 class SandboxCache:
-    """One small file for each engine, program and batch size in ``directory``; only its user should be able to write.
+    """One small file for each key in ``directory``; only its user should be able to write (``private_directory``).
 
     Errors of the disk are ignored: a program without a readable record runs in the sandbox again.
     """
@@ -60,12 +84,11 @@ class SandboxCache:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
-    def call_s(self, kind: EngineKind, program_digest: str, batch_size: int) -> float | None:
+    def call_s(self, key: SandboxKey) -> float | None:
         """Return the seconds of a call when the program passed, or None without a record that counts here."""
         with suppress(OSError, msgspec.DecodeError):
-            data = (self._directory / _name(kind, program_digest, batch_size)).read_bytes()
-            record = msgspec.json.decode(data, type=_Record)
-            if record == _record(kind, record.call_s):
+            record = msgspec.json.decode((self._directory / _name(key)).read_bytes(), type=_Record)
+            if record == _record(key.kind, record.call_s):
                 return record.call_s
         return None
 
@@ -75,66 +98,59 @@ class SandboxCache:
             return next(self._directory.glob(f"{kind}-*"), None) is not None
         return False
 
-    def add(self, kind: EngineKind, program_digest: str, batch_size: int, call_s: float) -> None:
+    def add(self, key: SandboxKey, call_s: float) -> None:
         """Record that a program passed, and delete the oldest of more than 1000 records."""
         with suppress(OSError):
-            self._directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            data = msgspec.json.encode(_record(kind, call_s))
-            write_whole(self._directory, _name(kind, program_digest, batch_size), data)
+            write_whole(self._directory, _name(key), msgspec.json.encode(_record(key.kind, call_s)))
             forget_oldest(self._directory, _MOST_RECORDS)
 
 
 class ProgramSandbox:
-    """Runs programs in one sandbox process, which starts when it is first needed. For the loader thread only."""
+    """Runs programs in one sandbox process, which starts when it is first needed. For one thread only."""
 
-    def __init__(self, limits: SandboxLimits, *, batch_size: int, cache: SandboxCache | None = None) -> None:
+    def __init__(
+        self, limits: SandboxLimits, *, batch_size: int, values: bool = True, cache: SandboxCache | None = None
+    ) -> None:
         self._limits = limits
         self._batch_size = batch_size
+        self._values = values
         self._cache = cache
-        self._passed: dict[tuple[EngineKind, str], float] = {}
+        self._is_steered: dict[str, bool] = {}
+        self._passed: dict[SandboxKey, float] = {}
         self._suspected: set[tuple[EngineKind, str]] = set()
         self._client: SandboxClient | None = None
 
     def prepare(self, kind: EngineKind) -> None:
         """Start the process unless the cache knows programs of ``kind``. Raise TransientLoadError if that fails."""
-        if self._cache is None or not self._cache.knows_any(kind):
-            self.start(kind)
+        if kind in _LIBRARIES and (self._cache is None or not self._cache.knows_any(kind)):
+            self._start(kind)
 
-    def start(self, kind: EngineKind) -> None:
-        """Start the process, which imports the library of ``kind``. Raise TransientLoadError if that fails."""
-        if self._client is not None and self._client.process.is_gone:
-            self.close()  # it ended between two programs
-        if self._client is None and kind in _LIBRARIES:
-            self._client = SandboxClient(kind)
+    def verify(self, kind: EngineKind, files: VersionFiles, read: Read | None = None) -> None:
+        """Run a version's program in the sandbox, unless it has passed or is of a kind that needs no sandbox.
 
-    def has_passed(self, kind: EngineKind, program_digest: str) -> bool:
-        """Return True when the program passed before, or is of a kind that needs no sandbox."""
-        if kind not in _LIBRARIES or (kind, program_digest) in self._passed:
-            return True
-        call_s = None if self._cache is None else self._cache.call_s(kind, program_digest, self._batch_size)
-        if call_s is not None:
-            self._passed[kind, program_digest] = call_s
-        return call_s is not None
-
-    def verify(self, kind: EngineKind, program_digest: str, manifest_bytes: bytes, files: Mapping[str, bytes]) -> None:
-        """Run a program in the sandbox, unless it has passed. ``files`` are verified: program, weights and probe.
+        Args:
+            read: returns verified files; by default those of ``files``.
 
         Raises:
-            ProgramError: the program hangs, crashes, needs too much memory or is far too slow.
+            ProgramUnsupported: the engine cannot run the program.
+            ProgramError: the program hangs, crashes, needs too much memory or is far too slow, or there is none.
             PermanentLoadError: the program itself raised it.
             TransientLoadError: the process ended, and the program may not be the cause.
         """
-        if self.has_passed(kind, program_digest):
+        if kind not in _LIBRARIES:
             return
-        memory_bytes = self._limits.memory_bytes + 16 * sum(map(len, files.values()))
-        request = SandboxRequest(kind, manifest_bytes, dict(files), self._batch_size, memory_bytes)
-        reply = self._request(kind, program_digest, request)
-        if reply.error is not None:
-            raise _as_raised(reply, memory_bytes)
-        self._check_speed(reply.call_s)
-        self._passed[kind, program_digest] = reply.call_s
+        manifest, read = files.manifest, read or files.read
+        entry = manifest.program(PROGRAM_OF[kind])
+        if entry is None:
+            raise ProgramError(f"version {manifest.version} has no {PROGRAM_OF[kind]} program")
+        key = self._key(kind, entry, files, read)
+        if self._has_passed(key):
+            return
+        check_support(kind, entry, read)  # costs less than a sandbox that can only say the same
+        call_s = self._call_s(key, files, {name: bytes(read(name)) for name in _names(entry, files)})
+        self._remember(key, call_s)
         if self._cache is not None:
-            self._cache.add(kind, program_digest, self._batch_size, reply.call_s)
+            self._cache.add(key, call_s)
 
     def cancel(self) -> None:
         """End a ``verify`` in progress. Any thread may call this."""
@@ -147,18 +163,66 @@ class ProgramSandbox:
             self._client.close()
             self._client = None
 
-    def _request(self, kind: EngineKind, program_digest: str, request: SandboxRequest) -> SandboxReply:
-        self.start(kind)
-        assert self._client is not None
-        data = msgspec.msgpack.encode(request)
+    def _key(self, kind: EngineKind, entry: ProgramEntry, files: VersionFiles, read: Read) -> SandboxKey:
+        is_steered = self._is_steered.get(entry.program_digest)
+        if is_steered is None:
+            is_steered = is_steered_by_weights(entry.kind, read_program(entry, read))
+            self._is_steered[entry.program_digest] = is_steered
+        manifest = files.manifest
+        batch_size = self._batch_size if manifest.module is UNSET else 0
+        return SandboxKey(kind, entry.program_digest, batch_size, self._values, manifest.digest if is_steered else "")
+
+    def _has_passed(self, key: SandboxKey) -> bool:
+        if key in self._passed:
+            return True
+        call_s = None if self._cache is None else self._cache.call_s(key)
+        if call_s is not None:
+            self._remember(key, call_s)
+        return call_s is not None
+
+    def _remember(self, key: SandboxKey, call_s: float) -> None:
+        if len(self._passed) >= _MOST_RECORDS:
+            del self._passed[next(iter(self._passed))]
+        self._passed[key] = call_s
+
+    def _call_s(self, key: SandboxKey, files: VersionFiles, content: dict[str, bytes]) -> float:
+        limits, size = self._limits, sum(map(len, content.values()))
+        more_s, memory_bytes = size / _BYTES_PER_S, limits.memory_bytes + 16 * size
+        request = SandboxRequest(
+            key.kind,
+            files.manifest_bytes,
+            content,
+            self._batch_size,
+            self._values,
+            ProgramLimits(memory_bytes, limits.cpu_s + more_s, limits.file_bytes),
+        )
+        reply = self._request((key.kind, files.manifest.digest), request, limits.timeout_s + more_s)
+        if reply.error is not None:
+            raise _as_raised(reply, memory_bytes)
+        self._check_speed(reply.call_s)
+        return reply.call_s
+
+    def _request(self, content: tuple[EngineKind, str], request: SandboxRequest, timeout_s: float) -> SandboxReply:
+        client = self._start(request.kind)
         try:
-            return self._client.request(data, self._limits.timeout_s + len(data) / _BYTES_PER_S)
+            reply = client.request(request, timeout_s)
         except SandboxEnded as ended:
             self.close()
-            # A program that may be the cause gets a second attempt; then it is the cause.
-            is_sure = ended.is_crash or (kind, program_digest) in self._suspected
-            self._suspected.add((kind, program_digest))
+            # A content that may be the cause gets a second attempt; then it is the cause.
+            is_sure = ended.is_crash or content in self._suspected
+            self._suspected.add(content)
             raise (ProgramError if is_sure else TransientLoadError)(str(ended)) from ended
+        self._suspected.discard(content)
+        return reply
+
+    def _start(self, kind: EngineKind) -> SandboxClient:
+        """Return the process for ``kind``, which may be new."""
+        client = self._client
+        if client is not None and (client.process.is_gone or client.kind not in (None, kind)):
+            self.close()  # it ended between two programs, or its rights are those of another engine
+        if self._client is None:
+            self._client = SandboxClient(kind)
+        return self._client
 
     def _check_speed(self, call_s: float) -> None:
         fastest_s = min(self._passed.values(), default=call_s)
@@ -170,6 +234,16 @@ class ProgramSandbox:
             )
 
 
+def is_steered_by_weights(kind: ProgramKind, program: bytes) -> bool:
+    """Return True unless the program does the same work for all weights and all data of one batch size."""
+    words = _STEERING.get(kind)
+    return words is None or any(word in program for word in words)
+
+
+def _names(entry: ProgramEntry, files: VersionFiles) -> set[str]:
+    return {entry.file, files.manifest.weights, files.manifest.probe.file}
+
+
 def _as_raised(reply: SandboxReply, memory_bytes: int) -> Exception:
     if reply.error == "MemoryError" or is_out_of_memory(Exception(reply.message)):
         return ProgramError(f"needs more than the {memory_bytes / 2**30:.1f} GiB of memory that the sandbox allows")
@@ -179,8 +253,9 @@ def _as_raised(reply: SandboxReply, memory_bytes: int) -> Exception:
     return ProgramError(f"{reply.error}: {reply.message}")
 
 
-def _name(kind: EngineKind, program_digest: str, batch_size: int) -> str:
-    return f"{kind}-{program_digest}-{batch_size}.json"
+def _name(key: SandboxKey) -> str:
+    outputs = "all" if key.values else "actions"
+    return f"{key.kind}-{key.program_digest}-{key.batch_size}-{outputs}-{key.content or 'any'}.json"
 
 
 def _record(kind: EngineKind, call_s: float) -> _Record:

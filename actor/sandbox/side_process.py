@@ -1,5 +1,6 @@
 """Child processes of the actor, which end with it; one of them runs programs in the sandbox."""
 
+import math
 import os
 import signal
 import socket
@@ -12,13 +13,14 @@ from typing import BinaryIO
 
 import msgspec
 
-from actor.sandbox.sandbox_process import BEGUN, SandboxReply, send_request
+from actor.sandbox.sandbox_process import BEGUN, SandboxReply, SandboxRequest, send_request
 from shared.engines.engine import EngineKind
 from shared.errors import TransientLoadError
 from shared.process.process_guard import Lifeline
 
 _START_S = 300.0  # the interpreter and an engine's imports, on a busy machine
 _EXTERNAL_SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_MOST_REPLY_BYTES = 2**16
 
 
 class SideProcess:
@@ -79,9 +81,13 @@ class SandboxEnded(Exception):
 
 
 class SandboxClient:
-    """The sandbox process and the socket to it. Raises TransientLoadError when the process cannot start."""
+    """The sandbox process and the socket to it. Raises TransientLoadError when the process cannot start.
+
+    ``kind`` is the engine of all its programs; before the first one it may still change.
+    """
 
     def __init__(self, kind: EngineKind) -> None:
+        self.kind: EngineKind | None = None
         self._channel, theirs = socket.socketpair()
         try:
             descriptor = theirs.fileno()
@@ -92,15 +98,16 @@ class SandboxClient:
         finally:
             theirs.close()
 
-    def request(self, data: bytes, timeout_s: float) -> SandboxReply:
-        """Send an encoded SandboxRequest and return the reply. Raise SandboxEnded or TransientLoadError without one."""
+    def request(self, request: SandboxRequest, timeout_s: float) -> SandboxReply:
+        """Send a request and return the reply. Raise SandboxEnded or TransientLoadError without one."""
+        self.kind = request.kind
         try:
-            with _file_of(data) as file:
+            with _file_of(msgspec.msgpack.encode(request)) as file:
                 self._channel.settimeout(_START_S)
                 send_request(self._channel, file.fileno())
                 self._receive(len(BEGUN), _START_S)
             size = int.from_bytes(self._receive(4, timeout_s), "little")
-            return msgspec.msgpack.decode(self._receive(size, timeout_s), type=SandboxReply)
+            return _decode(self._receive(min(size, _MOST_REPLY_BYTES), timeout_s))
         except TimeoutError as error:
             message = f"no answer within {timeout_s:.0f} s from the sandbox process"
             raise SandboxEnded(message, is_crash=False) from error
@@ -127,7 +134,20 @@ class SandboxClient:
         end, number = self.process.describe_end()
         if number is None:
             return SandboxEnded(f"the sandbox process ended with {end}", is_crash=False)
+        if number == signal.SIGXCPU:
+            return SandboxEnded("used more CPU time than the sandbox allows", is_crash=True)
         return SandboxEnded(f"the program killed the sandbox process ({end})", is_crash=number not in _EXTERNAL_SIGNALS)
+
+
+def _decode(reply: bytes) -> SandboxReply:
+    """Return the reply. A program may have taken over the process, so that anything can come back."""
+    try:
+        decoded = msgspec.msgpack.decode(reply, type=SandboxReply)
+    except msgspec.MsgspecError as error:
+        raise SandboxEnded(f"the sandbox process sent no valid reply: {error}", is_crash=True) from error
+    if not 0 <= decoded.call_s < math.inf:
+        raise SandboxEnded(f"the sandbox process measured {decoded.call_s} seconds", is_crash=True)
+    return decoded
 
 
 def _file_of(data: bytes) -> BinaryIO:

@@ -1,18 +1,13 @@
 """Verifiers that compare an engine with its version's probe: golden inputs and the learner's outputs for them."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from shared.engines.engine import Engine
 from shared.errors import ManifestError, PolicyOutputError, ProgramError
 from shared.policy.manifest import Manifest
 from shared.policy.probe import Probe, compare, compare_outputs, decode_probe
 from shared.policy.signature import ModuleSignature
-
-if TYPE_CHECKING:
-    from shared.store.policy_store import VersionFiles
 
 _MODULE_CALLS = 3
 
@@ -52,20 +47,28 @@ class ProbeVerifier:
 
 
 class ModuleVerifier:
-    """Compares engines of an exported module, or of a policy called as one, with the version's probe."""
+    """Compares engines of an exported module, or of a policy called as one, with the version's probe.
 
-    def __init__(self, files: "VersionFiles", signature: ModuleSignature) -> None:
-        manifest = files.manifest
+    Attributes:
+        outputs: None: the engines return all outputs.
+        inputs: the probe's inputs, read-only.
+    """
+
+    outputs: None = None
+
+    def __init__(self, manifest: Manifest, probe: bytes, signature: ModuleSignature) -> None:
+        """Decode ``probe``, the file of that name. Raises ManifestError."""
         is_module = isinstance(manifest.module, ModuleSignature)
-        self._probe = decode_probe(files.read(manifest.probe.file), signature if is_module else manifest.signature)
+        self._probe = decode_probe(probe, signature if is_module else manifest.signature)
+        self.inputs: Sequence[np.ndarray] = self._probe.inputs
         self._names = [spec.name for spec in signature.outputs]
         self._tolerance = (manifest.probe.atol, manifest.probe.rtol)
 
-    def verify(self, engine: Engine) -> None:
-        """Raise ProbeMismatch or ProgramError unless ``engine`` reproduces the probe; the engine is warm afterwards."""
+    def verify(self, run: Callable[[Sequence[np.ndarray]], Sequence[np.ndarray]]) -> None:
+        """Raise ProbeMismatch or ProgramError unless ``run`` reproduces the probe; its engine is warm afterwards."""
         for _ in range(_MODULE_CALLS):
             try:
-                found = engine.run(self._probe.inputs)
+                found = run(self.inputs)
             except PolicyOutputError as error:
                 raise ProgramError(str(error)) from error
             compare_outputs(self._names, self._probe.outputs, found, *self._tolerance)

@@ -33,7 +33,6 @@ class QuarantineCache:
     def add(self, digest: str, reason: str, by: str) -> None:
         """Keep the quarantine of ``digest``, and drop the oldest files above a thousand."""
         try:
-            self._directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._quarantine.add(digest, reason, by)
             forget_oldest(self._directory, _MAX_FILES)
         except (StoreError, OSError) as error:

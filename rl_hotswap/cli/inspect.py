@@ -149,7 +149,8 @@ def _read_weights(files: VersionFiles) -> str:
 def _run_program(files: VersionFiles, load: Callable[[Read, Manifest], Engine]) -> str:
     manifest = files.manifest
     if isinstance(manifest.module, ModuleSignature):
-        ModuleVerifier(files, manifest.module).verify(load(files.read, manifest))
+        data = files.read(manifest.probe.file)
+        ModuleVerifier(manifest, data, manifest.module).verify(load(files.read, manifest).run)
         return "equals the probe"
     probe = decode_probe(files.read(manifest.probe.file), manifest.signature)
     engine = load(files.read, manifest)

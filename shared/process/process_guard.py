@@ -46,10 +46,20 @@ class Lifeline:
 
 def die_with_parent() -> None:
     """Kill this process (SIGKILL) when its parent ends, or has ended already. A child calls it first of all."""
-    die_with(int(os.environ.get(_PARENT_VARIABLE, os.getppid())))
+    die_with(parent_pid())
+    watch_lifeline()
+
+
+def watch_lifeline() -> None:
+    """Kill this process when its parent's ``Lifeline`` is closed, if it has one. Starts a thread."""
     lifeline = os.environ.get(_LIFELINE_VARIABLE)
     if lifeline is not None:
         threading.Thread(target=_watch, args=(int(lifeline),), name="lifeline", daemon=True).start()
+
+
+def parent_pid() -> int:
+    """Return the process that started this one; it may have ended since."""
+    return int(os.environ.get(_PARENT_VARIABLE, os.getppid()))
 
 
 def die_with(parent: int) -> None:

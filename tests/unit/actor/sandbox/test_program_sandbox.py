@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
@@ -13,9 +14,9 @@ import pytest
 
 from actor.loading.engine_fallback import EngineFallback
 from actor.loading.engine_loader import EngineOptions
-from actor.sandbox.program_sandbox import ProgramSandbox, SandboxCache, SandboxLimits
+from actor.sandbox.program_sandbox import ProgramSandbox, SandboxCache, SandboxKey, SandboxLimits
 from shared.engines.engine import EngineKind
-from shared.errors import ProbeMismatch, ProgramError, TransientLoadError
+from shared.errors import ProbeMismatch, ProgramError, ProgramUnsupported, TransientLoadError
 from shared.policy.manifest import WEIGHTS_FILE, Manifest
 from shared.store.policy_store import LocalPolicyStore
 from tests.support import bad_programs
@@ -37,10 +38,9 @@ def sandbox() -> Iterator[ProgramSandbox]:
 
 
 def verify(sandbox: ProgramSandbox, store: LocalPolicyStore, manifest: Manifest) -> None:
-    files = store.open(manifest.version)
     program = manifest.programs[0]
-    content = {name: files.read(name) for name in manifest.files}
-    sandbox.verify(program.kind, program.program_digest, files.manifest_bytes, content)
+    assert program.kind != "importable"
+    sandbox.verify(program.kind, store.open(manifest.version))
 
 
 def _children() -> list[psutil.Process]:
@@ -51,12 +51,10 @@ def test_a_program_that_passed_is_known_by_its_digest(
     sandbox: ProgramSandbox, store: LocalPolicyStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manifest = publish_seed(store, 0)
-    program = manifest.programs[0]
     if sys.platform == "linux":
         monkeypatch.setattr("tempfile.tempdir", "/nowhere")  # the disk is not needed
-    assert not sandbox.has_passed(program.kind, program.program_digest)
     verify(sandbox, store, manifest)
-    assert sandbox.has_passed(program.kind, program.program_digest)
+    assert _children()
     sandbox.close()
     verify(sandbox, store, publish_seed(store, 1))
     assert not _children(), "no process was needed"
@@ -98,7 +96,7 @@ def _is_over(sandbox: ProgramSandbox, trying: "Future[None]") -> bool:
 
 
 def test_a_process_that_ended_is_replaced(sandbox: ProgramSandbox, store: LocalPolicyStore) -> None:
-    sandbox.start("torchscript")
+    sandbox.prepare("torchscript")
     (process,) = _children()
     process.kill()
     until(lambda: process.status() == psutil.STATUS_ZOMBIE)
@@ -114,10 +112,12 @@ def test_a_program_runs_in_the_sandbox_with_the_one_engine_that_is_used(
     engines = EngineFallback(EngineOptions("auto", batch_size=3, measure=False), sandbox)
     result = engines.load(store.open(version), no_spare)
     assert (result.policy.engine_name, result.refusals) == (engine, [])
-    assert sandbox.has_passed(engine, _digest(store, version))
-    assert not sandbox.has_passed(other, _digest(store, version)), "a program passes for one engine"
     (process,) = _children()
-    assert process.cmdline()[-1] == engine
+    sandbox.verify(engine, store.open(version))
+    assert _children() == [process]
+    with suppress(ProgramUnsupported):
+        sandbox.verify(other, store.open(version))
+        assert _children() != [process], "a program passes for one engine, and a process runs one engine"
 
 
 def test_llvm_in_the_sandbox_rejects_wrong_weights(sandbox: ProgramSandbox, store: LocalPolicyStore) -> None:
@@ -126,21 +126,15 @@ def test_llvm_in_the_sandbox_rejects_wrong_weights(sandbox: ProgramSandbox, stor
     made = exporter(onnx=True)
     weights = made.files(make_policy(seed=2).state_dict())[0][WEIGHTS_FILE]
     manifest = publish(store, policy, made, instead={WEIGHTS_FILE: weights})
-    files = store.open(manifest.version)
-    content = {name: files.read(name) for name in manifest.files}
     with pytest.raises(ProbeMismatch, match="differ by more than"):
-        sandbox.verify("llvm", _digest(store, manifest.version), files.manifest_bytes, content)
+        sandbox.verify("llvm", store.open(manifest.version))
 
 
-def _digest(store: LocalPolicyStore, version: int) -> str:
-    program = store.open(version).manifest.program("onnx")
-    assert program is not None
-    return program.program_digest
-
-
-def test_importable_programs_need_no_sandbox(sandbox: ProgramSandbox) -> None:
-    assert sandbox.has_passed("eager", "0" * 64)
-    assert sandbox.has_passed("compile", "0" * 64)
+def test_importable_programs_need_no_sandbox(sandbox: ProgramSandbox, store: LocalPolicyStore) -> None:
+    files = store.open(publish_seed(store, 0).version)
+    for kind in ("eager", "compile"):
+        sandbox.verify(kind, files)
+    assert not _children()
 
 
 def _with_cache(directory: Path, batch_size: int = 3) -> ProgramSandbox:
@@ -151,7 +145,7 @@ def _with_cache(directory: Path, batch_size: int = 3) -> ProgramSandbox:
 @pytest.fixture(scope="module")
 def cached(store: LocalPolicyStore, tmp_path_factory: pytest.TempPathFactory) -> tuple[Manifest, Path]:
     """A version whose first program has passed, and the directory of the cache."""
-    directory = tmp_path_factory.mktemp("cache") / "rl-hotswap" / "tried-programs"
+    directory = tmp_path_factory.mktemp("cache") / "tried-programs"
     manifest = publish_seed(store, 4)
     sandbox = _with_cache(directory)
     verify(sandbox, store, manifest)
@@ -181,8 +175,10 @@ def test_a_record_of_another_machine_library_or_batch_size_does_not_count(
     elif what == "a broken record":
         (record,) = copy.iterdir()
         record.write_bytes(record.read_bytes()[:-2])
-    sandbox = _with_cache(copy, batch_size=4 if what == "another batch size" else 3)
-    assert not sandbox.has_passed(program.kind, program.program_digest)
+    assert program.kind != "importable"
+    key = SandboxKey(program.kind, program.program_digest, 4 if what == "another batch size" else 3, values=True)
+    assert SandboxCache(copy).call_s(key) is None
+    assert what != "another batch size" or SandboxCache(copy).call_s(key._replace(batch_size=3)) is not None
 
 
 def test_a_failure_is_not_recorded(store: LocalPolicyStore, tmp_path: Path) -> None:
@@ -204,14 +200,14 @@ def test_the_sandbox_works_without_a_writable_cache(store: LocalPolicyStore, tmp
 def test_the_oldest_of_many_records_are_deleted(tmp_path: Path) -> None:
     cache = SandboxCache(tmp_path / "cache")
     for number in range(1010):
-        cache.add("onnx", f"{number:064x}", 1, 1e-5)
+        cache.add(SandboxKey("onnx", f"{number:064x}", 1, values=True), 1e-5)
     assert len(list((tmp_path / "cache").iterdir())) == 1000
-    assert cache.call_s("onnx", f"{1009:064x}", 1) == 1e-5
+    assert cache.call_s(SandboxKey("onnx", f"{1009:064x}", 1, values=True)) == 1e-5
 
 
 def test_close_ends_the_process_and_is_idempotent() -> None:
     sandbox = ProgramSandbox(SandboxLimits(), batch_size=1)
-    sandbox.start("onnx")
+    sandbox.prepare("onnx")
     (process,) = [p for p in _children() if "onnx" in p.cmdline()]
     sandbox.close()
     sandbox.close()

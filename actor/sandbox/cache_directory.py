@@ -1,0 +1,43 @@
+"""The directory of this user's caches, which is used only while no other user can write to it."""
+
+import os
+import stat
+from pathlib import Path
+
+from loguru import logger
+
+
+def usable_cache(directory: Path | None) -> Path | None:
+    """Return ``directory``, created if missing; None, with a warning, if another user may have written to it.
+
+    It has to be a directory of this user that grants nobody else any right. Everything in it has to belong to this user
+    and to be no symbolic link.
+    """
+    if directory is None:
+        return None
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        flaw = _flaw(directory)
+    except OSError as error:
+        flaw = f"choose another with XDG_CACHE_HOME: {error}"
+    if flaw is None:
+        return directory
+    logger.warning("cache directory not used reason={}", flaw)
+    return None
+
+
+def _flaw(directory: Path) -> str | None:
+    """Return the remedy and the reason why ``directory`` is not private, or None. Raises OSError."""
+    status = directory.lstat()
+    if not stat.S_ISDIR(status.st_mode):
+        return f"remove {directory}: expected a directory, found a link or a file"
+    with os.scandir(directory) as entries:
+        found = [(directory, status), *((entry.path, entry.stat(follow_symlinks=False)) for entry in entries)]
+    for path, each in found:
+        if each.st_uid != os.geteuid():
+            return f"remove {path}: expected it to belong to user {os.geteuid()}, found user {each.st_uid}"
+        if stat.S_ISLNK(each.st_mode):
+            return f"remove {path}: expected no symbolic link"
+    if status.st_mode & 0o077:
+        return f"run chmod 700 {directory}: expected a private directory, found mode {stat.S_IMODE(status.st_mode):04o}"
+    return None
