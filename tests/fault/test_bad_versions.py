@@ -1,6 +1,7 @@
 """Every kind of bad version is refused or caught, is logged with its reason, and costs no step."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from actor.sandbox.program_sandbox import SandboxLimits
 from shared.store.policy_store import LocalPolicyStore
 from tests.support.agent_policies import (
     OBSERVATIONS,
+    MakeAgent,
     TouchyPolicy,
     eager,
     local_store,
@@ -20,6 +22,7 @@ from tests.support.agent_policies import (
     quiet_noise,
     touchy_exporter,
 )
+from tests.support.bad_programs import publish_steered
 from tests.support.bad_versions import BAD_KINDS, SLOW_KINDS, BadKind, publish_bad
 from tests.support.captured_logs import CapturedLogs
 from tests.support.waiting import until
@@ -67,7 +70,7 @@ def _never_acts(store: LocalPolicyStore, agent: Agent, captured_logs: CapturedLo
         agent.reset()
         _acts_as(agent, seed=0)
         assert agent.policy.version == first.version
-    if "hangs" in kind.name:  # what did not answer once may have been held up: it is asked twice
+    if "hang" in kind.name:  # what did not answer once may have been held up: it is asked twice
         until(lambda: (agent.reset(), captured_logs.has("quarantined reason"))[1])
     said = captured_logs.lines_with(f"version {bad} ")
     if kind.outcome == "not seen":
@@ -94,6 +97,32 @@ def test_it_never_acts_though_its_verification_takes_seconds(
     store: LocalPolicyStore, agent: Agent, captured_logs: CapturedLogs, kind: BadKind
 ) -> None:
     _never_acts(store, agent, captured_logs, kind)
+
+
+@pytest.mark.parametrize("is_known", [True, False], ids=["known program", "unknown program"])
+@pytest.mark.parametrize("harm", ["crash", "memory", pytest.param("hang", marks=pytest.mark.slow)])
+def test_a_content_that_fails_by_its_weights_condemns_no_other_of_the_same_program(
+    tmp_path: Path, make_agent: MakeAgent, harm: str, is_known: bool
+) -> None:
+    """The loop and the sizes follow weights, so that each content runs in the sandbox first."""
+    store = local_store(tmp_path / "policies")
+    limits = SandboxLimits(timeout_s=60.0, cpu_s=2.0, memory_bytes=2**29)
+    agent = make_agent(store, sandbox=limits)
+    if is_known:
+        publish_steered(store, 0)
+    else:
+        publish_seed(store, 0)
+    agent.reset()
+    bad = publish_steered(store, 1, harm)
+    agent.reset()
+    _acts_as(agent, seed=0)
+    assert agent.policy.version == 0
+    for seed in (2, 3):
+        good = publish_steered(store, seed)
+        agent.reset()
+        assert agent.policy.version == good.version
+        _acts_as(agent, seed)
+    assert list(store.quarantined()) == [bad.digest]
 
 
 @pytest.mark.parametrize("kind", [k for k in _kinds(slow=False) if "acting" in k.values[0].outcome])  # type: ignore[attr-defined]

@@ -122,6 +122,40 @@ class Crashes(_Around):
         return self.policy([inputs[0] + 0 * self.native(many), inputs[1]])
 
 
+class Steered(_Around):
+    """One program whose weights decide whether it crashes, eats all memory, hangs, or does no harm."""
+
+    def __init__(self, seed: int = 0, *, rows: int = 1, copies: int = 1, laps: int = 1) -> None:
+        super().__init__(seed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # tracing warns about constants
+            self.native = torch.jit.trace(_BakedState(), torch.zeros(1, 4), check_trace=False)
+        self.register_buffer("rows", torch.tensor(rows))
+        self.register_buffer("copies", torch.tensor(copies))
+        self.register_buffer("laps", torch.tensor(laps))
+
+    def forward(self, inputs: list[Tensor]) -> list[Tensor]:
+        lap = 0
+        while lap < int(self.laps):
+            lap += 1
+        eaten = inputs[0].repeat(int(self.copies), 1)
+        many = inputs[0][:1].repeat(int(self.rows), 1)
+        return self.policy([inputs[0] + 0 * self.native(many) + 0 * eaten[0, 0], inputs[1]])
+
+
+STEERED = {
+    "crash": ({"rows": 3000}, "killed the sandbox process"),
+    "memory": ({"copies": 2**40}, "GiB of memory"),
+    "hang": ({"laps": 2**60}, "no answer within"),
+}
+"""Weights of ``Steered`` that do harm, with the reason of the refusal."""
+
+
+def publish_steered(store: PolicyStore, seed: int, harm: str | None = None) -> Manifest:
+    """Publish a version of ``Steered`` that acts as ``make_policy(seed=seed)``, or does harm."""
+    return publish_program(store, Steered(seed, **({} if harm is None else STEERED[harm][0])))
+
+
 def publish_program(store: PolicyStore, module: _Around) -> Manifest:
     """Publish the TorchScript of ``module`` with its weights and the probe of the correct policy."""
     buffer = io.BytesIO()

@@ -105,6 +105,13 @@ def _program(make: Callable[[int], nn.Module]) -> Stage:
     return stage
 
 
+def _steered(harm: str) -> Stage:
+    def stage(store: LocalPolicyStore, seed: int) -> None:
+        bad_programs.publish_steered(store, seed, harm)
+
+    return stage
+
+
 def _zip_bomb(store: LocalPolicyStore, seed: int) -> None:
     policy = make_policy(seed=seed)
     program, entry = bad_programs.zip_bomb()
@@ -199,6 +206,10 @@ BAD_KINDS = (
     BadKind("a program that needs a hundred times the time", _program(bad_programs.NeedsAHundredTimes), "as long as"),
     BadKind("a program that eats all memory", _program(bad_programs.EatsAllMemory), "GiB of memory"),
     BadKind("a program that crashes", _program(bad_programs.Crashes), "killed the sandbox process"),
+    *(
+        BadKind(f"a {harm} by its weights", _steered(harm), reason)
+        for harm, (_, reason) in bad_programs.STEERED.items()
+    ),
     _kind("a newer format", "expected manifest format"),
     _kind("another number", "expected a manifest of"),
     BadKind("NaN for some inputs", _touchy(nan_above=500.0), "PolicyOutputError", "quarantined while acting"),
@@ -217,5 +228,6 @@ SLOW_KINDS = (
     "a program that hangs",
     "a program that eats all memory",
     "a program that needs a hundred times the time",
+    "a hang by its weights",
 )
 """Those that take seconds to find out."""
