@@ -21,6 +21,7 @@ from shared.process.log import set_up_logging
 from shared.process.process_guard import die_with_parent
 from shared.rollouts.rollout import RolloutLayout
 from shared.run.environment_description import find_environment
+from shared.run.private_files import restrict_new_files
 from shared.run.run_config import RunConfig
 from shared.run.run_directory import RunDirectory, find_run, new_run_directory
 
@@ -37,7 +38,9 @@ def run_training(options: LearnerRun, train: Callable[[RunDirectory, Callable[[]
     stop = stop_on_signals()
     find_environment(options.env)  # raises before any file is written
     run = choose_run_directory(options.env, options.run_dir, resume=options.resume)
+    restrict_new_files(group_readable=options.group_readable)
     set_up_logging("learner", run.logs, supervised=options.supervised)
+    run.restrict(group_readable=options.group_readable)
 
     import torch
 
@@ -50,6 +53,7 @@ def run_training(options: LearnerRun, train: Callable[[RunDirectory, Callable[[]
 
 def _train_with_actors(options: LearnerRun, run: RunDirectory, stop_requested: Callable[[], bool]) -> Outcome:
     from learner.training.training import Acting, train
+    from shared.transport.addresses import resolve_address
     from shared.transport.arrival_journal import ArrivalJournal
     from shared.transport.receiver_flow import ReceiverOptions
     from shared.transport.transport_keys import ACTOR_KEY_NAME, keep_learner_keys
@@ -57,17 +61,17 @@ def _train_with_actors(options: LearnerRun, run: RunDirectory, stop_requested: C
 
     def connect(config: RunConfig, layout: RolloutLayout) -> Acting:
         receiver = ZmqReceiver(
-            options.listen or config.address,
+            options.listen or resolve_address(config.address, run.path),
             layout,
             config.run_id,
             ReceiverOptions(config.heartbeat_s, window=config.window, synchronous=options.learner.sync),
-            keys=None if config.learner_public_key is None else keep_learner_keys(run.path),
+            keys=keep_learner_keys(run.path),
             journal=ArrivalJournal(run.path / "arrivals.jsonl"),
         )
         logger.info("waiting for actors run={} address={}", config.run_id, config.address)
         if not options.supervised:
             logger.info("start one with: rl-hotswap act --env {} --run-dir {}", options.env, run.path)
-        if config.learner_public_key is not None:
+        if options.listen is not None:
             logger.info("on another machine, give it a copy of {} with --transport-key", run.path / ACTOR_KEY_NAME)
         return Acting(receiver)
 

@@ -27,10 +27,11 @@ from shared.policy.signing import PublicKey, public_keys_of
 from shared.process.log import environment_failures, set_up_logging
 from shared.rollouts.rollout import RolloutLayout
 from shared.run.environment_description import find_environment
+from shared.run.private_files import group_may_read, restrict_new_files
 from shared.run.run_directory import RunDirectory
-from shared.transport.transport_keys import choose_actor_keys
+from shared.transport.addresses import resolve_address
+from shared.transport.transport_keys import ACTOR_KEY_NAME, choose_actor_keys
 from shared.transport.zmq_sender import ZmqSender
-from shared.transport.zmq_sockets import check_keys
 
 _UNSENT_LENGTH = 16  # steps of a rollout that is not sent: short, so that an episode is reported soon after its end
 
@@ -54,6 +55,8 @@ def act(settings: ActorSettings) -> int:
         source = find_source(
             settings.env, settings.run_dir, settings.store, deadline_s=settings.deadline_s, print_line=echo, keys=keys
         )
+        if source.run is not None:
+            restrict_new_files(group_readable=group_may_read(source.run.path))
         log = _set_up_logging(settings, name, source.run)
         stack.enter_context(environment_failures(log))
         kwargs = source.config.env_kwargs if source.config and source.config.env_id == settings.env else {}
@@ -144,15 +147,17 @@ def _find_learner(
         return None
     if not settings.supervised and not run.live():  # a supervisor's learner may still be starting
         return None
+    own_key = run.path / ACTOR_KEY_NAME
+    if settings.transport_key is None and own_key.exists() and not os.access(own_key, os.R_OK):
+        echo(f"no rollouts are sent: only the owner of {run.path} may read its {ACTOR_KEY_NAME} (--transport-key FILE)")
+        return None
     keys = choose_actor_keys(settings.transport_key, run.path, config.learner_public_key)
-    check_keys(config.address, keys)
+    address = resolve_address(config.address, run.path)
 
     def join() -> ZmqSender:
         echo(f"joined the training in {run.path} as {name}: its learner learns from this actor's rollouts")
         timeout_s = config.learner_timeout_s
-        return ZmqSender(
-            config.address, config.run_id, name, window=config.window, learner_timeout_s=timeout_s, keys=keys
-        )
+        return ZmqSender(address, config.run_id, name, keys=keys, window=config.window, learner_timeout_s=timeout_s)
 
     return join
 

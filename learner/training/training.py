@@ -24,7 +24,7 @@ from shared.run.environment_description import EnvironmentDescription, describe_
 from shared.run.run_config import RunConfig, sign_run_config
 from shared.run.run_directory import RunDirectory
 from shared.store.policy_store import LocalPolicyStore, Retention, UsedNumbers
-from shared.transport.addresses import advertised_address, local_address, needs_keys
+from shared.transport.addresses import LOCAL_ADDRESS, advertised_address
 from shared.transport.transport import RolloutReceiver
 from shared.transport.transport_keys import keep_learner_keys
 
@@ -125,7 +125,6 @@ def _run_config(options: RunOptions, run: RunDirectory, learner: Learner, key: S
             f"recurrent state of the training in {run.path}, found those of {options.env} with other flags"
         )
     run_id = before.run_id if before is not None else secrets.token_hex(8)
-    keys = None if options.listen is None or not needs_keys(options.listen) else keep_learner_keys(run.path)
     config = RunConfig(
         run_id=run_id,
         env_id=options.env,
@@ -133,8 +132,8 @@ def _run_config(options: RunOptions, run: RunDirectory, learner: Learner, key: S
         seed=options.seed,
         rollout_length=options.learner.rollout_length,
         signature=signature,
-        address=local_address(run_id) if options.listen is None else advertised_address(options.listen),
-        learner_public_key=None if keys is None else keys.public_key,
+        address=LOCAL_ADDRESS if options.listen is None else advertised_address(options.listen),
+        learner_public_key=keep_learner_keys(run.path).public_key,
         policy_public_key=None if key is None else str(key.public),
     )
     return config if key is None else sign_run_config(config, key)

@@ -22,6 +22,7 @@ from shared.policy.signing import PublicKey
 from shared.process.command_line import run_command
 from shared.process.log import set_up_logging
 from shared.run.environment_description import describe_environment
+from shared.run.private_files import restrict_new_files
 from shared.run.run_directory import RunDirectory
 
 COMMAND = "rl-hotswap train"
@@ -96,7 +97,9 @@ def train(options: TrainOptions, run: RunDirectory) -> int:
 
     Raises ConfigurationError or EnvironmentFailed with a child's message.
     """
+    restrict_new_files(group_readable=options.group_readable)
     set_up_logging("supervisor", run.logs, terminal_level=None)
+    run.restrict(group_readable=options.group_readable)
     key = signing_key_for(run, options.signing_key)
     console = Console()
     with run.lock_supervisor():

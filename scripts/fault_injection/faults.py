@@ -268,10 +268,11 @@ class Faults:
         return self._count(what, f"for {seconds:.1f} s")
 
     def _flood(self) -> bool:
-        address = self._state.address()
-        if address is None or not (sent := flood(address, self._generator)):
+        try:
+            sent = flood(self._state.run.path, self._generator)
+        except HotswapError:  # the learner has not begun
             return False
-        return self._count("garbage", f"of {sent:,} bytes into the learner's socket")
+        return bool(sent) and self._count("garbage", f"of {sent:,} bytes into the learner's socket")
 
     def _send_invalid(self) -> bool:
         process = self._state.find("learner")

@@ -4,6 +4,7 @@ import secrets
 import socket
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 
@@ -12,17 +13,18 @@ from shared.errors import HotswapError
 from shared.rollouts.rollout import EpisodeEnds, Rollout, RolloutHeader, RolloutLayout
 from shared.run.run_config import RunConfig
 from shared.run.run_directory import RunDirectory
+from shared.transport.addresses import LOCAL_ADDRESS, resolve_address
+from shared.transport.transport_keys import ACTOR_KEY_NAME, read_actor_keys
 from shared.transport.zmq_sender import ZmqSender
 
 _CONNECTIONS = 8
 _BYTES_EACH = 2**18
 _SOCKET_TIMEOUT_S = 0.2
 
-# ZMTP 3.0 (https://rfc.zeromq.org/spec/23/): signature, version, mechanism NULL, no server; then READY as a DEALER.
-_GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
-_PROPERTY = b"\x0bSocket-Type" + (6).to_bytes(4, "big") + b"DEALER"
-_READY = b"\x05READY" + _PROPERTY
-_HANDSHAKE = _GREETING + b"\x04" + bytes([len(_READY)]) + _READY
+# ZMTP 3.0 (https://rfc.zeromq.org/spec/23/): signature, version, mechanism PLAIN, no server; then, with the password,
+# INITIATE as a DEALER.
+_GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"PLAIN".ljust(20, b"\0") + bytes(32)
+_INITIATE = b"\x08INITIATE\x0bSocket-Type" + (6).to_bytes(4, "big") + b"DEALER"
 
 _ENVS = 2
 _SEND_TIMEOUT_S = 0.3
@@ -30,18 +32,35 @@ _REJECTED_WITHIN_S = 10.0
 _POLL_S = 0.05
 
 
-def flood(address: str, generator: np.random.Generator) -> int:
-    """Send garbage to the ipc ``address``, half of it after a valid handshake; return the number of bytes sent."""
+def flood(run: Path, generator: np.random.Generator) -> int:
+    """Send garbage to the learner of ``run``, half of it after a valid handshake; return the number of bytes sent."""
     sent = 0
+    password = read_actor_keys(run / ACTOR_KEY_NAME).password
     for number in range(_CONNECTIONS):
         with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
             client.settimeout(_SOCKET_TIMEOUT_S)
-            client.connect(address.removeprefix("ipc://").replace("@", "\0", 1))
+            client.connect(resolve_address(LOCAL_ADDRESS, run).removeprefix("ipc://"))
             if number % 2:
-                client.sendall(_HANDSHAKE)
+                shake_hands(client, password)
             while sent < (number + 1) * _BYTES_EACH:
                 sent += client.send(_frame(generator) if number % 2 else generator.bytes(4096))
     return sent
+
+
+def shake_hands(client: socket.socket, password: str) -> None:
+    """Authenticate as an actor on a connection that has just begun."""
+    secret = password.encode()
+    client.sendall(_GREETING + _command(b"\x05HELLO\x05actor" + bytes([len(secret)]) + secret))
+    received = b""
+    while b"WELCOME" not in received:
+        received += (data := client.recv(4096))
+        if not data:
+            raise ConnectionError("the learner has closed the connection")
+    client.sendall(_command(_INITIATE))
+
+
+def _command(body: bytes) -> bytes:
+    return b"\x04" + bytes([len(body)]) + body
 
 
 def _frame(generator: np.random.Generator) -> bytes:
@@ -63,10 +82,11 @@ def _rollout(config: RunConfig, kind: str, actor_id: str) -> Rollout:
     return rollout
 
 
-def send_invalid(config: RunConfig, kind: str, timeout_s: float = _SEND_TIMEOUT_S) -> bool:
-    """Send a rollout of ``kind`` to the learner of ``config``; return False if it was not accepted in time."""
+def send_invalid(run: Path, config: RunConfig, kind: str, timeout_s: float = _SEND_TIMEOUT_S) -> bool:
+    """Send a rollout of ``kind`` to the learner of ``run``; return False if it was not accepted in time."""
     actor_id = f"chaos-{secrets.token_hex(4)}"
-    sender = ZmqSender(config.address, config.run_id, actor_id, learner_timeout_s=timeout_s + 2.0)
+    address, keys = resolve_address(config.address, run), read_actor_keys(run / ACTOR_KEY_NAME)
+    sender = ZmqSender(address, config.run_id, actor_id, keys=keys, learner_timeout_s=timeout_s + 2.0)
     try:
         return sender.wait_for_room(timeout_s) and sender.send(_rollout(config, kind, actor_id))
     finally:
@@ -85,7 +105,7 @@ class InvalidRollouts:
         """Send one rollout to the current learner; return False if it was not accepted."""
         try:
             config = self._run.run_config()
-            sent = config is not None and send_invalid(config, kind, timeout_s)
+            sent = config is not None and send_invalid(self._run.path, config, kind, timeout_s)
         except HotswapError:
             return False
         self.sent += sent

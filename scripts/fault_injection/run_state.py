@@ -25,10 +25,9 @@ from scripts.fault_injection.processes import (
     start,
 )
 from scripts.fault_injection.published import Published, RunLogs
-from shared.errors import CheckpointError, ConfigurationError
+from shared.errors import CheckpointError
 from shared.run.run_directory import RunDirectory
 from shared.store.policy_store import UsedNumbers
-from shared.transport.addresses import local_address
 
 ACTORS = ("actor-0", "actor-1")
 INFERENCE_ACTORS = ("inference-0", "inference-1")
@@ -98,12 +97,6 @@ class RunState:
             return self.training.find(name)
         with suppress(psutil.NoSuchProcess):
             return psutil.Process(self.inference[name].process.pid)
-        return None
-
-    def address(self) -> str | None:
-        with suppress(ConfigurationError):
-            config = self.run.run_config()
-            return None if config is None else local_address(config.run_id)
         return None
 
     def restart(self, actor: InferenceActor, *, measured: bool) -> None:

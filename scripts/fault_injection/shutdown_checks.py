@@ -3,7 +3,7 @@
 import signal
 import subprocess
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from statistics import median
 
@@ -13,6 +13,8 @@ from scripts.fault_injection.published import tracebacks
 from scripts.fault_injection.run_state import RunState
 from shared.errors import HotswapError
 from shared.process.command_line import INTERRUPTED
+from shared.transport.addresses import LOCAL_ADDRESS, resolve_address
+from shared.transport.local_socket import LocalSocket
 
 _STOPPED_WITHIN_S = 3.0
 _BUSY_ALLOWANCE_S = 12.0
@@ -109,10 +111,9 @@ def _check_leaks(state: RunState) -> None:
     state.finish_import()
     left = [f"{process.pid} ({command_of(process.pid)})" for process in state.marked_processes()]
     invariants.check("no orphans, no zombies", not left, f"still running: {', '.join(left)}")
-    address = state.address() or ""
-    sockets = Path("/proc/net/unix").read_text().splitlines()
-    is_open = any(address and line.endswith(address.removeprefix("ipc://")) for line in sockets)
-    invariants.check("no leaked resources", not is_open, f"the socket {address} is still open")
+    address = resolve_address(LOCAL_ADDRESS, state.run.path)
+    with closing(LocalSocket(address)) as local:
+        invariants.check("no leaked resources", not local.is_served(), f"the socket {address} is still open")
     leaked = state.environment.leaked()
     invariants.check("no leaked resources", not leaked, f"{len(leaked)} files left: {', '.join(leaked[:5])}")
     run = state.run

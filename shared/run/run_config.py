@@ -17,10 +17,10 @@ class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Configuration of one run, written by the learner before version 0 is published.
 
     Attributes:
-        address: where the learner receives rollouts.
+        address: where the learner receives rollouts; a socket is in the directory of the run.
         window: number of rollouts that a sender may have in flight.
         learner_timeout_s: silence after which a sender takes the learner to be down.
-        learner_public_key: transport key of the learner (hexadecimal). If set, rollouts are encrypted.
+        learner_public_key: transport key of the learner (hexadecimal). None in runs of older releases.
         policy_public_key: key that signs the versions. Informative: actors accept only keys from their own flags.
         authentication: signature of all other fields (hexadecimal).
     """

@@ -8,12 +8,13 @@
       progress.json    written several times a second during training
       summary.json     written at the end
       arrivals.jsonl   the rollouts that the learner has received (shared.transport.arrival_journal)
-      learner.key      with --listen: the keys of the learner
-      actor.key        with --listen: the only file that a remote actor needs (shared.transport.transport_keys)
+      learner.key      the keys of the learner, which only the owner can read
+      actor.key        the keys of its actors: the only file that a remote actor needs (shared.transport.transport_keys)
+      learner.sock     without --listen: the socket of the learner
       learner.lock     locked while a learner runs (flock: the kernel releases it however the process ends)
       supervisor.lock  locked while a supervisor runs, also between two learners
 
-Every JSON file is replaced atomically.
+Every JSON file is replaced atomically. Only the owner can enter the directory (shared.run.private_files).
 """
 
 import contextlib
@@ -30,6 +31,7 @@ import msgspec
 
 from shared.errors import ConfigurationError, StoreLocked
 from shared.files.small_files import replace_file, sweep_dead_writers
+from shared.run.private_files import PRIVATE, check_may_be_made_private, restrict_directories
 from shared.run.progress import Progress, Summary
 from shared.run.run_config import RunConfig, encode_run_config
 
@@ -51,21 +53,29 @@ class RunDirectory:
         self.numbers = path / "numbers"
         self.logs = path / "logs"
         self.tensorboard = path / "tensorboard"
+        self._directories = [self.policies, self.checkpoints, self.logs, self.tensorboard]
 
     def __repr__(self) -> str:
         return f"RunDirectory({str(self.path)!r})"
 
     def create(self) -> Self:
-        """Create missing directories. Raises ConfigurationError."""
+        """Create missing directories, which only this user can enter. Raises ConfigurationError."""
         try:
-            for directory in (self.policies, self.checkpoints, self.logs, self.tensorboard):
-                directory.mkdir(parents=True, exist_ok=True)
+            if not self.policies.is_dir():
+                check_may_be_made_private(self.path)
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            for directory in (self.path, *self._directories):
+                directory.mkdir(mode=PRIVATE, exist_ok=True)
         except OSError as error:
             raise ConfigurationError(
                 f"choose a writable --run-dir: cannot write into the run directory {self.path}: "
                 f"{error.strerror or error}"
             ) from error
         return self
+
+    def restrict(self, *, group_readable: bool) -> None:
+        """Let only the owner, or also the group, enter the directories of the run. Raises ConfigurationError."""
+        restrict_directories(self.path, self._directories, group_readable=group_readable)
 
     def run_config(self) -> RunConfig | None:
         """Return the configuration for actors, or None before the learner wrote it. Raises ConfigurationError."""

@@ -8,9 +8,11 @@
                                 <-       Stop
     Bye(sent)                   ->
 
-Counts and credits are totals, so that messages may be lost, late or repeated.
+Counts and credits are totals, so that messages may be lost, late or repeated. A message names its session by the
+token of the session, which only the session and the learner know: no peer can speak for another.
 """
 
+import hashlib
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -18,7 +20,8 @@ import msgspec
 from shared.errors import RolloutInvalid, TransportError
 from shared.transport.rollout_ledger import SenderKey
 
-PROTOCOL = 1
+PROTOCOL = 2
+_SESSION_ID_LENGTH = 32
 MAX_MESSAGE_BYTES = 4096
 
 # Far above the counts of any run, and small enough for exact sums in every language.
@@ -27,16 +30,23 @@ Name = Annotated[str, msgspec.Meta(max_length=256)]
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=86400)]
 
 
-class Sender(msgspec.Struct, frozen=True, rename={"session_id": "incarnation"}):
-    """The sender of a message: a session of an actor of a run."""
+class Sender(msgspec.Struct, frozen=True, rename={"token": "incarnation"}):
+    """The sender of a message: a session of an actor of a run.
+
+    ``token`` is a random secret of the session. Its hash is the session id, which logs, accounts and rollouts contain.
+    """
 
     run_id: Name
     actor_id: Name
-    session_id: Name
+    token: Name
+
+    def __repr__(self) -> str:
+        return f"Sender({self.run_id!r}, {self.actor_id!r}, session={self.key.session_id})"
 
     @property
     def key(self) -> SenderKey:
-        return SenderKey(self.actor_id, self.session_id)
+        digest = hashlib.sha256(self.token.encode()).hexdigest()
+        return SenderKey(self.actor_id, digest[:_SESSION_ID_LENGTH])
 
 
 class Hello(msgspec.Struct, frozen=True, tag="hello"):

@@ -1,23 +1,28 @@
-"""Keys of a run for rollouts over tcp: two CURVE key pairs, created with the run and readable by its owner only.
+"""Secrets of a run: two CURVE key pairs, created with the run and readable by its owner only.
 
     runs/…/learner.key    the pair of the learner, and the public key of its actors
     runs/…/actor.key      the pair of the actors, and the public key of their learner: the file for remote actors
 
 Without a key file a process can neither read nor send rollouts, nor act as the learner. All actors of a run share one
-pair: the key authorizes them, their names identify them.
+pair: the key authorizes them. Each session of an actor has a token of its own (``messages.Sender``), which identifies
+it.
 """
 
 from pathlib import Path
 from typing import Annotated, TypeVar
 
 import msgspec
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from shared.errors import ConfigurationError
 from shared.files.small_files import replace_file
 
 LEARNER_KEY_NAME = "learner.key"
 ACTOR_KEY_NAME = "actor.key"
+
+_PASSWORD = b"rl-hotswap local socket"
 
 HexKey = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 
@@ -29,17 +34,36 @@ class _KeyPair(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.public_key})"
 
+    def _password(self, peer: str) -> str:
+        """Return a secret that only the owners of the two key pairs can compute."""
+        secret = X25519PrivateKey.from_private_bytes(bytes.fromhex(self.secret_key))
+        try:
+            common = secret.exchange(X25519PublicKey.from_public_bytes(bytes.fromhex(peer)))
+        except ValueError as error:  # a point of low order
+            raise ConfigurationError(f"copy the keys of the run again: {peer} is no public key") from error
+        return HKDF(SHA256(), 32, salt=None, info=_PASSWORD).derive(common).hex()
+
 
 class LearnerKeys(_KeyPair, frozen=True, forbid_unknown_fields=True):
     """The key pair of the learner (hexadecimal, 32 bytes each), and the public key of its actors."""
 
     actor_public_key: HexKey
 
+    @property
+    def password(self) -> str:
+        """Password of the local socket, the same as that of ``ActorKeys``. Raises ConfigurationError."""
+        return self._password(self.actor_public_key)
+
 
 class ActorKeys(_KeyPair, frozen=True, forbid_unknown_fields=True):
     """The key pair of the actors (hexadecimal, 32 bytes each), and the public key of their learner."""
 
     learner_public_key: HexKey
+
+    @property
+    def password(self) -> str:
+        """Password of the local socket, the same as that of ``LearnerKeys``. Raises ConfigurationError."""
+        return self._password(self.learner_public_key)
 
 
 _Keys = TypeVar("_Keys", LearnerKeys, ActorKeys)
@@ -61,7 +85,7 @@ def keep_learner_keys(directory: Path) -> LearnerKeys:
         for file, keys in ((directory / ACTOR_KEY_NAME, actor), (path, learner)):  # if the last exists, both do
             replace_file(file, msgspec.json.format(msgspec.json.encode(keys), indent=1), mode=0o600)
     except OSError as error:
-        raise ConfigurationError(f"cannot write the keys for --listen into {directory}: {error.strerror}") from error
+        raise ConfigurationError(f"cannot write the keys of the run into {directory}: {error.strerror}") from error
     return learner
 
 
@@ -69,18 +93,16 @@ def read_actor_keys(path: Path) -> ActorKeys:
     return _read(path, ActorKeys)
 
 
-def choose_actor_keys(given: Path | None, run: Path, learner_public_key: str | None) -> ActorKeys | None:
-    """Return the keys in the file ``given``, else in the directory ``run``; None if the learner has no keys.
+def choose_actor_keys(given: Path | None, run: Path, learner_public_key: str | None) -> ActorKeys:
+    """Return the keys in the file ``given``, else in the directory ``run``.
 
     Raises ConfigurationError if they do not belong to ``learner_public_key``, which ``run.json`` names. A given key
     takes precedence over ``run.json``, which another process may have written.
     """
     if learner_public_key is None:
-        if given is None:
-            return None
         raise ConfigurationError(
-            "leave out --transport-key, or start the learner with --listen: according to run.json the learner in "
-            f"{run} receives rollouts in the clear"
+            f"run one release on both sides: according to run.json the learner in {run} has no keys, so it is of an "
+            "older release"
         )
     path = given or run / ACTOR_KEY_NAME
     keys = read_actor_keys(path)

@@ -1,5 +1,7 @@
 """The end of the learner over ZeroMQ."""
 
+import errno
+import os
 import threading
 import time
 
@@ -11,10 +13,12 @@ from shared.rollouts.rollout import Rollout, RolloutLayout
 from shared.rollouts.rollout_codec import MAX_FRAME_BYTES
 from shared.transport import messages
 from shared.transport.arrival_journal import ArrivalJournal
+from shared.transport.local_socket import LocalSocket, is_local
+from shared.transport.peer_authentication import LearnerAuthentication
 from shared.transport.receiver_flow import ReceiverFlow, ReceiverOptions, Reply
 from shared.transport.transport import RolloutReceiver
 from shared.transport.transport_keys import LearnerKeys
-from shared.transport.zmq_sockets import FLUSH_MS, LearnerCurve, check_keys, configure, milliseconds, ready
+from shared.transport.zmq_sockets import FLUSH_MS, configure, milliseconds, ready
 
 _READ_AT_MOST = 256  # messages read at once, so that a flood cannot keep the lock
 _RECEIVE_QUEUE = 4  # messages of a connection that wait in the socket; others wait at the sender
@@ -28,7 +32,7 @@ class ZmqReceiver(RolloutReceiver):
     ``window`` rollouts of each sender, ``capacity`` over all of them. Rollouts are views of the received messages.
 
     ``self.address`` has the port that a wildcard became. With a ``journal``, accounts stay exact if this process is
-    killed. Raises ConfigurationError if ``address`` cannot be bound, or needs ``keys``: all outside this machine do.
+    killed. Raises ConfigurationError if ``address`` cannot be bound.
     """
 
     def __init__(
@@ -38,10 +42,9 @@ class ZmqReceiver(RolloutReceiver):
         run_id: str,
         options: ReceiverOptions | None = None,
         *,
-        keys: LearnerKeys | None = None,
+        keys: LearnerKeys,
         journal: ArrivalJournal | None = None,
     ) -> None:
-        check_keys(address, keys)
         super().__init__(journal)
         options = options or ReceiverOptions()
         self.synchronous = options.synchronous
@@ -51,21 +54,32 @@ class ZmqReceiver(RolloutReceiver):
         self._next_beat_s = 0.0
         self._lock = threading.Lock()  # guards the socket and the flow; never held while an update runs
         self._closing = threading.Event()
+        self._local = LocalSocket(address) if is_local(address) else None
         self._context = zmq.Context()
         self._socket: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
         # Without MANDATORY a message for a closed connection would be dropped silently.
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self._socket.setsockopt(zmq.RCVHWM, max(1, min(_RECEIVE_QUEUE, options.capacity)))
         configure(self._socket, address, MAX_FRAME_BYTES, 10 * options.heartbeat_s)
-        self._curve = None if keys is None else LearnerCurve(self._context, self._socket, keys)
+        self._authentication = LearnerAuthentication(self._context, self._socket, address, keys)
         try:
-            self._socket.bind(address)
-        except zmq.ZMQError as error:
+            self.address = self._bind(address)
+        except (zmq.ZMQError, OSError) as error:
             self._end_context(linger_ms=0)
             raise ConfigurationError(f"cannot receive rollouts at {address!r}: {error}") from error
-        self.address = str(self._socket.getsockopt_string(zmq.LAST_ENDPOINT))
         self._beat = threading.Thread(target=self._keep_beating, name="rollout-heartbeat", daemon=True)
         self._beat.start()
+
+    def _bind(self, address: str) -> str:
+        """Bind the socket and return the address for senders."""
+        if self._local is None:
+            self._socket.bind(address)
+            return str(self._socket.getsockopt_string(zmq.LAST_ENDPOINT))
+        if self._local.is_served():
+            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+        self._socket.bind(self._local.endpoint)  # replaces the socket of a killed learner
+        self._local.restrict()
+        return address
 
     @property
     def live_senders(self) -> int:
@@ -111,12 +125,15 @@ class ZmqReceiver(RolloutReceiver):
         self._beat.join()
         with self._lock:
             if not self._socket.closed:
+                if self._local is not None:
+                    self._local.remove()
                 self._end_context(linger_ms=FLUSH_MS)
 
     def _end_context(self, *, linger_ms: int) -> None:
-        if self._curve is not None:
-            self._curve.close()
+        self._authentication.close()
         self._context.destroy(linger=linger_ms)
+        if self._local is not None:
+            self._local.close()
         self._ledger.close()
 
     def _check_open(self) -> None:

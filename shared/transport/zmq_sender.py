@@ -13,10 +13,12 @@ from shared.errors import ConfigurationError, TransportClosed, TransportError
 from shared.rollouts.rollout import Rollout
 from shared.rollouts.rollout_codec import encode_rollout
 from shared.transport import messages
+from shared.transport.local_socket import LocalSocket, is_local
 from shared.transport.messages import Bye, FromActor, Hello, Refused, Sending
+from shared.transport.peer_authentication import ActorAuthentication
 from shared.transport.sender_flow import SenderFlow
 from shared.transport.transport_keys import ActorKeys
-from shared.transport.zmq_sockets import FLUSH_MS, ActorCurve, check_keys, configure, milliseconds, ready
+from shared.transport.zmq_sockets import FLUSH_MS, configure, milliseconds, ready
 
 _RECONNECT_MS = (20, 500)
 
@@ -25,7 +27,7 @@ class ZmqSender:
     """``RolloutSender`` over ZeroMQ, for one thread: the one that acts. It reconnects to a restarted learner.
 
     ``window`` rollouts may be in flight. After ``learner_timeout_s`` of silence the learner is taken to be down. Raises
-    ConfigurationError if ``address`` is invalid, or needs ``keys``: all outside this machine do.
+    ConfigurationError if ``address`` is invalid, or a socket that other users could replace.
     """
 
     def __init__(
@@ -34,13 +36,14 @@ class ZmqSender:
         run_id: str,
         actor_id: str,
         *,
+        keys: ActorKeys,
         window: int = 1,
         learner_timeout_s: float = 5.0,
-        keys: ActorKeys | None = None,
     ) -> None:
-        check_keys(address, keys)
         self._address = address
-        self._name = messages.Sender(run_id, actor_id, secrets.token_hex(8))
+        self._name = messages.Sender(run_id, actor_id, secrets.token_hex(16))
+        self._session_id = self._name.key.session_id
+        self._local = LocalSocket(address) if is_local(address) else None
         self._flow = SenderFlow(window, learner_timeout_s, time.monotonic())
         self._was_silent = False
         self._context = zmq.Context()
@@ -50,11 +53,11 @@ class ZmqSender:
         self._socket.setsockopt(zmq.RECONNECT_IVL, _RECONNECT_MS[0])
         self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, _RECONNECT_MS[1])
         configure(self._socket, address, messages.MAX_MESSAGE_BYTES, learner_timeout_s)
-        self._curve = None if keys is None else ActorCurve(self._socket, keys)
+        self._authentication = ActorAuthentication(self._socket, address, keys)
         try:
-            self._socket.connect(address)
+            self._socket.connect(address if self._local is None else self._local.endpoint)
         except zmq.ZMQError as error:
-            self._context.destroy(linger=0)
+            self._end_context(linger_ms=0)
             raise ConfigurationError(f"cannot send rollouts to {address!r}: {error}") from error
 
     @property
@@ -108,7 +111,7 @@ class ZmqSender:
 
     def _hand_over(self, rollout: Rollout) -> bool:
         sequence = self._flow.sent
-        header = msgspec.structs.replace(rollout.header, sequence=sequence, session_id=self._name.session_id)
+        header = msgspec.structs.replace(rollout.header, sequence=sequence, session_id=self._session_id)
         frames = [messages.encode(Sending(self._name, sequence)), *encode_rollout(replace(rollout, header=header))]
         try:
             self._socket.send_multipart(frames, zmq.NOBLOCK, copy=False)
@@ -125,7 +128,12 @@ class ZmqSender:
         if self._flow.sent and self._flow.learner_alive(time.monotonic()):
             self._socket.poll(FLUSH_MS, zmq.POLLOUT)
         self._try_send(Bye(self._name, self._flow.sent))
-        self._context.destroy(linger=FLUSH_MS)
+        self._end_context(linger_ms=FLUSH_MS)
+
+    def _end_context(self, *, linger_ms: int) -> None:
+        self._context.destroy(linger=linger_ms)
+        if self._local is not None:
+            self._local.close()
 
     def _check_open(self) -> None:
         if self._socket.closed:
@@ -157,12 +165,13 @@ class ZmqSender:
 
     def _log_silence(self, now_s: float) -> None:
         silent = self._flow.refusal is None and not self._flow.learner_alive(now_s)
+        reason = self._authentication.refusal() if silent else ""
         if silent and not self._was_silent:
             logger.warning(
                 "learner does not answer, rollouts are lost meanwhile address={} silence_s={:.1f} reason={!r}",
                 self._address,
                 self._flow.silence_s(now_s),
-                "unknown" if self._curve is None else self._curve.refusal(),
+                reason,
             )
         elif self._was_silent and not silent and self._flow.refusal is None:
             logger.info("learner answers again address={} lost={}", self._address, self._flow.lost)

@@ -50,7 +50,7 @@ def bounded_memory() -> Iterator[None]:
 def wire(layout: RolloutLayout) -> list[bytes]:
     """Return the frames of a rollout with final observations and the end of an episode."""
     rollout = example_rollout(layout, finals=2)
-    rollout.header = msgspec.structs.replace(rollout.header, sequence=0, session_id=NAME.session_id)
+    rollout.header = msgspec.structs.replace(rollout.header, sequence=0, session_id=NAME.key.session_id)
     return [messages.encode(Sending(NAME, 0)), *(bytes(frame) for frame in encode_rollout(rollout))]
 
 

@@ -11,6 +11,7 @@ import psutil
 import pytest
 import zmq
 
+from scripts.fault_injection.garbage_client import shake_hands
 from shared.rollouts.rollout import RolloutAccounts
 from shared.rollouts.rollout_codec import encode_rollout
 from shared.transport import messages
@@ -18,14 +19,14 @@ from shared.transport.messages import Bye, Hello, Sender, Sending
 from shared.transport.receiver_flow import ReceiverOptions
 from tests.support.captured_logs import CapturedLogs
 from tests.support.rollout_examples import RUN_ID, example_rollout, plain_layout
-from tests.support.transport_cases import GarbageClient, Network, learn
+from tests.support.transport_cases import ACTOR_KEYS, GarbageClient, Network, learn
 from tests.support.waiting import PATIENCE_S, Running, until
 
 ROLLOUT = example_rollout(plain_layout())
-NAME = Sender(RUN_ID, "stranger", "session-1")
+NAME = Sender(RUN_ID, "stranger", "a token")
 STRANGERS_ROLLOUT = encode_rollout(
     plain_layout().assemble(
-        msgspec.structs.replace(ROLLOUT.header, actor_id="stranger", session_id="session-1"), ROLLOUT.arrays()
+        msgspec.structs.replace(ROLLOUT.header, actor_id="stranger", session_id=NAME.key.session_id), ROLLOUT.arrays()
     )
 )
 
@@ -98,7 +99,7 @@ def test_a_flood_neither_fills_memory_nor_starves_other_senders(
     kinds: dict[str, Callable[[int], list[bytes]]] = {
         "rollouts": lambda i: [messages.encode(Sending(NAME, i)), *STRANGERS_ROLLOUT],
         "empty rollouts": lambda i: [messages.encode(Sending(NAME, i)), b"no rollout", bytes(100_000)],
-        "greetings": lambda i: [messages.encode(Hello(msgspec.structs.replace(NAME, session_id=str(i)), 0))],
+        "greetings": lambda i: [messages.encode(Hello(msgspec.structs.replace(NAME, token=str(i)), 0))],
         "nonsense": lambda i: [bytes(100_000)],
     }
     ended = threading.Event()
@@ -144,14 +145,12 @@ def test_senders_take_turns(network: Network) -> None:
 
 
 def test_an_enormous_frame_ends_only_its_own_connection(network: Network) -> None:
-    """The bytes are those of ZeroMQ peers: a greeting, no security, and the begin of a frame of 10 GB."""
-    receiver = network.receiver("tcp://127.0.0.1:0")
-    peer = network.enter_context(
-        socket.create_connection(("127.0.0.1", int(receiver.address.rpartition(":")[2])), PATIENCE_S)
-    )
-    peer.sendall(b"\xff" + bytes(8) + b"\x7f\x03\x00NULL" + bytes(16) + b"\x00" + bytes(31))
-    ready = b"\x05READY\x0bSocket-Type\x00\x00\x00\x06DEALER"
-    peer.sendall(b"\x04" + bytes([len(ready)]) + ready)
+    """The bytes are those of an actor: a greeting, the password, and the begin of a frame of 10 GB."""
+    receiver = network.receiver()
+    peer = network.enter_context(socket.socket(socket.AF_UNIX))
+    peer.settimeout(PATIENCE_S)
+    peer.connect(receiver.address.removeprefix("ipc://"))
+    shake_hands(peer, ACTOR_KEYS.password)
     before = psutil.Process().memory_info().vms
     peer.sendall(b"\x02" + (10 * 2**30).to_bytes(8, "big") + b"little")
     while peer.recv(2**16):  # until the receiver closes it

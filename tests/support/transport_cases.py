@@ -1,11 +1,14 @@
 """The transports of the contract suite (add a new one to ``TRANSPORTS``), and the participants of a ZeroMQ test."""
 
+import atexit
 import contextlib
 import itertools
-import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Protocol
 
 import msgspec
@@ -13,16 +16,22 @@ import zmq
 
 from shared.rollouts.rollout import Rollout, RolloutAccounts, RolloutLayout
 from shared.transport import messages
-from shared.transport.addresses import local_address
 from shared.transport.in_process import InProcessReceiver, InProcessSender
+from shared.transport.peer_authentication import ActorAuthentication
 from shared.transport.receiver_flow import ReceiverOptions
 from shared.transport.transport import RolloutReceiver, RolloutSender
-from shared.transport.transport_keys import ActorKeys, LearnerKeys, make_keys
+from shared.transport.transport_keys import ACTOR_KEY_NAME, ActorKeys, LearnerKeys, keep_learner_keys, read_actor_keys
 from shared.transport.zmq_receiver import ZmqReceiver
 from shared.transport.zmq_sender import ZmqSender
 from tests.support.paths import REPOSITORY
 from tests.support.rollout_examples import RUN_ID, plain_layout
 from tests.support.waiting import PATIENCE_S
+
+PRIVATE = Path(tempfile.mkdtemp(prefix="rl-hotswap-test-"))
+"""Directory of the sockets and keys of this process."""
+atexit.register(shutil.rmtree, PRIVATE, ignore_errors=True)
+LEARNER_KEYS = keep_learner_keys(PRIVATE)
+ACTOR_KEYS = read_actor_keys(PRIVATE / ACTOR_KEY_NAME)
 
 HEARTBEAT_S = 0.02
 LEARNER_TIMEOUT_S = 0.5
@@ -41,10 +50,9 @@ class TransportCase(Protocol):
 
 
 class ZmqCase:
-    def __init__(self, layout: RolloutLayout, address: str, *, synchronous: bool, encrypted: bool = False) -> None:
-        learner_keys, self._actor_keys = make_keys() if encrypted else (None, None)
+    def __init__(self, layout: RolloutLayout, address: str, *, synchronous: bool) -> None:
         options = ReceiverOptions(HEARTBEAT_S, synchronous=synchronous)
-        self.receiver = ZmqReceiver(address, layout, RUN_ID, options, keys=learner_keys)
+        self.receiver = ZmqReceiver(address, layout, RUN_ID, options, keys=LEARNER_KEYS)
         self._senders: list[ZmqSender] = []
 
     def sender(self, actor_id: str = "actor-0", window: int = 1) -> ZmqSender:
@@ -54,7 +62,7 @@ class ZmqCase:
             actor_id,
             window=window,
             learner_timeout_s=LEARNER_TIMEOUT_S,
-            keys=self._actor_keys,
+            keys=ACTOR_KEYS,
         )
         self._senders.append(sender)
         return sender
@@ -83,15 +91,12 @@ class InProcessCase:
 
 def fresh_address() -> str:
     """Return an ipc address that no other test uses, in any process."""
-    return local_address(f"test-{os.getpid()}-{next(_numbers)}")
+    return f"ipc://{PRIVATE}/{next(_numbers)}.sock"
 
 
 TRANSPORTS: dict[str, Callable[[RolloutLayout, bool], TransportCase]] = {
     "zmq-ipc": lambda layout, synchronous: ZmqCase(layout, fresh_address(), synchronous=synchronous),
     "zmq-tcp": lambda layout, synchronous: ZmqCase(layout, "tcp://127.0.0.1:0", synchronous=synchronous),
-    "zmq-curve": lambda layout, synchronous: ZmqCase(
-        layout, "tcp://127.0.0.1:0", synchronous=synchronous, encrypted=True
-    ),
     "in-process": lambda layout, synchronous: InProcessCase(layout, synchronous=synchronous),
 }
 
@@ -110,7 +115,7 @@ class Network(contextlib.ExitStack):
         *,
         layout: RolloutLayout | None = None,
         run_id: str = RUN_ID,
-        keys: LearnerKeys | None = None,
+        keys: LearnerKeys = LEARNER_KEYS,
     ) -> ZmqReceiver:
         receiver = ZmqReceiver(address or fresh_address(), layout or plain_layout(), run_id, options, keys=keys)
         self.callback(receiver.close)
@@ -124,7 +129,7 @@ class Network(contextlib.ExitStack):
         window: int = 1,
         run_id: str = RUN_ID,
         timeout_s: float = TIMEOUT_S,
-        keys: ActorKeys | None = None,
+        keys: ActorKeys = ACTOR_KEYS,
     ) -> ZmqSender:
         sender = ZmqSender(address, run_id, actor_id, window=window, learner_timeout_s=timeout_s, keys=keys)
         self.callback(sender.close)
@@ -137,8 +142,9 @@ class Network(contextlib.ExitStack):
             program.line_with("bound")
         return program
 
-    def garbage_client(self, receiver: ZmqReceiver) -> "GarbageClient":
-        client = GarbageClient(receiver.address)
+    def garbage_client(self, receiver: ZmqReceiver, *, authenticated: bool = True) -> "GarbageClient":
+        """Return a client that is connected, unless it is not authenticated."""
+        client = GarbageClient(receiver.address, authenticated=authenticated)
         self.callback(client.close)
         return client
 
@@ -148,7 +154,7 @@ class Program:
 
     def __init__(self, name: str, *arguments: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.transport_programs", name, *arguments],
+            [sys.executable, "-m", "tests.support.transport_programs", name, str(PRIVATE), *arguments],
             cwd=REPOSITORY,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -187,12 +193,18 @@ class Program:
 
 
 class GarbageClient:
-    """A bare socket that can send anything."""
+    """A bare socket that can send anything, with the key of the run if it is ``authenticated``."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, *, authenticated: bool) -> None:
+        self._address = address
         self._context = zmq.Context()
         self.socket = self._context.socket(zmq.DEALER)
-        self.socket.connect(address)
+        if authenticated:
+            self._authentication = ActorAuthentication(self.socket, address, ACTOR_KEYS)
+            self.connect()
+
+    def connect(self) -> None:
+        self.socket.connect(self._address)
 
     def send(self, message: object, *frames: bytes) -> None:
         """Send a control message and frames."""

@@ -1,8 +1,9 @@
 """A learner and actors as processes, which tests stop and kill (``-m tests.support.transport_programs``).
 
-The learner learns from every rollout and prints their numbers. At the end of its standard input it stops the actors and
-prints its accounts. With a directory it keeps a journal there; a line of input makes it save its accounts, from which
-it continues when it is started again. ``actor`` sends until it is stopped; ``actor-of-five`` sends five and waits.
+The first argument is the directory with the keys. The learner learns from every rollout and prints their numbers. At
+the end of its standard input it stops the actors and prints its accounts. With a directory it keeps a journal there; a
+line of input makes it save its accounts, from which it continues when it is started again. ``actor`` sends until it is
+stopped; ``actor-of-five`` sends five and waits.
 """
 
 import sys
@@ -13,6 +14,7 @@ import msgspec
 
 from shared.transport.arrival_journal import ArrivalJournal
 from shared.transport.receiver_flow import ReceiverOptions
+from shared.transport.transport_keys import ACTOR_KEY_NAME, ActorKeys, keep_learner_keys, read_actor_keys
 from shared.transport.zmq_receiver import ZmqReceiver
 from shared.transport.zmq_sender import ZmqSender
 from tests.support.rollout_examples import RUN_ID, example_rollout, plain_layout, rich_layout
@@ -20,9 +22,10 @@ from tests.support.rollout_examples import RUN_ID, example_rollout, plain_layout
 HEAVY_LAYOUT = rich_layout(length=32)
 
 
-def learner(address: str, directory: str | None = None) -> None:
+def learner(keys: str, address: str, directory: str | None = None) -> None:
     journal = None if directory is None else ArrivalJournal(Path(directory) / "arrivals.jsonl")
-    receiver = ZmqReceiver(address, plain_layout(), RUN_ID, ReceiverOptions(heartbeat_s=0.02), journal=journal)
+    options, own_keys = ReceiverOptions(heartbeat_s=0.02), keep_learner_keys(Path(keys))
+    receiver = ZmqReceiver(address, plain_layout(), RUN_ID, options, keys=own_keys, journal=journal)
     saved = Path(directory or "") / "accounts"
     if directory is not None and saved.exists():
         receiver.restore(saved.read_bytes())
@@ -46,24 +49,28 @@ def learner(address: str, directory: str | None = None) -> None:
     receiver.close()
 
 
-def actor(address: str) -> None:
-    sender = ZmqSender(address, RUN_ID, "actor-0", learner_timeout_s=0.5)
+def _keys(directory: str) -> ActorKeys:
+    return read_actor_keys(Path(directory) / ACTOR_KEY_NAME)
+
+
+def actor(keys: str, address: str) -> None:
+    sender = ZmqSender(address, RUN_ID, "actor-0", keys=_keys(keys), learner_timeout_s=0.5)
     while not sender.stop_requested:
         if sender.wait_for_room(1.0):
             sender.send(example_rollout(plain_layout()))
     sender.close()
 
 
-def actor_of_five(address: str) -> None:
-    sender = ZmqSender(address, RUN_ID, "five", learner_timeout_s=30.0)
+def actor_of_five(keys: str, address: str) -> None:
+    sender = ZmqSender(address, RUN_ID, "five", keys=_keys(keys), learner_timeout_s=30.0)
     for _ in range(5):
         sender.send(example_rollout(plain_layout(), actor_id="five"))
     threading.Event().wait()
 
 
-def heavy_actor(address: str) -> None:
+def heavy_actor(keys: str, address: str) -> None:
     rollout = example_rollout(HEAVY_LAYOUT, batch_size=64)
-    sender = ZmqSender(address, RUN_ID, "actor-0", window=4, learner_timeout_s=30.0)
+    sender = ZmqSender(address, RUN_ID, "actor-0", keys=_keys(keys), window=4, learner_timeout_s=30.0)
     while True:
         sender.send(rollout)
 

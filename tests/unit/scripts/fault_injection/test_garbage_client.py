@@ -1,15 +1,18 @@
 """Invalid rollouts of a chaos run: each is rejected for its flaw, and no other rollout may be invalid."""
 
-import secrets
+from collections.abc import Iterator
 
+import numpy as np
 import pytest
 
-from scripts.fault_injection.garbage_client import INVALID, InvalidRollouts, send_invalid
+from scripts.fault_injection.garbage_client import INVALID, InvalidRollouts, flood, send_invalid
 from scripts.fault_injection.invariants import Invariants
 from shared.rollouts.rollout import RolloutAccounts
 from shared.run.progress import Progress
 from shared.run.run_config import RunConfig
 from shared.run.run_directory import RunDirectory
+from shared.transport.addresses import LOCAL_ADDRESS, resolve_address
+from shared.transport.transport_keys import keep_learner_keys
 from shared.transport.zmq_receiver import ZmqReceiver
 from tests.support.captured_logs import CapturedLogs
 from tests.support.rollout_examples import RUN_ID, plain_layout
@@ -21,27 +24,38 @@ REASONS = {
 }
 
 
+LAYOUT = plain_layout()
+CONFIG = RunConfig(RUN_ID, "CartPole-v1", {}, 0, LAYOUT.length, LAYOUT.signature, LOCAL_ADDRESS)
+
+
 @pytest.fixture
-def config() -> RunConfig:
-    layout, address = plain_layout(), f"ipc://@rl-hotswap-test-{secrets.token_hex(8)}"
-    return RunConfig(RUN_ID, "CartPole-v1", {}, 0, layout.length, layout.signature, address)
+def receiver(run: RunDirectory) -> Iterator[ZmqReceiver]:
+    address = resolve_address(LOCAL_ADDRESS, run.path)
+    receiver = ZmqReceiver(address, LAYOUT, RUN_ID, keys=keep_learner_keys(run.path))
+    yield receiver
+    receiver.close()
 
 
 @pytest.mark.parametrize("kind", INVALID)
-def test_each_kind_is_rejected_for_its_flaw(config: RunConfig, captured_logs: CapturedLogs, kind: str) -> None:
-    receiver = ZmqReceiver(config.address, plain_layout(), RUN_ID)
-    try:
-        assert send_invalid(config, kind, timeout_s=10.0)
-        while receiver.accounts.invalid == 0:  # the timeout of pytest ends a failing test
-            assert receiver.receive(0.1) is None
-        assert receiver.accounts == RolloutAccounts(sent=1, invalid=1)
-    finally:
-        receiver.close()
+def test_each_kind_is_rejected_for_its_flaw(
+    run: RunDirectory, receiver: ZmqReceiver, captured_logs: CapturedLogs, kind: str
+) -> None:
+    assert send_invalid(run.path, CONFIG, kind, timeout_s=10.0)
+    while receiver.accounts.invalid == 0:  # the timeout of pytest ends a failing test
+        assert receiver.receive(0.1) is None
+    assert receiver.accounts == RolloutAccounts(sent=1, invalid=1)
     assert any(REASONS[kind] in message for message in captured_logs.messages("WARNING"))
 
 
-def test_without_a_learner_nothing_is_sent(config: RunConfig) -> None:
-    assert not send_invalid(config, "another run", timeout_s=0.05)
+def test_garbage_passes_the_handshake(run: RunDirectory, receiver: ZmqReceiver, captured_logs: CapturedLogs) -> None:
+    assert flood(run.path, np.random.default_rng(0)) > 0
+    while not captured_logs.has("invalid message received"):
+        assert receiver.receive(0.1) is None
+
+
+def test_without_a_learner_nothing_is_sent(run: RunDirectory) -> None:
+    keep_learner_keys(run.path)
+    assert not send_invalid(run.path, CONFIG, "another run", timeout_s=0.05)
 
 
 @pytest.mark.parametrize(("sent", "counted", "is_good"), [(2, 0, True), (2, 2, True), (2, 3, False), (0, 1, False)])

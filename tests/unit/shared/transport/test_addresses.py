@@ -1,19 +1,18 @@
-"""Addresses that stay on this machine, and advertised addresses."""
+"""Addresses in run.json, and advertised addresses."""
 
 import socket
+from pathlib import Path
 
 import pytest
 
 from shared.errors import ConfigurationError
-from shared.transport.addresses import advertised_address, check_listen_address, local_address, needs_keys
-
-LOCAL = ["ipc://@x", *(f"tcp://{host}:5" for host in ("127.0.0.1", "127.8.8.8", "localhost", "[::1]"))]
-REMOTE_HOSTS = ["0.0.0.0", "*", "[::]", "10.0.0.1", "localhost.example", "127.0.0.1.example", "eth0"]
+from shared.transport.addresses import LOCAL_ADDRESS, advertised_address, check_listen_address, resolve_address
 
 
-@pytest.mark.parametrize("address", [*LOCAL, *(f"tcp://{host}:5" for host in REMOTE_HOSTS), "tcp://"])
-def test_only_local_addresses_need_no_keys(address: str) -> None:
-    assert needs_keys(address) is (address not in LOCAL)
+def test_a_local_address_is_in_the_directory_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert resolve_address(LOCAL_ADDRESS, Path("runs/one")) == f"ipc://{tmp_path}/runs/one/learner.sock"
+    assert resolve_address("tcp://10.0.0.1:5", tmp_path) == "tcp://10.0.0.1:5"
 
 
 def test_a_wildcard_is_advertised_as_the_name_of_the_host() -> None:
@@ -29,10 +28,3 @@ def test_a_wildcard_is_advertised_as_the_name_of_the_host() -> None:
 def test_an_address_to_listen_at_has_a_host_and_a_port(address: str) -> None:
     with pytest.raises(ConfigurationError, match="HOST:PORT"):
         check_listen_address(address)
-
-
-@pytest.mark.parametrize("name", ["", "a/b", "a@b", "a:b", "a\0b", "x" * 200])
-def test_local_addresses_have_plain_names(name: str) -> None:
-    assert local_address("run-1").startswith("ipc://")
-    with pytest.raises(ConfigurationError):
-        local_address(name)

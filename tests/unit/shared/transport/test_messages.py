@@ -25,7 +25,7 @@ from shared.transport.receiver_flow import ReceiverFlow, ReceiverOptions
 from shared.transport.rollout_ledger import Ledger
 from tests.support.rollout_examples import RUN_ID, plain_layout
 
-SENDER = Sender(RUN_ID, "actor-0", "session-1")
+SENDER = Sender(RUN_ID, "actor-0", "a token")
 FROM_ACTOR = [Hello(SENDER, 3), Sending(SENDER, 2), Bye(SENDER, 7)]
 FROM_LEARNER = [Welcome(3, 2, 0.5), Refused("why"), Credit(4), Stop()]
 
