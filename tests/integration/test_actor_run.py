@@ -24,8 +24,9 @@ from shared.run.environment_description import describe_environment
 from shared.run.run_config import RunConfig
 from shared.run.run_directory import RunDirectory
 from shared.store.policy_store import PolicyStore, open_store
-from shared.transport.addresses import local_address
+from shared.transport.addresses import LOCAL_ADDRESS, resolve_address
 from shared.transport.receiver_flow import ReceiverOptions
+from shared.transport.transport_keys import keep_learner_keys
 from shared.transport.zmq_receiver import ZmqReceiver
 from tests.support.agent_policies import publish, publish_run
 from tests.support.paths import REPOSITORY
@@ -239,10 +240,11 @@ class _LiveRun:
         self._exporter = exporter
         signature = _policy(0).signature
         self.layout = RolloutLayout(signature, LENGTH)
-        address = local_address(f"test-actor-run-{os.getpid()}-{path.parent.name}"[:60])
-        self.receiver = ZmqReceiver(address, self.layout, "run-1", ReceiverOptions(heartbeat_s=0.05))
+        address, keys = resolve_address(LOCAL_ADDRESS, self.directory.path), keep_learner_keys(self.directory.path)
+        self.receiver = ZmqReceiver(address, self.layout, "run-1", ReceiverOptions(heartbeat_s=0.05), keys=keys)
+        kwargs, public_key = {"max_episode_steps": 20}, keys.public_key
         self.directory.write_run_config(
-            RunConfig("run-1", ENV, {"max_episode_steps": 20}, 0, LENGTH, signature, self.receiver.address)
+            RunConfig("run-1", ENV, kwargs, 0, LENGTH, signature, LOCAL_ADDRESS, learner_public_key=public_key)
         )
 
     def publish(self, seed: int) -> Manifest:
