@@ -71,8 +71,7 @@ def _engines(options: AgentOptions) -> EngineFallback:
     engine_options = EngineOptions(
         options.engine,
         batch_size=options.batch_size,
-        trusted_modules=options.trust.trusted_modules,
-        trust_native=options.trust.trust_native,
+        trust=options.trust.for_programs,
         measure=not options.synchronous,
         values=options.values,
         signature=options.signature,
@@ -85,7 +84,13 @@ def _sandbox(options: AgentOptions) -> ProgramSandbox | None:
         return None
     directory = options.cache_directory
     cache = None if directory is None else SandboxCache(directory / "tried-programs")
-    return ProgramSandbox(options.sandbox, batch_size=options.batch_size, values=options.values, cache=cache)
+    return ProgramSandbox(
+        options.sandbox,
+        batch_size=options.batch_size,
+        values=options.values,
+        cache=cache,
+        trust=options.trust.for_programs,
+    )
 
 
 def _source(

@@ -13,6 +13,7 @@ from actor.versions.staleness import STALE_AFTER_S
 from actor.versions.version_selection import Follow, check_canary, parse_follow
 from shared.engines.engine import EngineChoice
 from shared.errors import ConfigurationError
+from shared.operators.program_trust import ProgramTrust
 from shared.policy.signature import PolicySignature
 from shared.policy.signing import PublicKey
 
@@ -29,12 +30,26 @@ class TrustOptions:
         trusted_modules: Prefixes of module paths that importable policies may come from (engines ``compile`` and
             ``eager``).
         trust_native: Permit native code from the store (engine ``aot``).
+        allowed_operators: Names of operators that programs may use beyond the pure and deterministic ones.
+        trust_programs: Permit programs with any operators.
     """
 
     public_keys: Sequence[PublicKey] = ()
     run_id: str | None = None
     trusted_modules: tuple[str, ...] = ()
     trust_native: bool = False
+    allowed_operators: tuple[str, ...] = ()
+    trust_programs: bool = False
+
+    @property
+    def for_programs(self) -> ProgramTrust:
+        """The permissions for programs."""
+        return ProgramTrust(
+            native=self.trust_native,
+            modules=self.trusted_modules,
+            allowed_operators=self.allowed_operators,
+            programs=self.trust_programs,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +107,7 @@ class AgentOptions:
             raise ConfigurationError(f"expected deadline_s to be at least 0, found {self.deadline_s}")
         if not self.stale_after_s > 0:
             raise ConfigurationError(f"expected stale_after_s to be above 0, found {self.stale_after_s}")
-        check_trusted(self.engine, trust_native=self.trust.trust_native, trusted_modules=self.trust.trusted_modules)
+        check_trusted(self.engine, self.trust.for_programs)
         check_canary(self.canary, self.followed)
 
     @property

@@ -18,6 +18,7 @@
     │   │   │   ├── DigestMismatch
     │   │   │   ├── ProgramError
     │   │   │   │   └── ProgramUnsupported
+    │   │   │   ├── OperatorNotAllowed
     │   │   │   ├── WeightsError
     │   │   │   ├── ProbeMismatch
     │   │   │   └── NotTrusted
@@ -117,6 +118,13 @@ class ProgramError(PermanentLoadError):
 
 class ProgramUnsupported(ProgramError):
     """The engine does not support this program, which may be valid: choose another engine."""
+
+
+class OperatorNotAllowed(PermanentLoadError):
+    """A program uses an operator that may have side effects or is not deterministic: replace it, or allow it by name.
+
+    ``--allow-operator NAME`` allows one operator, ``--trust-program`` all of a trusted publisher.
+    """
 
 
 class WeightsError(PermanentLoadError):

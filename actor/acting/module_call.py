@@ -16,6 +16,7 @@ from actor.verification.probe_verifier import ModuleVerifier
 from shared.engines.engine import Engine, EngineChoice
 from shared.engines.load import PROGRAM_OF, load_program
 from shared.errors import PolicyLoadError, ProgramError, ProgramUnsupported
+from shared.operators.program_trust import ProgramTrust
 from shared.policy.manifest import Manifest
 from shared.policy.nested_values import DictNode, RecordNode, SequenceNode, Structure, TensorNode, flatten, unflatten
 from shared.policy.signature import ArgumentSpec, ModuleSignature
@@ -71,6 +72,8 @@ def load_policy(
     *,
     trusted_modules: tuple[str, ...] = (),
     trust_native: bool = False,
+    allowed_operators: tuple[str, ...] = (),
+    trust_programs: bool = False,
     public_key: PublicKey | str | Path | Sequence[PublicKey | str | Path] = (),
 ) -> LoadedModule:
     """Load one version from its directory, verified against its probe and warm.
@@ -84,6 +87,8 @@ def load_policy(
         trusted_modules: prefixes of modules that may be imported. Named tuples and dataclasses from them keep their own
             class; others become an equivalent class.
         trust_native: True to allow native code.
+        allowed_operators: names of operators to allow beyond the pure and deterministic ones.
+        trust_programs: True to allow programs with any operators.
         public_key: keys (files, or ``ed25519:…``) of which one must have signed the version; none to allow any version.
 
     Raises:
@@ -98,13 +103,17 @@ def load_policy(
     classes = _trusted_classes((signature.arguments, signature.result), trusted_modules)
     errors: dict[str, Exception] = {}
     verifier = ModuleVerifier(manifest, files.read(manifest.probe.file), signature)
+    trust = ProgramTrust(
+        native=trust_native,
+        modules=trusted_modules,
+        allowed_operators=allowed_operators,
+        programs=trust_programs,
+    )
     allowed = {"aot": trust_native, "eager": bool(trusted_modules)}
     order = [kind for kind in FIXED_ORDER if allowed.get(kind, True) and manifest.program(PROGRAM_OF[kind]) is not None]
     for kind in order if engine == "auto" else [engine]:
         try:
-            loaded = load_program(
-                kind, files.read, manifest, trust_native=trust_native, trusted_modules=trusted_modules
-            )
+            loaded = load_program(kind, files.read, manifest, trust=trust)
             verifier.verify(loaded.run)
         except PolicyLoadError as error:
             if engine == "auto" and isinstance(error, ProgramUnsupported):

@@ -9,6 +9,7 @@ import numpy as np
 
 from shared.engines.engine import Engine, EngineChoice, EngineKind
 from shared.errors import ConfigurationError
+from shared.operators.program_trust import ProgramTrust
 
 # Importing torch takes a second or more and some 200 MB. Only calls that take longer than this can gain that much.
 WORTH_AN_IMPORT_S = 1e-3
@@ -28,11 +29,11 @@ def order_of(choice: EngineChoice) -> tuple[EngineKind, ...]:
     return (choice, *(kind for kind in FIXED_ORDER if kind != choice))
 
 
-def check_trusted(choice: EngineChoice, *, trust_native: bool, trusted_modules: Sequence[str]) -> None:
+def check_trusted(choice: EngineChoice, trust: ProgramTrust) -> None:
     """Raise ConfigurationError for a ``choice`` without the permission that it needs."""
-    if choice == "aot" and not trust_native:
+    if choice == "aot" and not trust.native:
         raise ConfigurationError("--engine aot runs native code from the store: allow it with --trust-native")
-    if choice in ("compile", "eager") and not trusted_modules:
+    if choice in ("compile", "eager") and not trust.modules:
         raise ConfigurationError(
             f"--engine {choice} imports the policy's class: allow its module by name, with --trust-module PREFIX "
             "(--trust-module learner for policies that were trained with this project)"

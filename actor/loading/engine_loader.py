@@ -13,6 +13,7 @@ from shared.engines.engine import Engine, EngineChoice, EngineKind
 from shared.engines.load import load_program, read_program
 from shared.errors import PermanentLoadError, PolicyLoadError, ProgramError, StoreError, TransientLoadError, one_line
 from shared.files.buffer_pool import BufferPool, Data
+from shared.operators.program_trust import PURE_ONLY, ProgramTrust
 from shared.policy.manifest import Manifest, ProgramEntry
 from shared.policy.probe import decode_probe
 from shared.policy.program_digest import program_digest
@@ -45,8 +46,7 @@ class EngineOptions:
 
     choice: EngineChoice
     batch_size: int
-    trusted_modules: tuple[str, ...] = ()
-    trust_native: bool = False
+    trust: ProgramTrust = PURE_ONLY
     measure: bool = True
     values: bool = False
     signature: PolicySignature | None = None
@@ -158,7 +158,7 @@ class EngineLoader:
 
     def load(self, kind: EngineKind, entry: ProgramEntry, material: VersionMaterial) -> NamedEngine:
         """Return a verified, warm engine of the program ``entry``. Raises what loading and verifying it raise."""
-        is_refused = kind == "aot" and not self._options.trust_native  # by the load below
+        is_refused = kind == "aot" and not self._options.trust.native  # by the load below
         if self._sandbox is not None and not is_refused:
             self._sandbox.verify(kind, material.files, material.read)
         return self._reload(kind, entry, material) or self._load_whole(kind, entry, material)
@@ -190,8 +190,7 @@ class EngineLoader:
                 kind,
                 material.read,
                 material.manifest,
-                trust_native=options.trust_native,
-                trusted_modules=options.trusted_modules,
+                trust=options.trust,
                 outputs=material.verifier.outputs,
                 batch_size=options.batch_size,
             )
@@ -211,7 +210,7 @@ class EngineLoader:
         from shared.scripting.scripting import script_or_trace
 
         verifier = material.verifier
-        module = load_importable(definition, material.weights, self._options.trusted_modules)
+        module = load_importable(definition, material.weights, self._options.trust.modules)
         example = [torch.from_numpy(array.copy()) for array in verifier.probe_inputs]
 
         def check(candidate: Callable[[list["Tensor"]], list["Tensor"]]) -> float:

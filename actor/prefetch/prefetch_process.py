@@ -19,6 +19,7 @@ from actor.watching.wake_up import WakeUp, wake
 from shared.engines.llvm import LlvmEngine
 from shared.engines.load import PROGRAM_OF, load_program
 from shared.errors import ManifestError, PolicyLoadError, StoreError, VersionNotFound
+from shared.operators.program_trust import ProgramTrust
 from shared.policy.probe import decode_probe
 from shared.policy.signing import PublicKey
 from shared.policy.weights import decode_weights
@@ -69,7 +70,10 @@ class _PrefetchWorker:
         for version in self._watcher.known[: -_MAX_TRIED - 1 : -1]:
             try:
                 files = self._open(version)
-                engine = load_program("llvm", files.read, files.manifest, outputs=self._verifier(files).outputs)
+                outputs = self._verifier(files).outputs
+                # It is the program that the actor runs, which has checked its operators.
+                trust = ProgramTrust(programs=True)
+                engine = load_program("llvm", files.read, files.manifest, trust=trust, outputs=outputs)
             except (PolicyLoadError, VersionNotFound):
                 continue
             assert isinstance(engine, LlvmEngine)

@@ -24,14 +24,12 @@ from shared.engines.engine import EngineKind
 from shared.engines.load import PROGRAM_OF, Read, check_support, read_program
 from shared.errors import PermanentLoadError, ProgramError, TransientLoadError
 from shared.files.small_files import forget_oldest, write_whole
-from shared.policy.manifest import ProgramEntry, ProgramKind
+from shared.operators.program_check import check_program
+from shared.operators.program_trust import PURE_ONLY, ProgramTrust
+from shared.policy.manifest import ProgramEntry
 from shared.store.version_files import VersionFiles
 
 _LIBRARIES: dict[EngineKind, str] = {"llvm": "llvmlite", "onnx": "onnxruntime", "torchscript": "torch", "aot": "torch"}
-_STEERING: dict[ProgramKind, tuple[bytes, ...]] = {
-    "onnx": (b"Loop", b"If", b"Scan", b"NonZero", b"Expand", b"Tile", b"Range"),
-    "torchscript": (b"while ", b"for ", b"if ", b"repeat", b"nonzero", b"unique", b"masked_select"),
-}
 _MOST_RECORDS = 1000
 _BYTES_PER_S = 20 * 2**20
 
@@ -109,11 +107,18 @@ class ProgramSandbox:
     """Runs programs in one sandbox process, which starts when it is first needed. For one thread only."""
 
     def __init__(
-        self, limits: SandboxLimits, *, batch_size: int, values: bool = True, cache: SandboxCache | None = None
+        self,
+        limits: SandboxLimits,
+        *,
+        batch_size: int,
+        values: bool = True,
+        cache: SandboxCache | None = None,
+        trust: ProgramTrust = PURE_ONLY,
     ) -> None:
         self._limits = limits
         self._batch_size = batch_size
         self._values = values
+        self._trust = trust
         self._cache = cache
         self._is_steered: dict[str, bool] = {}
         self._passed: dict[SandboxKey, float] = {}
@@ -132,6 +137,7 @@ class ProgramSandbox:
             read: returns verified files; by default those of ``files``.
 
         Raises:
+            OperatorNotAllowed: the program uses other operators than its permissions allow; it is not run.
             ProgramUnsupported: the engine cannot run the program.
             ProgramError: the program hangs, crashes, needs too much memory or is far too slow, or there is none.
             PermanentLoadError: the program itself raised it.
@@ -166,7 +172,7 @@ class ProgramSandbox:
     def _key(self, kind: EngineKind, entry: ProgramEntry, files: VersionFiles, read: Read) -> SandboxKey:
         is_steered = self._is_steered.get(entry.program_digest)
         if is_steered is None:
-            is_steered = is_steered_by_weights(entry.kind, read_program(entry, read))
+            is_steered = check_program(entry.kind, read_program(entry, read), self._trust).data_dependent
             self._is_steered[entry.program_digest] = is_steered
         manifest = files.manifest
         batch_size = self._batch_size if manifest.module is UNSET else 0
@@ -232,12 +238,6 @@ class ProgramSandbox:
                 f"a call takes {call_s * 1e3:.3g} ms at batch size {self._batch_size}, {times:.0f} times as long as "
                 f"with a program seen before; expected at most {self._limits.times_slower:g} times"
             )
-
-
-def is_steered_by_weights(kind: ProgramKind, program: bytes) -> bool:
-    """Return True unless the program does the same work for all weights and all data of one batch size."""
-    words = _STEERING.get(kind)
-    return words is None or any(word in program for word in words)
 
 
 def _names(entry: ProgramEntry, files: VersionFiles) -> set[str]:

@@ -19,6 +19,7 @@ from actor.sandbox.confinement import ProgramLimits, confine, limited
 from actor.verification.probe_verifier import ModuleVerifier, ProbeVerifier
 from shared.engines.engine import EngineKind
 from shared.engines.load import load_program
+from shared.operators.program_trust import ProgramTrust
 from shared.policy.manifest import Manifest, decode_manifest
 from shared.policy.probe import decode_probe
 from shared.process.process_guard import die_with, parent_pid, watch_lifeline
@@ -27,6 +28,8 @@ BEGUN = b"b"  # the reply once the engine's library is imported: the program's t
 _MESSAGE = b"t"
 _CALLS = 5
 _MOST_CHARACTERS = 2000  # of an error's message
+# The actor checks operators, and the permission for native code, before it sends a program.
+_CHECKED_BY_ACTOR = ProgramTrust(native=True, programs=True)
 
 
 class SandboxRequest(msgspec.Struct, frozen=True):
@@ -95,7 +98,7 @@ def _call_s(request: SandboxRequest) -> float:
         request.kind,
         request.files.__getitem__,
         manifest,
-        trust_native=True,  # the actor requests native code only with the user's permission
+        trust=_CHECKED_BY_ACTOR,
         outputs=verifier.outputs,
         batch_size=request.batch_size,
     )

@@ -109,6 +109,8 @@ def _agent_options(
         trust=TrustOptions(
             trusted_modules=settings.trust_module,
             trust_native=settings.trust_native,
+            allowed_operators=settings.allow_operator,
+            trust_programs=settings.trust_program,
             public_keys=keys,
             run_id=None if config is None else config.run_id,
         ),

@@ -11,6 +11,7 @@ from actor.loading.engine_choice import check_trusted
 from actor.versions.staleness import STALE_AFTER_S
 from shared.engines.engine import EngineChoice
 from shared.errors import ConfigurationError
+from shared.operators.program_trust import ProgramTrust
 
 _Directory = Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")]
 _File = Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")]
@@ -51,6 +52,10 @@ class ActorSettings:
     """Run native code from the store (policy.pt2) with all rights of this user: trust its publisher."""
     trust_module: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="PREFIX", help_behavior_hint="")] = ()
     """Import policy classes from this installed module and those below it. May be repeated."""
+    allow_operator: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="NAME", help_behavior_hint="")] = ()
+    """Permit this operator in programs, although it is not on the list of pure ones. May be repeated."""
+    trust_program: _Flag = False
+    """Permit any operators in programs, also those that read and write files: trust their publisher."""
     public_key: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="KEY", help_behavior_hint="")] = ()
     """Act only with versions signed with this key: a file from scripts/keys.py, or ed25519:HEX. May be repeated, while
     keys change. Unsigned versions and versions of another run are refused."""
@@ -92,7 +97,7 @@ class ActorSettings:
     """Set by a supervisor: print no episodes, stop when the learner requests it, end when the supervisor ends."""
 
     def __post_init__(self) -> None:
-        check_trusted(self.engine, trust_native=self.trust_native, trusted_modules=self.trust_module)
+        check_trusted(self.engine, ProgramTrust(native=self.trust_native, modules=self.trust_module))
         if self.run_dir is not None and self.store is not None:
             raise ConfigurationError("give only one of --run-dir and --store: both name the source of policies")
         for flag, value in (("--envs", self.envs), ("--episodes", self.episodes)):

@@ -15,7 +15,14 @@ from torch import nn
 from learner.export.flat_module import FlatInterface, copy_for_export, quietly
 from learner.export.mixed_scripting import PieceCall, piece_calls, with_scripted_pieces, with_traced_pieces
 from learner.export.module_cases import resized
-from learner.export.program_checks import EXAMPLE_ROWS, BakedBatchError, ProgramChecks, perturbed, write_weights
+from learner.export.program_checks import (
+    EXAMPLE_ROWS,
+    BakedBatchError,
+    ProgramChecks,
+    check_operators,
+    perturbed,
+    write_weights,
+)
 from shared.engines.aot import BUILD_KEY, LAYOUT_KEY, build_name
 from shared.engines.eager import module_tensors
 from shared.engines.engine import Engine
@@ -77,6 +84,7 @@ def try_methods(
         try:
             with without_torch_warnings():
                 engine, program = make(subject)
+                check_operators(program.kind, program.data)
                 found = subject.checks.differences(engine.run, engine.load_weights)
         except BakedBatchError as error:
             reports.append(_refused(method, _explain(subject, error)))

@@ -14,6 +14,9 @@ from torch import Tensor, nn
 
 from shared.engines.eager import module_tensors
 from shared.errors import ExportError, PolicyError, one_line
+from shared.operators.program_check import check_program
+from shared.operators.program_trust import PURE_ONLY
+from shared.policy.manifest import ProgramKind
 
 EXAMPLE_ROWS = 3  # rows of the example that programs are made with; exporters take 0 and 1 for constants
 ATOL = RTOL = 1e-5
@@ -107,6 +110,11 @@ class ProgramChecks:
             f"the batch size was baked in: made at {rows} rows, it is wrong at {first.batch_size} ({said}); "
             "take sizes from the tensors (x.shape[0]) where they are needed"
         )
+
+
+def check_operators(kind: ProgramKind, data: bytes) -> None:
+    """Raise OperatorNotAllowed for a program that actors would refuse for its operators."""
+    check_program(kind, data, PURE_ONLY)
 
 
 def perturbed(weights: Weights, seed: int = 0) -> dict[str, np.ndarray]:

@@ -48,6 +48,10 @@ class EvaluateOptions:
     """Permit native code from the store (policy.pt2) when no other program of the version verifies."""
     trust_module: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """Permit the import of the policy's class from this module and those below it. May be repeated."""
+    allow_operator: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Permit this operator in programs, although it is not on the list of pure ones. May be repeated."""
+    trust_program: bool = False
+    """Permit programs to use any operators: trust their publisher."""
     json: bool = False
     """Print one JSON object, with the return and length of every episode, instead of a table."""
 
@@ -65,6 +69,8 @@ def main(options: EvaluateOptions) -> int:
         public_keys=public_keys_of(options.public_key),
         trusted_modules=options.trust_module,
         trust_native=options.trust_native,
+        allowed_operators=options.allow_operator,
+        trust_programs=options.trust_program,
     )
     evaluation = evaluate(
         options.policy or options.run_dir or _newest_run(options.env),

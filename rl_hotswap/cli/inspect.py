@@ -19,6 +19,7 @@ from actor.versions.staleness import describe_age
 from shared.engines.engine import Engine, EngineKind
 from shared.engines.load import Read, load_program
 from shared.errors import ConfigurationError, HotswapError, PolicyLoadError, ProgramUnsupported, VersionNotFound
+from shared.operators.program_trust import PURE_ONLY, ProgramTrust
 from shared.policy.manifest import Manifest
 from shared.policy.probe import compare, decode_probe
 from shared.policy.signature import ModuleSignature
@@ -51,6 +52,20 @@ class InspectOptions:
     """Permit native code (policy.pt2). Use it only if you trust the publisher."""
     trust_module: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """Permit the import of the policy's class from this module and those below it. May be repeated."""
+    allow_operator: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Permit this operator in programs, although it is not on the list of pure ones. May be repeated."""
+    trust_program: bool = False
+    """Permit programs to use any operators. Use it only if you trust the publisher."""
+
+    @property
+    def for_programs(self) -> ProgramTrust:
+        """The permissions for programs."""
+        return ProgramTrust(
+            native=self.trust_native,
+            modules=self.trust_module,
+            allowed_operators=self.allow_operator,
+            programs=self.trust_program,
+        )
 
 
 @dataclass(frozen=True)
@@ -80,7 +95,7 @@ def main(options: InspectOptions) -> int:
     for table in _describe(files.manifest):
         console.print(table)
     checks = [_check("signed", partial(_read_signer, files, keys))]
-    checks += verify(files, trust_native=options.trust_native, trusted_modules=options.trust_module)
+    checks += verify(files, options.for_programs)
     notes = LocalNotes(options.version_dir.resolve().parent / QUARANTINE_DIRECTORY)
     if (advice := Quarantine(notes).advice(files.manifest.digest)) is not None:
         console.print(_advice(advice))
@@ -95,9 +110,7 @@ def main(options: InspectOptions) -> int:
     return 0
 
 
-def verify(
-    files: VersionFiles, *, trust_native: bool = False, trusted_modules: tuple[str, ...] = ()
-) -> Iterator[Check]:
+def verify(files: VersionFiles, trust: ProgramTrust = PURE_ONLY) -> Iterator[Check]:
     """Check everything for which an actor refuses a version. Programs that need a permission run only with it."""
     manifest = files.manifest
     yield _check("signature", partial(_read_signature, manifest))
@@ -106,15 +119,15 @@ def verify(
     yield _check("weights", partial(_read_weights, files))
     for program in manifest.programs:
         kind: EngineKind = "eager" if program.kind == "importable" else program.kind
-        if kind == "aot" and not trust_native:
+        if kind == "aot" and not trust.native:
             yield Check("aot program", "not run: native code needs --trust-native")
-        elif kind == "eager" and not trusted_modules:
+        elif kind == "eager" and not trust.modules:
             yield Check("importable program", "not run: imported code needs --trust-module")
         else:
-            load = partial(load_program, kind, trust_native=trust_native, trusted_modules=trusted_modules)
+            load = partial(load_program, kind, trust=trust)
             yield _check(f"{program.kind} program", partial(_run_program, files, load))
         if program.kind == "onnx":
-            yield _check("onnx program by LLVM", partial(_compile_program, files))
+            yield _check("onnx program by LLVM", partial(_compile_program, files, trust))
 
 
 def _check(subject: str, attempt: Callable[[], str]) -> Check:
@@ -161,9 +174,9 @@ def _run_program(files: VersionFiles, load: Callable[[Read, Manifest], Engine]) 
     return f"equals the probe to {largest:.1e}, also at batch sizes {', '.join(map(str, _BATCH_SIZES))}"
 
 
-def _compile_program(files: VersionFiles) -> str:
+def _compile_program(files: VersionFiles, trust: ProgramTrust) -> str:
     try:
-        return _run_program(files, partial(load_program, "llvm"))
+        return _run_program(files, partial(load_program, "llvm", trust=trust))
     except ProgramUnsupported as error:
         return f"not supported by LLVM, so ONNX Runtime runs it: {error}"
 

@@ -163,6 +163,8 @@ def actor_command(
         f"--vector={options.vector}",
         f"--engine={options.engine}",
         *(["--trust-native"] if options.trust_native else []),
+        *(f"--allow-operator={name}" for name in options.allow_operator),
+        *(["--trust-program"] if options.trust_program else []),
         *([] if options.canary is None else [f"--canary={options.canary!r}"]),
         *([] if options.prefetch else ["--no-prefetch"]),
         *(f"--trust-module={module}" for module in options.trusted_modules),

@@ -3,12 +3,15 @@
 from dataclasses import dataclass
 from typing import get_args
 
+from tyro.conf import UseAppendAction
+
 from actor.environments.vector_choice import VectorChoice
 from actor.loading.engine_choice import check_trusted
 from learner.training.run_options import ExtraProgram, LearnerRun, RunOptions
 from shared.engines.engine import EngineChoice
 from shared.engines.load import PROGRAM_OF
 from shared.errors import ConfigurationError
+from shared.operators.program_trust import ProgramTrust
 
 # Importable policies of a training are classes of this project.
 OWN_MODULES = ("learner",)
@@ -28,10 +31,14 @@ class ActingOptions(RunOptions):
     --trust-native; compile and eager need --programs importable."""
     trust_native: bool = False
     """Permit the native code that --programs aot publishes."""
+    allow_operator: UseAppendAction[tuple[str, ...]] = ()
+    """Permit this operator in programs, although it is not on the list of pure ones. May be repeated."""
+    trust_program: bool = False
+    """Permit programs to use any operators."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_trusted(self.engine, trust_native=self.trust_native, trusted_modules=OWN_MODULES)
+        check_trusted(self.engine, ProgramTrust(native=self.trust_native, modules=OWN_MODULES))
         needed = None if self.engine == "auto" else PROGRAM_OF[self.engine]
         if needed in get_args(ExtraProgram) and needed not in self.programs:
             raise ConfigurationError(f"add --programs {needed}: --engine {self.engine} runs no other program")

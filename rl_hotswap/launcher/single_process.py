@@ -76,6 +76,8 @@ def train_in_one_process(options: SingleProcessRun, run: RunDirectory, stop_requ
                 trust=TrustOptions(
                     trusted_modules=options.trusted_modules,
                     trust_native=options.trust_native,
+                    allowed_operators=options.allow_operator,
+                    trust_programs=options.trust_program,
                     public_keys=public_keys_of(config.policy_public_key),
                     run_id=config.run_id,
                 ),

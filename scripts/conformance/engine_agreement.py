@@ -17,6 +17,7 @@ from learner.networks.network_config import NetworkConfig
 from shared.engines.engine import Engine, EngineKind
 from shared.engines.importable import ImportablePolicy
 from shared.engines.load import load_program
+from shared.operators.program_trust import ProgramTrust
 from shared.policy.manifest import WEIGHTS_FILE, FileEntry, Manifest
 from shared.policy.probe import make_inputs
 from shared.policy.signature import PolicySignature
@@ -88,7 +89,7 @@ def _engines(exporter: PolicyExporter, policy: ActingPolicy) -> dict[EngineKind,
     )
     trusted = (CLASS_PATH.partition(":")[0],)
     return {
-        kind: load_program(kind, files.__getitem__, manifest, trust_native=True, trusted_modules=trusted)
+        kind: load_program(kind, files.__getitem__, manifest, trust=ProgramTrust(native=True, modules=trusted))
         for kind in get_args(EngineKind)
         if kind != "llvm"  # it runs no images
     }

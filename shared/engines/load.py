@@ -7,6 +7,8 @@ from msgspec import UNSET
 from shared.engines.engine import Engine, EngineKind
 from shared.errors import ProgramError
 from shared.files.buffer_pool import Data
+from shared.operators.program_check import check_program
+from shared.operators.program_trust import PURE_ONLY, ProgramTrust
 from shared.policy.manifest import Manifest, ProgramEntry, ProgramKind
 from shared.policy.output_bounds import Bounds, output_bounds
 from shared.policy.program_digest import program_digest
@@ -31,25 +33,26 @@ def load_program(
     read: Read,
     manifest: Manifest,
     *,
-    trust_native: bool = False,
-    trusted_modules: Sequence[str] = (),
+    trust: ProgramTrust = PURE_ONLY,
     outputs: Sequence[int] | None = None,
     batch_size: int | None = None,
 ) -> Engine:
     """Return an engine with this version's weights, which always come from the weights file.
 
     Args:
-        trust_native: permission to load native code (aot).
-        trusted_modules: prefixes of the modules that may be imported (compile, eager).
+        trust: permissions beyond pure operators.
         outputs: positions of the outputs that the engine returns; all by default.
         batch_size: usual number of rows per call, if known.
 
-    Raises PermanentLoadError (NotTrusted without the permission) and any error of ``read``.
+    Every program passes ``check_program`` first, before any library reads it.
+
+    Raises PermanentLoadError (OperatorNotAllowed, NotTrusted without the permission) and any error of ``read``.
     """
     program = manifest.program(PROGRAM_OF[kind])
     if program is None:
         raise ProgramError(f"version {manifest.version} has no {PROGRAM_OF[kind]} program")
     data = read_program(program, read)
+    check_program(program.kind, data, trust)
     weights = decode_weights(read(manifest.weights))
     engine: Engine
     if kind == "llvm":
@@ -69,12 +72,12 @@ def load_program(
     elif kind == "aot":
         from shared.engines.aot import AotEngine
 
-        engine = AotEngine(data, weights, trust_native=trust_native, outputs=outputs)
+        engine = AotEngine(data, weights, trust_native=trust.native, outputs=outputs)
     else:
         from shared.engines.eager import EagerEngine, TorchCompileEngine
         from shared.engines.importable import load_importable
 
-        module = load_importable(data, weights, trusted_modules)
+        module = load_importable(data, weights, trust.modules)
         make = TorchCompileEngine if kind == "compile" else EagerEngine
         engine = make(module, program.program_digest, outputs)
     return engine

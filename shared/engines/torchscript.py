@@ -12,7 +12,8 @@ import torch
 from shared.engines.eager import EagerEngine
 from shared.engines.engine import EngineKind
 from shared.errors import ProgramError
-from shared.policy.program_digest import program_digest
+from shared.policy.program_digest import torchscript_digest
+from shared.policy.torchscript_archive import build_archive, read_archive
 
 
 class TorchScriptEngine(EagerEngine):
@@ -32,12 +33,14 @@ class TorchScriptEngine(EagerEngine):
     def from_bytes(cls, program: bytes, outputs: Sequence[int] | None = None) -> "TorchScriptEngine":
         """Load an archive of ``torch.jit.save`` with its weights. Raises ProgramError.
 
-        The caller has verified the archive's SHA-256: ``torch.jit.load`` checks no checksums.
+        The caller has verified the archive's SHA-256 and its operators (``shared.operators.program_check``). torch gets
+        an archive made of the entries that its digest covers.
         """
-        digest = program_digest("torchscript", program)  # first, because it bounds the unpacked size
+        entries = read_archive(program)
+        digest = torchscript_digest(entries)
         try:
             with torch.inference_mode(False), _deprecation_ignored():  # inference tensors could not be written to later
-                module = torch.jit.load(io.BytesIO(program), map_location="cpu")  # type: ignore[no-untyped-call]
+                module = torch.jit.load(io.BytesIO(build_archive(entries)), map_location="cpu")  # type: ignore[no-untyped-call]
         except Exception as error:  # observed: RuntimeError, UnicodeDecodeError, MemoryError, ...
             raise ProgramError(f"torch.jit.load: {type(error).__name__}: {error}") from error
         return cls(module, digest, outputs)

@@ -1,69 +1,74 @@
 """Digest of a program without its weights: versions with equal ones differ in weights only. Needs no torch."""
 
 import hashlib
-import io
 import re
-import zipfile
-import zlib
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-from shared.errors import ProgramError
 from shared.policy.manifest import ProgramKind
+from shared.policy.torchscript_archive import Entry, read_archive
+from shared.policy.torchscript_objects import ScriptObject, Stored, read_objects
 
-MAX_ENTRIES = 100_000
-MAX_PROGRAM_BYTES = 64 * 2**20
 # torch writes a class's constants in the order of a Python set, which differs between processes.
 _CONSTANTS = re.compile(rb"(?:^  \w+ : Final\[.*\n)+", re.MULTILINE)
-# Weights; values seen while tracing and source locations do not change the program's results.
+# Values seen while tracing and source locations do not change the program's results.
 _NOT_PROGRAM = re.compile(r"data/\d+|\.data/serialization_id|traced_inputs(/\d+|\.pkl)|.*\.debug_pkl")
+_CLASS = re.compile(rb"^class (\w+)\(Module\):\n  __parameters__ = \[(.*)\]\n  __buffers__ = \[(.*)\]\n", re.MULTILINE)
+_QUOTED = re.compile(rb'"(\w+)"')
 
 
 def program_digest(kind: ProgramKind, program: bytes) -> str:
     """Return the SHA-256 of a program without its weights; only TorchScript archives have some. Raises ProgramError."""
-    return _torchscript_digest(program) if kind == "torchscript" else hashlib.sha256(program).hexdigest()
+    if kind == "torchscript":
+        return torchscript_digest(read_archive(program))
+    return hashlib.sha256(program).hexdigest()
 
 
-def _torchscript_digest(archive: bytes) -> str:
+def torchscript_digest(entries: Mapping[str, Entry]) -> str:
+    """Return the digest of an archive. Tensors that are neither parameters nor buffers belong to the program."""
     digest = hashlib.sha256()
-    for name, content in _program_entries(archive):
-        for part in (name.encode(), _CONSTANTS.sub(_sorted_lines, content) if name.startswith("code/") else content):
+    weights = _weight_storages(entries)
+    for name in sorted(entries):
+        if _NOT_PROGRAM.fullmatch(name) and (not name.startswith("data/") or name.removeprefix("data/") in weights):
+            continue
+        content: Entry = entries[name]
+        if name.startswith("code/"):
+            content = _CONSTANTS.sub(_sorted_lines, bytes(content))
+        for part in (name.encode(), content):
             digest.update(len(part).to_bytes(8, "little"))
             digest.update(part)
     return digest.hexdigest()
-
-
-def _program_entries(archive: bytes) -> list[tuple[str, bytes]]:
-    try:
-        with zipfile.ZipFile(io.BytesIO(archive)) as opened:
-            entries = _checked(opened.infolist(), len(archive))
-            names = sorted(name for name in entries if not _NOT_PROGRAM.fullmatch(name))
-            return [(name, opened.read(entries[name])) for name in names]
-    # RuntimeError: an encrypted entry, or an unsupported compression
-    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError, RuntimeError) as error:
-        raise ProgramError(f"not a TorchScript archive: {error}") from error
 
 
 def _sorted_lines(match: re.Match[bytes]) -> bytes:
     return b"".join(sorted(match[0].splitlines(keepends=True)))
 
 
-def _checked(infos: list[zipfile.ZipInfo], archive_bytes: int) -> dict[str, zipfile.ZipInfo]:
-    """Return the entries by their names in the archive's one folder, with bounded sizes before any is unpacked."""
-    if len(infos) > MAX_ENTRIES:
-        raise ProgramError(f"expected a TorchScript archive of at most {MAX_ENTRIES} entries, found {len(infos)}")
-    entries, unpacked = {}, 0
-    for info in infos:
-        _, _, name = info.filename.partition("/")
-        if not name or name in entries:
-            raise ProgramError(f"expected an archive with one folder and unique entries, found {info.filename!r}")
-        entries[name] = info
-        if info.compress_type != zipfile.ZIP_STORED:
-            unpacked += info.file_size
-        elif info.file_size > archive_bytes:
-            raise ProgramError(f"{info.filename}: {info.file_size} bytes stored in an archive of {archive_bytes}")
-    if unpacked > MAX_PROGRAM_BYTES:
-        raise ProgramError(
-            f"expected compressed entries of at most {MAX_PROGRAM_BYTES} bytes unpacked, found {unpacked}"
-        )
-    if "data.pkl" not in entries:
-        raise ProgramError("not a TorchScript archive: it has no data.pkl")
-    return entries
+def _weight_storages(entries: Mapping[str, Entry]) -> set[str]:
+    """Return the storages of all parameters and buffers: the weights file replaces them."""
+    names = {
+        class_name: set(_QUOTED.findall(parameters + buffers))
+        for path, content in entries.items()
+        if path.startswith("code/") and path.endswith(".py")
+        for class_name, parameters, buffers in _classes(path, bytes(content))
+    }
+    return {
+        value.storage
+        for module in _modules(read_objects(bytes(entries["data.pkl"])), set())
+        for attribute, value in (module.attributes or {}).items()
+        if isinstance(value, Stored) and attribute.encode() in names.get(module.class_name, ())
+    }
+
+
+def _classes(path: str, code: bytes) -> Iterator[tuple[str, bytes, bytes]]:
+    prefix = path.removeprefix("code/").removesuffix(".py").replace("/", ".")
+    for name, parameters, buffers in _CLASS.findall(code):
+        yield f"{prefix}.{name.decode()}", parameters, buffers
+
+
+def _modules(value: Any, seen: set[int]) -> Iterator[ScriptObject]:
+    if isinstance(value, ScriptObject) and id(value) not in seen:
+        seen.add(id(value))
+        yield value
+        for attribute in (value.attributes or {}).values():
+            yield from _modules(attribute, seen)

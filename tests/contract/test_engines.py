@@ -18,6 +18,7 @@ from shared.engines.engine import Engine, EngineKind
 from shared.engines.importable import ImportablePolicy
 from shared.engines.load import PROGRAM_OF, check_support, load_program
 from shared.errors import NotTrusted, ProgramError, ProgramUnsupported, WeightsError
+from shared.operators.program_trust import ProgramTrust
 from shared.policy.output_bounds import InBounds, output_bounds
 from shared.policy.probe import compare, compute_probe, decode_probe, make_inputs
 from shared.policy.signature import PolicySignature
@@ -79,7 +80,11 @@ class Subject:
 
     def load(self, version: MadeVersion, outputs: Sequence[int] | None = None) -> Engine:
         return load_program(
-            self.kind, version.read, version.manifest, trust_native=True, trusted_modules=("learner",), outputs=outputs
+            self.kind,
+            version.read,
+            version.manifest,
+            trust=ProgramTrust(native=True, modules=("learner",)),
+            outputs=outputs,
         )
 
 
@@ -304,10 +309,10 @@ def test_every_combination_equals_eager(kind: EngineKind, case: str) -> None:
 def test_nothing_is_imported_that_was_not_allowed(kind: EngineKind, trusted: tuple[str, ...]) -> None:
     version = export("vector, discrete").first
     with pytest.raises(NotTrusted, match=r"--trust-module learner\.networks\.acting_policy"):
-        load_program(kind, version.read, version.manifest, trusted_modules=trusted, trust_native=True)
+        load_program(kind, version.read, version.manifest, trust=ProgramTrust(native=True, modules=trusted))
 
 
 def test_version_without_the_program_is_a_program_error() -> None:
     version = export("vector, discrete").first
     with pytest.raises(ProgramError, match="has no aot program"):
-        load_program("aot", version.read, version.manifest, trust_native=True)
+        load_program("aot", version.read, version.manifest, trust=ProgramTrust(native=True))

@@ -19,7 +19,7 @@ FOLDERS = """
 rl_hotswap: cli . launcher
 actor: run session . canary prefetch versions rollouts environments acting loading sandbox verification watching
 learner: run training sb3 publishing export ppo ppo/gradients networks .
-shared: transport store run process engines engines/row_compiler scripting rollouts policy files .
+shared: transport store run process engines engines/row_compiler scripting operators rollouts policy files .
 """
 LAYERS = {
     package: tuple(str(PurePosixPath(package, folder)) for folder in folders.split())

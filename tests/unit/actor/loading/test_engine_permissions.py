@@ -14,6 +14,7 @@ from learner.networks.acting_policy import CLASS_PATH
 from shared.engines.engine import EngineChoice
 from shared.engines.importable import ImportablePolicy
 from shared.errors import ConfigurationError, NotTrusted
+from shared.operators.program_trust import ProgramTrust
 from shared.store.policy_store import LocalPolicyStore
 from tests.support.agent_policies import eager, make_policy, no_spare, publish, quiet_noise
 from tests.support.tiny_policy import TINY_SIGNATURE, OneRowAtATime
@@ -62,7 +63,7 @@ def test_an_engine_without_its_permission_is_a_configuration_error(
 
 @pytest.mark.parametrize("choice", ["auto", "llvm", "torchscript", "onnx"])
 def test_the_others_need_no_permission(choice: EngineChoice) -> None:
-    check_trusted(choice, trust_native=False, trusted_modules=())
+    check_trusted(choice, ProgramTrust())
 
 
 def test_eager_is_eager_and_new_weights_take_the_fast_path(store: LocalPolicyStore, importable: PolicyExporter) -> None:
@@ -82,7 +83,7 @@ def test_eager_is_eager_and_new_weights_take_the_fast_path(store: LocalPolicySto
 
 def test_auto_imports_no_class_if_another_program_works(store: LocalPolicyStore, importable: PolicyExporter) -> None:
     publish(store, make_policy(), importable)
-    engines = EngineFallback(EngineOptions("auto", batch_size=2, trusted_modules=("learner",)))
+    engines = EngineFallback(EngineOptions("auto", batch_size=2, trust=ProgramTrust(modules=("learner",))))
     result = engines.load(store.open(0), no_spare)
     assert result.policy.engine_name == "torchscript"
     assert result.describe() is None
@@ -93,7 +94,7 @@ def test_a_missing_program_for_the_chosen_engine_is_reported_once(
 ) -> None:
     for seed in range(2):
         publish(store, make_policy(seed=seed), importable)
-    engines = EngineFallback(EngineOptions("aot", batch_size=2, trust_native=True))
+    engines = EngineFallback(EngineOptions("aot", batch_size=2, trust=ProgramTrust(native=True)))
     first, second = (engines.load(store.open(version), no_spare) for version in range(2))
     assert first.describe() == "version 0: torchscript taken; aot said: the version has no aot program"
     assert second.describe() is None
@@ -117,7 +118,7 @@ def test_a_policy_that_torch_compile_rejects_is_not_compiled_again(store: LocalP
     exporter = _exporter(policy, importable=ImportablePolicy("tests.support.tiny_policy:OneRowAtATime"))
     for _ in range(2):
         publish(store, policy, exporter)
-    engines = EngineFallback(EngineOptions("compile", batch_size=2, trusted_modules=("tests",)))
+    engines = EngineFallback(EngineOptions("compile", batch_size=2, trust=ProgramTrust(modules=("tests",))))
     for version in range(2):
         result = engines.load(store.open(version), no_spare)
         assert result.policy.engine_name == "torchscript"

@@ -1,0 +1,101 @@
+"""The check of a program's operators, once per program and permissions."""
+
+import functools
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from shared.errors import OperatorNotAllowed, PermanentLoadError
+from shared.operators.findings import Findings
+from shared.operators.onnx_check import read_graph
+from shared.operators.program_trust import ProgramTrust
+from shared.operators.torchscript_check import read_program
+from shared.policy.manifest import ProgramKind
+from shared.policy.program_digest import program_digest, torchscript_digest
+from shared.policy.torchscript_archive import Entry, read_archive
+
+_MOST_NAMED = 8
+
+
+@dataclass(frozen=True)
+class ProgramTraits:
+    """Properties of a program that its operators show.
+
+    Args:
+        data_dependent: True if the values of inputs or weights steer control flow or the sizes of arrays, so that a
+            trial with some weights says little about others.
+        operators: names of all operators that it uses, sorted.
+    """
+
+    data_dependent: bool
+    operators: tuple[str, ...] = ()
+
+
+_ANYTHING = ProgramTraits(data_dependent=True)
+
+
+def check_program(kind: ProgramKind, data: bytes, trust: ProgramTrust) -> ProgramTraits:
+    """Return the traits of a program. Results are cached by the program's digest.
+
+    Native code and importable classes have no list of operators: other permissions cover them.
+
+    Raises OperatorNotAllowed unless every operator is on the list or allowed by ``trust``, and ProgramError for bytes
+    that are no program of ``kind``.
+    """
+    if kind == "torchscript":
+        return check_archive(read_archive(data), trust)
+    if kind != "onnx":
+        return _ANYTHING
+    return _checked(_Program(program_digest(kind, data), lambda allowed: read_graph(data, allowed)), trust)
+
+
+def check_archive(entries: Mapping[str, Entry], trust: ProgramTrust) -> ProgramTraits:
+    """Return the traits of a TorchScript program, as ``check_program`` does, from the archive's entries."""
+    return _checked(_Program(torchscript_digest(entries), lambda allowed: read_program(entries, allowed)), trust)
+
+
+class _Program:
+    """A program for the cache: programs are equal when their digests are."""
+
+    def __init__(self, digest: str, read: Callable[[frozenset[str]], Findings]) -> None:
+        self._digest = digest
+        self._read: Callable[[frozenset[str]], Findings] | None = read
+
+    def __hash__(self) -> int:
+        return hash(self._digest)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Program) and self._digest == other._digest
+
+    def take_findings(self, allowed: frozenset[str]) -> Findings:
+        """Read the program and forget its bytes."""
+        assert self._read is not None
+        read, self._read = self._read, None
+        return read(allowed)
+
+
+@functools.lru_cache(maxsize=64)
+def _findings(program: _Program, allowed: frozenset[str]) -> Findings:
+    return program.take_findings(allowed)
+
+
+def _checked(program: _Program, trust: ProgramTrust) -> ProgramTraits:
+    try:
+        findings = _findings(program, frozenset(trust.allowed_operators))
+    except PermanentLoadError:
+        if trust.programs:
+            return _ANYTHING
+        raise
+    if findings.refused and not trust.programs:
+        raise OperatorNotAllowed(_message(findings.refused))
+    return ProgramTraits(findings.data_dependent, tuple(sorted(findings.operators)))
+
+
+def _message(refused: Iterable[tuple[str, str]]) -> str:
+    reasons = dict(refused)
+    names = sorted(reasons)
+    first = names[0]
+    more = f" Also not allowed: {', '.join(names[1:_MOST_NAMED])}." if len(names) > 1 else ""
+    return (
+        f"replace {first}, which {reasons[first]}, or permit it with --allow-operator {first} if you trust the "
+        f"publisher.{more}"
+    )

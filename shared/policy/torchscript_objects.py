@@ -1,0 +1,123 @@
+"""The objects in an archive's ``data.pkl``, read as data: no class of Python or torch is constructed."""
+
+import io
+import pickle
+import pickletools
+from typing import Any
+
+from shared.errors import OperatorNotAllowed, ProgramError
+
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_MOST_BYTES = 64 * 2**20
+# The opcodes that torch writes. Others might mean something else to torch's reader than to Python's.
+_OPCODES = _names(
+    """
+    PROTO GLOBAL EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST EMPTY_DICT MARK APPEND APPENDS SETITEM
+    SETITEMS BINUNICODE BINPUT LONG_BINPUT BINGET LONG_BINGET NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1
+    BINFLOAT BINPERSID REDUCE NEWOBJ BUILD STOP
+    """
+)
+_NATIVE = "__torch__.torch.classes."
+
+
+class ScriptObject:
+    """An instance of a class of the archive. ``attributes`` is None when ``__setstate__`` rebuilds them."""
+
+    class_name = ""
+
+    def __new__(cls, *_: object) -> "ScriptObject":
+        instance = super().__new__(cls)
+        instance.attributes = {}
+        return instance
+
+    attributes: dict[str, Any] | None
+
+    def __setstate__(self, state: Any) -> None:
+        self.attributes = state if isinstance(state, dict) and all(isinstance(key, str) for key in state) else None
+
+
+class Stored:
+    """A tensor. ``storage`` is the key of its values in the archive's ``data/``."""
+
+    def __init__(self, storage: str) -> None:
+        self.storage = storage
+
+
+class Unnamed:
+    """A value that carries no information here: a dtype, a device, a storage type, an enumeration."""
+
+
+def read_objects(data: bytes) -> Any:
+    """Return the pickled value. Raises ProgramError, and OperatorNotAllowed for an object of a native class."""
+    if len(data) > _MOST_BYTES:
+        raise ProgramError(f"expected a data.pkl of at most {_MOST_BYTES} bytes, found {len(data)}")
+    try:
+        end = 0
+        for opcode, _, place in pickletools.genops(data):
+            if opcode.name not in _OPCODES:
+                raise ProgramError(f"data.pkl: expected the opcodes that torch writes, found {opcode.name}")
+            end = (place or 0) + 1
+        if end != len(data):
+            raise ProgramError("data.pkl: expected nothing after its end")
+        return _Reader(io.BytesIO(data)).load()
+    except (OperatorNotAllowed, ProgramError):
+        raise
+    except Exception as error:  # pickle raises errors of many types for malformed data
+        raise ProgramError(f"data.pkl: {type(error).__name__}: {error}") from error
+
+
+class _Reader(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        path = f"{module}.{name}"
+        if path.startswith(_NATIVE):
+            raise OperatorNotAllowed(
+                f"store plain tensors instead of {path.removeprefix('__torch__.')}, which is native code"
+            )
+        if module == "__torch__" or module.startswith("__torch__."):
+            return _script_class(path)
+        found = _KNOWN.get(path)
+        if found is None and module == "torch" and (name.endswith("Storage") or name.islower()):
+            found = Unnamed
+        if found is None:
+            raise ProgramError(f"data.pkl: expected tensors and objects of the archive, found {path}")
+        return found
+
+    def persistent_load(self, pid: Any) -> Any:
+        if not (isinstance(pid, tuple) and len(pid) == 5 and pid[0] == "storage" and isinstance(pid[2], str)):
+            raise ProgramError(f"data.pkl: expected a storage, found {str(pid)[:80]}")
+        return Stored(pid[2])
+
+
+def _script_class(path: str) -> type[ScriptObject]:
+    return type("ScriptObject", (ScriptObject,), {"class_name": path})
+
+
+def _rebuild_tensor(storage: Any, *_: Any) -> Stored:
+    if not isinstance(storage, Stored):
+        raise ProgramError("data.pkl: expected the storage of a tensor")
+    return Stored(storage.storage)
+
+
+def _first(value: Any, *_: Any) -> Any:
+    return value
+
+
+def _unnamed(*_: Any) -> Unnamed:
+    return Unnamed()
+
+
+_KNOWN: dict[str, Any] = {
+    "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
+    "torch._utils._rebuild_parameter": _first,
+    "collections.OrderedDict": dict,
+    "torch.jit._pickle.build_intlist": list,
+    "torch.jit._pickle.build_tensorlist": list,
+    "torch.jit._pickle.build_doublelist": list,
+    "torch.jit._pickle.build_boollist": list,
+    "torch.jit._pickle.restore_type_tag": _first,
+    "torch.device": _unnamed,
+}
