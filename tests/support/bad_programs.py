@@ -23,7 +23,7 @@ class _Around(nn.Module):
         self.signature = self.policy.signature
 
 
-class HangsWhileItLoads(_Around):
+class RunsWhileItLoads(_Around):
     """Misbehaves in ``__setstate__``, which TorchScript runs while it unpacks an archive."""
 
     @torch.jit.export
@@ -44,9 +44,9 @@ class HangsWhileItLoads(_Around):
 class Hangs(_Around):
     def forward(self, inputs: list[Tensor]) -> list[Tensor]:
         total = inputs[0].sum()
-        while bool(total < 1e30):
+        for _ in range(1 << 62):
             total = total * 0.5
-        return self.policy(inputs)
+        return self.policy([inputs[0] + 0 * total, inputs[1]])
 
 
 class NeedsAHundredTimes(_Around):
@@ -63,7 +63,7 @@ class EatsAllMemory(_Around):
     def forward(self, inputs: list[Tensor]) -> list[Tensor]:
         outputs = self.policy(inputs)
         eaten = outputs[2].repeat(2_000_000)
-        while eaten.shape[0] < 2**50:
+        for _ in range(50):
             eaten = torch.cat([eaten, eaten])
         return [outputs[0], outputs[1] + 0 * eaten[0], outputs[2]]
 
@@ -136,11 +136,11 @@ class Steered(_Around):
 
     def forward(self, inputs: list[Tensor]) -> list[Tensor]:
         lap = 0
-        while lap < int(self.laps):
+        for _ in range(int(self.laps)):
             lap += 1
         eaten = inputs[0].repeat(int(self.copies), 1)
         many = inputs[0][:1].repeat(int(self.rows), 1)
-        return self.policy([inputs[0] + 0 * self.native(many) + 0 * eaten[0, 0], inputs[1]])
+        return self.policy([inputs[0] + 0 * self.native(many) + 0 * eaten[0, 0] + 0 * lap, inputs[1]])
 
 
 STEERED = {

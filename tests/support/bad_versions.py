@@ -201,7 +201,7 @@ BAD_KINDS = (
     BadKind("more outputs", _program(bad_programs.MoreOutputs), "does not return what its signature promises"),
     BadKind("outputs swapped", _program(bad_programs.SwappedOutputs), "differ by more than"),
     BadKind("right at one batch size", _program(bad_programs.RightAtOneBatchSize), "differ by more than"),
-    BadKind("a loader that hangs", _program(bad_programs.HangsWhileItLoads), "no answer within"),
+    BadKind("code that runs while it loads", _program(bad_programs.RunsWhileItLoads), "replace __setstate__"),
     BadKind("a program that hangs", _program(bad_programs.Hangs), "no answer within"),
     BadKind("a program that needs a hundred times the time", _program(bad_programs.NeedsAHundredTimes), "as long as"),
     BadKind("a program that eats all memory", _program(bad_programs.EatsAllMemory), "GiB of memory"),
@@ -224,7 +224,6 @@ SIGNATURE_KINDS = tuple(
 """For actors with a key; the tests of signatures hold each to its whole reason."""
 
 SLOW_KINDS = (
-    "a loader that hangs",
     "a program that hangs",
     "a program that eats all memory",
     "a program that needs a hundred times the time",
