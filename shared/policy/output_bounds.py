@@ -61,12 +61,12 @@ def box_limits(bounds: Sequence[float | None], sign: int) -> np.ndarray:
     """Return the bounds widened by ``BOUND_RTOL``, float64; ``sign`` is -1 for lower bounds and 1 for upper ones."""
     largest = float(np.finfo(np.float64).max)
     limits = [sign * largest if b is None else b + sign * BOUND_RTOL * max(1.0, abs(b)) for b in bounds]
-    return np.array(limits, np.float64)
+    return np.array(limits)
 
 
 def _narrowed(limits: Sequence[float], inwards: int) -> tuple[float, ...]:
     """Return ``limits`` as finite float32, rounded ``inwards`` (1: upwards); a single number if all are equal."""
-    exact = np.clip(np.array(limits, np.float64), -_LARGEST, _LARGEST)
+    exact = np.clip(np.array(limits), -_LARGEST, _LARGEST)
     rounded = exact.astype(np.float32)
     is_wider = (exact - rounded) * inwards > 0
     rounded[is_wider] = np.nextafter(rounded[is_wider], np.float32(inwards * np.inf))

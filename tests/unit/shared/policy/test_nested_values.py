@@ -198,3 +198,41 @@ def test_wrong_numbers_of_tensors_are_refused() -> None:
     for n in (1, 3):
         with pytest.raises(SignatureMismatch, match="tensors"):
             unflatten(structure, [np.zeros(1)] * n)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "said"),
+    [
+        ([1], [np.zeros(1)], "arguments[0] is 1 for some inputs and a tensor for others"),
+        ([], (1, 2), "arguments is a list of 0 for some inputs and a tuple of 2 for others"),
+        ({"a": {1: 2}}, {"a": None}, "arguments[0] is a dict with the keys [1] for some inputs and None for others"),
+        (Frozen(0), "text", f"arguments is a {__name__}:Frozen for some inputs and 'text' for others"),
+        (Frozen([1, 2]), Frozen([1, "x"]), "arguments[0][1] is 2 for some inputs and 'x' for others"),
+    ],
+)
+def test_structures_that_do_not_merge_are_described_with_their_place(first: Any, second: Any, said: str) -> None:
+    with pytest.raises(SignatureMismatch) as caught:
+        merge(describe(first)[0], describe(second)[0], "arguments")
+    assert str(caught.value) == said
+
+
+def test_a_number_that_varies_is_described_by_its_kind() -> None:
+    number = merge(describe(1)[0], describe(2)[0])
+    with pytest.raises(SignatureMismatch, match=r"^the value is a int for some inputs and a tensor for others$"):
+        merge(number, describe(np.zeros(1))[0])
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (Pair(1, 2), "a Pair"),
+        (Frozen(1), "a Frozen"),
+        ([1, 2], "a list of 2"),
+        ({"a": 1}, "a dict with the keys ['a']"),
+        ("x" * 100, "'" + "x" * 79),
+    ],
+)
+def test_a_value_in_place_of_a_tensor_is_described_briefly(value: Any, said: str) -> None:
+    with pytest.raises(SignatureMismatch) as caught:
+        flatten(describe(np.zeros(1))[0], value)
+    assert str(caught.value) == f"the value: expected a tensor, found {said}"

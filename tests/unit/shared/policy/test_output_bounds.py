@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from shared.policy.output_bounds import output_bounds
+from shared.policy.output_bounds import cardinalities, output_bounds
 from shared.policy.signature import acting_signature
 from shared.policy.spaces import ActionSpec
 from tests.support.agent_policies import ACTIONS, VECTOR
@@ -32,6 +32,11 @@ def _limits(action: ActionSpec) -> dict[str, tuple[tuple[float, ...], tuple[floa
 )
 def test_bounds(kind: str, name: str, limits: object) -> None:
     assert _limits(ACTIONS[kind])[name] == limits
+
+
+def test_cardinalities_have_the_shape_of_the_action() -> None:
+    found = {kind: cardinalities(action).tolist() for kind, action in ACTIONS.items() if kind != "box"}
+    assert found == {"discrete": 3, "discrete_from_5": 3, "multi_discrete": [3, 2], "multi_binary": [2, 2, 2]}
 
 
 def test_bounds_of_choices_with_a_start() -> None:

@@ -7,8 +7,9 @@ from gymnasium import spaces
 from torch import Tensor
 
 from shared.errors import ExportError, ProbeMismatch
-from shared.policy.probe import Probe, compare, compute_probe, decode_probe, encode_probe, make_inputs
-from shared.policy.signature import PolicySignature, acting_signature
+from shared.policy.nested_values import describe
+from shared.policy.probe import Probe, compare, compare_outputs, compute_probe, decode_probe, encode_probe, make_inputs
+from shared.policy.signature import ArgumentSpec, ModuleSignature, PolicySignature, acting_signature
 from shared.policy.spaces import ActionSpec, action_spec, observation_leaves
 from tests.support.policies import NESTED, VECTOR
 from tests.support.tiny_policy import TINY_SIGNATURE, TinyPolicy
@@ -48,6 +49,7 @@ def test_every_choice_has_a_legal_action(action: spaces.Space) -> None:
     parts = np.split(mask, np.cumsum(signature.action.cardinalities)[:-1], axis=1)
     assert all(part.any(axis=1).all() for part in parts)
     assert not mask.all()
+    assert not mask.all(axis=0).any(), "no choice is legal in every row"
 
 
 def choosing(spec: ActionSpec, logits: Callable[[Tensor], Tensor]) -> Callable[[list[Tensor]], list[Tensor]]:
@@ -197,3 +199,91 @@ def test_outputs_of_the_wrong_shape_or_number_never_match() -> None:
     for found in (probe.outputs[:2], [output[:4] for output in probe.outputs]):
         with pytest.raises(ProbeMismatch, match="does not return what its signature promises"):
             compare(probe.outputs, found, TINY_SIGNATURE, 1e3, 1e3)
+
+
+def test_a_choice_of_one_is_always_legal() -> None:
+    signature = signature_of(spaces.MultiDiscrete([1, 2]), masked=True)
+    mask = make_inputs(signature, 50, seed=0)[signature.input_position("action_mask") or 0]
+    assert mask[:, 0].all()
+    assert mask[:, 1:].any(axis=1).all()
+
+
+def test_a_probe_with_missing_tensors_is_not_encoded() -> None:
+    probe = tiny_probe()
+    for short in (Probe(probe.inputs[:1], probe.outputs), Probe(probe.inputs, probe.outputs[:1])):
+        with pytest.raises(ValueError, match="shorter"):
+            encode_probe(short, TINY_SIGNATURE)
+
+
+def test_a_probe_of_one_input_is_decoded() -> None:
+    signature = acting_signature(TINY_SIGNATURE.observation, TINY_SIGNATURE.action, noise=False)
+    probe = Probe(tiny_probe().inputs[:1], tiny_probe().outputs)
+    assert len(decode_probe(encode_probe(probe, signature), signature).inputs) == 1
+
+
+def module_signature() -> ModuleSignature:
+    vector, total = ArgumentSpec("x", "float32", (None, 2)), ArgumentSpec("total", "float32", (None,))
+    structure = describe(np.zeros(1))[0]
+    return ModuleSignature((vector,), (total,), structure, structure)
+
+
+def test_only_the_probe_of_a_module_may_have_infinities() -> None:
+    signature = module_signature()
+    probe = Probe((np.ones((3, 2), np.float32),), (np.float32([1, np.inf, np.nan]),))
+    np.testing.assert_array_equal(decode_probe(encode_probe(probe, signature), signature).outputs[0], probe.outputs[0])
+    outputs = [output.copy() for output in tiny_probe().outputs]
+    outputs[1][0] = np.inf
+    with pytest.raises(ProbeMismatch, match=r"output\.log_prob holds values that are not finite"):
+        decode_probe(encode_probe(Probe(tiny_probe().inputs, tuple(outputs)), TINY_SIGNATURE), TINY_SIGNATURE)
+
+
+def test_a_probe_of_another_module_is_refused() -> None:
+    signature = module_signature()
+    other = Probe((np.ones((3, 2), np.float32),), (np.ones((3, 1), np.float32),))
+    with pytest.raises(ProbeMismatch, match="output total: expected float32"):
+        decode_probe(encode_probe(other, signature), signature)
+
+
+def mismatch(wanted: np.ndarray, got: np.ndarray, atol: float = 0.0, rtol: float = 0.0) -> str:
+    with pytest.raises(ProbeMismatch) as caught:
+        compare_outputs(["y"], [wanted], [got], atol, rtol)
+    return str(caught.value)
+
+
+def test_a_mismatch_counts_rows_and_shows_the_worst_one() -> None:
+    wanted = np.zeros((4, 3))
+    got = np.array([[0, 0, 0], [1, 0, 0], [0, 5, 7], [0, 0, 0.0]])
+    said = "y, row 2: expected [0. 0. 0.], found [0. 5. 7.]; 2 of 4 rows differ by more than 0 + 0 * |expected|"
+    assert mismatch(wanted, got) == said
+    assert mismatch(wanted, got, 0.5, 0.25).endswith("; 2 of 4 rows differ by more than 0.5 + 0.25 * |expected|")
+    assert mismatch(np.array([1, 2, 3]), np.array([1, 2, 4])).startswith(
+        "y, row 2: expected 3, found 4; 1 of 3 rows differ"
+    )
+    assert mismatch(np.float32(1), np.float32(2)).startswith("y, row 0: expected 1., found 2.; 1 of 1 rows")
+
+
+def test_a_mismatch_shortens_long_rows_and_takes_one_line() -> None:
+    long = np.arange(9.0)[None] / 7
+    assert "expected [0.        0.1428571 0.2857143 ... 0.8571429 1.        1.1428571], found" in mismatch(
+        long, long + 1
+    )
+    assert "found [[1. 1.] [1. 1.]]; 1 of 1 rows" in mismatch(np.zeros((1, 2, 2)), np.ones((1, 2, 2)))
+
+
+def test_outputs_of_modules_are_compared_in_number_shape_and_dtype() -> None:
+    one = np.ones(2, np.float32)
+    assert compare_outputs(["a", "b"], [one, one], [one, one + 1e-3], 1e-2, 0) == pytest.approx(1e-3, rel=1e-3)
+    with pytest.raises(ProbeMismatch, match="expected 2 outputs, found 1"):
+        compare_outputs(["a", "b"], [one, one], [one], 1, 1)
+    for other in (np.ones(3, np.float32), np.ones(2), np.ones((2, 1), np.float32)):
+        with pytest.raises(ProbeMismatch, match=r"b: expected float32 \(2,\), found float"):
+            compare_outputs(["a", "b"], [one, one], [one, other], 1, 1)
+
+
+@pytest.mark.parametrize("special", [np.inf, -np.inf, np.nan])
+def test_infinities_and_nan_of_modules_have_to_be_the_same(special: float) -> None:
+    wanted = np.array([special, 1.0])
+    assert compare_outputs(["y"], [wanted], [np.array([special, 1.5])], 1.0, 0.0) == 0.5
+    for other in {0.0, np.inf, -np.inf, np.nan} - {special}:
+        if not (np.isnan(other) and np.isnan(special)):
+            assert mismatch(wanted, np.array([other, 1.0]), 1e9, 1e9).startswith("y, row 0: expected ")
