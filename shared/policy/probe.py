@@ -135,24 +135,26 @@ def _largest_difference(
 ) -> float:
     largest = 0.0
     for name, wanted, got in zip(names, expected, found, strict=True):
-        if not (is_float := wanted.dtype.kind == "f") and np.array_equal(wanted, got):
-            continue
-        with np.errstate(invalid="ignore", over="ignore"):
-            difference = np.abs(np.subtract(got, wanted, dtype=np.float64))
-            allowed = atol + rtol * np.abs(wanted, dtype=np.float64) if is_float else np.zeros(wanted.shape)
-        most = float(difference.max(initial=0.0))
-        if not most < np.inf:  # infinities or NaN on one side or both
-            same = (wanted == got) | (np.isnan(wanted) & np.isnan(got))
-            difference = np.where(same, 0.0, np.where(np.isfinite(wanted), difference, np.nan))
-            allowed = np.where(same, 0.0, allowed)
-            most = float(difference.max(initial=0.0))
-        wrong = ~(difference <= allowed)  # NaN is wrong too
-        if wrong.any():
-            worst = _worst_row(wanted, got, np.nan_to_num(difference - allowed, nan=np.inf))
+        difference, excess = _difference(wanted, got, atol, rtol)
+        if (excess > 0).any():
+            worst = _worst_row(wanted, got, excess)
             raise ProbeMismatch(f"{name}, {worst} differ by more than {atol:g} + {rtol:g} * |expected|")
-        if is_float:
-            largest = max(largest, most)
+        largest = max(largest, difference)
     return largest
+
+
+def _difference(wanted: np.ndarray, got: np.ndarray, atol: float, rtol: float) -> tuple[float, np.ndarray]:
+    """Return the largest difference of floats, and for each number how far it is beyond its tolerance."""
+    if wanted.dtype.kind != "f":
+        return 0.0, np.not_equal(wanted, got).astype(np.float64)
+    with np.errstate(invalid="ignore", over="ignore"):
+        difference = np.abs(np.subtract(got, wanted, dtype=np.float64))
+        excess = difference - (atol + rtol * np.abs(wanted, dtype=np.float64))
+    if not (excess <= 0).all():  # also if there are infinities or NaN, which have to be the same on both sides
+        same = (wanted == got) | (np.isnan(wanted) & np.isnan(got))
+        difference = np.where(same, 0.0, difference)
+        excess = np.where(same, 0.0, np.nan_to_num(excess, nan=np.inf))
+    return float(difference.max(initial=0.0)), excess
 
 
 def _worst_row(wanted: np.ndarray, got: np.ndarray, excess: np.ndarray) -> str:

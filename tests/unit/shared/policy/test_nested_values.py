@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import msgspec
@@ -185,6 +186,14 @@ def test_constants_that_differ_become_numbers_that_vary() -> None:
     assert flatten(merged, (7, "same", [True, 0.5])) == [7, True]
     assert unflatten(merged, [np.array(7), np.array(True)]) == (7, "same", [True, 0.5])
     assert merge(merged, first) == merged
+
+
+@pytest.mark.parametrize("numbers", [(1, 2), (0.5, 0.7), (True, False)])
+@pytest.mark.parametrize("wrap", [lambda n: {"a": n}, Frozen, lambda n: Pair(n, "same"), lambda n: [n]])
+def test_constants_vary_at_any_place(wrap: Callable[[Any], Any], numbers: tuple[Any, Any]) -> None:
+    first, second = (describe(wrap(number))[0] for number in numbers)
+    merged = merge(first, second)
+    assert same(unflatten(merged, [np.array(numbers[1])], CLASSES), wrap(numbers[1]))
 
 
 @pytest.mark.parametrize(("a", "b"), [([1], (1,)), ([], [1]), ("a", "b"), (None, np.zeros(1)), ({"a": 1}, {"b": 1})])

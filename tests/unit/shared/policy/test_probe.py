@@ -87,7 +87,9 @@ def test_rounding_errors_do_not_change_a_choice_of_a_probe(action: spaces.Space)
         choosing(spec, lambda x: torch.zeros((len(x), *spec.noise_shape))), signature, batch_size=400, seed=0
     )
     assert (lead(spec, probe.inputs[-1]) > 1e-3).all()
-    np.testing.assert_array_equal(probe.inputs[-1][~close], make_inputs(signature, 400, seed=0)[-1][~close])
+    first = make_inputs(signature, 400, seed=0)[-1]
+    np.testing.assert_array_equal(probe.inputs[-1][~close], first[~close])
+    assert (probe.inputs[-1][close] != first[close]).reshape(close.sum(), -1).any(axis=1).all(), "each is replaced"
 
 
 def test_a_policy_without_noise_is_probed_away_from_its_boundaries() -> None:
@@ -287,3 +289,30 @@ def test_infinities_and_nan_of_modules_have_to_be_the_same(special: float) -> No
     for other in {0.0, np.inf, -np.inf, np.nan} - {special}:
         if not (np.isnan(other) and np.isnan(special)):
             assert mismatch(wanted, np.array([other, 1.0]), 1e9, 1e9).startswith("y, row 0: expected ")
+
+
+def test_integers_that_no_float_can_tell_apart_are_different() -> None:
+    assert mismatch(np.array([2**53]), np.array([2**53 + 1])).startswith("y, row 0: expected 9007199254740992, found")
+    assert compare_outputs(["y"], [np.array([True])], [np.array([True])], 0, 0) == 0
+
+
+def test_float32_is_compared_in_double_precision() -> None:
+    largest = np.finfo(np.float32).max
+    assert compare_outputs(["y"], [np.array([-largest])], [np.array([largest])], 1e39, 0) == 2 * float(largest)
+    one, other = np.ones(1, np.float32), np.array([0.10000001], np.float32)
+    assert 0.8999999 < compare_outputs(["y"], [one], [other], 0, 0.9) < 0.9, "the tolerance is no float32 either"
+    assert mismatch(np.array([1.7e308]), np.array([-1.7e308]), 1e308, 0).startswith("y, row 0")
+
+
+def test_tolerances_add_up_and_include_their_limit() -> None:
+    wanted = np.array([4.0, 0.0])
+    assert compare_outputs(["y"], [wanted], [wanted + [1.5, 1.0]], 1.0, 0.125) == 1.5
+    assert "row 1" in mismatch(wanted, wanted + 1.5, 1.0, 0.125)
+    assert "row 0" in mismatch(wanted, wanted + [1.75, 0.0], 1.0, 0.125)
+    assert compare_outputs(["y"], [np.zeros((0, 2))], [np.zeros((0, 2))], 0, 0) == 0
+    assert compare_outputs(["x", "y"], [wanted, wanted], [wanted + 0.5, wanted], 1, 0) == 0.5, "the largest of all"
+
+
+def test_a_policy_with_one_output_is_compared() -> None:
+    signature = acting_signature(TINY_SIGNATURE.observation, TINY_SIGNATURE.action, log_prob=False, value=False)
+    assert compare(tiny_probe().outputs[:1], tiny_probe().outputs[:1], signature, 0, 0) == 0
