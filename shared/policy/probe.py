@@ -6,7 +6,7 @@ chosen action changes exactly the choices that lead by less. A policy that compa
 defines ``choice_lead(inputs)``: the lead of its choice relative to the size of the values, float [B].
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -198,20 +198,34 @@ def _undecided(
     """Return the rows, bool [B], in which a discrete choice leads by less than ``margin``."""
     position = signature.output_position("action")
     if position is None or signature.action.kind == "box":
-        return np.zeros(inputs[0].shape[0], np.bool_)
+        return np.zeros(len(inputs[0]), np.bool_)
     action = outputs[position]
+    is_close = np.asarray(_own_lead(policy, inputs) < margin)
+    for moved in _moved(signature, inputs, action, margin):
+        changed = np.not_equal(run_policy(policy, signature, moved)[position], action)
+        is_close |= changed.reshape(len(action), -1).any(axis=1)
+    return is_close
+
+
+def _moved(
+    signature: PolicySignature, inputs: Sequence[np.ndarray], action: np.ndarray, margin: float
+) -> Iterator[list[np.ndarray]]:
+    """Yield the inputs with the noise moved away from the choice; without noise, with every float moved, both ways."""
     noise = signature.input_position("noise")
-    moved = list(inputs)
     if noise is not None:
-        moved[noise] = inputs[noise] - margin * _towards_choice(signature.action, action)
-    else:  # without noise, only the observation can be varied
-        signs = np.random.default_rng(0)
-        for i, array in enumerate(inputs):
-            if array.dtype.kind == "f":
-                sign = signs.choice(np.array([-1, 1], array.dtype), array.shape)
-                moved[i] = array + sign * np.maximum(np.abs(array), 1) * array.dtype.type(margin * 1e-2)
-    changed = np.not_equal(run_policy(policy, signature, moved)[position], action).reshape(len(action), -1)
-    return np.asarray(changed.any(axis=1) | (_own_lead(policy, inputs) < margin))
+        away = inputs[noise] - margin * _towards_choice(signature.action, action)
+        yield [*inputs[:noise], away, *inputs[noise + 1 :]]
+        return
+    signs = np.random.default_rng(0)
+    steps = [_step(array, margin, signs) if array.dtype.kind == "f" else None for array in inputs]
+    for way in (1, -1):
+        yield [array if step is None else array + way * step for array, step in zip(inputs, steps, strict=True)]
+
+
+def _step(array: np.ndarray, margin: float, signs: np.random.Generator) -> np.ndarray:
+    """Return for each number of ``array`` a hundredth of ``margin``, absolute or relative, with a random sign."""
+    sign = signs.choice(np.array([-1, 1], array.dtype), array.shape)
+    return np.asarray(sign * np.maximum(np.abs(array), 1) * array.dtype.type(margin * 1e-2))
 
 
 def _own_lead(policy: Policy, inputs: Sequence[np.ndarray]) -> np.ndarray:

@@ -92,13 +92,78 @@ def test_rounding_errors_do_not_change_a_choice_of_a_probe(action: spaces.Space)
     assert (probe.inputs[-1][close] != first[close]).reshape(close.sum(), -1).any(axis=1).all(), "each is replaced"
 
 
+def vector_signature(size: int) -> PolicySignature:
+    """A policy without noise: vectors in, one of three actions out."""
+    observation = observation_leaves(spaces.Box(-np.inf, np.inf, (size,)))
+    return acting_signature(observation, action_spec(spaces.Discrete(3)), noise=False, log_prob=False, value=False)
+
+
+def making(*batches: list) -> tuple[Callable[..., list[np.ndarray]], list[int]]:
+    """Return a function that makes these observations one after the other, and the seeds that it was called with."""
+    seeds: list[int] = []
+
+    def make(signature: PolicySignature, batch_size: int, seed: int) -> list[np.ndarray]:
+        seeds.append(seed)
+        return [np.array(batches[min(len(seeds), len(batches)) - 1], np.float32)]
+
+    return make, seeds
+
+
 def test_a_policy_without_noise_is_probed_away_from_its_boundaries() -> None:
-    with_noise = acting_signature(observation_leaves(spaces.Box(-1, 1, (1,))), action_spec(spaces.Discrete(2)))
-    signature = PolicySignature(
-        with_noise.observation, with_noise.action, with_noise.inputs[:1], with_noise.outputs[:1]
-    )
-    probe = compute_probe(lambda inputs: [(inputs[0][:, 0] > 0.5).to(torch.int64)], signature, batch_size=64)
-    assert (np.abs(probe.inputs[0] - 0.5) > 1e-6).all()
+    """The distance is 1e-4, absolute or relative: here from 0.5 and from 50."""
+    close, far = [0.5 - 3e-5, 0.5 + 3e-5, 50 - 2e-3, 50 + 2e-3], [0.5 - 1.5e-4, 0.5 + 1.5e-4, 50 - 8e-3, 50 + 8e-3]
+
+    def policy(inputs: list[Tensor]) -> list[Tensor]:
+        assert inputs[0].dtype == torch.float32
+        return [(inputs[0][:, 0] > 0.5).long() + (inputs[0][:, 0] > 50).long()]
+
+    make, _ = making([[x] for x in close + far], [[7.0]] * 8)
+    probe = compute_probe(policy, vector_signature(1), make=make)
+    np.testing.assert_array_equal(probe.inputs[0][:, 0], np.float32([7.0] * 4 + far))
+    np.testing.assert_array_equal(probe.outputs[0], [1, 1, 1, 1, 0, 1, 1, 2])
+
+
+def test_numbers_of_an_observation_are_moved_independently() -> None:
+    def policy(inputs: list[Tensor]) -> list[Tensor]:
+        return [(inputs[0][:, 0] > inputs[0][:, 1]).long()]
+
+    rows = [[x, x + 1e-5] for x in np.linspace(-0.5, 0.5, 64)]
+    make, _ = making(rows, [[0.0, 9.0]] * 64)
+    replaced = compute_probe(policy, vector_signature(2), batch_size=64, make=make).inputs[0][:, 1] == 9
+    assert 16 < replaced.sum() < 48, "those whose numbers move apart"
+
+
+def test_inputs_that_are_no_floats_are_not_moved() -> None:
+    observation = observation_leaves(spaces.Dict({"a": spaces.Discrete(3), "b": spaces.Box(0, 255, (2,), np.uint8)}))
+    signature = acting_signature(observation, action_spec(spaces.Discrete(3)), noise=False, log_prob=False, value=False)
+    probe = compute_probe(lambda inputs: [inputs[0] % 3], signature)
+    assert [array.dtype for array in probe.inputs] == [np.int64, np.uint8]
+
+
+def test_rows_are_drawn_sixteen_times_with_other_seeds() -> None:
+    make, seeds = making([[0.0]] * 8)
+    with pytest.raises(ExportError, match="found no 8 probe inputs in which the best two actions differ"):
+        compute_probe(lambda inputs: [(inputs[0][:, 0] > 0).long()], vector_signature(1), seed=5, make=make)
+    assert seeds == [5 + attempt * 1_000_003 for attempt in range(17)]
+
+
+def test_probes_have_eight_rows_of_seed_zero_by_default() -> None:
+    for given, expected in zip(tiny_probe().inputs, make_inputs(TINY_SIGNATURE, 8, 0), strict=True):
+        np.testing.assert_array_equal(given, expected)
+
+
+@pytest.mark.parametrize(("lead", "draws"), [(1e-2, 1), (0.99e-2, 2), (1e-3, 5)])
+def test_a_lead_of_its_own_is_compared_with_a_margin_that_halves(lead: float, draws: int) -> None:
+    class Leading:
+        def choice_lead(self, inputs: list[Tensor]) -> Tensor:
+            return torch.full((len(inputs[0]),), lead, dtype=torch.float64)
+
+        def __call__(self, inputs: list[Tensor]) -> list[Tensor]:
+            return [(inputs[0][:, 0] > 0).long()]
+
+    make, seeds = making([[1.0]] * 8)
+    compute_probe(Leading(), vector_signature(1), make=make)
+    assert len(seeds) == draws
 
 
 class _Greedy:
@@ -306,9 +371,9 @@ def test_float32_is_compared_in_double_precision() -> None:
 
 def test_tolerances_add_up_and_include_their_limit() -> None:
     wanted = np.array([4.0, 0.0])
-    assert compare_outputs(["y"], [wanted], [wanted + [1.5, 1.0]], 1.0, 0.125) == 1.5
+    assert compare_outputs(["y"], [wanted], [wanted + np.array([1.5, 1.0])], 1.0, 0.125) == 1.5
     assert "row 1" in mismatch(wanted, wanted + 1.5, 1.0, 0.125)
-    assert "row 0" in mismatch(wanted, wanted + [1.75, 0.0], 1.0, 0.125)
+    assert "row 0" in mismatch(wanted, wanted + np.array([1.75, 0.0]), 1.0, 0.125)
     assert compare_outputs(["y"], [np.zeros((0, 2))], [np.zeros((0, 2))], 0, 0) == 0
     assert compare_outputs(["x", "y"], [wanted, wanted], [wanted + 0.5, wanted], 1, 0) == 0.5, "the largest of all"
 
