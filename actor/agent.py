@@ -15,7 +15,7 @@ from actor.agent_options import AgentOptions, with_deprecated_keywords
 from actor.loading.loaded_policy import LoadedPolicy
 from actor.rollouts.episodes import FinishedEpisode
 from shared.deprecation import renamed
-from shared.errors import PolicyOutputError, PolicyUnavailable
+from shared.errors import EnvironmentFailed, PolicyOutputError, PolicyUnavailable
 from shared.policy.noise import NoiseStream
 from shared.policy.signature import PolicySignature
 from shared.store.policy_store import PolicyStore
@@ -156,7 +156,7 @@ class Agent:
 
         Raises:
             SignatureMismatch: The observation does not fit the signature.
-            PolicyOutputError: No policy can answer the observation, since it is not finite.
+            EnvironmentFailed: No policy can answer the observation, since it is not finite or outside of its space.
             PolicyUnavailable: No version is left to act with.
         """
         call, outputs, fault = self._attempt(observation, action_mask)
@@ -284,11 +284,11 @@ class Agent:
         return call, outputs, call.fault(outputs, action_mask if call.takes_mask else None)
 
     def _blame_environment(self, observation: Sequence[np.ndarray], action_mask: np.ndarray | None) -> None:
-        """Raise PolicyOutputError if no policy can answer these inputs: no version is quarantined for that."""
+        """Raise EnvironmentFailed if no policy can answer these inputs: no version is quarantined for that."""
         call = self._call or self._first_call()
         inputs = call.inputs(observation, self._state, action_mask, self._noise_at(self.noise_offset))
         if (blame := call.input_fault(inputs)) is not None:
-            raise PolicyOutputError(f"{blame}: no policy can act on that, the environment has to be corrected")
+            raise EnvironmentFailed(f"no policy can act on this: {blame}")
 
     def _wait_for_policy(self, *, begins_episodes: bool, depth: int) -> LoadedPolicy:
         """Return the first policy that becomes ready. Raises PolicyUnavailable after the deadline."""

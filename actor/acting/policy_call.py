@@ -113,8 +113,8 @@ class PolicyCall:
                     name = ".".join(("observation", *map(str, leaf.path)))
                     return f"{name} holds numbers outside of its space"
         for spec, array in zip(self.signature.inputs, inputs, strict=True):
-            if array.dtype.kind == "f" and not np.isfinite(array).all():
-                return f"{spec.name} holds values that are not finite"
+            if array.dtype.kind == "f" and not (finite := np.isfinite(array)).all():
+                return f"{spec.name} holds values that are not finite, such as {array[~finite][0]}"
             if spec.role == "action_mask" and not self._leaves_a_choice(array):
                 return "action_mask allows no action at all"
         return None

@@ -187,7 +187,10 @@ class RolloutWorker:
             if masks is not None:
                 mask = masks[t]
                 mask[...] = environments.action_mask
-            decision = decide(observations[t], mask)
+            try:
+                decision = decide(observations[t], mask)
+            except EnvironmentFailed as error:
+                raise EnvironmentFailed(f"{environments.env_id}: {error}, in step {self._steps + t + 1}") from error
             try:
                 observation, rewards[t], terminated[t], truncated[t], ended = step(decision.env_action)
             except EnvironmentFailed as error:

@@ -110,7 +110,7 @@ def _what_failed(env_id: str, loop: LearnerLoop) -> str:
     rejected = loop.receiver.most_rejected
     assert rejected is not None
     return (
-        f"correct the environment {env_id}: {rejected.count} rollouts in a row of {rejected.actor_id!r} were rejected, "
+        f"fix the environment {env_id}: {rejected.count} rollouts in a row of {rejected.actor_id!r} were rejected, "
         f"the last because {rejected.why}"
     )
 

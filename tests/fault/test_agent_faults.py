@@ -8,7 +8,7 @@ import pytest
 
 from actor.agent import Agent
 from shared.engines.engine import EngineChoice
-from shared.errors import PolicyOutputError, PolicyUnavailable, StoreUnavailable, VersionNotFound
+from shared.errors import EnvironmentFailed, PolicyUnavailable, StoreUnavailable, VersionNotFound
 from shared.policy.manifest import PROBE_FILE, TORCHSCRIPT_FILE, WEIGHTS_FILE, ProgramEntry
 from shared.policy.weights import decode_weights, encode_weights
 from shared.store.policy_store import LocalPolicyStore, Retention, VersionFiles, version_name
@@ -550,7 +550,7 @@ class TestFailuresWhileActing:
             publish_seed(store, seed, onnx=True)
             agent.reset()
         assert agent.policy.engine_name == engine
-        with pytest.raises(PolicyOutputError, match="observation holds values that are not finite: no policy can"):
+        with pytest.raises(EnvironmentFailed, match=r"no policy can act on this: observation holds .* such as nan"):
             agent.act(np.full((3, 4), np.nan, np.float32))
         assert agent.policy.version == 1
         assert store.quarantined() == {}

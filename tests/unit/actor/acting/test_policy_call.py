@@ -83,7 +83,7 @@ def test_invalid_inputs_are_the_environments_fault() -> None:
     mask, noise = np.ones((1, 5), np.bool_), _f32(1, 5)
     assert call.input_fault([_f32(1, 4), mask, noise]) is None
     nan = np.full((1, 4), np.nan, np.float32)
-    assert call.input_fault([nan, mask, noise]) == "observation holds values that are not finite"
+    assert call.input_fault([nan, mask, noise]) == "observation holds values that are not finite, such as nan"
     discrete = (ObservationLeaf((), "discrete", "int64", (), (3,), (1,)),)
     numbered = PolicyCall(acting_signature(discrete, ACTIONS["discrete"]), 2)
     assert numbered.input_fault([np.array([1, 3]), _f32(2, 3)]) is None
