@@ -60,6 +60,10 @@ class ArrivalJournal:
             self._close_file()  # the next write replaces the file, with its truncated line
             self._warn(error)
 
+    def forget(self, actor_id: str, session_id: str) -> None:
+        """Leave out a session from now on. Its lines are removed when the file is next compacted."""
+        self.counts.pop((actor_id, session_id), None)
+
     def close(self) -> None:
         """Close the file. Later writes are ignored."""
         self._is_closed = True

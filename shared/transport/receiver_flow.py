@@ -20,6 +20,7 @@ from shared.transport.rollout_ledger import Ledger, RateLimitedWarnings, SenderK
 
 # More rollouts than an actor can act between two of its messages: such a count is wrong and would distort the sums.
 _MOST_SKIPPED = 2**32
+_MOST_SENDERS = 4096
 
 
 class Reply(NamedTuple):
@@ -84,23 +85,26 @@ class ReceiverFlow:
             sender = self._names.get(route, "actor=unknown")
             self._warnings.warn(route, f"invalid message received {sender} error={error}")
             return None
-        if reason := self._refusal(message, route):
+        sender = message.sender.key
+        if reason := self._refusal(message, sender, route):
             if isinstance(message, Sending):
                 self._ledger.count_foreign()
-            self._warnings.warn(route, f"sender refused {message.sender.key} reason={reason}")
+            self._warnings.warn(route, f"sender refused {sender} reason={reason}")
             return Reply(route, Refused(reason))
-        self._names[route] = message.sender.key
+        self._names[route] = sender
+        reply = None
         match message:
             case Hello():
-                return self._greet(message, route)
+                reply = self._greet(message, sender, route)
             case Sending():
-                self._routes[message.sender.key] = route
-                self._add(Arrival(message.sender.key, message.sequence, frames[1:]))
+                self._routes[sender] = route
+                self._add(Arrival(sender, message.sequence, frames[1:]))
             case Bye():
-                self._ledger.announced(message.sender.key, message.sent)
-                self._routes.pop(message.sender.key, None)
-                logger.info("actor left {} sent={}", message.sender.key, message.sent)
-        return None
+                self._ledger.announced(sender, message.sent)
+                self._routes.pop(sender, None)
+                logger.info("actor left {} sent={}", sender, message.sent)
+        self._ledger.forget_oldest(self._routes)
+        return reply
 
     def pop(self) -> tuple[Arrival, Reply | None]:
         """Return the oldest rollout of the next sender, and the credit to send first, unless synchronous."""
@@ -163,8 +167,7 @@ class ReceiverFlow:
             logger.info("actor connection lost {}", sender)  # before the change, which other threads see
             del self._routes[sender]
 
-    def _refusal(self, message: FromActor, route: bytes) -> str | None:
-        sender = message.sender.key
+    def _refusal(self, message: FromActor, sender: SenderKey, route: bytes) -> str | None:
         if message.sender.run_id != self._run_id:
             return f"expected rollouts of run {self._run_id!r}, found run {message.sender.run_id!r}"
         if isinstance(message, Hello) and message.protocol != messages.PROTOCOL:
@@ -174,13 +177,14 @@ class ReceiverFlow:
             )
         if (known := self._names.get(route, sender)) != sender:
             return f"one connection has one sender: expected {known}, found {sender}"
+        if route not in self._names and len(self._names) >= _MOST_SENDERS:
+            return f"end other actors first: {_MOST_SENDERS} are connected to the learner"
         count = message.sequence if isinstance(message, Sending) else message.sent
         if count - self._ledger.expected(sender) > _MOST_SKIPPED:
             return f"expected a count of rollouts near {self._ledger.expected(sender)}, found {count}"
         return None
 
-    def _greet(self, hello: Hello, route: bytes) -> Reply:
-        sender = hello.sender.key
+    def _greet(self, hello: Hello, sender: SenderKey, route: bytes) -> Reply:
         if sender not in self._routes:
             logger.info("actor connected {} sent={}", sender, hello.sent)
         self._routes[sender] = route

@@ -5,8 +5,9 @@ The module uses no clock and no socket. A lock makes it safe to settle on one th
 
 import threading
 from collections import Counter
-from collections.abc import Hashable
+from collections.abc import Container, Hashable
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -17,6 +18,7 @@ from shared.rollouts.rollout import RolloutAccounts
 from shared.transport.arrival_journal import ArrivalJournal
 
 _PEERS_KEPT = 1000
+_SESSIONS_KEPT = 10_000  # more than the restarts of any run; bounds memory, journal and checkpoints
 
 Outcome = Literal["learned", "stale", "invalid", "lost"]
 
@@ -144,6 +146,24 @@ class Ledger:
                 self._rejected[sender.actor_id] = count
                 if self._most_rejected is None or count > self._most_rejected.count:
                     self._most_rejected = RejectedInARow(sender.actor_id, count, str(error))
+
+    def forget_oldest(self, present: Container[SenderKey]) -> None:
+        """Forget the oldest sessions beyond a limit, except those ``present`` or with rollouts in flight.
+
+        The totals stay. If a forgotten session returns, the count that it announces is counted again, as lost.
+        """
+        if len(self._senders) <= _SESSIONS_KEPT:
+            return
+        with self._lock:
+            restarts = self.restarts
+            gone = (key for key, account in self._senders.items() if key not in present and not account.in_flight)
+            surplus = len(self._senders) - _SESSIONS_KEPT + _SESSIONS_KEPT // 10  # seldom, because it takes a while
+            for sender in list(islice(gone, surplus)):
+                del self._senders[sender]
+                self._restored.pop(sender, None)
+                if self._journal is not None:
+                    self._journal.forget(*sender)
+            self._restarts_before += restarts - self.restarts
 
     def count_foreign(self) -> None:
         """Count a rollout of another run as invalid; it has no sender here."""
