@@ -13,8 +13,7 @@ from scripts.fault_injection.published import tracebacks
 from scripts.fault_injection.run_state import RunState
 from shared.errors import HotswapError
 from shared.process.command_line import INTERRUPTED
-from shared.transport.addresses import LOCAL_ADDRESS, resolve_address
-from shared.transport.local_socket import LocalSocket
+from shared.transport.addresses import LOCAL_ADDRESS, LocalSocket, resolve_address
 
 _STOPPED_WITHIN_S = 3.0
 _BUSY_ALLOWANCE_S = 12.0

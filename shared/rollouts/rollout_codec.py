@@ -16,8 +16,8 @@ import numpy as np
 from shared.errors import ConfigurationError, RolloutInvalid
 from shared.rollouts.rollout import ArraySpec, Rollout, RolloutHeader, RolloutLayout
 
-# Longest frame, which bounds the memory that one connection can fill.
-MAX_FRAME_BYTES = 512 * 2**20
+# Of all frames together; it bounds the memory that one connection can fill.
+MAX_ROLLOUT_BYTES = 512 * 2**20
 
 _SMALL_BYTES = 64 * 1024  # below this a copy is cheaper than a frame of its own
 _HEADER_BYTES = 4096
@@ -35,13 +35,13 @@ def encode_rollout(rollout: Rollout) -> list[Any]:
     """Return the frames: bytes, and buffers to leave unchanged until sent. Raises ConfigurationError if too large."""
     small: list[Any] = []
     large: list[Any] = []
+    if (size := sum(array.nbytes for array in rollout.arrays())) > MAX_ROLLOUT_BYTES:
+        raise ConfigurationError(
+            "use fewer environments in one actor, or shorter rollouts: a rollout has at most "
+            f"{MAX_ROLLOUT_BYTES} bytes, found {size}"
+        )
     for array in rollout.arrays():
         buffer = np.ascontiguousarray(array).data
-        if array.nbytes > MAX_FRAME_BYTES:
-            raise ConfigurationError(
-                "use fewer environments in one actor, or shorter rollouts: an array of a rollout has at most "
-                f"{MAX_FRAME_BYTES} bytes, found {array.nbytes}"
-            )
         if array.nbytes < _SMALL_BYTES:
             small += (buffer, bytes(_padding(array.nbytes)))
         else:

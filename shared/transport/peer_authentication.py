@@ -2,7 +2,7 @@
 
 Nothing is received before it: a peer without the keys of the run can only fail. Over tcp, messages are encrypted and
 each end knows the other by its key. A local socket is reached through a directory in which only its owner can place one
-(``local_socket``), which tells actors that the learner is theirs; the password tells the learner the same of actors,
+(``addresses``), which tells actors that the learner is theirs; the password tells the learner the same of actors,
 also if another user can reach the socket. Encryption there would cost a tenth of the time of a large rollout.
 """
 
@@ -17,13 +17,16 @@ from typing import Any
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
-from shared.transport.local_socket import is_local
+from shared.transport.addresses import is_local
+from shared.transport.connection_limits import ConnectionLimits
 from shared.transport.rollout_ledger import RateLimitedWarnings
 from shared.transport.transport_keys import ACTOR_KEY_NAME, ActorKeys, LearnerKeys
 
 _ZAP_ADDRESS = "inproc://zeromq.zap.01"
 _ZAP_DOMAIN = b"rollouts"
 _ACTOR_NAME = "actor"
+_LIMITS_PERIOD_MS = 100
+_ENDED = zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED
 _FAILURES = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 
 
@@ -57,7 +60,10 @@ class ActorAuthentication:
 
 
 class LearnerAuthentication:
-    """Accepts connections with the keys of the run, and logs others. It runs one thread."""
+    """Accepts connections with the keys of the run, and logs others. It runs one thread.
+
+    ``limits`` are those of tcp connections; None for a local socket.
+    """
 
     def __init__(
         self, context: "zmq.Context[Any]", socket: "zmq.Socket[bytes]", address: str, keys: LearnerKeys
@@ -69,6 +75,7 @@ class LearnerAuthentication:
         self._mechanism = b"PLAIN" if is_local(address) else b"CURVE"
         self._warnings = RateLimitedWarnings()
         self._last_peer = "unknown"
+        self.limits = None if is_local(address) else ConnectionLimits(self._warn)
         self._zap = context.socket(zmq.REP)
         self._zap.linger = 0
         self._zap.bind(_ZAP_ADDRESS)
@@ -78,7 +85,7 @@ class LearnerAuthentication:
             socket.curve_server = True
             socket.curve_secretkey = bytes.fromhex(keys.secret_key)
         socket.zap_domain = _ZAP_DOMAIN
-        events = _FAILURES | zmq.EVENT_ACCEPTED | zmq.EVENT_MONITOR_STOPPED
+        events = _FAILURES | zmq.EVENT_ACCEPTED | _ENDED | zmq.EVENT_MONITOR_STOPPED
         self._monitor = socket.get_monitor_socket(events)
         self._thread = threading.Thread(target=self._run, name="rollout-keys", daemon=True)
         self._thread.start()
@@ -87,6 +94,8 @@ class LearnerAuthentication:
         """End the thread. Call it on the thread of the socket, before that is closed."""
         self._socket.disable_monitor()  # the event ends the thread
         self._thread.join()
+        if self.limits is not None:
+            self.limits.close()
 
     def _run(self) -> None:
         poller = zmq.Poller()
@@ -94,7 +103,9 @@ class LearnerAuthentication:
         poller.register(self._monitor, zmq.POLLIN)
         with self._zap, self._monitor:
             while True:
-                for ready, _ in poller.poll():
+                if self.limits is not None:
+                    self.limits.check()
+                for ready, _ in poller.poll(None if self.limits is None else _LIMITS_PERIOD_MS):
                     frames = ready.recv_multipart()
                     if ready is self._zap:
                         self._zap.send_multipart(self._authorize(frames))
@@ -121,6 +132,10 @@ class LearnerAuthentication:
         event, value = message["event"], message["value"]
         if event == zmq.EVENT_ACCEPTED:
             self._last_peer = _peer(value)
+            if self.limits is not None:
+                self.limits.opened(value)
+        elif event & _ENDED and self.limits is not None:
+            self.limits.closed(value)
         elif event in (zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL, zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL):
             self._warn(self._last_peer, "no key, or one for another learner")
         return bool(event != zmq.EVENT_MONITOR_STOPPED)

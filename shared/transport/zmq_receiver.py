@@ -10,10 +10,10 @@ from loguru import logger
 
 from shared.errors import ConfigurationError, TransportClosed
 from shared.rollouts.rollout import Rollout, RolloutLayout
-from shared.rollouts.rollout_codec import MAX_FRAME_BYTES
+from shared.rollouts.rollout_codec import MAX_ROLLOUT_BYTES
 from shared.transport import messages
+from shared.transport.addresses import LocalSocket, is_local
 from shared.transport.arrival_journal import ArrivalJournal
-from shared.transport.local_socket import LocalSocket, is_local
 from shared.transport.peer_authentication import LearnerAuthentication
 from shared.transport.receiver_flow import ReceiverFlow, ReceiverOptions, Reply
 from shared.transport.transport import RolloutReceiver
@@ -52,6 +52,8 @@ class ZmqReceiver(RolloutReceiver):
         self._heartbeat_s = options.heartbeat_s
         self._capacity = options.capacity
         self._next_beat_s = 0.0
+        self._most_frames = len(layout.arrays(1, 0)) + 3  # the control message, the header, and the small arrays
+        self._is_dropping = False
         self._lock = threading.Lock()  # guards the socket and the flow; never held while an update runs
         self._closing = threading.Event()
         self._local = LocalSocket(address) if is_local(address) else None
@@ -60,7 +62,7 @@ class ZmqReceiver(RolloutReceiver):
         # Without MANDATORY a message for a closed connection would be dropped silently.
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self._socket.setsockopt(zmq.RCVHWM, max(1, min(_RECEIVE_QUEUE, options.capacity)))
-        configure(self._socket, address, MAX_FRAME_BYTES, 10 * options.heartbeat_s)
+        configure(self._socket, address, MAX_ROLLOUT_BYTES, 10 * options.heartbeat_s)
         self._authentication = LearnerAuthentication(self._context, self._socket, address, keys)
         try:
             self.address = self._bind(address)
@@ -150,12 +152,34 @@ class ZmqReceiver(RolloutReceiver):
         for _ in range(_READ_AT_MOST):
             if self._flow.waiting >= self._capacity or not ready(self._socket) & zmq.POLLIN:
                 break
-            route, *frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
-            self._send(self._flow.process(route.bytes, [frame.buffer for frame in frames]))
+            if (message := self._read_message()) is not None:
+                self._send(self._flow.process(*message))
         now_s = time.monotonic()
         if now_s >= self._next_beat_s:
             self._next_beat_s = now_s + self._heartbeat_s
             self._send_all(self._flow.heartbeats())
+
+    def _read_message(self) -> tuple[bytes, list[memoryview]] | None:
+        """Return the connection and the frames of a message; None while the rest of one that is too large is dropped.
+
+        Such a message is cut, so that it is accounted for and refused as every other invalid rollout is.
+        """
+        if self._is_dropping:
+            for _ in range(_READ_AT_MOST):
+                if not self._socket.recv(zmq.NOBLOCK, copy=False).more:
+                    self._is_dropping = False
+                    break
+            return None
+        frame = self._socket.recv(zmq.NOBLOCK, copy=False)
+        route, frames, size = frame.bytes, list[memoryview](), 0
+        while frame.more and len(frames) <= self._most_frames:
+            frame = self._socket.recv(zmq.NOBLOCK, copy=False)
+            size += len(frame)
+            frames.append(frame.buffer)
+        self._is_dropping = frame.more
+        if self._authentication.limits is not None:
+            self._authentication.limits.message_read(frame.get(zmq.SRCFD))
+        return route, frames if size <= MAX_ROLLOUT_BYTES else frames[:1]
 
     def _pop(self) -> Rollout | None:
         while self._flow.waiting:

@@ -13,7 +13,7 @@ from shared.errors import ConfigurationError, TransportClosed, TransportError
 from shared.rollouts.rollout import Rollout
 from shared.rollouts.rollout_codec import encode_rollout
 from shared.transport import messages
-from shared.transport.local_socket import LocalSocket, is_local
+from shared.transport.addresses import LocalSocket, is_local
 from shared.transport.messages import Bye, FromActor, Hello, Refused, Sending
 from shared.transport.peer_authentication import ActorAuthentication
 from shared.transport.sender_flow import SenderFlow

@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import zmq
 from scripts.fault_injection.garbage_client import shake_hands
 from shared.rollouts.rollout import RolloutAccounts
 from shared.rollouts.rollout_codec import encode_rollout
-from shared.transport import messages
+from shared.transport import connection_limits, messages
 from shared.transport.messages import Bye, Hello, Sender, Sending
 from shared.transport.receiver_flow import ReceiverOptions
 from tests.support.captured_logs import CapturedLogs
@@ -131,6 +132,85 @@ def test_a_flood_neither_fills_memory_nor_starves_other_senders(
     assert accounts.sent == accounts.learned + accounts.stale + accounts.invalid + accounts.lost
     if kind == "rollouts":
         assert captured_logs.has("'stranger'", "beyond its window")
+
+
+@pytest.mark.parametrize("scheme", ["ipc", "tcp"])
+def test_a_message_of_very_many_frames_is_an_invalid_rollout(network: Network, scheme: str) -> None:
+    """Its frames are dropped as they are read; the sender is known and the rollout accounted for."""
+    receiver = network.receiver("tcp://127.0.0.1:0" if scheme == "tcp" else None)
+    client = network.garbage_client(receiver)
+    client.send(Hello(NAME, 0))
+    client.send(Sending(NAME, 0), *[b""] * 100_000)
+    client.send(Sending(NAME, 1), *STRANGERS_ROLLOUT)
+    assert until(lambda: receiver.receive(0.0) or receiver.accounts.sent == 2)
+    sender = network.sender(receiver.address, timeout_s=PATIENCE_S)
+    assert sender.send(ROLLOUT)
+    until(lambda: receiver.receive(0.0))
+    assert receiver.accounts.invalid == 2  # the second has the number of another
+    assert receiver.live_senders == 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the counters of the kernel are those of Linux")
+def test_a_message_without_an_end_ends_its_connection_before_it_fills_memory(
+    network: Network, captured_logs: CapturedLogs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection_limits, "_MOST_BYTES", 2**24)
+    receiver = network.receiver("tcp://127.0.0.1:0")
+    sender = network.sender(receiver.address, timeout_s=PATIENCE_S)
+    assert sender.send(ROLLOUT)
+    client = network.garbage_client(receiver)
+    block = bytes(2**20)
+    before = psutil.Process().memory_info().rss
+    client.socket.send_multipart([messages.encode(Sending(NAME, 0)), *[block] * 2000], copy=False)  # 2 GB
+    until(lambda: captured_logs.has("connection refused peer=127.0.0.1", "without the end of a message"))
+    assert psutil.Process().memory_info().rss - before < 300 * 2**20
+    client.close()
+    learn(receiver)
+    assert sender.send(ROLLOUT)
+    learn(receiver)
+    assert receiver.accounts == RolloutAccounts(sent=2, learned=2)
+
+
+def test_idle_connections_leave_the_learner_its_descriptors(
+    network: Network, captured_logs: CapturedLogs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection_limits, "_MOST_CONNECTIONS", 5)
+    receiver = network.receiver("tcp://127.0.0.1:0")
+    sender = network.sender(receiver.address)
+    assert sender.send(ROLLOUT)
+    port = int(receiver.address.rpartition(":")[2])
+    idle = [network.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(20)]
+    until(lambda: captured_logs.has("connection refused", "more than 5 connections"))
+    closed = set()
+    until(lambda: closed.update(peer for peer in idle if _is_closed(peer)) or len(closed) >= 16)
+    learn(receiver)
+    assert sender.send(ROLLOUT)
+    learn(receiver)
+
+
+def _is_closed(peer: socket.socket) -> bool:
+    """Return True if the other end closed the connection, False while it says or waits for something."""
+    peer.settimeout(0.0)
+    try:
+        return peer.recv(2**10) == b""
+    except BlockingIOError:
+        return False
+    except ConnectionError:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("unread", "closed"),
+    [
+        ({1: 10, 2: 20}, set()),
+        ({1: 10, 2: 101}, {2}),
+        ({1: 90, 2: 80, 3: 100, 4: 10}, {3}),
+        ({1: 90, 2: 80, 3: 100, 4: 70}, {1, 3}),
+        ({1: 500, 2: 80, 3: 100}, {1}),
+    ],
+)
+def test_the_largest_of_many_unfinished_messages_are_given_up(unread: dict[int, int], closed: set[int]) -> None:
+    assert connection_limits.too_large(unread, 100, 200) == closed
 
 
 def test_senders_take_turns(network: Network) -> None:

@@ -215,7 +215,7 @@ def test_a_header_much_larger_than_its_steps_is_not_decoded() -> None:
 
 
 def test_a_rollout_too_large_for_receivers_is_not_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shared.rollouts.rollout_codec.MAX_FRAME_BYTES", 100)
+    monkeypatch.setattr("shared.rollouts.rollout_codec.MAX_ROLLOUT_BYTES", 100)
     with pytest.raises(ConfigurationError, match="use fewer environments"):
         encode_rollout(example_rollout(plain_layout(), batch_size=8))
 
