@@ -57,7 +57,7 @@ def make_inputs(signature: PolicySignature, batch_size: int, seed: int) -> list[
             array = NoiseStream(signature.action, batch_size, seed).at(0)
         else:
             array = generator.uniform(-1, 1, shape)
-        inputs.append(np.array(array, dtype=spec.dtype, order="C").reshape(shape))
+        inputs.append(np.array(array, dtype=spec.dtype))
     return inputs
 
 

@@ -88,7 +88,7 @@ def check_finite(weights: Mapping[str, np.ndarray]) -> None:
     for name, array in weights.items():
         if isinstance(weights, DecodedWeights) and weights.is_original(name):
             continue  # checking a large network takes as long as copying it
-        if array.dtype.kind == "f" and not _is_finite(array.reshape(-1)):
+        if array.dtype.kind == "f" and not _is_finite(array.ravel()):
             raise WeightsError(f"{name} holds values that are not finite")
 
 

@@ -147,6 +147,7 @@ def test_leaf_names_are_paths() -> None:
     assert leaf_names(structure) == ("obs.camera", "obs.body.0", "obs.body.1", "state.second")
     twice, _, _ = describe({"a.b": np.zeros(1), "a": {"b": np.zeros(1)}})
     assert leaf_names(twice) == ("a.b", "a.b~2")
+    assert leaf_names(describe(np.zeros(1))[0]) == ("value",)
 
 
 @pytest.mark.parametrize(
@@ -176,7 +177,17 @@ def test_unsupported_values_are_refused(value: Any) -> None:
 
 def test_numbers_equal_in_value_fit() -> None:
     structure, _, _ = describe([1.0, 2, math.nan, np.float32(0.5)])
-    assert flatten(structure, [1, 2.0, math.nan, 0.5]) == []
+    for value in ([1, 2.0, math.nan, 0.5], [np.int8(1), np.float16(2), np.float32("nan"), np.float64(0.5)]):
+        assert flatten(structure, value) == []
+    assert flatten(describe([True])[0], [np.True_]) == []
+
+
+@pytest.mark.parametrize(
+    ("expected", "found"), [(1, True), (True, 1), (1, 1 + 0j), (math.nan, 1.0), (1.0, math.nan), (1, "1"), (None, 0)]
+)
+def test_constants_of_another_kind_or_value_do_not_fit(expected: Any, found: Any) -> None:
+    with pytest.raises(SignatureMismatch, match=f"expected {expected!r}, found "):
+        flatten(describe([expected])[0], [found])
 
 
 def test_constants_that_differ_become_numbers_that_vary() -> None:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from shared.errors import ExportError, ProbeMismatch
 from shared.policy.nested_values import describe
+from shared.policy.noise import NoiseStream
 from shared.policy.probe import Probe, compare, compare_outputs, compute_probe, decode_probe, encode_probe, make_inputs
 from shared.policy.signature import ArgumentSpec, ModuleSignature, PolicySignature, acting_signature
 from shared.policy.spaces import ActionSpec, action_spec, observation_leaves
@@ -15,6 +16,10 @@ from tests.support.policies import NESTED, VECTOR
 from tests.support.tiny_policy import TINY_SIGNATURE, TinyPolicy
 
 ACTIONS = [spaces.Discrete(3), spaces.MultiDiscrete([3, 4]), spaces.MultiBinary([2, 2]), spaces.Box(-1, 1, (2,))]
+
+
+def first_nan_in_row_2(observation: Tensor) -> Tensor:
+    return torch.where(torch.arange(len(observation)) < 2, observation[:, 0], torch.nan)
 
 
 def signature_of(action: spaces.Space, *, masked: bool = False) -> PolicySignature:
@@ -27,11 +32,46 @@ def test_inputs_fit_their_signature_and_lie_in_their_spaces(action: spaces.Space
     signature = signature_of(action, masked=True)
     inputs = make_inputs(signature, batch_size, seed=3)
     signature.check_inputs(inputs)
+    assert all(array.flags.c_contiguous and array.flags.writeable for array in inputs)
     for leaf, array in zip(signature.observation, inputs, strict=False):
         if leaf.cardinalities:
             low = np.array(leaf.start).reshape(leaf.shape)
             assert (array >= low).all()
             assert (array < low + np.array(leaf.cardinalities).reshape(leaf.shape)).all()
+
+
+@pytest.mark.parametrize(
+    ("space", "values"),
+    [
+        (spaces.Discrete(3, start=-1), {-1, 0, 1}),
+        (spaces.MultiDiscrete([[2, 2], [2, 2]], start=[[4, 4], [4, 4]]), {4, 5}),
+        (spaces.MultiBinary(2), {0, 1}),
+        (spaces.Box(0, 1, (2,), bool), {False, True}),
+        (spaces.Box(-100, 100, (2,), np.int8), set(range(128))),
+        (spaces.Box(0, 255, (2,), np.uint8), set(range(256))),
+        (spaces.Box(-1000, 1000, (2,), np.int32), set(range(256))),
+    ],
+    ids=str,
+)
+def test_whole_numbers_take_every_value(space: spaces.Space, values: set[int]) -> None:
+    signature = acting_signature(observation_leaves(space), action_spec(spaces.Discrete(2)))
+    observation = make_inputs(signature, 4000, seed=0)[0]
+    assert set(observation.ravel().tolist()) == values
+    assert str(observation.dtype) == signature.observation[0].dtype
+    assert (observation != observation[:1]).any(axis=0).all(), "rows differ"
+
+
+def test_floats_noise_and_states_have_their_distributions() -> None:
+    observation, state, noise = make_inputs(state_signature(), 4000, seed=3)
+    assert abs(observation.mean()) < 0.1
+    assert observation.std() == pytest.approx(1, abs=0.05)
+    assert -1 <= state.min() < -0.99 < 0.99 < state.max() <= 1
+    np.testing.assert_array_equal(noise, NoiseStream(state_signature().action, 4000, 3).at(0))
+
+
+def state_signature() -> PolicySignature:
+    vector = observation_leaves(spaces.Box(-1, 1, (2,)))
+    return acting_signature(vector, action_spec(spaces.Discrete(2)), state=[(("h",), (3,))])
 
 
 def test_the_same_seed_gives_the_same_inputs_and_another_gives_others() -> None:
@@ -202,7 +242,10 @@ def test_policy_with_choices_within_rounding_cannot_be_probed() -> None:
     [
         (lambda inputs: [inputs[1].argmax(-1)], "expected 3 outputs"),
         (lambda inputs: [inputs[1].argmax(-1), inputs[0][:, :2], inputs[0][:, 0]], "output log_prob: expected float32"),
-        (lambda inputs: [inputs[1].argmax(-1), inputs[0][:, 0].log(), inputs[0][:, 0]], "log_prob is not finite: row"),
+        (
+            lambda inputs: [inputs[1].argmax(-1), first_nan_in_row_2(inputs[0]), inputs[0][:, 0]],
+            "output log_prob is not finite: row 2 is nan",
+        ),
     ],
     ids=["count", "shape", "NaN"],
 )
