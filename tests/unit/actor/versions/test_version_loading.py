@@ -4,9 +4,6 @@ import time
 
 import pytest
 
-from actor.loading.engine_fallback import EngineFallback
-from actor.loading.engine_loader import EngineOptions, TakeSpare
-from actor.loading.loaded_policy import LoadResult
 from actor.versions.policy_manager import PolicyManager
 from actor.versions.quarantine_cache import QuarantineCache
 from actor.versions.quarantine_reporter import QuarantineReporter
@@ -22,23 +19,10 @@ from shared.errors import (
     VersionNotFound,
 )
 from shared.store.authenticity import Authenticity
-from shared.store.policy_store import LocalPolicyStore, VersionFiles
+from shared.store.policy_store import LocalPolicyStore
 from tests.support.agent_policies import no_spare
-from tests.support.idle_policies import idle_policy
+from tests.support.idle_policies import StubEngines
 from tests.support.sample_versions import publish_sample
-
-
-class StubEngines(EngineFallback):
-    """Loads every version, or raises ``error``."""
-
-    error: BaseException | None = None
-    refusals = ()
-
-    def load(self, files: VersionFiles, take_spare: TakeSpare) -> LoadResult:
-        assert take_spare is no_spare
-        if self.error is not None:
-            raise self.error
-        return LoadResult(idle_policy(files.manifest.version, digest=files.manifest.digest), self.refusals)
 
 
 class Bench:
@@ -47,7 +31,7 @@ class Bench:
     def __init__(self, store: LocalPolicyStore, cache: QuarantineCache) -> None:
         self.store = store
         self.digest = publish_sample(store).digest
-        self.engines = StubEngines(EngineOptions("auto", batch_size=1))
+        self.engines = StubEngines()
         self.reports = Reports()
         self.versions = VersionTable()
         self.listing = StoreListing(store, PolicyManager(self.versions), self.reports)
@@ -96,7 +80,7 @@ def test_a_version_that_loads_is_returned_and_sets_the_run(bench: Bench) -> None
 
 
 def test_engines_that_refused_it_are_reported(bench: Bench) -> None:
-    bench.engines.refusals = (("compile", "no\nway"),)  # type: ignore[assignment]
+    bench.engines.refusals = (("compile", "no\nway"),)
     assert bench.loader.load(0, no_spare) is not None
     assert list(bench.reports) == [("WARNING", "version 0: onnx taken; compile said: no way")]
 
