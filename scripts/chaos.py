@@ -1,5 +1,6 @@
 """``python scripts/chaos.py``: injects random faults into a real training and checks what must hold."""
 
+import json
 import shutil
 import sys
 import time
@@ -11,7 +12,9 @@ import numpy as np
 from rich.console import Console
 
 from rl_hotswap.cli.keys import PUBLIC_KEY_FILE, SIGNING_KEY_FILE, make_keys
+from scripts.fault_injection.environment_faults import EnvironmentFaults
 from scripts.fault_injection.faults import Faults
+from scripts.fault_injection.faulty_environment import ENV_ID
 from scripts.fault_injection.invariants import CHECKPOINT_EVERY_S, Invariants
 from scripts.fault_injection.processes import TestEnvironment, adopt_orphans
 from scripts.fault_injection.run_state import ACTORS, Flags, RunState
@@ -29,7 +32,8 @@ _TICK_S = 0.02
 _STARTED_WITHIN_S = 180.0
 _RECOVERED_WITHIN_S = 120.0
 _TRAINING_FLAGS = f"""
-    --env=CartPole-v1 --actors=2 --envs-per-actor=4 --batch-steps=512 --epochs=2 --hidden-sizes=16 --target-return=inf
+    --env={ENV_ID} --vector=sync
+    --actors=2 --envs-per-actor=4 --batch-steps=512 --epochs=2 --hidden-sizes=16 --target-return=inf
     --publish-every-updates=1000000 --publish-every-s=0.2 --keep-versions=200
     --checkpoint-every-updates=1000000 --checkpoint-every-s={CHECKPOINT_EVERY_S}
 """.split()
@@ -41,7 +45,8 @@ class ChaosOptions:
 
     A training (supervisor, learner, two actors) and two inference-only actors are killed, stopped and restarted. The
     store gets corrupted versions, rollbacks and abandoned writes, is moved away and made read-only. Checkpoints are
-    corrupted, the disk is filled, and the learner's socket receives garbage and invalid rollouts. Odd seeds sign
+    corrupted, the disk is filled, and the learner's socket receives garbage and poisoned rollouts. Environments give
+    rewards and observations that are not finite or too large, raise, and hang. Odd seeds sign
     their versions (and half of the corrupted ones), even seeds do not. Faults that need mounts (a full disk, a
     read-only store) need root and are omitted otherwise.
 
@@ -93,13 +98,17 @@ def _run(options: ChaosOptions, environment: TestEnvironment, invariants: Invari
     run = RunDirectory(environment.disk / "run")
     generator = np.random.default_rng(options.seed)
     invariants.print(f"seed {options.seed}, {'signed' if signs else 'unsigned'}, in {environment.path}")
+    requests = environment.path / "requests"
+    requests.mkdir()
+    kwargs = {"requests": str(requests)}
     flags = Flags(
-        first_start=[*_TRAINING_FLAGS, f"--seed={options.seed}"],
+        first_start=[*_TRAINING_FLAGS, f"--env-kwargs={json.dumps(kwargs)}", f"--seed={options.seed}"],
         training=[f"--signing-key={keys / SIGNING_KEY_FILE}"] if signs else [],
         inference=[f"--public-key={keys / PUBLIC_KEY_FILE}"] if signs else [],
     )
     state = RunState(environment, run, invariants, flags)
-    faults = Faults(state, generator, SigningKey.read(keys / SIGNING_KEY_FILE) if signs else None)
+    key = SigningKey.read(keys / SIGNING_KEY_FILE) if signs else None
+    faults = Faults(state, generator, key, EnvironmentFaults(requests, state, generator))
     interrupted = False
     try:
         _wait(state, _STARTED_WITHIN_S, lambda: bool(state.checkpoints()) and _all_act(state))

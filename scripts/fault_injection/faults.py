@@ -14,6 +14,7 @@ import numpy as np
 
 from rl_hotswap.cli.rollback import roll_back
 from scripts.fault_injection.corrupted_versions import CORRUPTIONS, edit_manifest, flip, sign_manifest, truncate
+from scripts.fault_injection.environment_faults import EnvironmentFaults
 from scripts.fault_injection.garbage_client import INVALID, flood
 from scripts.fault_injection.processes import bind_read_only, is_alive, send_signal, unmount
 from scripts.fault_injection.published import highest_number
@@ -45,11 +46,18 @@ class _Undo:
 class Faults:
     """``inject`` injects one fault that is possible now; ``undo`` ends those that are due."""
 
-    def __init__(self, state: RunState, generator: np.random.Generator, key: SigningKey | None) -> None:
+    def __init__(
+        self,
+        state: RunState,
+        generator: np.random.Generator,
+        key: SigningKey | None,
+        environments: EnvironmentFaults,
+    ) -> None:
         """Use ``key``, which signs the training's versions, for corrupted versions and rollbacks; None: no signing."""
         self._state = state
         self._key = key
         self._generator = generator
+        self._environments = environments
         self._undo: list[_Undo] = []
         self._learner_kills = 0
         self._updates_at_kill = -1
@@ -68,6 +76,7 @@ class Faults:
             self._send_invalid: 2,
             self._roll_back: 1.5,
             self._abandon_write: 1.5,
+            environments.inject: 6,
         }
 
     def inject(self) -> None:
@@ -78,6 +87,8 @@ class Faults:
                 return
 
     def undo(self, *, all_of_them: bool = False) -> None:
+        if all_of_them:
+            self._environments.undo()
         now_s = time.monotonic()
         due = [undo for undo in self._undo if all_of_them or now_s >= undo.at_s]
         self._undo = [undo for undo in self._undo if undo not in due]

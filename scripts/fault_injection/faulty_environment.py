@@ -22,6 +22,7 @@ class FaultyCartPole(gymnasium.Wrapper[Any, Any, Any, Any]):
     """CartPole-v1 with faults in the steps ``at`` (from 0) and, if ``again``, in all later ones.
 
     A file in ``requests`` with the name of a fault makes one environment fail in that way once; it takes the file away.
+    The file may hold the words of an exception, or the value of an observation.
     """
 
     def __init__(
@@ -43,16 +44,16 @@ class FaultyCartPole(gymnasium.Wrapper[Any, Any, Any, Any]):
         if fault == "hang":
             time.sleep(_HANGS_S)
         if fault == "nan observation":
-            observation = np.full_like(observation, np.nan)
+            observation = np.full_like(observation, float(word or "nan"))
         return observation, REWARDS.get(fault or "", reward), terminated, truncated, info
 
     def _due(self) -> tuple[str | None, str]:
-        """Return the fault of this step, if any, and the words of its request."""
+        """Return the fault of this step, if any, and the content of its request."""
         if self._fault is not None and (self._steps == self._at or (self._again and self._steps > self._at)):
             return self._fault, ""
         if self._requests is None:
             return None, ""
-        for path in self._requests.iterdir():
+        for path in self._requests.glob("[!.]*"):
             with suppress(FileNotFoundError):  # another environment took it
                 word = path.read_text()
                 path.unlink()

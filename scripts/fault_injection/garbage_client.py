@@ -68,17 +68,27 @@ def _frame(generator: np.random.Generator) -> bytes:
     return bytes([int(generator.integers(0, 2)), len(body)]) + body
 
 
-INVALID = ("wrong shape", "another run", "value that is not finite")
+INVALID = (
+    *("wrong shape", "another run", "value that is not finite", "observation that is not finite"),
+    *("huge reward", "impossible log-probability", "impossible return"),
+)
 """Flaws of invalid rollouts; each is well-formed otherwise."""
 
 
 def _rollout(config: RunConfig, kind: str, actor_id: str) -> Rollout:
     run_id = "another" if kind == "another run" else config.run_id
-    header = RolloutHeader(run_id, actor_id, 0, 0, "0" * 64, 0, 0, time.time(), EpisodeEnds([], [], []))
+    ends = EpisodeEnds([1e30], [10], [0]) if kind == "impossible return" else EpisodeEnds([], [], [])
+    header = RolloutHeader(run_id, actor_id, 0, 0, "0" * 64, 0, 0, time.time(), ends)
     layout = RolloutLayout(config.signature, config.rollout_length + (kind == "wrong shape"))
     rollout = layout.allocate(_ENVS, header)
     if kind == "value that is not finite":
         rollout.reward[0, 0] = np.nan
+    elif kind == "observation that is not finite":
+        rollout.observation[0].fill(np.inf)
+    elif kind == "huge reward":
+        rollout.reward[0, 0] = 3e38
+    elif kind == "impossible log-probability":
+        rollout.behaviour_log_prob[0, 0] = -3e38
     return rollout
 
 

@@ -93,6 +93,9 @@ def highest_number(store: Path) -> int:
 
 
 _ADOPTED = re.compile(r"policy version (\d+) adopted .* digest=([0-9a-f]{12})")
+_TRACEBACK = "Traceback (most recent call last)"
+_ENVIRONMENT_FAILED = "environment failed error="
+_RECORD = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} \| [A-Z]+ +\| ")
 _RESUMED = re.compile(r"resumed (?:at )?update[ =](\d+)")
 
 
@@ -169,11 +172,14 @@ class RunLogs:
 
 
 def tracebacks(directories: list[Path]) -> list[str]:
-    """Return ``file:line`` of every traceback in the logs and outputs."""
+    """Return ``file:line`` of every traceback in the logs and outputs, except for those of failed environments."""
     found = []
     for directory in directories:
         for path in sorted((*directory.glob("*.log"), *directory.glob("*.txt"))):
+            is_environments = False
             for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
-                if "Traceback (most recent call last)" in line:
+                if _RECORD.match(line):
+                    is_environments = _ENVIRONMENT_FAILED in line
+                elif _TRACEBACK in line and not is_environments:
                     found.append(f"{path.name}:{number}")
     return found

@@ -1,6 +1,7 @@
 """Invalid rollouts of a chaos run: each is rejected for its flaw, and no other rollout may be invalid."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,10 +22,14 @@ REASONS = {
     "wrong shape": "expected arrays in frames of",
     "another run": "found ('another'",
     "value that is not finite": "reward holds values that are not finite",
+    "observation that is not finite": "observation[0] holds values that are not finite",
+    "huge reward": "reward holds values outside [-1e+06, 1e+06]",
+    "impossible log-probability": "behaviour_log_prob holds values outside [-100, 0.001]",
+    "impossible return": "no episode can have ended with this return",
 }
 
 
-LAYOUT = plain_layout()
+LAYOUT = replace(plain_layout(), reward_limit=1e6)
 CONFIG = RunConfig(RUN_ID, "CartPole-v1", {}, 0, LAYOUT.length, LAYOUT.signature, LOCAL_ADDRESS)
 
 
@@ -68,7 +73,7 @@ def test_more_invalid_rollouts_than_were_sent_are_a_violation(
     assert invariants.is_good is is_good
 
 
-@pytest.mark.parametrize(("counted", "is_good"), [(0, False), (2, False), (3, True)])
+@pytest.mark.parametrize(("counted", "is_good"), [(0, False), (len(INVALID) - 1, False), (len(INVALID), True)])
 def test_an_undisturbed_learner_must_count_every_one(
     run: RunDirectory, invariants: Invariants, monkeypatch: pytest.MonkeyPatch, counted: int, is_good: bool
 ) -> None:
