@@ -82,13 +82,11 @@ def _engines(options: AgentOptions) -> EngineFallback:
 def _sandbox(options: AgentOptions) -> ProgramSandbox | None:
     if options.sandbox is None:
         return None
-    directory = options.cache_directory
-    cache = None if directory is None else SandboxCache(directory / "tried-programs")
     return ProgramSandbox(
         options.sandbox,
         batch_size=options.batch_size,
         values=options.values,
-        cache=cache,
+        cache=SandboxCache.below(options.cache_directory),
         trust=options.trust.for_programs,
     )
 

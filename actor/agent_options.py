@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from actor.loading.engine_choice import check_trusted
-from actor.sandbox.program_sandbox import SandboxLimits
+from actor.sandbox.program_sandbox import DEFAULT_LIMITS, SandboxLimits
 from actor.versions.staleness import STALE_AFTER_S
 from actor.versions.version_selection import Follow, check_canary, parse_follow
 from shared.engines.engine import EngineChoice
@@ -97,7 +97,7 @@ class AgentOptions:
     prefetch: bool = True
     name: str = "agent"
     trust: TrustOptions = TrustOptions()
-    sandbox: SandboxLimits | None = None
+    sandbox: SandboxLimits | None = DEFAULT_LIMITS
     cache_directory: Path | None = None
 
     def __post_init__(self) -> None:

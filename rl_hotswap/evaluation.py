@@ -11,6 +11,8 @@ from actor.agent import Agent
 from actor.agent_options import AgentOptions, TrustOptions
 from actor.environments.environment_creation import make_environments
 from actor.environments.environments import Environments
+from actor.sandbox.cache_directory import user_cache
+from actor.sandbox.program_sandbox import DEFAULT_LIMITS, SandboxLimits
 from actor.versions.version_selection import Pinned
 from shared.errors import ConfigurationError, StoreError, VersionNotFound
 from shared.policy.manifest import MANIFEST_NAME, Manifest
@@ -52,6 +54,7 @@ def evaluate(
     seed: int = 0,
     env_kwargs: dict[str, Any] | None = None,
     trust: TrustOptions | None = None,
+    sandbox: SandboxLimits | None = DEFAULT_LIMITS,
 ) -> Evaluation:
     """Run deterministic episodes with one policy version; the same version and seed give the same episodes.
 
@@ -62,6 +65,7 @@ def evaluate(
         seed: Seed of the first episode.
         env_kwargs: Keyword arguments of the environment. None: those of the run, where ``policy`` is a run.
         trust: Public keys and permissions, as for ``Agent``.
+        sandbox: Limits of the process in which unknown programs run first. None: programs are loaded directly.
 
     Raises:
         ConfigurationError: The environment is unknown or not that of the version, or there is no episode.
@@ -85,6 +89,8 @@ def evaluate(
         synchronous=True,
         deadline_s=0.0,  # the version is whole: if it does not load at once, it never will
         name="evaluate",
+        sandbox=sandbox,
+        cache_directory=user_cache(),
         trust=replace(trust, run_id=None if config is None else config.run_id),
     )
     with make_environments(env, 1, env_kwargs=env_kwargs) as environments:

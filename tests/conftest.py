@@ -27,6 +27,14 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_sandbox_by_default() -> Iterator[None]:
+    """Agents load programs directly unless a test gives limits: a sandbox process takes a second to start."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(AgentOptions.__init__.__kwdefaults__, "sandbox", None)  # type: ignore[attr-defined]
+        yield
+
+
 @pytest.fixture
 def captured_logs() -> Iterator[CapturedLogs]:
     """The log of this process during the test."""

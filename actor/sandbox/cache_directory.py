@@ -5,6 +5,12 @@ import stat
 from pathlib import Path
 
 from loguru import logger
+from platformdirs import user_cache_path
+
+
+def user_cache() -> Path:
+    """Return the directory where this system wants the caches of this user."""
+    return user_cache_path("rl-hotswap")
 
 
 def usable_cache(directory: Path | None) -> Path | None:

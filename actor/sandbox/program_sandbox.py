@@ -16,6 +16,7 @@ import msgspec
 from msgspec import UNSET
 
 import shared.errors
+from actor.sandbox.cache_directory import usable_cache
 from actor.sandbox.confinement import ProgramLimits
 from actor.sandbox.sandbox_process import SandboxReply, SandboxRequest
 from actor.sandbox.side_process import SandboxClient, SandboxEnded
@@ -55,6 +56,9 @@ class SandboxLimits:
     call_s: float = 5e-4
 
 
+DEFAULT_LIMITS = SandboxLimits()
+
+
 class SandboxKey(NamedTuple):
     """A program and its use, which pass together. ``content`` is a manifest's digest, or empty for any weights."""
 
@@ -74,13 +78,19 @@ class _Record(msgspec.Struct, frozen=True):
 
 
 class SandboxCache:
-    """One small file for each key in ``directory``; only its user should be able to write (``private_directory``).
+    """One small file for each key in ``directory``; only its user should be able to write (see ``below``).
 
     Errors of the disk are ignored: a program without a readable record runs in the sandbox again.
     """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
+
+    @classmethod
+    def below(cls, directory: Path | None) -> "SandboxCache | None":
+        """Return the cache in a user's directory of caches; None without one that only this user can write to."""
+        usable = usable_cache(directory)
+        return None if usable is None else cls(usable / "tried-programs")
 
     def call_s(self, key: SandboxKey) -> float | None:
         """Return the seconds of a call when the program passed, or None without a record that counts here."""
@@ -157,6 +167,13 @@ class ProgramSandbox:
         self._remember(key, call_s)
         if self._cache is not None:
             self._cache.add(key, call_s)
+
+    def verify_now(self, kind: EngineKind, files: VersionFiles) -> None:
+        """Like ``verify``, with the second attempt of a content that may not be the cause of a failure."""
+        try:
+            self.verify(kind, files)
+        except TransientLoadError:
+            self.verify(kind, files)
 
     def cancel(self) -> None:
         """End a ``verify`` in progress. Any thread may call this."""

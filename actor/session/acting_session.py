@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 from loguru import logger
-from platformdirs import user_cache_path
 
 from actor.agent import Agent
 from actor.agent_options import AgentOptions, TrustOptions
 from actor.environments.environment_creation import make_environments
 from actor.rollouts.rollout_worker import RolloutOptions, RolloutWorker
+from actor.sandbox.cache_directory import user_cache
 from actor.sandbox.program_sandbox import SandboxLimits
 from actor.session.actor_settings import ActorSettings
 from actor.session.policy_source import PolicySource, find_source
@@ -105,7 +105,7 @@ def _agent_options(
         prefetch=settings.prefetch,
         name=name,
         sandbox=SandboxLimits() if settings.sandbox else None,
-        cache_directory=user_cache_path("rl-hotswap"),
+        cache_directory=user_cache(),
         trust=TrustOptions(
             trusted_modules=settings.trust_module,
             trust_native=settings.trust_native,

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from actor.agent_options import TrustOptions
+from actor.sandbox.program_sandbox import SandboxLimits
 from learner.training.run_options import parse_env_kwargs
 from rl_hotswap.evaluation import Evaluation, evaluate
 from shared.errors import ConfigurationError, VersionNotFound
@@ -52,6 +53,8 @@ class EvaluateOptions:
     """Permit this operator in programs, although it is not on the list of pure ones. May be repeated."""
     trust_program: bool = False
     """Permit programs to use any operators: trust their publisher."""
+    sandbox: bool = True
+    """Run unknown programs in a sandbox process first. --no-sandbox loads them directly, for trusted publishers."""
     json: bool = False
     """Print one JSON object, with the return and length of every episode, instead of a table."""
 
@@ -79,6 +82,7 @@ def main(options: EvaluateOptions) -> int:
         seed=options.seed,
         env_kwargs=None if options.env_kwargs is None else parse_env_kwargs(options.env_kwargs),
         trust=trust,
+        sandbox=SandboxLimits() if options.sandbox else None,
     )
     if options.json:
         print(msgspec.json.encode(evaluation).decode())

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -13,6 +14,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from actor.sandbox.cache_directory import user_cache
+from actor.sandbox.program_sandbox import DEFAULT_LIMITS, ProgramSandbox, SandboxCache
 from actor.verification.probe_verifier import ModuleVerifier, ProbeVerifier
 from actor.verification.version_checks import check_signature
 from actor.versions.staleness import describe_age
@@ -56,6 +59,8 @@ class InspectOptions:
     """Permit this operator in programs, although it is not on the list of pure ones. May be repeated."""
     trust_program: bool = False
     """Permit programs to use any operators. Use it only if you trust the publisher."""
+    sandbox: bool = True
+    """Run unknown programs in a sandbox process first. --no-sandbox loads them directly, for trusted publishers."""
 
     @property
     def for_programs(self) -> ProgramTrust:
@@ -95,7 +100,8 @@ def main(options: InspectOptions) -> int:
     for table in _describe(files.manifest):
         console.print(table)
     checks = [_check("signed", partial(_read_signer, files, keys))]
-    checks += verify(files, options.for_programs)
+    with _sandbox(options) as sandbox:
+        checks += verify(files, options.for_programs, sandbox)
     notes = LocalNotes(options.version_dir.resolve().parent / QUARANTINE_DIRECTORY)
     if (advice := Quarantine(notes).advice(files.manifest.digest)) is not None:
         console.print(_advice(advice))
@@ -110,8 +116,24 @@ def main(options: InspectOptions) -> int:
     return 0
 
 
-def verify(files: VersionFiles, trust: ProgramTrust = PURE_ONLY) -> Iterator[Check]:
-    """Check everything for which an actor refuses a version. Programs that need a permission run only with it."""
+@contextmanager
+def _sandbox(options: InspectOptions) -> Iterator[ProgramSandbox | None]:
+    if not options.sandbox:
+        yield None
+        return
+    cache = SandboxCache.below(user_cache())
+    trust = options.for_programs
+    with closing(ProgramSandbox(DEFAULT_LIMITS, batch_size=max(_BATCH_SIZES), cache=cache, trust=trust)) as sandbox:
+        yield sandbox
+
+
+def verify(
+    files: VersionFiles, trust: ProgramTrust = PURE_ONLY, sandbox: ProgramSandbox | None = None
+) -> Iterator[Check]:
+    """Check everything for which an actor refuses a version. Programs that need a permission run only with it.
+
+    Unknown programs run in ``sandbox`` first, if there is one.
+    """
     manifest = files.manifest
     yield _check("signature", partial(_read_signature, manifest))
     for name in sorted(manifest.files):
@@ -125,9 +147,9 @@ def verify(files: VersionFiles, trust: ProgramTrust = PURE_ONLY) -> Iterator[Che
             yield Check("importable program", "not run: imported code needs --trust-module")
         else:
             load = partial(load_program, kind, trust=trust)
-            yield _check(f"{program.kind} program", partial(_run_program, files, load))
+            yield _check(f"{program.kind} program", partial(_run_program, files, kind, load, sandbox))
         if program.kind == "onnx":
-            yield _check("onnx program by LLVM", partial(_compile_program, files, trust))
+            yield _check("onnx program by LLVM", partial(_compile_program, files, trust, sandbox))
 
 
 def _check(subject: str, attempt: Callable[[], str]) -> Check:
@@ -159,8 +181,12 @@ def _read_weights(files: VersionFiles) -> str:
     return f"{len(weights)} tensors, {sum(array.size for array in weights.values()):,} finite numbers"
 
 
-def _run_program(files: VersionFiles, load: Callable[[Read, Manifest], Engine]) -> str:
+def _run_program(
+    files: VersionFiles, kind: EngineKind, load: Callable[[Read, Manifest], Engine], sandbox: ProgramSandbox | None
+) -> str:
     manifest = files.manifest
+    if sandbox is not None:
+        sandbox.verify_now(kind, files)
     if isinstance(manifest.module, ModuleSignature):
         data = files.read(manifest.probe.file)
         ModuleVerifier(manifest, data, manifest.module).verify(load(files.read, manifest).run)
@@ -174,9 +200,9 @@ def _run_program(files: VersionFiles, load: Callable[[Read, Manifest], Engine]) 
     return f"equals the probe to {largest:.1e}, also at batch sizes {', '.join(map(str, _BATCH_SIZES))}"
 
 
-def _compile_program(files: VersionFiles, trust: ProgramTrust) -> str:
+def _compile_program(files: VersionFiles, trust: ProgramTrust, sandbox: ProgramSandbox | None) -> str:
     try:
-        return _run_program(files, partial(load_program, "llvm", trust=trust))
+        return _run_program(files, "llvm", partial(load_program, "llvm", trust=trust), sandbox)
     except ProgramUnsupported as error:
         return f"not supported by LLVM, so ONNX Runtime runs it: {error}"
 

@@ -73,6 +73,7 @@ def train_in_one_process(options: SingleProcessRun, run: RunDirectory, stop_requ
                 engine=options.engine,
                 seed=options.seed,
                 synchronous=True,
+                sandbox=None,  # the learner of this process makes the programs
                 trust=TrustOptions(
                     trusted_modules=options.trusted_modules,
                     trust_native=options.trust_native,

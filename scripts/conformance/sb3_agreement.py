@@ -252,7 +252,7 @@ def _compare_engine(
     expected, found = [], []
     state: Any = None
     starts = np.ones(_ENVIRONMENTS, np.bool_)
-    options = AgentOptions(num_envs=_ENVIRONMENTS, engine=engine, deterministic=True, synchronous=True)
+    options = AgentOptions(num_envs=_ENVIRONMENTS, engine=engine, deterministic=True, synchronous=True, sandbox=None)
     with Agent(store, options) as agent:
         agent.reset()
         masked = agent.policy.signature.input_position("action_mask") is not None

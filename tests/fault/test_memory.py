@@ -51,7 +51,7 @@ def data_bytes() -> int:
     return int(pathlib.Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
 
 before = resource.getrlimit(resource.RLIMIT_DATA)
-with Agent(store, AgentOptions(num_envs=3, synchronous=True, deadline_s=0.0)) as agent:
+with Agent(store, AgentOptions(num_envs=3, synchronous=True, deadline_s=0.0, sandbox=None)) as agent:
     resource.setrlimit(resource.RLIMIT_DATA, (data_bytes() + int(sys.argv[2]) * 10**6, before[1]))
     for _ in range(2):
         agent.reset()

@@ -245,11 +245,12 @@ import numpy as np
 import psutil
 from actor.prefetch import prefetcher
 from actor.agent import Agent
+from actor.agent_options import AgentOptions
 from shared.store.policy_store import LocalPolicyStore
 from tests.support.waiting import Running, until
 
 prefetcher.WORTH_S = 0.0
-agent = Agent(LocalPolicyStore(Path(sys.argv[1])))
+agent = Agent(LocalPolicyStore(Path(sys.argv[1])), AgentOptions(sandbox=None))
 agent.reset()
 until(lambda: agent.is_prefetching)
 (process,) = psutil.Process().children()

@@ -63,7 +63,7 @@ from actor.agent_options import AgentOptions
 from shared.store.policy_store import LocalPolicyStore
 
 last = int(sys.argv[2])
-with Agent(LocalPolicyStore(Path(sys.argv[1])), AgentOptions(engine=sys.argv[3])) as agent:
+with Agent(LocalPolicyStore(Path(sys.argv[1])), AgentOptions(engine=sys.argv[3], sandbox=None)) as agent:
     agent.reset()
     print("acts", flush=True)
     while agent.policy.version < last:

@@ -108,7 +108,7 @@ class RecordedRollouts:
 
     def __init__(self, store: LocalPolicyStore, num_envs: int, length: int, resources: ExitStack) -> None:
         resources.enter_context(short_switch_interval())
-        agent = resources.enter_context(Agent(store, AgentOptions(num_envs=num_envs)))
+        agent = resources.enter_context(Agent(store, AgentOptions(num_envs=num_envs, sandbox=None)))
         environments = resources.enter_context(make_environments(ENV_ID, num_envs))
         layout = RolloutLayout(store.open(0).manifest.signature, length)
         options = RolloutOptions(run_id="benchmark", actor_id="actor-0", seed=0)

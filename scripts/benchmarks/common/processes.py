@@ -121,7 +121,7 @@ def act_on(connection: Connection, store: Path, logs: Path, name: str, pace_s: f
     env = gymnasium.make(ENV_ID)
     observation, _ = env.reset(seed=0)
     reported = None
-    with short_switch_interval(), Agent(LocalPolicyStore(store), AgentOptions(name=name)) as agent:
+    with short_switch_interval(), Agent(LocalPolicyStore(store), AgentOptions(name=name, sandbox=None)) as agent:
         agent.reset()
         while True:
             policy = agent.adopt()

@@ -106,7 +106,7 @@ class CheckedActor:
     def __init__(self, store: Path, prepared: Path) -> None:
         versions = read_prepared_versions(prepared)
         self._weights = {version.manifest.digest: weights_of(version) for version in versions}
-        self._agent = Agent(LocalPolicyStore(store), AgentOptions(num_envs=_NUM_ENVS, name="checked"))
+        self._agent = Agent(LocalPolicyStore(store), AgentOptions(num_envs=_NUM_ENVS, name="checked", sandbox=None))
         self._noise = NoiseStream(versions[0].manifest.signature.action, _NUM_ENVS, self._agent.noise_seed)
         self._worker = RolloutWorker(
             self._agent,

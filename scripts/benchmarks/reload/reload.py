@@ -46,7 +46,7 @@ class Adopter:
 
     def __init__(self, store: Path) -> None:
         self._env = gymnasium.make(ENV_ID)
-        self._agent = Agent(LocalPolicyStore(store), AgentOptions(name="adopter"))
+        self._agent = Agent(LocalPolicyStore(store), AgentOptions(name="adopter", sandbox=None))
         self._agent.reset()
         self._observation, _ = self._env.reset(seed=0)
 
@@ -97,7 +97,7 @@ SETTLE_S = 6.0  # the first listings of the store are over by then
 def idle(connection: Connection, store: Path) -> None:
     """Hold a policy and watch the store, until killed."""
     set_up_logging("actor-0", None, terminal_level="ERROR")
-    with short_switch_interval(), Agent(LocalPolicyStore(store), AgentOptions(name="idle")) as agent:
+    with short_switch_interval(), Agent(LocalPolicyStore(store), AgentOptions(name="idle", sandbox=None)) as agent:
         agent.reset()
         connection.send(agent.policy.version)
         connection.recv()

@@ -39,7 +39,7 @@ class StepTimer:
 
     def __init__(self, store: Path, prefetch: bool = True) -> None:
         self._env = gymnasium.make(ENV_ID)
-        self._agent = Agent(LocalPolicyStore(store), AgentOptions(prefetch=prefetch, name="step-timer"))
+        self._agent = Agent(LocalPolicyStore(store), AgentOptions(prefetch=prefetch, name="step-timer", sandbox=None))
         self._began_ns = np.zeros(_MOST_STEPS, np.int64)
         self._took_ns = np.zeros(_MOST_STEPS, np.int64)
         self._steps = 0

@@ -127,6 +127,17 @@ def test_what_cannot_be_done_is_one_line(
     assert err.count("\n") == 1
 
 
+def test_an_unknown_program_runs_in_the_sandbox_unless_that_is_turned_off(
+    run: RunDirectory, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("sys.executable", "/no/such/python")
+    flags = (f"--env={ENV}", f"--run-dir={run.path}", "--episodes=1")
+    assert _evaluate(*flags) == 2
+    assert "the sandbox process could not be started" in capsys.readouterr().err
+    assert _evaluate(*flags, "--no-sandbox") == 0
+
+
 def test_a_version_that_does_not_verify_is_not_evaluated(
     run: RunDirectory, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

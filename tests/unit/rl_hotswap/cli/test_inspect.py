@@ -23,6 +23,7 @@ from shared.store.authenticity import Authenticity
 from shared.store.policy_store import LocalPolicyStore
 from shared.store.version_files import describe_files
 from tests.support.agent_policies import local_store, make_policy, publish, publish_run, publish_seed
+from tests.support.bad_programs import Crashes, publish_program
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +125,25 @@ def test_a_program_that_is_none_is_found(version: Path, capsys: pytest.CaptureFi
     _replace(version, "policy.onnx", b"not a graph")
     assert _inspect(version) == 1
     assert "does not verify: onnx program: ProgramError" in capsys.readouterr().out
+
+
+def test_a_program_that_crashes_ends_the_sandbox_process_only(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    publish_program(local_store(tmp_path), Crashes())
+    assert _inspect(tmp_path / "v000000") == 1
+    assert "torchscript program: ProgramError: the program killed the sandbox process" in capsys.readouterr().out
+
+
+def test_without_the_sandbox_programs_are_loaded_directly(
+    version: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.executable", "/no/such/python")
+    assert _inspect(version, "--no-sandbox") == 0
+    capsys.readouterr()
+    publish_program(local_store(version.parent / "other"), Crashes())
+    assert _inspect(version.parent / "other" / "v000000") == 1
+    assert "the sandbox process could not be started" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("manifest", [b"", b"{}", b"[" * 100_000])
