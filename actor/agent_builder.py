@@ -85,7 +85,6 @@ def _sandbox(options: AgentOptions) -> ProgramSandbox | None:
     return ProgramSandbox(
         options.sandbox,
         batch_size=options.batch_size,
-        values=options.values,
         cache=SandboxCache.below(options.cache_directory),
         trust=options.trust.for_programs,
     )

@@ -65,7 +65,6 @@ class SandboxKey(NamedTuple):
     kind: EngineKind
     program_digest: str
     batch_size: int
-    values: bool
     content: str = ""
 
 
@@ -121,13 +120,11 @@ class ProgramSandbox:
         limits: SandboxLimits,
         *,
         batch_size: int,
-        values: bool = True,
         cache: SandboxCache | None = None,
         trust: ProgramTrust = PURE_ONLY,
     ) -> None:
         self._limits = limits
         self._batch_size = batch_size
-        self._values = values
         self._trust = trust
         self._cache = cache
         self._is_steered: dict[str, bool] = {}
@@ -193,7 +190,7 @@ class ProgramSandbox:
             self._is_steered[entry.program_digest] = is_steered
         manifest = files.manifest
         batch_size = self._batch_size if manifest.module is UNSET else 0
-        return SandboxKey(kind, entry.program_digest, batch_size, self._values, manifest.digest if is_steered else "")
+        return SandboxKey(kind, entry.program_digest, batch_size, manifest.digest if is_steered else "")
 
     def _has_passed(self, key: SandboxKey) -> bool:
         if key in self._passed:
@@ -216,7 +213,6 @@ class ProgramSandbox:
             files.manifest_bytes,
             content,
             self._batch_size,
-            self._values,
             ProgramLimits(memory_bytes, limits.cpu_s + more_s, limits.file_bytes),
         )
         reply = self._request((key.kind, files.manifest.digest), request, limits.timeout_s + more_s)
@@ -271,8 +267,7 @@ def _as_raised(reply: SandboxReply, memory_bytes: int) -> Exception:
 
 
 def _name(key: SandboxKey) -> str:
-    outputs = "all" if key.values else "actions"
-    return f"{key.kind}-{key.program_digest}-{key.batch_size}-{outputs}-{key.content or 'any'}.json"
+    return f"{key.kind}-{key.program_digest}-{key.batch_size}-{key.content or 'any'}.json"
 
 
 def _record(kind: EngineKind, call_s: float) -> _Record:

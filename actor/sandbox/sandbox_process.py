@@ -33,13 +33,12 @@ _CHECKED_BY_ACTOR = ProgramTrust(native=True, programs=True)
 
 
 class SandboxRequest(msgspec.Struct, frozen=True):
-    """One program: ``files`` by their names in the manifest, and the options with which the actor will load it."""
+    """One program: ``files`` by their names in the manifest."""
 
     kind: EngineKind
     manifest_bytes: bytes
     files: dict[str, bytes]
     batch_size: int
-    values: bool
     limits: ProgramLimits
 
 
@@ -91,7 +90,7 @@ def _run_program(request: SandboxRequest) -> SandboxReply:
 
 
 def _call_s(request: SandboxRequest) -> float:
-    """Verify the program as the actor will, and return the seconds of its fastest call."""
+    """Verify all outputs of the program, and return the seconds of its fastest call."""
     manifest = decode_manifest(request.manifest_bytes)
     verifier = _verifier(request, manifest)
     engine = load_program(
@@ -99,7 +98,6 @@ def _call_s(request: SandboxRequest) -> float:
         request.files.__getitem__,
         manifest,
         trust=_CHECKED_BY_ACTOR,
-        outputs=verifier.outputs,
         batch_size=request.batch_size,
     )
     verifier.verify(engine.run)
@@ -111,7 +109,7 @@ def _verifier(request: SandboxRequest, manifest: Manifest) -> ProbeVerifier | Mo
     if manifest.module is not UNSET:
         return ModuleVerifier(manifest, data, manifest.module)
     probe = decode_probe(data, manifest.signature)
-    return ProbeVerifier(manifest, probe, request.batch_size, values=request.values)
+    return ProbeVerifier(manifest, probe, request.batch_size)
 
 
 def _import_engine(kind: str) -> None:

@@ -50,11 +50,8 @@ class ModuleVerifier:
     """Compares engines of an exported module, or of a policy called as one, with the version's probe.
 
     Attributes:
-        outputs: None: the engines return all outputs.
         inputs: the probe's inputs, read-only.
     """
-
-    outputs: None = None
 
     def __init__(self, manifest: Manifest, probe: bytes, signature: ModuleSignature) -> None:
         """Decode ``probe``, the file of that name. Raises ManifestError."""

@@ -77,7 +77,7 @@ def test_a_directory_that_another_user_may_have_written_to_is_not_used(
 
 def test_a_planted_record_does_not_count(directory: Path) -> None:
     """A record says that a program passed."""
-    key = SandboxKey("onnx", "0" * 64, 1, values=True)
+    key = SandboxKey("onnx", "0" * 64, 1)
     cache = SandboxCache.below(directory)
     assert cache is not None
     cache.add(key, 1e-5)

@@ -176,7 +176,7 @@ def test_a_record_of_another_machine_library_or_batch_size_does_not_count(
         (record,) = copy.iterdir()
         record.write_bytes(record.read_bytes()[:-2])
     assert program.kind != "importable"
-    key = SandboxKey(program.kind, program.program_digest, 4 if what == "another batch size" else 3, values=True)
+    key = SandboxKey(program.kind, program.program_digest, 4 if what == "another batch size" else 3)
     assert SandboxCache(copy).call_s(key) is None
     assert what != "another batch size" or SandboxCache(copy).call_s(key._replace(batch_size=3)) is not None
 
@@ -200,9 +200,9 @@ def test_the_sandbox_works_without_a_writable_cache(store: LocalPolicyStore, tmp
 def test_the_oldest_of_many_records_are_deleted(tmp_path: Path) -> None:
     cache = SandboxCache(tmp_path / "cache")
     for number in range(1010):
-        cache.add(SandboxKey("onnx", f"{number:064x}", 1, values=True), 1e-5)
+        cache.add(SandboxKey("onnx", f"{number:064x}", 1), 1e-5)
     assert len(list((tmp_path / "cache").iterdir())) == 1000
-    assert cache.call_s(SandboxKey("onnx", f"{1009:064x}", 1, values=True)) == 1e-5
+    assert cache.call_s(SandboxKey("onnx", f"{1009:064x}", 1)) == 1e-5
 
 
 def test_close_ends_the_process_and_is_idempotent() -> None:
