@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from shared.errors import ProgramError
@@ -175,7 +176,7 @@ class Frame:
         path = _dotted(expression)
         if path is not None and path.split(".")[0] not in self._names:
             if path.startswith("CONSTANTS."):
-                return OUTSIDE_VALUE
+                return replace(OUTSIDE_VALUE, from_data=False)  # the same for all weights and inputs
             if path.startswith("__torch__."):
                 return Value(definition=path)
             raise ProgramError(f"expected a value, found {path}")

@@ -79,8 +79,7 @@ ALIASING = _names(
     detach_copy diag diagflat diagonal diagonal_scatter dict diff divmod dropout dropout_ dsplit dstack
     einsum endswith expand expand_as fabs factorial feature_alpha_dropout feature_alpha_dropout_
     feature_dropout feature_dropout_ fft_fftshift fft_hfft fft_ifftshift fft_ihfft fix flatten flip fliplr
-    flipud float floordiv format fractional_max_pool2d fractional_max_pool3d gamma gcd ger get gradient half
-    hinge_embedding_loss histc hsplit hstack igamma igammac im2col imag index index_reduce inner int inverse
+    flipud float floordiv format fractional_max_pool2d fractional_max_pool3d gamma gcd ger get gradient     hinge_embedding_loss histc hsplit hstack igamma igammac im2col imag index index_reduce inner int inverse
     is_nonzero isclose isreal item items join keys kron lcm len linalg_cholesky linalg_diagonal linalg_eigh
     linalg_eigvalsh linalg_lu_factor linalg_lu_solve linalg_matmul linalg_matrix_exp linalg_matrix_norm
     linalg_matrix_power linalg_multi_dot linalg_pinv linalg_qr linalg_slogdet linalg_solve_ex
