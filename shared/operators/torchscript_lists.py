@@ -55,8 +55,8 @@ FRESH = _names(
 
 FACTORIES = _names(
     """
-    arange bartlett_window blackman_window eye fft_fftfreq fft_rfftfreq full hamming_window hann_window kaiser_window
-    linspace logspace ones scalar_tensor tensor tril_indices triu_indices zeros
+    arange bartlett_window blackman_window eye fft_fftfreq fft_rfftfreq full hamming_window hann_window
+    kaiser_window linspace logspace ones scalar_tensor tensor tril_indices triu_indices zeros
     """
 )
 """Those of them that make a tensor of numbers."""
@@ -67,8 +67,8 @@ CONCATENATING = frozenset(("add", "mul", "multiply"))
 ALIASING = _names(
     """
     Bool Complex Float FloatImplicit Int IntImplicit ScalarImplicit Size __and__ __contains__ __derive_index
-    __getitem__ __interpolate __not__ __or__ __range_length __round_to_zero_floordiv __xor__
-    _cast_Byte _cast_Char _cast_Double _cast_Float _cast_Int _cast_Long _cast_Short _native_multi_head_attention
+    __getitem__ __interpolate __not__ __or__ __range_length __round_to_zero_floordiv __xor__ _cast_Byte
+    _cast_Char _cast_Double _cast_Float _cast_Int _cast_Long _cast_Short _native_multi_head_attention
     _pack_padded_sequence _pad_circular _pad_enum _pad_packed_sequence _shape_as_tensor _size_if_not_equal
     _to_copy _transformer_encoder_layer_fwd _trilinear _unique _unique2 _unsafe_index _unsafe_view
     _unwrap_optional _weight_norm _weight_norm_interface adjoint affine_grid_generator alias allclose
@@ -76,40 +76,39 @@ ALIASING = _names(
     atleast_3d block_diag bool broadcast_shapes broadcast_tensors broadcast_to cartesian_prod chain_matmul
     channel_shuffle chunk col2im column_stack combinations complex conj conj_physical contiguous copy corrcoef
     cosine_embedding_loss cov cpu cross_entropy_loss ctc_loss cumulative_trapezoid degrees det detach
-    detach_copy diag diagflat diagonal diagonal_scatter dict diff divmod dropout dropout_ dsplit dstack
-    einsum endswith expand expand_as fabs factorial feature_alpha_dropout feature_alpha_dropout_
-    feature_dropout feature_dropout_ fft_fftshift fft_hfft fft_ifftshift fft_ihfft fix flatten flip fliplr
-    flipud float floordiv format fractional_max_pool2d fractional_max_pool3d gamma gcd ger get gradient     hinge_embedding_loss histc hsplit hstack igamma igammac im2col imag index index_reduce inner int inverse
-    is_nonzero isclose isreal item items join keys kron lcm len linalg_cholesky linalg_diagonal linalg_eigh
-    linalg_eigvalsh linalg_lu_factor linalg_lu_solve linalg_matmul linalg_matrix_exp linalg_matrix_norm
-    linalg_matrix_power linalg_multi_dot linalg_pinv linalg_qr linalg_slogdet linalg_solve_ex
-    linalg_solve_triangular linalg_svd linalg_svdvals linalg_vander linalg_vecdot list log_sigmoid_forward
-    logdet lower mH mT margin_ranking_loss mathremainder matrix_H matrix_exp matrix_power max_unpool2d
-    max_unpool3d meshgrid mkldnn_convolution mkldnn_linear mode moveaxis movedim msort multi_margin_loss
-    multilabel_margin_loss multilabel_margin_loss_forward mvlgamma nanmean nanmedian nanquantile narrow
-    narrow_copy native_norm nextafter nll_loss2d nll_loss2d_forward nll_loss_forward nll_loss_nd nonzero_numpy
-    nonzero_static norm_except_dim nuclear_norm numpy_T ord pad pad_sequence pdist permute pinverse
-    pixel_shuffle pixel_unshuffle poisson_nll_loss polar positive promote_types quantile radians ravel
-    real repeat repeat_interleave replace reshape reshape_as resolve_conj resolve_neg result_type roll rot90
-    row_stack select select_scatter slice slice_scatter slogdet soft_margin_loss sort sorted special_bessel_j0
-    special_bessel_j1 special_erfcx special_erfinv special_exp2 special_gammainc special_gammaincc special_i0
-    special_i0e special_i1 special_i1e special_log_softmax special_logit special_logsumexp special_multigammaln
-    special_ndtri special_polygamma special_psi special_round special_sinc special_softmax special_xlog1py
-    special_zeta split split_with_sizes squeeze startswith str sum_to_size swapaxes swapdims t take
-    take_along_dim tensor_split tensordot thnn_conv2d tile to to_dense trace transpose trapezoid trapz
-    triplet_margin_loss tuple type_as unbind unflatten unfold unique_consecutive unique_dim
-    unique_dim_consecutive unsafe_chunk unsafe_split unsafe_split_with_sizes unsqueeze upper values vander view
-    view_as view_as_complex view_as_real vsplit vstack prim::NumToTensor prim::RaiseException
-    prim::TupleIndex prim::TupleUnpack prim::abs prim::data prim::id prim::index prim::max prim::min
-    prim::rangelist prim::tolist prim::unchecked_cast prim::unchecked_unwrap_optional
+    detach_copy diag diagflat diagonal diagonal_scatter dict diff divmod dropout dropout_ dsplit dstack einsum
+    endswith expand expand_as fabs factorial feature_alpha_dropout feature_alpha_dropout_ feature_dropout
+    feature_dropout_ fft_fftshift fft_hfft fft_ifftshift fft_ihfft fix flatten flip fliplr flipud float floordiv
+    format fractional_max_pool2d fractional_max_pool3d gamma gcd ger get gradient hinge_embedding_loss histc
+    hsplit hstack igamma igammac im2col imag index index_reduce inner int inverse is_nonzero isclose isreal item
+    items join keys kron lcm len linalg_cholesky linalg_diagonal linalg_eigh linalg_eigvalsh linalg_lu_factor
+    linalg_lu_solve linalg_matmul linalg_matrix_exp linalg_matrix_norm linalg_matrix_power linalg_multi_dot
+    linalg_pinv linalg_qr linalg_slogdet linalg_solve_ex linalg_solve_triangular linalg_svd linalg_svdvals
+    linalg_vander linalg_vecdot list log_sigmoid_forward logdet lower mH mT margin_ranking_loss mathremainder
+    matrix_H matrix_exp matrix_power max_unpool2d max_unpool3d meshgrid mkldnn_convolution mkldnn_linear mode
+    moveaxis movedim msort multi_margin_loss multilabel_margin_loss multilabel_margin_loss_forward mvlgamma
+    nanmean nanmedian nanquantile narrow narrow_copy native_norm nextafter nll_loss2d nll_loss2d_forward
+    nll_loss_forward nll_loss_nd nonzero_numpy nonzero_static norm_except_dim nuclear_norm numpy_T ord pad
+    pad_sequence pdist permute pinverse pixel_shuffle pixel_unshuffle poisson_nll_loss polar positive
+    promote_types quantile radians ravel real repeat repeat_interleave replace reshape reshape_as resolve_conj
+    resolve_neg result_type roll rot90 row_stack select select_scatter slice slice_scatter slogdet
+    soft_margin_loss sort sorted special_bessel_j0 special_bessel_j1 special_erfcx special_erfinv special_exp2
+    special_gammainc special_gammaincc special_i0 special_i0e special_i1 special_i1e special_log_softmax
+    special_logit special_logsumexp special_multigammaln special_ndtri special_polygamma special_psi
+    special_round special_sinc special_softmax special_xlog1py special_zeta split split_with_sizes squeeze
+    startswith str sum_to_size swapaxes swapdims t take take_along_dim tensor_split tensordot thnn_conv2d tile
+    to to_dense trace transpose trapezoid trapz triplet_margin_loss tuple type_as unbind unflatten unfold
+    unique_consecutive unique_dim unique_dim_consecutive unsafe_chunk unsafe_split unsafe_split_with_sizes
+    unsqueeze upper values vander view view_as view_as_complex view_as_real vsplit vstack prim::NumToTensor
+    prim::RaiseException prim::TupleIndex prim::TupleUnpack prim::abs prim::data prim::id prim::index prim::max
+    prim::min prim::rangelist prim::tolist prim::unchecked_cast prim::unchecked_unwrap_optional
     """
 )
 """Operators whose result may be, or contain, an argument or a view of one."""
 
 SHAPES = _names(
     """
-    __is__ __isnot__
-    _get_tracing_state can_cast dense_dim device dim element_size get_device has_torch_function
+    __is__ __isnot__ _get_tracing_state can_cast dense_dim device dim element_size get_device has_torch_function
     is_autocast_cpu_enabled is_autocast_enabled is_complex is_contiguous is_floating_point is_grad_enabled
     is_inference is_leaf is_same_size is_scripting is_signed is_sparse layout len numel size sparse_dim
     storage_offset stride sym_numel sym_size sym_stride prim::device prim::dtype prim::is_cpu prim::is_cuda
@@ -132,16 +131,17 @@ TENSOR_WRITES = frozenset(
     f"{name}_"
     for name in _names(
         """
-    abs acos acosh add addbmm addcdiv addcmul addmm addmv addr asin asinh atan atan2 atanh baddbmm bitwise_and
-    bitwise_not bitwise_or bitwise_xor ceil celu clamp clamp_max clamp_min clip copy copysign cos cosh cumprod
-    cumsum deg2rad digamma div divide elu eq erf erfc erfinv exp exp2 expm1 fill fill_diagonal fix float_power
-    floor floor_divide fmod frac ge gelu greater greater_equal gt hardsigmoid hardswish hardtanh heaviside hypot
-    i0 index_add index_copy index_fill index_put index_reduce le leaky_relu lerp less less_equal lgamma log
-    log10 log1p log2 logical_and logical_not logical_or logical_xor logit lt masked_fill masked_scatter mish mul
-    multiply nan_to_num ne neg negative nextafter not_equal pow rad2deg reciprocal relu6 relu remainder renorm
-    round rrelu rsqrt scatter scatter_add scatter_reduce selu sgn sigmoid sign silu sin sinc sinh sqrt square
-    sub subtract tan tanh threshold tril triu true_divide trunc xlogy zero
-    """
+        abs acos acosh add addbmm addcdiv addcmul addmm addmv addr asin asinh atan atan2 atanh baddbmm
+        bitwise_and bitwise_not bitwise_or bitwise_xor ceil celu clamp clamp_max clamp_min clip copy copysign
+        cos cosh cumprod cumsum deg2rad digamma div divide elu eq erf erfc erfinv exp exp2 expm1 fill
+        fill_diagonal fix float_power floor floor_divide fmod frac ge gelu greater greater_equal gt hardsigmoid
+        hardswish hardtanh heaviside hypot i0 index_add index_copy index_fill index_put index_reduce le
+        leaky_relu lerp less less_equal lgamma log log10 log1p log2 logical_and logical_not logical_or
+        logical_xor logit lt masked_fill masked_scatter mish mul multiply nan_to_num ne neg negative nextafter
+        not_equal pow rad2deg reciprocal relu relu6 remainder renorm round rrelu rsqrt scatter scatter_add
+        scatter_reduce selu sgn sigmoid sign silu sin sinc sinh sqrt square sub subtract tan tanh threshold tril
+        triu true_divide trunc xlogy zero
+        """
     )
 )
 """Operators that write into their first argument: allowed on tensors that the same call made."""
