@@ -190,8 +190,8 @@ def _check_arguments(specs: Sequence[ArgumentSpec], arrays: Sequence[np.ndarray]
             if size is not None:
                 fits = fits and size == found
             elif what == "input":
-                batch_size = found if batch_size is None else batch_size
-                fits = fits and batch_size == found and found > 0
+                batch_size = batch_size or found or None  # no rows are no batch
+                fits = fits and batch_size == found
         if not fits:
             rows = "batch" if batch_size is None else batch_size
             shape = tuple(rows if size is None else size for size in spec.shape)

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.errors import ConfigurationError, SignatureMismatch
-from shared.policy.signature import PolicySignature, acting_signature
+from shared.policy.nested_values import TensorNode
+from shared.policy.signature import ArgumentSpec, ModuleSignature, PolicySignature, acting_signature
 from shared.policy.spaces import action_spec, observation_leaves
 from tests.unit.shared.policy.test_spaces import nested_spaces
 
@@ -75,7 +76,9 @@ def test_one_wrong_tensor_is_found_and_named(signature: PolicySignature, data: s
 @pytest.mark.parametrize("change", [lambda tensors: tensors[:-1], lambda tensors: [*tensors, tensors[0]]])
 def test_a_wrong_number_of_tensors_is_a_mismatch(change: Any) -> None:
     signature = example_signature()
-    with pytest.raises(SignatureMismatch, match=r"expected 6 inputs \(observation\.camera, observation\.speed, .*, noise\), found [57]"):
+    with pytest.raises(
+        SignatureMismatch, match=r"expected 6 inputs \(observation\.camera, observation\.speed, .*, noise\), found [57]"
+    ):
         signature.check_inputs(change(arrays(signature.inputs, 1)))
 
 
@@ -111,3 +114,58 @@ def test_a_deterministic_policy_may_leave_out_noise_and_both_estimates() -> None
     signature = acting_signature(observation, action, noise=False, log_prob=False, value=False)
     assert signature.input_names == ("observation",)
     assert signature.output_names == ("action", "env_action")
+
+
+X, FIXED, Z = (
+    ArgumentSpec("x", "float32", (None, 2)),
+    ArgumentSpec("fixed", "int64", (3,)),
+    ArgumentSpec("z", "float32", (4, None)),
+)
+
+
+def module(*specs: ArgumentSpec) -> ModuleSignature:
+    return ModuleSignature(specs, specs, TensorNode(), TensorNode())
+
+
+def fitting(rows: int = 5) -> list[np.ndarray]:
+    return [np.zeros((rows, 2), np.float32), np.zeros(3, np.int64), np.zeros((4, rows), np.float32)]
+
+
+def test_the_arguments_of_a_module_have_one_batch_size() -> None:
+    signature = module(X, FIXED, Z)
+    assert signature.input_names == signature.output_names == ("x", "fixed", "z")
+    assert signature.batch_dims == (0, None, 1)
+    assert [signature.check_inputs(fitting(rows)) for rows in (1, 5)] == [1, 5]
+    assert module(FIXED).check_inputs([np.zeros(3, np.int64)]) is None
+
+
+@pytest.mark.parametrize(
+    ("which", "array", "said"),
+    [
+        (0, np.zeros((5, 3), np.float32), "x: expected float32 (5, 2), found float32 (5, 3)"),
+        (0, np.zeros((5, 2)), "x: expected float32 (5, 2), found float64 (5, 2)"),
+        (0, np.zeros(5, np.float32), "x: expected float32 (5, 2), found float32 (5,)"),
+        (0, np.zeros((), np.float32), "x: expected float32 ('batch', 2), found float32 ()"),
+        (0, np.zeros((0, 2), np.float32), "x: expected float32 ('batch', 2), found float32 (0, 2)"),
+        (1, np.zeros(4, np.int64), "fixed: expected int64 (3,), found int64 (4,)"),
+        (2, np.zeros((4, 6), np.float32), "z: expected float32 (4, 5), found float32 (4, 6)"),
+        (2, np.zeros((4, 5, 1), np.float32), "z: expected float32 (4, 5), found float32 (4, 5, 1)"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_named(which: int, array: np.ndarray, said: str) -> None:
+    arrays = fitting()
+    arrays[which] = array
+    with pytest.raises(SignatureMismatch) as caught:
+        module(X, FIXED, Z).check_inputs(arrays)
+    assert str(caught.value) == f"input {said}"
+
+
+def test_results_of_a_module_may_have_sizes_of_their_own() -> None:
+    signature = module(X, Z)
+    signature.check_outputs([np.zeros((0, 2), np.float32), np.zeros((4, 7), np.float32)])
+    with pytest.raises(SignatureMismatch, match=r"^output z: expected float32 \(4, 'batch'\), found float32 \(3, 7\)$"):
+        signature.check_outputs([np.zeros((0, 2), np.float32), np.zeros((3, 7), np.float32)])
+    with pytest.raises(SignatureMismatch, match=r"^expected 2 outputs \(x, z\), found 1$"):
+        signature.check_outputs([np.zeros((0, 2), np.float32)])
+    with pytest.raises(SignatureMismatch, match=r"^expected 2 inputs \(x, z\), found 3$"):
+        signature.check_inputs(fitting())

@@ -8,7 +8,16 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from shared.errors import WeightsError
-from shared.policy.weights import check_finite, check_layout, data_start, decode_weights, encode_weights, tensor_places
+from shared.policy.weights import (
+    check_finite,
+    check_layout,
+    check_weights,
+    data_start,
+    decode_tensors,
+    decode_weights,
+    encode_weights,
+    tensor_places,
+)
 
 DTYPES = ["bool", "float16", "float32", "float64"]
 DTYPES += [f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)]
@@ -149,3 +158,21 @@ def test_layouts_are_compared_by_name_shape_and_dtype() -> None:
         check_layout(mine, {"a": np.zeros(2), "c": np.zeros(3)})
     with pytest.raises(WeightsError, match=r"b: expected float64 \(3,\), found float32 \(3,\)"):
         check_layout(mine, {"a": np.zeros(2), "b": np.zeros(3, np.float32)})
+
+
+def test_weights_that_replace_others_have_their_layout_and_are_finite() -> None:
+    mine = {"a": np.zeros(2), "b": np.zeros(3, np.int64)}
+    check_weights(mine, {"a": np.ones(2), "b": np.ones(3, np.int64)})
+    with pytest.raises(WeightsError, match="another network: a: expected float64"):
+        check_weights(mine, {**mine, "a": np.zeros(3)})
+    with pytest.raises(WeightsError, match="a holds values that are not finite"):
+        check_weights(mine, {**mine, "a": np.array([0.0, np.nan])})
+
+
+def test_tensors_are_decoded_finite_or_not() -> None:
+    arrays = {"a": np.array([1.0, np.inf]), "b": np.array([[np.nan]], np.float32)}
+    found = decode_tensors(encode_weights(arrays))
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(found[name], array, strict=True)
+    with pytest.raises(WeightsError):
+        decode_tensors(b"")
