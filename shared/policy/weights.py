@@ -167,7 +167,7 @@ def _is_finite(floats: np.ndarray) -> bool:
 def data_start(data: Data) -> int:
     """Return the length of the header in bytes. Files with equal headers have equal layouts. Raises WeightsError."""
     length = int.from_bytes(data[:_LENGTH_BYTES], "little")
-    if len(data) < _LENGTH_BYTES or length > MAX_HEADER_BYTES or _LENGTH_BYTES + length > len(data):
+    if length > MAX_HEADER_BYTES or _LENGTH_BYTES + length > len(data):
         raise WeightsError(f"not a safetensors file: {len(data)} bytes with a header of {length}")
     return _LENGTH_BYTES + length
 

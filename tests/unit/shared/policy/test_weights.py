@@ -9,6 +9,7 @@ from hypothesis.extra import numpy as hnp
 
 from shared.errors import WeightsError
 from shared.policy.weights import (
+    MAX_HEADER_BYTES,
     check_finite,
     check_layout,
     check_weights,
@@ -84,6 +85,26 @@ def test_a_file_cut_short_is_refused(length: int) -> None:
         decode_weights(data[:length])
 
 
+@pytest.mark.parametrize("length", [0, 1, 7, 8, 20])
+def test_a_header_cut_short_is_no_json(length: int) -> None:
+    data = encode_weights({"w": np.arange(10.0)})
+    with pytest.raises(WeightsError, match=rf"^not a safetensors file: {length} bytes with a header of "):
+        data_start(data[:length])
+
+
+def test_a_header_is_bounded() -> None:
+    largest = b"{}" + b" " * (MAX_HEADER_BYTES - 2)
+    assert decode_weights(file(largest)) == {}
+    with pytest.raises(WeightsError, match=f"with a header of {MAX_HEADER_BYTES + 1}"):
+        decode_weights(file(largest + b" "))
+
+
+def test_arrays_of_any_memory_layout_are_encoded() -> None:
+    array = np.arange(12.0).reshape(3, 4)
+    for view in (array.T, array[:, ::2], np.asfortranarray(array), array[1]):
+        np.testing.assert_array_equal(decode_weights(encode_weights({"w": view}))["w"], view, strict=True)
+
+
 @pytest.mark.parametrize(
     "data",
     [
@@ -122,10 +143,11 @@ def test_large_tensors_are_finite_or_not_to_the_last_number(dtype: type) -> None
     decode_weights(encode_weights({"large": many}))
     decode_weights(encode_weights({"large": np.where(np.arange(len(many)) % 2, many, -many)}))
     for values in ([np.inf], [np.nan], [np.inf, -np.inf]):
-        spoilt = np.ones_like(many)
-        spoilt[-len(values) :] = values
-        with pytest.raises(WeightsError, match="large holds values that are not finite"):
-            decode_weights(encode_weights({"large": spoilt}))
+        for place in (slice(-len(values), None), slice(len(values))):
+            spoilt = np.ones_like(many)
+            spoilt[place] = values
+            with pytest.raises(WeightsError, match="large holds values that are not finite"):
+                decode_weights(encode_weights({"large": spoilt}))
 
 
 def test_finite_tensors_are_not_checked_again_unless_replaced() -> None:
