@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -256,3 +257,10 @@ def test_a_value_in_place_of_a_tensor_is_described_briefly(value: Any, said: str
     with pytest.raises(SignatureMismatch) as caught:
         flatten(describe(np.zeros(1))[0], value)
     assert str(caught.value) == f"the value: expected a tensor, found {said}"
+
+
+def test_arrays_and_torch_tensors_are_tensors() -> None:
+    tensor = torch.zeros(2)
+    structure, leaves, _ = describe({"a": tensor, "b": np.zeros(1)})
+    assert leaves[0] is tensor
+    assert flatten(structure, {"a": np.zeros(1), "b": tensor})[1] is tensor

@@ -105,6 +105,7 @@ def test_paths_name_keys_and_positions() -> None:
     ("space", "kind", "dtype"),
     [
         (spaces.Box(-1, 1, (3,), np.float64), "box", "float32"),
+        (spaces.Box(-1, 1, (3,), np.float16), "box", "float32"),
         (spaces.Box(0, 255, (8, 8, 3), np.uint8), "image", "uint8"),
         (spaces.Box(0, 255, (8,), np.uint8), "box", "uint8"),
         (spaces.Discrete(3), "discrete", "int64"),
@@ -132,8 +133,10 @@ def test_an_observation_of_another_space_is_a_mismatch(observation: Any) -> None
 
 def test_unsupported_observation_space_is_named_with_its_path() -> None:
     space = spaces.Dict({"a": spaces.Tuple([spaces.Text(5)])})
-    with pytest.raises(ConfigurationError, match=r"a\.0 is a Text space"):
+    with pytest.raises(ConfigurationError, match=r"; a\.0 is a Text space"):
         observation_leaves(space)
+    with pytest.raises(ConfigurationError, match=r"; the observation is a Text space"):
+        observation_leaves(spaces.Text(5))
 
 
 _HALF_OPEN = ActionSpec("box", "float32", (2,), low=(-1.0, None), high=(1.0, 2.0))
