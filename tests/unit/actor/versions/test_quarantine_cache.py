@@ -1,5 +1,4 @@
 import os
-import stat
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ ONE, TWO = "1" * 64, "2" * 64
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
-    return tmp_path / "caches" / "this" / "quarantine"
+    return tmp_path / "quarantine"
 
 
 def test_later_actors_find_the_first_reason(directory: Path) -> None:
@@ -22,11 +21,6 @@ def test_later_actors_find_the_first_reason(directory: Path) -> None:
     cache.add(ONE, "another", "actor-2")
     assert QuarantineCache(directory).reason(ONE) == "NaN"
     assert QuarantineCache(directory).reason(TWO) is None
-
-
-def test_its_directory_is_private(directory: Path) -> None:
-    QuarantineCache(directory).add(ONE, "NaN", "actor-1")
-    assert stat.S_IMODE(directory.parent.stat().st_mode) == 0o700
 
 
 def test_the_oldest_files_above_a_thousand_are_dropped(directory: Path) -> None:

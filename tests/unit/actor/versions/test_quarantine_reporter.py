@@ -21,7 +21,7 @@ def store(store: LocalPolicyStore) -> LocalPolicyStore:
 
 @pytest.fixture
 def cache(tmp_path: Path) -> QuarantineCache:
-    return QuarantineCache(tmp_path / "cache" / "quarantine")
+    return QuarantineCache(tmp_path / "quarantine")
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_a_failure_while_acting_is_cached_for_later_actors(
     assert cache.reason(TWO) == "NaN"
     assert reporter.cached_reason(TWO) == "NaN (found by an earlier actor on this machine)"
     assert reporter.cached_reason(ONE) is None
-    (note,) = (tmp_path / "cache" / "quarantine").glob("*.json")
+    (note,) = (tmp_path / "quarantine").glob("*.json")
     assert json.loads(note.read_bytes())["by"] == "actor-1"
 
 
