@@ -5,13 +5,16 @@ import dataclasses
 import importlib
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 
 from actor.loading.engine_choice import FIXED_ORDER
+from actor.sandbox.cache_directory import user_cache
+from actor.sandbox.program_sandbox import DEFAULT_LIMITS, ProgramSandbox, SandboxCache, SandboxLimits
 from actor.verification.probe_verifier import ModuleVerifier
 from shared.engines.engine import Engine, EngineChoice
 from shared.engines.load import PROGRAM_OF, load_program
@@ -22,7 +25,7 @@ from shared.policy.nested_values import DictNode, RecordNode, SequenceNode, Stru
 from shared.policy.signature import ArgumentSpec, ModuleSignature
 from shared.policy.signing import PublicKey, public_keys_of
 from shared.store.authenticity import Authenticity
-from shared.store.policy_store import open_version_directory
+from shared.store.policy_store import VersionFiles, open_version_directory
 
 _MOST_SHAPES = 64
 
@@ -66,15 +69,30 @@ class LoadedModule:
         return unflatten(self._signature.result, outputs, self._classes)
 
 
+class Permissions(TypedDict, total=False):
+    """Permissions of ``load_policy`` beyond pure and deterministic programs.
+
+    Attributes:
+        trusted_modules: prefixes of modules that may be imported. Named tuples and dataclasses from them keep their own
+            class; others become an equivalent class.
+        trust_native: True to allow native code.
+        allowed_operators: names of operators to allow.
+        trust_programs: True to allow programs with any operators.
+    """
+
+    trusted_modules: tuple[str, ...]
+    trust_native: bool
+    allowed_operators: tuple[str, ...]
+    trust_programs: bool
+
+
 def load_policy(
     directory: str | Path,
     engine: EngineChoice = "auto",
     *,
-    trusted_modules: tuple[str, ...] = (),
-    trust_native: bool = False,
-    allowed_operators: tuple[str, ...] = (),
-    trust_programs: bool = False,
     public_key: PublicKey | str | Path | Sequence[PublicKey | str | Path] = (),
+    sandbox: SandboxLimits | None = DEFAULT_LIMITS,
+    **permissions: Unpack[Permissions],
 ) -> LoadedModule:
     """Load one version from its directory, verified against its probe and warm.
 
@@ -84,12 +102,10 @@ def load_policy(
     Args:
         engine: one engine, or ``auto`` for the first that works of LLVM, ONNX Runtime, TorchScript and, with
             permission, native code and an importable class.
-        trusted_modules: prefixes of modules that may be imported. Named tuples and dataclasses from them keep their own
-            class; others become an equivalent class.
-        trust_native: True to allow native code.
-        allowed_operators: names of operators to allow beyond the pure and deterministic ones.
-        trust_programs: True to allow programs with any operators.
         public_key: keys (files, or ``ed25519:…``) of which one must have signed the version; none to allow any version.
+        sandbox: limits of the process in which unknown programs run first. Programs that passed are recorded in this
+            user's cache. None: programs are loaded directly.
+        **permissions: See ``Permissions``.
 
     Raises:
         VersionNotFound, StoreUnavailable: the directory has no version, or cannot be read.
@@ -98,21 +114,32 @@ def load_policy(
     """
     files = open_version_directory(Path(directory))
     Authenticity(public_keys_of(public_key)).check(files)
+    trust = ProgramTrust(
+        native=permissions.get("trust_native", False),
+        modules=permissions.get("trusted_modules", ()),
+        allowed_operators=permissions.get("allowed_operators", ()),
+        programs=permissions.get("trust_programs", False),
+    )
+    if sandbox is None:
+        return _load(files, engine, trust, None)
+    cache = SandboxCache.below(user_cache())
+    with closing(ProgramSandbox(sandbox, batch_size=1, cache=cache, trust=trust)) as first:
+        return _load(files, engine, trust, first)
+
+
+def _load(files: VersionFiles, engine: EngineChoice, trust: ProgramTrust, first: ProgramSandbox | None) -> LoadedModule:
+    """Return the version on the first engine that works; unknown programs run in ``first``, if there is one."""
     manifest = files.manifest
     signature = manifest.module if isinstance(manifest.module, ModuleSignature) else _as_module(manifest)
-    classes = _trusted_classes((signature.arguments, signature.result), trusted_modules)
+    classes = _trusted_classes((signature.arguments, signature.result), trust.modules)
     errors: dict[str, Exception] = {}
     verifier = ModuleVerifier(manifest, files.read(manifest.probe.file), signature)
-    trust = ProgramTrust(
-        native=trust_native,
-        modules=trusted_modules,
-        allowed_operators=allowed_operators,
-        programs=trust_programs,
-    )
-    allowed = {"aot": trust_native, "eager": bool(trusted_modules)}
+    allowed = {"aot": trust.native, "eager": bool(trust.modules)}
     order = [kind for kind in FIXED_ORDER if allowed.get(kind, True) and manifest.program(PROGRAM_OF[kind]) is not None]
     for kind in order if engine == "auto" else [engine]:
         try:
+            if first is not None:
+                first.verify_now(kind, files)
             loaded = load_program(kind, files.read, manifest, trust=trust)
             verifier.verify(loaded.run)
         except PolicyLoadError as error:

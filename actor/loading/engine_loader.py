@@ -158,8 +158,7 @@ class EngineLoader:
 
     def load(self, kind: EngineKind, entry: ProgramEntry, material: VersionMaterial) -> NamedEngine:
         """Return a verified, warm engine of the program ``entry``. Raises what loading and verifying it raise."""
-        is_refused = kind == "aot" and not self._options.trust.native  # by the load below
-        if self._sandbox is not None and not is_refused:
+        if self._sandbox is not None:
             self._sandbox.verify(kind, material.files, material.read)
         return self._reload(kind, entry, material) or self._load_whole(kind, entry, material)
 

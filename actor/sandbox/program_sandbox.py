@@ -150,7 +150,7 @@ class ProgramSandbox:
             PermanentLoadError: the program itself raised it.
             TransientLoadError: the process ended, and the program may not be the cause.
         """
-        if kind not in _LIBRARIES:
+        if kind not in _LIBRARIES or (kind == "aot" and not self._trust.native):  # refused by the load that follows
             return
         manifest, read = files.manifest, read or files.read
         entry = manifest.program(PROGRAM_OF[kind])
