@@ -114,6 +114,7 @@ def load_policy(
     """
     files = open_version_directory(Path(directory))
     Authenticity(public_keys_of(public_key)).check(files)
+    files.verify_others()
     trust = ProgramTrust(
         native=permissions.get("trust_native", False),
         modules=permissions.get("trusted_modules", ()),

@@ -59,16 +59,21 @@ class EngineFallback:
         first = next(((kind, entry.program_digest) for kind, entry in self._steps(manifest)), None)
         material = VersionMaterial.of(files, self._options, first, take_spare, self._memory)
         self._report_missing(manifest, material)
+        with files.verifying_others():
+            engine, name = self._first_engine(manifest, material)
+        self._expected = self._expected or manifest.signature
+        load_ms = 1e3 * (time.perf_counter() - began_s)
+        policy = LoadedPolicy(
+            manifest.version, manifest.digest, manifest.signature, engine, name, files.manifest_bytes, load_ms
+        )
+        return LoadResult(policy, material.refusals)
+
+    def _first_engine(self, manifest: Manifest, material: VersionMaterial) -> NamedEngine:
+        """Return the first engine that works, or its faster challenger. Raises PolicyLoadError with all errors."""
         for kind, entry in self._steps(manifest):
             loaded = self._try_engine(kind, entry, material)
             if loaded is not None:
-                engine, name = self._faster_of(kind, loaded, material)
-                self._expected = self._expected or manifest.signature
-                load_ms = 1e3 * (time.perf_counter() - began_s)
-                policy = LoadedPolicy(
-                    manifest.version, manifest.digest, manifest.signature, engine, name, files.manifest_bytes, load_ms
-                )
-                return LoadResult(policy, material.refusals)
+                return self._faster_of(kind, loaded, material)
         raise material.failure()
 
     def _check_signature(self, signature: PolicySignature) -> None:

@@ -101,6 +101,7 @@ class _PrefetchWorker:
         files = self._open(version)
         self._engine.load_weights(decode_weights(files.read(files.manifest.weights)))
         self._verifier(files).verify(self._engine.run)
+        files.verify_others()
         return Offer(version, files.manifest.digest, files.manifest_bytes)
 
     def _open(self, version: int) -> VersionFiles:

@@ -27,6 +27,7 @@ from shared.engines.aot import BUILD_KEY, LAYOUT_KEY, build_name
 from shared.engines.eager import module_tensors
 from shared.engines.engine import Engine
 from shared.errors import ExportError, PolicyError, one_line
+from shared.operators.program_trust import PURE_ONLY, ProgramTrust
 from shared.policy.manifest import PROGRAM_FILES, MethodReport, ProgramEntry, ProgramKind
 from shared.policy.program_digest import program_digest
 from shared.policy.weights import encode_weights, tensor_places
@@ -57,7 +58,8 @@ class ExportSubject:
 
     ``flat`` takes and returns one list of tensors. ``core`` is the module that TorchScript compiles: ``flat`` itself
     for a policy, else the module within, around which ``script_core`` writes the flat interface. The ONNX graph of a
-    policy holds no floats but its weights, and its engine binds the outputs.
+    policy holds no floats but its weights, and its engine binds the outputs. ``trust`` is the permission of those who
+    load the programs.
     """
 
     flat: nn.Module
@@ -66,6 +68,7 @@ class ExportSubject:
     is_policy: bool
     core: nn.Module
     script_core: Callable[[nn.Module], ScriptModule] = script
+    trust: ProgramTrust = PURE_ONLY
 
 
 Make = Callable[[ExportSubject], tuple[Engine, MadeProgram]]
@@ -84,7 +87,7 @@ def try_methods(
         try:
             with without_torch_warnings():
                 engine, program = make(subject)
-                check_operators(program.kind, program.data)
+                check_operators(program.kind, program.data, subject.trust)
                 found = subject.checks.differences(engine.run, engine.load_weights)
         except BakedBatchError as error:
             reports.append(_refused(method, _explain(subject, error)))

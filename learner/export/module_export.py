@@ -24,6 +24,7 @@ from learner.export.module_cases import EagerModule, ModuleCases, tensors_of
 from learner.export.program_checks import ATOL, Arrays, Case, ProgramChecks, perturbed, write_weights
 from shared.engines.eager import module_tensors
 from shared.errors import ConfigurationError, ExportError, SignatureMismatch, WeightsError
+from shared.operators.program_trust import ProgramTrust
 from shared.policy.manifest import PROBE_FILE, WEIGHTS_FILE, Manifest, MethodReport, ProbeEntry
 from shared.policy.nested_values import describe
 from shared.policy.probe import PROBE_ATOL, PROBE_RTOL, Probe, compare_outputs, encode_probe
@@ -41,12 +42,14 @@ class ExportOptions(TypedDict, total=False):
     """Keywords of ``export_module`` that say which programs are made.
 
     ``how`` names one method, to be used instead of all others. ``onnx`` (on by default) adds an ONNX graph, ``aot`` an
-    AOTInductor package (15 to 40 s).
+    AOTInductor package (15 to 40 s). ``allowed_operators`` names operators beyond the pure ones; those who
+    load the module have to allow them, too.
     """
 
     how: ExportMethod | None
     onnx: bool
     aot: bool
+    allowed_operators: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -104,13 +107,14 @@ def export_module(
         ExportError: No method works (the message has each reason), or the module itself fails.
         ConfigurationError: ``directory`` has content, or an option is unknown.
     """
+    trust = ProgramTrust(allowed_operators=options.pop("allowed_operators", ()))
     methods = _methods(**options)
     path = Path(directory)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise ConfigurationError(f"name a new directory: {path} has content, and a published version is never changed")
     key = signing_key_of(signing_key)
     cases = _module_cases(module, example_args, example_kwargs, dynamic_batch, batch_dims)
-    subject = _subject(cases)
+    subject = _subject(cases, trust)
     made, reports = try_methods(subject, methods)
     files = {WEIGHTS_FILE: encode_weights(subject.checks.weights)}
     files |= {program.entry.file: program.data for program in made.values()}
@@ -151,7 +155,7 @@ def _module_cases(
     return ModuleCases(eager, tensors, dynamic_batch=dynamic_batch, batch_dims=batch_dims)
 
 
-def _subject(cases: ModuleCases) -> ExportSubject:
+def _subject(cases: ModuleCases, trust: ProgramTrust) -> ExportSubject:
     eager = cases.eager
     flat = FlatModule(eager.module, eager.arguments, cases.result, eager.classes, clone=eager.writes_inputs).eval()
 
@@ -163,7 +167,7 @@ def _subject(cases: ModuleCases) -> ExportSubject:
     checks = _checks(cases, flat)
     signature = cases.signature
     interface = FlatInterface(checks.example, cases.batch_dims, signature.input_names, signature.output_names)
-    return ExportSubject(flat, interface, checks, False, eager.module, script_core)
+    return ExportSubject(flat, interface, checks, False, eager.module, script_core, trust)
 
 
 def _checks(cases: ModuleCases, flat: nn.Module) -> ProgramChecks:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from shared.engines.eager import module_tensors
 from shared.errors import ExportError, PolicyError, one_line
 from shared.operators.program_check import check_program
-from shared.operators.program_trust import PURE_ONLY
+from shared.operators.program_trust import ProgramTrust
 from shared.policy.manifest import ProgramKind
 
 EXAMPLE_ROWS = 3  # rows of the example that programs are made with; exporters take 0 and 1 for constants
@@ -112,9 +112,9 @@ class ProgramChecks:
         )
 
 
-def check_operators(kind: ProgramKind, data: bytes) -> None:
-    """Raise OperatorNotAllowed for a program that actors would refuse for its operators."""
-    check_program(kind, data, PURE_ONLY)
+def check_operators(kind: ProgramKind, data: bytes, trust: ProgramTrust) -> None:
+    """Raise OperatorNotAllowed for a program that actors with the permissions ``trust`` refuse for its operators."""
+    check_program(kind, data, trust)
 
 
 def perturbed(weights: Weights, seed: int = 0) -> dict[str, np.ndarray]:

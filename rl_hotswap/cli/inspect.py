@@ -22,6 +22,7 @@ from actor.versions.staleness import describe_age
 from shared.engines.engine import Engine, EngineKind
 from shared.engines.load import Read, load_program
 from shared.errors import ConfigurationError, HotswapError, PolicyLoadError, ProgramUnsupported, VersionNotFound
+from shared.operators.program_check import listed_operators
 from shared.operators.program_trust import PURE_ONLY, ProgramTrust
 from shared.policy.manifest import Manifest
 from shared.policy.probe import compare, decode_probe
@@ -47,8 +48,10 @@ class InspectOptions:
     Exit codes: 0 it verifies; 1 it does not; 2 there is no such directory.
     """
 
-    version_dir: Annotated[Path, tyro.conf.Positional]
+    version_dir: Annotated[Path | None, tyro.conf.Positional] = None
     """Directory of one version, such as runs/NAME/policies/v000042."""
+    operators: bool = False
+    """Print the operators that programs may use without permission, instead of a version."""
     public_key: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="KEY")] = ()
     """Verify that this key signed the version (its file, or ed25519:HEX). May be repeated."""
     trust_native: bool = False
@@ -87,13 +90,20 @@ def main(options: InspectOptions) -> int:
     set_up_logging("inspect", None, terminal_level="WARNING")
     console = Console(highlight=False)
     console = console if console.is_terminal else Console(highlight=False, width=_FILE_WIDTH)
+    if options.operators:
+        for group, names in listed_operators().items():
+            console.print(f"{group}:\n  {' '.join(names)}\n", markup=False)
+        return 0
+    directory = options.version_dir
+    if directory is None or not directory.is_dir():
+        raise ConfigurationError(f"expected the directory of a policy version; there is no directory {directory or ''}")
+    return _inspect(options, directory, console)
+
+
+def _inspect(options: InspectOptions, directory: Path, console: Console) -> int:
     keys = public_keys_of(options.public_key)
-    if not options.version_dir.is_dir():
-        raise ConfigurationError(
-            f"expected the directory of a policy version; there is no directory {options.version_dir}"
-        )
     try:
-        files = open_version_directory(options.version_dir)
+        files = open_version_directory(directory)
     except (PolicyLoadError, VersionNotFound) as error:
         console.print(f"does not verify: {error}", style="red", markup=False, soft_wrap=True)
         return 1
@@ -102,7 +112,7 @@ def main(options: InspectOptions) -> int:
     checks = [_check("signed", partial(_read_signer, files, keys))]
     with _sandbox(options) as sandbox:
         checks += verify(files, options.for_programs, sandbox)
-    notes = LocalNotes(options.version_dir.resolve().parent / QUARANTINE_DIRECTORY)
+    notes = LocalNotes(directory.resolve().parent / QUARANTINE_DIRECTORY)
     if (advice := Quarantine(notes).advice(files.manifest.digest)) is not None:
         console.print(_advice(advice))
     results = [(check.subject, "yes" if check.error is None else "NO", check.error or check.found) for check in checks]

@@ -218,6 +218,7 @@ class SessionMaker:
         options.log_severity_level = 4  # errors are raised; the rest is noise on a terminal
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.graph_optimization_level = level
+        options.add_session_config_entry("session.load_model_format", "ONNX")  # the one whose operators were checked
         if not self._packs:
             options.add_session_config_entry("session.disable_prepacking", "1")
         if written_to is not None:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from shared.errors import OperatorNotAllowed, PermanentLoadError
+from shared.operators import onnx_lists, torchscript_lists
 from shared.operators.findings import Findings
 from shared.operators.onnx_check import read_graph
 from shared.operators.program_trust import ProgramTrust
@@ -51,6 +52,16 @@ def check_program(kind: ProgramKind, data: bytes, trust: ProgramTrust) -> Progra
 def check_archive(entries: Mapping[str, Entry], trust: ProgramTrust) -> ProgramTraits:
     """Return the traits of a TorchScript program, as ``check_program`` does, from the archive's entries."""
     return _checked(_Program(torchscript_digest(entries), lambda allowed: read_program(entries, allowed)), trust)
+
+
+def listed_operators() -> dict[str, tuple[str, ...]]:
+    """Return the names of all operators that programs may use without permission, in groups."""
+    groups = {
+        "ONNX": onnx_lists.ALLOWED,
+        "TorchScript": torchscript_lists.READING,
+        "TorchScript, on tensors, lists and dicts that the same call made": torchscript_lists.WRITING,
+    }
+    return {group: tuple(sorted(names)) for group, names in groups.items()}
 
 
 class _Program:

@@ -214,3 +214,9 @@ RANDOM_UNLESS: Mapping[str, tuple[tuple[Condition, ...], ...]] = {
     "_scaled_dot_product_flash_attention_for_cpu": ((Condition(3, "dropout_p", 0.0, is_default=True),),),
 }
 """Operators that are pure only if all conditions of one alternative hold: no randomness, no new statistics."""
+
+READING = FRESH | CONCATENATING | ALIASING | SHAPES | LIST_WRITES
+"""All operators that may be used on any value."""
+
+WRITING = TENSOR_WRITES | CONTAINER_WRITES
+"""All operators that may be used on values that the same call made."""

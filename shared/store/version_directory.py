@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from shared.errors import ManifestError, VersionNotFound
-from shared.files.bounded_read import NotRegularFileError, read_regular_file, read_regular_file_into
+from shared.files.bounded_read import NotRegularFileError, hash_regular_file, read_regular_file, read_regular_file_into
 from shared.files.buffer_pool import BufferPool, Data
 from shared.files.storage_errors import store_unavailable
 from shared.policy.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest
@@ -46,6 +46,10 @@ class VersionDirectory(VersionFiles):
     def _read_pieces(self, name: str, size_bytes: int, on_piece: Callable[[Data], None], memory: BufferPool) -> Data:
         with self._open_for(name) as directory:
             return read_regular_file_into(memory, directory, name, size_bytes, on_piece)
+
+    def _hash(self, name: str, size_bytes: int) -> tuple[str, int]:
+        with self._open_for(name) as directory:
+            return hash_regular_file(directory, name, size_bytes)
 
     def _has_manifest(self) -> bool:
         return os.path.lexists(self.path / MANIFEST_NAME)

@@ -3,8 +3,11 @@
 import hashlib
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import TypeVar
 
 from shared.errors import (
@@ -34,6 +37,7 @@ Sign = Callable[[bytes], bytes]
 Meanwhile = Callable[[Data], None]
 """Prepare something from bytes that are still being verified. It must not run them, nor raise."""
 _D = TypeVar("_D", bytes, Data)
+_T = TypeVar("_T")
 
 
 class VersionFiles(ABC):
@@ -62,6 +66,45 @@ class VersionFiles(ABC):
         found = self._read_once(name, size_bytes)
         on_piece(found)
         return found
+
+    def _hash(self, name: str, size_bytes: int) -> tuple[str, int]:
+        """Return the SHA-256 in hexadecimal and the length of what ``_read_once`` returns. Raises like it."""
+        found = self._read_once(name, size_bytes)
+        return hashlib.sha256(found).hexdigest(), len(found)
+
+    @cached_property
+    def _verified(self) -> set[str]:
+        """Names of the files whose content was verified once."""
+        return set()
+
+    def verify_others(self) -> None:
+        """Verify each file that the manifest lists and that was not read yet, as ``read`` does. Raises like ``read``.
+
+        A version acts only if all of it is as its publisher stated, also the programs that this machine does not run.
+        """
+        for name in sorted(self.manifest.files.keys() - self._verified):
+            entry = self.manifest.files[name]
+            if self._fetch(name, partial(self._hash, name, entry.size_bytes)) == (entry.sha256, entry.size_bytes):
+                self._verified.add(name)
+            else:
+                self.read(name)
+
+    @contextmanager
+    def verifying_others(self) -> Iterator[None]:
+        """Verify the files that the body does not read, at its end; large ones on a thread, meanwhile."""
+        others = self.manifest.files.keys() - self._verified
+        if sum(self.manifest.files[name].size_bytes for name in others) < _HASHED_APART_BYTES:
+            yield
+            self.verify_others()
+            return
+        with ThreadPoolExecutor(1, thread_name_prefix="sha256") as pool:
+            verifying = None
+            with suppress(RuntimeError):  # no thread available at the moment
+                verifying = pool.submit(self.verify_others)
+            yield
+            if verifying is not None:
+                verifying.result()
+            self.verify_others()
 
     @abstractmethod
     def _has_manifest(self) -> bool:
@@ -93,6 +136,7 @@ class VersionFiles(ABC):
         entry = self._entry(name)
         found = self._fetch(name, lambda: self._read_once(name, entry.size_bytes))
         if _matches(found, entry):
+            self._verified.add(name)
             return found
         return self._matching(name, entry, self._fetch(name, lambda: self._read_once(name, entry.size_bytes)))
 
@@ -110,6 +154,7 @@ class VersionFiles(ABC):
                 if hashing.is_apart:
                     meanwhile(found)
                 if hashing.hexdigest() == entry.sha256:
+                    self._verified.add(name)
                     return found
         del found  # its memory can be used again
         again = self._fetch(name, lambda: self._read_pieces(name, entry.size_bytes, lambda _: None, memory))
@@ -121,7 +166,7 @@ class VersionFiles(ABC):
             raise ManifestError(f"{self.location}: the manifest lists no file {name!r}; it lists {sorted(files)}")
         return files[name]
 
-    def _fetch(self, name: str, read: Callable[[], _D]) -> _D:
+    def _fetch(self, name: str, read: Callable[[], _T]) -> _T:
         """Return the bytes that ``read`` returns; map its errors to those of ``self.read``."""
         try:
             return read()
@@ -136,6 +181,7 @@ class VersionFiles(ABC):
     def _matching(self, name: str, entry: FileEntry, found: _D) -> _D:
         """Return the bytes of a second read: one flipped bit on the way must not quarantine a version."""
         if _matches(found, entry):
+            self._verified.add(name)
             return found
         if len(found) != entry.size_bytes:
             size = "more" if len(found) > entry.size_bytes else str(len(found))

@@ -18,6 +18,7 @@ from shared.store.policy_store import LocalPolicyStore, version_name
 from shared.store.version_files import mark_name, parse_mark_name
 from tests.support import bad_programs
 from tests.support.agent_policies import TouchyPolicy, exporter, make_policy, publish, publish_seed, touchy_exporter
+from tests.support.impure_versions import impure_stages
 from tests.support.signature_attacks import ATTACKS, Attack, publish_signed, versions
 from tests.support.store_cases import StoreCase
 
@@ -125,10 +126,8 @@ def _touchy(**limits: float) -> Stage:
     return stage
 
 
-def _flipped_torchscript(store: LocalPolicyStore, seed: int) -> None:
-    """Of a network that no actor has seen: one that holds the same program already never reads that file."""
-    publish_seed(store, seed, network="lstm")
-    flip(_directory(store) / TORCHSCRIPT_FILE, 0.5)
+def _flipped(name: str) -> Corruption:
+    return lambda directory: flip(directory / name, 0.5)
 
 
 def _flipped_onnx(store: LocalPolicyStore, seed: int) -> None:
@@ -176,7 +175,11 @@ BAD_KINDS = (
     _kind("truncated weights", "bytes, found"),
     _kind("a bit flipped in the weights", "expected SHA-256"),
     _kind("a bit flipped in the probe", "expected SHA-256"),
-    BadKind("a bit flipped in the TorchScript program", _flipped_torchscript, "policy.ts: expected SHA-256"),
+    BadKind(
+        "a bit flipped in the TorchScript program",
+        _corrupted(_flipped(TORCHSCRIPT_FILE)),
+        "policy.ts: expected SHA-256",
+    ),
     BadKind("a bit flipped in the ONNX graph", _flipped_onnx, "policy.onnx: expected SHA-256"),
     _kind("a bit flipped in unknown programs", "expected SHA-256"),
     _kind("a bit flipped in the manifest", "not a manifest"),
@@ -210,6 +213,7 @@ BAD_KINDS = (
         BadKind(f"a {harm} by its weights", _steered(harm), reason)
         for harm, (_, reason) in bad_programs.STEERED.items()
     ),
+    *(BadKind(name, stage, reason) for name, stage, reason in impure_stages()),
     _kind("a newer format", "expected manifest format"),
     _kind("another number", "expected a manifest of"),
     BadKind("NaN for some inputs", _touchy(nan_above=500.0), "PolicyOutputError", "quarantined while acting"),
