@@ -107,8 +107,7 @@ def export_module(
         ExportError: No method works (the message has each reason), or the module itself fails.
         ConfigurationError: ``directory`` has content, or an option is unknown.
     """
-    trust = ProgramTrust(allowed_operators=options.pop("allowed_operators", ()))
-    methods = _methods(**options)
+    methods, trust = _choices(**options)
     path = Path(directory)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise ConfigurationError(f"name a new directory: {path} has content, and a published version is never changed")
@@ -122,12 +121,17 @@ def export_module(
     return ExportReport(path, manifest)
 
 
-def _methods(how: ExportMethod | None = None, onnx: bool = True, aot: bool = False) -> Sequence[ExportMethod]:
-    if how is None:
-        return default_methods(onnx=onnx, aot=aot)
-    if how not in EXPORT_METHODS:
+def _choices(
+    how: ExportMethod | None = None,
+    onnx: bool = True,
+    aot: bool = False,
+    allowed_operators: tuple[str, ...] = (),
+) -> tuple[Sequence[ExportMethod], ProgramTrust]:
+    """Return the methods to try, and the permissions of the programs. Raises TypeError for an unknown option."""
+    if how is not None and how not in EXPORT_METHODS:
         raise ConfigurationError(f"expected one of {', '.join(EXPORT_METHODS)} for how, found {how!r}")
-    return (how,)
+    methods = default_methods(onnx=onnx, aot=aot) if how is None else (how,)
+    return methods, ProgramTrust(allowed_operators=allowed_operators)
 
 
 def _module_cases(
