@@ -10,8 +10,9 @@ from loguru import logger
 
 from actor.acting.adoption_log import AdoptionLog
 from actor.acting.policy_call import Decision, PolicyCall
-from actor.agent_builder import build_loader
+from actor.agent_builder import build_parts
 from actor.agent_options import AgentOptions, with_deprecated_keywords
+from actor.guard.call_guard import CALLING, IDLE
 from actor.loading.loaded_policy import LoadedPolicy
 from actor.rollouts.episodes import FinishedEpisode
 from shared.deprecation import renamed
@@ -49,7 +50,9 @@ class Agent:
         self._synchronous = options.synchronous
         self._values = options.values
         self._store = store
-        self._loader = build_loader(store, options)
+        self._loader, self._guard = build_parts(store, options)
+        self._calling = self._guard.calling
+        self.crash_report = self._guard.crash_report  # for ``faulthandler``
         self._manager = self._loader.manager
         self._reports = self._loader.reports
         self._load_barrier = self._loader.load_barrier
@@ -60,6 +63,7 @@ class Agent:
         self._state: Sequence[np.ndarray] = ()
         self._noise: Callable[[int], np.ndarray | None] | None = None
         self._noise_at: Callable[[int], np.ndarray | None] = _no_noise  # _noise, if the policy takes any
+        self._guard.start(lambda: (self.noise_offset, self.adoptions))
         if not options.synchronous:
             self._loader.start()
 
@@ -171,8 +175,9 @@ class Agent:
         self._loader.episodes_ended(finished)
 
     def close(self) -> None:
-        """Stop the loader thread and the side processes. Idempotent."""
+        """Stop the threads and the side processes. Idempotent."""
         self._loader.close()
+        self._guard.close()
         self._log_reports(depth=1)
         self._adoption_log.end(self._policy)
 
@@ -212,6 +217,7 @@ class Agent:
     def _act_with(self, policy: LoadedPolicy) -> None:
         if self._policy is None or policy.signature is not self._policy.signature:
             self._follow_signature(policy.signature if self._values else policy.signature.without_value)
+        self._guard.adopted(policy.version, policy.digest, policy.engine_name)
         self._run = policy.engine.run
         self._policy = policy
         self.adoptions += 1
@@ -277,10 +283,13 @@ class Agent:
     ) -> tuple[PolicyCall, Sequence[np.ndarray], str | None]:
         call = self._call or self._first_call()
         inputs = call.inputs(observation, self._state, action_mask, self._noise_at(self.noise_offset))
+        self._calling[0] = CALLING
         try:
             outputs = self._run(inputs)
         except PolicyOutputError as error:
             return call, (), str(error)
+        finally:
+            self._calling[0] = IDLE
         return call, outputs, call.fault(outputs, action_mask if call.takes_mask else None)
 
     def _blame_environment(self, observation: Sequence[np.ndarray], action_mask: np.ndarray | None) -> None:

@@ -1,9 +1,12 @@
 """The loader of an agent, put together from its options. Only this module imports the canary and the prefetcher."""
 
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 
 from actor.agent_options import AgentOptions
+from actor.guard.call_guard import CallGuard
+from actor.guard.unclean_ends import UncleanEnd
 from actor.loading.engine_fallback import EngineFallback
 from actor.loading.engine_loader import EngineOptions
 from actor.sandbox.cache_directory import usable_cache
@@ -24,16 +27,21 @@ from shared.store.authenticity import Authenticity
 from shared.store.policy_store import LocalPolicyStore, PolicyStore
 
 
-def build_loader(store: PolicyStore, options: AgentOptions) -> PolicyLoader:
-    """Return a loader with all its parts. Starts no thread and no process."""
+def build_parts(store: PolicyStore, options: AgentOptions) -> tuple[PolicyLoader, CallGuard]:
+    """Return a loader with all its parts, and the guard of the agent's calls. Starts no thread and no process.
+
+    Contents that have ended too many earlier processes are quarantined.
+    """
     options = replace(options, cache_directory=usable_cache(options.cache_directory))
+    guard = CallGuard(options.cache_directory, options.call_deadline_s)
     reports, trust, cache = Reports(), options.trust, options.cache_directory
     quarantine_cache = None if cache is None else QuarantineCache(cache / "quarantine")
     quarantine = QuarantineReporter(store, quarantine_cache, options.name, reports)
     manager, strategy = _manager_and_strategy(store, options, quarantine, reports)
     authenticity = Authenticity(trust.public_keys, trust.run_id)
+    _quarantine_ended(guard.earlier_ends, manager.versions, quarantine, reports)
     listing = StoreListing(store, manager, reports)
-    return PolicyLoader(
+    loader = PolicyLoader(
         listing,
         manager,
         strategy,
@@ -44,6 +52,20 @@ def build_loader(store: PolicyStore, options: AgentOptions) -> PolicyLoader:
         staleness=StalenessMonitor(options.stale_after_s, alarming=bool(trust.public_keys)),
         name=options.name,
     )
+    return loader, guard
+
+
+def _quarantine_ended(
+    ends: Sequence[UncleanEnd], versions: VersionTable, quarantine: QuarantineReporter, reports: Reports
+) -> None:
+    for end in ends:
+        if end.is_last:
+            reason = f"UncleanEnd: {end.fault}; it has ended {end.ends} processes on this machine"
+            versions.quarantine(end.digest, reason)
+            quarantine.failed_while_acting(end.digest, reason)
+            reports.add("ERROR", f"policy version {end.version} quarantined reason={reason}")
+        else:
+            reports.add("WARNING", f"policy version {end.version} ended an actor ends={end.ends} reason={end.fault}")
 
 
 def _manager_and_strategy(

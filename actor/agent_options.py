@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from actor.guard.call_deadline import check_call_deadline
 from actor.loading.engine_choice import check_trusted
 from actor.sandbox.program_sandbox import DEFAULT_LIMITS, SandboxLimits
 from actor.versions.staleness import STALE_AFTER_S
@@ -76,8 +77,9 @@ class AgentOptions:
         name: The agent's name in the log and in the store's quarantine.
         trust: The publishers and the code to trust.
         sandbox: The limits of the process in which unknown programs run first. None: programs are loaded directly.
-        cache_directory: A directory of this user that keeps which programs passed the sandbox and which versions
-            failed while acting. None: nothing is kept.
+        cache_directory: A directory of this user that keeps which programs passed the sandbox, which versions failed
+            while acting, and which ended their process in a call. None: nothing is kept.
+        call_deadline_s: Seconds after which a call that does not return ends this process with exit code 5. 0: never.
 
     Raises:
         ConfigurationError: An option is out of its range, or lacks the permission or the option that it needs.
@@ -99,12 +101,14 @@ class AgentOptions:
     trust: TrustOptions = TrustOptions()
     sandbox: SandboxLimits | None = DEFAULT_LIMITS
     cache_directory: Path | None = None
+    call_deadline_s: float = 0.0
 
     def __post_init__(self) -> None:
         if self.num_envs is not None and self.num_envs < 1:
             raise ConfigurationError(f"expected num_envs to be None or at least 1, found {self.num_envs}")
         if not self.deadline_s >= 0:
             raise ConfigurationError(f"expected deadline_s to be at least 0, found {self.deadline_s}")
+        check_call_deadline(self.call_deadline_s)
         if not self.stale_after_s > 0:
             raise ConfigurationError(f"expected stale_after_s to be above 0, found {self.stale_after_s}")
         check_trusted(self.engine, self.trust.for_programs)

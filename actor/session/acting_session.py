@@ -19,7 +19,7 @@ from actor.sandbox.cache_directory import user_cache
 from actor.sandbox.program_sandbox import SandboxLimits
 from actor.session.actor_settings import ActorSettings
 from actor.session.policy_source import PolicySource, find_source
-from actor.session.process_state import StopSignal, short_switch_interval
+from actor.session.process_state import StopSignal, crash_reports, short_switch_interval
 from actor.session.session_report import SessionReport, print_line, print_nothing
 from actor.versions.version_selection import Follow, History, Newest, check_canary, parse_follow
 from shared.errors import ConfigurationError
@@ -73,6 +73,7 @@ def act(settings: ActorSettings) -> int:
         stack.enter_context(short_switch_interval())
         agent_options = _agent_options(settings, source, follow=follow, keys=keys, name=name, seed=noise_seed)
         agent = stack.enter_context(Agent(source.store, agent_options))
+        stack.enter_context(crash_reports(agent.crash_report))
         agent.reset()
         sender, run_id = None, source.config.run_id if source.config is not None else ""
         layout = RolloutLayout(agent.policy.signature, _UNSENT_LENGTH)
@@ -106,6 +107,7 @@ def _agent_options(
         name=name,
         sandbox=SandboxLimits() if settings.sandbox else None,
         cache_directory=user_cache(),
+        call_deadline_s=settings.call_deadline_s,
         trust=TrustOptions(
             trusted_modules=settings.trust_module,
             trust_native=settings.trust_native,

@@ -7,6 +7,7 @@ from typing import Annotated
 from tyro.conf import FlagCreatePairsOff, UseAppendAction, arg
 
 from actor.environments.vector_choice import VectorChoice
+from actor.guard.call_deadline import CALL_DEADLINE_S, check_call_deadline
 from actor.loading.engine_choice import check_trusted
 from actor.versions.staleness import STALE_AFTER_S
 from shared.engines.engine import EngineChoice
@@ -66,6 +67,9 @@ class ActorSettings:
     """Run unknown programs in a sandbox process first, which they may hang, crash or fill. --no-sandbox loads them
     directly, for trusted publishers, and saves the process. Programs that passed and versions that failed while acting
     are recorded for later actors of this user (below XDG_CACHE_HOME, or ~/.cache)."""
+    call_deadline_s: Annotated[float, arg(metavar="S")] = CALL_DEADLINE_S
+    """End this process with exit code 5 when a call of the policy has not returned for this long; 0: never. A version
+    that ends two processes in a call, by this or by a crash, is quarantined on this machine."""
     follow: Annotated[str, arg(metavar="RULE")] = "newest"
     """newest, pinned:VERSION (no other version acts), or history:P (an older version acts an episode with probability
     P). Rollouts are sent only with newest."""
@@ -105,6 +109,7 @@ class ActorSettings:
                 raise ConfigurationError(f"expected at least 1 for {flag}, found {value}")
         if not 0 <= self.deadline_s < float("inf"):
             raise ConfigurationError(f"expected 0 or more seconds for --deadline-s, found {self.deadline_s}")
+        check_call_deadline(self.call_deadline_s)
         if not self.stale_after_s > 0:
             raise ConfigurationError(f"expected more than 0 seconds for --stale-after-s, found {self.stale_after_s}")
         if self.seed is not None and self.seed < 0:

@@ -92,6 +92,11 @@ class VersionTable:
         """Return the reason for which this actor does not load ``digest``, or None."""
         return self._bad_digests.get(digest)
 
+    def quarantine(self, digest: str, reason: str) -> None:
+        """Quarantine a content of which no version was seen yet."""
+        with self._lock:
+            self._bad_digests[digest] = reason
+
     def see(self, known: Iterable[int], held: Container[int] = ()) -> None:
         """Record a new listing: newer versions become SEEN, all but the newest of them SKIPPED at once.
 

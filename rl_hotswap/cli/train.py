@@ -169,6 +169,7 @@ def actor_command(
         *([] if options.prefetch else ["--no-prefetch"]),
         *(f"--trust-module={module}" for module in options.trusted_modules),
         *([] if public_key is None else [f"--public-key={public_key}"]),
+        f"--call-deadline-s={options.call_deadline_s!r}",
         f"--seed={seed}",
         f"--deadline-s={_ACTOR_DEADLINE_S}",
         f"--name=actor-{index}",

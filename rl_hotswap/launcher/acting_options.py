@@ -6,6 +6,7 @@ from typing import get_args
 from tyro.conf import UseAppendAction
 
 from actor.environments.vector_choice import VectorChoice
+from actor.guard.call_deadline import CALL_DEADLINE_S, check_call_deadline
 from actor.loading.engine_choice import check_trusted
 from learner.training.run_options import ExtraProgram, LearnerRun, RunOptions
 from shared.engines.engine import EngineChoice
@@ -35,10 +36,14 @@ class ActingOptions(RunOptions):
     """Permit this operator in programs, although it is not on the list of pure ones. May be repeated."""
     trust_program: bool = False
     """Permit programs to use any operators."""
+    call_deadline_s: float = CALL_DEADLINE_S
+    """End a process with exit code 5 when a call of its policy has not returned for this long, and start it again; 0:
+    never. A version that ends two actors in a call, by this or by a crash, is quarantined on this machine."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_trusted(self.engine, ProgramTrust(native=self.trust_native, modules=OWN_MODULES))
+        check_call_deadline(self.call_deadline_s)
         needed = None if self.engine == "auto" else PROGRAM_OF[self.engine]
         if needed in get_args(ExtraProgram) and needed not in self.programs:
             raise ConfigurationError(f"add --programs {needed}: --engine {self.engine} runs no other program")

@@ -74,6 +74,7 @@ def train_in_one_process(options: SingleProcessRun, run: RunDirectory, stop_requ
                 seed=options.seed,
                 synchronous=True,
                 sandbox=None,  # the learner of this process makes the programs
+                call_deadline_s=options.call_deadline_s,
                 trust=TrustOptions(
                     trusted_modules=options.trusted_modules,
                     trust_native=options.trust_native,

@@ -156,6 +156,26 @@ def publish_steered(store: PolicyStore, seed: int, harm: str | None = None) -> M
     return publish_program(store, Steered(seed, **({} if harm is None else STEERED[harm][0])))
 
 
+class HangsRarely(_Around):
+    """Hangs for the inputs that ``rare_environment`` gives once in an episode, and no probe has."""
+
+    def forward(self, inputs: list[Tensor]) -> list[Tensor]:
+        first = inputs[0][:, 0].max()
+        while bool(first > 1e4):
+            first = first + 1
+        return self.policy(inputs)
+
+
+class CrashesRarely(Crashes):
+    """Ends its process for the same inputs."""
+
+    def forward(self, inputs: list[Tensor]) -> list[Tensor]:
+        if bool(inputs[0][:, 0].max() > 1e4):
+            many = inputs[0].repeat(1000, 1)
+            return self.policy([inputs[0] + 0 * self.native(many), inputs[1]])
+        return self.policy(inputs)
+
+
 def publish_program(store: PolicyStore, module: _Around) -> Manifest:
     """Publish the TorchScript of ``module`` with its weights and the probe of the correct policy."""
     buffer = io.BytesIO()

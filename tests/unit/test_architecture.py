@@ -17,7 +17,7 @@ from tests.support.paths import REPOSITORY
 # package; the processes (run.py) stand above them.
 FOLDERS = """
 rl_hotswap: cli . launcher
-actor: run session . canary prefetch versions rollouts environments acting loading sandbox verification watching
+actor: run session . canary prefetch versions rollouts environments acting loading sandbox verification watching guard
 learner: run training sb3 publishing export ppo ppo/gradients networks .
 shared: transport store run process engines engines/row_compiler scripting operators rollouts policy files .
 """

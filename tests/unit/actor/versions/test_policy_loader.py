@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from actor.agent_builder import build_loader
+from actor.agent_builder import build_parts
 from actor.agent_options import AgentOptions
 from actor.rollouts.episodes import FinishedEpisode
 from actor.versions import store_listing
@@ -55,7 +55,7 @@ def test_an_idle_loader_only_looks_whether_the_store_changed(tmp_path: Path, mon
     store = local_store(tmp_path / "policies")
     publish_seed(store, 0)
     os.utime(store.path, (1e9, 1e9))  # as if nothing had happened there for a while
-    loader = build_loader(store, AgentOptions(prefetch=False))
+    loader, _ = build_parts(store, AgentOptions(prefetch=False))
     watcher, manager = loader.watcher, loader.manager
     assert isinstance(watcher, _CountingWatcher)
     loader.start()

@@ -1,0 +1,80 @@
+"""The contents that ended processes of this machine in a call: counted, and quarantined at the second time."""
+
+import secrets
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+from loguru import logger
+
+from actor.guard.acting_record import take_ended_records
+from actor.guard.record_place import RecordPlace
+from shared.errors import StoreError
+from shared.files.small_files import forget_oldest
+from shared.store.store_notes import LocalNotes
+
+ENDS_TO_QUARANTINE = 2
+
+_MAX_FILES = 1000
+_DIGEST_CHARACTERS = 64
+
+
+@dataclass(frozen=True)
+class UncleanEnd:
+    """A process that ended by the fault of a content, which has ended ``ends`` processes so far."""
+
+    version: int
+    digest: str
+    fault: str
+    ends: int
+
+    @property
+    def is_last(self) -> bool:
+        """True when the content must not act on this machine again."""
+        return self.ends >= ENDS_TO_QUARANTINE
+
+
+class _End(msgspec.Struct, frozen=True):
+    version: int
+    fault: str
+
+
+class UncleanEnds:
+    """The counts: one small file for each end in ``directory``.
+
+    The count of a content begins at zero again when an agent closes that acted with it for a while. If the directory
+    cannot be read or written, nothing is counted.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._notes = LocalNotes(directory)
+
+    def take(self, place: RecordPlace) -> list[UncleanEnd]:
+        """Count the processes that have ended since the last call by the fault of a content, and return them."""
+        found = []
+        try:
+            for record in take_ended_records(place):
+                if (fault := record.fault()) is not None:
+                    ends = self._add(record.digest, _End(record.version, fault))
+                    found.append(UncleanEnd(record.version, record.digest, fault, ends))
+        except (StoreError, OSError) as error:
+            logger.debug("unclean ends not counted error={}", error)
+        return found
+
+    def clear(self, digest: str) -> None:
+        """Let the count of ``digest`` begin at zero."""
+        with suppress(StoreError):
+            for name in self._of(digest):
+                self._notes.remove(name)
+
+    def _add(self, digest: str, end: _End) -> int:
+        self._directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._notes.write(f"{digest}-{secrets.token_hex(4)}", msgspec.json.encode(end))
+        ends = len(self._of(digest))
+        forget_oldest(self._directory, _MAX_FILES)
+        return ends
+
+    def _of(self, digest: str) -> list[str]:
+        return [name for name in self._notes.names() if name[:_DIGEST_CHARACTERS] == digest]
