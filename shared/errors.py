@@ -36,10 +36,32 @@
 Foreign exceptions are mapped with ``raise ... from error``.
 """
 
+import re
+
+# Control characters of both sets and delete, line separators, marks and overrides of the direction of text, and lone
+# surrogates, which no terminal or file can encode.
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: object) -> str:
+    """Return ``str(text)`` with each character that could begin a line or steer a terminal as a Python escape."""
+    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), _str(text))
+
 
 def one_line(message: object, most_characters: int | None = None) -> str:
-    """Return ``str(message)`` on one line, cut after ``most_characters``. Each run of white space becomes one space."""
-    return " ".join(str(message).split())[:most_characters]
+    """Return ``str(message)`` on one line, cut after ``most_characters``, printable.
+
+    Each run of white space becomes one space.
+    """
+    return printable(" ".join(_str(message).split()))[:most_characters]
+
+
+def _str(value: object) -> str:
+    """Return ``str(value)``; a class of a program may raise there."""
+    try:
+        return str(value)
+    except Exception as error:  # noqa: BLE001 - the text stands for it
+        return f"{type(value).__name__} without text ({type(error).__name__})"
 
 
 class HotswapError(Exception):

@@ -5,6 +5,7 @@ and packs weights the same way, so that the actor only copies a block. It leaves
 that fails, to the actor's loader, which finds the fault again and reports it.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -44,12 +45,12 @@ class _PrefetchWorker:
     def __init__(self, config: PrefetchConfig) -> None:
         self._config = config
         self._shared_weights = SharedWeights(config.shared_weights, config.block_floats)
-        self._store = LocalPolicyStore(Path(config.store))
+        self._store = LocalPolicyStore(Path(os.fsdecode(config.store)))
         self._woken = WakeUp()
         self._watcher = PolicyWatcher(self._store, self._woken)
         self._authenticity = Authenticity([PublicKey(raw) for raw in config.public_keys], config.run_id)
         directory = config.quarantine_directory
-        self._cache = None if directory is None else QuarantineCache(Path(directory))
+        self._cache = None if directory is None else QuarantineCache(Path(os.fsdecode(directory)))
         self._engine: LlvmEngine | None = None
         self._done = config.version
 

@@ -155,7 +155,7 @@ class Prefetcher(VersionSource):
     ) -> PrefetchConfig:
         directory = self._quarantine_directory
         return PrefetchConfig(
-            store=str(self._store),
+            store=os.fsencode(self._store.path),
             version=policy.version,
             signature=policy.signature,
             program_digest=engine.program_digest,
@@ -165,7 +165,7 @@ class Prefetcher(VersionSource):
             values=self._values,
             public_keys=tuple(key.raw for key in self._authenticity.keys),
             run_id=self._authenticity.run_id,
-            quarantine_directory=None if directory is None else str(directory),
+            quarantine_directory=None if directory is None else os.fsencode(directory),
             shared_weights=shared_weights,
             wake=wake.descriptor,
             news=news.descriptor,

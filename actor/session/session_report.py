@@ -9,12 +9,13 @@ from loguru import logger
 from actor.loading.loaded_policy import LoadedPolicy
 from actor.rollouts.episodes import FinishedEpisode
 from shared.errors import ConfigurationError
+from shared.process import terminal
 
 
 def print_line(line: str) -> None:
     """Print and flush ``line``. Errors of the disk are logged; BrokenPipeError ends the command."""
     try:
-        print(line, flush=True)  # noqa: T201
+        terminal.print_line(line)
     except BrokenPipeError:
         raise
     except OSError as error:

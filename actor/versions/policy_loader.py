@@ -4,10 +4,12 @@ import math
 import threading
 import time
 from collections.abc import Sequence
+from functools import partial
 
 from actor.rollouts.episodes import FinishedEpisode
 from actor.versions.load_barrier import LoadBarrier
 from actor.versions.policy_manager import PolicyManager
+from actor.versions.reports import Attempts
 from actor.versions.selection_strategy import SelectionStrategy
 from actor.versions.staleness import StalenessMonitor
 from actor.versions.store_listing import StoreListing
@@ -19,6 +21,7 @@ from actor.watching.wake_up import WakeUp
 
 _REST_S = 120.0
 """The longest rest while nothing in the store changes."""
+_REST_AFTER_FAULT_S = 0.25
 
 
 class PolicyLoader:
@@ -52,6 +55,7 @@ class PolicyLoader:
         self._staleness = staleness or StalenessMonitor(math.inf, alarming=False)
         self._name = name
         self.reports = loading.reports
+        self._attempts = Attempts(loading.reports)
         self._wake = listing.wake
         self._news = WakeUp()
         self._turn = threading.Lock()  # its holder may move versions
@@ -156,28 +160,36 @@ class PolicyLoader:
 
     def load_pending(self) -> None:
         """Look at the store and load what should act next. Never sleeps, never raises."""
-        try:
-            self._strategy.look()
-            if self._listing.look():
-                while not self._closing and (version := self._select()) is not None:
-                    self._load(version)
-                    self._listing.look()
-            self.manager.trim_spares()
-            self._loading.quarantine.share(self._strategy.failed)
-            self._report_age()
-        except Exception as error:  # noqa: BLE001 - the acting policy must go on, and later versions be looked for
-            self.reports.add("ERROR", f"policy loader failed error={type(error).__name__}: {error}")
+        attempt = self._attempts.run
+        attempt("strategy", self._strategy.look)
+        attempt("loading", self._load_selected)
+        attempt("trimming", self.manager.trim_spares)
+        attempt("quarantine", partial(self._loading.quarantine.share, self._strategy.failed))
+        attempt("age", self._report_age)
+
+    def _load_selected(self) -> None:
+        if self._listing.look():
+            while not self._closing and (version := self._select()) is not None:
+                self._load(version)
+                self._listing.look()
 
     def _work(self) -> None:
-        self._loading.engines.prepare()
-        self.watcher.start()
+        self._attempts.run("preparation", self._loading.engines.prepare)
+        self._attempts.run("watching", self.watcher.start)
         while not self._closing:
-            self._wake.clear()
-            self.watcher.read_events()
-            self._keep_source()
-            with self._turn:
-                self.load_pending()
-            self._rest()
+            try:
+                self._work_once()
+            except BaseException as error:  # noqa: BLE001 - nothing ends the thread but close
+                self._attempts.failed("work", error)
+                time.sleep(_REST_AFTER_FAULT_S)
+
+    def _work_once(self) -> None:
+        self._wake.clear()
+        self._attempts.run("events", self.watcher.read_events)
+        self._attempts.run("source", self._keep_source)
+        with self._turn:
+            self.load_pending()
+        self._rest()
 
     def _rest(self) -> None:
         """Wait until something may be due. Each wake-up of an idle actor finds cold caches, so there are few."""
@@ -212,9 +224,7 @@ class PolicyLoader:
     def _load(self, version: int) -> None:
         began_s = time.monotonic()
         with self.load_barrier.loading():
-            policy = self._loading.load(version, self._strategy.take_spare)
-            if policy is not None:
-                self._strategy.place(policy)
+            policy = self._loading.load(version, self._strategy.take_spare, self._strategy.place)
         if policy is not None and self._source.loaded(0.0 if self.is_waited_for else time.monotonic() - began_s):
             self._wake.set()
         self._news.set()

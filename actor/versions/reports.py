@@ -1,7 +1,14 @@
 """The lines that the loader thread leaves for the agent to log from ``reset`` and ``adopt``."""
 
+import time
 from collections import deque
+from collections.abc import Callable
 from typing import NamedTuple
+
+from shared.errors import one_line
+
+_AGAIN_S = 600.0
+_MOST_CHARACTERS = 300
 
 
 class Report(NamedTuple):
@@ -20,3 +27,30 @@ class Reports(deque[Report]):
     def add(self, level: str, message: str) -> None:
         """Leave a line for the agent to log."""
         self.append(Report(level, message))
+
+
+class Attempts:
+    """Runs the phases of the loader, none of which may end it. Each kind of failure is reported once in ten minutes."""
+
+    def __init__(self, reports: Reports) -> None:
+        self._reports = reports
+        self._failures: dict[tuple[str, type[BaseException]], tuple[int, float]] = {}
+
+    def run(self, phase: str, action: Callable[[], object]) -> bool:
+        """Call ``action``. Return False if it raised, after a report that names the phase."""
+        try:
+            action()
+        except Exception as error:  # noqa: BLE001 - the acting policy must go on, and later versions be looked for
+            self.failed(phase, error)
+            return False
+        return True
+
+    def failed(self, phase: str, error: BaseException) -> None:
+        """Count a failure of ``phase``, and report it unless one of that type was reported lately."""
+        count, reported_at_s = self._failures.get((phase, type(error)), (0, float("-inf")))
+        count, now_s = count + 1, time.monotonic()
+        if now_s - reported_at_s >= _AGAIN_S:
+            reported_at_s = now_s
+            reason = one_line(f"{type(error).__name__}: {one_line(error)}", _MOST_CHARACTERS)
+            self._reports.add("ERROR", f"policy loader failed phase={phase} failures={count} error={reason}")
+        self._failures[phase, type(error)] = count, reported_at_s

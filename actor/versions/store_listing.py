@@ -7,7 +7,7 @@ from actor.versions.policy_manager import PolicyManager
 from actor.versions.reports import Reports
 from actor.watching.policy_watcher import PolicyWatcher
 from actor.watching.wake_up import WakeUp
-from shared.errors import StoreError
+from shared.errors import StoreError, one_line
 from shared.retry import RetrySchedule
 from shared.store.policy_store import PolicyStore
 
@@ -39,7 +39,7 @@ class StoreListing:
             return False
         try:
             changed = self.watcher.check(force=force)
-        except StoreError as error:
+        except Exception as error:  # noqa: BLE001 - whatever a backend raises, the store is listed again later
             self._failed(error)
             return False
         if self.fault is not None:
@@ -54,9 +54,10 @@ class StoreListing:
         wait_s = self._retry_at_s - time.monotonic()
         return wait_s if wait_s > 0 else math.inf
 
-    def _failed(self, error: StoreError) -> None:
+    def _failed(self, error: Exception) -> None:
+        reason = str(error) if isinstance(error, StoreError) else one_line(f"{type(error).__name__}: {one_line(error)}")
         self._failures += 1
         self._retry_at_s = time.monotonic() + self._retry.delay_s(self._failures)
         if self.fault is None:
-            self._reports.add("WARNING", f"policy store does not answer, retrying error={error}")
-        self.fault = str(error)
+            self._reports.add("WARNING", f"policy store does not answer, retrying error={reason}")
+        self.fault = reason

@@ -1,6 +1,7 @@
 """The load of one version: open, authenticate, check for a quarantine, load, and record what failed."""
 
 import time
+from collections.abc import Callable
 
 from actor.loading.engine_fallback import EngineFallback
 from actor.loading.engine_loader import TakeSpare
@@ -44,8 +45,8 @@ class VersionLoader:
         self._authenticity = authenticity
         self._retry = RetrySchedule()
 
-    def load(self, version: int, take_spare: TakeSpare) -> LoadedPolicy | None:
-        """Return ``version`` verified and warm, or None if it failed."""
+    def load(self, version: int, take_spare: TakeSpare, place: Callable[[LoadedPolicy], None]) -> LoadedPolicy | None:
+        """Return ``version`` verified, warm and placed, or None if it failed."""
         self._versions.move(version, VersionState.LOADING)
         digest = None
         try:
@@ -57,6 +58,7 @@ class VersionLoader:
                 self.reports.add("ERROR", f"policy version {version} refused reason=content is quarantined: {reason}")
                 return None
             result = self.engines.load(files, take_spare)
+            place(result.policy)
         except Exception as error:  # noqa: BLE001 - a version must not end the loader, whatever it raises
             self._failed(version, digest, error)
             return None

@@ -13,6 +13,7 @@ from actor.watching.directory_events import DirectoryEvents, reports_all_changes
 from actor.watching.wake_up import WakeUp
 from shared.errors import StoreUnavailable
 from shared.store.policy_store import PolicyStore, parse_version_name
+from shared.store.version_numbers import is_plausible
 
 # A directory's time of change is trusted only if it was this old at the last listing: a change within the same tick of
 # the file system's clock leaves the time as it is, and no clock is coarser than this.
@@ -147,7 +148,8 @@ class PolicyWatcher:
         """Add the versions that events named; return True when there are new ones."""
         announced = {self._announced.popleft() for _ in range(len(self._announced))}
         newest = self.known[-1] if self.known else -1
-        new = sorted(version for version in announced if version > newest)
+        # A listing decides about a number that jumps.
+        new = sorted(version for version in announced if version > newest and is_plausible(version, newest))
         if not self.has_listed:
             return False  # a listing has to find the older versions first
         self.known = (*self.known, *new)

@@ -8,17 +8,18 @@ from typing import Annotated
 import msgspec
 import numpy as np
 import tyro
-from rich.console import Console
 from rich.table import Table
 
 from actor.agent_options import TrustOptions
 from actor.sandbox.program_sandbox import SandboxLimits
 from learner.training.run_options import parse_env_kwargs
 from rl_hotswap.evaluation import Evaluation, evaluate
+from rl_hotswap.launcher.terminal import Terminal
 from shared.errors import ConfigurationError, VersionNotFound
 from shared.policy.signing import public_keys_of
 from shared.process.command_line import run_command
 from shared.process.log import set_up_logging
+from shared.process.terminal import print_line
 from shared.run.run_directory import find_run
 
 COMMAND = "rl-hotswap evaluate"
@@ -85,9 +86,9 @@ def main(options: EvaluateOptions) -> int:
         sandbox=SandboxLimits() if options.sandbox else None,
     )
     if options.json:
-        print(msgspec.json.encode(evaluation).decode())
+        print_line(msgspec.json.encode(evaluation).decode())
     else:
-        Console(soft_wrap=True).print(_table(evaluation))
+        Terminal(soft_wrap=True).print(_table(evaluation))
     return 0
 
 

@@ -13,6 +13,7 @@ from shared.errors import ConfigurationError
 from shared.policy.signing import signing_key_of
 from shared.process.command_line import run_command
 from shared.process.log import set_up_logging
+from shared.process.terminal import print_line
 
 if TYPE_CHECKING:
     from torch import nn
@@ -80,7 +81,7 @@ def main(options: ExportOptions) -> int:
         return 0
     manifest = _publish_sb3(options, options.sb3) if options.sb3 is not None else _publish_module(options)
     taken = ", ".join(report.method for report in manifest.export if report.taken)
-    print(f"published version {manifest.version} into {options.store}: {taken}")
+    print_line(f"published version {manifest.version} into {options.store}: {taken}")
     return 0
 
 
@@ -154,7 +155,9 @@ def _export_module(options: ExportOptions) -> None:
         raise ConfigurationError(f"--how: expected one of {', '.join(EXPORT_METHODS)}; found {options.how!r}")
     example = example_arguments(options.example)
     key = options.signing_key
-    print(export_module(_module(options), example, directory, how=how, aot=options.aot, signing_key=key))
+    report = export_module(_module(options), example, directory, how=how, aot=options.aot, signing_key=key)
+    for line in str(report).splitlines():
+        print_line(line)
 
 
 def _module(options: ExportOptions) -> "nn.Module":

@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from actor.sandbox.cache_directory import user_cache
@@ -19,9 +17,17 @@ from actor.sandbox.program_sandbox import DEFAULT_LIMITS, ProgramSandbox, Sandbo
 from actor.verification.probe_verifier import ModuleVerifier, ProbeVerifier
 from actor.verification.version_checks import check_signature
 from actor.versions.staleness import describe_age
+from rl_hotswap.launcher.terminal import Terminal
 from shared.engines.engine import Engine, EngineKind
 from shared.engines.load import Read, load_program
-from shared.errors import ConfigurationError, HotswapError, PolicyLoadError, ProgramUnsupported, VersionNotFound
+from shared.errors import (
+    ConfigurationError,
+    HotswapError,
+    PolicyLoadError,
+    ProgramUnsupported,
+    VersionNotFound,
+    one_line,
+)
 from shared.operators.program_check import listed_operators
 from shared.operators.program_trust import PURE_ONLY, ProgramTrust
 from shared.policy.manifest import Manifest
@@ -88,11 +94,12 @@ class Check:
 def main(options: InspectOptions) -> int:
     """Print the version and its checks; return 0 if it verifies, else 1. Raises ConfigurationError for no directory."""
     set_up_logging("inspect", None, terminal_level="WARNING")
-    console = Console(highlight=False)
-    console = console if console.is_terminal else Console(highlight=False, width=_FILE_WIDTH)
+    console = Terminal()
+    console = console if console.is_terminal else Terminal(width=_FILE_WIDTH)
     if options.operators:
         for group, names in listed_operators().items():
-            console.print(f"{group}:\n  {' '.join(names)}\n", markup=False)
+            console.print(f"{group}:")
+            console.print(f"  {' '.join(names)}")
         return 0
     directory = options.version_dir
     if directory is None or not directory.is_dir():
@@ -100,12 +107,12 @@ def main(options: InspectOptions) -> int:
     return _inspect(options, directory, console)
 
 
-def _inspect(options: InspectOptions, directory: Path, console: Console) -> int:
+def _inspect(options: InspectOptions, directory: Path, console: Terminal) -> int:
     keys = public_keys_of(options.public_key)
     try:
         files = open_version_directory(directory)
     except (PolicyLoadError, VersionNotFound) as error:
-        console.print(f"does not verify: {error}", style="red", markup=False, soft_wrap=True)
+        console.print(f"does not verify: {one_line(error)}", style="red", soft_wrap=True)
         return 1
     for table in _describe(files.manifest):
         console.print(table)
@@ -119,8 +126,7 @@ def _inspect(options: InspectOptions, directory: Path, console: Console) -> int:
     console.print(_table("Verification", ("check", "passed", "result"), results))
     for check in checks:
         if check.error is not None:
-            reason = f"{check.subject}: {check.error}"
-            console.print(f"does not verify: {reason}", style="red", markup=False, soft_wrap=True)
+            console.print(f"does not verify: {check.subject}: {check.error}", style="red", soft_wrap=True)
             return 1
     console.print("verifies", style="green")
     return 0
@@ -166,7 +172,7 @@ def _check(subject: str, attempt: Callable[[], str]) -> Check:
     try:
         return Check(subject, attempt())
     except HotswapError as error:
-        return Check(subject, "", f"{type(error).__name__}: {error}")
+        return Check(subject, "", one_line(f"{type(error).__name__}: {error}"))
 
 
 def _read_signer(files: VersionFiles, keys: Sequence[PublicKey]) -> str:
@@ -260,7 +266,7 @@ def _table(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*map(escape, row))
+        table.add_row(*row)
     return table
 
 

@@ -12,6 +12,7 @@ from shared.errors import ConfigurationError
 from shared.policy.signing import PublicKey, SigningKey
 from shared.process.command_line import run_command
 from shared.process.log import set_up_logging
+from shared.process.terminal import print_line
 
 COMMAND = "rl-hotswap keys"
 
@@ -39,12 +40,12 @@ def main(options: KeysOptions) -> int:
     """Make or show keys and return 0. Raises ConfigurationError for unreadable files and existing keys."""
     set_up_logging("keys", None, terminal_level="WARNING")
     if options.what == "show":
-        print(_public_key_in(options.path))
+        print_line(_public_key_in(options.path))
         return 0
     key = make_keys(options.path)
     private, public = options.path / SIGNING_KEY_FILE, options.path / PUBLIC_KEY_FILE
-    print(f"{private}: the private key. Its holder can publish versions that your actors accept")
-    print(f"{public}: the public key, {key.public}")
+    print_line(f"{private}: the private key. Its holder can publish versions that your actors accept")
+    print_line(f"{public}: the public key, {key.public}")
     return 0
 
 

@@ -14,6 +14,7 @@ from shared.policy.manifest import FileEntry, Manifest
 from shared.policy.signing import SigningKey, public_keys_of, signing_key_of
 from shared.process.command_line import run_command
 from shared.process.log import set_up_logging
+from shared.process.terminal import print_line
 from shared.run.run_directory import RunDirectory
 from shared.store.authenticity import Authenticity
 from shared.store.policy_store import LocalPolicyStore, PolicyStore, UsedNumbers, open_store
@@ -61,13 +62,13 @@ def main(options: RollbackOptions) -> int:
     keys = () if key is None else (key.public, *public_keys_of(options.public_key))
     authenticity = Authenticity(keys, None if config is None else config.run_id)
     manifest = roll_back(store, options.to, authenticity, key)
-    print(
+    print_line(
         f"version {manifest.version} has the content of version {options.to} (digest {manifest.digest[:12]}) in {store}"
     )
     if (reason := store.quarantined().get(manifest.digest)) is not None:
-        print(f"warning: an actor quarantined this content and refuses it under any number: {reason}")
+        print_line(f"warning: an actor quarantined this content and refuses it under any number: {reason}")
     if run is not None and run.live():
-        print("warning: the learner of this run is alive; its next version will be newer again")
+        print_line("warning: the learner of this run is alive; its next version will be newer again")
     return 0
 
 

@@ -8,7 +8,6 @@ from functools import partial
 from typing import Annotated, Any
 
 import numpy as np
-from rich.console import Console
 from tyro.conf import arg
 
 from learner.run import choose_run_directory
@@ -17,6 +16,7 @@ from rl_hotswap.launcher.acting_options import ActingOptions, SingleProcessRun
 from rl_hotswap.launcher.child_process import python_module
 from rl_hotswap.launcher.live_display import open_display
 from rl_hotswap.launcher.supervisor import Supervisor
+from rl_hotswap.launcher.terminal import Terminal
 from shared.errors import ConfigurationError, EnvironmentFailed
 from shared.policy.signing import PublicKey
 from shared.process.command_line import run_command
@@ -101,7 +101,7 @@ def train(options: TrainOptions, run: RunDirectory) -> int:
     set_up_logging("supervisor", run.logs, terminal_level=None)
     run.restrict(group_readable=options.group_readable)
     key = signing_key_for(run, options.signing_key)
-    console = Console()
+    console = Terminal()
     with run.lock_supervisor():
         _keep_options(options, run)
         began_s = time.monotonic()

@@ -4,11 +4,11 @@ import time
 from contextlib import AbstractContextManager
 from typing import Protocol, Self
 
-from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
 from rl_hotswap.launcher.supervisor import TrainingStatus
+from rl_hotswap.launcher.terminal import Terminal
 from shared.run.progress import Progress
 
 _REDRAW_S = 0.25
@@ -23,7 +23,7 @@ class Display(AbstractContextManager["Display"], Protocol):
         """Draw ``status`` at a readable rate. Messages are printed at once and stay."""
 
 
-def open_display(console: Console, title: str) -> Display:
+def open_display(console: Terminal, title: str) -> Display:
     """Return a live table for a terminal, plain lines for anything else."""
     return LiveTable(console, title) if console.is_terminal else PlainLines(console)
 
@@ -53,7 +53,7 @@ def _number(value: float | None, form: str) -> str:
 class PlainLines(AbstractContextManager["PlainLines"]):
     """Prints one line every two seconds, for logs and pipes."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Terminal) -> None:
         self._console = console
         self._next_s = 0.0
         self._last = ""
@@ -73,13 +73,13 @@ class PlainLines(AbstractContextManager["PlainLines"]):
         self._last = line
 
     def _print(self, line: str) -> None:
-        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(line, soft_wrap=True)
 
 
 class LiveTable:
     """Redraws one table in place, with messages above it."""
 
-    def __init__(self, console: Console, title: str) -> None:
+    def __init__(self, console: Terminal, title: str) -> None:
         self._title = title
         self._live = Live(console=console, auto_refresh=False, transient=False)
         self._next_s = 0.0
@@ -93,7 +93,7 @@ class LiveTable:
 
     def show(self, status: TrainingStatus) -> None:
         for message in status.messages:
-            self._live.console.print(message, style="yellow", markup=False, highlight=False)
+            self._live.console.print(message, style="yellow")
         if status.messages or time.monotonic() >= self._next_s:
             self._next_s = time.monotonic() + _REDRAW_S
             self._live.update(_table(self._title, status), refresh=True)

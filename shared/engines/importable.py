@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 
 from shared.errors import NotTrusted, ProgramError
+from shared.policy.strict_json import repeated_key
 from shared.policy.weights import check_layout
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def load_importable(data: bytes, weights: Weights, trusted_prefixes: Sequence[st
     cls = _find_class(importable.class_path, trusted_prefixes)
     try:
         module: nn.Module = cls(**importable.arguments)
-    except Exception as error:  # a policy's own code may raise anything
+    except (Exception, SystemExit) as error:  # a policy's own code may raise anything, and sys.exit is no way out
         raise ProgramError(
             f"{importable.class_path} could not be constructed: {type(error).__name__}: {error}"
         ) from error
@@ -59,9 +60,13 @@ def _decode(data: bytes) -> ImportablePolicy:
     if len(data) > MAX_BYTES:
         raise ProgramError(f"expected an importable policy of at most {MAX_BYTES} bytes, found {len(data)}")
     try:
-        return msgspec.json.decode(data, type=ImportablePolicy)
+        importable = msgspec.json.decode(data, type=ImportablePolicy)
+        key = repeated_key(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ProgramError(f"not an importable policy: {error}") from error
+    if key is not None:
+        raise ProgramError(f"not an importable policy: the key {key!r} occurs twice in one object")
+    return importable
 
 
 def _find_class(class_path: str, trusted_prefixes: Sequence[str]) -> "type[nn.Module]":
@@ -75,7 +80,7 @@ def _find_class(class_path: str, trusted_prefixes: Sequence[str]) -> "type[nn.Mo
         found: Any = importlib.import_module(match["module"])
         for name in match["name"].split("."):
             found = getattr(found, name)
-    except Exception as error:  # importing runs the module's own code
+    except (Exception, SystemExit) as error:  # importing runs the module's own code
         raise ProgramError(f"{class_path} could not be imported: {type(error).__name__}: {error}") from error
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
         raise NotTrusted(f"{class_path} is not a subclass of torch.nn.Module")

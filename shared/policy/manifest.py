@@ -4,19 +4,27 @@ import hashlib
 import re
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
 from shared.errors import ManifestError
+from shared.policy.manifest_checks import (
+    check_module_signature,
+    check_policy_signature,
+    check_times,
+    check_tolerances,
+)
 from shared.policy.signature import ModuleSignature, PolicySignature
+from shared.policy.strict_json import repeated_key
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 SIGNATURE_NAME = "manifest.sig"
 MAX_MANIFEST_BYTES = 4 * 2**20
 MAX_VERSION_BYTES = 8 * 2**30
+MAX_FILES = 10_000
 
 ProgramKind = Literal["torchscript", "onnx", "aot", "importable"]
 
@@ -33,6 +41,8 @@ PROGRAM_FILES: Mapping[ProgramKind, str] = {
     "importable": IMPORTABLE_FILE,
 }
 
+_Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+_Text = Annotated[str, msgspec.Meta(max_length=1000)]
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -41,7 +51,7 @@ class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """SHA-256 (hexadecimal) and size of a file of the version."""
 
     sha256: str
-    size_bytes: int
+    size_bytes: _Count
 
 
 class ProgramEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -78,8 +88,8 @@ class MethodReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rena
 class TrainingProgress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Progress of the training at publication; seconds count from the first environment step."""
 
-    update: int = 0
-    env_steps: int = 0
+    update: _Count = 0
+    env_steps: _Count = 0
     train_s: float = 0.0
     mean_return: float | None = None
 
@@ -90,20 +100,20 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=Tru
     ``module`` is set for an exported module; after a rollback, ``restores`` is the version that the files come from.
     """
 
-    version: int
-    run_id: str
-    env_id: str | None
+    version: Annotated[int, msgspec.Meta(ge=0, lt=10**18)]
+    run_id: _Text
+    env_id: _Text | None
     created_unix_s: float
     signature: PolicySignature
-    programs: tuple[ProgramEntry, ...]
-    files: dict[str, FileEntry]
+    programs: Annotated[tuple[ProgramEntry, ...], msgspec.Meta(max_length=MAX_FILES)]
+    files: Annotated[dict[str, FileEntry], msgspec.Meta(max_length=MAX_FILES)]
     weights: str
     probe: ProbeEntry
-    export: tuple[MethodReport, ...] = ()
+    export: Annotated[tuple[MethodReport, ...], msgspec.Meta(max_length=MAX_FILES)] = ()
     training: TrainingProgress = TrainingProgress()
-    format_version: int = FORMAT_VERSION
+    format_version: _Count = FORMAT_VERSION
     module: ModuleSignature | UnsetType = UNSET
-    restores: int | UnsetType = UNSET
+    restores: _Count | UnsetType = UNSET
 
     @cached_property
     def digest(self) -> str:
@@ -121,7 +131,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=Tru
 
 def encode_manifest(manifest: Manifest) -> bytes:
     """Return indented JSON in a deterministic order."""
-    return msgspec.json.format(msgspec.json.encode(manifest, order="deterministic"), indent=1)
+    return msgspec.json.format(_encode(manifest), indent=1)
 
 
 def decode_manifest(data: bytes) -> Manifest:
@@ -129,43 +139,65 @@ def decode_manifest(data: bytes) -> Manifest:
     if len(data) > MAX_MANIFEST_BYTES:
         raise ManifestError(f"expected a manifest of at most {MAX_MANIFEST_BYTES} bytes, found {len(data)}")
     try:
+        manifest = _decode(data)
+        is_canonical = _without_spaces(_encode(manifest)) == _without_spaces(data)
+    except _NOT_JSON as error:
+        _check_format(data)  # fields of a newer format would not fit either
+        raise ManifestError(f"not a manifest of format {FORMAT_VERSION}: {error}") from error
+    if manifest.format_version != FORMAT_VERSION:
+        _check_format(data)
+    _check(manifest)
+    # What ``encode_manifest`` writes has unique keys, and comparing is the cheaper check.
+    if not is_canonical and (key := repeated_key(data)) is not None:
+        raise ManifestError(f"expected every key once, found {key!r} twice in one object")
+    return manifest
+
+
+def decode_manifest_again(data: bytes) -> Manifest:
+    """Parse a manifest that ``decode_manifest`` has accepted before, in this process or another, without checks."""
+    return _decode(data)
+
+
+class _Head(msgspec.Struct):
+    format_version: _Count
+
+
+_decode = msgspec.json.Decoder(Manifest).decode
+_encode = msgspec.json.Encoder(order="deterministic").encode
+_NOT_JSON = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
+
+def _without_spaces(data: bytes) -> bytes:
+    return data.translate(None, b" \n")
+
+
+def _check_format(data: bytes) -> None:
+    try:
         head = msgspec.json.decode(data, type=_Head)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except _NOT_JSON as error:
         raise ManifestError(f"not a manifest: {error}") from error
     if head.format_version != FORMAT_VERSION:
         raise ManifestError(
             "update rl-hotswap here, or publish with the release that this actor runs: "
             f"expected manifest format {FORMAT_VERSION}, found {head.format_version}"
         )
-    try:
-        manifest = msgspec.json.decode(data, type=Manifest)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise ManifestError(f"not a manifest of format {FORMAT_VERSION}: {error}") from error
-    _check_files(manifest)
-    return manifest
 
 
-def decode_manifest_again(data: bytes) -> Manifest:
-    """Parse a manifest that ``decode_manifest`` has accepted before, in this process or another, without checks."""
-    return msgspec.json.decode(data, type=Manifest)
-
-
-class _Head(msgspec.Struct):
-    format_version: int
-
-
-def _check_files(manifest: Manifest) -> None:
+def _check(manifest: Manifest) -> None:
     for name, entry in manifest.files.items():
         if not _PLAIN_NAME.fullmatch(name) or name in (MANIFEST_NAME, SIGNATURE_NAME):
-            raise ManifestError(f"expected the plain name of a file in the version's directory, found {name!r}")
-        if not _SHA256.fullmatch(entry.sha256) or entry.size_bytes < 0:
-            raise ManifestError(f"{name}: expected a SHA-256 in hexadecimal and a size in bytes, found {entry}")
+            raise ManifestError(f"expected the plain name of a file in the version's directory, found {name[:200]!r}")
+        if not _SHA256.fullmatch(entry.sha256):
+            raise ManifestError(f"{name}: expected a SHA-256 in hexadecimal, found {entry.sha256[:80]!r}")
     if (total := sum(entry.size_bytes for entry in manifest.files.values())) > MAX_VERSION_BYTES:
         raise ManifestError(f"expected a version of at most {MAX_VERSION_BYTES:,} bytes, found {total:,}")
-    if manifest.version < 0:
-        raise ManifestError(f"expected a version of at least 0, found {manifest.version}")
     if not manifest.programs:
         raise ManifestError("expected at least one program, found none")
     for needed in (manifest.weights, manifest.probe.file, *(program.file for program in manifest.programs)):
         if needed not in manifest.files:
-            raise ManifestError(f"expected {needed!r} among the manifest's files")
+            raise ManifestError(f"expected {needed[:200]!r} among the manifest's files")
+    check_times(manifest.created_unix_s, manifest.training.train_s)
+    check_tolerances(manifest.probe.atol, manifest.probe.rtol)
+    check_policy_signature(manifest.signature)
+    if isinstance(manifest.module, ModuleSignature):
+        check_module_signature(manifest.module)

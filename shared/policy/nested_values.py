@@ -273,7 +273,8 @@ def unflatten(structure: Structure, leaves: Sequence[Any], classes: Classes | No
     remaining = iter(leaves)
     value = _unflatten(structure, remaining, classes or {})
     if next(remaining, remaining) is not remaining:
-        raise SignatureMismatch(f"expected {len(leaf_names(structure))} tensors, found {len(leaves)}")
+        expected = sum(1 for _ in _leaf_names(structure, ""))
+        raise SignatureMismatch(f"expected {expected} tensors, found {len(leaves)}")
     return value
 
 

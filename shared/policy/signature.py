@@ -13,7 +13,7 @@ output. A program takes one list of tensors and returns one list, both batch fir
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 import numpy as np
@@ -21,8 +21,10 @@ import numpy as np
 from shared.errors import ConfigurationError, SignatureMismatch
 from shared.policy.nested_values import Structure
 from shared.policy.spaces import ActionSpec, ObservationLeaf, Path
+from shared.policy.tensor_limits import MAX_TENSORS
 
 Role = Literal["observation", "state", "action_mask", "noise", "action", "env_action", "log_prob", "value"]
+_MOST = msgspec.Meta(max_length=MAX_TENSORS)
 
 
 class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -42,10 +44,10 @@ class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class PolicySignature(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True):
     """All tensors of a policy's programs, and its observation and action spaces."""
 
-    observation: tuple[ObservationLeaf, ...]
+    observation: Annotated[tuple[ObservationLeaf, ...], _MOST]
     action: ActionSpec
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
+    inputs: Annotated[tuple[TensorSpec, ...], _MOST]
+    outputs: Annotated[tuple[TensorSpec, ...], _MOST]
 
     @cached_property
     def input_names(self) -> tuple[str, ...]:
@@ -154,8 +156,8 @@ class ArgumentSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class ModuleSignature(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True):
     """Tensors of a module. ``arguments`` is the structure of ``(args, kwargs)``, ``result`` that of the result."""
 
-    inputs: tuple[ArgumentSpec, ...]
-    outputs: tuple[ArgumentSpec, ...]
+    inputs: Annotated[tuple[ArgumentSpec, ...], _MOST]
+    outputs: Annotated[tuple[ArgumentSpec, ...], _MOST]
     arguments: Structure
     result: Structure
 

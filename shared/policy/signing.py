@@ -18,17 +18,32 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 SIGNATURE_BYTES = 64
+_KEY_BYTES = 32
 
 _PREFIX = "ed25519:"
 _MAX_KEY_FILE_BYTES = 2**16
 _SHOWN_DIGITS = 12
 
+# A point of small order "verifies" signatures that nobody made. These are the y coordinates of all eight of them; a
+# larger y than the prime is another encoding of one below it.
+_PRIME = 2**255 - 19
+_ORDER_8 = 0x05FC536D880238B13933C6D305ACDFD5F098EFF289F4C345B027B2C28F95E826
+_SMALL_ORDER_Y = frozenset({0, 1, _PRIME - 1, _ORDER_8, _PRIME - _ORDER_8})
+
 
 @dataclass(frozen=True)
 class PublicKey:
-    """Verifies signatures. ``raw`` is the 32-byte key of RFC 8032."""
+    """Verifies signatures. ``raw`` is the 32-byte key of RFC 8032. Raises ConfigurationError for a weak key."""
 
     raw: bytes
+
+    def __post_init__(self) -> None:
+        y = int.from_bytes(self.raw, "little") & (2**255 - 1)  # the highest bit is the sign of x
+        if len(self.raw) != _KEY_BYTES or y in _SMALL_ORDER_Y or y >= _PRIME:
+            raise ConfigurationError(
+                f"make a new key with rl-hotswap keys make DIR: anybody could sign for {self}, because it is of small order "
+                "or not encoded as RFC 8032 says"
+            )
 
     @classmethod
     def read(cls, text: str | Path) -> Self:

@@ -9,7 +9,7 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -17,13 +17,17 @@ from safetensors.numpy import save
 
 from shared.errors import WeightsError
 from shared.files.buffer_pool import Data
+from shared.policy.strict_json import repeated_key
+from shared.policy.tensor_limits import MAX_TENSORS, shape_fault
 
-MAX_HEADER_BYTES = 16 * 2**20
+MAX_HEADER_BYTES = 4 * 2**20
 _LENGTH_BYTES = 8
 _SIZES = {"U": ("uint", (8, 16, 32, 64)), "I": ("int", (8, 16, 32, 64)), "F": ("float", (16, 32, 64))}
 _DTYPES = {"BOOL": "bool"} | {
     f"{letter}{bits}": f"{kind}{bits}" for letter, (kind, sizes) in _SIZES.items() for bits in sizes
 }
+TENSOR_DTYPES = frozenset(_DTYPES.values())
+"""Names of the dtypes that a file can hold."""
 _NAMES = {np.dtype(numpy_name): name for name, numpy_name in _DTYPES.items()}
 
 # Versions differ in data only, so the layouts of the last small headers are cached.
@@ -42,14 +46,19 @@ class TensorPlace(msgspec.Struct, frozen=True):
     length: int
 
 
+_Offset = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+
+
 class _Entry(msgspec.Struct, forbid_unknown_fields=True):
     dtype: str
     shape: tuple[int, ...]
-    data_offsets: tuple[int, int]
+    data_offsets: tuple[_Offset, _Offset]
 
 
 def encode_weights(weights: Mapping[str, np.ndarray]) -> bytes:
     """Return a safetensors file. Equal names, shapes and dtypes give equal layouts. Raises WeightsError."""
+    if len(weights) > MAX_TENSORS:
+        raise WeightsError(f"expected at most {MAX_TENSORS:,} tensors, found {len(weights):,}")
     for name, array in weights.items():
         if array.dtype not in _NAMES:
             raise WeightsError(f"{name}: expected one of {', '.join(_DTYPES)}, found {array.dtype}")
@@ -128,12 +137,14 @@ def _read_layout(header: bytes, file_bytes: int) -> _Layout:
     places, start, end = {}, len(header), 0
     for name, entry in sorted(_entries(header).items(), key=lambda item: item[1].data_offsets):
         begin, finish = entry.data_offsets
-        if entry.dtype not in _DTYPES or any(n < 0 for n in entry.shape):
-            raise WeightsError(f"{name}: expected a shape and one of {', '.join(_DTYPES)}; found {entry}")
+        if entry.dtype not in _DTYPES:
+            raise WeightsError(f"{name[:80]}: expected one of {', '.join(_DTYPES)}; found {entry.dtype[:40]!r}")
         dtype = np.dtype(_DTYPES[entry.dtype])
+        if (fault := shape_fault(entry.shape, dtype.itemsize)) is not None:
+            raise WeightsError(f"{name[:80]}: {fault}")
         length = dtype.itemsize * math.prod(entry.shape)
         if begin != end or finish != begin + length:
-            raise WeightsError(f"{name}: expected bytes {end} to {end + length}, found {begin} to {finish}")
+            raise WeightsError(f"{name[:80]}: expected bytes {end} to {end + length}, found {begin} to {finish}")
         end = finish
         places[name] = TensorPlace(str(dtype), entry.shape, start + begin, length)
     if start + end != file_bytes:
@@ -187,9 +198,14 @@ def check_layout(expected: Mapping[str, np.ndarray], found: Mapping[str, np.ndar
 
 
 def _entries(header: bytes) -> dict[str, _Entry]:
+    text = header[_LENGTH_BYTES:]
     try:
-        raw: dict[str, Any] = msgspec.json.decode(header[_LENGTH_BYTES:], type=dict[str, Any])
+        raw = msgspec.json.decode(text, type=dict[str, Any])
+        if msgspec.json.encode(raw) != text.rstrip() and (key := repeated_key(text)) is not None:
+            raise WeightsError(f"expected every key of the header once, found {key!r} twice in one object")
         raw.pop("__metadata__", None)
+        if len(raw) > MAX_TENSORS:
+            raise WeightsError(f"expected at most {MAX_TENSORS:,} tensors, found {len(raw):,}")
         return msgspec.convert(raw, dict[str, _Entry])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise WeightsError(f"not a safetensors header: {error}") from error

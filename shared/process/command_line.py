@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from shared.errors import EnvironmentFailed, HotswapError, one_line
+from shared.process.terminal import print_line
 
 # Flags of the last release that this release still accepts.
 _DEPRECATED_FLAGS = {
@@ -96,4 +97,4 @@ def _first_part(box: str) -> str:
 
 
 def _print_line(name: str, message: str) -> None:
-    print(f"{name}: {one_line(message)}", file=sys.stderr)  # noqa: T201
+    print_line(f"{name}: {one_line(message)}", sys.stderr)

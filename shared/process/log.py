@@ -1,6 +1,7 @@
 """Logging of a process: to the terminal, and to a rotating file of its own in the run directory."""
 
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -9,25 +10,47 @@ from typing import TYPE_CHECKING, Literal
 
 from loguru import logger
 
-from shared.errors import ConfigurationError, EnvironmentFailed
+from shared.errors import ConfigurationError, EnvironmentFailed, printable
+from shared.process.terminal import print_line
 
 if TYPE_CHECKING:
     from loguru import Record
 
 Level = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 
-FILE_FORMAT = "{time:YYYY-MM-DD HH:mm:ss.SSS} | {level: <8} | {name}:{function}:{line} - {message}"
-TERMINAL_FORMAT = (
+_FILE_FORMAT = "{time:YYYY-MM-DD HH:mm:ss.SSS} | {level: <8} | {name}:{function}:{line} - {extra[text]}"
+_TERMINAL_FORMAT = (
     "<green>{time:HH:mm:ss.SSS}</green> | <level>{level: <8}</level> | "
-    "<cyan>{name}:{function}:{line}</cyan> - {message}"
+    "<cyan>{name}:{function}:{line}</cyan> - {extra[text]}"
 )
 
 # A supervisor reads the stderr of its children line by line and recognizes log lines by their level.
-SUPERVISED_FORMAT = "{level} | {name}:{function}:{line} - {message}"
+_SUPERVISED_FORMAT = "{level} | {name}:{function}:{line} - {extra[text]}"
 
 _ROTATE_AFTER_BYTES = 10 * 2**20
 _FILES_KEPT = 5
-_add_supervised = partial(logger.add, level="WARNING", format=SUPERVISED_FORMAT, colorize=False, diagnose=False)
+
+
+def _escaped(form: str) -> Callable[["Record"], str]:
+    """Return the format function for ``form``: one line for each record, then its traceback, indented.
+
+    Messages quote texts of actors, environments, stores and programs. Escaped, these cannot look like another record.
+    """
+
+    def format_record(record: "Record") -> str:
+        record["extra"]["text"] = printable(record["message"])
+        if record["exception"] is None:
+            return form + "\n"
+        lines = "".join(traceback.format_exception(record["exception"].value)).splitlines()
+        record["extra"]["traceback"] = "".join(f"    {printable(line)}\n" for line in lines)
+        return form + "\n{extra[traceback]}"
+
+    return format_record
+
+
+_add_supervised = partial(
+    logger.add, level="WARNING", format=_escaped(_SUPERVISED_FORMAT), colorize=False, diagnose=False
+)
 
 
 def set_up_logging(
@@ -49,13 +72,13 @@ def set_up_logging(
     if supervised:
         _add_supervised(sys.stderr)
     elif terminal_level is not None:
-        logger.add(sys.stderr, level=terminal_level, format=TERMINAL_FORMAT, diagnose=False)
+        logger.add(sys.stderr, level=terminal_level, format=_escaped(_TERMINAL_FORMAT), diagnose=False)
     if log_dir is None:
         return None
     path = log_dir / f"{process_name}.log"
     try:
-        # diagnose=False: variables in tracebacks can contain keys, and large arrays.
-        logger.add(_LogFile(path), level=file_level, format=FILE_FORMAT, diagnose=False)
+        # diagnose=False: the values of variables can be keys, and large arrays.
+        logger.add(_LogFile(path), level=file_level, format=_escaped(_FILE_FORMAT), diagnose=False)
     except OSError as error:
         raise ConfigurationError(
             f"choose a writable --run-dir: cannot write the log file {path}: {error.strerror or error}"
@@ -108,7 +131,7 @@ class _LogFile:
         except (OSError, ValueError) as error:  # ValueError: closed, and could not be opened again
             self._lost_lines += 1
             if self._lost_lines == 1:
-                print(f"WARNING | {__name__}:write - cannot write {self._path}: {error}", file=sys.stderr)  # noqa: T201
+                print_line(f"WARNING | {__name__}:write - cannot write {self._path}: {error}", sys.stderr)
 
     def stop(self) -> None:
         self._file.close()

@@ -14,14 +14,14 @@ next one removes what is left of the directory.
 import os
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from loguru import logger
 
-from shared.errors import VersionNotFound
+from shared.errors import StoreError, VersionNotFound
 from shared.files.small_files import TEMPORARY_PREFIX, sweep_unfinished
 from shared.files.storage_errors import storage
 from shared.policy.manifest import MANIFEST_NAME, Manifest
@@ -29,6 +29,7 @@ from shared.store.pending_version import PENDING_DIRECTORY, PendingVersion, is_a
 from shared.store.store_notes import NOTES_DIRECTORY, QUARANTINE_DIRECTORY, LocalNotes, Quarantine
 from shared.store.version_directory import open_version
 from shared.store.version_files import (
+    MAX_NUMBER,
     DescribeVersion,
     Retention,
     Sign,
@@ -40,6 +41,7 @@ from shared.store.version_files import (
     parse_version_name,
     version_name,
 )
+from shared.store.version_numbers import IgnoredNumbers, StoreNumbers, plausible_numbers
 
 _TRASH_PREFIX = ".trash-"
 
@@ -67,6 +69,7 @@ class LocalPolicyStore:
         self._used_numbers = used_numbers
         self._highest: int | None = None
         self._stuck: set[str] = set()
+        self._ignored = IgnoredNumbers(self)
         self._quarantine = Quarantine(LocalNotes(self.path / QUARANTINE_DIRECTORY))
         self.notes = LocalNotes(self.path / NOTES_DIRECTORY)
 
@@ -81,10 +84,17 @@ class LocalPolicyStore:
         return self.path
 
     def versions(self) -> list[int]:
-        return sorted(_list(self.path).versions)
+        return list(self._numbers().versions)
 
     def newest(self) -> int | None:
-        return max(_list(self.path).versions, default=None)
+        return max(self._numbers().versions, default=None)
+
+    def _numbers(self, used: int | None = None) -> StoreNumbers:
+        """List the store. ``used`` is the highest number that the run has used; None: as ``UsedNumbers`` says."""
+        if used is None and self._used_numbers is not None:
+            used = self._used_numbers.highest()
+        found = _list(self.path)
+        return self._ignored.report(plausible_numbers(found.versions, found.marks, others=found.others, used=used))
 
     def open(self, version: int) -> VersionFiles:
         return open_version(self.path / version_name(version), version)
@@ -116,8 +126,9 @@ class LocalPolicyStore:
 
     def _next_version(self) -> int:
         if self._highest is None:
-            outside = -1 if self._used_numbers is None else self._used_numbers.highest()
-            self._highest = max(_list(self.path).highest, outside)
+            self._highest = self._numbers().highest
+        if self._highest >= MAX_NUMBER:
+            raise StoreError(f"use a new store: the highest used number of {self}, {self._highest}, has no successor")
         return self._highest + 1
 
     def _pending_version(self, *, fsync: bool) -> PendingVersion:
@@ -138,15 +149,15 @@ class LocalPolicyStore:
             self._highest = max(version, self._used_numbers.highest())
             return False
         is_ours = _create_mark(self.path, version)
-        listing = _list(self.path)
-        self._highest = max(listing.highest, version)
-        if self._highest in listing.marks:
-            _remove_marks(self.path, listing.marks, self._highest)
-        return is_ours and self._highest == version and version not in listing.versions
+        numbers = self._numbers(used=version)
+        self._highest = numbers.highest
+        if self._highest in numbers.marks:
+            _remove_marks(self.path, numbers.marks, self._highest)
+        return is_ours and self._highest == version and version not in numbers.versions
 
     def sweep(self, retention: Retention) -> list[int]:
         with storage(f"sweep {self.path}"):
-            swept = [v for v in retention.expendable(_list(self.path).versions) if self._remove(version_name(v))]
+            swept = [v for v in retention.expendable(self.versions()) if self._remove(version_name(v))]
             self._sweep_pending()
             for directory in (QUARANTINE_DIRECTORY, NOTES_DIRECTORY):
                 sweep_unfinished(self.path / directory, self._abandon_after_s)
@@ -211,21 +222,17 @@ class UsedNumbers:
 
 @dataclass
 class _Listing:
-    """Content of the directory of a store. ``highest`` is -1 if no number was used."""
+    """Numbers in the directory of a store; ``others`` are those of files with the name of a version."""
 
     versions: list[int] = field(default_factory=list)
     marks: list[int] = field(default_factory=list)
-    highest: int = -1
+    others: list[int] = field(default_factory=list)
 
     def add(self, entry: os.DirEntry[str]) -> None:
-        name = entry.name
-        if (version := parse_version_name(name)) is not None:
-            self.highest = max(self.highest, version)
-            if entry.is_dir(follow_symlinks=False):
-                self.versions.append(version)
-        elif (mark := parse_mark_name(name)) is not None:
+        if (version := parse_version_name(entry.name)) is not None:
+            (self.versions if entry.is_dir(follow_symlinks=False) else self.others).append(version)
+        elif (mark := parse_mark_name(entry.name)) is not None:
             self.marks.append(mark)
-            self.highest = max(self.highest, mark)
 
 
 def _list(path: Path) -> _Listing:
@@ -247,7 +254,7 @@ def _create_mark(directory: Path, number: int) -> bool:
     return True
 
 
-def _remove_marks(directory: Path, marks: list[int], below: int) -> None:
+def _remove_marks(directory: Path, marks: Sequence[int], below: int) -> None:
     for mark in marks:
         if mark < below:
             with suppress(OSError):  # the next publication tries again

@@ -5,18 +5,19 @@ of the high-water mark; on a backend without exclusive creation only one publish
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from loguru import logger
 
-from shared.errors import ManifestError, StoreUnavailable
+from shared.errors import ManifestError, StoreError, StoreUnavailable
 from shared.files.bounded_read import NotRegularFileError
 from shared.policy.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, FileEntry, Manifest
 from shared.store.remote_files import RemoteFiles
 from shared.store.store_notes import NOTES_DIRECTORY, QUARANTINE_DIRECTORY, Quarantine, RemoteNotes
 from shared.store.version_files import (
+    MAX_NUMBER,
     DescribeVersion,
     Retention,
     Sign,
@@ -30,6 +31,7 @@ from shared.store.version_files import (
     version_name,
     version_not_found,
 )
+from shared.store.version_numbers import IgnoredNumbers, StoreNumbers, plausible_numbers
 
 
 class RemotePolicyStore:
@@ -47,6 +49,7 @@ class RemotePolicyStore:
         self.notes = RemoteNotes(self._files, NOTES_DIRECTORY)
         self._quarantine = Quarantine(RemoteNotes(self._files, QUARANTINE_DIRECTORY))
         self._abandon_after_s = abandon_after_s
+        self._ignored = IgnoredNumbers(self)
         self._committed: set[int] = set()
         self._uploading: set[int] = set()
         self._uncommitted: dict[int, tuple[frozenset[str], float]] = {}
@@ -58,7 +61,7 @@ class RemotePolicyStore:
         return self._url
 
     def versions(self) -> list[int]:
-        return self._committed_among(self._numbers()[0])
+        return self._committed_among(self._numbers().versions)
 
     def newest(self) -> int | None:
         return max(self.versions(), default=None)
@@ -85,11 +88,11 @@ class RemotePolicyStore:
         sign: Sign | None = None,
     ) -> Manifest:
         entries = describe_files(files)
-        version = self._highest() + 1
+        version = self._next_version()
         manifest, stated = describe_version(version, entries, describe, sign)
         self._files.make_directory("")
         while not self._claim(version):
-            version = self._highest() + 1
+            version = self._next_version()
             manifest, stated = describe_version(version, entries, describe, sign)
         self._uploading.add(version)
         try:
@@ -104,12 +107,12 @@ class RemotePolicyStore:
     def _claim(self, version: int) -> bool:
         """Create the mark of ``version``; return False if another publisher may have the number."""
         is_ours = self._files.create(mark_name(version))
-        directories, marks = self._numbers()
-        highest = max([version, *directories, *marks])
-        for lower in marks:
-            if lower < highest and highest in marks:
+        numbers = self._numbers(used=version)
+        highest = numbers.highest
+        for lower in numbers.marks:
+            if lower < highest and highest in numbers.marks:
                 self._files.remove(mark_name(lower))
-        return is_ours and highest == version and version not in directories
+        return is_ours and highest == version and version not in numbers.versions
 
     def _upload(
         self, directory: str, files: Mapping[str, bytes], entries: dict[str, FileEntry], stated: Mapping[str, bytes]
@@ -127,7 +130,7 @@ class RemotePolicyStore:
             self._files.write(f"{directory}/{name}", data)
 
     def sweep(self, retention: Retention) -> list[int]:
-        directories = self._numbers()[0]
+        directories = self._numbers().versions
         committed = self._committed_among(directories)
         swept = retention.expendable(committed)
         for version in swept:
@@ -161,21 +164,24 @@ class RemotePolicyStore:
     def quarantined(self) -> dict[str, str]:
         return self._quarantine.reasons()
 
-    def _numbers(self) -> tuple[list[int], list[int]]:
+    def _numbers(self, used: int | None = None) -> StoreNumbers:
         """Return the numbers with a directory, committed or not, and those with a mark, from one listing."""
         names = self._files.list("")
-        directories = [
+        directories = (
             n
             for name, found in names.items()
             if (n := parse_version_name(name)) is not None and found["type"] == "directory"
-        ]
-        return directories, [n for name in names if (n := parse_mark_name(name)) is not None]
+        )
+        marks = (n for name in names if (n := parse_mark_name(name)) is not None)
+        return self._ignored.report(plausible_numbers(directories, marks, used=used))
 
-    def _highest(self) -> int:
-        directories, marks = self._numbers()
-        return max([*directories, *marks], default=-1)
+    def _next_version(self) -> int:
+        highest = self._numbers().highest
+        if highest >= MAX_NUMBER:
+            raise StoreError(f"use a new store: the highest used number of {self}, {highest}, has no successor")
+        return highest + 1
 
-    def _committed_among(self, directories: list[int]) -> list[int]:
+    def _committed_among(self, directories: Sequence[int]) -> list[int]:
         """Return those with a manifest. Each is looked up once: commits are final."""
         committed = self._committed.intersection(directories)
         for version in set(directories) - committed:

@@ -27,6 +27,7 @@ from shared.policy.signing import SIGNATURE_BYTES
 
 # One name for each number, of at most 18 digits: a 64-bit integer in every language that reads a manifest.
 _VERSION_NAME = re.compile(r"v([0-9]{6}|[1-9][0-9]{6,17})")
+MAX_NUMBER = 10**18 - 1
 _MARK_PREFIX = ".highest-"
 _HASHED_APART_BYTES = 2**22  # hashing that much takes far longer than starting a thread
 

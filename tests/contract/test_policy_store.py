@@ -10,8 +10,11 @@ from hypothesis import strategies as st
 from shared.errors import ManifestError, StoreUnavailable, VersionNotFound
 from shared.policy.manifest import FileEntry, Manifest, decode_manifest
 from shared.store.policy_store import Retention, version_name
+from tests.support.captured_logs import CapturedLogs
 from tests.support.sample_versions import publish_sample, publish_samples, sample_files, sample_manifest
 from tests.support.store_cases import CASES, DIRECTORY_CASES, StoreCase, store_case
+
+FAR = 999_999_999_999_999_999
 
 
 def test_a_store_that_does_not_exist_is_empty(case: StoreCase) -> None:
@@ -130,6 +133,38 @@ def test_other_names_in_the_store_are_not_versions(case: StoreCase) -> None:
     store = case.open()
     assert store.versions() == [0]
     assert store.sweep(Retention(keep_newest=1)) == []
+
+
+@pytest.mark.parametrize("name", [f"v{FAR}/manifest.json", f".highest-{FAR}"], ids=["directory", "mark"])
+@pytest.mark.parametrize("before", [0, 2], ids=["before the first version", "later"])
+def test_a_number_that_no_publisher_can_have_reached_changes_nothing(
+    case: StoreCase, captured_logs: CapturedLogs, name: str, before: int
+) -> None:
+    """One such directory would silence the store for ever: every later number would need 19 digits."""
+    publish_samples(case.open(), before)
+    if name.startswith(".") and not before:
+        pytest.skip("in a store without any other number, a mark is the only evidence")
+    case.put(name, b"{}")
+    if case.kind == "local" and before:
+        assert case.open().versions() == list(range(before))
+    store = case.open()
+    assert publish_sample(store).version == before
+    assert store.versions() == list(range(before + 1))
+    assert store.newest() == before
+    publish_sample(case.open())
+    assert store.sweep(Retention(keep_newest=1)) == list(range(before + 1)), "retention counts from real versions"
+    assert f"numbers={FAR} " in captured_logs.messages("WARNING")[0]
+    assert len([line for line in captured_logs.messages("WARNING") if f"store={store} " in line]) <= 3
+
+
+def test_a_store_that_has_long_been_used_is_read_whole(case: StoreCase) -> None:
+    """A version is kept for ever, and a million numbers later there are others."""
+    publish_samples(case.open(), 1)
+    case.remove(".highest-000000")
+    case.put(".highest-5000000", b"")
+    store = case.open()
+    assert publish_sample(store).version == 5_000_001
+    assert case.open().versions() == [0, 5_000_001]
 
 
 def test_a_version_swept_after_it_was_opened_is_not_found(case: StoreCase) -> None:

@@ -46,7 +46,7 @@ _CLOCKS = ("time.time", "time.time_ns", "datetime.now", "datetime.utcnow")
 @pytest.fixture(params=["back", "to and fro"])
 def clock(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every reading of the clock return another day."""
-    days = itertools.count(20_000, -1) if request.param == "back" else itertools.cycle([20_000, 10_000, 30_000])
+    days = itertools.count(20_000, -1) if request.param == "back" else itertools.cycle([20_000, 12_000, 30_000])
     monkeypatch.setattr("time.time", lambda: next(days) * DAY_S)
     monkeypatch.setattr("time.time_ns", lambda: int(next(days) * DAY_S) * 10**9)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from learner.training.checkpoint import CheckpointStore
-from shared.errors import StoreUnavailable, VersionNotFound
+from shared.errors import StoreError, StoreUnavailable, VersionNotFound
 from shared.store.policy_store import LocalPolicyStore, Retention, UsedNumbers, version_name
 from tests.support import store_processes
 from tests.support.full_disk import file_size_limit
@@ -24,6 +24,7 @@ from tests.support.paths import REPOSITORY
 from tests.support.sample_versions import publish_samples, sample_files, sample_manifest
 
 ENOUGH_STEPS = 120
+FAR = 999_999_999_999_999_999
 
 
 def command(*arguments: object) -> list[str]:
@@ -67,6 +68,30 @@ def test_numbers_that_another_publisher_used_in_a_removed_store_are_not_reused(t
     (tmp_path / "policies").rename(tmp_path / "away")
     publish_samples(learner, 1)
     assert learner.versions() == [5]
+
+
+def test_a_far_number_does_not_silence_a_learner(tmp_path: Path) -> None:
+    """Its directory may come before the first version, between two of one learner, or between two learners."""
+    for when in range(4):
+        run = tmp_path / str(when)
+        learner, published = publisher(run), []
+        for step in range(4):
+            if step == when:
+                (run / "policies" / f"v{FAR}").mkdir(parents=True)
+                (run / "policies" / f".highest-{FAR}").touch()
+            if step == 2:
+                learner = publisher(run)
+            published.append(learner.publish(sample_files(), sample_manifest).version)
+        assert published == [0, 1, 2, 3]
+        assert learner.versions() == LocalPolicyStore(run / "policies").versions() == [0, 1, 2, 3]
+        assert [path.name for path in (run / "numbers").iterdir()] == [".highest-000003"]
+
+
+def test_a_run_that_an_earlier_release_took_to_the_last_number_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "numbers").mkdir()
+    (tmp_path / "numbers" / f".highest-{FAR}").touch()
+    with pytest.raises(StoreError, match="use a new store: the highest used number"):
+        publish_samples(publisher(tmp_path), 1)
 
 
 def read_all(store: LocalPolicyStore) -> dict[int, bytes]:

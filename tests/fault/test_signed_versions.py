@@ -151,7 +151,7 @@ def test_an_older_copy_of_the_store_freezes_an_actor_and_is_logged(
 def test_an_actor_logs_the_age_of_its_policy_if_no_newer_version_comes(
     store: LocalPolicyStore, make_agent: MakeAgent, captured_logs: CapturedLogs, keys: tuple[object, ...], level: str
 ) -> None:
-    publish(store, make_policy(), exporter(), sign=KEY.sign, created_unix_s=0.0)
+    publish(store, make_policy(), exporter(), sign=KEY.sign, created_unix_s=1e9)
     agent = make_agent(trust=TrustOptions(public_keys=keys), stale_after_s=3600.0)
     for _ in range(3):
         agent.reset()
@@ -163,7 +163,7 @@ def test_the_age_of_a_pinned_version_is_not_logged(
     store: LocalPolicyStore, make_agent: MakeAgent, captured_logs: CapturedLogs
 ) -> None:
     for seed in range(2):
-        publish(store, make_policy(seed=seed), exporter(), sign=KEY.sign, created_unix_s=0.0)
+        publish(store, make_policy(seed=seed), exporter(), sign=KEY.sign, created_unix_s=1e9)
     agent = make_agent(follow="pinned:0", trust=TrustOptions(public_keys=[KEY.public]))
     for _ in range(2):
         agent.reset()

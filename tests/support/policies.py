@@ -150,7 +150,7 @@ def make_version(exporter: PolicyExporter, weights: Mapping[str, Tensor], versio
         version=version,
         run_id="run",
         env_id=None,
-        created_unix_s=0.0,
+        created_unix_s=1e9,
         signature=exporter.signature,
         programs=programs,
         files={name: FileEntry(hashlib.sha256(data).hexdigest(), len(data)) for name, data in files.items()},

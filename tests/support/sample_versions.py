@@ -23,7 +23,7 @@ def sample_manifest(version: int, entries: Mapping[str, FileEntry]) -> Manifest:
         version=version,
         run_id="run",
         env_id="CartPole-v1",
-        created_unix_s=0.0,
+        created_unix_s=1e9,
         signature=SIGNATURE,
         programs=(ProgramEntry("torchscript", "policy.ts", "0" * 64),),
         files=dict(entries),

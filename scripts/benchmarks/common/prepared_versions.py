@@ -113,7 +113,7 @@ def prepare_versions(
             version=0,
             run_id="benchmark",
             env_id=ENV_ID,
-            created_unix_s=0.0,
+            created_unix_s=1e9,
             signature=policy.signature,
             programs=programs,
             files={},

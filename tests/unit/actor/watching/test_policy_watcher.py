@@ -341,3 +341,21 @@ def test_a_delegated_watcher_lists_a_replaced_directory(store: _CountingStore, w
     _publish(_CountingStore(store.path, fsync=False))
     assert watcher.check()
     assert watcher.known == (0,)
+
+
+def test_an_event_of_a_far_number_is_left_to_the_listing(
+    store: _CountingStore, watcher: PolicyWatcher, woken: WakeUp
+) -> None:
+    _publish(store)
+    watcher.start()
+    watcher.check(force=True)
+    far = store.path.parent / "v999999999999999999"
+    far.mkdir()
+    far.rename(store.path / far.name)
+    assert woken.wait(20)
+    assert not watcher.check(force=True)
+    assert watcher.known == (0,)
+    watcher.announce(10**18 - 1)
+    _publish(store)
+    until(lambda: watcher.check() or watcher.known == (0, 1))
+    assert watcher.known == (0, 1), "later versions are noticed"

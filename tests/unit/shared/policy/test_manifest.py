@@ -1,6 +1,8 @@
 """Manifests are validated when they are read; errors name the value found."""
 
 import hashlib
+import json
+import re
 
 import msgspec
 import pytest
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from shared.errors import ManifestError
 from shared.policy.manifest import (
     FORMAT_VERSION,
+    MAX_FILES,
     MAX_MANIFEST_BYTES,
     FileEntry,
     Manifest,
@@ -18,6 +21,9 @@ from shared.policy.manifest import (
     decode_manifest,
     encode_manifest,
 )
+from shared.policy.nested_values import ConstantNode, DictNode, RecordNode, SequenceNode, Structure, TensorNode
+from shared.policy.signature import ModuleSignature
+from shared.policy.tensor_limits import MAX_TENSORS
 from shared.store.version_files import describe_files
 from tests.support.sample_versions import sample_files, sample_manifest
 
@@ -98,7 +104,7 @@ def test_another_format_says_what_to_do(found: int) -> None:
     [
         ({"surprise": 1}, "unknown field"),
         ({"version": "7"}, "version"),
-        ({"version": -1}, "at least 0"),
+        ({"version": -1}, "version"),
         ({"programs": []}, "at least one program"),
         ({"programs": [{"kind": "pickle", "file": "policy.ts", "program_digest": ""}]}, "pickle"),
         ({"weights": "elsewhere.safetensors"}, "elsewhere.safetensors"),
@@ -120,7 +126,7 @@ def test_file_names_never_lead_out_of_the_directory(name: str) -> None:
         decode_manifest(encode_manifest(sample_manifest(0, files)))
 
 
-@pytest.mark.parametrize("entry", [FileEntry("0" * 63, 1), FileEntry("G" * 64, 1), FileEntry("0" * 64, -1)])
+@pytest.mark.parametrize("entry", [FileEntry("0" * 63, 1), FileEntry("G" * 64, 1)])
 def test_entries_are_a_size_and_a_digest(entry: FileEntry) -> None:
     files = {**describe_files(sample_files()), "policy.ts": entry}
     with pytest.raises(ManifestError, match=r"policy\.ts: expected a SHA-256"):
@@ -136,3 +142,182 @@ def test_a_damaged_manifest_is_refused_or_still_a_valid_one(position: int, byte:
     except ManifestError:
         return
     assert decode_manifest(encode_manifest(found)) == found
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"created_unix_s": 0.0}, r"years 2000 to 2200, found 0\b"),
+        ({"created_unix_s": -1e300}, "years 2000 to 2200"),
+        ({"created_unix_s": 7289654400.0}, "years 2000 to 2200"),
+        ({"training": {"train_s": -1.0}}, "train_s"),
+        ({"training": {"train_s": 1e300}}, "train_s"),
+        ({"training": {"env_steps": 2**63}}, "env_steps"),
+        ({"version": 10**18}, "version"),
+        ({"version": 2**64}, "version"),
+        ({"restores": -1}, "restores"),
+        ({"run_id": "r" * 10**6}, "run_id"),
+        ({"probe": {"file": "probe.safetensors", "atol": 0.01, "rtol": 0.0}}, "tolerances from 0 to 0.001, found atol"),
+        ({"probe": {"file": "probe.safetensors", "atol": 0.0, "rtol": 1.1e-3}}, "tolerances"),
+        ({"probe": {"file": "probe.safetensors", "atol": -1e-9, "rtol": 0.0}}, "tolerances"),
+    ],
+    ids=lambda value: None if isinstance(value, dict) else str(value)[:20],
+)
+def test_times_counts_and_tolerances_are_bounded(changes: dict[str, object], says: str) -> None:
+    with pytest.raises(ManifestError, match=says) as caught:
+        decode_manifest(changed(**changes))
+    assert len(str(caught.value)) < 300
+
+
+def test_the_last_seconds_of_2200_are_a_time() -> None:
+    for created_unix_s in (946684800.0, 7289654399.0):
+        assert decode_manifest(changed(created_unix_s=created_unix_s)).created_unix_s == created_unix_s
+
+
+@pytest.mark.parametrize("size", [-1, 2**53 + 1, 2**63, 2**64, 10**30], ids=str)
+def test_the_size_of_a_file_is_bounded(size: int) -> None:
+    data = encode_manifest(manifest()).replace(b'"size_bytes": 512', b'"size_bytes": %d' % size)
+    with pytest.raises(ManifestError, match="size_bytes"):
+        decode_manifest(data)
+
+
+def test_a_tolerance_that_is_no_number_is_refused() -> None:
+    for text in (b"1e999", b"NaN", b"Infinity"):
+        with pytest.raises(ManifestError, match="not a manifest"):
+            decode_manifest(encode_manifest(manifest()).replace(b'"atol": 0.00001', b'"atol": ' + text))
+
+
+@pytest.mark.parametrize(
+    "repeat",
+    [
+        (b'"version": 7', b'"version": 1, "version": 7'),
+        (b'"version": 7', b'"version": 7, "version": 7'),
+        (b'"version": 7', b'"\\u0076ersion": 1, "version": 7'),
+        (b'"policy.ts": {', b'"policy.ts": {"sha256": "' + b"0" * 64 + b'", "size_bytes": 1}, "policy.ts": {'),
+        (b'"atol": 0.00001', b'"atol": 0.001, "atol": 0.00001'),
+    ],
+    ids=["another value", "the same value", "escaped", "a file", "a tolerance"],
+)
+def test_a_repeated_key_is_refused(repeat: tuple[bytes, bytes]) -> None:
+    """Python takes the last of both, other readers the first: they would act with different versions."""
+    data = encode_manifest(manifest())
+    assert repeat[0] in data
+    with pytest.raises(ManifestError, match="expected every key once, found .* twice"):
+        decode_manifest(data.replace(*repeat))
+
+
+def test_a_manifest_in_another_layout_is_read() -> None:
+    """Unique keys are found in any order, with any spaces, and with escapes."""
+    content = msgspec.json.decode(encode_manifest(manifest()))
+    for data in (json.dumps(content, indent=8).encode(), json.dumps(dict(reversed(content.items()))).encode()):
+        assert decode_manifest(data) == manifest()
+        assert decode_manifest(data.replace(b'"env_id"', b'"\\u0065nv_id"')) == manifest()
+
+
+def _with_inputs(inputs: list[dict[str, object]]) -> bytes:
+    content = msgspec.json.decode(encode_manifest(manifest()))
+    content["signature"]["inputs"] = inputs
+    return msgspec.json.encode(content)
+
+
+@pytest.mark.parametrize("count", [MAX_TENSORS + 1, 80_000, 200_000])
+def test_the_number_of_tensors_is_bounded(count: int) -> None:
+    with pytest.raises(ManifestError, match=r"<= 10000 - at `\$.signature.inputs`|at most 4194304 bytes"):
+        decode_manifest(_with_inputs([{"role": "state", "dtype": "float32", "shape": []}] * count))
+
+
+def test_the_number_of_files_and_programs_is_bounded() -> None:
+    files = {f"f{i}": FileEntry("0" * 64, 1) for i in range(MAX_FILES + 1)}
+    with pytest.raises(ManifestError, match="files"):
+        decode_manifest(encode_manifest(sample_manifest(0, files)))
+    programs = manifest().programs * (MAX_FILES + 1)
+    with pytest.raises(ManifestError, match="programs"):
+        decode_manifest(encode_manifest(msgspec.structs.replace(manifest(), programs=programs)))
+
+
+@pytest.mark.parametrize(
+    ("tensor", "says"),
+    [
+        ({"dtype": "float32", "shape": [-1]}, "at least 0"),
+        ({"dtype": "float32", "shape": [2**63]}, "at most"),
+        ({"dtype": "float32", "shape": [10**300]}, "at most"),
+        ({"dtype": "float32", "shape": [2**20, 2**20]}, "a tensor of at most"),
+        ({"dtype": "float32", "shape": [0, 2**33, 2**33]}, "a tensor of at most"),
+        ({"dtype": "float32", "shape": [1] * 33}, "at most 32 dimensions"),
+        ({"dtype": "float32", "shape": [10**18] * 100_000}, "at most 32 dimensions"),
+        ({"dtype": "object", "shape": []}, "expected a dtype"),
+        ({"dtype": "f4,(1000000000,)f4", "shape": []}, "expected a dtype"),
+        ({"dtype": "S9999999999", "shape": []}, "expected a dtype"),
+    ],
+    ids=lambda value: None if isinstance(value, str) else str(value)[:60],
+)
+def test_a_tensor_that_cannot_be_is_refused(tensor: dict[str, object], says: str) -> None:
+    with pytest.raises(ManifestError, match=says):
+        decode_manifest(_with_inputs([{"role": "observation", **tensor}]))
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        {"kind": "discrete", "cardinalities": [], "start": []},
+        {"kind": "discrete", "cardinalities": [0], "start": [0]},
+        {"kind": "discrete", "cardinalities": [2**62], "start": [0]},
+        {"kind": "discrete", "cardinalities": [2], "start": [10**300]},
+        {"kind": "multi_discrete", "shape": [3], "cardinalities": [2, 2], "start": [0, 0, 0]},
+        {"kind": "box", "dtype": "float32", "shape": [2], "low": [0.0], "high": [1.0, 1.0]},
+        {"kind": "box", "dtype": "float128", "shape": [2], "low": [], "high": []},
+    ],
+    ids=str,
+)
+def test_a_space_that_cannot_be_is_refused(action: dict[str, object]) -> None:
+    content = msgspec.json.decode(encode_manifest(manifest()))
+    content["signature"]["action"] = {"dtype": "int64", "shape": [], **action}
+    with pytest.raises(ManifestError, match="space|bounds"):
+        decode_manifest(msgspec.json.encode(content))
+
+
+def _nested(depth: int) -> Structure:
+    structure: Structure = TensorNode()
+    for _ in range(depth):
+        structure = SequenceNode("tuple", (structure,))
+    return structure
+
+
+@pytest.mark.parametrize(
+    ("structure", "says"),
+    [
+        (_nested(64), "at most 64 levels"),
+        (SequenceNode("list", (TensorNode(),) * 20_000), "at most 10,000 nodes"),
+        (DictNode(("a", "a"), (TensorNode(), TensorNode())), "different keys"),
+        (DictNode(("a", "b"), (TensorNode(),)), "keys"),
+        (RecordNode("named_tuple", "m:C", ("class",), (TensorNode(),)), "names of fields"),
+        (RecordNode("named_tuple", "m:C", ("_a",), (TensorNode(),)), "names of fields"),
+        (RecordNode("dataclass", "m:C", ("__class__",), (TensorNode(),)), "names of fields"),
+        (RecordNode("dataclass", "m:C", ("a",), ()), "fields"),
+        (ConstantNode("int", "9" * 5000), "the text of a constant"),
+        (ConstantNode("float", "nothing"), "the text of a constant"),
+    ],
+    ids=lambda value: None if isinstance(value, str) else type(value).__name__,
+)
+def test_the_structure_of_a_module_is_bounded(structure: Structure, says: str) -> None:
+    module = ModuleSignature((), (), ConstantNode("none"), structure)
+    with pytest.raises(ManifestError, match=says):
+        decode_manifest(encode_manifest(msgspec.structs.replace(manifest(), module=module)))
+
+
+@pytest.mark.parametrize("depth", [100, 5000, 100_000])
+def test_deep_nesting_is_refused(depth: int) -> None:
+    """Deeper than any encoder goes, so it is text."""
+    module = ModuleSignature((), (), ConstantNode("none"), TensorNode())
+    data = encode_manifest(msgspec.structs.replace(manifest(), module=module))
+    node = b'{"is": "sequence", "kind": "tuple", "items": ['
+    deep = re.sub(rb'\{\s*"is": "tensor"\s*\}', node * depth + b'{"is": "tensor"}' + b"]}" * depth, data)
+    assert len(deep) > len(data)
+    with pytest.raises(ManifestError, match="levels|not a manifest|at most"):
+        decode_manifest(deep)
+
+
+def test_63_levels_are_read() -> None:
+    module = ModuleSignature((), (), ConstantNode("none"), _nested(63))
+    whole = msgspec.structs.replace(manifest(), module=module)
+    assert decode_manifest(encode_manifest(whole)) == whole

@@ -46,7 +46,12 @@ def test_one_bit_makes_another_signature(data: bytes, bit: int) -> None:
 @given(st.binary(max_size=100))
 def test_random_signatures_and_keys_raise_only_our_errors(junk: bytes) -> None:
     assert not KEY.public.verifies(junk, b"data")
-    assert not PublicKey(junk).verifies(KEY.sign(b"data"), b"data") or junk == KEY.public.raw
+    try:
+        key = PublicKey(junk)
+    except ConfigurationError:
+        assert len(junk) != 32
+        return
+    assert not key.verifies(KEY.sign(b"data"), b"data") or junk == KEY.public.raw
 
 
 def test_a_key_is_read_from_its_file_its_text_or_itself(tmp_path: Path) -> None:
@@ -116,3 +121,84 @@ def test_openssl_agrees(tmp_path: Path) -> None:
     except FileNotFoundError:
         pytest.skip("there is no openssl here")
     assert (done.returncode, done.stdout.strip()) == (0, "Signature Verified Successfully"), done.stderr
+
+
+PRIME = 2**255 - 19
+ORDER = 2**252 + 27742317777372353535851937790883648493
+_D = -121665 * pow(121666, -1, PRIME) % PRIME
+
+
+def _x(y: int) -> int | None:
+    """Return the x coordinate of the point of the curve with ``y``, or None."""
+    square = (y * y - 1) * pow(_D * y * y + 1, -1, PRIME) % PRIME
+    x = pow(square, (PRIME + 3) // 8, PRIME)
+    for root in (x, x * pow(2, (PRIME - 1) // 4, PRIME) % PRIME):
+        if root * root % PRIME == square:
+            return root
+    return None
+
+
+def _add(one: tuple[int, int], other: tuple[int, int]) -> tuple[int, int]:
+    product = _D * one[0] * other[0] * one[1] * other[1]
+    x = (one[0] * other[1] + one[1] * other[0]) * pow(1 + product, -1, PRIME)
+    y = (one[1] * other[1] + one[0] * other[0]) * pow(1 - product, -1, PRIME)
+    return x % PRIME, y % PRIME
+
+
+def _small_order_points() -> set[tuple[int, int]]:
+    """Return the eight points whose eighth multiple is the neutral point, found by arithmetic alone."""
+    found: set[tuple[int, int]] = set()
+    for y in range(2, 40):
+        if (x := _x(y)) is None:
+            continue
+        point, total, scalar = (x, y), (0, 1), ORDER
+        while scalar:  # a multiple by the large prime order leaves a point of small order
+            total = _add(total, point) if scalar & 1 else total
+            point, scalar = _add(point, point), scalar >> 1
+        multiple = total
+        for _ in range(8):
+            found.add(multiple)
+            multiple = _add(multiple, total)
+    return found
+
+
+def _weak_encodings() -> list[bytes]:
+    ys = sorted({y for _, y in _small_order_points()})
+    every = [*ys, *(y + PRIME for y in ys if y + PRIME < 2**255)]
+    return [(y | sign << 255).to_bytes(32, "little") for y in every for sign in (0, 1)]
+
+
+def test_there_are_eight_points_of_small_order() -> None:
+    assert len(_small_order_points()) == 8
+    assert len(_weak_encodings()) == 14  # five y coordinates, two of them with a second encoding; either sign
+
+
+@pytest.mark.parametrize("raw", _weak_encodings(), ids=bytes.hex)
+def test_a_key_of_small_order_is_refused(raw: bytes, tmp_path: Path) -> None:
+    public = ed25519.Ed25519PublicKey.from_public_bytes(raw).public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    for given_as in (f"ed25519:{raw.hex()}", write(tmp_path / "weak.pem", public, 0o644)):
+        with pytest.raises(ConfigurationError, match="anybody could sign for ed25519:"):
+            PublicKey.read(given_as)
+
+
+def test_a_key_that_is_not_encoded_canonically_is_refused() -> None:
+    for y in (PRIME, PRIME + 3, 2**255 - 1):
+        with pytest.raises(ConfigurationError, match="not encoded as RFC 8032 says"):
+            PublicKey(y.to_bytes(32, "little"))
+
+
+def test_a_key_of_small_order_would_verify_what_nobody_signed() -> None:
+    """The reason for the refusal: with the neutral point as key, one signature fits all data."""
+    neutral = (1).to_bytes(32, "little")
+    ed25519.Ed25519PublicKey.from_public_bytes(neutral).verify(neutral + bytes(32), b"anything")
+
+
+def test_another_encoding_of_a_signature_is_no_signature() -> None:
+    """S and S + L satisfy the same equation. The library accepts S below L only."""
+    signature = KEY.sign(b"data")
+    scalar = int.from_bytes(signature[32:], "little")
+    for multiple in (1, 2, 7):
+        forged = signature[:32] + (scalar + multiple * ORDER).to_bytes(32, "little")
+        assert not KEY.public.verifies(forged, b"data")

@@ -198,3 +198,59 @@ def test_tensors_are_decoded_finite_or_not() -> None:
         np.testing.assert_array_equal(found[name], array, strict=True)
     with pytest.raises(WeightsError):
         decode_tensors(b"")
+
+
+def _empty(*shape: int) -> dict[str, object]:
+    return {"dtype": "F32", "shape": list(shape), "data_offsets": [0, 0]}
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (file({"w": _empty(0, 2**63)}), "at most"),
+        (file({"w": _empty(0, 2**64)}), "at most"),
+        (file({"w": _empty(0, 2**33, 2**33)}), "a tensor of at most"),
+        (file({"w": _empty(*[0] * 33)}), "at most 32 dimensions"),
+        (file({"w": _empty(*[10**18] * 100_000)}), "at most 32 dimensions"),
+        (file({"w": {**_empty(0), "data_offsets": [2**63, 2**63]}}), "data_offsets|not a safetensors header"),
+        (file({"w": {**_empty(0), "data_offsets": [-1, -1]}}), "not a safetensors header"),
+        (
+            file(b'{"w": %s, "w": %s}' % ((b'{"dtype":"F32","shape":[0],"data_offsets":[0,0]}',) * 2)),
+            "every key .* once",
+        ),
+        (file(b'{"w":{"dtype":"F64","dtype":"F32","shape":[0],"data_offsets":[0,0]}}'), "every key .* once"),
+        (file({f"w{i}": _empty(0) for i in range(10_001)}), "at most 10,000 tensors"),
+        (file({f"w{i}": _empty(0) for i in range(200_000)}), "with a header of"),
+    ],
+    ids=[
+        "size 2**63",
+        "size 2**64",
+        "product beside 0",
+        "dimensions",
+        "digits",
+        "offset 2**63",
+        "offset -1",
+        "name twice",
+        "field twice",
+        "10,001 tensors",
+        "200,000 tensors",
+    ],
+)
+def test_an_impossible_header_is_refused_in_one_sentence(data: bytes, says: str) -> None:
+    with pytest.raises(WeightsError, match=says) as caught:
+        decode_tensors(data)
+    assert len(str(caught.value)) < 300
+
+
+def test_a_header_with_spaces_and_another_order_is_read() -> None:
+    data = file(
+        b'{ "b" : {"shape":[1],"data_offsets":[4,8],"dtype":"F32"}, "a":%s}  '
+        % (b'{"dtype":"F32","shape":[1],"data_offsets":[0,4]}'),
+        bytes(8),
+    )
+    assert sorted(decode_tensors(data)) == ["a", "b"]
+
+
+def test_more_tensors_than_a_reader_accepts_are_not_written() -> None:
+    with pytest.raises(WeightsError, match="at most 10,000 tensors, found 10,001"):
+        encode_weights({f"w{i}": np.zeros(0, np.float32) for i in range(10_001)})
