@@ -177,19 +177,13 @@ class PolicyLoader:
         self._attempts.run("preparation", self._loading.engines.prepare)
         self._attempts.run("watching", self.watcher.start)
         while not self._closing:
-            try:
-                self._work_once()
-            except BaseException as error:  # noqa: BLE001 - nothing ends the thread but close
-                self._attempts.failed("work", error)
+            self._wake.clear()
+            self._attempts.run("events", self.watcher.read_events)
+            self._attempts.run("source", self._keep_source)
+            with self._turn:
+                self.load_pending()
+            if not self._attempts.run("rest", self._rest):
                 time.sleep(_REST_AFTER_FAULT_S)
-
-    def _work_once(self) -> None:
-        self._wake.clear()
-        self._attempts.run("events", self.watcher.read_events)
-        self._attempts.run("source", self._keep_source)
-        with self._turn:
-            self.load_pending()
-        self._rest()
 
     def _rest(self) -> None:
         """Wait until something may be due. Each wake-up of an idle actor finds cold caches, so there are few."""

@@ -1,5 +1,6 @@
 """The lines that the loader thread leaves for the agent to log from ``reset`` and ``adopt``."""
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -29,6 +30,11 @@ class Reports(deque[Report]):
         self.append(Report(level, message))
 
 
+def is_interrupt(error: BaseException) -> bool:
+    """Return True if ``error`` is to end this program. On other threads, ``SystemExit`` would only end the thread."""
+    return not isinstance(error, Exception) and threading.current_thread() is threading.main_thread()
+
+
 class Attempts:
     """Runs the phases of the loader, none of which may end it. Each kind of failure is reported once in ten minutes."""
 
@@ -40,13 +46,15 @@ class Attempts:
         """Call ``action``. Return False if it raised, after a report that names the phase."""
         try:
             action()
-        except Exception as error:  # noqa: BLE001 - the acting policy must go on, and later versions be looked for
-            self.failed(phase, error)
+        except BaseException as error:
+            if is_interrupt(error):
+                raise
+            self._failed(phase, error)
             return False
         return True
 
-    def failed(self, phase: str, error: BaseException) -> None:
-        """Count a failure of ``phase``, and report it unless one of that type was reported lately."""
+    def _failed(self, phase: str, error: BaseException) -> None:
+        """Count a failure, and report it unless one of its type and phase was reported lately."""
         count, reported_at_s = self._failures.get((phase, type(error)), (0, float("-inf")))
         count, now_s = count + 1, time.monotonic()
         if now_s - reported_at_s >= _AGAIN_S:

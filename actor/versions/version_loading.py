@@ -7,7 +7,7 @@ from actor.loading.engine_fallback import EngineFallback
 from actor.loading.engine_loader import TakeSpare
 from actor.loading.loaded_policy import LoadedPolicy
 from actor.versions.quarantine_reporter import QuarantineReporter
-from actor.versions.reports import Reports
+from actor.versions.reports import Reports, is_interrupt
 from actor.versions.store_listing import StoreListing
 from actor.versions.version_life import VersionState, VersionTable
 from shared.errors import (
@@ -59,7 +59,9 @@ class VersionLoader:
                 return None
             result = self.engines.load(files, take_spare)
             place(result.policy)
-        except Exception as error:  # noqa: BLE001 - a version must not end the loader, whatever it raises
+        except BaseException as error:
+            if is_interrupt(error):
+                raise
             self._failed(version, digest, error)
             return None
         self._authenticity.pin(files.manifest)
@@ -67,8 +69,8 @@ class VersionLoader:
             self.reports.add("WARNING", line)
         return result.policy
 
-    def _failed(self, version: int, digest: str | None, error: Exception) -> None:
-        reason = one_line(f"{type(error).__name__}: {error}")
+    def _failed(self, version: int, digest: str | None, error: BaseException) -> None:
+        reason = f"{type(error).__name__}: {one_line(error)}"
         if not isinstance(error, _TRANSIENT):
             self._fail_permanently(version, digest, error, reason)
         elif self._fail_transiently(version, reason) == 1 and not isinstance(error, VersionNotFound):
@@ -76,7 +78,7 @@ class VersionLoader:
         if isinstance(error, VersionNotFound):
             self._listing.look(force=True)
 
-    def _fail_permanently(self, version: int, digest: str | None, error: Exception, reason: str) -> None:
+    def _fail_permanently(self, version: int, digest: str | None, error: BaseException, reason: str) -> None:
         # A mismatch of bytes blames this copy of the version, not its content: another copy may be right.
         blamed = None if isinstance(error, DigestMismatch) else digest
         self._versions.fail(version, reason, digest=blamed)

@@ -11,7 +11,7 @@ from loguru import logger
 
 from actor.watching.directory_events import DirectoryEvents, reports_all_changes, shared_file_system, watch_directory
 from actor.watching.wake_up import WakeUp
-from shared.errors import StoreUnavailable
+from shared.errors import StoreUnavailable, one_line
 from shared.store.policy_store import PolicyStore, parse_version_name
 from shared.store.version_numbers import is_plausible
 
@@ -130,7 +130,12 @@ class PolicyWatcher:
 
     def read_events(self) -> None:
         """Read the pending events, which would end the next wait too."""
-        for name in [] if self._events is None else self._events.take():
+        try:
+            names = [] if self._events is None else self._events.take()
+        except Exception as error:  # noqa: BLE001 - without events the store is polled
+            self._poll_instead(error)
+            return
+        for name in names:
             if (version := parse_version_name(name)) is not None:
                 self._announced.append(version)
 
@@ -189,13 +194,19 @@ class PolicyWatcher:
             if self._events.descriptor is not None:
                 self._wake.register(self._events.descriptor)
             self._watched_inode, self._last_warning = inode, None
-        except OSError as error:
-            self._observe_again_at_s = time.monotonic() + _OBSERVE_AGAIN_S
-            message = f"no file events; polling path={self._path} poll_s={self._poll_s} error={error}"
-            if message != self._last_warning:
-                logger.warning(message)
-            self._last_warning = message
+        except Exception as error:  # noqa: BLE001 - without events the store is polled
+            self._poll_instead(error)
         return False
+
+    def _poll_instead(self, error: Exception) -> None:
+        """Stop watching for a while, after one warning for each error."""
+        self._end_watch()
+        self._observe_again_at_s = time.monotonic() + _OBSERVE_AGAIN_S
+        reason = one_line(error) if isinstance(error, OSError) else f"{type(error).__name__}: {one_line(error)}"
+        message = f"no file events; polling path={self._path} poll_s={self._poll_s} error={reason}"
+        if message != self._last_warning:
+            logger.warning("{}", message)
+        self._last_warning = message
 
 
 def _look_at(path: Path) -> _Directory | None:

@@ -121,8 +121,8 @@ def train(options: TrainOptions, run: RunDirectory) -> int:
     return code
 
 
-def _print_conclusion(console: Console, options: TrainOptions, run: RunDirectory) -> None:
-    console.print(conclusion(options, run), markup=False, highlight=False, soft_wrap=True)
+def _print_conclusion(console: Terminal, options: TrainOptions, run: RunDirectory) -> None:
+    console.print(conclusion(options, run), soft_wrap=True)
 
 
 def _keep_options(options: TrainOptions, run: RunDirectory) -> None:

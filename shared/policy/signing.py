@@ -41,8 +41,8 @@ class PublicKey:
         y = int.from_bytes(self.raw, "little") & (2**255 - 1)  # the highest bit is the sign of x
         if len(self.raw) != _KEY_BYTES or y in _SMALL_ORDER_Y or y >= _PRIME:
             raise ConfigurationError(
-                f"make a new key with rl-hotswap keys make DIR: anybody could sign for {self}, because it is of small order "
-                "or not encoded as RFC 8032 says"
+                f"make a new key with rl-hotswap keys make DIR: anybody could sign for {self}, which is of small "
+                "order or not encoded as RFC 8032 says"
             )
 
     @classmethod

@@ -1,10 +1,12 @@
 """An agent with a prefetcher acts as it would without one, whatever is published and whatever happens to it."""
 
+import os
 import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -94,6 +96,16 @@ def test_versions_of_the_prefetcher_act_and_the_actor_loads_none(
         _adopts(agent, manifest.version, seed)
     assert agent._manager.engines_alive() <= 3
     assert agent.adoptions == 8
+
+
+def test_paths_need_not_be_utf_8(tmp_path: Path, make_prefetched: MakeAgent, captured_logs: CapturedLogs) -> None:
+    directory = tmp_path / os.fsdecode(b"st\xffre")
+    store = local_store(directory / "policies")
+    publish_seed(store, 0, onnx=True)
+    agent = make_prefetched(store=store, cache_directory=directory / "cache")
+    for seed in range(1, 3):
+        _adopts(agent, publish_seed(store, seed, onnx=True).version, seed)
+    assert captured_logs.messages("WARNING") == []
 
 
 def test_a_corrupted_version_is_quarantined_by_the_actor(

@@ -1,9 +1,8 @@
 import io
 
-from rich.console import Console
-
 from rl_hotswap.launcher.live_display import LiveTable, PlainLines, describe, open_display
 from rl_hotswap.launcher.supervisor import TrainingStatus
+from rl_hotswap.launcher.terminal import Terminal
 from shared.rollouts.rollout import RolloutAccounts
 from shared.run.progress import Progress
 
@@ -29,7 +28,7 @@ def test_every_number_is_described() -> None:
 
 def test_plain_lines_where_the_output_is_no_terminal() -> None:
     out = io.StringIO()
-    with open_display(Console(file=out), "CartPole-v1") as display:
+    with open_display(Terminal(file=out), "CartPole-v1") as display:
         assert isinstance(display, PlainLines)
         display.show(TrainingStatus(actors=2))
         display.show(_STANDING)
@@ -42,7 +41,7 @@ def test_plain_lines_where_the_output_is_no_terminal() -> None:
 
 def test_a_table_on_a_terminal() -> None:
     out = io.StringIO()
-    with open_display(Console(file=out, force_terminal=True, width=140), "CartPole-v1 in runs/x") as display:
+    with open_display(Terminal(file=out, force_terminal=True, width=140), "CartPole-v1 in runs/x") as display:
         assert isinstance(display, LiveTable)
         display.show(TrainingStatus(actors=2))
         assert "CartPole-v1 in runs/x" in out.getvalue()
@@ -58,7 +57,7 @@ def test_a_table_on_a_terminal() -> None:
 
 def test_messages_are_never_held_back_or_read_as_markup() -> None:
     out = io.StringIO()
-    with PlainLines(Console(file=out)) as display:
+    with PlainLines(Terminal(file=out)) as display:
         for message in ("[red]one", "two [/]"):
             display.show(TrainingStatus(messages=[message]))
     assert out.getvalue() == "[red]one\ntwo [/]\n"

@@ -202,7 +202,7 @@ def test_a_repeated_key_is_refused(repeat: tuple[bytes, bytes]) -> None:
     """Python takes the last of both, other readers the first: they would act with different versions."""
     data = encode_manifest(manifest())
     assert repeat[0] in data
-    with pytest.raises(ManifestError, match="expected every key once, found .* twice"):
+    with pytest.raises(ManifestError, match=r"expected every key once, found .* twice"):
         decode_manifest(data.replace(*repeat))
 
 
@@ -272,7 +272,7 @@ def test_a_tensor_that_cannot_be_is_refused(tensor: dict[str, object], says: str
 def test_a_space_that_cannot_be_is_refused(action: dict[str, object]) -> None:
     content = msgspec.json.decode(encode_manifest(manifest()))
     content["signature"]["action"] = {"dtype": "int64", "shape": [], **action}
-    with pytest.raises(ManifestError, match="space|bounds"):
+    with pytest.raises(ManifestError, match=r"space|bounds"):
         decode_manifest(msgspec.json.encode(content))
 
 
@@ -313,7 +313,7 @@ def test_deep_nesting_is_refused(depth: int) -> None:
     node = b'{"is": "sequence", "kind": "tuple", "items": ['
     deep = re.sub(rb'\{\s*"is": "tensor"\s*\}', node * depth + b'{"is": "tensor"}' + b"]}" * depth, data)
     assert len(deep) > len(data)
-    with pytest.raises(ManifestError, match="levels|not a manifest|at most"):
+    with pytest.raises(ManifestError, match=r"levels|not a manifest|at most"):
         decode_manifest(deep)
 
 
