@@ -6,10 +6,11 @@ import time
 from collections.abc import Sequence
 from functools import partial
 
+from actor.loading.loaded_policy import LoadedPolicy
 from actor.rollouts.episodes import FinishedEpisode
 from actor.versions.load_barrier import LoadBarrier
 from actor.versions.policy_manager import PolicyManager
-from actor.versions.reports import Attempts
+from actor.versions.reports import Attempts, is_interrupt
 from actor.versions.selection_strategy import SelectionStrategy
 from actor.versions.staleness import StalenessMonitor
 from actor.versions.store_listing import StoreListing
@@ -218,10 +219,23 @@ class PolicyLoader:
     def _load(self, version: int) -> None:
         began_s = time.monotonic()
         with self.load_barrier.loading():
-            policy = self._loading.load(version, self._strategy.take_spare, self._strategy.place)
+            policy = self._loading.load(version, self._strategy.take_spare)
+            if policy is not None and not self._place(policy):
+                policy = None
         if policy is not None and self._source.loaded(0.0 if self.is_waited_for else time.monotonic() - began_s):
             self._wake.set()
         self._news.set()
+
+    def _place(self, policy: LoadedPolicy) -> bool:
+        """Give ``policy`` its role. Return False if that failed: otherwise it would be loaded again at once."""
+        try:
+            self._strategy.place(policy)
+        except BaseException as error:
+            if is_interrupt(error):
+                raise
+            self._loading.failed(policy.version, policy.digest, error)
+            return False
+        return True
 
     def _report_age(self) -> None:
         if not isinstance(self._strategy.follow, Pinned):

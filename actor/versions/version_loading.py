@@ -1,7 +1,6 @@
 """The load of one version: open, authenticate, check for a quarantine, load, and record what failed."""
 
 import time
-from collections.abc import Callable
 
 from actor.loading.engine_fallback import EngineFallback
 from actor.loading.engine_loader import TakeSpare
@@ -45,8 +44,8 @@ class VersionLoader:
         self._authenticity = authenticity
         self._retry = RetrySchedule()
 
-    def load(self, version: int, take_spare: TakeSpare, place: Callable[[LoadedPolicy], None]) -> LoadedPolicy | None:
-        """Return ``version`` verified, warm and placed, or None if it failed."""
+    def load(self, version: int, take_spare: TakeSpare) -> LoadedPolicy | None:
+        """Return ``version`` verified and warm, or None if it failed."""
         self._versions.move(version, VersionState.LOADING)
         digest = None
         try:
@@ -58,18 +57,18 @@ class VersionLoader:
                 self.reports.add("ERROR", f"policy version {version} refused reason=content is quarantined: {reason}")
                 return None
             result = self.engines.load(files, take_spare)
-            place(result.policy)
         except BaseException as error:
             if is_interrupt(error):
                 raise
-            self._failed(version, digest, error)
+            self.failed(version, digest, error)
             return None
         self._authenticity.pin(files.manifest)
         if (line := result.describe()) is not None:
             self.reports.add("WARNING", line)
         return result.policy
 
-    def _failed(self, version: int, digest: str | None, error: BaseException) -> None:
+    def failed(self, version: int, digest: str | None, error: BaseException) -> None:
+        """Record that ``version`` cannot act because of ``error``: for now, or for good."""
         reason = f"{type(error).__name__}: {one_line(error)}"
         if not isinstance(error, _TRANSIENT):
             self._fail_permanently(version, digest, error, reason)

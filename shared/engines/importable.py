@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 
 from shared.errors import NotTrusted, ProgramError
-from shared.policy.strict_json import repeated_key
+from shared.files.strict_json import repeated_key
 from shared.policy.weights import check_layout
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from shared.errors import ManifestError
+from shared.files.strict_json import repeated_key
 from shared.policy.manifest_checks import (
     check_module_signature,
     check_policy_signature,
@@ -17,7 +18,6 @@ from shared.policy.manifest_checks import (
     check_tolerances,
 )
 from shared.policy.signature import ModuleSignature, PolicySignature
-from shared.policy.strict_json import repeated_key
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"

@@ -17,7 +17,7 @@ from safetensors.numpy import save
 
 from shared.errors import WeightsError
 from shared.files.buffer_pool import Data
-from shared.policy.strict_json import repeated_key
+from shared.files.strict_json import repeated_key
 from shared.policy.tensor_limits import MAX_TENSORS, shape_fault
 
 MAX_HEADER_BYTES = 4 * 2**20
