@@ -1,6 +1,7 @@
 """The loader, driven by hand, and its thread. Most engines here are stubs: the tests of agents have real ones."""
 
 import os
+import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 
 from actor.agent_builder import build_parts
 from actor.agent_options import AgentOptions
+from actor.loading.loaded_policy import LoadResult
 from actor.rollouts.episodes import FinishedEpisode
 from actor.versions import store_listing
 from actor.versions.policy_loader import PolicyLoader
@@ -411,4 +413,26 @@ class TestThread:
             until(lambda: not bench.loader.watcher.is_delegated)
             until(lambda: bench.manager.held_version == 0)
         finally:
+            bench.loader.close()
+
+    def test_an_agent_does_not_wait_for_the_loader_to_take_from_the_source(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        begun, may_finish = threading.Event(), threading.Event()
+
+        def load(*_: object) -> LoadResult:
+            begun.set()
+            may_finish.wait(5.0)
+            raise ProbeMismatch("row 3 differs")
+
+        monkeypatch.setattr(bench.engines, "load", load)
+        publish_sample(bench.store)
+        bench.loader.start()
+        try:
+            assert begun.wait(20.0)
+            bench.source.news = True
+            bench.loader.take_prefetched()
+            assert bench.source.news, "the next call takes it"
+        finally:
+            may_finish.set()
             bench.loader.close()

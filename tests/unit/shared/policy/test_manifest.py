@@ -14,11 +14,13 @@ from shared.policy.manifest import (
     FORMAT_VERSION,
     MAX_FILES,
     MAX_MANIFEST_BYTES,
+    MAX_VERSION_BYTES,
     FileEntry,
     Manifest,
     MethodReport,
     TrainingProgress,
     decode_manifest,
+    decode_manifest_again,
     encode_manifest,
 )
 from shared.policy.nested_values import ConstantNode, DictNode, RecordNode, SequenceNode, Structure, TensorNode
@@ -89,6 +91,28 @@ def test_malformed_json_is_refused(data: bytes) -> None:
 def test_a_manifest_is_bounded() -> None:
     with pytest.raises(ManifestError, match="at most"):
         decode_manifest(b" " * (MAX_MANIFEST_BYTES + 1))
+    encoded = encode_manifest(manifest())
+    assert decode_manifest(encoded + b" " * (MAX_MANIFEST_BYTES - len(encoded))) == manifest()
+
+
+def test_the_smallest_and_the_largest_version_are_accepted() -> None:
+    assert decode_manifest(changed(version=0)).version == 0
+    empty = describe_files(sample_files(b""))
+    rest = sum(entry.size_bytes for entry in empty.values())
+    for surplus in (0, 1):
+        largest = {**empty, "more": FileEntry("0" * 64, MAX_VERSION_BYTES - rest + surplus)}
+        encoded = encode_manifest(sample_manifest(0, largest))
+        if surplus:
+            with pytest.raises(ManifestError, match="8,589,934,592 bytes, found 8,589,934,593"):
+                decode_manifest(encoded)
+        else:
+            assert decode_manifest(encoded).files["weights.safetensors"].size_bytes == 0
+
+
+def test_a_manifest_accepted_before_is_parsed_without_checks() -> None:
+    encoded = encode_manifest(manifest())
+    assert decode_manifest_again(encoded) == manifest()
+    assert decode_manifest_again(changed(version=-1)).version == -1
 
 
 @pytest.mark.parametrize("found", [0, FORMAT_VERSION + 1])
