@@ -32,7 +32,7 @@ from shared.store.policy_store import LocalPolicyStore
 from tests.support.agent_policies import local_store, publish_seed
 from tests.support.idle_policies import StubEngines
 from tests.support.sample_versions import publish_sample, publish_samples
-from tests.support.waiting import until
+from tests.support.waiting import Running, until
 
 
 class _CountingWatcher(PolicyWatcher):
@@ -253,7 +253,7 @@ def test_spare_engines_are_trimmed_after_loads(bench: Bench) -> None:
     [
         (Newest(), 0, False, "it has not been read yet: give it more time"),
         (Newest(), 0, True, "no version has been published there yet"),
-        (Pinned(7), 2, True, "version 7 is not among its 2 versions (0 to 1)"),
+        (Pinned(7), 3, True, "version 7 is not among its 3 versions (0 to 2)"),
         (Pinned(1), 2, True, "no version has been loaded yet"),
     ],
 )
@@ -320,6 +320,12 @@ def test_news_end_a_wait(bench: Bench) -> None:
     bench.loader.wait_for_news(60.0)
     assert not bench.loader.is_waited_for
     bench.loader.wait_for_news(0.0)
+    waiting = Running(bench.loader.wait_for_news, 60.0)
+    until(lambda: bench.loader.is_waited_for)
+    publish_sample(bench.store)
+    bench.loader.load_pending()
+    waiting.join()
+    assert bench.source.load_s[1:] == [0.0], "the acting thread had nothing else to do"
 
 
 def test_the_source_learns_the_time_that_a_load_takes_from_acting(bench: Bench) -> None:

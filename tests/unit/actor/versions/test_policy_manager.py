@@ -109,6 +109,15 @@ def test_spares_beyond_one_are_freed(manager: PolicyManager, versions: VersionTa
     assert manager.engines_alive() == 3
 
 
+def test_a_version_that_came_too_late_leaves_its_engine(manager: PolicyManager, versions: VersionTable) -> None:
+    (one,) = _acting(manager, versions, 1)
+    late = _policy(versions, 2)
+    manager.discard(late)
+    assert versions.state(2) is S.SKIPPED
+    assert manager.adopt(begins_episodes=True) is one
+    assert manager.take_spare("onnx", "p", withdraw_ready=False) is late.engine
+
+
 def test_the_last_good_policy_takes_over_from_one_that_fails(manager: PolicyManager, versions: VersionTable) -> None:
     one, _ = _acting(manager, versions, 1, 2)
     assert manager.fail_acting("NaN") is one

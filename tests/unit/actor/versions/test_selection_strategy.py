@@ -100,11 +100,12 @@ def test_a_newer_version_comes_before_a_draw(manager: PolicyManager) -> None:
     strategy = HistorySelection(History(1.0), manager, seed=0)
     assert strategy.select([6, 8], ()) == 8, "nothing acts yet"
     acting(manager, 8)
-    assert strategy.select([6, 8], ()) == 6
+    strategy.episode_began()
     assert strategy.select([6, 8, 9], ()) == 9
     strategy.place(loading(manager, 9))
     assert manager.held_version == 9
     assert not manager.has_draw
+    assert strategy.select([6, 8, 9], {8}) == 6, "the draw is still due"
 
 
 def test_a_draw_leaves_the_engine_of_the_standby_alone(manager: PolicyManager) -> None:

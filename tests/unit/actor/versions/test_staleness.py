@@ -61,7 +61,17 @@ def test_the_report_is_information_unless_alarming_and_can_be_turned_off() -> No
 
 @pytest.mark.parametrize(
     ("age_s", "said"),
-    [(-5, "0 s"), (119, "119 s"), (120, "2 min"), (7200, "2.0 h"), (90000, "25.0 h"), (4e5, "4.6 days")],
+    [
+        (-5, "0 s"),
+        (119, "119 s"),
+        (120, "2 min"),
+        (7200, "2.0 h"),
+        (90000, "25.0 h"),
+        (172799, "48.0 h"),
+        (172800, "2.0 days"),
+        (7199, "120 min"),
+        (4e5, "4.6 days"),
+    ],
 )
 def test_describe_age(age_s: float, said: str) -> None:
     assert describe_age(age_s) == said

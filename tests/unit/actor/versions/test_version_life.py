@@ -78,7 +78,7 @@ def test_a_transient_failure_is_due_again_and_keeps_its_digest_clean() -> None:
     assert table.next_retry_s(4.0) == 6.0
     table.move(1, S.LOADING)
     table.fail(1, "TransientLoadError: disk", retry_at_s=20.0)
-    assert table.attempts(1) == 2
+    assert (table.attempts(1), table.attempts(2)) == (2, 0)
     assert table.failures()[0].describe_failure() == (
         "version 1 (2 attempts, will be tried again): TransientLoadError: disk"
     )

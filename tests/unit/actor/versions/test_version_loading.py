@@ -1,5 +1,6 @@
 """What becomes of a version whose load fails. The engines are stubs: tests/unit/actor/loading has the real ones."""
 
+import shutil
 import time
 
 import pytest
@@ -19,7 +20,7 @@ from shared.errors import (
     VersionNotFound,
 )
 from shared.store.authenticity import Authenticity
-from shared.store.policy_store import LocalPolicyStore
+from shared.store.policy_store import LocalPolicyStore, version_name
 from tests.support.agent_policies import no_spare
 from tests.support.idle_policies import StubEngines
 from tests.support.sample_versions import publish_sample
@@ -120,14 +121,21 @@ def test_a_transient_fault_is_retried_later_and_later_and_reported_once(bench: B
         assert record.retry_at_s is not None
         least_s = 0.05 * 2 ** (attempt - 1)
         assert before_s + least_s <= record.retry_at_s <= time.monotonic() + least_s + 0.05
-    assert list(bench.reports) == [("WARNING", f"policy version 0 will be retried reason={reason}")]
+        assert list(bench.reports) == [("WARNING", f"policy version 0 will be retried reason={reason}")]
     assert bench.versions.quarantine_reason(bench.digest) is None
     assert bench.shared() == {}
 
 
 def test_a_removed_version_is_no_report_and_the_store_is_listed_again(bench: Bench) -> None:
-    assert bench.listing.known == ()
-    record = bench.fail(VersionNotFound("no such version"), version=7)
+    publish_sample(bench.store)
+    bench.listing.watcher.start()
+    try:
+        bench.listing.look()
+        assert bench.listing.known == (0, 1)
+        shutil.rmtree(bench.store.path / version_name(1))
+        record = bench.fail(VersionNotFound("no such version"), version=1)
+    finally:
+        bench.listing.watcher.stop()
     assert not record.quarantined
     assert list(bench.reports) == []
     assert bench.listing.known == (0,)
