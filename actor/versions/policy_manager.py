@@ -229,7 +229,8 @@ class PolicyManager:
     def _note_acting(self) -> LoadedPolicy | None:
         acting = self._episode or self._current
         if acting is not None:
-            self._highest_acted = max(acting.version, -1 if self._highest_acted is None else self._highest_acted)
+            before = acting.version if self._highest_acted is None else self._highest_acted
+            self._highest_acted = max(acting.version, before)
         return acting
 
     def _release(self, policy: LoadedPolicy) -> None:

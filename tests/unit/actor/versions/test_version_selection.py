@@ -1,6 +1,15 @@
 import pytest
 
-from actor.versions.version_selection import Follow, History, Newest, Pinned, draw_older, parse_follow, select_version
+from actor.versions.version_selection import (
+    Follow,
+    History,
+    Newest,
+    Pinned,
+    check_canary,
+    draw_older,
+    parse_follow,
+    select_version,
+)
 from shared.errors import ConfigurationError
 
 KNOWN = [1, 2, 5, 7]
@@ -80,9 +89,23 @@ def test_parse_follow(text: str, follow: Follow) -> None:
         "",
         "latest",
         *(f"pinned{x}" for x in ("", ":", ":-1", ":x", ":٣")),
-        *(f"history:{x}" for x in (1.5, -0.1, "nan")),
+        *(f"history:{x}" for x in (1.5, -0.1, "nan", "٣", ".٣")),
     ],
 )
 def test_parse_follow_says_what_it_expected(text: str) -> None:
     with pytest.raises(ConfigurationError, match="expected newest, pinned:VERSION or history:PROBABILITY"):
         parse_follow(text)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, -0.5, 1.5, float("nan")])
+def test_the_share_of_a_canary_is_a_proper_fraction(share: float) -> None:
+    with pytest.raises(ConfigurationError, match="expected a share above 0 and below 1"):
+        check_canary(share, Newest())
+
+
+def test_a_canary_follows_the_newest_version() -> None:
+    check_canary(0.5, Newest())
+    for follow in (Pinned(3), HALF):
+        check_canary(None, follow)
+        with pytest.raises(ConfigurationError, match=f"needs to follow newest, not {follow}"):
+            check_canary(0.5, follow)
