@@ -17,6 +17,7 @@
     │   │   │   ├── NotAuthentic
     │   │   │   ├── DigestMismatch
     │   │   │   ├── ProgramError
+    │   │   │   │   ├── ProgramImpure
     │   │   │   │   └── ProgramUnsupported
     │   │   │   ├── OperatorNotAllowed
     │   │   │   ├── WeightsError
@@ -136,6 +137,10 @@ class DigestMismatch(PermanentLoadError):
 
 class ProgramError(PermanentLoadError):
     """No program of the version can be loaded: export it again."""
+
+
+class ProgramImpure(ProgramError):
+    """A row's outputs depend on more than that row and the weights: change the policy as the message says."""
 
 
 class ProgramUnsupported(ProgramError):

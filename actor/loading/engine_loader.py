@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from loguru import logger
 
-from actor.sandbox.program_sandbox import ProgramSandbox
+from actor.sandbox.program_sandbox import ProgramSandbox, is_sandboxed
 from actor.verification.probe_verifier import ProbeVerifier
 from shared.engines.engine import Engine, EngineChoice, EngineKind
-from shared.engines.load import load_program, read_program
+from shared.engines.load import load_program, output_dtypes, read_program
 from shared.errors import PermanentLoadError, PolicyLoadError, ProgramError, StoreError, TransientLoadError, one_line
 from shared.files.buffer_pool import BufferPool, Data
 from shared.operators.program_trust import PURE_ONLY, ProgramTrust
+from shared.operators.program_check import check_program
 from shared.policy.manifest import Manifest, ProgramEntry
 from shared.policy.probe import decode_probe
 from shared.policy.program_digest import program_digest
@@ -155,6 +156,7 @@ class EngineLoader:
         self._options = options
         self._sandbox = sandbox
         self._names: dict[Program, str] = {}
+        self._pure: set[Program] = set()
 
     def load(self, kind: EngineKind, entry: ProgramEntry, material: VersionMaterial) -> NamedEngine:
         """Return a verified, warm engine of the program ``entry``. Raises what loading and verifying it raise."""
@@ -176,6 +178,7 @@ class EngineLoader:
                     return None
                 engine.load_weights(material.weights)
             material.verifier.verify(engine.run)
+            self._verify_purity(engine, kind, entry, material)
         except PermanentLoadError:
             return None  # loaded as a whole the program may still be right; the spare is dropped
         return engine, self._names.get((kind, digest), kind)
@@ -194,10 +197,21 @@ class EngineLoader:
                 batch_size=options.batch_size,
             )
         material.verifier.verify(engine.run)
+        self._verify_purity(engine, kind, entry, material)
         for _ in range(_WARM_UP_CALLS):
             engine.run(material.verifier.inputs)
         self._names[kind, entry.program_digest] = name
         return engine, name
+
+    def _verify_purity(self, engine: Engine, kind: EngineKind, entry: ProgramEntry, material: VersionMaterial) -> None:
+        """Verify a program's purity, unless the sandbox did: once, or with all weights that steer its work."""
+        program = (kind, entry.program_digest)
+        if program in self._pure or (self._sandbox is not None and is_sandboxed(kind)):
+            return
+        material.verifier.verify_purity(engine, material.weights)
+        traits = check_program(entry.kind, read_program(entry, material.read), self._options.trust)
+        if entry.kind == "importable" or not traits.data_dependent:
+            self._pure.add(program)
 
     def _import(self, entry: ProgramEntry, material: VersionMaterial) -> NamedEngine:
         """Import the policy's class; return it scripted, else traced, else eager: the first that passes the probe."""
@@ -223,4 +237,5 @@ class EngineLoader:
         scripted, failures = script_or_trace(module, example, check)
         material.refusals.extend((report.method, report.error or "") for report in failures)
         best, name = (module, "eager") if scripted is None else (scripted.module, scripted.method)
-        return EagerEngine(best, entry.program_digest, verifier.outputs), name
+        dtypes = output_dtypes(material.manifest, verifier.outputs)
+        return EagerEngine(best, entry.program_digest, verifier.outputs, dtypes), name

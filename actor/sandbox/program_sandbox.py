@@ -32,6 +32,7 @@ from shared.store.version_files import VersionFiles
 
 _LIBRARIES: dict[EngineKind, str] = {"llvm": "llvmlite", "onnx": "onnxruntime", "torchscript": "torch", "aot": "torch"}
 _MOST_RECORDS = 1000
+_CHECKS = 2  # grows with the checks that a program in the sandbox has to pass
 _BYTES_PER_S = 20 * 2**20
 
 
@@ -69,11 +70,12 @@ class SandboxKey(NamedTuple):
 
 
 class _Record(msgspec.Struct, frozen=True):
-    """A record counts only for the library version and the machine that it names; ``call_s`` is the fastest call."""
+    """A record counts for the library, the machine and the checks that it names; ``call_s`` is the fastest call."""
 
     call_s: float
     library: str
     machine: str
+    checks: int
 
 
 class SandboxCache:
@@ -150,7 +152,7 @@ class ProgramSandbox:
             PermanentLoadError: the program itself raised it.
             TransientLoadError: the process ended, and the program may not be the cause.
         """
-        if kind not in _LIBRARIES or (kind == "aot" and not self._trust.native):  # refused by the load that follows
+        if not is_sandboxed(kind) or (kind == "aot" and not self._trust.native):  # refused by the load that follows
             return
         manifest, read = files.manifest, read or files.read
         entry = manifest.program(PROGRAM_OF[kind])
@@ -253,6 +255,11 @@ class ProgramSandbox:
             )
 
 
+def is_sandboxed(kind: EngineKind) -> bool:
+    """Return True unless programs of ``kind`` are exempt from the sandbox."""
+    return kind in _LIBRARIES
+
+
 def _names(entry: ProgramEntry, files: VersionFiles) -> set[str]:
     return {entry.file, files.manifest.weights, files.manifest.probe.file}
 
@@ -274,4 +281,4 @@ def _record(kind: EngineKind, call_s: float) -> _Record:
     library, installed = _LIBRARIES[kind], "?"
     with suppress(PackageNotFoundError):
         installed = version(library)
-    return _Record(call_s, f"{library} {installed}", f"{platform.node()} {platform.machine()}")
+    return _Record(call_s, f"{library} {installed}", f"{platform.node()} {platform.machine()}", _CHECKS)

@@ -22,6 +22,7 @@ from shared.engines.load import load_program
 from shared.operators.program_trust import ProgramTrust
 from shared.policy.manifest import Manifest, decode_manifest
 from shared.policy.probe import decode_probe
+from shared.policy.weights import decode_weights
 from shared.process.process_guard import die_with, parent_pid, watch_lifeline
 
 BEGUN = b"b"  # the reply once the engine's library is imported: the program's time limit starts
@@ -101,6 +102,8 @@ def _call_s(request: SandboxRequest) -> float:
         batch_size=request.batch_size,
     )
     verifier.verify(engine.run)
+    if isinstance(verifier, ProbeVerifier):
+        verifier.verify_purity(engine, decode_weights(request.files[manifest.weights]))
     return min(timeit.repeat(lambda: engine.run(verifier.inputs), number=1, repeat=_CALLS))
 
 

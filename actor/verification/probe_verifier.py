@@ -1,12 +1,14 @@
 """Verifiers that compare an engine with its version's probe: golden inputs and the learner's outputs for them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from shared.errors import ManifestError, PolicyOutputError, ProgramError
+from shared.engines.engine import Engine
+from shared.errors import ManifestError, PolicyOutputError, ProgramError, ProgramImpure
 from shared.policy.manifest import Manifest
 from shared.policy.probe import Probe, compare, compare_outputs, decode_probe
+from shared.policy.purity import CHANGED_WEIGHTS, PurityCheck
 from shared.policy.signature import ModuleSignature
 
 _MODULE_CALLS = 3
@@ -30,6 +32,7 @@ class ProbeVerifier:
         signature = manifest.signature
         self._signature = signature if values else signature.without_value
         self._tolerance = manifest.probe
+        self._batch_size = batch_size
         self._covers_all = batch_size >= rows
         row = np.arange(batch_size) % rows
         self.outputs = tuple(signature.outputs.index(spec) for spec in self._signature.outputs)
@@ -44,6 +47,20 @@ class ProbeVerifier:
         atol, rtol = self._tolerance.atol, self._tolerance.rtol
         cases = (self._in_use,) if self._covers_all else (self._as_made, self._in_use)
         return max(compare(outputs, run(inputs), self._signature, atol, rtol) for inputs, outputs in cases)
+
+    def verify_purity(self, engine: Engine, weights: Mapping[str, np.ndarray]) -> None:
+        """Raise ProgramImpure unless the outputs depend on each row and on ``weights`` alone (``PurityCheck``).
+
+        The calls take longer than ``verify``: once per program, engine and batch size is enough.
+        """
+        # torch.compile compiles for many seconds for single rows; two rows do if the actor has several.
+        fewest_rows = 2 if engine.kind == "compile" and self._batch_size > 1 else 1
+        tolerance = self._tolerance
+        PurityCheck(
+            self._signature, self.probe_inputs, self._batch_size, tolerance.atol, tolerance.rtol, fewest_rows
+        ).check(engine.run)
+        if not engine.has_weights(weights):
+            raise ProgramImpure(CHANGED_WEIGHTS)
 
 
 class ModuleVerifier:

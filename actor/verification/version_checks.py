@@ -10,6 +10,14 @@ _COPIES = 3  # the bytes, the engine's copy and the standby's copy
 _SMALL_BYTES = 2**28
 _OUT_OF_MEMORY = ("bad_alloc", "bad allocation", "allocate memory", "Cannot allocate")
 _INPUT_ORDER: tuple[Role, ...] = ("observation", "state", "action_mask", "noise")
+_NUMBERS: tuple[Role, ...] = ("log_prob", "value")
+_REAL = (
+    "bool",
+    *(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)),
+    "float16",
+    "float32",
+    "float64",
+)
 _AT_MOST_ONCE: tuple[Role, ...] = ("action_mask", "noise", "env_action", "log_prob", "value")
 
 
@@ -21,6 +29,7 @@ def check_signature(signature: PolicySignature) -> None:
     roles = [spec.role for spec in (*inputs, *outputs)]
     if roles.count("action") != 1 or any(roles.count(role) > 1 for role in _AT_MOST_ONCE):
         raise ManifestError(f"expected one action and at most one of {_AT_MOST_ONCE}; found {roles}")
+    _check_dtypes(signature)
     leaves = [(leaf.path, leaf.dtype, leaf.shape) for leaf in signature.observation]
     observation = [(spec.path, spec.dtype, spec.shape) for spec in inputs if spec.role == "observation"]
     if not leaves or leaves != observation:
@@ -40,6 +49,13 @@ def check_signature(signature: PolicySignature) -> None:
                 raise ManifestError(
                     f"{spec.role}: expected {dtype} {shape} for this action space, found {spec.dtype} {spec.shape}"
                 )
+
+
+def _check_dtypes(signature: PolicySignature) -> None:
+    for spec in (*signature.inputs, *signature.outputs):
+        if spec.dtype not in _REAL or (spec.role in _NUMBERS and (spec.shape, spec.dtype[:5]) != ((), "float")):
+            expected = "one float for each row" if spec.role in _NUMBERS else "real numbers or bool"
+            raise ManifestError(f"{spec.name}: expected {expected}, found {spec.dtype} {spec.shape}")
 
 
 def check_same_spaces(expected: PolicySignature, found: PolicySignature) -> None:

@@ -20,7 +20,7 @@ from learner.export.program_checks import (
 from shared.engines.eager import EagerEngine, module_tensors
 from shared.engines.engine import Engine
 from shared.engines.importable import ImportablePolicy, encode_importable, load_importable
-from shared.errors import ExportError, ProbeMismatch, WeightsError
+from shared.errors import ExportError, ProbeMismatch, ProgramImpure, WeightsError
 from shared.policy.manifest import PROBE_FILE, TORCHSCRIPT_FILE, WEIGHTS_FILE, MethodReport, ProbeEntry, ProgramEntry
 from shared.policy.probe import (
     PROBE_ATOL,
@@ -31,10 +31,12 @@ from shared.policy.probe import (
     encode_probe,
     make_inputs,
     run_policy,
+    run_policy_in_place,
 )
 from shared.policy.program_digest import program_digest
+from shared.policy.purity import CHANGED_WEIGHTS, PurityCheck
 from shared.policy.signature import PolicySignature
-from shared.policy.weights import check_layout, encode_weights
+from shared.policy.weights import check_layout, encode_weights, have_equal_arrays
 from shared.scripting.scripting import save_archive
 
 _BATCH_SIZES = (EXAMPLE_ROWS, 1, 64)
@@ -106,6 +108,8 @@ class PolicyExporter:
 def policy_checks(module: nn.Module, signature: PolicySignature) -> ProgramChecks:
     """Return the checks of a policy's programs. Raises ExportError if the policy does not match its signature."""
     weights = {name: tensor.numpy().copy() for name, tensor in module_tensors(module).items()}
+    # First of all: no probe is found for a policy that answers differently each time.
+    _check_purity(module, _purity(signature, make_inputs(signature, EXAMPLE_ROWS, 0)), weights, repeats_only=True)
     other_weights = perturbed(weights)
 
     def cases(inputs_set: int, make: MakeInputs, seed: int = 0) -> list[Case]:
@@ -116,6 +120,7 @@ def policy_checks(module: nn.Module, signature: PolicySignature) -> ProgramCheck
     reweighted = cases(0, make_inputs)
     write_weights(module, weights)
     plausible = cases(0, make_inputs)
+    _check_purity(module, _purity(signature, plausible[-1].inputs), weights)
     try:
         others = cases(1, one_sided_inputs)
     except ExportError:  # for those inputs the outputs are not finite, or no choice is clear
@@ -125,6 +130,27 @@ def policy_checks(module: nn.Module, signature: PolicySignature) -> ProgramCheck
         return compare(expected, found, signature, ATOL, RTOL)
 
     return ProgramChecks(weights, (*plausible, *others), difference, other_weights, reweighted)
+
+
+def _purity(signature: PolicySignature, inputs: Arrays) -> PurityCheck:
+    """Return the check that actors make of the programs, here of the policy itself, with the same tolerances."""
+    return PurityCheck(signature, inputs, EXAMPLE_ROWS, PROBE_ATOL, PROBE_RTOL)
+
+
+def _check_purity(
+    module: nn.Module, purity: PurityCheck, weights: Mapping[str, np.ndarray], *, repeats_only: bool = False
+) -> None:
+    """Raise ExportError unless the eager policy is pure: its author hears it first, before any actor does."""
+
+    def run(inputs: Arrays) -> list[np.ndarray]:
+        return run_policy_in_place(module, purity.signature, inputs)
+
+    try:
+        (purity.check_repeats if repeats_only else purity.check)(run)
+    except ProgramImpure as error:
+        raise ExportError(str(error)) from error
+    if not have_equal_arrays(weights, {name: tensor.numpy() for name, tensor in module_tensors(module).items()}):
+        raise ExportError(CHANGED_WEIGHTS)
 
 
 def policy_interface(signature: PolicySignature, example: Sequence[Tensor]) -> FlatInterface:

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 import torch
 
-from shared.engines.eager import to_tensor
+from shared.engines.eager import InputTensors
 from shared.engines.engine import EngineKind
 from shared.errors import NotTrusted, PolicyOutputError, ProgramError, WeightsError
 from shared.policy.program_digest import program_digest
@@ -51,6 +51,7 @@ class AotEngine:
             )
         self.program_digest = program_digest("aot", package)
         self._outputs = outputs
+        self._inputs = InputTensors()
         # torch loads packages from files only. This private file holds the verified bytes.
         with tempfile.TemporaryDirectory(prefix="rl-hotswap-") as directory:
             path = Path(directory) / "policy.pt2"
@@ -63,7 +64,7 @@ class AotEngine:
     def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Compute the outputs; see ``Engine``. Raises PolicyOutputError when the package reports an error."""
         try:
-            outputs = self._loader.run([to_tensor(array) for array in inputs])
+            outputs = self._loader.run(self._inputs.fill(inputs))
             kept = outputs if self._outputs is None else [outputs[position] for position in self._outputs]
             # Copied, because an output may be a view of an input, a weight or another output.
             return [output.numpy().copy() for output in kept]
@@ -79,6 +80,10 @@ class AotEngine:
             self._loader.load_constants(constants, use_inactive=False, check_full_update=False)
         except Exception as error:  # as above
             raise WeightsError(f"AOTInductor: {type(error).__name__}: {error}") from error
+
+    def has_weights(self, weights: Mapping[str, np.ndarray]) -> bool:  # noqa: ARG002
+        """Return True: the package's copy cannot be read, and its code is trusted; see ``Engine``."""
+        return True
 
     def twin(self) -> None:
         """Return None: a package can only be loaded from its file."""

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from shared.engines.engine import EngineKind
 from shared.errors import PolicyOutputError
-from shared.policy.weights import check_weights
+from shared.policy.weights import check_weights, have_equal_arrays
 
 
 def module_tensors(module: nn.Module) -> dict[str, Tensor]:
@@ -18,27 +19,75 @@ def module_tensors(module: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach() for name, tensor in named}
 
 
+class InputTensors:
+    """Tensors with memory of their own, which inputs are copied into: programs write to no array of the caller.
+
+    They are used again while shapes and dtypes stay the same, which takes no longer than new tensors without a copy.
+    """
+
+    def __init__(self) -> None:
+        self._tensors: list[Tensor] = []
+        self._slots: list[tuple[np.ndarray, np.dtype[Any], tuple[int, ...]]] = []
+
+    def fill(self, inputs: Sequence[np.ndarray]) -> list[Tensor]:
+        """Return tensors with the values of ``inputs``, valid until the next call."""
+        slots = self._slots
+        if len(slots) != len(inputs):
+            return self._make(inputs)
+        for (memory, dtype, shape), array in zip(slots, inputs, strict=True):
+            if array.dtype != dtype or array.shape != shape:
+                return self._make(inputs)
+            memory[...] = array
+        return [*self._tensors]  # a module may change the list
+
+    def check_unchanged(self) -> None:
+        """Raise PolicyOutputError if the program wrote to a tensor or changed its shape."""
+        for tensor in self._tensors:
+            if tensor._version:
+                self._tensors, self._slots = [], []
+                raise PolicyOutputError("copy an input before you change it: the program overwrote one of its inputs")
+
+    def _make(self, inputs: Sequence[np.ndarray]) -> list[Tensor]:
+        # torch aligns its memory, so that equal inputs give equal bits wherever the arrays of the caller lie.
+        memory = [
+            torch.from_numpy(array.copy()).clone(memory_format=torch.contiguous_format).numpy() for array in inputs
+        ]
+        self._slots = [(array, array.dtype, array.shape) for array in memory]
+        # A program may let its tensor drop its memory, which the arrays keep alive.
+        self._tensors = [torch.from_numpy(array) for array in memory]
+        return [*self._tensors]
+
+
 class EagerEngine:
     """Runs an eager, scripted or traced module whose ``forward`` takes and returns one list of tensors.
 
-    The engine owns the module. ``outputs`` are the positions of the outputs that ``run`` returns; all by default.
+    The engine owns the module. ``outputs`` are the positions of the outputs that ``run`` returns, all by default, and
+    ``dtypes`` those that each must have: a module may return another one for some inputs.
     """
 
     kind: EngineKind = "eager"
 
-    def __init__(self, module: nn.Module, program_digest: str, outputs: Sequence[int] | None = None) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        program_digest: str,
+        outputs: Sequence[int] | None = None,
+        dtypes: Sequence[np.dtype[Any]] | None = None,
+    ) -> None:
         self.program_digest = program_digest
         self._module = module.eval()
         self._outputs = outputs
+        self._dtypes = None if dtypes is None else list(dtypes)
         for parameter in module.parameters():
             parameter.requires_grad_(False)
         self._call: Callable[[list[Tensor]], list[Tensor]] = module
+        self._inputs = InputTensors()
         # Views of the module's memory: np.copyto accepts a read-only source and releases the GIL.
         self._weights = {name: tensor.numpy() for name, tensor in module_tensors(module).items()}
 
     def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Compute the outputs; see ``Engine``. Raises PolicyOutputError when the module raises."""
-        return self._run_tensors([to_tensor(array) for array in inputs])
+        return self._run_tensors(self._inputs.fill(inputs))
 
     def _run_tensors(self, tensors: list[Tensor]) -> list[np.ndarray]:
         try:
@@ -46,9 +95,17 @@ class EagerEngine:
                 outputs = self._call(tensors)
                 kept = outputs if self._outputs is None else [outputs[position] for position in self._outputs]
                 # Copied, because an output may be a view of an input, a weight or another output.
-                return [output.numpy().copy() for output in kept]
+                arrays = [output.numpy().copy() for output in kept]
         except Exception as error:  # a policy's own code may raise anything
             raise PolicyOutputError(f"the policy raised {type(error).__name__}: {error}") from error
+        self._inputs.check_unchanged()
+        if self._dtypes is not None and [array.dtype for array in arrays] != self._dtypes:
+            found = [str(array.dtype) for array in arrays]
+            raise PolicyOutputError(
+                f"the program does not return what its signature promises: expected {list(map(str, self._dtypes))}, "
+                f"found {found}"
+            )
+        return arrays
 
     def load_weights(self, weights: Mapping[str, np.ndarray]) -> None:
         """Replace the weights; see ``Engine``."""
@@ -56,15 +113,13 @@ class EagerEngine:
         for name, array in self._weights.items():
             np.copyto(array, weights[name], casting="no")
 
+    def has_weights(self, weights: Mapping[str, np.ndarray]) -> bool:
+        """Compare the module's parameters and buffers; see ``Engine``."""
+        return have_equal_arrays(self._weights, weights)
+
     def twin(self) -> "EagerEngine | None":
         """Return None: a user's module may not support copying."""
         return None
-
-
-def to_tensor(array: np.ndarray) -> Tensor:
-    """Return a tensor on the memory of ``array``, or on a copy of a read-only array."""
-    # torch warns about read-only memory, because a program could write to it.
-    return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
 _MOST_COMPILATIONS = 64
@@ -78,8 +133,14 @@ class TorchCompileEngine(EagerEngine):
 
     kind: EngineKind = "compile"
 
-    def __init__(self, module: nn.Module, program_digest: str, outputs: Sequence[int] | None = None) -> None:
-        super().__init__(module, program_digest, outputs)
+    def __init__(
+        self,
+        module: nn.Module,
+        program_digest: str,
+        outputs: Sequence[int] | None = None,
+        dtypes: Sequence[np.dtype[Any]] | None = None,
+    ) -> None:
+        super().__init__(module, program_digest, outputs, dtypes)
         # The limit (8 by default) counts all networks of a class; beyond it torch silently stops compiling.
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MOST_COMPILATIONS)
         self._call = torch.compile(module)
@@ -90,7 +151,7 @@ class TorchCompileEngine(EagerEngine):
         has_rows = inputs[0].shape[0] > 1
         if has_rows in self._compiled:
             return super().run(inputs)
-        tensors = [to_tensor(array) for array in inputs]
+        tensors = self._inputs.fill(inputs)
         if has_rows:  # torch treats a size of 1 as a constant
             for tensor in tensors:
                 torch._dynamo.mark_dynamic(tensor, 0)

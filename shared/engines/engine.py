@@ -28,5 +28,8 @@ class Engine(Protocol):
     def load_weights(self, weights: Mapping[str, np.ndarray]) -> None:
         """Replace all parameters and buffers. Raises WeightsError unless names, shapes and dtypes fit."""
 
+    def has_weights(self, weights: Mapping[str, np.ndarray]) -> bool:
+        """Return True when the engine has exactly these weights: since ``load_weights`` no call has changed them."""
+
     def twin(self) -> "Engine | None":
         """Return another engine of the program, without weights, that may run beside this one; None if unsupported."""

@@ -62,6 +62,12 @@ class LlvmEngine:
         check_weights(self._layout, weights)
         self._compiled.pack(weights, self.block)
 
+    def has_weights(self, weights: Mapping[str, np.ndarray]) -> bool:
+        """Compare the block with a newly packed one; see ``Engine``."""
+        packed = self._compiled.make_block()
+        self._compiled.pack(weights, packed)
+        return np.array_equal(self.block, packed)
+
     def twin(self) -> "LlvmEngine":
         """Return an engine that shares the compiled code; see ``Engine``."""
         twin = copy.copy(self)

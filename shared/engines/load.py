@@ -1,7 +1,9 @@
 """Construction of an engine from a version's verified files. Each engine's library is imported at its first use."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+import numpy as np
 from msgspec import UNSET
 
 from shared.engines.engine import Engine, EngineKind
@@ -67,7 +69,7 @@ def load_program(
     elif kind == "torchscript":
         from shared.engines.torchscript import TorchScriptEngine
 
-        engine = TorchScriptEngine.from_bytes(data, outputs)
+        engine = TorchScriptEngine.from_bytes(data, outputs, output_dtypes(manifest, outputs))
         engine.load_weights(weights)
     elif kind == "aot":
         from shared.engines.aot import AotEngine
@@ -79,8 +81,15 @@ def load_program(
 
         module = load_importable(data, weights, trust.modules)
         make = TorchCompileEngine if kind == "compile" else EagerEngine
-        engine = make(module, program.program_digest, outputs)
+        engine = make(module, program.program_digest, outputs, output_dtypes(manifest, outputs))
     return engine
+
+
+def output_dtypes(manifest: Manifest, outputs: Sequence[int] | None) -> list[np.dtype[Any]]:
+    """Return the dtypes that the manifest promises of the outputs at these positions, or of all."""
+    promised = manifest.signature.outputs if manifest.module is UNSET else manifest.module.outputs
+    dtypes = [np.dtype(spec.dtype) for spec in promised]
+    return dtypes if outputs is None else [dtypes[position] for position in outputs]
 
 
 def _bounds(manifest: Manifest, outputs: Sequence[int] | None) -> Sequence[Bounds] | None:

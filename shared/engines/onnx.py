@@ -25,7 +25,7 @@ from shared.engines.onnx_graph import check_external_initializers, external_init
 from shared.errors import PolicyOutputError, ProgramError
 from shared.files.buffer_pool import is_lasting
 from shared.policy.program_digest import program_digest
-from shared.policy.weights import check_weights
+from shared.policy.weights import check_weights, have_equal_arrays
 
 _Level = onnxruntime.GraphOptimizationLevel
 # The comparison writes the weights to a file; with more of them, optimising is not the largest cost.
@@ -86,6 +86,10 @@ class OnnxEngine:
         self._session = session_maker(self._graph, self._initializers, self._threads, packs=self._packs).make(
             self._weights
         )
+
+    def has_weights(self, weights: Mapping[str, np.ndarray]) -> bool:
+        """Compare the arrays that the session reads; see ``Engine``."""
+        return have_equal_arrays(self._weights, weights)
 
     def twin(self) -> "OnnxEngine":
         """Return a copy; ``load_weights`` replaces everything that depends on weights. See ``Engine``."""

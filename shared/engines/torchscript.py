@@ -6,7 +6,9 @@ import io
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
+import numpy as np
 import torch
 
 from shared.engines.eager import EagerEngine
@@ -22,15 +24,21 @@ class TorchScriptEngine(EagerEngine):
     kind: EngineKind = "torchscript"
 
     def __init__(
-        self, module: torch.jit.ScriptModule, program_digest: str, outputs: Sequence[int] | None = None
+        self,
+        module: torch.jit.ScriptModule,
+        program_digest: str,
+        outputs: Sequence[int] | None = None,
+        dtypes: Sequence[np.dtype[Any]] | None = None,
     ) -> None:
         _compile_at_first_call()
-        super().__init__(module, program_digest, outputs)
+        super().__init__(module, program_digest, outputs, dtypes)
         self._scripted = module
         self._call = module.forward  # saves the four microseconds of nn.Module.__call__
 
     @classmethod
-    def from_bytes(cls, program: bytes, outputs: Sequence[int] | None = None) -> "TorchScriptEngine":
+    def from_bytes(
+        cls, program: bytes, outputs: Sequence[int] | None = None, dtypes: Sequence[np.dtype[Any]] | None = None
+    ) -> "TorchScriptEngine":
         """Load an archive of ``torch.jit.save`` with its weights. Raises ProgramError.
 
         The caller has verified the archive's SHA-256 and its operators (``shared.operators.program_check``). torch gets
@@ -43,11 +51,11 @@ class TorchScriptEngine(EagerEngine):
                 module = torch.jit.load(io.BytesIO(build_archive(entries)), map_location="cpu")  # type: ignore[no-untyped-call]
         except Exception as error:  # observed: RuntimeError, UnicodeDecodeError, MemoryError, ...
             raise ProgramError(f"torch.jit.load: {type(error).__name__}: {error}") from error
-        return cls(module, digest, outputs)
+        return cls(module, digest, outputs, dtypes)
 
     def twin(self) -> "TorchScriptEngine":
         """Return a deep copy; see ``Engine``. It holds the GIL for a tenth of the time that loading does."""
-        return TorchScriptEngine(copy.deepcopy(self._scripted), self.program_digest, self._outputs)
+        return TorchScriptEngine(copy.deepcopy(self._scripted), self.program_digest, self._outputs, self._dtypes)
 
 
 @functools.cache

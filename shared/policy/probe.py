@@ -84,12 +84,18 @@ def compute_probe(
 
 def run_policy(policy: Policy, signature: PolicySignature, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Call a policy or a program on numpy arrays. Raises ExportError unless the outputs are finite and fit."""
+    # Copied, because inputs may be read-only.
+    return run_policy_in_place(policy, signature, [array.copy() for array in inputs])
+
+
+def run_policy_in_place(policy: Policy, signature: PolicySignature, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Call a policy on arrays that it can write to; see ``run_policy``."""
     import torch
 
     with torch.no_grad():
-        # Copied both ways: a policy may return a view of an input, and inputs may be read-only.
         try:
-            outputs = [output.numpy().copy() for output in policy([torch.from_numpy(array.copy()) for array in inputs])]
+            # Copied, because a policy may return a view of an input.
+            outputs = [output.numpy().copy() for output in policy([torch.from_numpy(array) for array in inputs])]
         except Exception as error:  # a policy's own code may raise anything
             raise ExportError(f"the policy raised {type(error).__name__}: {error}") from error
     try:

@@ -86,6 +86,11 @@ def decode_weights(data: Data) -> DecodedWeights:
     return DecodedWeights(arrays)
 
 
+def have_equal_arrays(some: Mapping[str, np.ndarray], others: Mapping[str, np.ndarray]) -> bool:
+    """Return True when every array of ``some`` equals the one of that name in ``others``."""
+    return all(np.array_equal(array, others[name]) for name, array in some.items())
+
+
 def check_weights(expected: Mapping[str, np.ndarray], found: Mapping[str, np.ndarray]) -> None:
     """Raise WeightsError unless ``found`` has the layout of ``expected`` and only finite floats."""
     check_layout(expected, found)

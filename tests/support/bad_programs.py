@@ -3,6 +3,7 @@
 import io
 import warnings
 import zipfile
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -11,19 +12,11 @@ from shared.policy.manifest import TORCHSCRIPT_FILE, WEIGHTS_FILE, Manifest, Pro
 from shared.policy.program_digest import program_digest
 from shared.policy.weights import encode_weights
 from shared.store.policy_store import PolicyStore
-from tests.support.agent_policies import exporter, make_policy, publish
+from tests.support.agent_policies import exporter, publish
+from tests.support.impure_policies import AroundPolicy
 
 
-class _Around(nn.Module):
-    """Correct policy; subclasses add the fault."""
-
-    def __init__(self, seed: int = 0) -> None:
-        super().__init__()
-        self.policy = make_policy(seed=seed)
-        self.signature = self.policy.signature
-
-
-class RunsWhileItLoads(_Around):
+class RunsWhileItLoads(AroundPolicy):
     """Misbehaves in ``__setstate__``, which TorchScript runs while it unpacks an archive."""
 
     @torch.jit.export
@@ -41,7 +34,7 @@ class RunsWhileItLoads(_Around):
         return self.policy(inputs)
 
 
-class Hangs(_Around):
+class Hangs(AroundPolicy):
     def forward(self, inputs: list[Tensor]) -> list[Tensor]:
         total = inputs[0].sum()
         for _ in range(1 << 62):
@@ -49,7 +42,7 @@ class Hangs(_Around):
         return self.policy([inputs[0] + 0 * total, inputs[1]])
 
 
-class NeedsAHundredTimes(_Around):
+class NeedsAHundredTimes(AroundPolicy):
     """Computes the correct result a thousand times."""
 
     def forward(self, inputs: list[Tensor]) -> list[Tensor]:
@@ -59,7 +52,7 @@ class NeedsAHundredTimes(_Around):
         return outputs
 
 
-class EatsAllMemory(_Around):
+class EatsAllMemory(AroundPolicy):
     def forward(self, inputs: list[Tensor]) -> list[Tensor]:
         outputs = self.policy(inputs)
         eaten = outputs[2].repeat(2_000_000)
@@ -68,18 +61,18 @@ class EatsAllMemory(_Around):
         return [outputs[0], outputs[1] + 0 * eaten[0], outputs[2]]
 
 
-class FewerOutputs(_Around):
+class FewerOutputs(AroundPolicy):
     def forward(self, inputs: list[Tensor]) -> list[Tensor]:
         return self.policy(inputs)[:2]
 
 
-class MoreOutputs(_Around):
+class MoreOutputs(AroundPolicy):
     def forward(self, inputs: list[Tensor]) -> list[Tensor]:
         outputs = self.policy(inputs)
         return [outputs[0], outputs[1], outputs[2], outputs[2]]
 
 
-class SwappedOutputs(_Around):
+class SwappedOutputs(AroundPolicy):
     """Swaps log-probability and value, which have one shape and dtype; only the probe detects it."""
 
     def forward(self, inputs: list[Tensor]) -> list[Tensor]:
@@ -87,13 +80,95 @@ class SwappedOutputs(_Around):
         return [outputs[0], outputs[2], outputs[1]]
 
 
-class RightAtOneBatchSize(_Around):
+class RightAtOneBatchSize(AroundPolicy):
     """Correct at the probe's batch size only; negated at any other."""
 
     def forward(self, inputs: list[Tensor]) -> list[Tensor]:
         if inputs[0].shape[0] == 8:
             return self.policy(inputs)
         return self.policy([-inputs[0], -inputs[1]])
+
+
+def _is_far(inputs: list[Tensor]) -> bool:
+    return bool((inputs[0][:, 0] > 500).any())
+
+
+class WideLogProbForSomeInputs(AroundPolicy):
+    def forward(self, inputs: list[Tensor]) -> list[Tensor]:
+        action, log_prob, value = self.policy(inputs)
+        if _is_far(inputs):
+            log_prob = log_prob.to(torch.float64)
+        return [action, log_prob, value]
+
+
+class FloatActionForSomeInputs(AroundPolicy):
+    def forward(self, inputs: list[Tensor]) -> list[Tensor]:
+        action, log_prob, value = self.policy(inputs)
+        if _is_far(inputs):
+            action = action.to(torch.float64) + 0.5
+        return [action, log_prob, value]
+
+
+class ShortActionForSomeInputs(AroundPolicy):
+    """Int32: half the bytes of the action that is expected."""
+
+    def forward(self, inputs: list[Tensor]) -> list[Tensor]:
+        action, log_prob, value = self.policy(inputs)
+        if _is_far(inputs):
+            action = action.to(torch.int32)
+        return [action, log_prob, value]
+
+
+class ComplexLogProbForSomeInputs(AroundPolicy):
+    def forward(self, inputs: list[Tensor]) -> list[Tensor]:
+        action, log_prob, value = self.policy(inputs)
+        if _is_far(inputs):
+            log_prob = torch.complex(log_prob, log_prob)
+        return [action, log_prob, value]
+
+
+class SparseLogProbForSomeInputs(AroundPolicy):
+    def forward(self, inputs: list[Tensor]) -> list[Tensor]:
+        action, log_prob, value = self.policy(inputs)
+        if _is_far(inputs):
+            log_prob = log_prob.to_sparse()
+        return [action, log_prob, value]
+
+
+class FewerRowsForSomeInputs(AroundPolicy):
+    def forward(self, inputs: list[Tensor]) -> list[Tensor]:
+        action, log_prob, value = self.policy(inputs)
+        if _is_far(inputs):
+            action = action[:1]
+        return [action, log_prob, value]
+
+
+class ScalarForSomeInputs(AroundPolicy):
+    def forward(self, inputs: list[Tensor]) -> list[Tensor]:
+        action, log_prob, value = self.policy(inputs)
+        if _is_far(inputs):
+            log_prob = log_prob.sum()
+        return [action, log_prob, value]
+
+
+class FewerOutputsForSomeInputs(AroundPolicy):
+    def forward(self, inputs: list[Tensor]) -> list[Tensor]:
+        outputs = self.policy(inputs)
+        return outputs[:1] if _is_far(inputs) else outputs
+
+
+class ComplexLogProb(AroundPolicy):
+    def forward(self, inputs: list[Tensor]) -> list[Tensor]:
+        action, log_prob, value = self.policy(inputs)
+        return [action, torch.complex(log_prob, log_prob), value]
+
+
+class ObservationAsValue(AroundPolicy):
+    """Outputs a view of its observation."""
+
+    def forward(self, inputs: list[Tensor]) -> list[Tensor]:
+        action, log_prob, _ = self.policy(inputs)
+        return [action, log_prob, inputs[0][:, 0]]
 
 
 class _BakedState(nn.Module):
@@ -108,7 +183,7 @@ class _BakedState(nn.Module):
         return self.lstm(observation.unsqueeze(0), (state, state))[0].sum()
 
 
-class Crashes(_Around):
+class Crashes(AroundPolicy):
     """Ends the calling process by a write beyond the end of an array, in native code."""
 
     def __init__(self, seed: int = 0) -> None:
@@ -122,7 +197,7 @@ class Crashes(_Around):
         return self.policy([inputs[0] + 0 * self.native(many), inputs[1]])
 
 
-class Steered(_Around):
+class Steered(AroundPolicy):
     """One program whose weights decide whether it crashes, eats all memory, hangs, or does no harm."""
 
     def __init__(self, seed: int = 0, *, rows: int = 1, copies: int = 1, laps: int = 1) -> None:
@@ -156,7 +231,7 @@ def publish_steered(store: PolicyStore, seed: int, harm: str | None = None) -> M
     return publish_program(store, Steered(seed, **({} if harm is None else STEERED[harm][0])))
 
 
-class HangsRarely(_Around):
+class HangsRarely(AroundPolicy):
     """Hangs for the inputs that ``rare_environment`` gives once in an episode, and no probe has."""
 
     def forward(self, inputs: list[Tensor]) -> list[Tensor]:
@@ -176,8 +251,8 @@ class CrashesRarely(Crashes):
         return self.policy(inputs)
 
 
-def publish_program(store: PolicyStore, module: _Around) -> Manifest:
-    """Publish the TorchScript of ``module`` with its weights and the probe of the correct policy."""
+def publish_program(store: PolicyStore, module: AroundPolicy, instead: Mapping[str, bytes] | None = None) -> Manifest:
+    """Publish the TorchScript of ``module`` and its weights, with the correct policy's probe or a file ``instead``."""
     buffer = io.BytesIO()
     torch.jit.save(torch.jit.script(module.eval()), buffer)
     program = buffer.getvalue()
@@ -185,8 +260,8 @@ def publish_program(store: PolicyStore, module: _Around) -> Manifest:
     return publish(
         store,
         module.policy,
-        exporter(),
-        instead={TORCHSCRIPT_FILE: program, WEIGHTS_FILE: encode_weights(weights)},
+        exporter(network=module.network),
+        instead={TORCHSCRIPT_FILE: program, WEIGHTS_FILE: encode_weights(weights), **(instead or {})},
         programs=(ProgramEntry("torchscript", TORCHSCRIPT_FILE, program_digest("torchscript", program)),),
     )
 

@@ -3,6 +3,7 @@
 A bad version is committed as any other is, by a rename: no reader sees it while it is made.
 """
 
+import re
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,12 +13,14 @@ from typing import Literal
 from torch import nn
 
 from scripts.fault_injection.corrupted_versions import CORRUPTIONS, Corruption, flip, sign_manifest
-from shared.policy.manifest import ONNX_FILE, TORCHSCRIPT_FILE
+from shared.policy.manifest import ONNX_FILE, PROBE_FILE, TORCHSCRIPT_FILE
+from shared.policy.probe import compute_probe, encode_probe
 from shared.policy.signing import SigningKey
 from shared.store.policy_store import LocalPolicyStore, version_name
 from shared.store.version_files import mark_name, parse_mark_name
 from tests.support import bad_programs
 from tests.support.agent_policies import TouchyPolicy, exporter, make_policy, publish, publish_seed, touchy_exporter
+from tests.support.impure_policies import REASONS, ROW_MIXING, AroundPolicy, RefusesSingleRows
 from tests.support.impure_versions import impure_stages
 from tests.support.signature_attacks import ATTACKS, Attack, publish_signed, versions
 from tests.support.store_cases import StoreCase
@@ -166,6 +169,39 @@ def _kind(name: str, reason: str, outcome: Outcome = "quarantined") -> BadKind:
     return BadKind(name, _corrupted(CORRUPTIONS[name]), reason, outcome)
 
 
+VARYING = (
+    bad_programs.WideLogProbForSomeInputs,
+    bad_programs.FloatActionForSomeInputs,
+    bad_programs.ShortActionForSomeInputs,
+    bad_programs.ComplexLogProbForSomeInputs,
+    bad_programs.SparseLogProbForSomeInputs,
+    bad_programs.FewerRowsForSomeInputs,
+    bad_programs.ScalarForSomeInputs,
+    bad_programs.FewerOutputsForSomeInputs,
+)
+"""Outputs of another form for some inputs."""
+
+
+def _impure(make: type[AroundPolicy]) -> Stage:
+    """A program that reproduces its probe."""
+
+    def stage(store: LocalPolicyStore, seed: int) -> None:
+        module = make(seed).eval()
+        probe = encode_probe(compute_probe(module, module.signature), module.signature)
+        bad_programs.publish_program(store, module, instead={PROBE_FILE: probe})
+
+    return stage
+
+
+def _reason(kind: type[AroundPolicy]) -> str:
+    """Return a part of the reason: a probe of more rows than the actor has shows some mixed rows already."""
+    return "differ by more than" if kind in (*ROW_MIXING, RefusesSingleRows) else REASONS[kind]
+
+
+def _spaced(kind: type) -> str:
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", kind.__name__).lower()
+
+
 BAD_KINDS = (
     _kind("missing weights", "the manifest lists it", "retried"),
     _kind("missing manifest", "", "not seen"),
@@ -203,6 +239,8 @@ BAD_KINDS = (
     BadKind("fewer outputs", _program(bad_programs.FewerOutputs), "does not return what its signature promises"),
     BadKind("more outputs", _program(bad_programs.MoreOutputs), "does not return what its signature promises"),
     BadKind("outputs swapped", _program(bad_programs.SwappedOutputs), "differ by more than"),
+    BadKind("complex log-probabilities", _program(bad_programs.ComplexLogProb), "does not return what its signature"),
+    BadKind("the observation as a value", _program(bad_programs.ObservationAsValue), "differ by more than"),
     BadKind("right at one batch size", _program(bad_programs.RightAtOneBatchSize), "differ by more than"),
     BadKind("code that runs while it loads", _program(bad_programs.RunsWhileItLoads), "replace __setstate__"),
     BadKind("a program that hangs", _program(bad_programs.Hangs), "no answer within"),
@@ -218,6 +256,8 @@ BAD_KINDS = (
     _kind("another number", "expected a manifest of"),
     BadKind("NaN for some inputs", _touchy(nan_above=500.0), "PolicyOutputError", "quarantined while acting"),
     BadKind("illegal for some inputs", _touchy(illegal_above=500.0), "PolicyOutputError", "quarantined while acting"),
+    *(BadKind(_spaced(kind), _program(kind), "PolicyOutputError", "quarantined while acting") for kind in VARYING),
+    *(BadKind(_spaced(kind), _impure(kind), _reason(kind)) for kind in REASONS),
 )
 """At least one of every kind."""
 

@@ -10,6 +10,7 @@ from shared.errors import ExportError, ProgramError, WeightsError
 from shared.policy.probe import compare, decode_probe, run_policy
 from shared.policy.program_digest import program_digest
 from shared.policy.weights import data_start, decode_weights
+from tests.support.impure_policies import REASONS, AroundPolicy
 from tests.support.policies import CASES, make_policy, make_version
 from tests.support.tiny_policy import TINY_SIGNATURE, TinyPolicy
 
@@ -185,6 +186,13 @@ def test_program_with_irreplaceable_weights_is_refused() -> None:
     assert not reports["script"].taken
     assert "unexpected ['scale']" in str(reports["script"].error)
     assert reports["trace"].taken
+
+
+@pytest.mark.parametrize("kind", REASONS)
+def test_impure_policy_is_refused_with_its_reason(kind: type[AroundPolicy]) -> None:
+    policy = kind()
+    with pytest.raises(ExportError, match=REASONS[kind]):
+        PolicyExporter(policy, policy.signature, onnx=False)
 
 
 def test_tied_parameters_stay_tied() -> None:
