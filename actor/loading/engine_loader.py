@@ -237,5 +237,5 @@ class EngineLoader:
         scripted, failures = script_or_trace(module, example, check)
         material.refusals.extend((report.method, report.error or "") for report in failures)
         best, name = (module, "eager") if scripted is None else (scripted.module, scripted.method)
-        dtypes = output_dtypes(material.manifest, verifier.outputs)
+        dtypes = output_dtypes(material.manifest)
         return EagerEngine(best, entry.program_digest, verifier.outputs, dtypes), name

@@ -61,8 +61,8 @@ class InputTensors:
 class EagerEngine:
     """Runs an eager, scripted or traced module whose ``forward`` takes and returns one list of tensors.
 
-    The engine owns the module. ``outputs`` are the positions of the outputs that ``run`` returns, all by default, and
-    ``dtypes`` those that each must have: a module may return another one for some inputs.
+    The engine owns the module. ``outputs`` are the positions of the outputs that ``run`` returns; all by default.
+    ``dtypes`` are those of all outputs: for some inputs a module may return others, or another number of outputs.
     """
 
     kind: EngineKind = "eager"
@@ -77,7 +77,9 @@ class EagerEngine:
         self.program_digest = program_digest
         self._module = module.eval()
         self._outputs = outputs
-        self._dtypes = None if dtypes is None else list(dtypes)
+        self._all_dtypes = dtypes
+        self._promised = None if dtypes is None else len(dtypes)
+        self._dtypes = list(dtypes or ()) if outputs is None or dtypes is None else [dtypes[at] for at in outputs]
         for parameter in module.parameters():
             parameter.requires_grad_(False)
         self._call: Callable[[list[Tensor]], list[Tensor]] = module
@@ -96,14 +98,16 @@ class EagerEngine:
                 kept = outputs if self._outputs is None else [outputs[position] for position in self._outputs]
                 # Copied, because an output may be a view of an input, a weight or another output.
                 arrays = [output.numpy().copy() for output in kept]
+                returned = len(outputs)
         except Exception as error:  # a policy's own code may raise anything
             raise PolicyOutputError(f"the policy raised {type(error).__name__}: {error}") from error
         self._inputs.check_unchanged()
-        if self._dtypes is not None and [array.dtype for array in arrays] != self._dtypes:
-            found = [str(array.dtype) for array in arrays]
+        if self._promised is not None and (
+            returned != self._promised or [array.dtype for array in arrays] != self._dtypes
+        ):
             raise PolicyOutputError(
-                f"the program does not return what its signature promises: expected {list(map(str, self._dtypes))}, "
-                f"found {found}"
+                f"the program does not return what its signature promises: expected {self._promised} outputs, here "
+                f"{list(map(str, self._dtypes))}; found {returned}, {[str(array.dtype) for array in arrays]}"
             )
         return arrays
 

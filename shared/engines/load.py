@@ -69,7 +69,7 @@ def load_program(
     elif kind == "torchscript":
         from shared.engines.torchscript import TorchScriptEngine
 
-        engine = TorchScriptEngine.from_bytes(data, outputs, output_dtypes(manifest, outputs))
+        engine = TorchScriptEngine.from_bytes(data, outputs, output_dtypes(manifest))
         engine.load_weights(weights)
     elif kind == "aot":
         from shared.engines.aot import AotEngine
@@ -81,15 +81,14 @@ def load_program(
 
         module = load_importable(data, weights, trust.modules)
         make = TorchCompileEngine if kind == "compile" else EagerEngine
-        engine = make(module, program.program_digest, outputs, output_dtypes(manifest, outputs))
+        engine = make(module, program.program_digest, outputs, output_dtypes(manifest))
     return engine
 
 
-def output_dtypes(manifest: Manifest, outputs: Sequence[int] | None) -> list[np.dtype[Any]]:
-    """Return the dtypes that the manifest promises of the outputs at these positions, or of all."""
+def output_dtypes(manifest: Manifest) -> list[np.dtype[Any]]:
+    """Return the dtype that the manifest promises of each output of its programs."""
     promised = manifest.signature.outputs if manifest.module is UNSET else manifest.module.outputs
-    dtypes = [np.dtype(spec.dtype) for spec in promised]
-    return dtypes if outputs is None else [dtypes[position] for position in outputs]
+    return [np.dtype(spec.dtype) for spec in promised]
 
 
 def _bounds(manifest: Manifest, outputs: Sequence[int] | None) -> Sequence[Bounds] | None:

@@ -55,7 +55,7 @@ class TorchScriptEngine(EagerEngine):
 
     def twin(self) -> "TorchScriptEngine":
         """Return a deep copy; see ``Engine``. It holds the GIL for a tenth of the time that loading does."""
-        return TorchScriptEngine(copy.deepcopy(self._scripted), self.program_digest, self._outputs, self._dtypes)
+        return TorchScriptEngine(copy.deepcopy(self._scripted), self.program_digest, self._outputs, self._all_dtypes)
 
 
 @functools.cache

@@ -163,12 +163,12 @@ class ComplexLogProb(AroundPolicy):
         return [action, torch.complex(log_prob, log_prob), value]
 
 
-class ObservationAsValue(AroundPolicy):
+class ObservationAsLogProb(AroundPolicy):
     """Outputs a view of its observation."""
 
     def forward(self, inputs: list[Tensor]) -> list[Tensor]:
-        action, log_prob, _ = self.policy(inputs)
-        return [action, log_prob, inputs[0][:, 0]]
+        action, _, value = self.policy(inputs)
+        return [action, inputs[0][:, 0], value]
 
 
 class _BakedState(nn.Module):

@@ -240,7 +240,7 @@ BAD_KINDS = (
     BadKind("more outputs", _program(bad_programs.MoreOutputs), "does not return what its signature promises"),
     BadKind("outputs swapped", _program(bad_programs.SwappedOutputs), "differ by more than"),
     BadKind("complex log-probabilities", _program(bad_programs.ComplexLogProb), "does not return what its signature"),
-    BadKind("the observation as a value", _program(bad_programs.ObservationAsValue), "differ by more than"),
+    BadKind("the observation as a log-probability", _program(bad_programs.ObservationAsLogProb), "differ by more than"),
     BadKind("right at one batch size", _program(bad_programs.RightAtOneBatchSize), "differ by more than"),
     BadKind("code that runs while it loads", _program(bad_programs.RunsWhileItLoads), "replace __setstate__"),
     BadKind("a program that hangs", _program(bad_programs.Hangs), "no answer within"),

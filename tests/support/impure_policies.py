@@ -38,11 +38,11 @@ class AttendsToOtherRows(AroundPolicy):
 
 
 class AddsItsFirstRow(AroundPolicy):
-    """The value alone shows it."""
+    """The log-probability alone shows it."""
 
     def forward(self, inputs: list[Tensor]) -> list[Tensor]:
         action, log_prob, value = self.policy(inputs)
-        return [action, log_prob, value + inputs[0][0, 0]]
+        return [action, log_prob + inputs[0][0, 0], value]
 
 
 class ReversesLargeBatches(AroundPolicy):
@@ -68,7 +68,7 @@ class MixesStates(AroundPolicy):
         return self.policy([inputs[0], inputs[1] - inputs[1].mean(0), inputs[2], inputs[3]])
 
 
-class ExchangesStates(AroundPolicy):
+class PassesStatesOn(AroundPolicy):
     """Each row is left with the state of its neighbour."""
 
     network = "lstm"
@@ -79,7 +79,7 @@ class ExchangesStates(AroundPolicy):
 
 
 class CountsItsCalls(AroundPolicy):
-    """The count, a buffer, changes the value in its last digits."""
+    """The count, a buffer, changes the log-probability in its last digits."""
 
     def __init__(self, seed: int = 0) -> None:
         super().__init__(seed)
@@ -88,7 +88,7 @@ class CountsItsCalls(AroundPolicy):
     def forward(self, inputs: list[Tensor]) -> list[Tensor]:
         self.calls.add_(1.0)
         action, log_prob, value = self.policy(inputs)
-        return [action, log_prob, value + 1e-5 * self.calls]
+        return [action, log_prob + 1e-5 * self.calls, value]
 
 
 class CountsInSilence(CountsItsCalls):
@@ -97,13 +97,13 @@ class CountsInSilence(CountsItsCalls):
     def forward(self, inputs: list[Tensor]) -> list[Tensor]:
         self.calls.add_(1.0)
         action, log_prob, value = self.policy(inputs)
-        return [action, log_prob, torch.where(self.calls > 1e6, -value, value)]
+        return [action, torch.where(self.calls > 1e6, -log_prob, log_prob), value]
 
 
 class IsRandom(AroundPolicy):
     def forward(self, inputs: list[Tensor]) -> list[Tensor]:
         action, log_prob, value = self.policy(inputs)
-        return [action, log_prob, value + 1e-5 * torch.rand_like(value)]
+        return [action, log_prob + 1e-5 * torch.rand_like(log_prob), value]
 
 
 class OverwritesItsObservation(AroundPolicy):
@@ -118,7 +118,7 @@ ROW_MIXING = (
     AddsItsFirstRow,
     ReversesLargeBatches,
     MixesStates,
-    ExchangesStates,
+    PassesStatesOn,
 )
 """Refused because a row's outputs change with the other rows or their number."""
 
