@@ -13,8 +13,8 @@ from shared.engines.engine import Engine, EngineChoice, EngineKind
 from shared.engines.load import load_program, output_dtypes, read_program
 from shared.errors import PermanentLoadError, PolicyLoadError, ProgramError, StoreError, TransientLoadError, one_line
 from shared.files.buffer_pool import BufferPool, Data
-from shared.operators.program_trust import PURE_ONLY, ProgramTrust
 from shared.operators.program_check import check_program
+from shared.operators.program_trust import PURE_ONLY, ProgramTrust
 from shared.policy.manifest import Manifest, ProgramEntry
 from shared.policy.probe import decode_probe
 from shared.policy.program_digest import program_digest
