@@ -127,11 +127,11 @@ class ComplexLogProbForSomeInputs(AroundPolicy):
         return [action, log_prob, value]
 
 
-class SparseLogProbForSomeInputs(AroundPolicy):
+class HalfPreciseLogProbForSomeInputs(AroundPolicy):
     def forward(self, inputs: list[Tensor]) -> list[Tensor]:
         action, log_prob, value = self.policy(inputs)
         if _is_far(inputs):
-            log_prob = log_prob.to_sparse()
+            log_prob = log_prob.to(torch.bfloat16)
         return [action, log_prob, value]
 
 

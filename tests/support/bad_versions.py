@@ -174,7 +174,7 @@ VARYING = (
     bad_programs.FloatActionForSomeInputs,
     bad_programs.ShortActionForSomeInputs,
     bad_programs.ComplexLogProbForSomeInputs,
-    bad_programs.SparseLogProbForSomeInputs,
+    bad_programs.HalfPreciseLogProbForSomeInputs,
     bad_programs.FewerRowsForSomeInputs,
     bad_programs.ScalarForSomeInputs,
     bad_programs.FewerOutputsForSomeInputs,
@@ -194,8 +194,8 @@ def _impure(make: type[AroundPolicy]) -> Stage:
 
 
 def _reason(kind: type[AroundPolicy]) -> str:
-    """Return a part of the reason: a probe of more rows than the actor has shows some mixed rows already."""
-    return "differ by more than" if kind in (*ROW_MIXING, RefusesSingleRows) else REASONS[kind]
+    """Return a part of the reason: some operators are refused, and a probe larger than the batch shows mixed rows."""
+    return "differ by more than" if kind in (*ROW_MIXING, RefusesSingleRows) else "OperatorNotAllowed"
 
 
 def _spaced(kind: type) -> str:
