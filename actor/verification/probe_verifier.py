@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from shared.engines.engine import Engine
+from shared.engines.purity import CHANGED_WEIGHTS, PurityCheck
 from shared.errors import ManifestError, PolicyOutputError, ProgramError, ProgramImpure
 from shared.policy.manifest import Manifest
 from shared.policy.probe import Probe, compare, compare_outputs, decode_probe
-from shared.policy.purity import CHANGED_WEIGHTS, PurityCheck
 from shared.policy.signature import ModuleSignature
 
 _MODULE_CALLS = 3

@@ -20,6 +20,7 @@ from learner.export.program_checks import (
 from shared.engines.eager import EagerEngine, module_tensors
 from shared.engines.engine import Engine
 from shared.engines.importable import ImportablePolicy, encode_importable, load_importable
+from shared.engines.purity import CHANGED_WEIGHTS, PurityCheck
 from shared.errors import ExportError, ProbeMismatch, ProgramImpure, WeightsError
 from shared.policy.manifest import PROBE_FILE, TORCHSCRIPT_FILE, WEIGHTS_FILE, MethodReport, ProbeEntry, ProgramEntry
 from shared.policy.probe import (
@@ -34,7 +35,6 @@ from shared.policy.probe import (
     run_policy_in_place,
 )
 from shared.policy.program_digest import program_digest
-from shared.policy.purity import CHANGED_WEIGHTS, PurityCheck
 from shared.policy.signature import PolicySignature
 from shared.policy.weights import check_layout, encode_weights, have_equal_arrays
 from shared.scripting.scripting import save_archive

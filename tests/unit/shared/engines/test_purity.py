@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from learner.networks.acting_policy import ActingPolicy
 from learner.networks.network_config import NetworkConfig
+from shared.engines.purity import PurityCheck, Run
 from shared.errors import ProgramImpure
 from shared.policy.probe import compute_probe, make_inputs, run_policy_in_place
-from shared.policy.purity import PurityCheck, Run
 from shared.policy.signature import PolicySignature
 from shared.policy.spaces import action_spec, observation_leaves
 from tests.support.agent_policies import make_policy
