@@ -55,7 +55,7 @@ class StoreListing:
         return wait_s if wait_s > 0 else math.inf
 
     def _failed(self, error: Exception) -> None:
-        reason = str(error) if isinstance(error, StoreError) else one_line(f"{type(error).__name__}: {one_line(error)}")
+        reason = str(error) if isinstance(error, StoreError) else f"{type(error).__name__}: {one_line(error)}"
         self._failures += 1
         self._retry_at_s = time.monotonic() + self._retry.delay_s(self._failures)
         if self.fault is None:

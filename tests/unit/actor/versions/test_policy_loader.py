@@ -10,7 +10,7 @@ import pytest
 
 from actor.agent_builder import build_parts
 from actor.agent_options import AgentOptions
-from actor.loading.loaded_policy import LoadResult
+from actor.loading.loaded_policy import LoadedPolicy, LoadResult
 from actor.rollouts.episodes import FinishedEpisode
 from actor.versions import store_listing
 from actor.versions.policy_loader import PolicyLoader
@@ -293,6 +293,20 @@ def test_any_error_of_a_look_is_a_report(bench: Bench, monkeypatch: pytest.Monke
     assert "ZeroDivisionError: who would have thought" in bench.reports[-1].message
 
 
+def test_a_version_that_cannot_be_placed_has_failed(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(policy: LoadedPolicy) -> None:
+        raise ZeroDivisionError("who would have thought")
+
+    digest = publish_sample(bench.store).digest
+    monkeypatch.setattr(bench.strategy, "place", fail)
+    bench.loader.load_pending()
+    assert bench.loader.has_failed(0)
+    assert bench.manager.versions.quarantine_reason(digest) == "ZeroDivisionError: who would have thought"
+    assert bench.source.load_s == [], "a version without a role is no load"
+    bench.loader.load_pending()
+    assert bench.engines.loaded == [0]
+
+
 def test_a_version_is_held_once_it_is_ready(bench: Bench) -> None:
     publish_samples(bench.store, 2)
     assert not bench.loader.holds(1)
@@ -395,6 +409,8 @@ class TestThread:
         publish_sample(bench.store)
         bench.loader.start()
         try:
+            (thread,) = (thread for thread in threading.enumerate() if thread.name == "agent-loader")
+            assert thread.daemon, "a process that forgets to close its agent ends all the same"
             bench.loader.wait_for_news(20.0)
             until(lambda: bench.manager.held_version == 0)
             publish_sample(bench.store)

@@ -131,3 +131,12 @@ def test_a_store_is_retried_at_the_very_time(
     clock.s += listing.next_retry_s()
     assert listing.next_retry_s() == math.inf
     assert listing.look()
+
+
+def test_any_error_of_a_store_is_retried_and_named(
+    failing: FailingStore, listing: StoreListing, reports: Reports
+) -> None:
+    failing.fault = ValueError("no such\nbackend")
+    assert not listing.look()
+    assert listing.fault == "ValueError: no such backend"
+    assert list(reports) == [("WARNING", f"policy store does not answer, retrying error={listing.fault}")]
