@@ -8,7 +8,8 @@ import torch
 
 _SMALLEST_VARIANCE = 1e-8
 _SMALLEST_SCALE = 1e-4
-_LARGEST_GROWTH = 100.0
+_LARGEST_RATIO = 10.0
+_LARGEST_EARLY_RATIO = 3.0
 
 
 class MomentsState(TypedDict):
@@ -78,8 +79,9 @@ class ReturnScale:
     is rescaled, so that its predictions stay the same (van Hasselt et al. 2016, "Learning values across many orders of
     magnitude", section 2.1).
 
-    The mean square of a batch counts with at most ``_LARGEST_GROWTH`` squared times the present one: after the first
-    hundred updates, an outlier makes the scale ten times as large at most, and the next 500 updates forget it.
+    A batch counts with at most ``_LARGEST_RATIO`` times the present scale, so that an outlier makes the scale 1.4 times as
+    large at most, and 70 updates forget it. In the first hundred updates, when each batch counts for more, the scale is
+    also at most ``_LARGEST_EARLY_RATIO`` times that of the newest batch.
     """
 
     def __init__(self, slowest_rate: float = 0.01) -> None:
@@ -95,9 +97,12 @@ class ReturnScale:
         self._updates += 1
         rate = max(1.0 / self._updates, self._slowest_rate)
         mean_square = float(np.mean(np.square(targets, dtype=np.float64)))
+        counted = mean_square
         if self._mean_square > _SMALLEST_SCALE**2:
-            mean_square = min(mean_square, self._mean_square * _LARGEST_GROWTH**2)
-        self._mean_square += (mean_square - self._mean_square) * rate
+            counted = min(mean_square, self._mean_square * _LARGEST_RATIO**2)
+        self._mean_square += (counted - self._mean_square) * rate
+        if rate > self._slowest_rate and mean_square > _SMALLEST_SCALE**2:
+            self._mean_square = min(self._mean_square, mean_square * _LARGEST_EARLY_RATIO**2)
         self.scale = max(self._mean_square**0.5, _SMALLEST_SCALE)
 
     def state_dict(self) -> ScaleState:
