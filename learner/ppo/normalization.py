@@ -79,9 +79,9 @@ class ReturnScale:
     is rescaled, so that its predictions stay the same (van Hasselt et al. 2016, "Learning values across many orders of
     magnitude", section 2.1).
 
-    A batch counts with at most ``_LARGEST_RATIO`` times the present scale, so that an outlier makes the scale 1.4 times as
-    large at most, and 70 updates forget it. In the first hundred updates, when each batch counts for more, the scale is
-    also at most ``_LARGEST_EARLY_RATIO`` times that of the newest batch.
+    A batch counts with at most ``_LARGEST_RATIO`` times the present scale, so that an outlier makes the scale 1.4 times
+    as large at most, and 70 updates forget it. In the first hundred updates, when each batch counts for more, the scale
+    is also at most ``_LARGEST_EARLY_RATIO`` times that of the newest batch.
     """
 
     def __init__(self, slowest_rate: float = 0.01) -> None:
