@@ -112,6 +112,8 @@ class Execution:
         if self._effects.allows("setattr"):
             return OUTSIDE_VALUE  # the archive states only the first value
         class_constant = self._class_of(instance).constants.get(name)
+        if class_constant is not None and name in (instance.attributes or {}):
+            raise ProgramError(f"{instance.class_name}: expected one value of {name}")
         if class_constant is not None:
             return literal(class_constant)
         if instance.attributes is None or name not in instance.attributes:

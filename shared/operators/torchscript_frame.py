@@ -128,8 +128,7 @@ class Frame:
                 return self._apply("__not__", [self._value(operand)], {}, expression)
             case ast.Tuple(elts=parts):
                 items = tuple(self._value(part) for part in parts)
-                from_data = any(item.from_data for item in items)
-                return Value(everything_in(items), from_data, items=items)
+                return replace(self._container(items, expression), items=items)
             case ast.List(elts=parts):
                 return self._container([self._value(part) for part in parts], expression)
             case ast.Dict(keys=keys, values=values):
@@ -183,7 +182,7 @@ class Frame:
         owner = self._value(expression.value)
         if owner.instance is not None:
             return self._execution.attribute(owner.instance, expression.attr)
-        if expression.attr in SHAPE_ATTRIBUTES and expression.attr not in self._execution.definitions.fields:
+        if expression.attr in SHAPE_ATTRIBUTES and expression.attr not in self._execution.definitions.members:
             return Value()
         return element(owner)
 
@@ -206,6 +205,8 @@ class Frame:
         if owner.instance is not None:
             method = self._execution.method(owner.instance, name)
             return self._execution.call(method, [owner, *arguments], keywords, (*self._place, id(call)))
+        if name in self._execution.definitions.members:
+            self._effects.refuse(name, "is called on a value of an unknown class")
         return self._apply(name, [owner, *arguments], keywords, call)
 
     def _arguments(self, call: ast.Call) -> tuple[list[Value], dict[str, Value]]:
@@ -252,7 +253,7 @@ class Frame:
             raise ProgramError(f"expected the code of {path} in the archive")
         if not found.is_tuple:
             self._effects.refuse(path, "makes an object of a class with methods")
-        return Value(everything_in([*arguments, *keywords.values()]), from_data=True)
+        return replace(self._container([*arguments, *keywords.values()], call), from_data=True)
 
     def _apply(
         self, name: str, arguments: Sequence[Value], keywords: Mapping[str, Value], expression: ast.expr

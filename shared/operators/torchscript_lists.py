@@ -15,7 +15,7 @@ def _names(text: str) -> frozenset[str]:
 FRESH = _names(
     """
     __lshift__ __rshift__ _convolution _log_softmax _native_batch_norm_legit_no_training _safe_softmax
-    _scaled_dot_product_attention_math _scaled_dot_product_flash_attention_for_cpu _softmax
+    _scaled_dot_product_attention_math _scaled_dot_product_flash_attention_for_cpu _softmax _unsafe_index
     _upsample_bicubic2d_aa _upsample_bilinear2d_aa _upsample_nearest_exact1d _upsample_nearest_exact2d
     _upsample_nearest_exact3d abs absolute acos acosh adaptive_avg_pool1d adaptive_avg_pool2d
     adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d addbmm addcdiv addcmul addmm
@@ -30,14 +30,14 @@ FRESH = _names(
     fft_ifft fft_ifft2 fft_ifftn fft_irfft fft_irfft2 fft_irfftn fft_rfft fft_rfft2 fft_rfftfreq fft_rfftn
     float_power floor floor_divide fmax fmin fmod frac frobenius_norm full full_like gather ge gelu glu greater
     greater_equal grid_sampler grid_sampler_2d grid_sampler_3d group_norm gru gru_cell gt hamming_window
-    hann_window hardshrink hardsigmoid hardswish hardtanh heaviside huber_loss hypot i0 index_add index_copy
-    index_fill index_put index_select instance_norm isfinite isin isinf isnan isneginf isposinf kaiser_window
-    kl_div kthvalue l1_loss layer_norm ldexp le leaky_relu lerp less less_equal lgamma linalg_cross linalg_det
-    linalg_inv linalg_norm linalg_solve linalg_vector_norm linear linspace log log10 log1p log2 log_sigmoid
-    log_softmax logaddexp logaddexp2 logcumsumexp logical_and logical_not logical_or logical_xor logit logspace
-    logsumexp lstm lstm_cell lt masked_fill masked_scatter masked_select matmul max max_pool1d
-    max_pool1d_with_indices max_pool2d max_pool2d_with_indices max_pool3d max_pool3d_with_indices maximum mean
-    median min minimum mish mm mse_loss mv nan_to_num nansum native_batch_norm native_group_norm
+    hann_window hardshrink hardsigmoid hardswish hardtanh heaviside huber_loss hypot i0 index index_add
+    index_copy index_fill index_put index_select instance_norm isfinite isin isinf isnan isneginf isposinf
+    kaiser_window kl_div kthvalue l1_loss layer_norm ldexp le leaky_relu lerp less less_equal lgamma
+    linalg_cross linalg_det linalg_inv linalg_norm linalg_solve linalg_vector_norm linear linspace log log10
+    log1p log2 log_sigmoid log_softmax logaddexp logaddexp2 logcumsumexp logical_and logical_not logical_or
+    logical_xor logit logspace logsumexp lstm lstm_cell lt masked_fill masked_scatter masked_select matmul max
+    max_pool1d max_pool1d_with_indices max_pool2d max_pool2d_with_indices max_pool3d max_pool3d_with_indices
+    maximum mean median min minimum mish mm mse_loss mv nan_to_num nansum native_batch_norm native_group_norm
     native_layer_norm ne neg negative new_full new_ones new_zeros nll_loss nonzero norm not_equal one_hot ones
     ones_like outer pairwise_distance polygamma pow prelu prod rad2deg reciprocal reflection_pad1d
     reflection_pad2d reflection_pad3d relu relu6 remainder renorm replication_pad1d replication_pad2d
@@ -70,18 +70,18 @@ ALIASING = _names(
     __getitem__ __interpolate __not__ __or__ __range_length __round_to_zero_floordiv __xor__ _cast_Byte
     _cast_Char _cast_Double _cast_Float _cast_Int _cast_Long _cast_Short _native_multi_head_attention
     _pack_padded_sequence _pad_circular _pad_enum _pad_packed_sequence _shape_as_tensor _size_if_not_equal
-    _to_copy _transformer_encoder_layer_fwd _trilinear _unique _unique2 _unsafe_index _unsafe_view
-    _unwrap_optional _weight_norm _weight_norm_interface adjoint affine_grid_generator alias allclose
-    alpha_dropout alpha_dropout_ angle argwhere as_strided as_strided_scatter as_tensor atleast_1d atleast_2d
-    atleast_3d block_diag bool broadcast_shapes broadcast_tensors broadcast_to cartesian_prod chain_matmul
-    channel_shuffle chunk col2im column_stack combinations complex conj conj_physical contiguous copy corrcoef
+    _to_copy _transformer_encoder_layer_fwd _trilinear _unique _unique2 _unsafe_view _unwrap_optional
+    _weight_norm _weight_norm_interface adjoint affine_grid_generator alias allclose alpha_dropout
+    alpha_dropout_ angle argwhere as_strided as_strided_scatter as_tensor atleast_1d atleast_2d atleast_3d
+    block_diag bool broadcast_shapes broadcast_tensors broadcast_to cartesian_prod chain_matmul channel_shuffle
+    chunk col2im column_stack combinations complex conj conj_physical contiguous copy corrcoef
     cosine_embedding_loss cov cpu cross_entropy_loss ctc_loss cumulative_trapezoid degrees det detach
     detach_copy diag diagflat diagonal diagonal_scatter dict diff divmod dropout dropout_ dsplit dstack einsum
     endswith expand expand_as fabs factorial feature_alpha_dropout feature_alpha_dropout_ feature_dropout
     feature_dropout_ fft_fftshift fft_hfft fft_ifftshift fft_ihfft fix flatten flip fliplr flipud float floordiv
     format fractional_max_pool2d fractional_max_pool3d gamma gcd ger get gradient hinge_embedding_loss histc
-    hsplit hstack igamma igammac im2col imag index index_reduce inner int inverse is_nonzero isclose isreal item
-    items join keys kron lcm len linalg_cholesky linalg_diagonal linalg_eigh linalg_eigvalsh linalg_lu_factor
+    hsplit hstack igamma igammac im2col imag index_reduce inner int inverse is_nonzero isclose isreal item items
+    join keys kron lcm len linalg_cholesky linalg_diagonal linalg_eigh linalg_eigvalsh linalg_lu_factor
     linalg_lu_solve linalg_matmul linalg_matrix_exp linalg_matrix_norm linalg_matrix_power linalg_multi_dot
     linalg_pinv linalg_qr linalg_slogdet linalg_solve_ex linalg_solve_triangular linalg_svd linalg_svdvals
     linalg_vander linalg_vecdot list log_sigmoid_forward logdet lower mH mT margin_ranking_loss mathremainder
@@ -100,11 +100,19 @@ ALIASING = _names(
     to to_dense trace transpose trapezoid trapz triplet_margin_loss tuple type_as unbind unflatten unfold
     unique_consecutive unique_dim unique_dim_consecutive unsafe_chunk unsafe_split unsafe_split_with_sizes
     unsqueeze upper values vander view view_as view_as_complex view_as_real vsplit vstack prim::NumToTensor
-    prim::RaiseException prim::TupleIndex prim::TupleUnpack prim::abs prim::data prim::id prim::index prim::max
-    prim::min prim::rangelist prim::tolist prim::unchecked_cast prim::unchecked_unwrap_optional
+    prim::RaiseException prim::TupleIndex prim::TupleUnpack prim::abs prim::data prim::index prim::max prim::min
+    prim::rangelist prim::tolist prim::unchecked_cast prim::unchecked_unwrap_optional
     """
 )
 """Operators whose result may be, or contain, an argument or a view of one."""
+
+LISTING = _names(
+    """
+    __getitem__ broadcast_tensors chunk dsplit get hsplit items keys list meshgrid sorted split split_with_sizes
+    tensor_split tuple unbind unsafe_chunk unsafe_split unsafe_split_with_sizes values vsplit
+    """
+)
+"""Those of them whose result is a list of such values."""
 
 SHAPES = _names(
     """

@@ -11,6 +11,7 @@ from shared.operators.torchscript_lists import (
     FACTORIES,
     FRESH,
     LIST_WRITES,
+    LISTING,
     RANDOM_UNLESS,
     SCALARS,
     SHAPES,
@@ -40,6 +41,7 @@ _FOLDED: Mapping[str, Callable[..., Any]] = {
     "neg": operator.neg,
     "bool": bool,
 }
+_LARGE = 2**53
 _PLAIN = (bool, int, float, str)
 
 
@@ -103,7 +105,10 @@ class OperatorEffects:
             return result
         if name not in ALIASING:
             self.refuse(name, _NOT_LISTED)
-        return Value(everything_in(values) | {made()}, from_data, may_be_none=True)
+        inside, result = everything_in(values), Value(frozenset((made(),)))
+        if name in LISTING or (arguments and any(memory.is_container for memory in arguments[0].memory)):
+            self._add_contents([result], inside | result.memory)  # perhaps a list, or a list of tuples of lists
+        return Value(inside | result.memory, from_data, may_be_none=True)
 
     def _write(self, name: str, target: Value) -> None:
         if not all(memory.is_local for memory in target.memory):
@@ -156,9 +161,15 @@ def _fold(name: str, arguments: Sequence[Value]) -> Any:
     known = [argument.constant for argument in arguments]
     if name not in _FOLDED or not known or any(not isinstance(value, _PLAIN) for value in known):
         return UNKNOWN
-    if any(isinstance(value, int | float) and abs(value) > 2**53 for value in known):
+    if any(map(_is_large, known)):
         return UNKNOWN
     try:
-        return _FOLDED[name](*known)
+        result = _FOLDED[name](*known)
     except (TypeError, ValueError, ArithmeticError):
         return UNKNOWN
+    return UNKNOWN if _is_large(result) else result
+
+
+def _is_large(value: Any) -> bool:
+    """Return True for a number that torch might round or wrap around."""
+    return isinstance(value, int | float) and abs(value) > _LARGE

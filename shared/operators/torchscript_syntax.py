@@ -15,8 +15,11 @@ RESERVED = frozenset(("torch", "ops", "CONSTANTS", "__torch__"))
 """Names with a fixed meaning in serialized code, which nothing may rebind."""
 
 # One string on one line, without a prefix, and not next to another string.
-_STRING = re.compile(r"""(?<![\w'"])(?:'(?:[^'\\\n]|\\[ -~])*'|"(?:[^"\\\n]|\\[ -~])*")(?!["'])""")
+_ESCAPE = r"""\\(?:[\\'"abfnrtv]|[0-3][0-7]{2})"""
+_STRING = re.compile(rf"""(?<![\w'"])(?:'(?:[^'\\\n]|{_ESCAPE})*'|"(?:[^"\\\n]|{_ESCAPE})*")(?!["'])""")
 _STRANGE = re.compile(r"""[^\n -~]|[#;\\"']""")
+_NUMBER = re.compile(r"(?<![\w.])\d[\w.]*(?:(?<=e)[+-]\d+)?")
+_PLAIN_NUMBER = re.compile(r"(?:0|[1-9]\d*)(?:\.\d*)?(?:e[+-]?\d+)?")
 _MOST_BYTES = 16 * 2**20
 _LITERALS = (ast.Constant, ast.UnaryOp, ast.USub, ast.Tuple, ast.List, ast.Dict, ast.Load)
 
@@ -38,8 +41,8 @@ class Definitions:
 
     classes: dict[str, ScriptClass] = field(default_factory=dict)
     functions: dict[str, ast.FunctionDef] = field(default_factory=dict)
-    fields: set[str] = field(default_factory=set)
-    """Names of the fields of all named tuples."""
+    members: set[str] = field(default_factory=set)
+    """Names of the attributes and methods of all classes."""
 
 
 def read_code(files: Mapping[str, bytes]) -> Definitions:
@@ -65,9 +68,11 @@ def _parse(path: str, content: bytes) -> ast.Module:
 
 
 def _check_text(path: str, text: str) -> None:
-    if strange := _STRANGE.search(_STRING.sub("", text)):
-        line = text.count("\n", 0, strange.start()) + 1
-        raise ProgramError(f"{path}: expected code as torch writes it, found {strange[0]!r} near line {line}")
+    code = _STRING.sub("", text)
+    strange = _STRANGE.search(code)
+    found = strange[0] if strange else next((n for n in _NUMBER.findall(code) if not _PLAIN_NUMBER.fullmatch(n)), None)
+    if found is not None:
+        raise ProgramError(f"{path}: expected code as torch writes it, found {found!r}")
 
 
 def _define(found: Definitions, prefix: str, statement: ast.stmt) -> None:
@@ -78,9 +83,8 @@ def _define(found: Definitions, prefix: str, statement: ast.stmt) -> None:
             found.functions[f"{prefix}.{name}"] = statement
         case ast.ClassDef(name=name):
             _add(found, f"{prefix}.{name}")
-            found.classes[f"{prefix}.{name}"] = made = _read_class(f"{prefix}.{name}", statement)
-            if made.is_tuple:
-                found.fields.update(_fields(statement))
+            found.classes[f"{prefix}.{name}"] = _read_class(f"{prefix}.{name}", statement)
+            found.members.update(_members(statement))
         case _:
             raise ProgramError(f"{prefix}: expected classes and functions, found {type(statement).__name__}")
 
@@ -115,10 +119,13 @@ def _read_class(name: str, statement: ast.ClassDef) -> ScriptClass:
     return ScriptClass(name, bases == ["Module"], bases == ["NamedTuple"], methods, constants)
 
 
-def _fields(statement: ast.ClassDef) -> Iterator[str]:
+def _members(statement: ast.ClassDef) -> Iterator[str]:
     for part in statement.body:
-        if isinstance(part, ast.AnnAssign) and isinstance(part.target, ast.Name):
-            yield part.target.id
+        match part:
+            case ast.AnnAssign(target=ast.Name(id=name)) | ast.FunctionDef(name=name):
+                yield name
+            case ast.Assign(targets=[ast.Subscript(slice=ast.Constant(value=str(name)))]):
+                yield name
 
 
 def _check_function(function: ast.FunctionDef) -> None:

@@ -68,6 +68,33 @@ ATTACKS = {
         "y = __torch__.tests.support.script_archives.Record(x)\nz = torch.zero_(y.shape)\nreturn [x]",
         "zero_",
     ),
+    "calls a method of an unknown object": ("ms = [self]\nm = ms[0]\nreturn [(m).relu(x, )]", "relu"),
+    "hides behind a number that wraps around": (
+        "if torch.eq(torch.mul(1099511627776, 1099511627776), 0):\n  y = torch.rand([3])\nelse:\n  y = x\nreturn [y]",
+        "rand",
+    ),
+    "fills a list through a tuple in a list": (
+        "a = annotate(List[Tensor], [])\nb = [(a, 1)]\nc, n, = b[0]\nd = torch.append(c, x)\n"
+        "y = torch.zero_(a[0])\nreturn [x]",
+        "zero_",
+    ),
+    "fills a list through a record": (
+        "a = annotate(List[Tensor], [])\nb = __torch__.tests.support.script_archives.Lists(a)\n"
+        "d = torch.append(b.items, x)\ny = torch.zero_(a[0])\nreturn [x]",
+        "zero_",
+    ),
+    "joins lists of views": (
+        "a = torch.add(torch.chunk(x, 1), torch.chunk(x, 1))\ny = torch.zero_(a[0])\nreturn [x]",
+        "zero_",
+    ),
+    "extends a list in place": (
+        "a = annotate(List[Tensor], [])\nb = torch.add_(a, inputs)\ny = torch.zero_(a[0])\nreturn [x]",
+        "zero_",
+    ),
+    "takes values out of a dict": (
+        'd = {"k": [x]}\nfor i in range(1):\n  k, v, = (torch.items(d))[0]\n  y = torch.zero_(v[0])\nreturn [x]',
+        "zero_",
+    ),
     "has an unknown name": ("return [torch.no_such_operator(x)]", "no_such_operator"),
     "has unknown syntax": ("return [inputs[i] for i in range(1)]", "ListComp"),
 }
@@ -75,11 +102,16 @@ _METHODS = f"""
 def same(self: {CLASS},
     x: Tensor) -> Tensor:
   return x
+def relu(self: {CLASS},
+    x: Tensor) -> Tensor:
+  return torch.rand([3])
 def evil(self: {CLASS},
     x: Tensor) -> Tensor:
   return torch.rand([3])
 """
 _DEFINITIONS = """\
+class Lists(NamedTuple):
+  items : List[Tensor]
 class Record(NamedTuple):
   shape : Tensor
 def evil(x: Tensor) -> Tensor:
@@ -267,6 +299,11 @@ def test_the_small_archive_passes_and_computes_what_it_should() -> None:
         ("y = x\x0cz = x\nreturn [x]", r"\\x0c"),
         ("y = \x00\nreturn [x]", r"\\x00"),
         ("\ty = x\nreturn [x]", r"\\t"),
+        ("y = torch.add(0x10, 1)\nreturn [x]", "0x10"),
+        ("y = torch.add(1_0, 1)\nreturn [x]", "1_0"),
+        ("y = torch.add(1j, 1)\nreturn [x]", "1j"),
+        ('y = "\\x41"\nreturn [x]', '"'),
+        ('y = "\\u0041"\nreturn [x]', '"'),
     ],
 )
 def test_text_that_two_readers_may_read_differently_is_refused(text: str, found: str | None) -> None:

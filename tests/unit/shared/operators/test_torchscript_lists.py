@@ -13,6 +13,7 @@ from shared.operators.torchscript_lists import (
     FACTORIES,
     FRESH,
     LIST_WRITES,
+    LISTING,
     RANDOM_UNLESS,
     SCALARS,
     SHAPES,
@@ -98,3 +99,11 @@ def test_no_name_says_that_it_draws_or_reads_files(word: str) -> None:
     assert [
         name for name in (*_READING, *TENSOR_WRITES) if word in name and not name.endswith(("_norm", "_loss"))
     ] == []
+
+
+def test_operators_that_return_lists_of_views_are_listed_as_such() -> None:
+    for name in sorted(ALIASING - LISTING):
+        for schema in DECLARED[name]:
+            returned = str(schema.returns[0].type) if schema.returns else ""
+            takes_list = bool(schema.arguments) and str(schema.arguments[0].type).startswith("List")
+            assert takes_list or not returned.startswith(("List[Tensor", "List[t")), schema
