@@ -108,8 +108,9 @@ ALIASING = _names(
 
 LISTING = _names(
     """
-    __getitem__ broadcast_tensors chunk dsplit get hsplit items keys list meshgrid sorted split split_with_sizes
-    tensor_split tuple unbind unsafe_chunk unsafe_split unsafe_split_with_sizes values vsplit
+    __getitem__ broadcast_tensors chunk dsplit get gradient hsplit items keys list meshgrid nonzero_numpy sorted
+    split split_with_sizes tensor_split tuple unbind unsafe_chunk unsafe_split unsafe_split_with_sizes values
+    vsplit
     """
 )
 """Those of them whose result is a list of such values."""

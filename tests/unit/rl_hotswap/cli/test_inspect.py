@@ -24,6 +24,7 @@ from shared.store.policy_store import LocalPolicyStore
 from shared.store.version_files import describe_files
 from tests.support.agent_policies import local_store, make_policy, publish, publish_run, publish_seed
 from tests.support.bad_programs import Crashes, publish_program
+from tests.support.impure_versions import impure_stages
 
 
 @pytest.fixture(scope="module")
@@ -211,3 +212,28 @@ def test_a_module_that_is_no_policy_is_known_and_verified(tmp_path: Path, capsys
     _replace(tmp_path / "v000000", damaged.name, encode_weights(arrays))
     assert _inspect(tmp_path / "v000000") == 1
     assert "ProbeMismatch" in capsys.readouterr().out
+
+
+def test_the_allowed_operators_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(COMMAND, InspectOptions, main, ["--operators"]) == 0
+    printed = capsys.readouterr().out.split()
+    assert {"ONNX:", "MatMul", "TorchScript:", "linear", "relu_"} <= set(printed)
+    assert not {"RandomNormal", "rand", "from_file", "print"} & set(printed)
+
+
+def test_a_directory_is_needed_otherwise(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(COMMAND, InspectOptions, main, []) == 2
+    assert "expected the directory of a policy version" in capsys.readouterr().err
+
+
+def test_operators_are_refused_by_name_unless_they_are_allowed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = local_store(tmp_path / "policies")
+    {name: stage for name, stage, _ in impure_stages()}["a program that draws numbers"](store, 1)
+    version = store.path / "v000000"
+    assert _inspect(version) == 1
+    assert "replace rand, which is not on the list" in " ".join(capsys.readouterr().out.split())
+    assert _inspect(version, "--allow-operator", "print") == 1
+    assert _inspect(version, "--allow-operator", "rand") == 0
+    assert _inspect(version, "--trust-program") == 0

@@ -218,3 +218,13 @@ def test_whoever_goes_on_as_before_writes_no_flags_and_a_full_disk_is_one_line(
     _keep_options(TrainOptions(resume=True), run)
     with pytest.raises(ConfigurationError, match=r"cannot write the flags of this run to .*: No space left on device"):
         _keep_options(TrainOptions(resume=True, total_steps=7), run)
+
+
+def test_actors_are_given_the_allowed_operators(tmp_path: Path) -> None:
+    allowed = replace(_OPTIONS, allow_operator=("rand", "ops::own"), trust_program=True)
+    for options in (_OPTIONS, allowed):
+        settings = tyro.cli(
+            ActorSettings, args=_flags(actor_command(options, RunDirectory(tmp_path), 0, 0), "actor.run")
+        )
+        assert (settings.allow_operator, settings.trust_program) == (options.allow_operator, options.trust_program)
+    assert tyro.cli(TrainOptions, args=to_flags(allowed)) == allowed
