@@ -116,7 +116,8 @@ class LearnerAuthentication:
         """Answer a request of the ZeroMQ authentication protocol (rfc.zeromq.org/spec/27)."""
         version, request, _, address, _, mechanism, *credentials = frames
         if mechanism == self._mechanism and self._knows(credentials):
-            return [version, request, b"200", b"OK", b"actor", b""]
+            # Without a user id, which would take a place in the queue of the connection for ever.
+            return [version, request, b"200", b"OK", b"", b""]
         key = f" {credentials[0].hex()}" if mechanism == b"CURVE" and credentials else ""
         self._warn(_named(address, mechanism), f"key{key} is not that of the actors of this run")
         return [version, request, b"400", b"not a key of this run", b"", b""]
