@@ -36,7 +36,16 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _command(tmp_path: Path, *flags: str) -> list[str]:
     store = tmp_path / "policies"
-    return [sys.executable, "-m", "actor.run", f"--env={_ENV}", f"--store={store}", "--engine=torchscript", *flags]
+    return [
+        sys.executable,
+        "-m",
+        "actor.run",
+        f"--env={_ENV}",
+        f"--store={store}",
+        "--engine=torchscript",
+        "--trust-program",
+        *flags,
+    ]
 
 
 def _environment() -> dict[str, str]:
