@@ -12,7 +12,6 @@ from actor.acting.adoption_log import AdoptionLog
 from actor.acting.policy_call import Decision, PolicyCall
 from actor.agent_builder import build_parts
 from actor.agent_options import AgentOptions, with_deprecated_keywords
-from actor.guard.call_guard import CALLING, IDLE
 from actor.loading.loaded_policy import LoadedPolicy
 from actor.rollouts.episodes import FinishedEpisode
 from shared.deprecation import renamed
@@ -283,13 +282,13 @@ class Agent:
     ) -> tuple[PolicyCall, Sequence[np.ndarray], str | None]:
         call = self._call or self._first_call()
         inputs = call.inputs(observation, self._state, action_mask, self._noise_at(self.noise_offset))
-        self._calling[0] = CALLING
+        self._calling[0] = 1
         try:
             outputs = self._run(inputs)
         except PolicyOutputError as error:
             return call, (), str(error)
         finally:
-            self._calling[0] = IDLE
+            self._calling[0] = 0
         return call, outputs, call.fault(outputs, action_mask if call.takes_mask else None)
 
     def _blame_environment(self, observation: Sequence[np.ndarray], action_mask: np.ndarray | None) -> None:

@@ -14,7 +14,6 @@ import struct
 import threading
 from contextlib import suppress
 from dataclasses import dataclass
-from enum import IntEnum
 from pathlib import Path
 
 from loguru import logger
@@ -22,55 +21,45 @@ from loguru import logger
 from actor.guard.record_place import RecordPlace
 from shared.errors import one_line
 
-HUNG_AFTER_S = 1.0
-"""A process that is killed in a call of at least this length counts as one that hung in it."""
-
-_HEADER = struct.Struct("<8sB7xdqq32s16s48s")  # format, state, seconds, thread, version, digest, engine, boot
+_HEADER = struct.Struct("<8s?7xdqq32s16s48s")  # format, is calling, hung seconds, thread, version, digest, engine, boot
 _FORMAT = b"acting-1"
-_STATE_AT, _SECONDS_AT, _CONTENT_AT = 8, 16, 24
-_SECONDS, _CONTENT = struct.Struct("<d"), struct.Struct("<qq32s16s")
+_CALLING_AT, _HUNG_AT, _CONTENT_AT = 8, 16, 24
+_HUNG, _CONTENT = struct.Struct("<d"), struct.Struct("<qq32s16s")
 _BYTES = 4096  # the report of a crash begins here
 _MAX_REPORT_BYTES = 2**16
 _REPORT_PREFIX = "Fatal Python error: "
 _CRASHED_THREAD = re.compile(r"^Current thread 0x([0-9a-f]+)", re.MULTILINE)
 
 
-class CallState(IntEnum):
-    """The state of an agent. IDLE -> CALLING -> IDLE; CALLING -> EXCEEDED, then the process ends."""
-
-    IDLE = 0
-    CALLING = 1
-    EXCEEDED = 2
-
-
 @dataclass(frozen=True)
 class EndedRecord:
-    """The record that a process left behind. ``digest`` is empty if the process ended before the first adoption.
+    """The record that a process left behind.
 
-    ``crash`` is the signal of a crash of the acting thread; it is empty without one.
+    ``digest`` is empty if the process ended before the first adoption. ``is_calling`` is true if it ended in a call,
+    which had hung for ``hung_s`` seconds, or 0. ``crash`` is the signal of a crash of the acting thread, or empty.
     """
 
     version: int
     digest: str
     engine_name: str
-    state: CallState
-    call_s: float
+    is_calling: bool
+    hung_s: float
     crash: str
 
     def fault(self) -> str | None:
         """Return the fault of the content in one sentence, or None if it did not end the process.
 
-        The content is at fault if the process crashed in a call, or did not return from one: it ended at the deadline,
-        or was killed after ``HUNG_AFTER_S`` in the call. The content is not at fault if the process was killed from
-        outside during an ordinary call (by an operator, a supervisor, or the kernel for lack of memory), or ended
-        between two calls: a good version may be killed at any time, and as often as somebody likes.
+        The content is at fault if the process crashed in a call, or hung in one, until the deadline or until it was
+        killed. The content is not at fault if the process was killed from outside during an ordinary call (by an
+        operator, a supervisor, or the kernel for lack of memory), or ended between two calls: a good version may be
+        killed at any time, and as often as somebody likes.
         """
-        if not self.digest or self.state is CallState.IDLE:
+        if not self.digest or not self.is_calling:
             return None
         if self.crash:
             return f"crashed its process in a call on {self.engine_name} ({self.crash})"
-        if self.state is CallState.EXCEEDED or self.call_s >= HUNG_AFTER_S:
-            return f"did not return from a call on {self.engine_name} for {self.call_s:.1f} s"
+        if self.hung_s > 0:
+            return f"did not return from a call on {self.engine_name} for {self.hung_s:.1f} s"
         return None
 
 
@@ -90,8 +79,10 @@ class ActingRecord:
                 self._open(place)
             except OSError as error:
                 logger.debug("acting record not written place={} error={}", place, error)
-        self.calling = memoryview(self._memory)[_STATE_AT : _STATE_AT + 1]
-        """Item 0 is the ``CallState``."""
+        self.calling: memoryview | list[int] = [0]  # a list is written to in a third of the time
+        """Item 0 is 1 during each call, else 0."""
+        if self._descriptor is not None:
+            self.calling = memoryview(self._memory)[_CALLING_AT : _CALLING_AT + 1]
 
     @property
     def crash_report(self) -> int | None:
@@ -111,13 +102,9 @@ class ActingRecord:
             self._memory, _CONTENT_AT, threading.get_ident(), version, content, engine_name.encode()[:16]
         )
 
-    def note_seconds(self, call_s: float) -> None:
-        """Record how long the call in progress has lasted."""
-        _SECONDS.pack_into(self._memory, _SECONDS_AT, call_s)
-
-    def note_exceeded(self) -> None:
-        """Record that this process ends because the call in progress exceeds its deadline."""
-        self.calling[0] = CallState.EXCEEDED
+    def note_hung(self, hung_s: float) -> None:
+        """Record the length of a call that hangs; 0 if none does."""
+        _HUNG.pack_into(self._memory, _HUNG_AT, hung_s)
 
     def close(self) -> None:
         """Remove the file. Idempotent; the memory stays."""
@@ -135,7 +122,7 @@ class ActingRecord:
         descriptor = os.open(unlocked, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            header = _HEADER.pack(_FORMAT, CallState.IDLE, 0.0, 0, -1, b"", b"", _boot())
+            header = _HEADER.pack(_FORMAT, False, 0.0, 0, -1, b"", b"", _boot())
             os.write(descriptor, header.ljust(_BYTES, b"\0"))  # written, not sparse: a later store needs no space
             self._memory = mmap.mmap(descriptor, _BYTES)
             self._path = unlocked.rename(path)
@@ -169,13 +156,11 @@ def _decode(data: bytes) -> EndedRecord | None:
     """Return the record in ``data``; None for another format, and for a record of another boot or machine."""
     if len(data) < _BYTES:
         return None
-    name, state, call_s, thread, version, digest, engine_name, boot = _HEADER.unpack_from(data)
-    if name != _FORMAT or boot.rstrip(b"\0") != _boot() or state not in iter(CallState):
+    name, is_calling, hung_s, thread, version, digest, engine_name, boot = _HEADER.unpack_from(data)
+    if name != _FORMAT or boot.rstrip(b"\0") != _boot():
         return None
     crash = _crash(data[_BYTES:].decode(errors="replace"), thread)
-    return EndedRecord(
-        version, digest.hex() if any(digest) else "", _text(engine_name), CallState(state), call_s, crash
-    )
+    return EndedRecord(version, digest.hex() if any(digest) else "", _text(engine_name), is_calling, hung_s, crash)
 
 
 def _crash(report: str, acting_thread: int) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable
 
 from loguru import logger
 
-from actor.guard.acting_record import ActingRecord, CallState
+from actor.guard.acting_record import ActingRecord
 from shared.errors import ConfigurationError
 
 CALL_DEADLINE_S = 10.0
@@ -57,7 +57,7 @@ class CallTimer:
 
 
 class CallDeadline:
-    """Watches the calls of one agent, twice per second, and notes the length of a long one in the record.
+    """Watches the calls of one agent, twice per second, and notes the length of one that hangs in the record.
 
     The thread cannot run while a program holds the GIL; TorchScript and ONNX Runtime release it, and
     programs compiled by LLVM have no loops.
@@ -65,13 +65,15 @@ class CallDeadline:
     Args:
         record: The record of the agent.
         calls: Returns a value that differs from call to call.
-        deadline_s: Seconds after which a call ends the process with ``EXCEEDED``. 0: never.
+        deadline_s: Seconds after which a call ends the process with ``EXCEEDED``. 0: never. A call that lasts a tenth
+            of it counts as one that hangs, if its process is killed in it; with 0 it has to last ``CALL_DEADLINE_S``.
     """
 
     def __init__(self, record: ActingRecord, calls: Callable[[], Hashable], deadline_s: float) -> None:
         self._record = record
         self._calls = calls
         self._deadline_s = deadline_s
+        self._hung_after_s = deadline_s / 10 or CALL_DEADLINE_S
         self._poll_s = min(_POLL_S, deadline_s / 4) if deadline_s else _POLL_S
         self._closing = threading.Event()
         self._digest = ""
@@ -88,9 +90,8 @@ class CallDeadline:
     def _watch(self) -> None:
         timer = CallTimer(2 * self._poll_s)
         while not self._closing.wait(self._poll_s):
-            is_calling = self._record.calling[0] == CallState.CALLING
-            call_s = timer.look(time.monotonic(), self._calls(), is_calling=is_calling)
-            self._record.note_seconds(call_s)
+            call_s = timer.look(time.monotonic(), self._calls(), is_calling=self._record.calling[0] == 1)
+            self._record.note_hung(call_s if call_s >= self._hung_after_s else 0.0)
             if 0 < self._deadline_s <= call_s:
                 self._end(call_s)
             if (digest := self._record.content[1]) != self._digest:
@@ -98,7 +99,6 @@ class CallDeadline:
             self.healthy_s += timer.returned_s
 
     def _end(self, call_s: float) -> None:
-        self._record.note_exceeded()
         version, digest, engine_name = self._record.content
         logger.error(
             "acting call exceeded its deadline, process ends version={} digest={} engine={} seconds={:.1f}",

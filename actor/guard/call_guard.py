@@ -3,12 +3,10 @@
 from collections.abc import Callable, Hashable
 from pathlib import Path
 
-from actor.guard.acting_record import ActingRecord, CallState
+from actor.guard.acting_record import ActingRecord
 from actor.guard.call_deadline import CallDeadline
 from actor.guard.record_place import record_place
 from actor.guard.unclean_ends import UncleanEnd, UncleanEnds
-
-IDLE, CALLING = int(CallState.IDLE), int(CallState.CALLING)  # plain integers are stored faster
 
 HEALTHY_AFTER_S = 600.0
 """A content that acted for so long, until its agent closed, has not ended any process so far: its count is cleared."""
@@ -34,7 +32,7 @@ class CallGuard:
         """The processes that ended by the fault of a content, and were not counted before."""
         self._record = ActingRecord(place)
         self.calling = self._record.calling
-        """Item 0 has to be ``CallState.CALLING`` during each call, else ``CallState.IDLE``."""
+        """Item 0 has to be 1 during each call, else 0."""
         self.adopted = self._record.adopted
         """Call it with version, digest and engine before their first call."""
 

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -59,22 +60,20 @@ def _act(tmp_path: Path, *flags: str) -> "subprocess.CompletedProcess[str]":
 
 @contextlib.contextmanager
 def _hanging(tmp_path: Path, *flags: str) -> Iterator["subprocess.Popen[bytes]"]:
-    """An actor that hangs in a call, and is known to for so long that an end counts."""
+    """An actor that hangs in a call, for so long that its end counts."""
     process = subprocess.Popen(_command(tmp_path, *flags), env=_environment(), stderr=subprocess.PIPE)
     try:
         place = record_place(tmp_path / "rl-hotswap")
-        until(lambda: any(_seconds(path) > 1.0 for path in place.paths()), 60)
+        until(lambda: any(_hung_s(path) > 0 for path in place.paths()), 60)
         yield process
     finally:
         process.kill()
         process.communicate()
 
 
-def _seconds(record: Path) -> float:
-    import struct
-
-    (seconds,) = struct.unpack_from("<d", record.read_bytes(), 16)
-    return float(seconds)
+def _hung_s(record: Path) -> float:
+    (hung_s,) = struct.unpack_from("<d", record.read_bytes(), 16)
+    return float(hung_s)
 
 
 def _quarantined(store: PolicyStore) -> Sequence[str]:
@@ -100,6 +99,42 @@ def test_the_third_start_acts_with_the_version_before(tmp_path: Path, store: Pol
     assert _REASONS[kind] in reason
     assert (tmp_path / "rl-hotswap" / "quarantine" / f"{bad.digest}.json").exists()
     assert record_place(tmp_path / "rl-hotswap").paths() == []
+
+
+_ONNX_LOOP = """
+import numpy as np
+import onnxruntime
+from onnx import TensorProto, helper
+from actor.guard.acting_record import ActingRecord
+from actor.guard.call_deadline import CallDeadline
+node, value = helper.make_node, helper.make_tensor_value_info
+body = helper.make_graph(
+    [node("Identity", ["go"], ["go_on"]), node("Identity", ["v"], ["w"])], "body",
+    [value("i", TensorProto.INT64, []), value("go", TensorProto.BOOL, []), value("v", TensorProto.FLOAT, None)],
+    [value("go_on", TensorProto.BOOL, []), value("w", TensorProto.FLOAT, None)],
+)
+graph = helper.make_graph(
+    [node("Cast", ["x"], ["go"], to=TensorProto.BOOL), node("Loop", ["", "go", "x"], ["y"], body=body)], "graph",
+    [value("x", TensorProto.FLOAT, [])], [value("y", TensorProto.FLOAT, None)],
+)
+model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+session = onnxruntime.InferenceSession(model.SerializeToString())
+binding = session.io_binding()
+record = ActingRecord()
+deadline = CallDeadline(record, lambda: 0, 0.2)
+record.calling[0] = 1
+binding.bind_cpu_input("x", np.float32(1))
+binding.bind_output("y")
+session.run_with_iobinding(binding)
+"""
+
+
+def test_the_deadline_ends_a_call_of_onnx_runtime_too() -> None:
+    """The thread needs the GIL, which ONNX Runtime releases."""
+    command = [sys.executable, "-c", _ONNX_LOOP]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == EXCEEDED
+    assert "acting call exceeded its deadline" in done.stderr
 
 
 @pytest.mark.slow
@@ -148,7 +183,7 @@ def test_the_second_signal_ends_an_actor_that_hangs_and_counts(
 ) -> None:
     publish_seed(store, 0)
     publish_program(store, HangsRarely(1))
-    with _hanging(tmp_path, "--call-deadline-s=0") as process:
+    with _hanging(tmp_path, "--call-deadline-s=10") as process:
         deliver(process, number)
         assert process.poll() is None
         deliver(process, number)

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from actor.guard import call_guard, unclean_ends
-from actor.guard.acting_record import CallState, EndedRecord
+from actor.guard.acting_record import EndedRecord
 from actor.guard.call_guard import CallGuard
 from actor.guard.record_place import RecordPlace
 from actor.guard.unclean_ends import UncleanEnd, UncleanEnds
@@ -15,7 +15,7 @@ _PLACE = RecordPlace(Path("unused"), "cache")
 
 
 def _crashed(digest: str) -> EndedRecord:
-    return EndedRecord(7, digest, "onnx", CallState.CALLING, 0.0, "Aborted")
+    return EndedRecord(7, digest, "onnx", True, 0.0, "Aborted")
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_two_processes_that_ended_together_count_twice(ended: list[EndedRecord],
 
 
 def test_ends_without_a_fault_do_not_count(ended: list[EndedRecord], tmp_path: Path) -> None:
-    ended[:] = [EndedRecord(7, _BAD, "onnx", CallState.CALLING, 0.0, "")] * 3
+    ended[:] = [EndedRecord(7, _BAD, "onnx", True, 0.0, "")] * 3
     assert UncleanEnds(tmp_path / "unclean-ends").take(_PLACE) == []
 
 
