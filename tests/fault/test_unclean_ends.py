@@ -123,7 +123,7 @@ binding = session.io_binding()
 record = ActingRecord()
 deadline = CallDeadline(record, lambda: 0, 0.2)
 record.calling[0] = 1
-binding.bind_cpu_input("x", np.float32(1))
+binding.bind_cpu_input("x", np.ones((), np.float32))
 binding.bind_output("y")
 session.run_with_iobinding(binding)
 """
