@@ -24,7 +24,7 @@ from shared.run.run_directory import RunDirectory
 _LEARNER = LearnerConfig(network="lstm", hidden_sizes=(16, 8), learning_rate=3e-4)
 _ACTING = {"env": "Acrobot-v1", "env_kwargs": '{"max_episode_steps": 100}', "actors": 3, "envs_per_actor": 4}
 _OPTIONS = TrainOptions(**_ACTING, seed=5, engine="onnx", target_return=-100.5, learner=_LEARNER)
-_NUMBERS = (True, 61_440, 6.0, 5.25, 487.25, 1e4, 31, 60, 0, RolloutAccounts())
+_NUMBERS = (True, 61_440, 6.0, 5.25, 487.25, 1e4, 31, 60, 0, RolloutAccounts(), 0)
 _SUMMARY = Summary(**dict(zip(Summary.__struct_fields__, _NUMBERS, strict=True)))
 
 
