@@ -21,6 +21,7 @@ _POSITIVE = (
     "envs_per_actor publish_every_updates keep_versions checkpoint_every_updates "
     "total_steps max_seconds publish_every_s keep_every checkpoint_every_s"
 )
+_REPEATED = ("allow_operator",)  # flags with one value, which may be repeated
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -133,6 +134,8 @@ def flag_words(name: str, value: object) -> list[str]:
     flag = "--" + name.replace("_", "-")
     if isinstance(value, bool):
         return [flag if value else "--no-" + flag[2:]]
+    if name in _REPEATED and isinstance(value, tuple):
+        return [f"{flag}={_text(item)}" for item in value]
     if isinstance(value, tuple):
         return [flag, *map(_text, value)]
     # One word, so that a value with a leading dash is not parsed as a flag.
