@@ -1,8 +1,9 @@
 """The loader, driven by hand, and its thread. Most engines here are stubs: the tests of agents have real ones."""
 
+import math
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from actor.agent_builder import build_parts
 from actor.agent_options import AgentOptions
 from actor.loading.loaded_policy import LoadedPolicy, LoadResult
 from actor.rollouts.episodes import FinishedEpisode
-from actor.versions import store_listing
+from actor.versions import policy_loader, store_listing
 from actor.versions.policy_loader import PolicyLoader
 from actor.versions.policy_manager import PolicyManager
 from actor.versions.quarantine_reporter import QuarantineReporter
@@ -417,6 +418,7 @@ class TestThread:
             until(lambda: bench.manager.held_version == 1)
         finally:
             bench.loader.close()
+        assert not thread.is_alive()
         publish_sample(bench.store)
         assert bench.engines.loaded == [0, 1]
         bench.loader.close()
@@ -457,4 +459,42 @@ class TestThread:
             assert bench.source.news, "the next call takes it"
         finally:
             may_finish.set()
+            bench.loader.close()
+
+
+class TestRest:
+    """The thread while the directory of the store does not change, without events."""
+
+    @pytest.fixture
+    def bench(self, store: LocalPolicyStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+        monkeypatch.setattr(store_listing, "PolicyWatcher", partial(_CountingWatcher, poll_s=0.002))
+        publish_sample(store)
+        os.utime(store.path, (1e9, 1e9))
+        bench = Bench(store, Newest(), StalenessMonitor(math.inf, alarming=False))
+        yield bench
+        bench.loader.close()
+
+    def test_it_ends_early_if_other_actors_decide(self, bench: Bench) -> None:
+        bench.strategy.decides_with_others = True
+        bench.loader.start()
+        until(lambda: bench.strategy.looks > 30)
+
+    def test_it_ends_at_its_limit(self, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(policy_loader, "_REST_S", 0.01)
+        bench.loader.start()
+        until(lambda: bench.strategy.looks > 30)
+
+    def test_it_ends_for_a_retry(self, bench: Bench) -> None:
+        bench.engines.error = TransientLoadError("late")
+        bench.loader.start()
+        until(lambda: bench.manager.versions.attempts(0) >= 3)
+
+    def test_it_ends_for_a_report_of_the_age(self, store: LocalPolicyStore, bench: Bench) -> None:
+        bench = Bench(store, Newest(), StalenessMonitor(0.05, alarming=False))
+        bench.loader.load_pending()
+        bench.manager.adopt(begins_episodes=True)
+        bench.loader.start()
+        try:
+            until(lambda: sum("is stale" in message for _, message in tuple(bench.reports)) >= 3)
+        finally:
             bench.loader.close()

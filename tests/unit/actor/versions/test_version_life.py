@@ -76,6 +76,7 @@ def test_a_transient_failure_is_due_again_and_keeps_its_digest_clean() -> None:
     assert table.unusable(9.0) == {1}
     assert table.unusable(10.0) == frozenset()
     assert table.next_retry_s(4.0) == 6.0
+    assert table.next_retry_s(10.0) is None, "it is due"
     table.move(1, S.LOADING)
     table.fail(1, "TransientLoadError: disk", retry_at_s=20.0)
     assert (table.attempts(1), table.attempts(2)) == (2, 0)
