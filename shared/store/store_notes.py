@@ -66,7 +66,7 @@ class LocalNotes:
         file = _file_name(name)
         with storage(f"read the note {self._directory / file}"):
             try:
-                directory = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                directory = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
             except FileNotFoundError:
                 return None
             try:

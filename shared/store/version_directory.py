@@ -82,7 +82,7 @@ def _read_manifest(path: Path) -> bytes:
 def _open_directory(path: Path) -> Iterator[int]:
     """Yield a descriptor of the directory of a version. Raises VersionNotFound if there is none, or a link."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except OSError as error:
         if error.errno == errno.ENOENT:
             raise version_not_found(str(path)) from error

@@ -3,6 +3,7 @@
 from pathlib import Path
 from unittest.mock import Mock
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from shared.errors import ManifestError, StoreUnavailable, VersionNotFound
 from shared.policy.manifest import FileEntry, Manifest, decode_manifest
 from shared.store.policy_store import Retention, version_name
+from shared.store.store_notes import QuarantineAdvice
 from tests.support.captured_logs import CapturedLogs
 from tests.support.sample_versions import publish_sample, publish_samples, sample_files, sample_manifest
 from tests.support.store_cases import CASES, DIRECTORY_CASES, StoreCase, store_case
@@ -38,8 +40,9 @@ def test_readers_get_what_is_published(case: StoreCase) -> None:
     assert version_name(0) in version.location
     assert {name: version.read(name) for name in published.files} == sample_files(b"these")
     assert case.root.lstrip("/") in str(reader)
-    publish_sample(reader, b"")
-    assert case.open().open(1).read("weights.safetensors") == b""
+    for number, content in enumerate((b"", b"x"), start=1):
+        publish_sample(reader, content)
+        assert case.open().open(number).read("weights.safetensors") == content
 
 
 def test_a_version_can_be_read_before_it_is_synced(case: StoreCase) -> None:
@@ -48,6 +51,12 @@ def test_a_version_can_be_read_before_it_is_synced(case: StoreCase) -> None:
     assert case.open().open(version).read("policy.ts") == sample_files()["policy.ts"]
     store.make_durable(version)
     assert case.open().open(version).read("policy.ts") == sample_files()["policy.ts"]
+
+
+def test_one_mark_is_left_of_several_publications(case: StoreCase) -> None:
+    publish_samples(case.open(), 3)
+    publish_sample(case.open())
+    assert case.marks() == {".highest-000003"}
 
 
 def test_a_store_object_sees_versions_of_others(case: StoreCase) -> None:
@@ -219,11 +228,16 @@ def test_quarantine_is_shared_advice(case: StoreCase) -> None:
     assert store.versions() == [0, 1]
     with pytest.raises(ValueError, match="64 hexadecimal digits"):
         store.quarantine("../../outside", "no digest", by="actor-1")
+    store.quarantine("3" * 64, "r" * 2001, by="b" * 201)
+    advice = msgspec.json.decode(case.get(f"quarantine/{'3' * 64}.json"))
+    assert (advice["reason"], advice["by"]) == ("r" * 2000, "b" * 200)
 
 
 def test_invalid_advice_is_ignored(case: StoreCase) -> None:
     publish_sample(case.open())
-    for name, data in (("a" * 64, b"not JSON"), ("b" * 64, b"{}"), ("c" * 64, b"1" * 10**6), ("readme", b"")):
+    of_another = msgspec.json.encode(QuarantineAdvice("e" * 64, "reason", "actor-1", 0.0))
+    invalid = {"a": b"not JSON", "b": b"{}", "c": b"1" * 10**6, "d": of_another, "f": b"\xff"}
+    for name, data in (*((digit * 64, data) for digit, data in invalid.items()), ("readme", b"")):
         case.put(f"quarantine/{name}.json", data)
     assert case.open().quarantined() == {}
 

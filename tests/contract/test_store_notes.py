@@ -1,12 +1,15 @@
 """The contract of the notes in a store."""
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 
 import pytest
 
+from shared.errors import StoreUnavailable
 from shared.store.policy_store import Retention
-from shared.store.store_notes import MAX_NOTE_BYTES, StoreNotes
+from shared.store.store_notes import MAX_NOTE_BYTES, LocalNotes, StoreNotes
 from tests.support.sample_versions import publish_sample
 from tests.support.store_cases import StoreCase
 
@@ -72,3 +75,9 @@ def test_other_files_are_not_notes(case: StoreCase) -> None:
     assert set(notes.names()) <= {"huge", "directory"}
     assert notes.read("huge") is None
     assert notes.read("directory") is None
+
+
+def test_a_pipe_in_place_of_the_notes_blocks_nobody(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "notes")
+    with pytest.raises(StoreUnavailable, match="could not read the note"):
+        LocalNotes(tmp_path / "notes").read("a")

@@ -41,6 +41,10 @@ class StoreCase:
         found = (str(path).removeprefix(self.root).lstrip("/") for path in self._fs.find(self.root))
         return {name for name in found if not name.startswith(".highest-")}
 
+    def marks(self) -> set[str]:
+        """Return the names of the high-water marks."""
+        return {str(path).rpartition("/")[2] for path in self._fs.find(self.root) if "/.highest-" in str(path)}
+
     def leave_unfinished_write(self) -> str:
         """Write what a killed publisher leaves before its commit; return the name of one of its files."""
         directory = f".pending/.tmp-{secrets.token_hex(4)}" if self.kind == "local" else version_name(9)

@@ -4,11 +4,14 @@ import errno
 import fcntl
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from shared.errors import StoreUnavailable
+from shared.store import pending_version
 from shared.store.pending_version import PendingVersion, is_abandoned, sync
+from shared.store.policy_store import LocalPolicyStore, Retention
 
 NOT_SUPPORTED = [errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno.ENOLCK]
 
@@ -95,3 +98,31 @@ def test_large_files_are_written_whole(tmp_path: Path, monkeypatch: pytest.Monke
         pending.write({"policy.ts": bytes(range(100))})
         assert pending.commit("v000000")
     assert (tmp_path / "v000000" / "policy.ts").read_bytes() == bytes(range(100))
+
+
+def test_a_write_is_abandoned_when_its_last_change_is_old_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = tmp_path / ".tmp-write"
+    write.mkdir()
+    (write / "dangling").symlink_to("nowhere")
+    for path in (write / "dangling", write):
+        os.utime(path, (5000, 5000), follow_symlinks=False)
+    now = SimpleNamespace(time=lambda: 5599.5)
+    monkeypatch.setattr(pending_version, "time", now)
+    assert not is_abandoned(write, 600.0)
+    now.time = lambda: 5600.0
+    assert is_abandoned(write, 600.0)
+    listdir = os.listdir
+    monkeypatch.setattr(os, "listdir", lambda directory: [*listdir(directory), "removed meanwhile"])
+    assert not is_abandoned(write, 600.0), "another sweeper was faster"
+
+
+def test_a_store_waits_ten_minutes_for_a_writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = tmp_path / ".pending" / ".tmp-write"
+    write.mkdir(parents=True)
+    os.utime(write, (5000, 5000))
+    for now_unix_s, exists in ((5599.5, True), (5600.0, False)):
+        monkeypatch.setattr(pending_version, "time", SimpleNamespace(time=lambda now_unix_s=now_unix_s: now_unix_s))
+        LocalPolicyStore(tmp_path).sweep(Retention())
+        assert write.exists() is exists

@@ -26,6 +26,7 @@ from shared.store.pending_version import PendingVersion, is_abandoned
 from shared.store.policy_store import (
     LocalPolicyStore,
     Retention,
+    UsedNumbers,
     open_store,
     open_version_directory,
     parse_version_name,
@@ -34,6 +35,7 @@ from shared.store.policy_store import (
 from shared.store.remote_policy_store import RemotePolicyStore
 from shared.store.version_directory import VersionDirectory
 from shared.store.version_files import describe_files
+from tests.support.captured_logs import CapturedLogs
 from tests.support.sample_versions import publish_samples, sample_files, sample_manifest
 
 
@@ -323,3 +325,40 @@ def test_a_file_in_place_of_the_store_is_unavailable(store: LocalPolicyStore) ->
         with pytest.raises(StoreUnavailable, match="move the file that has the directory") as caught:
             act()
         assert isinstance(caught.value.__cause__, NotADirectoryError)
+
+
+def test_a_version_that_cannot_be_removed_is_reported_once(
+    store: LocalPolicyStore, monkeypatch: pytest.MonkeyPatch, captured_logs: CapturedLogs
+) -> None:
+    publish_samples(store, 2)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "not yours")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rmdir", refuse)
+        for swept in ([0], [], []):
+            assert store.sweep(Retention(keep_newest=1)) == swept
+    assert captured_logs.messages("WARNING") == [
+        f"swept version not removed yet store={store.path} directory={version_name(0)}"
+    ]
+    assert store.sweep(Retention(keep_newest=1)) == []
+    assert store.versions() == [1]
+
+
+def test_used_numbers_only_grow(tmp_path: Path) -> None:
+    numbers = UsedNumbers(tmp_path / "run" / "numbers")
+    assert numbers.highest() == -1
+    assert [numbers.use(number) for number in (0, 0, 5, 3, 5, 6)] == [True, False, True, False, False, True]
+    assert numbers.highest() == UsedNumbers(tmp_path / "run" / "numbers").highest() == 6
+    assert [path.name for path in (tmp_path / "run" / "numbers").iterdir()] == [".highest-000006"]
+
+
+def test_a_store_with_used_numbers_continues_after_all_of_them(tmp_path: Path) -> None:
+    numbers = UsedNumbers(tmp_path / "numbers")
+    numbers.use(7)
+    store = LocalPolicyStore(tmp_path / "policies", fsync=False, used_numbers=numbers)
+    assert store.publish(sample_files(), sample_manifest).version == 8
+    numbers.use(20)  # by another publisher
+    assert store.publish(sample_files(), sample_manifest).version == 21
+    assert numbers.highest() == 21

@@ -1,6 +1,7 @@
 """Errors of fsspec backends. The normal behaviour of remote stores is tested in tests/contract."""
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import fsspec
@@ -9,7 +10,9 @@ from fsspec import AbstractFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
 from shared.errors import StoreUnavailable, TransientLoadError
+from shared.store import remote_policy_store
 from shared.store.policy_store import Retention, version_name
+from shared.store.remote_files import RemoteFiles
 from shared.store.remote_policy_store import RemotePolicyStore
 from tests.support.sample_versions import sample_files, sample_manifest
 
@@ -131,3 +134,39 @@ def test_a_backend_without_exclusive_creation_serves_one_publisher(store: Remote
     FaultyFileSystem.faults["xb"] = ""
     assert store.publish(sample_files(), sample_manifest).version == 1
     assert another().publish(sample_files(), sample_manifest).version == 2
+
+
+def test_an_empty_file_is_not_requested(store: RemotePolicyStore) -> None:
+    """Object stores refuse an empty range."""
+    version = store.publish(sample_files(b""), sample_manifest).version
+    FaultyFileSystem.faults["cat_file"] = "weights"
+    assert store.open(version).read("weights.safetensors") == b""
+
+
+def test_a_url_may_end_with_a_slash(store: RemotePolicyStore) -> None:
+    ending = RemotePolicyStore("faulty://bucket/policies/")
+    assert ending.versions() == [0]
+    assert str(ending) == str(store) == "faulty://bucket/policies"
+    assert ending.publish(sample_files(), sample_manifest).version == 1
+
+
+def test_one_byte_more_than_expected_is_read(store: RemotePolicyStore) -> None:
+    assert RemoteFiles("faulty://bucket/policies").read("v000000/policy.ts", 3) == b"prog"
+
+
+def test_an_upload_is_abandoned_ten_minutes_after_its_last_change(
+    store: RemotePolicyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweeper = RemotePolicyStore("faulty://bucket/policies")
+    for now_s, upload, exists in (
+        (1000, "a", True),
+        (1500, "a", True),
+        (1550, "b", True),
+        (2149.5, "b", True),
+        (2150, "b", False),
+    ):
+        if exists:
+            FaultyFileSystem().pipe_file(f"faulty://bucket/policies/v000001/{upload}", b"half")
+        monkeypatch.setattr(remote_policy_store, "time", SimpleNamespace(monotonic=lambda now_s=now_s: now_s))
+        assert sweeper.sweep(Retention()) == []
+        assert any("v000001" in path for path in FaultyFileSystem.store) is exists
