@@ -66,7 +66,11 @@ def _str(value: object) -> str:
 
 
 class HotswapError(Exception):
-    """Base of every error of this project."""
+    """Base of every error of this project. The message is one printable line, whatever it quotes."""
+
+    def __str__(self) -> str:
+        """Return the message."""
+        return one_line(super().__str__())
 
 
 class ConfigurationError(HotswapError):

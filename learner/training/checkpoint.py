@@ -82,7 +82,7 @@ class CheckpointStore:
             except CheckpointError as error:
                 logger.warning("{}; falling back to the previous checkpoint", error)
                 failures.append(str(error))
-        raise CheckpointError("\n  ".join([f"{self._directory} holds no checkpoint that can be read", *failures]))
+        raise CheckpointError("; ".join([f"{self._directory} holds no checkpoint that can be read", *failures]))
 
 
 def _write_atomically(path: Path, data: memoryview) -> None:

@@ -159,6 +159,8 @@ def _domain(domain: str) -> str:
 
 
 def _name(node: "onnx.NodeProto") -> str:
+    if not isinstance(node.op_type, str) or not isinstance(node.domain, str):  # bytes where protobuf found no UTF-8
+        raise ProgramError("not an ONNX graph: the name of an operator is not UTF-8")
     domain = _domain(node.domain)
     return f"{domain}::{node.op_type}" if domain else node.op_type
 

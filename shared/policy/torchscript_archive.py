@@ -55,7 +55,7 @@ def read_archive(data: bytes) -> dict[str, Entry]:
     try:
         headers = list(_directory(data))
         return _unpack(data, headers)
-    except (struct.error, zlib.error, IndexError) as error:
+    except (struct.error, zlib.error, IndexError, OverflowError) as error:
         raise ProgramError(f"not a TorchScript archive: {error}") from error
 
 
