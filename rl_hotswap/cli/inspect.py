@@ -210,7 +210,9 @@ def _run_program(
     probe = decode_probe(files.read(manifest.probe.file), manifest.signature)
     engine = load(files.read, manifest)
     for batch_size in _BATCH_SIZES:
-        ProbeVerifier(manifest, probe, batch_size).verify(engine.run)
+        verifier = ProbeVerifier(manifest, probe, batch_size)
+        verifier.verify(engine.run)
+        verifier.verify_purity(engine, decode_weights(files.read(manifest.weights)))
     tolerance = manifest.probe
     largest = compare(probe.outputs, engine.run(probe.inputs), manifest.signature, tolerance.atol, tolerance.rtol)
     return f"equals the probe to {largest:.1e}, also at batch sizes {', '.join(map(str, _BATCH_SIZES))}"

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from _pytest.mark import ParameterSet
 
+from actor.verification.probe_verifier import ProbeVerifier
 from learner.export.policy_export import PolicyExporter
 from learner.networks.acting_policy import CLASS_PATH
 from shared.engines.engine import Engine, EngineKind
@@ -159,6 +160,28 @@ def test_reproduces_the_probe_of_its_version(exported: Exported, load: Load) -> 
     probe = decode_probe(exported.first.read(exported.first.manifest.probe.file), exported.signature)
     tolerance = exported.first.manifest.probe
     compare(probe.outputs, load(exported.first).run(probe.inputs), exported.signature, tolerance.atol, tolerance.rtol)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 20])
+def test_is_a_pure_function_of_each_row_and_the_weights(subject: Subject, batch_size: int) -> None:
+    version = subject.exported.first
+    probe = decode_probe(version.read(version.manifest.probe.file), subject.exported.signature)
+    weights = decode_weights(version.read(version.manifest.weights))
+    ProbeVerifier(version.manifest, probe, batch_size).verify_purity(subject.load(version), weights)
+
+
+def test_knows_the_weights_that_it_has(subject: Subject) -> None:
+    if subject.kind == "aot":
+        pytest.skip("the package's copy cannot be read")
+    engine = subject.load(subject.exported.first)
+    first, second = (
+        decode_weights(v.read("weights.safetensors")) for v in (subject.exported.first, subject.exported.second)
+    )
+    assert engine.has_weights(first)
+    assert not engine.has_weights(second)
+    engine.load_weights(second)
+    assert engine.has_weights(second)
+    assert not engine.has_weights(first)
 
 
 def test_new_weights_make_it_the_new_version(exported: Exported, load: Load) -> None:

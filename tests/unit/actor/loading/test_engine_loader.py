@@ -1,13 +1,18 @@
-"""Weights that an engine receives before they are verified."""
+"""Weights that an engine receives before they are verified, and the purity of programs without a sandbox."""
 
 import numpy as np
 import pytest
 
-from actor.loading.engine_loader import WeightPreloader
+from actor.loading.engine_fallback import EngineFallback
+from actor.loading.engine_loader import EngineOptions, WeightPreloader
+from actor.verification.probe_verifier import ProbeVerifier
 from shared.engines.engine import Engine, EngineKind
 from shared.engines.torchscript import TorchScriptEngine
-from shared.errors import WeightsError
-from tests.support.agent_policies import OBSERVATIONS, exporter, make_policy, quiet_noise
+from shared.errors import ProgramImpure, WeightsError
+from shared.store.policy_store import LocalPolicyStore
+from tests.support.agent_policies import OBSERVATIONS, exporter, make_policy, publish_seed, quiet_noise
+from tests.support.bad_programs import WideLogProbForSomeInputs, publish_program
+from tests.support.impure_policies import ReversesLargeBatches
 
 FIRST: tuple[EngineKind, str] = ("torchscript", "digest")
 
@@ -75,3 +80,37 @@ def test_invalid_weights_are_an_error_only_for_verified_bytes(data: bytes) -> No
     with pytest.raises(WeightsError):
         preloader.weights(data)
     assert preloader.take(*FIRST) is None
+
+
+@pytest.mark.parametrize("engine", ["llvm", "onnx", "torchscript"])
+@pytest.mark.parametrize("steered", [False, True])
+def test_purity_is_verified_once_or_with_all_weights_that_steer_the_program(
+    store: LocalPolicyStore, monkeypatch: pytest.MonkeyPatch, *, engine: EngineKind, steered: bool
+) -> None:
+    if steered and engine != "torchscript":
+        pytest.skip("the steered program is one of TorchScript")
+    verified, verify_purity = [], ProbeVerifier.verify_purity
+
+    def count(self: ProbeVerifier, engine: Engine, weights: dict[str, np.ndarray]) -> None:
+        verified.append(engine.kind)
+        verify_purity(self, engine, weights)
+
+    monkeypatch.setattr(ProbeVerifier, "verify_purity", count)
+    engines, spares = EngineFallback(EngineOptions(engine, batch_size=3, measure=False)), dict[str, Engine]()
+    for seed in range(3):
+        if steered:
+            manifest = publish_program(store, WideLogProbForSomeInputs(seed))
+        else:
+            manifest = publish_seed(store, seed, onnx=True)
+        result = engines.load(store.open(manifest.version), lambda _, digest: spares.pop(digest, None))
+        assert result.policy.engine.kind == engine
+        if seed == 1:  # the next version is a reload of this engine
+            spares[result.policy.engine.program_digest] = result.policy.engine
+    assert verified == [engine] * (3 if steered else 1)
+
+
+def test_an_impure_program_is_refused_without_a_sandbox(store: LocalPolicyStore) -> None:
+    version = publish_program(store, ReversesLargeBatches()).version
+    engines = EngineFallback(EngineOptions("torchscript", batch_size=3))
+    with pytest.raises(ProgramImpure, match="compute each row from that row alone"):
+        engines.load(store.open(version), lambda _, __: None)

@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
+import msgspec
 import psutil  # type: ignore[import-untyped]
 import pytest
 
@@ -161,8 +162,10 @@ def test_later_actors_read_the_cache_of_passed_programs(store: LocalPolicyStore,
     assert not _children(), "no process was needed"
 
 
-@pytest.mark.parametrize("what", ["another batch size", "another library", "another machine", "a broken record"])
-def test_a_record_of_another_machine_library_or_batch_size_does_not_count(
+@pytest.mark.parametrize(
+    "what", ["another batch size", "another library", "another machine", "fewer checks", "a broken record"]
+)
+def test_a_record_of_another_machine_library_or_batch_size_or_of_fewer_checks_does_not_count(
     what: str, cached: tuple[Manifest, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manifest, directory = cached
@@ -172,6 +175,11 @@ def test_a_record_of_another_machine_library_or_batch_size_does_not_count(
         monkeypatch.setattr("actor.sandbox.program_sandbox.version", lambda library: "0.0.1")
     elif what == "another machine":
         monkeypatch.setattr("platform.node", lambda: "elsewhere")
+    elif what == "fewer checks":
+        (record,) = copy.iterdir()
+        fields = msgspec.json.decode(record.read_bytes())
+        del fields["checks"]  # as the last release wrote it
+        record.write_bytes(msgspec.json.encode(fields))
     elif what == "a broken record":
         (record,) = copy.iterdir()
         record.write_bytes(record.read_bytes()[:-2])
