@@ -4,6 +4,7 @@ Two threads that contend for the GIL hand it over at each file operation: the lo
 acting thread stops briefly, some twenty times for one small version. Letting the load finish costs both far less.
 """
 
+import math
 import threading
 import time
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ class LoadBarrier:
     def __init__(self) -> None:
         self.is_loading = False
         self._finished = threading.Event()
-        self._in_vain_at_s = float("-inf")
+        self._in_vain_at_s = -math.inf
 
     @contextmanager
     def loading(self) -> Iterator[None]:

@@ -12,6 +12,7 @@ from actor.versions.load_barrier import PATIENCE_S, LoadBarrier
 def test_waits_until_the_load_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(load_barrier, "PATIENCE_S", 60.0)
     barrier, begun, may_finish = LoadBarrier(), threading.Event(), threading.Event()
+    assert not barrier.is_loading
     order = []
 
     def load() -> None:

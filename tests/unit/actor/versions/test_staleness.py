@@ -51,6 +51,13 @@ def test_a_store_that_went_back_is_reported_once(monitor: StalenessMonitor) -> N
     said = [bool(_messages(monitor, version(9), known, 0.0, 0.0)) for known in ([8, 9], [4], [4], [4, 5], [8, 9], [5])]
     assert said == [False, True, False, True, False, True]
     assert _messages(monitor, version(9), [], 0.0, 0.0) == [], "a store that is away says nothing"
+    assert list(monitor.reports(version(9), [7], 0.0, 0.0)) == [
+        (
+            "WARNING",
+            "policy store went back acting=9 newest=7: older versions are not adopted; restart the actor unless this "
+            "is an older copy of the store",
+        )
+    ]
 
 
 def test_the_report_is_information_unless_alarming_and_can_be_turned_off() -> None:

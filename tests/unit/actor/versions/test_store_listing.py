@@ -34,7 +34,7 @@ class FailingStore(LocalPolicyStore):
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
-    now = SimpleNamespace(s=1000.0)
+    now = SimpleNamespace(s=0.0)
     monkeypatch.setattr(store_listing, "time", SimpleNamespace(monotonic=lambda: now.s))
     return now
 
@@ -72,8 +72,8 @@ def test_versions_are_recorded_when_the_listing_changes(store: LocalPolicyStore,
 def test_an_unchanged_store_is_not_listed_again_unless_forced(failing: FailingStore, listing: StoreListing) -> None:
     listing.watcher.start()
     try:
-        for force, listings in ((False, 1), (False, 1), (True, 2)):
-            assert listing.look(force=force)
+        for options, listings in (({}, 1), ({}, 1), ({"force": True}, 2)):
+            assert listing.look(**options)
             assert failing.listings == listings
     finally:
         listing.watcher.stop()

@@ -104,6 +104,16 @@ def test_bytes_that_do_not_match_blame_this_copy_only(bench: Bench) -> None:
     assert bench.shared() == {}
 
 
+def test_a_version_that_cannot_be_opened_has_no_content_to_blame(bench: Bench) -> None:
+    (bench.store.path / version_name(0) / "manifest.json").write_bytes(b"{}")
+    assert bench.loader.load(0, no_spare) is None
+    (record,) = bench.versions.failures()
+    assert record.quarantined
+    assert record.reason is not None
+    assert record.reason.startswith("ManifestError: ")
+    assert bench.shared() == {}
+
+
 def test_an_error_of_this_actor_is_not_shared(bench: Bench) -> None:
     assert bench.fail(ZeroDivisionError("who would have thought")).quarantined
     reason = "ZeroDivisionError: who would have thought"
