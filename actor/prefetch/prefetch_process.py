@@ -2,7 +2,8 @@
 
 ``prefetcher`` starts it once the actor has a program, and only for versions of that program: it compiles the same code
 and packs weights the same way, so that the actor only copies a block. It leaves every other version, and every version
-that fails, to the actor's loader, which finds the fault again and reports it.
+that fails, to the actor's loader, which finds the fault again and reports it. So it runs only a program that has
+passed the sandbox, and that does the same work for all weights.
 """
 
 import os

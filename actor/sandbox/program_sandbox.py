@@ -190,6 +190,7 @@ class ProgramSandbox:
         if is_steered is None:
             is_steered = check_program(entry.kind, read_program(entry, read), self._trust).data_dependent
             self._is_steered[entry.program_digest] = is_steered
+        is_steered = is_steered and kind != "llvm"  # which compiles straight code only, with the size of every array
         manifest = files.manifest
         batch_size = self._batch_size if manifest.module is UNSET else 0
         return SandboxKey(kind, entry.program_digest, batch_size, manifest.digest if is_steered else "")

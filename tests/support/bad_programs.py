@@ -1,5 +1,6 @@
 """Programs that load and fit the signature but misbehave; each contains a correct policy."""
 
+import functools
 import io
 import warnings
 import zipfile
@@ -228,7 +229,14 @@ STEERED = {
 
 def publish_steered(store: PolicyStore, seed: int, harm: str | None = None) -> Manifest:
     """Publish a version of ``Steered`` that acts as ``make_policy(seed=seed)``, or does harm."""
-    return publish_program(store, Steered(seed, **({} if harm is None else STEERED[harm][0])))
+    module = Steered(seed, **({} if harm is None else STEERED[harm][0]))
+    return publish_program(store, module, {TORCHSCRIPT_FILE: _steered_archive()})
+
+
+@functools.cache
+def _steered_archive() -> bytes:
+    """Return one archive for all weights: traced classes are named differently each time."""
+    return _archive(Steered())
 
 
 class HangsRarely(AroundPolicy):
@@ -251,18 +259,25 @@ class CrashesRarely(Crashes):
         return self.policy(inputs)
 
 
-def publish_program(store: PolicyStore, module: AroundPolicy, instead: Mapping[str, bytes] | None = None) -> Manifest:
-    """Publish the TorchScript of ``module`` and its weights, with the correct policy's probe or a file ``instead``."""
+def _archive(module: nn.Module) -> bytes:
     buffer = io.BytesIO()
     torch.jit.save(torch.jit.script(module.eval()), buffer)
-    program = buffer.getvalue()
+    return buffer.getvalue()
+
+
+def publish_program(store: PolicyStore, module: AroundPolicy, instead: Mapping[str, bytes] | None = None) -> Manifest:
+    """Publish the TorchScript of ``module`` and its weights, with the correct policy's probe or files ``instead``."""
     weights = {name: tensor.numpy() for name, tensor in module.state_dict().items()}
+    given = {WEIGHTS_FILE: encode_weights(weights), **(instead or {})}
+    if TORCHSCRIPT_FILE not in given:
+        given[TORCHSCRIPT_FILE] = _archive(module)
+    digest = program_digest("torchscript", given[TORCHSCRIPT_FILE])
     return publish(
         store,
         module.policy,
         exporter(network=module.network),
-        instead={TORCHSCRIPT_FILE: program, WEIGHTS_FILE: encode_weights(weights), **(instead or {})},
-        programs=(ProgramEntry("torchscript", TORCHSCRIPT_FILE, program_digest("torchscript", program)),),
+        instead=given,
+        programs=(ProgramEntry("torchscript", TORCHSCRIPT_FILE, digest),),
     )
 
 

@@ -18,6 +18,7 @@ from actor.loading.engine_loader import EngineOptions
 from actor.sandbox.program_sandbox import ProgramSandbox, SandboxCache, SandboxKey, SandboxLimits
 from shared.engines.engine import EngineKind
 from shared.errors import ProbeMismatch, ProgramError, ProgramUnsupported, TransientLoadError
+from shared.operators.program_check import ProgramTraits
 from shared.policy.manifest import WEIGHTS_FILE, Manifest
 from shared.store.policy_store import LocalPolicyStore
 from tests.support import bad_programs
@@ -59,6 +60,35 @@ def test_a_program_that_passed_is_known_by_its_digest(
     sandbox.close()
     verify(sandbox, store, publish_seed(store, 1))
     assert not _children(), "no process was needed"
+
+
+def test_each_content_of_a_program_that_weights_steer_runs_in_the_sandbox(
+    store: LocalPolicyStore, tmp_path: Path
+) -> None:
+    sandbox = _with_cache(tmp_path / "cache")
+    contents = [bad_programs.publish_steered(store, seed) for seed in (10, 11)]
+    assert len({manifest.programs for manifest in contents}) == 1, "one program"
+    for manifest in contents:
+        verify(sandbox, store, manifest)
+        assert _children(), "its weights are new"
+        sandbox.close()
+    for again in (sandbox, _with_cache(tmp_path / "cache")):
+        for manifest in contents:
+            verify(again, store, manifest)
+        assert not _children()
+
+
+def test_straight_code_runs_once_whatever_its_operators(
+    store: LocalPolicyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LLVM refuses all that weights could steer."""
+    steered = ProgramTraits(data_dependent=True)
+    monkeypatch.setattr("actor.sandbox.program_sandbox.check_program", lambda *_: steered)
+    sandbox = ProgramSandbox(SandboxLimits(timeout_s=60.0), batch_size=3)
+    for seed, engine, runs in ((0, "llvm", True), (1, "llvm", False), (0, "onnx", True), (1, "onnx", True)):
+        sandbox.verify(engine, store.open(publish_seed(store, seed, onnx=True).version))
+        assert bool(_children()) is runs
+        sandbox.close()
 
 
 def test_the_process_stays_for_the_next_program(sandbox: ProgramSandbox, store: LocalPolicyStore) -> None:
