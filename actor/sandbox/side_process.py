@@ -145,7 +145,7 @@ def _decode(reply: bytes) -> SandboxReply:
         decoded = msgspec.msgpack.decode(reply, type=SandboxReply)
     except msgspec.MsgspecError as error:
         raise SandboxEnded(f"the sandbox process sent no valid reply: {error}", is_crash=True) from error
-    if not 0 <= decoded.call_s < math.inf:
+    if decoded.error is None and not 0 < decoded.call_s < math.inf:
         raise SandboxEnded(f"the sandbox process measured {decoded.call_s} seconds", is_crash=True)
     return decoded
 
