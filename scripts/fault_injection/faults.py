@@ -77,6 +77,7 @@ class Faults:
             self._roll_back: 1.5,
             self._abandon_write: 1.5,
             environments.inject: 6,
+            state.rare_programs.inject: 3,
         }
 
     def inject(self) -> None:

@@ -10,12 +10,14 @@ import numpy as np
 from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 
 ENV_ID = "scripts.fault_injection.faulty_environment:FaultyCartPole-v0"
+RARE_ENV_ID = "scripts.fault_injection.faulty_environment:RareCartPole-v0"
 
 REWARDS = {"nan reward": float("nan"), "infinite reward": float("inf"), "huge reward": 3e38, "large reward": 1e6}
 FAULTS = (*REWARDS, "nan observation", "raise", "hang")
 """Faults by name. ``large reward`` is within the default ``--reward-limit``."""
 
 _HANGS_S = 4.0
+_RARE_EVERY, _RARE = 200, 2e4
 
 
 class FaultyCartPole(gymnasium.Wrapper[Any, Any, Any, Any]):
@@ -61,4 +63,20 @@ class FaultyCartPole(gymnasium.Wrapper[Any, Any, Any, Any]):
         return None, ""
 
 
+class RareCartPole(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """CartPole-v1 whose every 200th observation is large: valid, but an input that no probe has."""
+
+    def __init__(self) -> None:
+        super().__init__(CartPoleEnv())
+        self._steps = 0
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, info = super().step(action)
+        self._steps += 1
+        if self._steps % _RARE_EVERY == 0:
+            observation = np.array([_RARE, *observation[1:]], np.float32)
+        return observation, reward, terminated, truncated, info
+
+
+gymnasium.register("RareCartPole-v0", f"{__name__}:RareCartPole", max_episode_steps=500)
 gymnasium.register("FaultyCartPole-v0", f"{__name__}:FaultyCartPole", max_episode_steps=500, reward_threshold=475.0)

@@ -22,6 +22,7 @@ Invariant = Literal[
     "invalid rollouts are rejected",
     "inference actors keep acting",
     "a killed actor acts again",
+    "a program that fails for rare inputs is quarantined",
     "resumes from the newest intact checkpoint",
     "at most one checkpoint interval is lost",
     "no process outlives the supervisor",

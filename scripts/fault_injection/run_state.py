@@ -25,6 +25,7 @@ from scripts.fault_injection.processes import (
     start,
 )
 from scripts.fault_injection.published import Published, RunLogs
+from scripts.fault_injection.rare_programs import RarePrograms
 from shared.errors import CheckpointError
 from shared.run.run_directory import RunDirectory
 from shared.store.policy_store import UsedNumbers
@@ -68,6 +69,7 @@ class RunState:
         self.longest_silence_s = 0.0
         self.training = Training(environment, run, flags.first_start, flags.training)
         self.inference = {name: InferenceActor(name, environment, run, flags.inference) for name in INFERENCE_ACTORS}
+        self.rare_programs = RarePrograms(environment, invariants)
         self._checkpoints = CheckpointStore(run.checkpoints)
         self._expected_update: int | None = None
         self._resumes_checked = 0
@@ -86,6 +88,7 @@ class RunState:
         for actor in self.inference.values():
             actor.check(self.published, self.invariants)
             self._check_inference_actor(actor)
+        self.rare_programs.check()
         self._measure_import()
         if time.monotonic() >= self._processes_at_s:
             self._check_processes()
@@ -168,6 +171,7 @@ class RunState:
             child.wait()
         for actor in self.inference.values():
             actor.close()
+        self.rare_programs.close()
         self.logs.close()
         self._reap()
 
@@ -245,7 +249,11 @@ class RunState:
         self.invariants.held("no orphans, no zombies")
 
     def _own_children(self) -> set[int]:
-        own = {self.training.process.pid, *(actor.process.pid for actor in self.inference.values())}
+        own = {
+            self.training.process.pid,
+            self.rare_programs.pid,
+            *(actor.process.pid for actor in self.inference.values()),
+        }
         return own | ({self._import[0].pid} if self._import is not None else set())
 
     def _reap(self) -> None:

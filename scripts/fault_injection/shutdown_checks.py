@@ -10,6 +10,7 @@ from statistics import median
 from scripts.fault_injection.invariants import Invariant
 from scripts.fault_injection.processes import command_of
 from scripts.fault_injection.published import tracebacks
+from scripts.fault_injection.rare_programs import NAME as TRUSTING_ACTOR
 from scripts.fault_injection.run_state import RunState
 from shared.errors import HotswapError
 from shared.process.command_line import INTERRUPTED
@@ -39,6 +40,7 @@ def shut_down(state: RunState) -> None:
     state.invalid_rollouts.check_rejection()
     began_s = time.monotonic()
     processes = {"training": state.training.process} | {name: one.process for name, one in state.inference.items()}
+    processes[TRUSTING_ACTOR] = state.rare_programs.process
     for process in processes.values():
         process.send_signal(signal.SIGINT)
     for name, process in processes.items():
