@@ -34,7 +34,7 @@ NAME = "trusting-0"
 _PROMISE: Invariant = "a program that fails for rare inputs is quarantined"
 _ENDS = 2
 _WITHIN_S = 180.0
-_ENDED = {"hang": EXCEEDED, "crash": -signal.SIGSEGV}
+_ENDED = {"hang": (EXCEEDED,), "crash": (-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS)}
 _KINDS = tuple(_ENDED)
 
 
@@ -147,8 +147,9 @@ class RarePrograms:
         self._episodes.close()
 
     def _note_end(self, code: int) -> None:
-        expected = None if self._bad is None or self._ends == _ENDS else _ENDED[self._bad[0]]
-        self._invariants.check(_PROMISE, code == expected, f"{NAME} ended with exit code {code}, expected {expected}")
+        expected = () if self._bad is None or self._ends == _ENDS else _ENDED[self._bad[0]]
+        found = f"{NAME} ended with exit code {code}, expected {[int(one) for one in expected] or 'no end'}"
+        self._invariants.check(_PROMISE, code in expected, found)
         self._ends += 1
         self._acts = False
 
