@@ -47,7 +47,8 @@ class _HangsRarely(nn.Module):
         first = inputs[0][:, 0].max()
         while bool(first > 1e4):
             first = first + 1
-        return self.policy(inputs)
+        outputs: list[Tensor] = self.policy(inputs)
+        return outputs
 
 
 class _BakedState(nn.Module):
@@ -59,7 +60,8 @@ class _BakedState(nn.Module):
 
     def forward(self, observation: Tensor) -> Tensor:
         state = torch.zeros(1, 1, 512)
-        return self.lstm(observation.unsqueeze(0), (state, state))[0].sum()
+        output: Tensor = self.lstm(observation.unsqueeze(0), (state, state))[0].sum()
+        return output
 
 
 class _CrashesRarely(nn.Module):
@@ -68,13 +70,15 @@ class _CrashesRarely(nn.Module):
         self.policy = policy
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # tracing warns about constants
-            self.native = torch.jit.trace(_BakedState(), torch.zeros(1, 4), check_trace=False)
+            example = torch.zeros(1, 4)
+            self.native = torch.jit.trace(_BakedState(), example, check_trace=False)  # type: ignore[no-untyped-call]
 
     def forward(self, inputs: list[Tensor]) -> list[Tensor]:
-        if bool(inputs[0][:, 0].max() > 1e4):
-            many = inputs[0].repeat(1000, 1)
-            return self.policy([inputs[0] + 0 * self.native(many), inputs[1]])
-        return self.policy(inputs)
+        observation = inputs[0]
+        if bool(observation[:, 0].max() > 1e4):
+            observation = observation + 0 * self.native(observation.repeat(1000, 1))
+        outputs: list[Tensor] = self.policy([observation, inputs[1]])
+        return outputs
 
 
 class _Episode(msgspec.Struct):
