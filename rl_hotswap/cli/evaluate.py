@@ -12,6 +12,7 @@ from rich.table import Table
 
 from actor.agent_options import TrustOptions
 from actor.sandbox.program_sandbox import SandboxLimits
+from actor.session.process_state import StopSignal
 from learner.training.run_options import parse_env_kwargs
 from rl_hotswap.evaluation import Evaluation, evaluate
 from rl_hotswap.launcher.terminal import Terminal
@@ -76,15 +77,16 @@ def main(options: EvaluateOptions) -> int:
         allowed_operators=options.allow_operator,
         trust_programs=options.trust_program,
     )
-    evaluation = evaluate(
-        options.policy or options.run_dir or _newest_run(options.env),
-        options.env,
-        episodes=options.episodes,
-        seed=options.seed,
-        env_kwargs=None if options.env_kwargs is None else parse_env_kwargs(options.env_kwargs),
-        trust=trust,
-        sandbox=SandboxLimits() if options.sandbox else None,
-    )
+    with StopSignal():  # the second Ctrl-C ends a call of the policy that does not return
+        evaluation = evaluate(
+            options.policy or options.run_dir or _newest_run(options.env),
+            options.env,
+            episodes=options.episodes,
+            seed=options.seed,
+            env_kwargs=None if options.env_kwargs is None else parse_env_kwargs(options.env_kwargs),
+            trust=trust,
+            sandbox=SandboxLimits() if options.sandbox else None,
+        )
     if options.json:
         print_line(msgspec.json.encode(evaluation).decode())
     else:

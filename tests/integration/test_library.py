@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from rl_hotswap import Agent, AgentOptions, evaluate, open_store, train
-from shared.errors import ConfigurationError, TrainingFailed
+from shared.errors import ConfigurationError, EnvironmentFailed, TrainingFailed
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.slow
@@ -45,6 +45,15 @@ def test_unknown_environment_is_a_configuration_error(tmp_path: Path) -> None:
 def test_training_that_cannot_run_names_its_logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rl_hotswap.training.python_module", lambda *_: [sys.executable, "-c", "raise SystemExit(3)"])
     with pytest.raises(TrainingFailed, match=r"read the logs in .*exit code 3"):
+        train("CartPole-v1", run_dir=tmp_path / "run")
+
+
+def test_an_environment_that_makes_training_impossible_is_its_own_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = "import sys; print('rl-hotswap train: fix the environment: it raised', file=sys.stderr); sys.exit(4)"
+    monkeypatch.setattr("rl_hotswap.training.python_module", lambda *_: [sys.executable, "-c", program])
+    with pytest.raises(EnvironmentFailed, match=r"^fix the environment: it raised$"):
         train("CartPole-v1", run_dir=tmp_path / "run")
 
 

