@@ -1,5 +1,6 @@
 """The lines that the loader thread leaves for the agent to log from ``reset`` and ``adopt``."""
 
+import math
 import threading
 import time
 from collections import deque
@@ -55,10 +56,10 @@ class Attempts:
 
     def _failed(self, phase: str, error: BaseException) -> None:
         """Count a failure, and report it unless one of its type and phase was reported lately."""
-        count, reported_at_s = self._failures.get((phase, type(error)), (0, float("-inf")))
+        count, reported_at_s = self._failures.get((phase, type(error)), (0, -math.inf))
         count, now_s = count + 1, time.monotonic()
         if now_s - reported_at_s >= _AGAIN_S:
             reported_at_s = now_s
-            reason = one_line(f"{type(error).__name__}: {one_line(error)}", _MOST_CHARACTERS)
+            reason = f"{type(error).__name__}: {one_line(error)}"[:_MOST_CHARACTERS]
             self._reports.add("ERROR", f"policy loader failed phase={phase} failures={count} error={reason}")
         self._failures[phase, type(error)] = count, reported_at_s

@@ -154,8 +154,6 @@ class VersionTable:
             self._failed[version] = record
         else:
             self._failed.pop(version, None)
-        if to is _S.LOADING:
-            record.retry_at_s = None
         return record
 
     def _forget_unlisted(self, held: Container[int]) -> None:

@@ -79,9 +79,9 @@ def select_version(
     if isinstance(follow, Pinned):
         wanted = follow.version
         return wanted if wanted in known and wanted not in unusable and held != wanted else None
-    floor = -1 if held is None else max(held, -1 if highest_acted is None else highest_acted)
+    floor = None if held is None else max(held, held if highest_acted is None else highest_acted)
     for version in reversed(known):
-        if version <= floor:
+        if floor is not None and version <= floor:
             return None
         if version not in unusable:
             return version

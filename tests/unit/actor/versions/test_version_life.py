@@ -51,6 +51,27 @@ def test_only_the_newest_of_a_listing_matters() -> None:
     assert [table.state(v) for v in (3, 4, 5, 6)] == [S.SKIPPED, S.SKIPPED, S.SKIPPED, S.SEEN]
 
 
+def test_the_first_version_of_all_is_followed_by_every_other() -> None:
+    table = VersionTable()
+    table.see([0])
+    table.see([0, 1, 2])
+    assert [table.state(v) for v in (0, 1, 2)] == [S.SKIPPED, S.SKIPPED, S.SEEN]
+
+
+def test_a_newest_version_that_comes_back_is_not_new() -> None:
+    table = VersionTable()
+    for listing in ([3], [], [3]):
+        table.see(listing)
+    assert table.state(3) is None
+
+
+def test_a_content_can_be_quarantined_before_any_version_has_it() -> None:
+    table = VersionTable()
+    table.quarantine("d1", "it ended the process twice")
+    assert table.quarantine_reason("d1") == "it ended the process twice"
+    assert table.failures() == []
+
+
 def test_a_version_that_loads_or_is_loaded_is_not_skipped() -> None:
     table = _table_at(S.LOADED)
     table.see([1, 2])
