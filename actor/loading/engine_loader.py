@@ -167,9 +167,12 @@ class EngineLoader:
     def _reload(self, kind: EngineKind, entry: ProgramEntry, material: VersionMaterial) -> NamedEngine | None:
         """Give new weights to an engine of the same program; return None without such an engine.
 
-        Its file is not read again: the program was verified under this digest when it was loaded.
+        Its file is hashed (``VersionFiles.verifying_others``), but not parsed again: the program was verified under this
+        digest when it was loaded.
         """
         digest = entry.program_digest
+        if entry.kind != "torchscript" and material.manifest.files[entry.file].sha256 != digest:
+            return None  # the manifest contradicts itself, as the load of the whole program reports
         engine = material.preloader.take(kind, digest)
         try:
             if engine is None:

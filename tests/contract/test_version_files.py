@@ -61,6 +61,42 @@ def test_bytes_are_passed_on_while_they_are_verified(case: StoreCase) -> None:
     assert len(seen) == 2, "a file of the wrong size is not passed on"
 
 
+@pytest.fixture(params=["here", "apart", "no thread"])
+def _hashed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param != "here":
+        monkeypatch.setattr("shared.store.version_files._HASHED_APART_BYTES", 0)
+    if request.param == "no thread":
+        refuse = Mock(side_effect=RuntimeError("can't start new thread"))
+        monkeypatch.setattr("concurrent.futures.ThreadPoolExecutor.submit", refuse)
+
+
+@pytest.mark.usefixtures("_hashed")
+@pytest.mark.parametrize("name", sorted(sample_files()))
+def test_every_file_that_the_manifest_lists_is_verified_though_nobody_reads_it(case: StoreCase, name: str) -> None:
+    version = case.open().open(0)
+    with version.verifying_others():
+        version.read(WEIGHTS)
+    other = sample_files(b"weights")[name]
+    case.put(f"{version_name(0)}/{name}", bytes([other[0] ^ 1]) + other[1:])
+    version = case.open().open(0)
+    with pytest.raises(DigestMismatch, match=rf"{name}: expected SHA-256.*read twice"), version.verifying_others():
+        pass
+    case.put(f"{version_name(0)}/{name}", other + b"more")
+    with pytest.raises(DigestMismatch, match=f"{name}: expected .* bytes, found more"):
+        version.verify_others()
+    case.remove(f"{version_name(0)}/{name}")
+    with pytest.raises(TransientLoadError, match=name):
+        version.verify_others()
+
+
+def test_a_file_is_verified_once(case: StoreCase, monkeypatch: pytest.MonkeyPatch) -> None:
+    version = case.open().open(0)
+    for name in version.manifest.files:
+        version.read(name)
+    monkeypatch.setattr(type(version), "_hash", Mock(side_effect=AssertionError("read again")))
+    version.verify_others()
+
+
 @pytest.mark.usefixtures("hashed_apart")
 def test_buffers_are_not_reused_while_they_are_referenced(case: StoreCase) -> None:
     store, memory = case.open(), BufferPool()
