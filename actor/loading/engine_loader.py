@@ -167,7 +167,7 @@ class EngineLoader:
     def _reload(self, kind: EngineKind, entry: ProgramEntry, material: VersionMaterial) -> NamedEngine | None:
         """Give new weights to an engine of the same program; return None without such an engine.
 
-        Its file is hashed (``VersionFiles.verifying_others``), but not parsed again: the program was verified under this
+        Its file is hashed (``VersionFiles.verifying_others``) but not parsed again: the program was verified under this
         digest when it was loaded.
         """
         digest = entry.program_digest
