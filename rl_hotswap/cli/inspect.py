@@ -227,7 +227,7 @@ def _compile_program(files: VersionFiles, trust: ProgramTrust, sandbox: ProgramS
 
 def _describe(manifest: Manifest) -> Iterator[Table]:
     training = manifest.training
-    created = datetime.fromtimestamp(manifest.created_unix_s, UTC).isoformat(sep=" ", timespec="seconds")
+    created = _date(manifest.created_unix_s)
     mean_return = "no finished episode" if training.mean_return is None else f"{training.mean_return:.1f}"
     facts = {
         "version": str(manifest.version),
@@ -258,9 +258,15 @@ def _describe(manifest: Manifest) -> Iterator[Table]:
 
 
 def _advice(advice: QuarantineAdvice) -> Table:
-    when = datetime.fromtimestamp(advice.created_unix_s, UTC).isoformat(sep=" ", timespec="seconds")
-    rows = [("reported by", advice.by), ("time", when), ("reason", advice.reason)]
+    rows = [("reported by", advice.by), ("time", _date(advice.created_unix_s)), ("reason", advice.reason)]
     return _table("Quarantined: an actor reported this content", ("", ""), rows)
+
+
+def _date(unix_s: float) -> str:
+    try:
+        return datetime.fromtimestamp(unix_s, UTC).isoformat(sep=" ", timespec="seconds")
+    except (ValueError, OverflowError, OSError):  # no calendar has it; the notes of actors are not checked
+        return f"{unix_s:g} s after 1970"
 
 
 def _table(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Table:

@@ -31,6 +31,7 @@ import msgspec
 
 from shared.errors import ConfigurationError, StoreLocked
 from shared.files.small_files import replace_file, sweep_dead_writers
+from shared.files.strict_json import repeated_key
 from shared.run.private_files import PRIVATE, check_may_be_made_private, restrict_directories
 from shared.run.progress import Progress, Summary
 from shared.run.run_config import RunConfig, encode_run_config
@@ -108,13 +109,19 @@ class RunDirectory:
     def _read(self, name: str, kind: type[_Content]) -> _Content | None:
         path = self.path / name
         try:
-            return msgspec.json.decode(path.read_bytes(), type=kind)
+            data = path.read_bytes()
+            content = msgspec.json.decode(data, type=kind)
+            # Actors read run.json of others. The other files are read often, and by their writers.
+            key = repeated_key(data) if kind is RunConfig else None
         except FileNotFoundError:
             return None
         except OSError as error:
             raise ConfigurationError(f"cannot read {path}: {error.strerror or error}") from error
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise ConfigurationError(f"use the release that wrote {path}, or remove it: {error}") from error
+        if key is not None:
+            raise ConfigurationError(f"start the learner again to write {path}: the key {key!r} occurs twice there")
+        return content
 
     def _write(self, name: str, content: object) -> None:
         replace_file(self.path / name, msgspec.json.format(msgspec.json.encode(content), indent=1))

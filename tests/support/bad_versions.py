@@ -13,6 +13,7 @@ from typing import Literal
 from torch import nn
 
 from scripts.fault_injection.corrupted_versions import CORRUPTIONS, Corruption, flip, sign_manifest
+from scripts.fault_injection.impossible_manifests import IMPOSSIBLE, UNSEEN
 from shared.policy.manifest import ONNX_FILE, PROBE_FILE, TORCHSCRIPT_FILE
 from shared.policy.probe import compute_probe, encode_probe
 from shared.policy.signing import SigningKey
@@ -141,6 +142,12 @@ def _flipped_onnx(store: LocalPolicyStore, seed: int) -> None:
     flip(_directory(store) / ONNX_FILE, 0.5)
 
 
+def _missing_program(store: LocalPolicyStore, seed: int) -> None:
+    """The other program of the version is whole, and could act."""
+    publish_seed(store, seed, onnx=True)
+    (_directory(store) / TORCHSCRIPT_FILE).unlink()
+
+
 def _other_actions(store: LocalPolicyStore, seed: int) -> None:
     publish_seed(store, seed, action="box")
 
@@ -247,6 +254,9 @@ BAD_KINDS = (
         for harm, (_, reason) in bad_programs.STEERED.items()
     ),
     *(BadKind(name, stage, reason) for name, stage, reason in impure_stages()),
+    *(BadKind(name, _corrupted(corrupt), reason) for name, (corrupt, reason) in IMPOSSIBLE.items()),
+    *(BadKind(name, _corrupted(corrupt), "", "not seen") for name, corrupt in UNSEEN.items()),
+    BadKind("a program that is listed but not there", _missing_program, "policy.ts: the manifest lists it", "retried"),
     _kind("a newer format", "expected manifest format"),
     _kind("another number", "expected a manifest of"),
     BadKind("NaN for some inputs", _touchy(nan_above=500.0), "PolicyOutputError", "quarantined while acting"),
