@@ -78,6 +78,11 @@ def test_digest_covers_the_content_and_not_number_or_time() -> None:
     assert len({one.digest, *(other.digest for other in others)}) == 1 + len(others)
 
 
+def test_the_digest_of_a_content_never_changes() -> None:
+    """Rollouts, quarantines and caches refer to it across releases."""
+    assert manifest().digest == "cb41af16bf910f0b373765695df3e72ab6e8ca807bcb0cf1c711bb7dc029a7cd"
+
+
 def test_a_files_entry_is_its_size_and_sha256() -> None:
     assert describe_files({"a": b"abc"}) == {"a": FileEntry(hashlib.sha256(b"abc").hexdigest(), 3)}
 

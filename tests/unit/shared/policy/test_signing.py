@@ -1,3 +1,4 @@
+import os
 import subprocess
 from pathlib import Path
 
@@ -202,3 +203,11 @@ def test_another_encoding_of_a_signature_is_no_signature() -> None:
     for multiple in (1, 2, 7):
         forged = signature[:32] + (scalar + multiple * ORDER).to_bytes(32, "little")
         assert not KEY.public.verifies(forged, b"data")
+
+
+def test_a_huge_file_is_not_read_to_its_end(tmp_path: Path) -> None:
+    path = write(tmp_path / "key", b"")
+    os.truncate(path, 2**40)  # sparse
+    for read in (SigningKey.read, PublicKey.read):
+        with pytest.raises(ConfigurationError, match="in PEM"):
+            read(path)
