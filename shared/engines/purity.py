@@ -18,7 +18,6 @@ from shared.policy.signature import PolicySignature
 Run = Callable[[Sequence[np.ndarray]], Sequence[np.ndarray]]
 
 _MOST_ROWS = 8  # a published probe's; a longer one makes no longer check
-_LARGE_BATCH = 64  # code that treats small batches apart rarely stops later
 _SEED = 7
 
 CHANGED_WEIGHTS = "keep parameters and buffers as they are in forward: a call changed the weights"
@@ -32,6 +31,7 @@ class PurityCheck:
         inputs: Rows with clear choices, as in a probe: rounding, which depends on the batch size, changes no choice.
         atol, rtol: The tolerances of floats of one row in two batches. The same batch has to give the same bits.
         fewest_rows: The rows of the smallest batch; all of them are one row repeated.
+        most_rows: The least rows of the largest batch, which has more than ``batch_size``.
     """
 
     signature: PolicySignature
@@ -40,6 +40,7 @@ class PurityCheck:
     atol: float
     rtol: float
     fewest_rows: int = 1
+    most_rows: int = 64  # code that treats small batches apart rarely stops later
 
     def check_repeats(self, run: Run) -> None:
         """Raise ProgramImpure unless two calls with the same inputs give the same bits and change no input."""
@@ -89,7 +90,7 @@ class PurityCheck:
         generator = np.random.default_rng(_SEED)
         if self.batch_size > 1:
             yield generator.permutation(self._own_rows)
-        yield generator.permutation(np.arange(max(_LARGE_BATCH, self.batch_size + 1)) % self._pool_rows)
+        yield generator.permutation(np.arange(max(self.most_rows, self.batch_size + 1)) % self._pool_rows)
 
     def _call(self, run: Run, inputs: list[np.ndarray]) -> Sequence[np.ndarray]:
         before = [array.copy() for array in inputs]
