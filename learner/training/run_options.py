@@ -47,8 +47,8 @@ class RunOptions:
     """Receive rollouts from other machines at tcp://HOST:PORT, such as tcp://0.0.0.0:5555, encrypted.
     Each actor needs the run's actor.key (rl-hotswap act --transport-key). None: from this machine only."""
     group_readable: bool = False
-    """Let the group of the run directory read the run: policies, logs, checkpoints. Only its owner can send rollouts,
-    and whoever has a copy of actor.key. Without this flag only the owner can read anything."""
+    """Let the group of the run directory read the run: policies, logs, checkpoints. Sending rollouts
+    needs actor.key, which only its owner can read. Without this flag only the owner can read anything."""
     total_steps: int | None = None
     """Stop after this many environment steps; None: no limit."""
     target_return: float | None = None

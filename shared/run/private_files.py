@@ -1,6 +1,6 @@
 """Permissions of a run: its owner alone enters the directory, or with ``--group-readable`` the group reads it too.
 
-Nobody reaches a file in a directory that they cannot enter, so the directory protects what older releases and other
+A file is out of reach in a directory that cannot be entered, so the directory protects what older releases and other
 programs wrote there. New files get the same permissions for themselves, from the mask of the process.
 """
 
