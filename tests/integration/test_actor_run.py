@@ -290,6 +290,25 @@ def test_it_finds_the_live_run_and_joins_it(tmp_path: Path, live_run: _LiveRun) 
     assert accounts.sent == accounts.learned + accounts.lost
 
 
+def test_an_actor_that_may_not_read_the_key_acts_without_sending(tmp_path: Path, live_run: _LiveRun) -> None:
+    """As one of the group of a group-readable run. Root may read everything, so the process asks a stricter kernel."""
+    live_run.publish(0)
+    script = (
+        "import os, sys; asked = os.access; "
+        "os.access = lambda path, mode: not str(path).endswith('actor.key') and asked(path, mode); "
+        "from actor.run import main; from actor.session.actor_settings import ActorSettings; "
+        f"sys.exit(main(ActorSettings(env={ENV!r}, episodes=2)))"
+    )
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=tmp_path, env=environment
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "no rollouts are sent: only the owner of" in done.stdout
+    assert "joined the training" not in done.stdout
+    assert live_run.receiver.accounts.sent == 0
+
+
 def test_it_acts_the_missing_episodes_after_the_training(tmp_path: Path, live_run: _LiveRun) -> None:
     live_run.publish(0)
     with _process("--episodes=200", cwd=tmp_path) as process:

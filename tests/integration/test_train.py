@@ -5,6 +5,7 @@ import json
 import re
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import time
@@ -314,6 +315,32 @@ def test_an_actor_started_by_hand_joins_and_its_rollouts_are_learned(tmp_path: P
     assert len(episodes) == 60
     assert len({episode["version"] for episode in episodes}) >= 2
     _summary(run)
+
+
+@pytest.mark.slow
+def test_the_run_of_the_last_release_is_resumed_with_a_secret_and_made_private(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "run")
+    assert _train(run.path, *_ENDLESS, "--actors=1", "--total-steps=2000").returncode == 0
+    before, config = _summary(run), run.run_config()
+    assert config is not None
+    for name in ("learner.key", ACTOR_KEY_NAME):
+        (run.path / name).unlink()
+    old_address = f"ipc://@rl-hotswap-{config.run_id}"
+    run.write_run_config(msgspec.structs.replace(config, address=old_address, learner_public_key=None))
+    for path in (run.path, *run.path.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+
+    done = _train(run.path, "--resume", f"--total-steps={before.env_steps + 1000}")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert _summary(run).env_steps >= before.env_steps + 1000
+    after = run.run_config()
+    assert after is not None
+    assert (after.run_id, after.address) == (config.run_id, "ipc://learner.sock")
+    assert after.learner_public_key == read_actor_keys(run.path / ACTOR_KEY_NAME).learner_public_key
+    assert stat.S_IMODE(run.path.stat().st_mode) == 0o700
+    logs = "".join(path.read_text() for path in run.logs.glob("*.log"))
+    assert logs.count("run directory made private") == 1
+    assert not (run.path / "learner.sock").exists()
 
 
 @pytest.mark.slow
