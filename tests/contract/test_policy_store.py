@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.errors import ManifestError, StoreUnavailable, VersionNotFound
+from shared.errors import ManifestError, StoreError, StoreUnavailable, VersionNotFound
 from shared.policy.manifest import FileEntry, Manifest, decode_manifest
+from shared.store import local_policy_store, remote_policy_store
 from shared.store.policy_store import Retention, version_name
 from shared.store.store_notes import QuarantineAdvice
 from tests.support.captured_logs import CapturedLogs
@@ -288,3 +289,12 @@ def test_numbers_are_unique_and_listed_versions_can_be_read(kind: str, steps: li
                     case.open(abandon_after_s=0.0).sweep(Retention())
             assert store.versions() == sorted(contents)
             assert {v: store.open(v).read("weights.safetensors") for v in store.versions()} == contents
+
+
+def test_the_last_number_ends_a_store(case: StoreCase, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (local_policy_store, remote_policy_store):
+        monkeypatch.setattr(module, "MAX_NUMBER", 1)
+    publish_samples(case.open(), 2)
+    with pytest.raises(StoreError):
+        publish_sample(case.open())
+    assert case.open().versions() == [0, 1]

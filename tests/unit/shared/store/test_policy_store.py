@@ -362,3 +362,9 @@ def test_a_store_with_used_numbers_continues_after_all_of_them(tmp_path: Path) -
     numbers.use(20)  # by another publisher
     assert store.publish(sample_files(), sample_manifest).version == 21
     assert numbers.highest() == 21
+
+
+def test_a_file_with_the_name_of_a_version_takes_its_number(store: LocalPolicyStore) -> None:
+    publish_samples(store, 1)
+    (store.path / version_name(5)).write_bytes(b"")
+    assert LocalPolicyStore(store.path, fsync=False).publish(sample_files(), sample_manifest).version == 6
