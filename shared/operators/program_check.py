@@ -15,6 +15,8 @@ from shared.policy.program_digest import program_digest, torchscript_digest
 from shared.policy.torchscript_archive import Entry, read_archive
 
 _MOST_NAMED = 8
+_MOST_OF_A_NAME = 60
+_MOST_CHARACTERS = 299
 
 
 @dataclass(frozen=True)
@@ -104,9 +106,13 @@ def _checked(program: _Program, trust: ProgramTrust) -> ProgramTraits:
 def _message(refused: Iterable[tuple[str, str]]) -> str:
     reasons = dict(refused)
     names = sorted(reasons)
-    first = names[0]
-    more = f" Also not allowed: {', '.join(names[1:_MOST_NAMED])}." if len(names) > 1 else ""
-    return (
-        f"replace {first}, which {reasons[first]}, or permit it with --allow-operator {first} if you trust the "
-        f"publisher.{more}"
-    )
+    first, reason = _plain(names[0]), _plain(reasons[names[0]])
+    message = f"replace {first}, which {reason}, or permit it with --allow-operator {first} if you trust the publisher."
+    if len(names) > 1:
+        message += f" Also not allowed: {', '.join(map(_plain, names[1:_MOST_NAMED]))}."
+    return message[:_MOST_CHARACTERS]
+
+
+def _plain(text: str) -> str:
+    """Return text from a program without characters that would change a log, and not too much of it."""
+    return "".join(character if character.isprintable() else "?" for character in text)[:_MOST_OF_A_NAME]

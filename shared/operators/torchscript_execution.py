@@ -25,7 +25,8 @@ from shared.operators.torchscript_values import (
 )
 from shared.policy.torchscript_objects import ScriptObject, Stored
 
-_MOST_STEPS = 2_000_000
+_MOST_STEPS = 500_000
+_MOST_OBJECTS = 50_000
 _MOST_DEPTH = 60
 
 
@@ -64,6 +65,8 @@ class Execution:
 
     def make(self, place: Place, *, is_container: bool = False) -> Memory:
         """Return the memory that the code at ``place`` makes."""
+        if len(self._made) > _MOST_OBJECTS:
+            raise ProgramError("the program makes too many tensors to check")
         return self._made.setdefault(place, Memory(is_local=True, is_container=is_container))
 
     @property

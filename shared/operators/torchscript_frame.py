@@ -44,6 +44,9 @@ class Frame:
         match statement:
             case ast.Assign(targets=[target], value=value):
                 self._assign(target, self._value(value))
+            case ast.AnnAssign(annotation=ast.Subscript(value=ast.Name(id="Final"))):
+                # The digest of a program ignores the order of such lines, which only a class may have.
+                self._effects.refuse("Final", "is a constant outside of a class")
             case ast.AnnAssign(target=target, value=value) if value is not None:
                 self._assign(target, self._value(value))
             case ast.Expr(value=value):
@@ -52,15 +55,8 @@ class Frame:
                 self.returned.append(constant(None) if value is None else self._value(value))
             case ast.If():
                 self._branch(statement)
-            case ast.For(iter=ast.Call(func=ast.Name(id="range"), args=bounds, keywords=[]), orelse=[]):
-                values = [self._value(bound) for bound in bounds]
-                for limit in values:
-                    self._effects.steer(limit)
-                self._repeat(statement, Value())
-            case ast.While():
-                self._effects.refuse("while", "may run for ever")
-                self._effects.steer(self._value(statement.test))
-                self._repeat(statement, None)
+            case ast.For(orelse=[]) | ast.While(orelse=[]):
+                self._loop(statement)
             case ast.Assert(test=test, msg=message):
                 self._effects.steer(self._value(test))
                 if message is not None:
@@ -82,12 +78,22 @@ class Frame:
         self.run(statement.orelse)
         self._names = _join_names(after, self._names)
 
-    def _repeat(self, statement: ast.For | ast.While, counter: Value | None) -> None:
+    def _loop(self, statement: ast.For | ast.While) -> None:
+        match statement:
+            case ast.For(iter=ast.Call(func=ast.Name(id="range"), args=bounds, keywords=[])) if (
+                "range" not in self._names
+            ):
+                for bound in bounds:
+                    self._effects.steer(self._value(bound))
+            case ast.While(test=test):
+                self._effects.refuse("while", "may run for ever")
+                self._effects.steer(self._value(test))
+            case _:
+                self._effects.refuse("for", "iterates over something else than a range")
         while True:
             before, changes = dict(self._names), self._effects.changes
             if isinstance(statement, ast.For):
-                assert counter is not None
-                self._assign(statement.target, counter)
+                self._assign(statement.target, OUTSIDE_VALUE if self._effects.allows("for") else Value())
             self.run(statement.body)
             if isinstance(statement, ast.While):
                 self._value(statement.test)

@@ -20,7 +20,7 @@ _STRING = re.compile(rf"""(?<![\w'"])(?:'(?:[^'\\\n]|{_ESCAPE})*'|"(?:[^"\\\n]|{
 _STRANGE = re.compile(r"""[^\n -~]|[#;\\"']""")
 _NUMBER = re.compile(r"(?<![\w.])\d[\w.]*(?:(?<=e)[+-]\d+)?")
 _PLAIN_NUMBER = re.compile(r"(?:0|[1-9]\d*)(?:\.\d*)?(?:e[+-]?\d+)?")
-_MOST_BYTES = 16 * 2**20
+_MOST_BYTES = 4 * 2**20
 _LITERALS = (ast.Constant, ast.UnaryOp, ast.USub, ast.Tuple, ast.List, ast.Dict, ast.Load)
 
 

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from shared.errors import ProgramError
 from shared.policy.manifest import ProgramKind
 from shared.policy.torchscript_archive import Entry, read_archive
 from shared.policy.torchscript_objects import ScriptObject, Stored, read_objects
@@ -27,7 +28,10 @@ def program_digest(kind: ProgramKind, program: bytes) -> str:
 def torchscript_digest(entries: Mapping[str, Entry]) -> str:
     """Return the digest of an archive. Tensors that are neither parameters nor buffers belong to the program."""
     digest = hashlib.sha256()
-    weights = _weight_storages(entries)
+    try:
+        weights = _weight_storages(entries)
+    except RecursionError as error:
+        raise ProgramError("data.pkl: expected objects that are nested less deep") from error
     for name in sorted(entries):
         if _NOT_PROGRAM.fullmatch(name) and (not name.startswith("data/") or name.removeprefix("data/") in weights):
             continue

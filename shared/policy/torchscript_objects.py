@@ -12,7 +12,7 @@ def _names(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-_MOST_BYTES = 64 * 2**20
+_MOST_BYTES = 4 * 2**20
 # The opcodes that torch writes. Others might mean something else to torch's reader than to Python's.
 _OPCODES = _names(
     """

@@ -176,6 +176,13 @@ def test_an_operator_may_be_allowed_by_name_and_then_nothing_is_known_of_the_pro
     assert check_program("onnx", data, ProgramTrust(programs=True)).data_dependent
 
 
+def test_names_from_a_graph_change_no_log() -> None:
+    with pytest.raises(OperatorNotAllowed) as refused:
+        check_program("onnx", model(node("Evil\n\x1b[31m" + "x" * 1000)), PURE_ONLY)
+    assert str(refused.value).isprintable()
+    assert len(str(refused.value)) < 300
+
+
 _SIZES = {"shape": np.array([1, 3]), "two": np.array([2])}
 CASES: dict[str, tuple[bytes, bool]] = {
     "a fixed shape": (model(node("Reshape", "x shape"), constants=_SIZES), False),

@@ -13,6 +13,7 @@ from shared.operators.program_trust import PURE_ONLY, ProgramTrust
 from shared.scripting.scripting import save_archive, script, trace, without_torch_warnings
 from tests.support.script_archives import CLASS, Small, small_archive, with_body, with_entries
 
+_PREFIX = CLASS.rpartition(".")[0]
 _FIRST = "x = inputs[0]"
 
 ATTACKS = {
@@ -95,6 +96,9 @@ ATTACKS = {
         'd = {"k": [x]}\nfor i in range(1):\n  k, v, = (torch.items(d))[0]\n  y = torch.zero_(v[0])\nreturn [x]',
         "zero_",
     ),
+    "has constants whose order the digest ignores": ("y : Final[Tensor] = x\nreturn [x]", "Final"),
+    "calls a module that is named like a function": ("range = self\nfor i in range(x):\n  y = x\nreturn [x]", "for"),
+    "has a loop with another end": ("for i in range(2):\n  y = x\nelse:\n  y = torch.rand([3])\nreturn [x]", "For"),
     "has an unknown name": ("return [torch.no_such_operator(x)]", "no_such_operator"),
     "has unknown syntax": ("return [inputs[i] for i in range(1)]", "ListComp"),
 }
@@ -332,6 +336,22 @@ def test_text_that_two_readers_may_read_differently_is_refused(text: str, found:
 def test_code_that_torch_does_not_write_is_refused(body: str, message: str) -> None:
     with pytest.raises(ProgramError, match=message):
         check(attack(body))
+
+
+def test_objects_that_are_nested_too_deep_are_refused() -> None:
+    pickled = b"\x80\x02" + b"c__torch__\nA\n)\x81}X\x01\x00\x00\x00a" * 3000 + b"N" + b"sb" * 3000 + b"."
+    with pytest.raises(ProgramError, match="nested"):
+        check(with_entries({"data.pkl": pickled}))
+
+
+def test_a_program_that_takes_too_long_to_check_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    many = "def f0(x: Tensor) -> Tensor:\n  return torch.neg(x)\n" + "".join(
+        f"def f{i}(x: Tensor) -> Tensor:\n  y = {_PREFIX}.f{i - 1}(x)\n  return {_PREFIX}.f{i - 1}(y)\n"
+        for i in range(1, 40)
+    )
+    monkeypatch.setattr("shared.operators.torchscript_execution._MOST_STEPS", 10_000)
+    with pytest.raises(ProgramError, match="too long to check"):
+        check(with_body(f"return [{_PREFIX}.f39(inputs[0])]", definitions=many))
 
 
 def test_two_definitions_of_one_name_are_refused() -> None:
