@@ -27,7 +27,7 @@ from shared.policy.signing import PublicKey, public_keys_of
 from shared.process.log import environment_failures, set_up_logging
 from shared.rollouts.rollout import RolloutLayout
 from shared.run.environment_description import find_environment
-from shared.run.private_files import group_may_read, restrict_new_files
+from shared.run.private_files import group_may_read, is_own, restrict_new_files
 from shared.run.run_directory import RunDirectory
 from shared.transport.addresses import resolve_address
 from shared.transport.transport_keys import ACTOR_KEY_NAME, choose_actor_keys
@@ -167,8 +167,11 @@ def _find_learner(
 
 
 def _set_up_logging(settings: ActorSettings, name: str, run: RunDirectory | None) -> Path | None:
-    """Log to the terminal and to a file of ``run``, if it can be written, and return the path of the file."""
-    logs = run.logs if run is not None and os.access(run.logs, os.W_OK) else None
+    """Log to the terminal and to a file of ``run``, if it can be written, and return the path of the file.
+
+    A run of another user gets no file: a link there could lead to any file of this user.
+    """
+    logs = run.logs if run is not None and is_own(run.path) and os.access(run.logs, os.W_OK) else None
     return set_up_logging(name, logs, terminal_level="WARNING", supervised=settings.supervised)
 
 

@@ -59,6 +59,20 @@ def check_may_be_made_private(directory: Path) -> None:
         )
 
 
+def is_own(directory: Path) -> bool:
+    """Return True if ``directory`` belongs to the user of this process. The owner of another decides what is in it."""
+    return directory.stat().st_uid == os.geteuid()
+
+
+def check_own(directory: Path) -> None:
+    """Raise ConfigurationError if ``directory`` belongs to another user, who could place links or checkpoints there."""
+    if not is_own(directory):
+        raise ConfigurationError(
+            f"choose a new --run-dir: {directory} belongs to user {directory.stat().st_uid}; expected the user "
+            f"{os.geteuid()} of this process"
+        )
+
+
 def group_may_read(run: Path) -> bool:
     """Return True if the owner of a run let the group read it."""
     return bool(_permissions(run) & stat.S_IRGRP)

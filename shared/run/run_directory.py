@@ -32,7 +32,7 @@ import msgspec
 from shared.errors import ConfigurationError, StoreLocked
 from shared.files.small_files import replace_file, sweep_dead_writers
 from shared.files.strict_json import repeated_key
-from shared.run.private_files import PRIVATE, check_may_be_made_private, restrict_directories
+from shared.run.private_files import PRIVATE, check_may_be_made_private, check_own, is_own, restrict_directories
 from shared.run.progress import Progress, Summary
 from shared.run.run_config import RunConfig, encode_run_config
 
@@ -65,7 +65,9 @@ class RunDirectory:
             if not self.policies.is_dir():
                 check_may_be_made_private(self.path)
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            for directory in (self.path, *self._directories):
+            self.path.mkdir(mode=PRIVATE, exist_ok=True)
+            check_own(self.path)
+            for directory in self._directories:
                 directory.mkdir(mode=PRIVATE, exist_ok=True)
         except OSError as error:
             raise ConfigurationError(
@@ -190,7 +192,10 @@ def new_run_directory(env_id: str, root: Path = DEFAULT_ROOT) -> RunDirectory:
 
 
 def find_run(env_id: str, root: Path = DEFAULT_ROOT) -> RunDirectory | None:
-    """Return the newest live run of ``env_id``, else the newest run with a policy version, else None."""
+    """Return the newest live run of ``env_id``, else the newest run with a policy version, else None.
+
+    Runs of other users are found only by their path: they may have placed them where this user looks.
+    """
     runs = [run for run in _newest_first(root) if _trains(run, env_id)]
     live = next((run for run in runs if run.live()), None)
     return live or next((run for run in runs if run.has_version()), None)
@@ -206,8 +211,8 @@ def _newest_first(root: Path) -> list[RunDirectory]:
 
 
 def _trains(run: RunDirectory, env_id: str) -> bool:
-    with contextlib.suppress(ConfigurationError):
-        return run.env_id() == env_id
+    with contextlib.suppress(ConfigurationError, OSError):
+        return is_own(run.path) and run.env_id() == env_id
     return False
 
 

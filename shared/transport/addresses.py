@@ -72,7 +72,13 @@ class LocalSocket:
             raise
 
     def _reach(self, path: Path) -> str:
-        if os.fstat(self._directory).st_mode & _OTHERS_WRITE:
+        status = os.fstat(self._directory)
+        if status.st_uid != os.geteuid():
+            raise ConfigurationError(
+                f"use one user for learner and actors, or --listen tcp://HOST:PORT: {path.parent} belongs to user "
+                f"{status.st_uid}, who could take the place of the learner; expected user {os.geteuid()}"
+            )
+        if status.st_mode & _OTHERS_WRITE:
             raise ConfigurationError(
                 f"run chmod go-w {path.parent}: other users can write there, and could take the place of the learner"
             )

@@ -27,6 +27,7 @@ from tests.support.agent_policies import publish_run
 from tests.support.captured_logs import CapturedLogs
 from tests.support.paths import REPOSITORY
 from tests.support.rollout_examples import RUN_ID, example_rollout, plain_layout
+from tests.support.second_user import NOBODY
 from tests.support.transport_cases import ACTOR_KEYS, Network, fresh_address, learn
 from tests.support.waiting import PATIENCE_S, until
 
@@ -107,6 +108,15 @@ def test_a_socket_that_others_could_replace_is_refused(network: Network, tmp_pat
     for end in (network.receiver, network.sender):
         with pytest.raises(ConfigurationError, match="chmod go-w"):
             end(address)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives a directory to another user")
+def test_a_socket_in_the_directory_of_another_user_is_refused(network: Network, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir(mode=0o700)
+    os.chown(tmp_path / "run", NOBODY, NOBODY)
+    for end in (network.receiver, network.sender):
+        with pytest.raises(ConfigurationError, match=f"belongs to user {NOBODY}, who could take the place"):
+            end(f"ipc://{tmp_path}/run/learner.sock")
 
 
 def test_only_the_owner_connects_to_the_socket(network: Network, tmp_path: Path) -> None:

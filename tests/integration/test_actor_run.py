@@ -30,6 +30,7 @@ from shared.transport.transport_keys import keep_learner_keys
 from shared.transport.zmq_receiver import ZmqReceiver
 from tests.support.agent_policies import publish, publish_run
 from tests.support.paths import REPOSITORY
+from tests.support.second_user import NOBODY
 
 ENV = "CartPole-v1"
 LENGTH = 8
@@ -177,6 +178,18 @@ def test_an_environment_that_raises_is_one_line_and_code_4(
     else:
         assert err[-1] == said
         assert any(line.strip() == 'raise Unsendable("the motor", "is hot")' for line in err)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives a directory to another user")
+def test_the_run_of_another_user_is_acted_from_without_a_write_into_it(tmp_path: Path) -> None:
+    """A link in place of the log would lead to a file of this user."""
+    run = publish_run(tmp_path / "run", ENV, onnx=False)
+    own_file = tmp_path / "profile"
+    own_file.touch()
+    (run.logs / "me.log").symlink_to(own_file)
+    os.chown(run.path, NOBODY, NOBODY)
+    assert _act(f"--run-dir={run.path}", "--name=me", "--episodes=1") == 0
+    assert own_file.read_bytes() == b""
 
 
 def test_without_a_run_it_prints_the_reason_for_the_wait(

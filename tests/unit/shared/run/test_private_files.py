@@ -11,6 +11,8 @@ from shared.errors import ConfigurationError
 from shared.run.private_files import group_may_read, restrict_new_files
 from shared.run.run_directory import RunDirectory, new_run_directory
 from tests.support.captured_logs import CapturedLogs
+from tests.support.paths import REPOSITORY
+from tests.support.second_user import NOBODY
 
 
 @pytest.fixture(autouse=True)
@@ -22,6 +24,9 @@ def _mask() -> Iterator[None]:
 
 def modes(root: Path) -> set[int]:
     return {stat.S_IMODE(path.stat().st_mode) for path in (root, *root.rglob("*"))}
+
+
+AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives a directory to another user")
 
 
 @pytest.mark.parametrize("mask", [0, 0o022, 0o077])
@@ -85,3 +90,31 @@ def test_a_run_that_cannot_be_made_private_is_refused(tmp_path: Path, monkeypatc
         monkeypatch.setattr(Path, "chmod", chmod)
         with pytest.raises(ConfigurationError, match="--run-dir"):
             run.restrict(group_readable=False)
+
+
+@AS_ROOT
+@pytest.mark.parametrize("holds_a_run", [True, False])
+def test_nothing_is_written_into_the_directory_of_another_user(tmp_path: Path, holds_a_run: bool) -> None:
+    directory = tmp_path / "run"
+    (directory / "policies" if holds_a_run else directory).mkdir(parents=True)
+    os.chown(directory, NOBODY, NOBODY)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ConfigurationError, match=f"choose a new --run-dir: .* belongs to user {NOBODY}"):
+        RunDirectory(directory).create()
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_only_processes_of_their_own_change_the_mask() -> None:
+    """The mask belongs to a process: a library call in the process of another program leaves it."""
+    sources = {
+        str(path.relative_to(REPOSITORY)): path.read_text()
+        for package in ("rl_hotswap", "actor", "learner", "shared")
+        for path in (REPOSITORY / package).rglob("*.py")
+    }
+    assert [name for name, text in sources.items() if "os.umask(" in text] == ["shared/run/private_files.py"]
+    calls = {
+        name
+        for name, text in sources.items()
+        if " restrict_new_files(" in text and "def " + "restrict_new_files" not in text
+    }
+    assert calls == {"rl_hotswap/cli/train.py", "learner/run.py", "actor/session/acting_session.py"}

@@ -17,6 +17,7 @@ from shared.run.progress import Progress, Summary
 from shared.run.run_config import RunConfig
 from shared.run.run_directory import RunDirectory, find_run, new_run_directory
 from tests.support.paths import REPOSITORY
+from tests.support.second_user import NOBODY
 
 
 def _config(env_id: str) -> RunConfig:
@@ -156,6 +157,14 @@ def test_the_newest_run_with_a_version_is_found(tmp_path: Path) -> None:
     _run(tmp_path, "old", "CartPole-v1", modified_s=1, version=True)
     newer = _run(tmp_path, "newer", "CartPole-v1", modified_s=3, version=True)
     assert _found(tmp_path) == newer.path
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives a directory to another user")
+def test_a_run_of_another_user_is_found_by_its_path_only(tmp_path: Path) -> None:
+    own = _run(tmp_path, "own", "CartPole-v1", modified_s=100, version=True)
+    other = _run(tmp_path, "other", "CartPole-v1", modified_s=200, version=True)
+    os.chown(other.path, NOBODY, NOBODY)
+    assert _found(tmp_path) == own.path
 
 
 def test_a_live_or_starting_run_precedes_a_newer_one(tmp_path: Path) -> None:
