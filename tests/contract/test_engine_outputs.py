@@ -1,6 +1,7 @@
 """Outputs of every engine are arrays of their own, of the promised dtypes, and inputs are never written to."""
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 
 import numpy as np
 import pytest
