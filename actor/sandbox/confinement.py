@@ -1,6 +1,6 @@
 """The limits under which the sandbox process runs programs: what they may reach, and how much they may use.
 
-``confine`` applies for good to all that the process may reach. ``limited`` applies to one program.
+``give_up_writing`` and ``confine`` apply for good to all that the process may reach; ``limited`` applies to a program.
 """
 
 import resource
@@ -32,11 +32,19 @@ class ProgramLimits(msgspec.Struct, frozen=True):
     file_bytes: int
 
 
+def give_up_writing() -> None:
+    """Give up writing to files and starting programs, if this system can. Call it before the first thread starts.
+
+    Landlock restricts the calling thread, and those that it starts; libraries start threads when they are imported.
+    """
+    restrict_files([Path("/")])
+
+
 def confine() -> None:
     """Give up files, network, new processes and signals, as far as this system can; see ``docs/security.md``.
 
-    Libraries that are imported by now stay usable. Call it before the first byte of a program is read, and before a
-    thread starts: Landlock restricts the calling thread, and those that it starts.
+    Libraries that are imported by now stay usable. Call it before the first byte of a program is read. Threads that run
+    already keep the right to read files only.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     # ONNX Runtime writes to files in memory, which Landlock allows; the filter cannot tell them from others.

@@ -240,8 +240,8 @@ class ProgramSandbox:
     def _start(self, kind: EngineKind) -> SandboxClient:
         """Return the process for ``kind``, which may be new."""
         client = self._client
-        if client is not None and (client.process.is_gone or client.kind not in (None, kind)):
-            self.close()  # it ended between two programs, or its rights are those of another engine
+        if client is not None and (client.process.is_gone or not client.serves(kind)):
+            self.close()  # it ended between two programs, or is for another engine
         if self._client is None:
             self._client = SandboxClient(kind)
         return self._client
@@ -268,6 +268,8 @@ def _names(entry: ProgramEntry, files: VersionFiles) -> set[str]:
 def _as_raised(reply: SandboxReply, memory_bytes: int) -> Exception:
     if reply.error == "MemoryError" or is_out_of_memory(Exception(reply.message)):
         return ProgramError(f"needs more than the {memory_bytes / 2**30:.1f} GiB of memory that the sandbox allows")
+    if reply.error in ("ImportError", "ModuleNotFoundError"):  # no program raises it
+        return TransientLoadError(f"repair the installation, or use --no-sandbox: the sandbox process: {reply.message}")
     kind = getattr(shared.errors, reply.error or "", None)
     if isinstance(kind, type) and issubclass(kind, PermanentLoadError):
         return kind(reply.message)

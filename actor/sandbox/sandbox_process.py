@@ -15,7 +15,7 @@ import timeit
 import msgspec
 from msgspec import UNSET
 
-from actor.sandbox.confinement import ProgramLimits, confine, limited
+from actor.sandbox.confinement import ProgramLimits, confine, give_up_writing, limited
 from actor.verification.probe_verifier import ModuleVerifier, ProbeVerifier
 from shared.engines.engine import EngineKind
 from shared.engines.load import load_program
@@ -54,21 +54,23 @@ class SandboxReply(msgspec.Struct, frozen=True):
 def main() -> None:
     """Run the requested programs, one after another, until the actor closes the socket."""
     die_with(parent_pid())
+    if is_confined := sys.argv[2] != "aot":  # native code, which the user permits to do anything
+        give_up_writing()
     channel = socket.socket(fileno=int(sys.argv[1]))
     if sys.argv[2] in ("llvm", "onnx"):
         _import_engine(sys.argv[2])  # before the first request, which is expected to need it
-    is_confined = False
+    is_ready = False
     while True:
         message, descriptors, _, _ = socket.recv_fds(channel, 1, 1)
         if not message or not descriptors:
             return
         with os.fdopen(descriptors[0], "rb") as file:
             request = msgspec.msgpack.decode(file.read(), type=SandboxRequest)
-        if not is_confined:
+        if not is_ready:
             _import_engine(request.kind)
-            if request.kind != "aot":  # native code, which the user permits to do anything
+            if is_confined:
                 confine()
-            is_confined = True
+            is_ready = True
             watch_lifeline()  # its thread inherits the confinement
         channel.sendall(BEGUN)
         reply = msgspec.msgpack.encode(_run_program(request))

@@ -83,11 +83,12 @@ class SandboxEnded(Exception):
 class SandboxClient:
     """The sandbox process and the socket to it. Raises TransientLoadError when the process cannot start.
 
-    ``kind`` is the engine of all its programs; before the first one it may still change.
+    All its programs are for one engine: ``kind``, or the one of the first program.
     """
 
     def __init__(self, kind: EngineKind) -> None:
-        self.kind: EngineKind | None = None
+        self._kind: EngineKind = kind
+        self._has_run = False
         self._channel, theirs = socket.socketpair()
         try:
             descriptor = theirs.fileno()
@@ -98,9 +99,13 @@ class SandboxClient:
         finally:
             theirs.close()
 
+    def serves(self, kind: EngineKind) -> bool:
+        """Return True if the process can run programs for ``kind``; native code has rights that the others lack."""
+        return kind == self._kind or (not self._has_run and "aot" not in (kind, self._kind))
+
     def request(self, request: SandboxRequest, timeout_s: float) -> SandboxReply:
         """Send a request and return the reply. Raise SandboxEnded or TransientLoadError without one."""
-        self.kind = request.kind
+        self._kind, self._has_run = request.kind, True
         try:
             with _file_of(msgspec.msgpack.encode(request)) as file:
                 self._channel.settimeout(_START_S)

@@ -132,6 +132,27 @@ print(type(done[0]).__name__)
     assert _run(tmp_path, code).stdout == "PermissionError\n"
 
 
+def test_threads_of_libraries_cannot_write(tmp_path: Path) -> None:
+    """They run before the confinement, and Landlock restricts one thread and those that it starts."""
+    code = """
+confinement.give_up_writing()
+go, done = threading.Event(), []
+def attempt():
+    go.wait()
+    try:
+        done.append(open(place / "new", "x"))
+    except PermissionError as error:
+        done.append(error)
+thread = threading.Thread(target=attempt)
+thread.start()
+confinement.confine()
+go.set()
+thread.join()
+print(type(done[0]).__name__)
+"""
+    assert _run(tmp_path, code).stdout == "PermissionError\n"
+
+
 def test_a_confined_process_still_computes_imports_and_starts_threads(tmp_path: Path) -> None:
     code = """
 import shared
