@@ -229,6 +229,8 @@ def test_quarantine_is_shared_advice(case: StoreCase) -> None:
     assert store.versions() == [0, 1]
     with pytest.raises(ValueError, match="64 hexadecimal digits"):
         store.quarantine("../../outside", "no digest", by="actor-1")
+    case.put(f"quarantine/{first}.json", b"changed")
+    assert store.quarantined()[first] == "probe: row 3 differs", "advice never changes, so it is read once"
     store.quarantine("3" * 64, "r" * 2001, by="b" * 201)
     advice = msgspec.json.decode(case.get(f"quarantine/{'3' * 64}.json"))
     assert (advice["reason"], advice["by"]) == ("r" * 2000, "b" * 200)
@@ -238,7 +240,8 @@ def test_invalid_advice_is_ignored(case: StoreCase) -> None:
     publish_sample(case.open())
     of_another = msgspec.json.encode(QuarantineAdvice("e" * 64, "reason", "actor-1", 0.0))
     invalid = {"a": b"not JSON", "b": b"{}", "c": b"1" * 10**6, "d": of_another, "f": b"\xff"}
-    for name, data in (*((digit * 64, data) for digit, data in invalid.items()), ("readme", b"")):
+    named = msgspec.json.encode(QuarantineAdvice("no-digest", "reason", "actor-1", 0.0))
+    for name, data in (*((digit * 64, data) for digit, data in invalid.items()), ("no-digest", named), ("readme", b"")):
         case.put(f"quarantine/{name}.json", data)
     assert case.open().quarantined() == {}
 

@@ -1,6 +1,7 @@
 """The contract of opened versions: bytes are verified before they are returned, and only regular files are read."""
 
 import os
+from hashlib import sha256
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -14,6 +15,10 @@ from tests.support.sample_versions import publish_sample, publish_samples, sampl
 from tests.support.store_cases import DIRECTORY_CASES, StoreCase
 
 WEIGHTS = "weights.safetensors"
+
+
+def _sha256(data: bytes) -> str:
+    return sha256(data).hexdigest()
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +36,10 @@ def hashed_apart(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        (b"weighty", "SHA-256"),
+        (
+            b"weighty",
+            f"expected SHA-256 {sha256(b'weights').hexdigest()}, found {sha256(b'weighty').hexdigest()}; read",
+        ),
         (b"weight", "expected 7 bytes, found 6"),
         (b"weights and more", "expected 7 bytes, found more"),
         (b"", "expected 7 bytes, found 0"),

@@ -142,8 +142,17 @@ def test_one_fsync_for_each_file_and_two_for_the_directories(tmp_path: Path, mon
     assert synced[4].startswith(".tmp-")
     assert synced[5:] == ["policies"]
     synced.clear()
-    publish_samples(LocalPolicyStore(tmp_path / "policies", fsync=False), 1)
+    hasty = LocalPolicyStore(tmp_path / "policies", fsync=False)
+    publish_samples(hasty, 1)
+    hasty.make_durable(1)
     assert synced == []
+    careful = LocalPolicyStore(tmp_path / "policies")
+    version = careful.publish(sample_files(), sample_manifest, durable=False).version
+    assert synced == []
+    careful.make_durable(version)
+    assert sorted(synced) == sorted([*sample_files(), "manifest.json", version_name(version), "policies"])
+    with pytest.raises(VersionNotFound, match="version 9 was swept"):
+        careful.make_durable(9)
 
 
 def test_versions_is_one_listing(store: LocalPolicyStore, monkeypatch: pytest.MonkeyPatch) -> None:

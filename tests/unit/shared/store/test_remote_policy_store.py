@@ -50,6 +50,10 @@ class FaultyFileSystem(MemoryFileSystem):
         write = AbstractFileSystem.pipe_file if "xb" in self.faults else MemoryFileSystem.pipe_file
         write(self, path, value, mode=mode, **options)
 
+    def rm(self, path, recursive=False, maxdepth=None):
+        self._may_fail("rm", path)
+        super().rm(path, recursive=recursive, maxdepth=maxdepth)
+
     def open(self, path, mode="rb", **options):
         if mode == "xb" and "xb" in self.faults:
             raise NotImplementedError(f"mode {mode!r}")
@@ -170,3 +174,12 @@ def test_an_upload_is_abandoned_ten_minutes_after_its_last_change(
         monkeypatch.setattr(remote_policy_store, "time", SimpleNamespace(monotonic=lambda now_s=now_s: now_s))
         assert sweeper.sweep(Retention()) == []
         assert any("v000001" in path for path in FaultyFileSystem.store) is exists
+
+
+def test_a_version_whose_sweep_failed_half_way_is_no_version(store: RemotePolicyStore) -> None:
+    store.publish(sample_files(), sample_manifest)
+    assert store.versions() == [0, 1]
+    FaultyFileSystem.faults["rm"] = version_name(0)
+    with pytest.raises(StoreUnavailable, match="could not remove"):
+        store.sweep(Retention(keep_newest=1))
+    assert store.versions() == another().versions() == [1]
