@@ -54,6 +54,8 @@ def test_keys_can_change_while_readers_accept_both(case: StoreCase) -> None:
     both = Authenticity([KEY.public, OTHER_KEY.public])
     assert [both.signer(both.open(store, version)) for version in (0, 1)] == [KEY.public, OTHER_KEY.public]
     assert f"no signature by {KEY.public.short}" in refused(store, 1)
+    publish(store, key=SigningKey.generate())
+    assert f"no signature by {KEY.public.short} or {OTHER_KEY.public.short}: " in refused(store, 2, both)
 
 
 def test_an_unsigned_version_is_refused(case: StoreCase) -> None:

@@ -172,7 +172,7 @@ def test_an_invalid_manifest_is_refused(case: StoreCase, manifest: bytes) -> Non
 def test_a_version_under_another_number_is_refused(case: StoreCase, published: Manifest) -> None:
     for name, data in {**sample_files(b"weights"), "manifest.json": encode_manifest(published)}.items():
         case.put(f"{version_name(7)}/{name}", data)
-    with pytest.raises(ManifestError, match="expected a manifest of version 7, found one of 0"):
+    with pytest.raises(ManifestError, match=f"{version_name(7)}: expected a manifest of version 7, found one of 0"):
         case.open().open(7)
 
 

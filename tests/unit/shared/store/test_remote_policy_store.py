@@ -9,7 +9,7 @@ import pytest
 from fsspec import AbstractFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
-from shared.errors import StoreUnavailable, TransientLoadError
+from shared.errors import StoreUnavailable, TransientLoadError, VersionNotFound
 from shared.store import remote_policy_store
 from shared.store.policy_store import Retention, version_name
 from shared.store.remote_files import RemoteFiles
@@ -183,3 +183,12 @@ def test_a_version_whose_sweep_failed_half_way_is_no_version(store: RemotePolicy
     with pytest.raises(StoreUnavailable, match="could not remove"):
         store.sweep(Retention(keep_newest=1))
     assert store.versions() == another().versions() == [1]
+
+
+def test_a_version_that_could_not_be_opened_is_looked_up_again(store: RemotePolicyStore) -> None:
+    store.publish(sample_files(), sample_manifest)
+    assert store.versions() == [0, 1]
+    FaultyFileSystem().rm_file("faulty://bucket/policies/v000000/manifest.json")
+    with pytest.raises(VersionNotFound):
+        store.open(0)
+    assert store.versions() == [1]
