@@ -46,7 +46,8 @@ class ChaosOptions:
     A training (supervisor, learner, two actors) and two inference-only actors are killed, stopped and restarted. The
     store gets corrupted versions, rollbacks and abandoned writes, is moved away and made read-only. Checkpoints are
     corrupted, the disk is filled, and the learner's socket receives garbage and poisoned rollouts. Environments give
-    rewards and observations that are not finite or too large, raise, and hang. Odd seeds sign
+    rewards and observations that are not finite or too large, raise, and hang. A third inference-only actor trusts
+    programs that hang or crash for rare inputs. Odd seeds sign
     their versions (and half of the corrupted ones), even seeds do not. Faults that need mounts (a full disk, a
     read-only store) need root and are omitted otherwise.
 
@@ -150,8 +151,10 @@ def _wait(state: RunState, timeout_s: float, is_so: Callable[[], bool]) -> None:
 
 
 def _all_act(state: RunState) -> bool:
-    return all(actor.first_acts_s is not None for actor in state.inference.values()) and all(
-        state.find(name) is not None for name in ("learner", *ACTORS)
+    return (
+        state.rare_programs.is_settled
+        and all(actor.first_acts_s is not None for actor in state.inference.values())
+        and all(state.find(name) is not None for name in ("learner", *ACTORS))
     )
 
 

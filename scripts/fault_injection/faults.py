@@ -257,14 +257,31 @@ class Faults:
         return self._break_storage("store moved away", "store moved back", move_back)
 
     def _fill_disk(self) -> bool:
-        if not self._state.environment.mounts or not self._storage_works():
+        if not self._storage_works():
             return False
+        if not self._state.environment.mounts:
+            return self._deny_writes()
         filler = self._state.environment.disk / "filler"
         for block in (bytes(2**20), bytes(4096)):
             with suppress(OSError), filler.open("ab", buffering=0) as file:
                 while True:
                     file.write(block)
         return self._break_storage("disk full", "disk has room", filler.unlink)
+
+    def _deny_writes(self) -> bool:
+        """Let the run directory take no new files, as a full one does not, where nothing can be mounted."""
+        run = self._state.run
+        if os.geteuid() == 0:  # permissions do not bind root
+            return False
+        directories = [path for path in (run.path, run.checkpoints, run.policies, run.logs) if path.is_dir()]
+        for path in directories:
+            path.chmod(0o500)
+
+        def permit() -> None:
+            for path in directories:
+                path.chmod(0o700)
+
+        return self._break_storage("run directory takes no files", "run directory takes files", permit)
 
     def _make_store_read_only(self) -> bool:
         store = self._state.run.policies

@@ -114,6 +114,11 @@ class RarePrograms:
     def pid(self) -> int:
         return self.process.pid
 
+    @property
+    def is_settled(self) -> bool:
+        """True when the actor acts, and not with a bad version."""
+        return self._bad is None and self._acts
+
     def inject(self) -> bool:
         """Publish a bad version if the actor acts with a good one."""
         if self._bad is not None or not self._acts:
