@@ -47,9 +47,9 @@ class ChaosOptions:
     store gets corrupted versions, rollbacks and abandoned writes, is moved away and made read-only. Checkpoints are
     corrupted, the disk is filled, and the learner's socket receives garbage and poisoned rollouts. Environments give
     rewards and observations that are not finite or too large, raise, and hang. A third inference-only actor trusts
-    programs that hang or crash for rare inputs. Odd seeds sign
-    their versions (and half of the corrupted ones), even seeds do not. Faults that need mounts (a full disk, a
-    read-only store) need root and are omitted otherwise.
+    programs that hang or crash for rare inputs. Odd seeds sign their versions (and half of the corrupted ones), even
+    seeds do not. A full disk and a read-only store need mounts, and so root; otherwise, the run directory takes no new
+    files for a while.
 
     Exit code 0: all invariants hold. 1: one does not; a line VIOLATION describes it.
     """
