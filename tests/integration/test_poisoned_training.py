@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -16,13 +17,15 @@ from learner.training.run_options import Outcome
 from rl_hotswap.launcher.acting_options import SingleProcessRun
 from rl_hotswap.launcher.single_process import train_in_one_process
 from scripts.fault_injection.faulty_environment import ENV_ID
+from scripts.fault_injection.garbage_client import INVALID, send_invalid
 from shared.errors import EnvironmentFailed
 from shared.policy.manifest import WEIGHTS_FILE
 from shared.policy.weights import check_finite, decode_weights
-from shared.run.progress import Summary
+from shared.run.progress import Progress, Summary
 from shared.run.run_directory import RunDirectory
 from shared.store.policy_store import LocalPolicyStore
 from tests.support.paths import REPOSITORY
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -110,20 +113,18 @@ def test_a_policy_that_diverges_is_neither_published_nor_kept(tmp_path: Path) ->
     _check_finite(run)
 
 
-def _command(directory: Path, *flags: str, **faults: object) -> "subprocess.CompletedProcess[str]":
+def _arguments(directory: Path, *flags: str, **faults: object) -> list[str]:
     flags = (
         *("--envs-per-actor=2", "--batch-steps=32", "--rollout-length=8", "--epochs=1", "--hidden-sizes=8"),
         *("--total-steps=2000", "--target-return=inf", "--vector=sync", *flags),
     )
     script = str(REPOSITORY / "scripts" / "train.py")
     own = (f"--env={ENV_ID}", f"--run-dir={directory / 'run'}", f"--env-kwargs={json.dumps(faults)}")
-    return subprocess.run(
-        [sys.executable, script, *own, *flags],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=200,
-    )
+    return [sys.executable, script, *own, *flags]
+
+
+def _command(directory: Path, *flags: str, **faults: object) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(_arguments(directory, *flags, **faults), capture_output=True, text=True, check=False)
 
 
 @pytest.mark.slow
@@ -169,3 +170,29 @@ def test_an_actor_whose_environment_observed_nan_once_acts_again(tmp_path: Path)
     assert done.returncode == 0, done.stderr
     assert _summary(RunDirectory(tmp_path / "run")).actor_restarts == 1
     _check_finite(RunDirectory(tmp_path / "run"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["--sync", "--async"])
+def test_poisoned_rollouts_of_a_hostile_sender_do_no_harm(tmp_path: Path, mode: str) -> None:
+    run = RunDirectory(tmp_path / "run")
+    with subprocess.Popen(_arguments(tmp_path, mode, "--total-steps=100000000"), stdout=subprocess.DEVNULL) as process:
+        try:
+            until(lambda: _progress(run).phase == "training", 100)
+            config = run.run_config()
+            assert config is not None
+            for kind in INVALID:
+                assert send_invalid(run.path, config, kind, timeout_s=20.0)
+            until(lambda: _progress(run).rollouts.invalid == len(INVALID), 100)
+            steps = _progress(run).env_steps
+            until(lambda: _progress(run).env_steps > steps, 100)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) == 130
+        finally:
+            process.kill()
+    assert _summary(run).skipped_updates == 0
+    _check_finite(run)
+
+
+def _progress(run: RunDirectory) -> Progress:
+    return run.progress() or Progress()
