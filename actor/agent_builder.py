@@ -62,7 +62,7 @@ def _quarantine_ended(
         if end.is_last:
             reason = f"UncleanEnd: {end.fault}; it has ended {end.ends} processes on this machine"
             versions.quarantine(end.digest, reason)
-            quarantine.failed_while_acting(end.digest, reason)
+            quarantine.ended_processes(end.digest, reason)
             reports.add("ERROR", f"policy version {end.version} quarantined reason={reason}")
         else:
             reports.add("WARNING", f"policy version {end.version} ended an actor ends={end.ends} reason={end.fault}")

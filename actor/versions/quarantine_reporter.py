@@ -31,6 +31,12 @@ class QuarantineReporter:
         self._to_share.append((digest, reason))
         self._to_cache.append((digest, reason))
 
+    def ended_processes(self, digest: str, reason: str) -> None:
+        """Report a content that ended earlier processes. It is cached at once: this process may be killed before long."""
+        self._to_share.append((digest, reason))
+        self._to_cache.append((digest, reason))
+        self._write_cache()
+
     def cached_reason(self, digest: str) -> str | None:
         """Return the reason for which an earlier actor on this machine quarantined ``digest``, or None."""
         found = None if self._cache is None else self._cache.reason(digest)
@@ -45,6 +51,9 @@ class QuarantineReporter:
                 self._store.quarantine(digest, reason, self._name)
             except StoreError as error:
                 self._reports.add("WARNING", f"quarantine not shared digest={digest[:12]} error={error}")
+        self._write_cache()
+
+    def _write_cache(self) -> None:
         while self._to_cache:
             digest, reason = self._to_cache.popleft()
             if self._cache is not None:

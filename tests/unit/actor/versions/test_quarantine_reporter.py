@@ -94,3 +94,13 @@ def test_the_newest_thousand_failures_are_kept(store: LocalPolicyStore) -> None:
     for number in range(1001):
         reporter.failed_while_acting("0" * 64, str(number))
     assert [reason for _, reason in shared(reporter)] == [str(number) for number in range(1, 1001)]
+
+
+def test_a_content_that_ended_processes_is_cached_before_anything_is_shared(
+    reporter: QuarantineReporter, store: LocalPolicyStore, cache: QuarantineCache
+) -> None:
+    reporter.ended_processes(ONE, "did not return")
+    assert cache.reason(ONE) == "did not return"
+    assert store.quarantined() == {}
+    assert shared(reporter) == [(ONE, "did not return")]
+    assert store.quarantined() == {ONE: "did not return"}
