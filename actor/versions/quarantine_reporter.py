@@ -32,7 +32,7 @@ class QuarantineReporter:
         self._to_cache.append((digest, reason))
 
     def ended_processes(self, digest: str, reason: str) -> None:
-        """Report a content that ended earlier processes. It is cached at once: this process may be killed before long."""
+        """Report a content that ended earlier processes. It is cached at once: this process may be killed soon, too."""
         self._to_share.append((digest, reason))
         self._to_cache.append((digest, reason))
         self._write_cache()

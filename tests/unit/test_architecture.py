@@ -45,7 +45,10 @@ LIBRARIES = {  # docs/architecture.md has the same list
     "watchdog": {"actor/watching/observer_events.py"},
     "inotify_simple": {"actor/watching/directory_events.py"},
     # TorchScript is deprecated upstream: one engine and one folder can replace it.
-    "torch.jit": {"shared/scripting/", "shared/engines/torchscript.py", "scripts/benchmarks/"},
+    "torch.jit": {
+        *("shared/scripting/", "shared/engines/torchscript.py", "scripts/benchmarks/"),
+        "scripts/fault_injection/rare_programs.py",
+    },
     "llvmlite": {"shared/engines/row_compiler/"},
     "envpool": {"actor/environments/envpool_environments.py"},
     "stable_baselines3": {"learner/sb3/", "scripts/conformance/", "scripts/benchmarks/"},
