@@ -73,7 +73,8 @@ void run(const Options& options) {
 
 int complain(const char* what, const std::string& message, int code) {
   std::string line = message;
-  std::replace(line.begin(), line.end(), '\n', ' ');
+  const auto steers = [](unsigned char byte) { return byte < 0x20 || byte == 0x7f; };
+  std::replace_if(line.begin(), line.end(), steers, ' ');
   std::cerr << "native_actor: " << what << line << "\n";
   return code;
 }

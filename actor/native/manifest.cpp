@@ -1,6 +1,5 @@
 #include "manifest.h"
 
-#include <cmath>
 #include <nlohmann/json.hpp>
 #include <regex>
 
@@ -13,12 +12,30 @@ namespace {
 using nlohmann::json;
 
 constexpr int kFormatVersion = 1;
+// As in shared/policy/manifest_checks.py and shared/policy/tensor_limits.py.
+constexpr double kMaxTolerance = 1e-3;
+constexpr double kEarliestUnixSeconds = 946684800.0;
+constexpr double kEndUnixSeconds = 7289654400.0;
+constexpr std::size_t kMaxTensors = 10000;
+constexpr std::size_t kMaxDimensions = 32;
+constexpr std::int64_t kMaxVersionBytes = std::int64_t{8} << 30;
 
 [[noreturn]] void refuse(const std::string& why) { throw DoesNotVerify("not a manifest: " + why); }
 
 std::int64_t size_of(const json& size) {
-  if (!size.is_number_unsigned()) refuse("expected the size of a dimension, found " + size.dump());
+  if (!size.is_number_unsigned() || size.get<std::uint64_t>() > static_cast<std::uint64_t>(kMaxVersionBytes)) {
+    refuse("expected the size of a dimension, found " + size.dump().substr(0, 40));
+  }
   return size.get<std::int64_t>();
+}
+
+void check_shape(const TensorSpec& spec) {
+  std::int64_t elements = 1;
+  for (const std::int64_t size : spec.shape) {
+    if (size > 1 && elements > kMaxVersionBytes / size) refuse(spec.name + ": a tensor of too many elements");
+    elements *= size > 1 ? size : 1;
+  }
+  if (spec.shape.size() > kMaxDimensions + 1) refuse(spec.name + ": expected at most 32 dimensions");
 }
 
 // A tensor of a policy. The manifest's shape omits the batch dimension, which comes first.
@@ -44,7 +61,9 @@ std::vector<TensorSpec> tensor_specs(const json& root, const char* which) {
   const bool is_module = root.contains("module");
   std::vector<TensorSpec> specs;
   for (const json& item : root.at(is_module ? "module" : "signature").at(which)) {
+    if (specs.size() == kMaxTensors) refuse("expected at most 10,000 tensors");
     specs.push_back(is_module ? module_tensor(item) : policy_tensor(item));
+    check_shape(specs.back());
   }
   return specs;
 }
@@ -53,6 +72,7 @@ std::map<std::string, FileEntry> file_entries(const json& files) {
   static const std::regex kPlainName("[A-Za-z0-9][A-Za-z0-9._-]{0,127}");
   static const std::regex kSha256("[0-9a-f]{64}");
   std::map<std::string, FileEntry> entries;
+  std::uint64_t left = kMaxVersionBytes;
   for (const auto& [name, item] : files.items()) {
     if (!std::regex_match(name, kPlainName) || name == kManifestName || name == kSignatureName) {
       refuse("expected a plain file name inside the version's directory, found " + json(name).dump());
@@ -61,6 +81,8 @@ std::map<std::string, FileEntry> file_entries(const json& files) {
     if (!std::regex_match(entry.sha256, kSha256) || !item.at("size_bytes").is_number_unsigned()) {
       refuse(name + ": expected a SHA-256 in hexadecimal and a size in bytes");
     }
+    if (entry.size_bytes > left) refuse("expected a version of at most 8 GiB, found a larger one");
+    left -= entry.size_bytes;
     entries.emplace(name, entry);
   }
   return entries;
@@ -113,7 +135,15 @@ Manifest read(std::string_view bytes) {
   check_listed(manifest, manifest.probe_file);
   if (manifest.torchscript_file) check_listed(manifest, *manifest.torchscript_file);
   if (manifest.version < 0) refuse("expected a version of at least 0, found " + std::to_string(manifest.version));
-  if (!(std::isfinite(manifest.atol) && std::isfinite(manifest.rtol))) refuse("the probe's tolerance is not finite");
+  for (const double tolerance : {manifest.atol, manifest.rtol}) {
+    if (!(tolerance >= 0 && tolerance <= kMaxTolerance)) {
+      refuse("expected probe tolerances from 0 to 0.001, found " + probe.dump());
+    }
+  }
+  const double created = root.at("created_unix_s");
+  if (!(created >= kEarliestUnixSeconds && created < kEndUnixSeconds)) {
+    refuse("expected created_unix_s in the years 2000 to 2200, found " + root.at("created_unix_s").dump());
+  }
   if (manifest.inputs.empty() || manifest.outputs.empty()) refuse("expected at least one input and one output");
   return manifest;
 }

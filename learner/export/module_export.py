@@ -26,6 +26,7 @@ from shared.engines.eager import module_tensors
 from shared.errors import ConfigurationError, ExportError, SignatureMismatch, WeightsError
 from shared.operators.program_trust import ProgramTrust
 from shared.policy.manifest import PROBE_FILE, WEIGHTS_FILE, Manifest, MethodReport, ProbeEntry
+from shared.policy.manifest_checks import MAX_TOLERANCE
 from shared.policy.nested_values import describe
 from shared.policy.probe import PROBE_ATOL, PROBE_RTOL, Probe, compare_outputs, encode_probe
 from shared.policy.signature import NOT_A_POLICY
@@ -228,7 +229,8 @@ def _write(
     except WeightsError as error:
         raise ExportError(f"the probe: {error}") from error
     version = parse_version_name(path.name) or 0
-    tolerance = max(PROBE_ATOL, 10 * max((report.largest_difference or 0.0 for report in reports), default=0.0))
+    largest = max((report.largest_difference or 0.0 for report in reports), default=0.0)
+    tolerance = min(max(PROBE_ATOL, 10 * largest), MAX_TOLERANCE)
     manifest, stated = describe_version(
         version,
         describe_files(files),

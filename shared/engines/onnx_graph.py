@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from shared.errors import ProgramError, WeightsError
+from shared.policy.tensor_limits import shape_fault
 from shared.policy.weights import check_layout
 
 if TYPE_CHECKING:
@@ -45,6 +46,9 @@ def _external_layout(graph: bytes) -> dict[str, np.ndarray]:
         dtypes = [onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type) for tensor in initializers]
     except KeyError as error:
         raise ProgramError(f"the ONNX graph has an initializer of an unknown dtype, {error}") from error
+    for tensor, dtype in zip(initializers, dtypes, strict=True):
+        if (fault := shape_fault(tensor.dims, dtype.itemsize)) is not None:
+            raise ProgramError(f"{tensor.name[:80]}: {fault}")
     return {
         tensor.name: np.broadcast_to(np.empty((), dtype), tuple(tensor.dims))
         for tensor, dtype in zip(initializers, dtypes, strict=True)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import torch
 from msgspec.structs import replace
 
 from learner.export.module_export import export_module
+from scripts.fault_injection.impossible_manifests import IMPOSSIBLE
 from shared.policy.manifest import Manifest, ProgramEntry, encode_manifest
 from shared.policy.signing import SigningKey
 from shared.store.policy_store import version_name
@@ -226,8 +228,37 @@ def test_a_key_that_is_none_is_one_line_and_exit_code_2(tmp_path: Path, act: Act
         (tmp_path, "is no Ed25519 public key"),
         (tmp_path / "private.pem", "is no Ed25519 public key"),
         (directory / "weights.safetensors", "is no Ed25519 public key"),
+        (f"ed25519:{(1).to_bytes(32, 'little').hex()}", "anybody could sign for"),
+        (f"ed25519:{(2**255 - 19).to_bytes(32, 'little').hex()}", "anybody could sign for"),
+        (f"ed25519:{'ff' * 32}", "anybody could sign for"),
+        ("ed25519:26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc85", "anybody could sign for"),
     ):
         assert said in refused(act("--public-key", given, directory), 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("a tolerance of one", "expected probe tolerances from 0 to 0.001"),
+        ("a negative tolerance", "expected probe tolerances from 0 to 0.001"),
+        ("a version from 1970", "in the years 2000 to 2200"),
+        ("a time beyond all calendars", "in the years 2000 to 2200"),
+        ("a size of 2**63 bytes", "at most 8 GiB"),
+        ("a negative size", "a size in bytes"),
+        ("a shape of 2**62", "expected the size of a dimension"),
+        ("a negative shape", "expected the size of a dimension"),
+        ("a shape whose product overflows", "size of a dimension|too many elements"),
+        ("20,000 tensors", "at most 10,000 tensors"),
+        ("200,000 tensors", "a manifest has at most"),
+        ("a structure of 200 levels", "nested too deeply"),
+        ("a repeated key", "occurs twice"),
+        ("a repeated file", "occurs twice"),
+    ],
+)
+def test_an_impossible_manifest_is_refused(tmp_path: Path, act: Act, name: str, said: str) -> None:
+    directory, _ = publish(tmp_path)
+    IMPOSSIBLE[name][0](directory)
+    assert re.search(said, refused(act("--calls", 50, directory), 1))
 
 
 def test_bad_input_is_one_line_and_exit_code_2(tmp_path: Path, act: Act) -> None:

@@ -1,7 +1,7 @@
 """The error tree as its module documents it, and foreign errors mapped with the cause chained."""
 
 import re
-import zipfile
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,7 +44,7 @@ def _fail(error: Exception, mapping: Callable[[str], object]) -> None:
         (lambda: decode_manifest(b"{"), errors.ManifestError, msgspec.MsgspecError),
         (lambda: decode_weights(b"\x01" + bytes(7) + b"{"), errors.WeightsError, msgspec.MsgspecError),
         (lambda: decode_probe(b"", TINY_SIGNATURE), errors.ProbeMismatch, errors.WeightsError),
-        (lambda: program_digest("torchscript", b""), errors.ProgramError, zipfile.BadZipFile),
+        (lambda: program_digest("torchscript", b""), errors.ProgramError, struct.error),
         (lambda: external_initializers(b"no graph"), errors.ProgramError, Exception),
         (lambda: MachineCode("no assembly", "run"), errors.ProgramUnsupported, RuntimeError),
         (lambda: load_importable(b'{"class_path": "torch.nn:Linear"}', {}, ["torch"]), errors.ProgramError, TypeError),
