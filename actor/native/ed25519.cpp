@@ -47,7 +47,7 @@ Pkey key_of_file(const std::string& path) {
 }
 
 // Returns true unless the y coordinate is below 2^255 - 19 and that of no point of small order, as PublicKey in
-// shared/policy/signing.py: a point of small order "verifies" signatures that nobody made.
+// shared/policy/signing.py: a point of small order verifies forged signatures.
 bool is_weak(const EVP_PKEY* pkey) {
   using Bytes = std::array<unsigned char, kKeyBytes>;
   static constexpr Bytes kPrime = {0xed, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,

@@ -24,7 +24,7 @@ _PREFIX = "ed25519:"
 _MAX_KEY_FILE_BYTES = 2**16
 _SHOWN_DIGITS = 12
 
-# A point of small order "verifies" signatures that nobody made. These are the y coordinates of all eight of them; a
+# A point of small order verifies forged signatures. These are the y coordinates of all eight of them; a
 # larger y than the prime is another encoding of one below it.
 _PRIME = 2**255 - 19
 _ORDER_8 = 0x05FC536D880238B13933C6D305ACDFD5F098EFF289F4C345B027B2C28F95E826

@@ -50,6 +50,8 @@ LIBRARIES = {  # docs/architecture.md has the same list
         "scripts/fault_injection/rare_programs.py",
     },
     "llvmlite": {"shared/engines/row_compiler/"},
+    # One console escapes the texts of others.
+    "rich.console": {"rl_hotswap/launcher/terminal.py", "scripts/"},
     "envpool": {"actor/environments/envpool_environments.py"},
     "stable_baselines3": {"learner/sb3/", "scripts/conformance/", "scripts/benchmarks/"},
     "sb3_contrib": {"learner/sb3/", "scripts/conformance/", "scripts/benchmarks/"},
@@ -120,6 +122,18 @@ def _edges() -> dict[str, frozenset[str]]:
 def _layer(module: str) -> str:
     package, *rest = module.split(".")
     return f"{package}/run" if rest == ["run"] else "/".join([package, *rest[:-1]])
+
+
+def test_only_one_module_prints() -> None:
+    """It escapes the texts of others. The help of the command is our own text."""
+    printing = {
+        _relative(path)
+        for path in _modules().values()
+        if not _relative(path).startswith("scripts/")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
+    }
+    assert printing <= {"shared/process/terminal.py", "rl_hotswap/cli/main.py"}
 
 
 def test_packages_import_only_packages_below_them() -> None:
