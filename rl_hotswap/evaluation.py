@@ -14,7 +14,8 @@ from actor.environments.environments import Environments
 from actor.sandbox.cache_directory import user_cache
 from actor.sandbox.program_sandbox import DEFAULT_LIMITS, SandboxLimits
 from actor.versions.version_selection import Pinned
-from shared.errors import ConfigurationError, StoreError, VersionNotFound
+from shared.errors import ConfigurationError, NotTrusted, StoreError, VersionNotFound
+from shared.operators.program_trust import is_trusted_module
 from shared.policy.manifest import MANIFEST_NAME, Manifest
 from shared.run.run_config import RunConfig, check_run_config
 from shared.run.run_directory import RunDirectory
@@ -60,7 +61,8 @@ def evaluate(
 
     Args:
         policy: Directory of a version, or a run or policy store (object, directory, URL) with its newest version.
-        env: Environment id; ``module:Id-v0`` imports the module first. None: the environment of the version or its run.
+        env: Environment id; ``module:Id-v0`` imports the module first. None: the environment of the version or its run,
+            whose module has to be one of ``trust.trusted_modules``.
         episodes: Number of episodes; episode ``i`` starts from a reset with ``seed + i``.
         seed: Seed of the first episode.
         env_kwargs: Keyword arguments of the environment. None: those of the run, where ``policy`` is a run.
@@ -69,6 +71,7 @@ def evaluate(
 
     Raises:
         ConfigurationError: The environment is unknown or not that of the version, or there is no episode.
+        NotTrusted: The environment that the version names is in a module that is not trusted.
         VersionNotFound: There is no version.
         PolicyUnavailable: The version does not verify.
     """
@@ -76,9 +79,7 @@ def evaluate(
         raise ConfigurationError(f"episodes must be at least 1; found {episodes}")
     trust = trust or TrustOptions()
     files, config = _open(policy, trust)
-    env = env or (files.manifest.env_id if config is None else config.env_id)
-    if env is None:
-        raise ConfigurationError(f"name the environment: {files.location} does not say which one it was trained in")
+    env = env or _recorded_env(files, config, trust)
     if env_kwargs is None:
         env_kwargs = {} if config is None else config.env_kwargs
     store = OneVersionStore(files)
@@ -132,6 +133,19 @@ def _open(policy: str | Path | PolicyStore, trust: TrustOptions) -> tuple[Versio
     if newest is None:
         raise VersionNotFound(f"{store} holds no policy version")
     return _checked(store.open(newest), trust, config), config
+
+
+def _recorded_env(files: VersionFiles, config: RunConfig | None, trust: TrustOptions) -> str:
+    """Return the environment that the version or its run names. Its publisher must not choose a module to import."""
+    env = files.manifest.env_id if config is None else config.env_id
+    if env is None:
+        raise ConfigurationError(f"name the environment: {files.location} does not say which one it was trained in")
+    module = env.rpartition(":")[0]
+    if module and not is_trusted_module(module, trust.trusted_modules):
+        raise NotTrusted(
+            f"give env={env!r} if you trust the module {module}: {files.location} names it, and its import runs code"
+        )
+    return env
 
 
 def _checked(files: VersionFiles, trust: TrustOptions, config: RunConfig | None) -> VersionFiles:

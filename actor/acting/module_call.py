@@ -19,7 +19,7 @@ from actor.verification.probe_verifier import ModuleVerifier
 from shared.engines.engine import Engine, EngineChoice
 from shared.engines.load import PROGRAM_OF, load_program
 from shared.errors import PolicyLoadError, ProgramError, ProgramUnsupported
-from shared.operators.program_trust import ProgramTrust
+from shared.operators.program_trust import ProgramTrust, is_trusted_module
 from shared.policy.manifest import Manifest
 from shared.policy.nested_values import DictNode, RecordNode, SequenceNode, Structure, TensorNode, flatten, unflatten
 from shared.policy.signature import ArgumentSpec, ModuleSignature
@@ -178,12 +178,12 @@ def _array(leaf: Any) -> np.ndarray:
 def _trusted_classes(structures: Iterable[Structure], trusted_prefixes: Sequence[str]) -> dict[str, type[Any]]:
     """Return the classes of all records in trusted modules, by their paths.
 
-    A prefix ``a.b`` allows the modules ``a.b`` and ``a.b.*``. An equivalent class replaces each that is left out.
+    An equivalent class replaces each that is left out.
     """
     classes = {}
     for record in (record for structure in structures for record in _records(structure)):
         module, _, name = record.class_path.partition(":")
-        if any(module == prefix or module.startswith(f"{prefix}.") for prefix in trusted_prefixes if prefix):
+        if is_trusted_module(module, trusted_prefixes):
             with contextlib.suppress(Exception):  # importing runs the module's own code
                 found = attrgetter(name)(importlib.import_module(module))
                 if _is(found, record):

@@ -10,6 +10,7 @@ import numpy as np
 
 from shared.errors import NotTrusted, ProgramError
 from shared.files.strict_json import repeated_key
+from shared.operators.program_trust import is_trusted_module
 from shared.policy.weights import check_layout
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def _find_class(class_path: str, trusted_prefixes: Sequence[str]) -> "type[nn.Mo
 
 
 def _check_trusted(module: str, class_path: str, trusted_prefixes: Sequence[str]) -> None:
-    if not any(module == prefix or module.startswith(f"{prefix}.") for prefix in trusted_prefixes if prefix):
+    if not is_trusted_module(module, trusted_prefixes):
         allowed = ", ".join(trusted_prefixes) or "none"
         raise NotTrusted(
             f"allow it with --trust-module {module} if you trust its source: {class_path} imports {module}, and the "

@@ -1,5 +1,6 @@
 """The permissions under which programs are loaded."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -22,3 +23,8 @@ class ProgramTrust:
 
 PURE_ONLY = ProgramTrust()
 """No permission beyond pure operators."""
+
+
+def is_trusted_module(module: str, prefixes: Sequence[str]) -> bool:
+    """Return True if ``module`` may be imported: a prefix ``a.b`` trusts the modules ``a.b`` and ``a.b.*``."""
+    return any(module == prefix or module.startswith(f"{prefix}.") for prefix in prefixes if prefix)

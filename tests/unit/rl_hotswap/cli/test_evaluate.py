@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from actor.agent import Agent
-from actor.agent_options import AgentOptions
+from actor.agent_options import AgentOptions, TrustOptions
 from learner.networks.network_config import NetworkConfig
 from rl_hotswap.cli.evaluate import COMMAND, EvaluateOptions, main
 from rl_hotswap.evaluation import OneVersionStore, evaluate
+from shared.errors import NotTrusted
 from shared.process.command_line import run_command
 from shared.run.run_directory import RunDirectory
 from shared.store.policy_store import LocalPolicyStore
@@ -95,6 +96,20 @@ def test_an_episode_does_not_depend_on_those_before_it(tmp_path: Path) -> None:
     together = evaluate(run.policies / "v000000", episodes=3, seed=5)
     assert together.returns[2:] == evaluate(run.path, ENV, episodes=1, seed=7).returns
     assert together == evaluate(LocalPolicyStore(run.policies), episodes=3, seed=5)
+
+
+def test_a_version_chooses_no_module_to_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An environment id may name a module, and the writer of a store chooses the id."""
+    run = publish_run(tmp_path / "run", ENV, onnx=False)
+    Path("chosen_module.py").write_text("raise SystemExit('code of the store ran')")
+    monkeypatch.syspath_prepend(tmp_path)
+    for path in (run.path / "run.json", run.policies / "v000000" / "manifest.json"):
+        path.write_bytes(path.read_bytes().replace(b'"CartPole-v1"', b'"chosen_module:CartPole-v1"'))
+    for policy in (run.path, run.policies, run.policies / "v000000"):
+        with pytest.raises(NotTrusted, match="if you trust the module chosen_module"):
+            evaluate(policy, episodes=1)
+    Path("chosen_module.py").write_text("")
+    assert evaluate(run.path, episodes=1, trust=TrustOptions(trusted_modules=("chosen_module",))).episodes == 1
 
 
 def test_the_environments_own_arguments_are_those_of_the_run(
