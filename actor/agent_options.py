@@ -76,7 +76,8 @@ class AgentOptions:
             to agents that follow the newest version of a local store on Linux, without ``canary`` or ``synchronous``.
         name: The agent's name in the log and in the store's quarantine.
         trust: The publishers and the code to trust.
-        sandbox: The limits of the process in which unknown programs run first. None: programs are loaded directly.
+        sandbox: The limits of the process in which unknown programs run first. Its start takes about a second of CPU
+            time, for each agent without ``cache_directory``. None: programs are loaded directly.
         cache_directory: A directory of this user that keeps which programs passed the sandbox, which versions failed
             while acting, and which ended their process in a call. None: nothing is kept.
         call_deadline_s: Seconds after which a call that does not return ends this process with exit code 5. 0: never.

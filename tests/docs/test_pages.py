@@ -146,6 +146,15 @@ def test_named_tests_exist() -> None:
     assert not missing
 
 
+@pytest.mark.parametrize("page", _PAGES, ids=_name)
+def test_every_promise_names_its_tests(page: Path) -> None:
+    """The last column of a table of promises or attempts holds tests, and nothing else."""
+    for table in re.findall(r"^\| [^\n]* \| tests \|\n\|[- |]+\|\n((?:\|[^\n]*\n)+)", page.read_text(), re.MULTILINE):
+        for row in table.splitlines():
+            cell = row.removesuffix(" |").rpartition(" | ")[2]
+            assert re.fullmatch(r"`tests/[\w/]+\.py::\w+`(, `tests/[\w/]+\.py::\w+`)*", cell), row
+
+
 def test_extras_exist() -> None:
     extras = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     named = {
