@@ -22,6 +22,7 @@ from shared.errors import (
 )
 from shared.files.storage_errors import store_unavailable
 from shared.policy.manifest import MAX_VERSION_BYTES, FileEntry, encode_manifest
+from shared.store import local_policy_store
 from shared.store.pending_version import PendingVersion, is_abandoned
 from shared.store.policy_store import (
     LocalPolicyStore,
@@ -377,3 +378,15 @@ def test_a_file_with_the_name_of_a_version_takes_its_number(store: LocalPolicySt
     publish_samples(store, 1)
     (store.path / version_name(5)).write_bytes(b"")
     assert LocalPolicyStore(store.path, fsync=False).publish(sample_files(), sample_manifest).version == 6
+
+
+def test_two_publishers_may_create_a_store_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = LocalPolicyStore(tmp_path / "run" / "policies", fsync=False)
+
+    def created_by_another(path: Path, *, fsync: bool) -> PendingVersion:
+        monkeypatch.undo()
+        path.mkdir(parents=True)
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(local_policy_store, "PendingVersion", created_by_another)
+    assert store.publish(sample_files(), sample_manifest).version == 0

@@ -192,3 +192,14 @@ def test_a_version_that_could_not_be_opened_is_looked_up_again(store: RemotePoli
     with pytest.raises(VersionNotFound):
         store.open(0)
     assert store.versions() == [1]
+
+
+def test_a_manifest_that_is_removed_while_it_is_read_is_no_version(
+    store: RemotePolicyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def removed(self, path, start=None, end=None, **options):
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(FaultyFileSystem, "cat_file", removed)
+    with pytest.raises(VersionNotFound, match="swept meanwhile"):
+        store.open(0)
