@@ -279,4 +279,4 @@ def _mask(action: ActionSpec, batch_size: int, generator: np.random.Generator) -
 
 
 def _short(array: np.ndarray) -> str:
-    return np.array2string(np.asarray(array), precision=7, threshold=8).replace("\n", "")
+    return np.array2string(np.asarray(array), precision=7, threshold=8)

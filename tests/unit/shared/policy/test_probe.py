@@ -374,9 +374,7 @@ def test_a_mismatch_counts_rows_and_shows_the_worst_one() -> None:
 
 def test_a_mismatch_shortens_long_rows_and_takes_one_line() -> None:
     long = np.arange(9.0)[None] / 7
-    assert "expected [0.        0.1428571 0.2857143 ... 0.8571429 1.        1.1428571], found" in mismatch(
-        long, long + 1
-    )
+    assert "expected [0. 0.1428571 0.2857143 ... 0.8571429 1. 1.1428571], found" in mismatch(long, long + 1)
     assert "found [[1. 1.] [1. 1.]]; 1 of 1 rows" in mismatch(np.zeros((1, 2, 2)), np.ones((1, 2, 2)))
 
 
