@@ -1,6 +1,6 @@
 """Operators of an ONNX graph, read without ONNX Runtime: nodes, subgraphs, functions and references to files."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from shared.errors import ProgramError
@@ -186,12 +186,3 @@ def _integer(tensor: "onnx.TensorProto") -> int | None:
         return int(onnx.numpy_helper.to_array(tensor).reshape(-1)[0])
     except Exception:  # noqa: BLE001 - a malformed tensor has no value; ONNX Runtime refuses it
         return None
-
-
-def operator_names(graph: "onnx.GraphProto") -> Iterator[str]:
-    """Yield the name of each node of ``graph`` and its subgraphs."""
-    for node in graph.node:
-        yield _name(node)
-        for attribute in node.attribute:
-            for inside in ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs):
-                yield from operator_names(inside)
