@@ -136,7 +136,7 @@ class Agent:
             action_mask: The legal actions, bool [B, n], or [n] without a batch dimension. None: all.
 
         Returns:
-            The action for the environment; an int for a Discrete space without a batch dimension.
+            The action for the environment; an int for a Discrete space without a batch dimension, else an array.
         """
         call = self._call or self._first_call()
         arrays = call.flatten(observation)
@@ -145,7 +145,9 @@ class Agent:
             return self.decide(arrays, mask).env_action
         row = [arrays[0][None]] if len(arrays) == 1 else [array[None] for array in arrays]
         action = self.decide(row, None if mask is None else mask.reshape(1, -1)).env_action
-        return action.item() if action.ndim == 1 else action[0]
+        if action.ndim > 1:
+            return action[0]
+        return action[0, ...] if action.dtype.kind == "f" else action.item()
 
     def decide(self, observation: Sequence[np.ndarray], action_mask: np.ndarray | None = None) -> Decision:
         """Return the decision for flat arrays.

@@ -58,6 +58,11 @@ class SpacesPolicy(nn.Module):
         super().__init__()
         self.module = module
         self._action = action_spec(action_space)
+        if masked and self._action.mask_shape is None:
+            raise ConfigurationError(
+                "publish without masked: a mask allows single choices of a Discrete or MultiDiscrete action space, "
+                f"found {self._action.kind}"
+            )
         self._outputs = tuple(outputs or ())
         if set(self._outputs) - set(OUTPUTS):
             raise ConfigurationError(f"expected outputs from {OUTPUTS}, found {self._outputs}")
@@ -120,7 +125,7 @@ class SpacesPolicy(nn.Module):
             mean = found["mean"].reshape(-1, *self._action.shape)
             if not self._is_drawn:
                 return mean, mean
-            return _gaussian(mean, found["log_std"], inputs[-1])
+            return _gaussian(mean, _alike(found["log_std"], self._action.shape), inputs[-1])
         logits = found["logits"].flatten(1)
         if self._masked:
             logits = mask_logits(logits, inputs[-2])
@@ -181,7 +186,19 @@ def named_outputs(result: Any, outputs: Sequence[str], action: ActionSpec) -> di
     return {name: result[name] for name in OUTPUTS if result.get(name) is not None}
 
 
+def _alike(log_std: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Return ``log_std`` with actions of ``shape`` in its last dimensions, unless one number is for several of them."""
+    n = math.prod(shape)
+    # From the right, and sizes of the space first: a comparison with the batch size would fix it in a graph.
+    is_nested = log_std.ndim >= len(shape) and all(
+        a == b for a, b in zip(reversed(log_std.shape), reversed(shape), strict=False)
+    )
+    if is_nested or (log_std.ndim and log_std.shape[-1] == n):
+        return log_std.reshape(-1, *shape)
+    return log_std.reshape(log_std.shape + (1,) * (len(shape) - 1)) if log_std.ndim == 2 else log_std  # [B, 1]
+
+
 def _gaussian(mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
     deviation = noise * log_std.exp()
     log_prob = -0.5 * noise * noise - log_std - 0.5 * math.log(2 * math.pi)
-    return mean + deviation, log_prob.flatten(1).sum(1)
+    return mean + deviation, log_prob.flatten(1).sum(1) if log_prob.ndim > 1 else log_prob

@@ -214,10 +214,10 @@ class DiagonalGaussian(Distribution):
         self.register_buffer("high", torch.tensor(high, dtype=self.env_dtype).reshape(action.shape))
 
     def sample(self, terms: Tensor, noise: Tensor) -> Tensor:
-        return (terms + noise.flatten(1) * self.log_std.exp()).reshape_as(noise)
+        return (terms + noise.reshape(-1, self.head_size) * self.log_std.exp()).reshape_as(noise)
 
     def log_prob(self, terms: Tensor, action: Tensor) -> Tensor:
-        deviation = (action.flatten(1) - terms) * torch.exp(-self.log_std)
+        deviation = (action.reshape(-1, self.head_size) - terms) * torch.exp(-self.log_std)
         return (-0.5 * deviation * deviation - self.log_std - self.half_log_two_pi).sum(-1)
 
     def env_action(self, action: Tensor) -> Tensor:
@@ -228,7 +228,7 @@ class DiagonalGaussian(Distribution):
 
     def gradient(self, terms: Tensor, action: Tensor, log_prob_gradient: Tensor, entropy_gradient: Weight) -> Tensor:
         inverse_std = torch.exp(-self.log_std)
-        deviation = (action.flatten(1) - terms) * inverse_std
+        deviation = (action.reshape(-1, self.head_size) - terms) * inverse_std
         weighted = log_prob_gradient.unsqueeze(-1) * deviation
         entropy_total = (
             entropy_gradient.sum() if isinstance(entropy_gradient, Tensor) else entropy_gradient * terms.shape[0]

@@ -89,6 +89,17 @@ def test_a_box_is_drawn_around_its_mean() -> None:
     np.testing.assert_allclose(action.flatten(), [1 + np.exp(-0.7), -2 - 3 * np.exp(-0.7)], rtol=1e-6)
 
 
+def test_a_box_of_one_number_without_dimensions_has_actions() -> None:
+    distribution = make_distribution(ActionSpec("box", "float32", (), low=(None,), high=(None,)), 0.0)
+    mean, noise = torch.tensor([[1.0], [2.0]]), torch.tensor([0.5, -1.0])
+    action = distribution.sample(mean, noise)
+    torch.testing.assert_close(action, torch.tensor([1.5, 1.0]))
+    expected = torch.distributions.Normal(mean[:, 0], 1.0).log_prob(action)
+    torch.testing.assert_close(distribution.log_prob(mean, action), expected)
+    assert distribution.env_action(action).shape == (2,)
+    distribution.gradient(mean, action, torch.ones(2), 0.0)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_noise_is_the_most_likely_action(kind: str) -> None:
     distribution, head, other = draw(kind, 32)

@@ -1,5 +1,6 @@
 """Modules published for agents by their spaces alone."""
 
+import math
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from actor.acting import module_call
 from actor.agent import Agent
 from actor.agent_options import AgentOptions
+from learner.export.spaces_policy import SpacesPolicy
 from learner.publishing.policy_publisher import publish_policy
 from shared.errors import ConfigurationError, ExportError
 from shared.store.policy_store import LocalPolicyStore
@@ -73,10 +75,10 @@ def test_logits_become_a_policy_that_agents_act_with(action: spaces.Space[Any], 
 
 
 class Gaussian(nn.Module):
-    def __init__(self, drawn: bool) -> None:
+    def __init__(self, drawn: bool, n: int = 2) -> None:
         super().__init__()
-        self.mean = nn.Linear(4, 2)
-        self.log_std = nn.Parameter(torch.zeros(2))
+        self.mean = nn.Linear(4, n)
+        self.log_std = nn.Parameter(torch.zeros(n))
         self.drawn = drawn
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
@@ -93,6 +95,63 @@ def test_means_become_a_policy_with_and_without_noise(drawn: bool, tmp_path: Pat
     assert ("noise" in manifest.signature.input_names) is drawn
     assert ("log_prob" in manifest.signature.output_names) is drawn
     assert all(action.contains(row) for row in act(LocalPolicyStore(tmp_path), VECTOR))
+
+
+@pytest.mark.parametrize("shape", [(2, 2), ()], ids=str)
+def test_box_actions_of_any_shape_act(shape: tuple[int, ...], tmp_path: Path) -> None:
+    action = spaces.Box(-0.5, 0.5, shape, np.float32)
+    publish_policy(Gaussian(True, math.prod(shape)), VECTOR, action, tmp_path)
+    assert act(LocalPolicyStore(tmp_path), VECTOR).shape == (3, *shape)
+    agent = Agent(LocalPolicyStore(tmp_path), AgentOptions(synchronous=True, sandbox=None))
+    try:
+        agent.reset()
+        found = agent.act(VECTOR.sample())
+        assert isinstance(found, np.ndarray)
+        assert action.contains(found)
+    finally:
+        agent.close()
+
+
+class Deviates(nn.Module):
+    def __init__(self, n: int, log_std: Tensor, batched: bool) -> None:
+        super().__init__()
+        self.n, self.log_std, self.batched = n, log_std, batched
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        log_std = self.log_std.expand(x.shape[0], *self.log_std.shape) if self.batched else self.log_std
+        return {"mean": x[:, : self.n], "log_std": log_std}
+
+
+@pytest.mark.parametrize("batched", [False, True])
+@pytest.mark.parametrize(
+    ("shape", "sizes"),
+    [((2, 2), (4,)), ((2, 2), (2, 2)), ((2, 2), (1,)), ((), ()), ((), (1,)), ((3,), (3,)), ((3,), (1,))],
+    ids=str,
+)
+def test_a_deviation_is_for_each_action_or_for_all(
+    shape: tuple[int, ...], sizes: tuple[int, ...], batched: bool
+) -> None:
+    """The published log-probability is that of torch's normal distribution."""
+    n, log_std = math.prod(shape), torch.linspace(-1, 1, math.prod(sizes)).reshape(sizes)
+    policy = SpacesPolicy(Deviates(n, log_std, batched), VECTOR, spaces.Box(-np.inf, np.inf, shape, np.float32))
+    x, noise = torch.randn(3, 4), torch.randn(3, *shape)
+    found, log_prob = policy([x, noise])
+    std = log_std.flatten().exp().expand(3, n)
+    expected = x[:, :n] + std * noise.reshape(3, n)
+    torch.testing.assert_close(found.reshape(3, n), expected)
+    torch.testing.assert_close(log_prob, torch.distributions.Normal(x[:, :n], std).log_prob(expected).sum(1))
+
+
+@pytest.mark.parametrize("action", [spaces.Box(-1, 1, (3,)), spaces.MultiBinary(3)], ids=str)
+def test_a_mask_without_choices_is_refused(action: spaces.Space[Any], tmp_path: Path) -> None:
+    class Masked(OneLayer):
+        def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+            return self.linear(x)
+
+    with pytest.raises(ConfigurationError, match="publish without masked: a mask allows single choices") as refused:
+        publish_policy(Masked(), VECTOR, action, tmp_path, masked=True)
+    assert len(str(refused.value)) < 300
+    assert not any(tmp_path.iterdir())
 
 
 class OneLayer(nn.Module):
