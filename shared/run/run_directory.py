@@ -30,6 +30,7 @@ from typing import Any, Self, TypeVar
 import msgspec
 
 from shared.errors import ConfigurationError, StoreLocked
+from shared.files.bounded_read import NotRegularFileError, read_regular_file
 from shared.files.small_files import replace_file, sweep_dead_writers
 from shared.files.strict_json import repeated_key
 from shared.run.private_files import PRIVATE, check_may_be_made_private, check_own, is_own, restrict_directories
@@ -38,6 +39,7 @@ from shared.run.run_config import RunConfig, encode_run_config
 
 DEFAULT_ROOT = Path("runs")
 _LOCK_PATIENCE_S = 1.0
+_MAX_BYTES = 2**24
 _Content = TypeVar("_Content")
 
 CHECKPOINT_NAME = re.compile(r"checkpoint-(\d{9})\.pt")
@@ -111,7 +113,7 @@ class RunDirectory:
     def _read(self, name: str, kind: type[_Content]) -> _Content | None:
         path = self.path / name
         try:
-            data = path.read_bytes()
+            data = self._bytes(name)
             content = msgspec.json.decode(data, type=kind)
             # Actors read run.json of others. The other files are read often, and by their writers.
             key = repeated_key(data) if kind is RunConfig else None
@@ -119,11 +121,26 @@ class RunDirectory:
             return None
         except OSError as error:
             raise ConfigurationError(f"cannot read {path}: {error.strerror or error}") from error
+        except NotRegularFileError as error:
+            raise ConfigurationError(
+                f"remove {path}: expected a file of at most {_MAX_BYTES} bytes, found {error}"
+            ) from error
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise ConfigurationError(f"use the release that wrote {path}, or remove it: {error}") from error
         if key is not None:
             raise ConfigurationError(f"start the learner again to write {path}: the key {key!r} occurs twice there")
         return content
+
+    def _bytes(self, name: str) -> bytes:
+        """Return a file of the run, which another user may have written: a pipe would block, a device never end."""
+        directory = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            data = read_regular_file(directory, name, _MAX_BYTES)
+        finally:
+            os.close(directory)
+        if len(data) > _MAX_BYTES:
+            raise NotRegularFileError(f"more than {_MAX_BYTES} bytes")
+        return data
 
     def _write(self, name: str, content: object) -> None:
         replace_file(self.path / name, msgspec.json.format(msgspec.json.encode(content), indent=1))
@@ -243,8 +260,11 @@ def _hold_lock(path: Path, role: str) -> Iterator[None]:
 
 def _is_locked(path: Path) -> bool:
     try:
-        with path.open("rb") as file:
-            fcntl.flock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe would block
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        finally:
+            os.close(descriptor)
         return False
     except BlockingIOError:
         return True

@@ -22,6 +22,7 @@ from shared.files.small_files import replace_file
 LEARNER_KEY_NAME = "learner.key"
 ACTOR_KEY_NAME = "actor.key"
 
+_MAX_FILE_BYTES = 2**12
 _PASSWORD = b"rl-hotswap local socket"
 
 HexKey = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
@@ -105,6 +106,8 @@ def choose_actor_keys(given: Path | None, run: Path, learner_public_key: str | N
             "older release"
         )
     path = given or run / ACTOR_KEY_NAME
+    if given is None and path.exists() and not path.is_file():  # reading a pipe would block
+        raise ConfigurationError(f"copy {ACTOR_KEY_NAME} of the run again: {path} is not a regular file")
     keys = read_actor_keys(path)
     if keys.learner_public_key != learner_public_key:
         raise ConfigurationError(
@@ -121,7 +124,8 @@ def _pair() -> tuple[str, str]:
 
 def _read(path: Path, kind: type[_Keys]) -> _Keys:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=kind)
+        with path.open("rb") as file:
+            return msgspec.json.decode(file.read(_MAX_FILE_BYTES), type=kind)
     except OSError as error:
         raise ConfigurationError(
             f"give an actor the {ACTOR_KEY_NAME} of its run with --transport-key FILE: cannot read the key {path}: "

@@ -228,6 +228,9 @@ def test_an_actor_trusts_its_given_key(tmp_path: Path) -> None:
     (run / ACTOR_KEY_NAME).unlink()
     with pytest.raises(ConfigurationError, match="--transport-key FILE"):
         choose_actor_keys(None, run, public_key)
+    os.mkfifo(run / ACTOR_KEY_NAME)
+    with pytest.raises(ConfigurationError, match="is not a regular file"):
+        choose_actor_keys(None, run, public_key)
 
 
 def test_an_actor_without_the_key_fails_with_one_line(tmp_path: Path) -> None:

@@ -97,12 +97,28 @@ def test_foreign_content_is_a_configuration_error(tmp_path: Path, name: str, con
         read[name.removesuffix(".json")]()
 
 
+@pytest.mark.parametrize("kind", ["a pipe", "a symbolic link", "more than"])
+def test_a_file_that_blocks_or_never_ends_is_a_configuration_error(tmp_path: Path, kind: str) -> None:
+    path = RunDirectory(tmp_path).path / "run.json"
+    if kind == "a pipe":
+        os.mkfifo(path)
+        os.mkfifo(tmp_path / "learner.lock")
+    elif kind == "a symbolic link":
+        path.symlink_to("/dev/zero")
+    else:
+        path.touch()
+        os.truncate(path, 2**40)
+    with pytest.raises(ConfigurationError, match=f"run.json: expected a file of at most 16777216 bytes, found {kind}"):
+        RunDirectory(tmp_path).run_config()
+    assert not RunDirectory(tmp_path).live()
+
+
 def test_a_run_that_cannot_be_created_or_read_is_a_configuration_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigurationError, match="cannot write into the run directory"):
         RunDirectory(tmp_path / "file").create()
     (tmp_path / "run.json").mkdir()
-    with pytest.raises(ConfigurationError, match=r"cannot read .*run\.json"):
+    with pytest.raises(ConfigurationError, match=r"run\.json: expected a file .* found a directory"):
         RunDirectory(tmp_path).run_config()
 
 
