@@ -25,7 +25,7 @@ ROWS = 3
 NEAR = np.random.default_rng(0).standard_normal((ROWS, 4)).astype(np.float32)
 FAR = NEAR + np.array([1000, 0, 0, 0], np.float32)
 NOISE = quiet_noise(make_policy(), ROWS)
-LIMITS = SandboxLimits(timeout_s=2.0, memory_bytes=2**29)
+LIMITS = SandboxLimits(timeout_s=60.0, cpu_s=2.0, memory_bytes=2**29)  # CPU time: the machine may be busy
 KINDS = BAD_KINDS + SIGNATURE_KINDS
 PATIENCE = 2_000_000  # steps: minutes of them
 _SETTLED = re.compile(r"policy version (\d+) (?:quarantined|refused|will be retried)")
