@@ -422,3 +422,11 @@ def test_tolerances_add_up_and_include_their_limit() -> None:
 def test_a_policy_with_one_output_is_compared() -> None:
     signature = acting_signature(TINY_SIGNATURE.observation, TINY_SIGNATURE.action, log_prob=False, value=False)
     assert compare(tiny_probe().outputs[:1], tiny_probe().outputs[:1], signature, 0, 0) == 0
+
+
+def test_a_continuous_action_is_never_close_to_another() -> None:
+    signature = acting_signature(
+        observation_leaves(spaces.Box(-1, 1, (2,))), action_spec(spaces.Box(-np.inf, np.inf, (2,), np.float32))
+    )
+    probe = compute_probe(lambda inputs: [inputs[0] + inputs[1], inputs[0][:, 0], inputs[0][:, 1]], signature)
+    np.testing.assert_array_equal(probe.inputs[1], make_inputs(signature, 8, 0)[1])
