@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from shared.errors import ExportError
+from shared.errors import ExportError, one_line
 from shared.policy.nested_values import (
     Classes,
     ConstantNode,
@@ -164,11 +164,34 @@ class _SourceWriter:
 
 
 def copy_for_export(module: nn.Module) -> nn.Module:
-    """Return a copy on the CPU, in eval mode, without gradients. Raises ExportError."""
+    """Return a copy on the CPU, in eval mode, without gradients. Raises ExportError, also for packed weights."""
     try:
-        return copy.deepcopy(module).cpu().eval().requires_grad_(False)
+        copied = copy.deepcopy(module).cpu().eval().requires_grad_(False)
     except Exception as error:  # a policy's own code may raise anything
         raise ExportError(f"the module cannot be copied: {type(error).__name__}: {error}") from error
+    _check_weights_travel(copied)
+    return copied
+
+
+def _check_weights_travel(module: nn.Module) -> None:
+    """Raise ExportError for weights in the state dict that are no plain tensors, such as those of quantized layers.
+
+    They would be missing from the weights file, so the weights of a later version would change nothing.
+    """
+    for name, value in module.state_dict().items():
+        if isinstance(value, torch.ScriptObject) or _holds_packed(value):
+            layer = name.partition("._")[0]
+            kind = type(module.get_submodule(layer)).__qualname__ if "._" in name else "module"
+            raise ExportError(
+                f"export the float module, before it is quantized: {one_line(layer, 80)} ({kind}) packs its weights, "
+                "which a weights file cannot hold, so the weights of later versions would not reach the program"
+            )
+
+
+def _holds_packed(value: object) -> bool:
+    if isinstance(value, Tensor):
+        return value.is_quantized
+    return isinstance(value, tuple | list) and any(isinstance(item, Tensor) for item in value)
 
 
 @contextmanager

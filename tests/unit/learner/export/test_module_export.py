@@ -1,6 +1,7 @@
 """Export of any module: its programs answer as the module does, and a refusal names its reason."""
 
 import dataclasses
+import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,12 +9,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from torch import Tensor, nn
 
 from actor.acting import module_call
 from actor.agent import Agent
 from actor.agent_options import AgentOptions
 from learner.export.module_export import export_module
+from learner.publishing.policy_publisher import publish_policy
 from shared.errors import ConfigurationError, ExportError, NotTrusted, ProgramError, SignatureMismatch
 from shared.policy.manifest import decode_manifest
 from shared.store.policy_store import LocalPolicyStore
@@ -393,3 +396,27 @@ def test_inputs_of_different_sizes_need_batch_dims(tmp_path: Path) -> None:
     example = (torch.randn(3, 2), torch.randn(6))
     with pytest.raises(ExportError, match=r"^name each .* batch_dims.* begin with different sizes \[3, 6\]"):
         export_module(Rowwise(), example, tmp_path / "m")
+
+
+def _quantized(module: nn.Module, dtype: torch.dtype = torch.qint8) -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the library announces its end
+        quantized: nn.Module = torch.ao.quantization.quantize_dynamic(module, {nn.Linear, nn.LSTM}, dtype=dtype)
+        return quantized
+
+
+@pytest.mark.parametrize("dtype", [torch.qint8, torch.float16], ids=str)
+def test_quantized_weights_are_refused_by_name(dtype: torch.dtype, tmp_path: Path) -> None:
+    module = _quantized(nn.Sequential(nn.ReLU(), nn.Linear(4, 3)), dtype)
+    reason = r"export the float module.*\b1 \(Linear\) packs its weights"
+    with pytest.raises(ExportError, match=reason) as refused:
+        export_module(module, (torch.randn(3, 4),), tmp_path / "m")
+    assert len(str(refused.value)) < 300
+    with pytest.raises(ExportError, match=r"export the float module.*module\.1 \(Linear\) packs its weights"):
+        publish_policy(module, spaces.Box(-1, 1, (4,)), spaces.Discrete(3), tmp_path / "store")
+
+
+def test_a_quantized_recurrent_layer_is_refused_by_name(tmp_path: Path) -> None:
+    module = _quantized(nn.ModuleDict({"rnn": nn.LSTM(4, 3)}))["rnn"]  # type: ignore[index]
+    with pytest.raises(ExportError, match="export the float module"):
+        export_module(module, (torch.randn(5, 3, 4),), tmp_path / "m")
