@@ -4,19 +4,20 @@ import contextlib
 import dataclasses
 import importlib
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
 import numpy as np
+from loguru import logger
 
-from actor.loading.engine_choice import FIXED_ORDER
+from actor.loading.engine_choice import CHALLENGERS, FIXED_ORDER, faster_challenger
 from actor.sandbox.cache_directory import user_cache
 from actor.sandbox.program_sandbox import DEFAULT_LIMITS, ProgramSandbox, SandboxCache, SandboxLimits
 from actor.verification.probe_verifier import ModuleVerifier
-from shared.engines.engine import Engine, EngineChoice
+from shared.engines.engine import Engine, EngineChoice, EngineKind
 from shared.engines.load import PROGRAM_OF, load_program
 from shared.errors import PolicyLoadError, ProgramError, ProgramUnsupported
 from shared.operators.program_trust import ProgramTrust, is_trusted_module
@@ -101,7 +102,8 @@ def load_policy(
 
     Args:
         engine: one engine, or ``auto`` for the first that works of LLVM, ONNX Runtime, TorchScript and, with
-            permission, native code and an importable class.
+            permission, native code and an importable class. ``auto`` measures calls of the first of these for the
+            probe's inputs, as an agent does, and takes the next instead if that is clearly faster here.
         public_key: keys (files, or ``ed25519:…``) of which one must have signed the version; none to allow any version.
         sandbox: limits of the process in which unknown programs run first. Programs that passed are recorded in this
             user's cache. None: programs are loaded directly.
@@ -137,17 +139,24 @@ def _load(files: VersionFiles, engine: EngineChoice, trust: ProgramTrust, first:
     verifier = ModuleVerifier(manifest, files.read(manifest.probe.file), signature)
     allowed = {"aot": trust.native, "eager": bool(trust.modules)}
     order = [kind for kind in FIXED_ORDER if allowed.get(kind, True) and manifest.program(PROGRAM_OF[kind]) is not None]
+
+    def load(kind: EngineKind) -> Engine:
+        if first is not None:
+            first.verify_now(kind, files)
+        loaded = load_program(kind, files.read, manifest, trust=trust)
+        verifier.verify(loaded.run)
+        return loaded
+
     for kind in order if engine == "auto" else [engine]:
         try:
-            if first is not None:
-                first.verify_now(kind, files)
-            loaded = load_program(kind, files.read, manifest, trust=trust)
-            verifier.verify(loaded.run)
+            loaded = load(kind)
         except PolicyLoadError as error:
             if engine == "auto" and isinstance(error, ProgramUnsupported):
                 continue  # the program may be sound, so this is no refusal
             errors[kind] = error
         else:
+            if engine == "auto" and (challenger := CHALLENGERS.get(kind)) in order:
+                loaded = _faster_of(loaded, challenger, verifier, load)
             refusals = tuple((tried, str(error)) for tried, error in errors.items())
             return LoadedModule(manifest, signature, loaded, classes, refusals)
     cause = next(iter(errors.values()), None)
@@ -155,6 +164,22 @@ def _load(files: VersionFiles, engine: EngineChoice, trust: ProgramTrust, first:
         raise cause
     said = "; ".join(f"{kind}: {error}" for kind, error in errors.items())
     raise ProgramError(f"{files.location}: none of its programs can be run: {said}") from cause
+
+
+def _faster_of(
+    loaded: Engine, challenger: EngineKind, verifier: ModuleVerifier, load: Callable[[EngineKind], Engine]
+) -> Engine:
+    """Return ``loaded``, or the challenger if it works and is measured to be clearly faster."""
+
+    def load_challenger() -> tuple[Engine, str] | None:
+        try:
+            return load(challenger), challenger
+        except PolicyLoadError as error:
+            logger.debug("faster engine not loaded engine={} error={}: {}", challenger, type(error).__name__, error)
+            return None
+
+    other = faster_challenger(loaded, challenger, verifier.inputs, load_challenger)
+    return loaded if other is None else other[0]
 
 
 def _as_module(manifest: Manifest) -> ModuleSignature:

@@ -3,7 +3,7 @@
 import statistics
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -50,6 +50,23 @@ def median_call_s(engines: Sequence[Engine], inputs: Sequence[np.ndarray]) -> li
             engine.run(inputs)
             measured.append(time.perf_counter() - began)
     return [statistics.median(measured) for measured in times]
+
+
+def faster_challenger(
+    engine: Engine,
+    challenger: EngineKind,
+    inputs: Sequence[np.ndarray],
+    load: Callable[[], tuple[Engine, str] | None],
+) -> tuple[Engine, str] | None:
+    """Return what ``load`` returns, a challenger and its name, if it is clearly faster than ``engine`` for ``inputs``.
+
+    It is loaded only if it may gain more than its library costs.
+    """
+    (own_s,) = median_call_s([engine], inputs)
+    if not is_worth_measuring(challenger, own_s) or (other := load()) is None:
+        return None
+    own_s, other_s = median_call_s([engine, other[0]], inputs)
+    return other if is_clearly_faster(other_s, own_s) else None
 
 
 def is_worth_measuring(challenger: EngineKind, call_s: float) -> bool:

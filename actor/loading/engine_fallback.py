@@ -4,7 +4,7 @@ import contextlib
 import time
 from collections.abc import Iterator
 
-from actor.loading.engine_choice import CHALLENGERS, is_clearly_faster, is_worth_measuring, median_call_s, order_of
+from actor.loading.engine_choice import CHALLENGERS, faster_challenger, order_of
 from actor.loading.engine_loader import EngineLoader, EngineOptions, NamedEngine, Program, TakeSpare, VersionMaterial
 from actor.loading.loaded_policy import LoadedPolicy, LoadResult
 from actor.sandbox.program_sandbox import ProgramSandbox
@@ -140,16 +140,14 @@ class EngineFallback:
             return loaded
         entry = material.manifest.program(PROGRAM_OF[challenger])
         self._faster[key] = kind
-        (loaded_s,) = median_call_s([loaded[0]], material.verifier.inputs)
-        if entry is None or not is_worth_measuring(challenger, loaded_s):
+        if entry is None:
             return loaded
         refusals = list(material.refusals)
-        other = self._try_engine(challenger, entry, material)
+        other = faster_challenger(
+            loaded[0], challenger, material.verifier.inputs, lambda: self._try_engine(challenger, entry, material)
+        )
         material.refusals[:] = refusals  # a challenger that fails to load says nothing against the version
         if other is None:
-            return loaded
-        loaded_s, other_s = median_call_s([loaded[0], other[0]], material.verifier.inputs)
-        if not is_clearly_faster(other_s, loaded_s):
             return loaded
         self._faster[key] = challenger
         return other

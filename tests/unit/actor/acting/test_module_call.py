@@ -1,15 +1,20 @@
 """Programs that load_policy runs in the sandbox first."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from actor.acting import module_call
 from actor.acting.module_call import load_policy
+from actor.loading import engine_choice
 from learner.export.module_export import export_module
-from shared.engines.engine import EngineChoice
+from shared.engines.engine import Engine, EngineChoice, EngineKind
+from shared.engines.load import load_program
 from shared.errors import ProgramError, TransientLoadError
 from tests.support.agent_policies import local_store
 from tests.support.bad_programs import Crashes, publish_program
@@ -33,6 +38,47 @@ def test_an_exported_module_runs_in_the_sandbox_too(tmp_path: Path, engine: Engi
     export_module(module, (torch.ones(4, 3),), tmp_path / "m", onnx=engine != "torchscript")
     x = np.ones((5, 3), np.float32)
     np.testing.assert_allclose(load_policy(tmp_path / "m", engine)(x), module(torch.from_numpy(x)).detach(), rtol=1e-5)
+
+
+@pytest.mark.parametrize(("inner", "first", "challenger"), [(3, "llvm", "onnx"), ((2, 3, 3), "onnx", "torchscript")])
+@pytest.mark.parametrize(("times_s", "is_faster"), [((1e-3, 5e-4), True), ((1e-3, 0.95e-3), False)])
+def test_auto_takes_a_clearly_faster_engine(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    inner: int | tuple[int, ...],
+    first: str,
+    challenger: str,
+    times_s: tuple[float, float],
+    is_faster: bool,
+) -> None:
+    """LLVM does not support matrices in rows."""
+
+    def measure(engines: Sequence[Engine], inputs: Sequence[np.ndarray]) -> list[float]:
+        return list(times_s[: len(engines)])
+
+    monkeypatch.setattr(engine_choice, "median_call_s", measure)
+    module = nn.Linear(3, 2) if inner == 3 else nn.Conv2d(2, 2, 2)
+    x = torch.ones(4, inner) if isinstance(inner, int) else torch.ones(4, *inner)
+    export_module(module, (x,), tmp_path / "m")
+    loaded = load_policy(tmp_path / "m", sandbox=None)
+    assert loaded.engine.kind == (challenger if is_faster else first)
+    torch.testing.assert_close(loaded(x), module(x).detach())
+    assert load_policy(tmp_path / "m", first, sandbox=None).engine.kind == first  # type: ignore[arg-type]
+
+
+def test_a_challenger_that_does_not_load_says_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_choice, "median_call_s", lambda engines, _: [1.0, 0.0][: len(engines)])
+    export_module(nn.Linear(3, 2), (torch.ones(4, 3),), tmp_path / "m")
+
+    def load(kind: EngineKind, *args: Any, **options: Any) -> Engine:
+        if kind == "onnx":
+            raise ProgramError("no session")
+        return load_program(kind, *args, **options)
+
+    monkeypatch.setattr(module_call, "load_program", load)
+    loaded = load_policy(tmp_path / "m", sandbox=None)
+    assert (loaded.engine.kind, loaded.refusals) == ("llvm", ())
 
 
 @pytest.mark.usefixtures("_no_python")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import shared.engines.llvm
-from actor.loading import engine_fallback
+from actor.loading import engine_choice
 from actor.loading.engine_choice import is_clearly_faster, median_call_s
 from actor.loading.engine_fallback import EngineFallback
 from actor.loading.engine_loader import EngineOptions
@@ -29,7 +29,7 @@ def _measured(monkeypatch: pytest.MonkeyPatch, first_s: float, challenger_s: flo
         compared.append(len(engines))
         return [first_s, challenger_s][: len(engines)]
 
-    monkeypatch.setattr(engine_fallback, "median_call_s", measure)
+    monkeypatch.setattr(engine_choice, "median_call_s", measure)
     return compared
 
 
