@@ -63,7 +63,7 @@ def _nested(text: str) -> str:
 
 
 def _tensors(how_many: int) -> list[dict[str, object]]:
-    return [{"role": "state", "dtype": "float32", "shape": []}] * how_many
+    return [{"role": "state", "dtype": "float32", "shape": [], "path": []}] * how_many
 
 
 def _more_tensors(header: str) -> str:
