@@ -21,20 +21,16 @@ def main() -> None:
     parser.add_argument("target", choices=TARGETS)
     parser.add_argument("--seconds", type=int, default=1200)
     parser.add_argument("--work", type=Path, default=Path("/tmp/fuzz"), help="findings and the growing corpus")
-    parser.add_argument("--minimise", action="store_true", help="add to the corpus what covers more of the code")
     options = parser.parse_args()
     with atheris.instrument_imports(include=["shared", "actor"]):
         target = import_module(f"scripts.fuzz.{options.target}")
     work, corpus = options.work / options.target, CORPUS / options.target
     work.mkdir(parents=True, exist_ok=True)
-    # libFuzzer writes into the first directory. To minimise, it merges the others into the first.
-    directories = [corpus, work] if options.minimise else [work, corpus]
     flags = [f"-max_total_time={options.seconds}", f"-timeout={_TIMEOUT_S}", f"-max_len={_MAX_BYTES}"]
     flags += [f"-artifact_prefix={options.work}/{options.target}-", "-rss_limit_mb=2048", "-print_final_stats=1"]
-    flags += ["-merge=1"] if options.minimise else []
     mutate = getattr(target, "mutate", None)
-    setup = {} if mutate is None or options.minimise else {"custom_mutator": _mixed(mutate)}
-    atheris.Setup([sys.argv[0], *flags, *map(str, directories)], lambda data: outcome(target.run, data), **setup)
+    setup = {} if mutate is None else {"custom_mutator": _mixed(mutate)}
+    atheris.Setup([sys.argv[0], *flags, str(work), str(corpus)], lambda data: outcome(target.run, data), **setup)
     atheris.Fuzz()
 
 

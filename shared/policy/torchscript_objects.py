@@ -57,9 +57,12 @@ def read_objects(data: bytes) -> Any:
         raise ProgramError(f"expected a data.pkl of at most {_MOST_BYTES} bytes, found {len(data)}")
     try:
         end = 0
-        for opcode, _, place in pickletools.genops(data):
+        for opcode, argument, place in pickletools.genops(data):
             if opcode.name not in _OPCODES:
                 raise ProgramError(f"data.pkl: expected the opcodes that torch writes, found {opcode.name}")
+            if opcode.name in ("BINPUT", "LONG_BINPUT") and argument > len(data):
+                # Python's reader takes memory for every number below it.
+                raise ProgramError(f"data.pkl: expected at most {len(data)} kept values, found the number {argument}")
             end = (place or 0) + 1
         if end != len(data):
             raise ProgramError("data.pkl: expected nothing after its end")
