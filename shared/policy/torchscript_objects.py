@@ -60,7 +60,7 @@ def read_objects(data: bytes) -> Any:
         for opcode, argument, place in pickletools.genops(data):
             if opcode.name not in _OPCODES:
                 raise ProgramError(f"data.pkl: expected the opcodes that torch writes, found {opcode.name}")
-            if opcode.name in ("BINPUT", "LONG_BINPUT") and argument > len(data):
+            if opcode.name in ("BINPUT", "LONG_BINPUT") and int(argument or 0) > len(data):
                 # Python's reader takes memory for every number below it.
                 raise ProgramError(f"data.pkl: expected at most {len(data)} kept values, found the number {argument}")
             end = (place or 0) + 1
