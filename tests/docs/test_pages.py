@@ -122,6 +122,22 @@ def test_links_lead_to_files(page: Path) -> None:
         assert link.startswith("https://") or (page.parent / link).exists(), link
 
 
+def _anchors(page: Path) -> set[str]:
+    """Return the names of the headings of ``page``, as MkDocs makes them."""
+    text = re.sub(r"^ *```.*?^ *```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    plain = (
+        re.sub(r"[^\w\s-]", "", heading).strip().lower() for heading in re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    )
+    return {re.sub(r"[-\s]+", "-", heading) for heading in plain}
+
+
+@pytest.mark.parametrize("page", _PAGES, ids=_name)
+def test_links_lead_to_headings(page: Path) -> None:
+    for link, anchor in re.findall(r"\]\(((?!https:)[^)#\s]*)#([^)\s]+)\)", page.read_text()):
+        target = page.parent / link if link else page
+        assert target.suffix != ".md" or anchor in _anchors(target), f"{link}#{anchor}"
+
+
 @pytest.mark.parametrize("page", _PAGES, ids=_name)
 def test_named_files_exist(page: Path) -> None:
     """Inline code that looks like a path of this repository."""
