@@ -2,6 +2,9 @@
 
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 
 from loguru import logger
@@ -37,9 +40,7 @@ def _flaw(directory: Path) -> str | None:
     status = directory.lstat()
     if not stat.S_ISDIR(status.st_mode):
         return f"remove {directory}: expected a directory, found a link or a file"
-    with os.scandir(directory) as entries:
-        found = [(directory, status), *((entry.path, entry.stat(follow_symlinks=False)) for entry in entries)]
-    for path, each in found:
+    for path, each in chain([(str(directory), status)], _contents(directory)):
         if each.st_uid != os.geteuid():
             return f"remove {path}: expected it to belong to user {os.geteuid()}, found user {each.st_uid}"
         if stat.S_ISLNK(each.st_mode):
@@ -47,3 +48,13 @@ def _flaw(directory: Path) -> str | None:
     if status.st_mode & 0o077:
         return f"run chmod 700 {directory}: expected a private directory, found mode {stat.S_IMODE(status.st_mode):04o}"
     return None
+
+
+def _contents(directory: Path | str) -> Iterator[tuple[str, os.stat_result]]:
+    """Return everything below ``directory``: another user may have left files there before it became private."""
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            with suppress(FileNotFoundError):  # another actor removes old records
+                yield entry.path, entry.stat(follow_symlinks=False)
+                if entry.is_dir(follow_symlinks=False):
+                    yield from _contents(entry.path)

@@ -38,6 +38,11 @@ def _contains_a_directory_of_another_user(directory: Path) -> None:
     os.chown(directory / "quarantine", 65534, 65534)
 
 
+def _contains_a_file_of_another_user(directory: Path) -> None:
+    (directory / "quarantine" / "planted.json").touch()
+    os.chown(directory / "quarantine" / "planted.json", 65534, 65534)
+
+
 def _a_link(directory: Path) -> None:
     directory.rename(directory.with_name("elsewhere"))
     directory.symlink_to("elsewhere")
@@ -59,6 +64,7 @@ def _a_file(directory: Path) -> None:
         (_open_to_others, "run chmod 700 {}: expected a private directory, found mode 0770"),
         (_of_another_user, "remove {}: expected it to belong to user 0, found user 65534"),
         (_contains_a_directory_of_another_user, "remove {}/quarantine: expected it to belong to user 0"),
+        (_contains_a_file_of_another_user, "remove {}/quarantine/planted.json: expected it to belong to user 0"),
         (_a_link, "remove {}: expected a directory, found a link or a file"),
         (_contains_a_link, "remove {}/tried-programs: expected no symbolic link"),
         (_a_file, "choose another with XDG_CACHE_HOME: "),
