@@ -141,7 +141,7 @@ class TestBadVersions:
         agent.reset()
         assert agent.policy.version == 0
 
-    def test_a_corrupt_program_does_not_matter_to_an_actor_that_has_it_in_memory(
+    def test_a_corrupt_program_is_refused_also_by_an_actor_that_has_it_in_memory(
         self, store: LocalPolicyStore, make_agent: MakeAgent
     ) -> None:
         seasoned, fresh = make_agent(), make_agent()
@@ -152,7 +152,7 @@ class TestBadVersions:
         _flip_byte(store, 3, TORCHSCRIPT_FILE)
         seasoned.reset()
         fresh.reset()
-        assert (seasoned.policy.version, fresh.policy.version) == (3, 2)
+        assert (seasoned.policy.version, fresh.policy.version) == (2, 2)
 
     @pytest.mark.parametrize(("engine", "program"), [("torchscript", "policy.ts"), ("onnx", "policy.onnx")])
     def test_a_program_is_read_again_only_if_it_changed(
@@ -175,13 +175,14 @@ class TestBadVersions:
             assert agent.policy.engine_name == engine
             expected = eager(make_policy(seed=seed), OBSERVATIONS, quiet_noise(make_policy(), 3))
             np.testing.assert_array_equal(agent.act(OBSERVATIONS), expected[0])
-        assert read.count(program) == 1
+            first = read.index(program)
+            assert program not in read[first + 2 :], "read for the check of operators and for the engine, once each"
         publish_seed(store, 4, network="lstm")
         agent.reset()
         assert agent.policy.engine_name == "torchscript"
         assert read[-1] == TORCHSCRIPT_FILE
 
-    def test_a_program_that_does_not_match_its_digest_is_refused_when_read(
+    def test_a_program_that_does_not_match_its_digest_is_refused(
         self, store: LocalPolicyStore, make_agent: MakeAgent, captured_logs: CapturedLogs
     ) -> None:
         seasoned, fresh = make_agent(engine="onnx"), make_agent(engine="onnx")
@@ -191,11 +192,8 @@ class TestBadVersions:
         for name in ("policy.onnx", TORCHSCRIPT_FILE):
             _flip_byte(store, 1, name, at=200)
         seasoned.reset()
-        assert (seasoned.policy.version, seasoned.policy.engine_name) == (1, "onnx"), (
-            "what runs is what came with version 0"
-        )
         fresh.reset()
-        assert fresh.policy.version == 0
+        assert (seasoned.policy.version, fresh.policy.version) == (0, 0)
         assert "policy.onnx: expected SHA-256" in captured_logs.lines_with("quarantined reason=")[0]
 
     @pytest.mark.parametrize("spoilt", [WEIGHTS_FILE, "policy.onnx"])
