@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from actor.sandbox.program_sandbox import SandboxLimits
     from learner.export.module_export import export_module
     from learner.publishing.policy_publisher import publish_policy
+    from learner.publishing.publisher import Publisher
     from learner.sb3.adapter import from_sb3
     from learner.sb3.publish_callback import PublishCallback
     from rl_hotswap.evaluation import Evaluation, evaluate
@@ -30,6 +31,7 @@ __all__ = [
     "AgentOptions",
     "Evaluation",
     "PublishCallback",
+    "Publisher",
     "SandboxLimits",
     "TrainingResult",
     "TrustOptions",
@@ -48,6 +50,7 @@ _MODULES = {
     "AgentOptions": "actor.agent_options",
     "Evaluation": "rl_hotswap.evaluation",
     "PublishCallback": "learner.sb3.publish_callback",
+    "Publisher": "learner.publishing.publisher",
     "SandboxLimits": "actor.sandbox.program_sandbox",
     "TrainingResult": "rl_hotswap.training",
     "TrustOptions": "actor.agent_options",

@@ -19,7 +19,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from learner.networks.distributions import make_distribution, mask_logits
-from shared.errors import ConfigurationError, ExportError, SignatureMismatch
+from shared.errors import ConfigurationError, ExportError, SignatureMismatch, one_line
 from shared.policy.nested_values import (
     DictNode,
     RecordNode,
@@ -153,6 +153,40 @@ class SpacesPolicy(nn.Module):
         if self._has_state != (found.get("state") is not None):
             raise ExportError("pass an example of the state and return the next state: found only one of the two")
         return found
+
+
+def contract_policy(
+    module: nn.Module,
+    own_spaces: tuple[spaces.Space[Any] | None, spaces.Space[Any] | None],
+    *,
+    state: Any = None,
+    masked: bool = False,
+    outputs: Sequence[str] | None = None,
+) -> tuple[nn.Module, PolicySignature]:
+    """Return ``module`` under the policy contract, with its signature; one without is wrapped in a ``SpacesPolicy``.
+
+    ``own_spaces`` are the observation and the action space; a module with a signature needs none. Raises
+    ConfigurationError and ExportError.
+    """
+    observation_space, action_space = own_spaces
+    signature = getattr(module, "signature", None)
+    if observation_space is None or action_space is None:
+        if not isinstance(signature, PolicySignature):
+            raise ConfigurationError("pass the environment's observation_space and action_space with the module")
+        return module, signature
+    if not isinstance(signature, PolicySignature):
+        policy = SpacesPolicy(module, observation_space, action_space, state=state, masked=masked, outputs=outputs)
+        module, signature = policy, policy.signature
+    for given, own in (
+        (observation_leaves(observation_space), signature.observation),
+        (action_spec(action_space), signature.action),
+    ):
+        if given != own:
+            raise ConfigurationError(
+                "pass the environment's own spaces: "
+                f"expected {one_line(given, 100)}, the policy acts in {one_line(own, 100)}"
+            )
+    return module, signature
 
 
 def space_structure(space: spaces.Space[Any]) -> Structure:

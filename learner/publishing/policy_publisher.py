@@ -13,15 +13,14 @@ from loguru import logger
 from torch import Tensor, nn
 
 from learner.export.policy_export import PolicyExporter
-from learner.export.spaces_policy import SpacesPolicy
+from learner.export.spaces_policy import contract_policy
 from learner.publishing.error_throttle import ErrorThrottle
 from learner.publishing.store_maintenance import StoreMaintenance
 from shared.engines.eager import module_tensors
-from shared.errors import ConfigurationError, StoreError, one_line
+from shared.errors import StoreError
 from shared.policy.manifest import WEIGHTS_FILE, Manifest, TrainingProgress
 from shared.policy.signature import PolicySignature
 from shared.policy.signing import SigningKey, signing_key_of
-from shared.policy.spaces import action_spec, observation_leaves
 from shared.retry import RetrySchedule
 from shared.store.policy_store import PolicyStore, Retention, open_store
 from shared.store.version_files import Sign
@@ -76,19 +75,9 @@ def publish_policy(
         ExportError: No program equals the module; the message names each method's reason.
         StoreError: The store failed.
     """
-    signature = getattr(module, "signature", None)
-    if not isinstance(signature, PolicySignature):
-        policy = SpacesPolicy(module, observation_space, action_space, state=state, masked=masked, outputs=outputs)
-        module, signature = policy, policy.signature
-    for given, own in (
-        (observation_leaves(observation_space), signature.observation),
-        (action_spec(action_space), signature.action),
-    ):
-        if given != own:
-            raise ConfigurationError(
-                "pass the environment's own spaces: "
-                f"expected {one_line(given, 100)}, the policy acts in {one_line(own, 100)}"
-            )
+    module, signature = contract_policy(
+        module, (observation_space, action_space), state=state, masked=masked, outputs=outputs
+    )
     opened = open_store(store) if isinstance(store, str | Path) else store
     return publish_once(module, signature, opened, **options)
 
@@ -169,6 +158,7 @@ _MOST_DIGESTS = 100
 class _Request:
     weights: Mapping[str, Tensor]
     progress: TrainingProgress
+    exporter: PolicyExporter
 
 
 class PolicyPublisher:
@@ -201,6 +191,7 @@ class PolicyPublisher:
         self._sign = None if signing_key is None else signing_key.sign
         self._maintenance = StoreMaintenance(store, retention)
         self._changed = threading.Condition()
+        self._unreported: tuple[_Request, Exception] | None = None
         self._waiting: _Request | None = None
         self._refused: _Request | None = None  # by the store, to be tried again
         self._attempts = 0
@@ -230,12 +221,23 @@ class PolicyPublisher:
         except StoreError as error:
             logger.warning("cannot count the versions published after the checkpoint: {}", error)
 
+    def replace_exporter(self, exporter: PolicyExporter) -> None:
+        """Publish the requests from now on with the programs of ``exporter``."""
+        self._exporter = exporter
+
+    def take_error(self) -> Exception | None:
+        """Return the newest error that this has not returned before, None if there is none or a retry succeeded."""
+        with self._changed:
+            unreported, self._unreported = self._unreported, None
+        return None if unreported is None else unreported[1]
+
     def publish(self, module: nn.Module, progress: TrainingProgress) -> None:
         """Request the publication of a copy of the current weights. Does nothing after ``close``."""
         if self._is_closed:
             logger.warning("the publisher is closed: update {} is not published", progress.update)
             return
-        request = _Request({name: tensor.clone() for name, tensor in module_tensors(module).items()}, progress)
+        weights = {name: tensor.clone() for name, tensor in module_tensors(module).items()}
+        request = _Request(weights, progress, self._exporter)
         if self._thread is None:
             self._publish(request)
             return
@@ -280,7 +282,7 @@ class PolicyPublisher:
     def _publish(self, request: _Request) -> None:
         try:
             manifest = publish_version(
-                self._exporter,
+                request.exporter,
                 request.weights,
                 self._store,
                 self._origin,
@@ -290,6 +292,8 @@ class PolicyPublisher:
             )
         except Exception as error:  # noqa: BLE001 - training continues whatever a store or a policy raises
             self.last_error = error
+            with self._changed:
+                self._unreported = (request, error)
             self._attempts += 1
             if isinstance(error, StoreError) and not self._is_closed:
                 self._refused = request
@@ -297,6 +301,9 @@ class PolicyPublisher:
             return
         self._attempts = 0
         self.last_error = None
+        with self._changed:
+            if self._unreported is not None and self._unreported[0] is request:
+                self._unreported = None
         # Replaced, not changed: another thread reads it.
         newest = dict(list(self._digests.items())[1 - _MOST_DIGESTS :])
         self._digests = newest | {manifest.version: manifest.digest}

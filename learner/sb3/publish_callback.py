@@ -1,17 +1,19 @@
 """``PublishCallback``: publishes the policy while Stable-Baselines3 trains."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypedDict, Unpack
 
 import numpy as np
+from loguru import logger
 from stable_baselines3.common.callbacks import BaseCallback
 
-from learner.export.policy_export import PolicyExporter
-from learner.publishing.policy_publisher import PolicyPublisher, VersionOrigin
+from learner.publishing.policy_publisher import VersionOrigin
+from learner.publishing.publisher import Publisher
 from learner.sb3.adapter import SB3Policy, from_sb3, refresh
-from shared.errors import ConfigurationError
-from shared.policy.manifest import TrainingProgress
+from shared.errors import ConfigurationError, HotswapError
 from shared.policy.signing import SigningKey, signing_key_of
 from shared.store.policy_store import PolicyStore, Retention
 
@@ -47,7 +49,7 @@ class PublishCallback(BaseCallback):
         super().__init__()
         if every_steps <= 0:
             raise ConfigurationError(f"give every_steps a number of environment steps above 0, found {every_steps}")
-        self.publisher: PolicyPublisher | None = None
+        self.publisher: Publisher | None = None
         self._store = store
         self._every_steps = every_steps
         origin.setdefault("run_id", "stable-baselines3")
@@ -62,11 +64,12 @@ class PublishCallback(BaseCallback):
 
     def _on_training_start(self) -> None:
         self._policy = from_sb3(self.model)
-        self.publisher = PolicyPublisher(
-            PolicyExporter(self._policy, self._policy.signature, onnx=self._onnx),
+        self.publisher = Publisher(
             self._store,
+            self._policy,
             run_id=self._origin.run_id,
             env_id=self._origin.env_id,
+            onnx=self._onnx,
             retention=self._retention,
             synchronous=self._synchronous,
             signing_key=self._signing_key,
@@ -85,21 +88,34 @@ class PublishCallback(BaseCallback):
     def _on_training_end(self) -> None:
         self._publish()
         if self.publisher is not None:
-            self.publisher.flush(timeout_s=60.0)
-            self.publisher.close()
+            with _training_continues():
+                self.publisher.wait(timeout_s=60.0)
+            with _training_continues():
+                self.publisher.close()
 
     def _publish(self) -> None:
         if self._policy is None or self.publisher is None:
             return
         refresh(self._policy, self.model)
-        progress = TrainingProgress(
-            update=getattr(self.model, "_n_updates", 0),
-            env_steps=self.model.num_timesteps,
-            train_s=time.monotonic() - self._began_s,
-            mean_return=self._mean_return(),
-        )
-        self.publisher.publish(self._policy, progress)
+        with _training_continues():
+            self.publisher.publish(
+                self.model.num_timesteps,
+                {
+                    "update": getattr(self.model, "_n_updates", 0),
+                    "train_s": time.monotonic() - self._began_s,
+                    "mean_return": self._mean_return(),
+                },
+            )
 
     def _mean_return(self) -> float | None:
         episodes = self.model.ep_info_buffer
         return float(np.mean([episode["r"] for episode in episodes])) if episodes else None
+
+
+@contextmanager
+def _training_continues() -> Iterator[None]:
+    """Log the errors of publishing: training does not depend on it."""
+    try:
+        yield
+    except HotswapError as error:
+        logger.warning("publishing failed, training continues: {}: {}", type(error).__name__, error)
