@@ -2,8 +2,10 @@
 
 import os
 import re
+import secrets
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -11,7 +13,7 @@ import msgspec
 
 from shared.errors import StoreUnavailable
 from shared.files.bounded_read import NotRegularFileError, read_regular_file
-from shared.files.small_files import write_whole
+from shared.files.small_files import TEMPORARY_PREFIX
 from shared.files.storage_errors import storage
 from shared.store.remote_files import RemoteFiles
 
@@ -58,7 +60,8 @@ class LocalNotes:
     def names(self) -> list[str]:
         with storage(f"list {self._directory}"):
             try:
-                return _note_names(os.listdir(self._directory))  # noqa: PTH208  (names are all that is needed)
+                with self._opened() as directory:
+                    return _note_names(os.listdir(directory))  # noqa: PTH208  (an open directory has no path)
             except FileNotFoundError:
                 return []
 
@@ -66,36 +69,56 @@ class LocalNotes:
         file = _file_name(name)
         with storage(f"read the note {self._directory / file}"):
             try:
-                directory = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
-            except FileNotFoundError:
-                return None
-            try:
-                return _bounded(read_regular_file(directory, file, MAX_NOTE_BYTES))
+                with self._opened() as directory:
+                    return _bounded(read_regular_file(directory, file, MAX_NOTE_BYTES))
             except (FileNotFoundError, NotRegularFileError):
                 return None
-            finally:
-                os.close(directory)
 
     def write(self, name: str, data: bytes) -> None:
-        note = self._directory / _file_name(name)
-        with storage(f"write the note {note}"):
-            write_whole(self._directory, note.name, data)
+        file, temporary = _file_name(name), f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
+        with storage(f"write the note {self._directory / file}"), self._opened(create=True) as directory:
+            try:
+                _write_new(directory, temporary, data)
+                os.rename(temporary, file, src_dir_fd=directory, dst_dir_fd=directory)
+            except BaseException:
+                with suppress(FileNotFoundError):
+                    os.unlink(temporary, dir_fd=directory)
+                raise
 
     def create(self, name: str, data: bytes) -> bool:
-        note = self._directory / _file_name(name)
-        with storage(f"write the note {note}"):
-            self._directory.mkdir(exist_ok=True)
+        file = _file_name(name)
+        with storage(f"write the note {self._directory / file}"), self._opened(create=True) as directory:
             try:
-                with note.open("xb") as file:
-                    file.write(data)
+                _write_new(directory, file, data)
             except FileExistsError:
                 return False
         return True
 
     def remove(self, name: str) -> None:
-        note = self._directory / _file_name(name)
-        with storage(f"remove the note {note}"):
-            note.unlink(missing_ok=True)
+        file = _file_name(name)
+        with (
+            storage(f"remove the note {self._directory / file}"),
+            suppress(FileNotFoundError),
+            self._opened() as directory,
+        ):
+            os.unlink(file, dir_fd=directory)
+
+    @contextmanager
+    def _opened(self, *, create: bool = False) -> Iterator[int]:
+        """Open the directory, but no link in its place: it could lead to any directory of this user. Raises OSError."""
+        if create:
+            self._directory.mkdir(exist_ok=True)
+        directory = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            yield directory
+        finally:
+            os.close(directory)
+
+
+def _write_new(directory: int, name: str, data: bytes) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    with os.fdopen(os.open(name, flags, 0o666, dir_fd=directory), "wb") as file:
+        file.write(data)
 
 
 class RemoteNotes:

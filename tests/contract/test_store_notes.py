@@ -81,3 +81,23 @@ def test_a_pipe_in_place_of_the_notes_blocks_nobody(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "notes")
     with pytest.raises(StoreUnavailable, match="could not read the note"):
         LocalNotes(tmp_path / "notes").read("a")
+
+
+def test_a_link_in_place_of_the_notes_leads_nowhere(tmp_path: Path) -> None:
+    """The writer of a store chooses the link, and an actor would write with the rights of its user."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "kept.json").write_bytes(b"kept")
+    (tmp_path / "notes").symlink_to(elsewhere)
+    notes = LocalNotes(tmp_path / "notes")
+    attempts = (
+        partial(notes.write, "a", b""),
+        partial(notes.create, "a", b""),
+        partial(notes.remove, "kept"),
+        partial(notes.read, "kept"),
+        notes.names,
+    )
+    for attempt in attempts:
+        with pytest.raises(StoreUnavailable):
+            attempt()
+    assert [path.name for path in elsewhere.iterdir()] == ["kept.json"]
