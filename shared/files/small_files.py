@@ -63,7 +63,7 @@ def forget_oldest(directory: Path, keep: int) -> None:
 
 
 def sweep_unfinished(directory: Path, abandon_after_s: float) -> None:
-    """Remove files that killed processes left in ``write_whole`` or while they wrote a note. Raises StoreUnavailable."""
+    """Remove temporary files of killed writers of ``write_whole`` and of notes. Raises StoreUnavailable."""
     with storage(f"sweep {directory}"):
         for temporary in directory.glob(f"{TEMPORARY_PREFIX}*"):
             with suppress(FileNotFoundError):  # its writer has just finished
