@@ -24,6 +24,7 @@ from shared.policy.nested_values import (
     flatten,
     unflatten,
 )
+from shared.scripting.scripting import without_torch_warnings
 
 _NUMBERS = {"bool": torch.bool, "int": torch.int64, "float": torch.float64}
 
@@ -166,7 +167,11 @@ class _SourceWriter:
 def copy_for_export(module: nn.Module) -> nn.Module:
     """Return a copy on the CPU, in eval mode, without gradients. Raises ExportError, also for packed weights."""
     try:
-        copied = copy.deepcopy(module).cpu().eval().requires_grad_(False)
+        # With gradients, a copy of a scripted module holds the results of clone(), which are no leaves.
+        with torch.no_grad(), without_torch_warnings():
+            copied = copy.deepcopy(module).cpu().eval()
+        for parameter in copied.parameters():  # a ScriptModule has no requires_grad_
+            parameter.requires_grad_(False)
     except Exception as error:  # a policy's own code may raise anything
         raise ExportError(f"the module cannot be copied: {type(error).__name__}: {error}") from error
     _check_weights_travel(copied)

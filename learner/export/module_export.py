@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
 import numpy as np
+import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
@@ -20,6 +21,7 @@ from learner.export.export_methods import (
     try_methods,
 )
 from learner.export.flat_module import FlatInterface, FlatModule, copy_for_export, flat_source
+from learner.export.given_module import has_fixed_sizes, module_of
 from learner.export.module_cases import EagerModule, ModuleCases, tensors_of
 from learner.export.program_checks import ATOL, Arrays, Case, ProgramChecks, perturbed, write_weights
 from shared.engines.eager import module_tensors
@@ -74,7 +76,7 @@ class ExportReport:
 
 
 def export_module(
-    module: nn.Module,
+    module: nn.Module | torch.export.ExportedProgram,
     example_args: Sequence[Any],
     directory: str | Path,
     *,
@@ -95,7 +97,8 @@ def export_module(
     example, and with other weights. ONNX and AOTInductor programs are checked in the same way.
 
     Args:
-        module: The module. It is copied; only a module with lazy layers is called itself, once, to initialise them.
+        module: The module, which may be or hold scripted and traced modules, or a program of ``torch.export``. It is
+            copied; only a module with lazy layers is called itself, once, to initialise them.
         example_args: The positional arguments of one call.
         example_kwargs: The keyword arguments of that call.
         dynamic_batch: False to export for the sizes of the example only.
@@ -113,7 +116,8 @@ def export_module(
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise ConfigurationError(f"name a new directory: {path} has content, and a published version is never changed")
     key = signing_key_of(signing_key)
-    cases = _module_cases(module, example_args, example_kwargs, dynamic_batch, batch_dims)
+    dynamic_batch = dynamic_batch and not has_fixed_sizes(module)
+    cases = _module_cases(module_of(module), example_args, example_kwargs, dynamic_batch, batch_dims)
     subject = _subject(cases, trust)
     made, reports = try_methods(subject, methods)
     files = {WEIGHTS_FILE: encode_weights(subject.checks.weights)}
@@ -142,8 +146,6 @@ def _module_cases(
     dynamic_batch: bool,
     batch_dims: Sequence[int | None] | None,
 ) -> ModuleCases:
-    if not isinstance(module, nn.Module):
-        raise ConfigurationError(f"expected a torch.nn.Module, an instance and not its class; found {module!r}")
     try:
         arguments, leaves, classes = describe({"args": tuple(args), "kwargs": dict(kwargs or {})}, "the arguments")
     except SignatureMismatch as error:

@@ -18,6 +18,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from learner.export.given_module import module_of
 from learner.networks.distributions import make_distribution, mask_logits
 from shared.errors import ConfigurationError, ExportError, SignatureMismatch, one_line
 from shared.policy.nested_values import (
@@ -169,6 +170,7 @@ def contract_policy(
     ConfigurationError and ExportError.
     """
     observation_space, action_space = own_spaces
+    module = module_of(module)
     signature = getattr(module, "signature", None)
     if observation_space is None or action_space is None:
         if not isinstance(signature, PolicySignature):

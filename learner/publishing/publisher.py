@@ -10,6 +10,7 @@ from gymnasium import spaces
 from loguru import logger
 from torch import nn
 
+from learner.export.given_module import module_of
 from learner.export.policy_export import PolicyExporter
 from learner.export.spaces_policy import contract_policy
 from learner.publishing.policy_publisher import PolicyPublisher
@@ -93,14 +94,14 @@ class Publisher:
             ConfigurationError: The spaces are not those of the policy's signature, or an option is wrong.
             ExportError: No program equals the module; the message names each method's reason.
         """
-        self._module = module
+        self._module = module_of(module)
         self._spaces = (observation_space, action_space)
         self._state, self._masked, self._outputs = state, masked, outputs
         self._onnx = options.get("onnx", True)
         self._requests = 0
         self._is_closed = False
         signing_key = signing_key_of(options.get("signing_key"))
-        self._program = ProgramFingerprint(module)
+        self._program = ProgramFingerprint(self._module)
         self._policy, exporter = self._export()
         self._publisher = PolicyPublisher(
             exporter,

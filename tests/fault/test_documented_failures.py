@@ -249,7 +249,7 @@ def test_mixed_outputs(version: Path) -> None:
 def test_a_class_for_an_instance(version: Path) -> None:
     with pytest.raises(RuntimeError, match=r"cannot be compiled since it inherits from nn\.Module, pass an instance"):
         torch.jit.script(modules.Squashed)
-    with pytest.raises(ConfigurationError, match=r"an instance and not its class; found .*Squashed"):
+    with pytest.raises(ConfigurationError, match=r"pass an instance of the module, not its class: expected .*Squashed"):
         export_module(modules.Squashed, (X,), version)
     Exported(version, seeded(modules.Squashed), [X]).took("script")
 
