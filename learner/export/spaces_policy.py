@@ -137,7 +137,7 @@ class SpacesPolicy(nn.Module):
     def _called(self, signature: PolicySignature) -> dict[str, Any]:
         """Return the module's named results for plausible inputs. Raises ExportError if they define no action."""
         inputs = [torch.from_numpy(array) for array in make_inputs(signature, 3, seed=0)]
-        was_training = self.module.training
+        was_training = getattr(self.module, "training", False)  # a frozen module has none
         self.module.eval()
         try:
             with torch.no_grad():

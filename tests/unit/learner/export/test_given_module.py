@@ -6,13 +6,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from torch import Tensor, nn
 
 from actor.acting import module_call
 from learner.export.given_module import module_of
 from learner.export.module_export import export_module
+from learner.publishing.policy_publisher import publish_policy
 from shared.errors import ConfigurationError
 from shared.scripting.scripting import without_torch_warnings
 
@@ -141,3 +144,12 @@ def test_other_objects_are_refused_with_the_remedy_first(given: object, remedy: 
         module_of(given)
     assert str(caught.value).startswith(remedy)
     assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("kind", ["scripted", "frozen"])
+def test_a_scripted_module_is_published(kind: str, tmp_path: Path) -> None:
+    with without_torch_warnings():
+        module = KINDS[kind][0]()
+    own_spaces = spaces.Box(-1, 1, (4,), np.float32), spaces.Discrete(2)
+    manifest = publish_policy(module, *own_spaces, tmp_path)
+    assert any(report.taken for report in manifest.export)
