@@ -12,6 +12,7 @@ from google.protobuf.message import Message  # type: ignore[import-untyped]
 from torch import nn
 
 from learner.export.flat_module import FlatInterface, quietly
+from learner.export.onnx_forms import STABLE_FORMS
 from shared.errors import ExportError
 from shared.policy.manifest import WEIGHTS_FILE
 from shared.policy.weights import TensorPlace
@@ -51,6 +52,7 @@ def _export_model(module: nn.Module, interface: FlatInterface) -> onnx.ModelProt
                 input_names=interface.input_names,
                 output_names=interface.output_names,
                 dynamic_shapes=(shapes,),
+                custom_translation_table=dict(STABLE_FORMS),
                 verbose=False,
             )
         except Exception as error:  # the exporter's own errors, and whatever a policy's code raises
