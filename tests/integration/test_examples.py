@@ -1,5 +1,6 @@
 """The example programs run unchanged, and the conformance measurements of ``scripts/conformance`` hold."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,12 +14,29 @@ from tests.support.paths import REPOSITORY
 _EXAMPLES = REPOSITORY / "scripts" / "examples"
 
 
+_PPO = "cleanrl_ppo.py"  # has a test of its own
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("program", sorted(path.name for path in _EXAMPLES.glob("[!_]*.py")))
+@pytest.mark.parametrize("program", sorted({path.name for path in _EXAMPLES.glob("[!_]*.py")} - {_PPO}))
 def test_an_example_runs(program: str, tmp_path: Path) -> None:
     command = [sys.executable, str(_EXAMPLES / program)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_single_file_ppo_reaches_475_and_replaces_the_policy_of_an_actor(tmp_path: Path) -> None:
+    command = [sys.executable, str(_EXAMPLES / _PPO)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-500:] + done.stderr[-2000:]
+    found = re.search(r"in training: ([\d.]+)\n.*acted with: (\d+) of .*\n.*version: ([\d.]+) of 10", done.stdout)
+    assert found is not None, done.stdout[-500:]
+    trained, versions, acted = map(float, found.groups())
+    assert trained >= 475
+    assert versions >= 3
+    assert acted >= 475
 
 
 @pytest.mark.slow
