@@ -24,7 +24,7 @@ from shared.policy.nested_values import (
     flatten,
     unflatten,
 )
-from shared.scripting.scripting import without_torch_warnings
+from shared.scripting.scripting import ScriptModule, without_torch_warnings
 
 _NUMBERS = {"bool": torch.bool, "int": torch.int64, "float": torch.float64}
 
@@ -175,7 +175,23 @@ def copy_for_export(module: nn.Module) -> nn.Module:
     except Exception as error:  # a policy's own code may raise anything
         raise ExportError(f"the module cannot be copied: {type(error).__name__}: {error}") from error
     _check_weights_travel(copied)
+    _fix_infinities(copied)
     return copied
+
+
+def _fix_infinities(module: nn.Module) -> None:
+    """Turn buffers with infinities, such as additive masks, into constants of the program: weights are finite."""
+    for piece in module.modules():
+        if isinstance(piece, ScriptModule):
+            continue
+        for name, buffer in list(piece._buffers.items()):
+            if buffer is not None and buffer.is_floating_point() and _is_infinite(buffer):
+                del piece._buffers[name]
+                setattr(piece, name, buffer)
+
+
+def _is_infinite(tensor: Tensor) -> bool:
+    return tensor.layout == torch.strided and bool(tensor.isinf().any()) and not bool(tensor.isnan().any())
 
 
 def _check_weights_travel(module: nn.Module) -> None:

@@ -75,11 +75,22 @@ def varied(tensors: Sequence[Tensor], generator: np.random.Generator, floats: Va
 
 def _negated(array: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """Change sign and size, so that a branch on the values goes the other way."""
-    return np.asarray(-array * generator.uniform(0.5, 1.5, array.shape) - 0.1 * np.sign(array.sum()))
+    finite = np.where(np.isfinite(array), array, 0)
+    moved = -finite * generator.uniform(0.5, 1.5, array.shape) - 0.1 * np.sign(finite.sum())
+    return _with_infinities(moved, array)
 
 
 def _within_range(array: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    return generator.uniform(array.min(), array.max(), array.shape) if array.size else array
+    finite = array[np.isfinite(array)]
+    if not finite.size:
+        return array
+    share = generator.uniform(size=array.shape)
+    return _with_infinities(finite.min() * (1 - share) + finite.max() * share, array)
+
+
+def _with_infinities(moved: np.ndarray, array: np.ndarray) -> np.ndarray:
+    """Return ``moved`` with the infinities of ``array``, which mask what a module must not see, in their places."""
+    return np.where(np.isfinite(array), moved, array)
 
 
 def _shuffled(array: np.ndarray, generator: np.random.Generator) -> np.ndarray:

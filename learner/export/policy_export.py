@@ -21,7 +21,7 @@ from shared.engines.eager import EagerEngine, module_tensors
 from shared.engines.engine import Engine
 from shared.engines.importable import ImportablePolicy, encode_importable, load_importable
 from shared.engines.purity import CHANGED_WEIGHTS, PurityCheck
-from shared.errors import ExportError, ProbeMismatch, ProgramImpure, WeightsError
+from shared.errors import ExportError, ProbeMismatch, ProgramImpure, WeightsError, one_line
 from shared.policy.manifest import PROBE_FILE, TORCHSCRIPT_FILE, WEIGHTS_FILE, MethodReport, ProbeEntry, ProgramEntry
 from shared.policy.probe import (
     PROBE_ATOL,
@@ -59,6 +59,8 @@ class PolicyExporter:
         """Takes seconds with ``onnx``, 30 s with ``aot``. Raises ExportError if no program equals the policy."""
         self.signature = signature
         self._module = copy_for_export(module)
+        given = module_tensors(module)
+        self._infinite = {name: given[name].cpu().numpy().copy() for name in given.keys() - self._arrays().keys()}
         self._not_in_state_dict = self._arrays().keys() - self._module.state_dict().keys()
         checks = policy_checks(self._module, signature)
         interface = policy_interface(signature, checks.example)
@@ -98,6 +100,9 @@ class PolicyExporter:
         mine = self._arrays()
         arrays = {name: tensor.detach().cpu().numpy() for name, tensor in weights.items()}
         arrays |= {name: mine[name] for name in self._not_in_state_dict - arrays.keys()}
+        for name, infinite in self._infinite.items():
+            if not np.array_equal(arrays.pop(name, infinite), infinite):
+                raise WeightsError(f"export again: {one_line(name, 80)} has infinities, so it is part of the program")
         check_layout(mine, arrays)
         for name, array in arrays.items():
             if array.dtype.kind == "f" and not np.isfinite(array).all():

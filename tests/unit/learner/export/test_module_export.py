@@ -420,3 +420,27 @@ def test_a_quantized_recurrent_layer_is_refused_by_name(tmp_path: Path) -> None:
     module = _quantized(nn.ModuleDict({"rnn": nn.LSTM(4, 3)}))["rnn"]  # type: ignore[index]
     with pytest.raises(ExportError, match="export the float module"):
         export_module(module, (torch.randn(5, 3, 4),), tmp_path / "m")
+
+
+class MaskedSoftmax(nn.Module):
+    """Has an additive mask, as a buffer and as an argument."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+        self.register_buffer("future", torch.triu(torch.full((4, 4), -torch.inf), 1))
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        return torch.softmax((self.linear(x) + mask).unsqueeze(1) + self.future, -1)
+
+
+def test_infinities_in_arguments_and_buffers_are_exported(tmp_path: Path) -> None:
+    module = MaskedSoftmax().eval()
+    mask = torch.zeros(3, 4)
+    mask[:, 2] = -torch.inf
+    x = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+    report = export_module(module, (x, mask), tmp_path / "module")
+    assert {"script", "onnx"} <= {*report.taken}
+    for engine in ("torchscript", "onnx"):
+        load = load_policy(tmp_path / "module", engine=engine)
+        torch.testing.assert_close(load(-x, mask), module(-x, mask))

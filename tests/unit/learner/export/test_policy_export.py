@@ -4,9 +4,11 @@ import torch
 from torch import Tensor, nn
 
 from learner.export.policy_export import PolicyExporter
+from shared.engines.eager import module_tensors
 from shared.engines.importable import ImportablePolicy, load_importable
 from shared.engines.load import load_program
 from shared.errors import ExportError, ProgramError, WeightsError
+from shared.policy.manifest import WEIGHTS_FILE
 from shared.policy.probe import compare, decode_probe, run_policy
 from shared.policy.program_digest import program_digest
 from shared.policy.weights import data_start, decode_weights
@@ -292,3 +294,26 @@ def test_wrong_signature_is_refused() -> None:
     policy = make_policy("vector, discrete")
     with pytest.raises(ExportError):
         PolicyExporter(policy, make_policy("vector, float64 box").signature, onnx=False)
+
+
+class MaskedForever(TinyPolicy):
+    """Has an additive mask with an infinity, which never changes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("never", torch.tensor([0.0, 0.0, -torch.inf]))
+
+    def forward(self, inputs: list[Tensor]) -> list[Tensor]:
+        logits = torch.log_softmax(self.head(torch.tanh(self.body(inputs[0]))) * torch.exp(self.never), -1)
+        action = (logits + inputs[1]).argmax(-1)
+        return [action, logits.gather(-1, action.unsqueeze(-1)).squeeze(-1), logits.sum(-1)]
+
+
+def test_a_buffer_with_infinities_belongs_to_the_program() -> None:
+    module = MaskedForever()
+    exporter = PolicyExporter(module, TINY_SIGNATURE, onnx=False)
+    files, *_ = exporter.files(module_tensors(module))
+    assert "never" not in decode_weights(files[WEIGHTS_FILE])
+    module.never[0] = -torch.inf
+    with pytest.raises(WeightsError, match="export again: never has infinities"):
+        exporter.files(module_tensors(module))
