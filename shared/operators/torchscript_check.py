@@ -19,9 +19,9 @@ def read_program(entries: Mapping[str, Entry], allowed: frozenset[str]) -> Findi
     """
     code = {name: bytes(content) for name, content in entries.items() if name.startswith("code/")}
     definitions = read_code({name: text for name, text in code.items() if name.endswith(".py")})
-    root = read_objects(bytes(entries["data.pkl"]))
+    root = read_objects(entries)
     if "constants.pkl" in entries:
-        read_objects(bytes(entries["constants.pkl"]))
+        read_objects(entries, "constants")
     if not isinstance(root, ScriptObject):
         raise ProgramError("data.pkl: expected a module")
     effects = OperatorEffects(allowed)

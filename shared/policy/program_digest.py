@@ -58,7 +58,7 @@ def _weight_storages(entries: Mapping[str, Entry]) -> set[str]:
     }
     return {
         value.storage
-        for module in _modules(read_objects(bytes(entries["data.pkl"])), set())
+        for module in _modules(read_objects(entries), set())
         for attribute, value in (module.attributes or {}).items()
         if isinstance(value, Stored) and attribute.encode() in names.get(module.class_name, ())
     }

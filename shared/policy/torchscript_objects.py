@@ -3,9 +3,11 @@
 import io
 import pickle
 import pickletools
+from collections.abc import Mapping
 from typing import Any
 
 from shared.errors import OperatorNotAllowed, ProgramError
+from shared.policy.torchscript_archive import Entry
 
 
 def _names(text: str) -> frozenset[str]:
@@ -22,6 +24,22 @@ _OPCODES = _names(
     """
 )
 _NATIVE = "__torch__.torch.classes."
+# Bytes of one number by the name of its storage. Quantized types have no place among them.
+_STORAGES = {
+    "BoolStorage": 1,
+    "ByteStorage": 1,
+    "CharStorage": 1,
+    "ShortStorage": 2,
+    "HalfStorage": 2,
+    "BFloat16Storage": 2,
+    "IntStorage": 4,
+    "FloatStorage": 4,
+    "ComplexHalfStorage": 4,
+    "LongStorage": 8,
+    "DoubleStorage": 8,
+    "ComplexFloatStorage": 8,
+    "ComplexDoubleStorage": 16,
+}
 
 
 class ScriptObject:
@@ -48,32 +66,49 @@ class Stored:
 
 
 class Unnamed:
-    """A value that carries no information here: a dtype, a device, a storage type, an enumeration."""
+    """A value that carries no information here: a dtype, a device, an enumeration."""
 
 
-def read_objects(data: bytes) -> Any:
-    """Return the pickled value. Raises ProgramError, and OperatorNotAllowed for an object of a native class."""
+class _StorageType:
+    """The type of a storage, with the bytes of one of its numbers."""
+
+    def __init__(self, itemsize: int) -> None:
+        self.itemsize = itemsize
+
+
+def read_objects(entries: Mapping[str, Entry], name: str = "data") -> Any:
+    """Return the value that is pickled in ``NAME.pkl``. The values of its tensors are in ``NAME/``.
+
+    Raises ProgramError, also for a tensor that claims more bytes than the archive holds of it: torch reads and writes
+    beyond their end. Raises OperatorNotAllowed for an object of a native class.
+    """
+    data = bytes(entries[f"{name}.pkl"])
     if len(data) > _MOST_BYTES:
-        raise ProgramError(f"expected a data.pkl of at most {_MOST_BYTES} bytes, found {len(data)}")
+        raise ProgramError(f"expected a {name}.pkl of at most {_MOST_BYTES} bytes, found {len(data)}")
     try:
         end = 0
         for opcode, argument, place in pickletools.genops(data):
             if opcode.name not in _OPCODES:
-                raise ProgramError(f"data.pkl: expected the opcodes that torch writes, found {opcode.name}")
+                raise ProgramError(f"{name}.pkl: expected the opcodes that torch writes, found {opcode.name}")
             if opcode.name in ("BINPUT", "LONG_BINPUT") and int(argument or 0) > len(data):
                 # Python's reader takes memory for every number below it.
-                raise ProgramError(f"data.pkl: expected at most {len(data)} kept values, found the number {argument}")
+                raise ProgramError(f"{name}.pkl: expected at most {len(data)} kept values, found the number {argument}")
             end = (place or 0) + 1
         if end != len(data):
-            raise ProgramError("data.pkl: expected nothing after its end")
-        return _Reader(io.BytesIO(data)).load()
+            raise ProgramError(f"{name}.pkl: expected nothing after its end")
+        return _Reader(io.BytesIO(data), entries, name).load()
     except (OperatorNotAllowed, ProgramError):
         raise
     except Exception as error:  # pickle raises errors of many types for malformed data
-        raise ProgramError(f"data.pkl: {type(error).__name__}: {error}") from error
+        raise ProgramError(f"{name}.pkl: {type(error).__name__}: {error}") from error
 
 
 class _Reader(pickle.Unpickler):
+    def __init__(self, data: io.BytesIO, entries: Mapping[str, Entry], name: str) -> None:
+        super().__init__(data)
+        self._entries = entries
+        self._name = name
+
     def find_class(self, module: str, name: str) -> Any:
         path = f"{module}.{name}"
         if path.startswith(_NATIVE):
@@ -82,17 +117,24 @@ class _Reader(pickle.Unpickler):
             )
         if module == "__torch__" or module.startswith("__torch__."):
             return _script_class(path)
+        if module == "torch" and name in _STORAGES:
+            return _StorageType(_STORAGES[name])
         found = _KNOWN.get(path)
-        if found is None and module == "torch" and (name.endswith("Storage") or name.islower()):
+        if found is None and module == "torch" and name.islower():
             found = Unnamed
         if found is None:
             raise ProgramError(f"data.pkl: expected tensors and objects of the archive, found {path}")
         return found
 
     def persistent_load(self, pid: Any) -> Any:
-        if not (isinstance(pid, tuple) and len(pid) == 5 and pid[0] == "storage" and isinstance(pid[2], str)):
-            raise ProgramError(f"data.pkl: expected a storage, found {str(pid)[:80]}")
-        return Stored(pid[2])
+        match pid:
+            case ("storage", _StorageType() as stored, str(key), _, int(numbers)) if numbers >= 0:
+                needed, held = numbers * stored.itemsize, len(self._entries.get(f"{self._name}/{key}", b""))
+            case _:
+                raise ProgramError(f"{self._name}.pkl: expected a storage, found {str(pid)[:80]}")
+        if needed > held:
+            raise ProgramError(f"{self._name}/{key[:40]}: expected the {needed} bytes of its tensors, found {held}")
+        return Stored(key)
 
 
 def _script_class(path: str) -> type[ScriptObject]:

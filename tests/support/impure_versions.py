@@ -59,7 +59,7 @@ def _scripted(statement: str) -> Stage:
 def with_statement(archive: bytes, statement: str) -> bytes:
     """Return the archive whose ``forward(self, inputs)`` begins with ``statement``."""
     entries = read_archive(archive)
-    root = read_objects(bytes(entries["data.pkl"]))
+    root = read_objects(entries)
     assert isinstance(root, ScriptObject)
     package, _, name = root.class_name.rpartition(".")
     path = f"code/{package.replace('.', '/')}.py"
