@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.jit import ScriptModule
@@ -139,19 +140,40 @@ def without_torch_warnings() -> Iterator[None]:
 _CONVERSIONS = frozenset(
     ("__bool__", "is_nonzero", "__contains__", "equal", "allclose", "__int__", "__float__", "__index__", "item")
 )
+_EXITS = frozenset(("tolist", "numpy", "__array__"))  # of all values at once
 _MOST_DECISIONS = 64
 _FAR = 1000  # beyond the numbers that networks compare with; a loop of this length still ends soon
 
 
+_Answer = bool | int | float | list[Any] | np.ndarray
+
+
 @dataclass(frozen=True)
 class _Decision:
-    answer: bool | int | float
+    answer: _Answer
     place: str
 
-    def others(self) -> tuple[bool | int | float, ...]:
+    @property
+    def kind(self) -> str:
+        if isinstance(self.answer, bool):
+            return "boolean"
+        return "number" if isinstance(self.answer, int | float) else "list or an array"
+
+    def others(self) -> tuple[_Answer, ...]:
+        if isinstance(self.answer, list):  # nested as the tensor was
+            return tuple(other.tolist() for other in _others(np.asarray(self.answer)))
+        if isinstance(self.answer, np.ndarray):
+            return _others(self.answer)
         if isinstance(self.answer, bool):
             return (not self.answer,)
         return (self.answer + 1, self.answer - 1, self.answer + _FAR, -self.answer - _FAR)
+
+
+def _others(array: np.ndarray) -> tuple[np.ndarray, ...]:
+    if array.dtype == np.bool_:
+        return (~array,)
+    moved = (array + 1, array - 1, array + _FAR, -array - _FAR)
+    return tuple(np.asarray(other).astype(array.dtype) for other in moved)
 
 
 def refuse_baked_decisions(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
@@ -174,10 +196,10 @@ def refuse_baked_decisions(module: nn.Module, args: tuple[Any, ...], kwargs: Map
         return
     for number, decision in enumerate(first.decisions[:_MOST_DECISIONS]):
         if any(_matters(run, _Watch(constants, number, other), first, result) for other in decision.others()):
-            kind = "boolean" if isinstance(decision.answer, bool) else "number"
             raise ScriptingError(
-                f"a branch or a value was baked in: Converting a tensor to a Python {kind} might cause the trace to be "
-                f"incorrect, says torch, and {decision.place} does so with a tensor that depends on the inputs; "
+                "a branch or a value was baked in: "
+                f"Converting a tensor to a Python {decision.kind} might cause the trace to be incorrect, says torch, "
+                f"and {decision.place} does so with a tensor that depends on the inputs; "
                 "script keeps decisions, and so does torch.where"
             )
 
@@ -218,7 +240,8 @@ class _Watch(TorchFunctionMode):
             return result
         if args and (name == "__setitem__" or name.endswith("_")):
             self._constant.pop(id(args[0]), None)  # written into
-        if name not in _CONVERSIONS or not isinstance(result, bool | int | float):
+        is_number = name in _CONVERSIONS | _EXITS and isinstance(result, bool | int | float)
+        if not is_number and not (name in _EXITS and isinstance(result, list | np.ndarray)):
             return result
         self.decisions.append(_Decision(result, _place()))
         return self._answer if len(self.decisions) - 1 == self._number else result

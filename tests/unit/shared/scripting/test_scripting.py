@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -210,9 +211,44 @@ def written_into(net: Net, x: Tensor, mask: Tensor, n: Tensor) -> Tensor:
     return x * 2 if zeros.sum() > 0 else x
 
 
+def through_a_list(net: Net, x: Tensor, mask: Tensor, n: Tensor) -> Tensor:
+    return net.layer(x / 10 if max(x[0].tolist()) > 10 else x)
+
+
+def through_one_number(net: Net, x: Tensor, mask: Tensor, n: Tensor) -> Tensor:
+    return net.layer(x / 10 if x.max().tolist() > 10 else x)
+
+
+def made_of_a_list(net: Net, x: Tensor, mask: Tensor, n: Tensor) -> Tensor:
+    return net.layer(x) + torch.tensor([row[0] for row in x.tolist()]).unsqueeze(1)
+
+
+def through_numpy(net: Net, x: Tensor, mask: Tensor, n: Tensor) -> Tensor:
+    return net.layer(x / 10 if x.numpy().max() > 10 else x)
+
+
+def through_asarray(net: Net, x: Tensor, mask: Tensor, n: Tensor) -> Tensor:
+    return net.layer(x / 10 if np.asarray(x)[0].max() > 10 else x)
+
+
+def through_numpys_function(net: Net, x: Tensor, mask: Tensor, n: Tensor) -> Tensor:
+    return net.layer(x / 10 if np.max(x.detach().numpy()) > 10 else x)
+
+
+def of_a_mask(net: Net, x: Tensor, mask: Tensor, n: Tensor) -> Tensor:
+    return net.layer(x) if all(mask[0].tolist()) else x
+
+
 @pytest.mark.parametrize(
     ("forward", "kind"),
     [
+        (through_a_list, "list or an array"),
+        (through_one_number, "number"),
+        (made_of_a_list, "list or an array"),
+        (through_numpy, "list or an array"),
+        (through_asarray, "list or an array"),
+        (through_numpys_function, "list or an array"),
+        (of_a_mask, "list or an array"),
         (seldom, "boolean"),
         (clipped, "number"),
         (masked, "boolean"),
@@ -245,7 +281,13 @@ def remarked(net: Net, x: Tensor, mask: Tensor, n: Tensor) -> Tensor:
     return net.layer(x)
 
 
+def noted(net: Net, x: Tensor, mask: Tensor, n: Tensor) -> Tensor:
+    np.asarray(x).max()
+    return net.layer(x * net.is_on.numpy().max())
+
+
 ACCEPTED: dict[str, Forward] = {
+    "noted": noted,
     "sizes": lambda net, x, mask, n: net.layer(x * 2 if x.shape[0] > 2 and x.size(1) == 4 and len(x) > 1 else x),
     "buffer": lambda net, x, mask, n: x * 2 if net.is_on and torch.ones(3).sum() > 2 else x,
     "scripted piece": lambda net, x, mask, n: net.scripted(net.layer(x)),
