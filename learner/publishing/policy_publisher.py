@@ -227,6 +227,8 @@ class PolicyPublisher:
 
     def take_error(self) -> Exception | None:
         """Return the newest error that this has not returned before, None if there is none or a retry succeeded."""
+        if self._unreported is None:  # the usual case, without waiting for the thread's lock
+            return None
         with self._changed:
             unreported, self._unreported = self._unreported, None
         return None if unreported is None else unreported[1]

@@ -59,21 +59,19 @@ class ProgramFingerprint:
 
     def _read(self) -> dict[str, object]:
         found: dict[str, object] = {}
-        named = [
-            *self._module.named_parameters(remove_duplicate=False),
-            *self._module.named_buffers(remove_duplicate=False),
-        ]
-        for name, tensor in named:
-            found[name] = (tensor.shape, tensor.dtype)
         classes: dict[type, frozenset[str]] = {}
-        for name, part in self._module.named_modules():
+        for name, part in self._module.named_modules(remove_duplicate=False):
+            label = name or "self"
             kind = type(part)
-            label = name or "module"
-            found[f"{label}: class"] = kind
-            if kind not in classes:
-                classes[kind] = self._read_class(kind, found)
+            found[label] = kind
+            for tensors in (part._parameters, part._buffers):
+                for key, tensor in tensors.items():
+                    found[f"{label}.{key}"] = None if tensor is None else (tensor.shape, tensor.dtype)
+            names = classes.get(kind)
+            if names is None:
+                names = classes[kind] = self._read_class(kind, found)
             own = vars(part)
-            for attribute in classes[kind] & own.keys() - _NOT_PROGRAM:
+            for attribute in own.keys() & names:
                 found[f"{label}.{attribute}"] = _value(own[attribute])
             for hooks in (part._forward_hooks, part._forward_pre_hooks):
                 if hooks:
@@ -107,7 +105,7 @@ class ProgramFingerprint:
                 if not _is_library(function.__module__):
                     found[f"{kind.__qualname__}: {function.__module__}.{function.__qualname__}"] = _value(function)
                     new += self._globals_of(function, loaded, found)
-        names = frozenset(reads - writes)
+        names = frozenset(reads - writes - _NOT_PROGRAM)
         if is_library:
             self._library_names[kind] = names
         return names

@@ -23,6 +23,7 @@ from scripts.benchmarks.common.processes import (
 )
 from scripts.benchmarks.common.result import Result
 from scripts.benchmarks.common.rounds import BenchmarkSettings
+from scripts.benchmarks.publisher import measure_publisher
 from shared.policy.manifest import TrainingProgress
 from shared.rollouts.rollout import Rollout, RolloutHeader, RolloutLayout
 from shared.run.environment_description import describe_environment
@@ -48,7 +49,9 @@ def measure_publish(settings: BenchmarkSettings, console: Console) -> list[Resul
     console.print("the same with 100 MB of weights …")
     results += measure_large(settings.rounds * _LARGE_PUBLICATIONS, LARGE)
     console.print("cost of publishing for the learner …")
-    return results + measure_publishing_cost(settings.rounds)
+    results += measure_publishing_cost(settings.rounds)
+    console.print("cost of Publisher for a loop …")
+    return results + measure_publisher(settings.rounds)
 
 
 def measure_small(rounds: int, publications: int, *, pace_s: float, actors: int = ACTORS) -> list[Result]:

@@ -73,17 +73,17 @@ def forward_of_the_instance(module: Network) -> None:
 
 
 EDITS: dict[str, tuple[Callable[[Network], None], str]] = {
-    "another class": (set_attribute("__class__", Other), "module: class"),
-    "another activation": (lambda module: module.layers.__setitem__(1, nn.ReLU()), "layers.1: class"),
+    "another class": (set_attribute("__class__", Other), "self"),
+    "another activation": (lambda module: module.layers.__setitem__(1, nn.ReLU()), "layers.1"),
     "another layer": (lambda module: module.layers.__setitem__(3, nn.Linear(8, 3, bias=False)), "layers.3.bias"),
     "another shape": (lambda module: module.layers.__setitem__(0, nn.Linear(4, 9)), "layers.0.weight"),
     "another dtype": (lambda module: module.double() and None, "layers.0.weight"),
     "another probability": (lambda module: setattr(module.layers[2], "p", 0.2), "layers.2.p"),
-    "an attribute": (set_attribute("temperature", 0.5), "module.temperature"),
-    "an item in an attribute": (lambda module: module.limits["low"].__setitem__(0, -2.0), "module.limits"),
-    "an array's element": (lambda module: module.order.__setitem__(0, 3), "module.order"),
-    "a hook": (lambda module: module.register_forward_hook(print) and None, "module: hooks"),
-    "forward of the instance": (forward_of_the_instance, "module.forward"),
+    "an attribute": (set_attribute("temperature", 0.5), "self.temperature"),
+    "an item in an attribute": (lambda module: module.limits["low"].__setitem__(0, -2.0), "self.limits"),
+    "an array's element": (lambda module: module.order.__setitem__(0, 3), "self.order"),
+    "a hook": (lambda module: module.register_forward_hook(print) and None, "self: hooks"),
+    "forward of the instance": (forward_of_the_instance, "self.forward"),
 }
 
 

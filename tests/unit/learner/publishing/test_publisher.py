@@ -98,7 +98,7 @@ def test_a_changed_program_is_exported_again(tmp_path: Path, captured_logs: Capt
     assert len(set(programs)) >= 3
     assert "module.critic.bias" not in decode_weights(contents[2].read(contents[2].manifest.weights))
     exports = [line for line in captured_logs.messages("INFO") if line.startswith("program changed, exporting again")]
-    assert exports[0] == "program changed, exporting again changes='module.temperature'"
+    assert exports[0] == "program changed, exporting again changes='self.temperature'"
     assert len(exports) == 2
 
 
