@@ -23,16 +23,16 @@ _LARGE_PAUSE_S = 0.3  # training between two publications
 _COMMIT_TIMEOUT_S = 60.0
 
 
-def measure_publisher(rounds: int) -> list[Result]:
+def measure_publisher(rounds: int, publications: int = _PUBLICATIONS, large: Sequence[int] = LARGE) -> list[Result]:
     """Return the time of ``Publisher.publish`` for a small and a large network, and the time until the commit."""
-    requests_ms, commits_ms = publish_ms(SMALL, rounds * _PUBLICATIONS)
+    requests_ms, commits_ms = publish_ms(SMALL, rounds * publications)
     how = f"MLP 64x64 with a value network, {len(requests_ms)} publications, one after another"
     results = [
         _percentile("Publisher.publish on the caller's thread", requests_ms, 50.0, rounds, how, at_most=0.3),
         _percentile("Publisher.publish on the caller's thread", requests_ms, 99.0, rounds, how, at_most=1.0),
         Result.of("Publisher, from the request to the commit", commits_ms, "ms", how, at_most=10.0),
     ]
-    large_ms, _ = publish_ms(LARGE, _LARGE_PUBLICATIONS, pause_s=_LARGE_PAUSE_S)
+    large_ms, _ = publish_ms(large, _LARGE_PUBLICATIONS, pause_s=_LARGE_PAUSE_S)
     how = f"{_LARGE_PUBLICATIONS} publications, each after the commit of the one before"
     return [*results, Result.of("Publisher.publish on the caller's thread, 103 MB", large_ms, "ms", how, at_most=60.0)]
 

@@ -137,10 +137,12 @@ def test_prefetching_with_small_settings() -> None:
 @pytest.mark.slow
 def test_publish_with_small_settings() -> None:
     from scripts.benchmarks.publish import measure_large, measure_publishing_cost, measure_small
+    from scripts.benchmarks.publisher import measure_publisher
 
     check(measure_small(2, 2, pace_s=1e-3, actors=2))
     check(measure_large(2, hidden_sizes=(256,)))
     check(measure_publishing_cost(1, block_s=0.2, publications=2))
+    check(measure_publisher(2, 2, large=(8,)))
 
 
 @pytest.mark.slow
