@@ -28,7 +28,8 @@ _UTF8, _DESCRIBED = 1 << 11, 1 << 3
 _STORED, _DEFLATED = 0, 8
 _PADDING = b"FB"
 _FULL = 2**32 - 1
-_NAME = re.compile(r"[ -.0-~][ -~]*")  # printable ASCII, without a leading slash
+_PART = rb"(?!\.{1,2}(?:/|$))[ -.0-\[\]-~]+"  # printable ASCII without slashes, neither "." nor ".."
+_NAME = re.compile(_PART + rb"(?:/" + _PART + rb")*")
 # Entries that torch reads while it loads an archive. Debugging records and values seen while tracing are left out.
 _LOADED = re.compile(
     r"data\.pkl|constants\.pkl|version|byteorder|\.data/serialization_id|(data|constants)/\d+|code/.+\.py|\.format_version"
@@ -145,20 +146,20 @@ def _check_local(data: bytes, header: _Header, place: int) -> int:
     """Return where the entry's content begins. Its local header is at ``place`` and equals the one of the directory."""
     signature, _, flags, method, _, _, crc, packed, size, name_length, extra_length = _LOCAL.unpack_from(data, place)
     begin = place + _LOCAL.size
-    described = bool(flags & _DESCRIBED)
-    stated = (0, 0, 0) if described and not (crc or packed or size) else (header.crc, header.packed, header.size)
+    stated = (crc, packed, size)
+    is_left_to_descriptor = flags & _DESCRIBED and not any(stated)
     is_same = (
         header.offset == place
         and (flags, method) == (header.flags, header.method)
-        and (crc, packed, size) == stated
+        and (is_left_to_descriptor or stated == (header.crc, header.packed, header.size))
         and data[begin : begin + name_length] == header.name
     )
     if signature != b"PK\3\4" or not is_same:
         raise _malformed("local headers, one after another, that equal those of its directory")
     if flags & ~(_UTF8 | _DESCRIBED) or method not in (_STORED, _DEFLATED):
         raise _malformed("entries that are stored or deflated, and not encrypted")
-    if _FULL in (header.packed, header.size) or (method == _STORED and header.packed != header.size):
-        raise _malformed("stored entries of their own size, below 4 GiB")
+    if method == _STORED and header.packed != header.size:
+        raise _malformed("stored entries of their own size")
     extra = data[begin + name_length : begin + name_length + extra_length]
     if extra and (
         extra[:2] != _PADDING or int.from_bytes(extra[2:4], "little") != len(extra) - 4 or extra[4:].strip(b"Z")
@@ -174,7 +175,7 @@ def _content(name: str, packed: memoryview, header: _Header) -> Entry:
         return packed
     inflate = zlib.decompressobj(-zlib.MAX_WBITS)
     content = inflate.decompress(packed, header.size + 1)
-    if len(content) != header.size or not inflate.eof or inflate.unused_data or inflate.unconsumed_tail:
+    if len(content) != header.size or not inflate.eof or inflate.unused_data:
         raise ProgramError(f"{name}: it does not unpack to {header.size} bytes")
     return content
 
@@ -189,10 +190,9 @@ def _end_of(data: bytes, header: _Header, place: int) -> int:
 
 
 def _entry_name(name: bytes) -> str:
-    text = name.decode("ascii", "replace")
-    if not _NAME.fullmatch(text) or "\\" in text or any(part in ("", ".", "..") for part in text.split("/")):
-        raise ProgramError(f"expected entries with plain names, found {text[:80]!r}")
-    return text
+    if not _NAME.fullmatch(name):
+        raise ProgramError(f"expected entries with plain names, found {name[:80]!r}")
+    return name.decode()
 
 
 def _malformed(expected: str) -> ProgramError:

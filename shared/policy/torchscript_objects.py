@@ -86,15 +86,13 @@ def read_objects(entries: Mapping[str, Entry], name: str = "data") -> Any:
     if len(data) > _MOST_BYTES:
         raise ProgramError(f"expected a {name}.pkl of at most {_MOST_BYTES} bytes, found {len(data)}")
     try:
-        end = 0
-        for opcode, argument, place in pickletools.genops(data):
+        for opcode, argument, place in pickletools.genops(data):  # noqa: B007 - the place of the last one is read below
             if opcode.name not in _OPCODES:
                 raise ProgramError(f"{name}.pkl: expected the opcodes that torch writes, found {opcode.name}")
             if opcode.name in ("BINPUT", "LONG_BINPUT") and int(argument or 0) > len(data):
                 # Python's reader takes memory for every number below it.
                 raise ProgramError(f"{name}.pkl: expected at most {len(data)} kept values, found the number {argument}")
-            end = (place or 0) + 1
-        if end != len(data):
+        if place != len(data) - 1:
             raise ProgramError(f"{name}.pkl: expected nothing after its end")
         return _Reader(io.BytesIO(data), entries, name).load()
     except (OperatorNotAllowed, ProgramError):
@@ -138,7 +136,7 @@ class _Reader(pickle.Unpickler):
 
 
 def _script_class(path: str) -> type[ScriptObject]:
-    return type("ScriptObject", (ScriptObject,), {"class_name": path})
+    return type(path, (ScriptObject,), {"class_name": path})
 
 
 def _rebuild_tensor(storage: Any, *_: Any) -> Stored:

@@ -53,7 +53,7 @@ def plausible_numbers(
     versions = sorted(versions)
     counted = [number for number in versions if is_plausible(number, used)]
     taken = (number for number in (*counted, *others) if is_plausible(number, used))
-    return StoreNumbers(counted, kept, max(used, *taken, -1), sorted({*marks, *versions} - {*kept, *counted}))
+    return StoreNumbers(counted, kept, max([used, *taken]), sorted({*marks, *versions} - {*kept, *counted}))
 
 
 class IgnoredNumbers:

@@ -121,11 +121,12 @@ def test_a_manifest_accepted_before_is_parsed_without_checks() -> None:
 
 
 @pytest.mark.parametrize("found", [0, FORMAT_VERSION + 1])
-def test_another_format_says_what_to_do(found: int) -> None:
+@pytest.mark.parametrize("fields", [{}, {"an_unknown_field": 1}], ids=["the same fields", "another field"])
+def test_another_format_says_what_to_do(found: int, fields: dict[str, object]) -> None:
     with pytest.raises(
         ManifestError, match=f"update rl-hotswap here.*: expected manifest format {FORMAT_VERSION}, found {found}"
     ):
-        decode_manifest(changed(format_version=found, an_unknown_field=1))
+        decode_manifest(changed(format_version=found, **fields))
 
 
 @pytest.mark.parametrize(

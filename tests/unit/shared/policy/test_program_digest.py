@@ -11,8 +11,11 @@ import torch
 
 from shared.errors import ProgramError
 from shared.policy import torchscript_archive
-from shared.policy.program_digest import program_digest
+from shared.policy.program_digest import program_digest, torchscript_digest
+from shared.policy.torchscript_archive import read_archive
 from shared.scripting.scripting import save_archive, script
+from tests.support.script_archives import small_archive
+from tests.support.script_pickles import StorageId, opcodes, pickled, pickled_global, pickled_object
 from tests.support.tiny_policy import TinyPolicy
 
 
@@ -128,3 +131,74 @@ def test_zlib_errors_are_mapped() -> None:
     data[at : at + 4] = b"\xff\xff\xff\xff"
     with pytest.raises(ProgramError):
         program_digest("torchscript", bytes(data))
+
+
+_CODE = b"""\
+class Small(Module):
+  __parameters__ = ["weight", ]
+  __buffers__ = ["count", ]
+  weight : Tensor
+  count : Tensor
+  a : Final[int] = 1
+  b : Final[int] = 2
+  scale : Tensor
+"""
+_STATE = {"weight": StorageId("0"), "count": StorageId("1"), "scale": StorageId("2"), "steps": 3}
+_ENTRIES = {
+    "data.pkl": pickled_object(_STATE),
+    "code/__torch__/m.py": _CODE,
+    "data/0": b"weight",
+    "data/1": b"count",
+    "data/2": b"scale",
+    ".data/serialization_id": b"1",
+    "version": b"3\n",
+}
+
+
+def test_the_digest_of_a_program_never_changes() -> None:
+    """Actors compare it with the one that a learner of another release has written."""
+    assert torchscript_digest(_ENTRIES) == "ff5820980d67ef1132ecc520b54ee6a3bb0d610af43c2ad941893eec7b4a077b"
+    assert program_digest("onnx", b"abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+@pytest.mark.parametrize(("entry", "is_program"), [("data/0", False), ("data/1", False), ("data/2", True)])
+def test_only_parameters_and_buffers_are_weights(entry: str, is_program: bool) -> None:
+    changed = {**_ENTRIES, entry: b"another"}
+    assert (torchscript_digest(changed) != torchscript_digest(_ENTRIES)) is is_program
+
+
+def test_a_tensor_that_torch_saves_as_an_attribute_belongs_to_the_program() -> None:
+    entries = read_archive(small_archive())
+    digests = {torchscript_digest({**entries, name: bytes(12)}) for name in ("data/0", "data/1", "data/2")}
+    assert len(digests | {torchscript_digest(entries)}) == 2
+
+
+def test_the_order_of_constants_does_not_matter() -> None:
+    lines = _CODE.splitlines(keepends=True)
+    swapped = b"".join([*lines[:5], lines[6], lines[5], *lines[7:]])
+    assert swapped != _CODE
+    assert torchscript_digest({**_ENTRIES, "code/__torch__/m.py": swapped}) == torchscript_digest(_ENTRIES)
+    text = {"data.pkl": pickled(None), "constants.txt": _CODE}
+    assert torchscript_digest(text) != torchscript_digest({**text, "constants.txt": swapped})
+
+
+@pytest.mark.parametrize(
+    ("path", "module"), [("code/__torch__/m.txt", "__torch__.m.txt"), ("__torch__/m.py", "__torch__.m")]
+)
+def test_only_code_says_which_tensors_are_weights(path: str, module: str) -> None:
+    entries = {**_ENTRIES, "data.pkl": pickled_object(_STATE, module), path: _CODE}
+    del entries["code/__torch__/m.py"]
+    assert torchscript_digest({**entries, "data/0": b"another"}) != torchscript_digest(entries)
+
+
+def test_an_object_that_contains_itself_is_visited_once() -> None:
+    contained = (
+        opcodes(pickled("self")) + b"h\x63s" + opcodes(pickled("weight")) + opcodes(pickled(StorageId("0"))) + b"s"
+    )
+    data = pickled_global("__torch__.m", "Small", b")\x81q\x63}" + contained + b"b")
+    entries = {**_ENTRIES, "data.pkl": data}
+    assert torchscript_digest({**entries, "data/0": b"another"}) == torchscript_digest(entries)
+
+
+def test_a_number_of_the_name_of_a_weight_is_none() -> None:
+    assert len(torchscript_digest({**_ENTRIES, "data.pkl": pickled_object({"weight": 3})})) == 64

@@ -104,8 +104,10 @@ def test_files_without_a_key_are_named(tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigurationError, match=said):
             PublicKey.read(write(tmp_path / "key", data))
-    for read in (PublicKey.read, SigningKey.read):
-        with pytest.raises(ConfigurationError, match=r"cannot read the .* key .*nowhere: No such file or directory"):
+    for read, kind in ((PublicKey.read, "public"), (SigningKey.read, "private")):
+        with pytest.raises(
+            ConfigurationError, match=rf"cannot read the {kind} key .*nowhere: No such file or directory"
+        ):
             read(tmp_path / "nowhere")
     for text in ("ed25519:", "ed25519:" + "0" * 63, "ed25519:" + "G" * 64):
         with pytest.raises(ConfigurationError, match="64 hexadecimal digits"):
