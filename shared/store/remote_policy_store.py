@@ -107,7 +107,7 @@ class RemotePolicyStore:
     def _claim(self, version: int) -> bool:
         """Create the mark of ``version``; return False if another publisher may have the number."""
         is_ours = self._files.create(mark_name(version))
-        numbers = self._numbers(used=version)
+        numbers = self._numbers()
         highest = numbers.highest
         for lower in numbers.marks:
             if lower < highest and highest in numbers.marks:
@@ -164,7 +164,7 @@ class RemotePolicyStore:
     def quarantined(self) -> dict[str, str]:
         return self._quarantine.reasons()
 
-    def _numbers(self, used: int | None = None) -> StoreNumbers:
+    def _numbers(self) -> StoreNumbers:
         """Return the numbers with a directory, committed or not, and those with a mark, from one listing."""
         names = self._files.list("")
         directories = (
@@ -173,7 +173,7 @@ class RemotePolicyStore:
             if (n := parse_version_name(name)) is not None and found["type"] == "directory"
         )
         marks = (n for name in names if (n := parse_mark_name(name)) is not None)
-        return self._ignored.report(plausible_numbers(directories, marks, used=used))
+        return self._ignored.report(plausible_numbers(directories, marks))
 
     def _next_version(self) -> int:
         highest = self._numbers().highest

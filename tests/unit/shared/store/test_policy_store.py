@@ -16,6 +16,7 @@ from shared.errors import (
     ConfigurationError,
     DigestMismatch,
     ManifestError,
+    StoreError,
     StoreUnavailable,
     TransientLoadError,
     VersionNotFound,
@@ -35,7 +36,7 @@ from shared.store.policy_store import (
 )
 from shared.store.remote_policy_store import RemotePolicyStore
 from shared.store.version_directory import VersionDirectory
-from shared.store.version_files import describe_files
+from shared.store.version_files import MAX_NUMBER, describe_files, mark_name
 from tests.support.captured_logs import CapturedLogs
 from tests.support.sample_versions import publish_samples, sample_files, sample_manifest
 
@@ -372,6 +373,48 @@ def test_a_store_with_used_numbers_continues_after_all_of_them(tmp_path: Path) -
     numbers.use(20)  # by another publisher
     assert store.publish(sample_files(), sample_manifest).version == 21
     assert numbers.highest() == 21
+
+
+def test_versions_count_up_to_a_million_above_the_used_numbers(tmp_path: Path) -> None:
+    numbers = UsedNumbers(tmp_path / "numbers")
+    numbers.use(5_000_000)
+    store = LocalPolicyStore(tmp_path / "policies", fsync=False, used_numbers=numbers)
+    for version in (5_000_000, 6_000_001):
+        (store.path / version_name(version)).mkdir(parents=True)
+    assert store.versions() == [5_000_000]
+    assert LocalPolicyStore(store.path, fsync=False).versions() == []
+
+
+def test_the_numbers_of_a_publisher_continue_in_a_store_that_another_began_again(store: LocalPolicyStore) -> None:
+    store.path.mkdir()
+    (store.path / mark_name(5_000_000)).touch()
+    assert store.publish(sample_files(), sample_manifest).version == 5_000_001
+    shutil.rmtree(store.path)
+    publish_samples(LocalPolicyStore(store.path, fsync=False), 1)
+    assert store.publish(sample_files(), sample_manifest).version == 5_000_002
+
+
+def test_a_publisher_continues_after_a_faster_one_of_its_run(tmp_path: Path) -> None:
+    numbers = UsedNumbers(tmp_path / "numbers")
+    store = LocalPolicyStore(tmp_path / "policies", fsync=False, used_numbers=numbers)
+    publish_samples(store, 1)
+    for used in (9, 3_000_000):
+        numbers.use(used)
+        assert store.publish(sample_files(), sample_manifest).version == used + 1
+        assert numbers.highest() == used + 1
+
+
+def test_the_last_number_is_used_and_none_after_it(store: LocalPolicyStore) -> None:
+    store.path.mkdir()
+    (store.path / mark_name(MAX_NUMBER - 1)).touch()
+    assert store.publish(sample_files(), sample_manifest).version == MAX_NUMBER
+    for publisher in (store, LocalPolicyStore(store.path, fsync=False)):
+        with pytest.raises(StoreError, match="has no successor"):
+            publisher.publish(sample_files(), sample_manifest)
+
+
+def test_the_description_of_a_store_is_its_path(store: LocalPolicyStore) -> None:
+    assert repr(store) == f"LocalPolicyStore('{store.path}')"
 
 
 def test_a_file_with_the_name_of_a_version_takes_its_number(store: LocalPolicyStore) -> None:

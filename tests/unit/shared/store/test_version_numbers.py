@@ -17,6 +17,11 @@ def test_a_number_counts_up_to_a_million_above_the_used_ones() -> None:
         assert is_plausible(0, used)
 
 
+def test_the_first_number_of_a_store_without_marks_is_below_a_million() -> None:
+    assert plausible_numbers([MAX_JUMP - 1], []).versions == [MAX_JUMP - 1]
+    assert plausible_numbers([MAX_JUMP], []).versions == []
+
+
 def test_a_far_directory_is_ignored_in_every_state_of_a_store() -> None:
     for versions, marks, used, highest in (
         ([], [], -1, -1),
@@ -75,3 +80,10 @@ def test_each_ignored_number_is_logged_once(captured_logs: CapturedLogs) -> None
     for first in range(100):
         ignored.report(StoreNumbers([0], [0], 0, range(FAR - 50 * first, FAR)))
     assert len(captured_logs.messages("WARNING")) == 3, "a flood of them costs one line"
+
+
+def test_no_number_is_logged_after_twenty(captured_logs: CapturedLogs) -> None:
+    ignored = IgnoredNumbers("a store")
+    for found in (range(FAR - 20, FAR), [FAR]):
+        ignored.report(StoreNumbers([0], [0], 0, found))
+    assert len(captured_logs.messages("WARNING")) == 1
