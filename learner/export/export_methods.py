@@ -12,6 +12,7 @@ import msgspec
 import torch
 from torch import nn
 
+from learner.export.canonical_archive import with_canonical_names
 from learner.export.flat_module import FlatInterface, copy_for_export, quietly
 from learner.export.mixed_scripting import PieceCall, piece_calls, with_scripted_pieces, with_traced_pieces
 from learner.export.module_cases import resized
@@ -110,7 +111,7 @@ def _torchscript(make: Callable[[ExportSubject], ScriptModule]) -> Make:
     def made(subject: ExportSubject) -> tuple[Engine, MadeProgram]:
         from shared.engines.torchscript import TorchScriptEngine
 
-        module = make(subject)
+        module = with_canonical_names(make(subject))
         data = save_archive(module)
         # The checked program is the one that an actor loads: some modules do not survive being saved.
         return TorchScriptEngine.from_bytes(data), MadeProgram("torchscript", data, module)

@@ -5,6 +5,7 @@ size. So each program has to pass the caller's check.
 """
 
 import copy
+import io
 import itertools
 import sys
 import warnings
@@ -69,6 +70,13 @@ def script_or_trace(
 def save_archive(module: ScriptModule) -> bytes:
     """Return the bytes that ``torch.jit.load`` reads, in Python and in C++."""
     return bytes(module.save_to_buffer())
+
+
+def load_archive(data: bytes) -> ScriptModule:
+    """Return the module of an archive that this process has made."""
+    module = torch.jit.load(io.BytesIO(data), map_location="cpu")  # type: ignore[no-untyped-call]
+    assert isinstance(module, ScriptModule)
+    return module
 
 
 def script(module: nn.Module) -> ScriptModule:
