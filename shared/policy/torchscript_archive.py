@@ -32,7 +32,7 @@ _PART = rb"(?!\.{1,2}(?:/|$))[ -.0-\[\]-~]+"  # printable ASCII without slashes,
 _NAME = re.compile(_PART + rb"(?:/" + _PART + rb")*")
 # Entries that torch reads while it loads an archive. Debugging records and values seen while tracing are left out.
 _LOADED = re.compile(
-    r"data\.pkl|constants\.pkl|version|byteorder|\.data/serialization_id|(data|constants)/\d+|code/.+\.py|\.format_version"
+    r"data\.pkl|constants\.pkl|(\.data/)?version|byteorder|\.data/serialization_id|(data|constants)/\d+|code/.+\.py|\.format_version"
     r"|\.storage_alignment"
 )
 

@@ -104,3 +104,9 @@ def test_canonical_names_stay_as_they_are() -> None:
         once = with_canonical_names(script(Scriptable()))
         twice = with_canonical_names(once)
     assert len({program_digest("torchscript", save_archive(module)) for module in (once, twice)}) == 1
+
+
+def test_archive_of_an_operator_that_torch_has_changed_is_loaded(tmp_path: Path) -> None:
+    """Its version is in another entry of the archive."""
+    report = export_module(nn.GELU(), (torch.ones(3, 4),), tmp_path / "module", onnx=False)
+    assert report.taken == ("script",)
