@@ -4,20 +4,27 @@ Batch dimensions of arguments, sizes of outputs, and numbers that vary are found
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from learner.export.program_checks import EXAMPLE_ROWS, Case
+from learner.export.input_variations import MAGNITUDES, VARIATIONS, varied, widened
+from learner.export.program_checks import (
+    ATOL,
+    EXAMPLE_ROWS,
+    LARGER_SIZES,
+    Case,
+    affordable_sizes,
+)
+from shared.engines.eager import module_tensors
 from shared.errors import ExportError, SignatureMismatch
 from shared.policy.nested_values import Structure, describe, flatten, leaf_names, merge, unflatten
 from shared.policy.signature import ArgumentSpec, ModuleSignature
 
-Vary = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 BatchDims = tuple[int | None, ...]
 """The batch dimension of each tensor, or None for a tensor without one."""
 
@@ -61,71 +68,6 @@ def guess_batch_dims(example: Sequence[Tensor]) -> list[BatchDims]:
             guesses.append((dims.count(None), lead_dim, sum(choice), dims))
     # A size that all tensors share is likelier the batch than one of a single tensor: nn.LSTM's state has no time.
     return [dims for *_, dims in sorted(guesses, key=lambda guess: guess[:3])]
-
-
-def varied(tensors: Sequence[Tensor], generator: np.random.Generator, floats: Vary, discrete: Vary) -> list[Tensor]:
-    """Return ``floats`` of each float tensor and ``discrete`` of each other tensor."""
-    found = []
-    for tensor in tensors:
-        array = tensor.numpy()
-        moved = (floats if array.dtype.kind == "f" else discrete)(array, generator).astype(array.dtype)
-        found.append(torch.from_numpy(np.array(moved, order="C")))
-    return found
-
-
-def _negated(array: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Change sign and size, so that a branch on the values goes the other way."""
-    finite = np.where(np.isfinite(array), array, 0)
-    moved = -finite * generator.uniform(0.5, 1.5, array.shape) - 0.1 * np.sign(finite.sum())
-    return _with_infinities(moved, array)
-
-
-def _within_range(array: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    finite = array[np.isfinite(array)]
-    if not finite.size:
-        return array
-    share = generator.uniform(size=array.shape)
-    return _with_infinities(finite.min() * (1 - share) + finite.max() * share, array)
-
-
-def _with_infinities(moved: np.ndarray, array: np.ndarray) -> np.ndarray:
-    """Return ``moved`` with the infinities of ``array``, which mask what a module must not see, in their places."""
-    return np.where(np.isfinite(array), moved, array)
-
-
-def _shuffled(array: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    return generator.permuted(array.ravel()).reshape(array.shape)
-
-
-def _permuted(array: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Permute whole rows and columns: where two indices of a scatter collide, programs need not agree."""
-    if array.ndim == 0:
-        return array
-    return array[generator.permutation(len(array))][..., generator.permutation(array.shape[-1])]
-
-
-def _opposite(array: np.ndarray, _: np.random.Generator) -> np.ndarray:
-    """Invert masks, mirror indices between the smallest and the largest, and increment a single number."""
-    if array.dtype == np.bool_:
-        return ~array
-    if array.ndim == 0:
-        return np.asarray(array + 1)
-    return np.asarray(array.max() - (array - array.min())) if array.size else array
-
-
-def _random(array: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Draw masks at random, permute indices, and decrement a single number."""
-    if array.dtype == np.bool_:
-        return generator.integers(0, 2, array.shape).astype(np.bool_)
-    return np.asarray(array - 1) if array.ndim == 0 else _permuted(array, generator)
-
-
-VARIATIONS: tuple[tuple[Vary, tuple[Vary, ...]], ...] = (
-    (_negated, (_opposite, _random, _permuted)),
-    (_within_range, (_random, _permuted)),
-    (_shuffled, (_random, _permuted)),
-)
-"""Variations of floats, each with variations of all else to try, boldest first, until the module accepts the inputs."""
 
 
 _SMALLEST = (1, 2)  # the second for a module that does not accept a batch of one
@@ -190,6 +132,8 @@ class ModuleCases:
         self.cases = tuple(
             Case(size, n, tuple(map(_array, inputs)), self._outputs(result)) for size, n, inputs, result in results
         )
+        self.cases += tuple(self._larger_cases(example, first))
+        self.cases += tuple(self._wide_cases(sets[0], first))
         inputs = zip(leaf_names(eager.arguments), self.cases[0].inputs, self.batch_dims, strict=True)
         outputs = zip(leaf_names(self.result, "result"), *(case.outputs for case in self.cases), strict=True)
         self.signature = ModuleSignature(
@@ -240,6 +184,43 @@ class ModuleCases:
             if len(sets) == _INPUT_SETS:
                 break
         return sets
+
+    def _larger_cases(self, example: Sequence[Tensor], first: Any) -> Iterator[Case]:
+        """Yield calls with more rows, as far as the module accepts them. Sums over the rows round more."""
+        if all(dim is None for dim in self.batch_dims):
+            return
+        numbers = sum(tensor.numel() for tensor in resized(example, self.batch_dims, 1))
+        n_weights = sum(tensor.numel() for tensor in module_tensors(self.eager.module).values())
+        for size in affordable_sizes(LARGER_SIZES, numbers, n_weights):
+            inputs = resized(example, self.batch_dims, size)
+            if not self._accepts([inputs], first):
+                break
+            case = Case(size, 0, tuple(map(_array, inputs)), self._outputs(self.eager(inputs)))
+            yield replace(case, scale=max(1.0, size / _LARGEST))
+
+    def _wide_cases(self, given: _Inputs, first: Any) -> Iterator[Case]:
+        """Yield calls with inputs far from the example, as far as the module accepts them and is not chaotic there.
+
+        A module that returns integers is left out: saturated numbers are equal, and programs break ties as they like.
+        """
+        size = max(given, key=lambda rows: rows or 0)
+        if not all(tensor.is_floating_point() for tensor in _tensors(first)):
+            return
+        for magnitude in MAGNITUDES:
+            generator = np.random.default_rng([7, int(magnitude)])
+            inputs, near = [], []
+            for tensor in given[size]:
+                array = tensor.numpy()
+                if array.dtype.kind == "f":
+                    array = widened(array, magnitude, generator)
+                moved = array * (1 + generator.choice([-1e-6, 1e-6], array.shape)) if array.dtype.kind == "f" else array
+                inputs.append(torch.from_numpy(np.array(array)))
+                near.append(torch.from_numpy(np.array(moved, array.dtype)))
+            if _is_new({size: inputs}, [{size: given[size]}]) and self._accepts([inputs, near], first):
+                outputs, others = (self._outputs(self.eager(tensors)) for tensors in (inputs, near))
+                tolerance = 0.5 * ATOL * magnitude
+                if all(np.allclose(a, b, tolerance, tolerance) for a, b in zip(outputs, others, strict=True)):
+                    yield Case(size, 1, tuple(map(_array, inputs)), outputs, magnitude, magnitude)
 
     def _accepts(self, inputs: Iterable[Sequence[Tensor]], first: Any) -> bool:
         """Return False for inputs that the module refuses, or for which its result overflows: they test no program."""

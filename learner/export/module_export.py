@@ -94,7 +94,8 @@ def export_module(
 
     The methods are script, script with pieces traced, trace with pieces scripted, and trace. The first is taken that
     equals eager (within ``1e-5 + 1e-5 * |x|``) at three batch sizes, for at least two sets of inputs made from the
-    example, and with other weights. ONNX and AOTInductor programs are checked in the same way.
+    example, and with other weights; then for larger batches and inputs far from the example, as far as the module
+    accepts them. ONNX and AOTInductor programs are checked in the same way.
 
     Args:
         module: The module, which may be or hold scripted and traced modules, or a program of ``torch.export``. It is
@@ -181,8 +182,8 @@ def _checks(cases: ModuleCases, flat: nn.Module) -> ProgramChecks:
     floats = [np.dtype(spec.dtype) for spec in cases.signature.outputs if np.dtype(spec.dtype).kind == "f"]
     tolerance = max([ATOL, *(_EPSILONS * float(np.finfo(dtype).eps) for dtype in floats)])
 
-    def difference(expected: Arrays, found: Arrays) -> float:
-        return compare_outputs(cases.signature.output_names, expected, found, tolerance, tolerance)
+    def difference(expected: Arrays, found: Arrays, scale: float) -> float:
+        return compare_outputs(cases.signature.output_names, expected, found, scale * tolerance, scale * tolerance)
 
     weights = _weights(flat)
     other_weights = perturbed(weights)

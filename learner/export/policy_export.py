@@ -1,19 +1,23 @@
 """Export of a policy: programs made once and compared with eager, then new weights in them, version after version."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 from torch import Tensor, nn
 
 from learner.export.export_methods import ExportSubject, MadeProgram, Make, default_methods, try_methods
 from learner.export.flat_module import FlatInterface, copy_for_export
+from learner.export.input_variations import MAGNITUDES, widened
 from learner.export.program_checks import (
     ATOL,
     EXAMPLE_ROWS,
+    LARGER_SIZES,
     RTOL,
     Arrays,
     Case,
     ProgramChecks,
+    affordable_sizes,
     perturbed,
     write_weights,
 )
@@ -35,11 +39,12 @@ from shared.policy.probe import (
     run_policy_in_place,
 )
 from shared.policy.program_digest import program_digest
-from shared.policy.signature import PolicySignature
+from shared.policy.signature import PolicySignature, TensorSpec
 from shared.policy.weights import check_layout, encode_weights, have_equal_arrays
 from shared.scripting.scripting import save_archive
 
 _BATCH_SIZES = (EXAMPLE_ROWS, 1, 64)
+_WIDE_ROWS = 64
 
 
 class PolicyExporter:
@@ -130,11 +135,59 @@ def policy_checks(module: nn.Module, signature: PolicySignature) -> ProgramCheck
         others = cases(1, one_sided_inputs)
     except ExportError:  # for those inputs the outputs are not finite, or no choice is clear
         others = cases(1, make_inputs, seed=1000)
+    others += _larger_cases(module, signature, plausible[-1])
+    others += _wide_cases(module, signature)
 
-    def difference(expected: Arrays, found: Arrays) -> float:
-        return compare(expected, found, signature, ATOL, RTOL)
+    def difference(expected: Arrays, found: Arrays, scale: float) -> float:
+        return compare(expected, found, signature, scale * ATOL, scale * RTOL)
 
     return ProgramChecks(weights, (*plausible, *others), difference, other_weights, reweighted)
+
+
+def _larger_cases(module: nn.Module, signature: PolicySignature, known: Case) -> list[Case]:
+    """Return cases of more rows, those of ``known`` repeated, whose outputs do not depend on the batch size."""
+    numbers = sum(array[0].size for array in known.inputs)
+    n_weights = sum(tensor.numel() for tensor in module_tensors(module).values())
+    found = []
+    for rows in affordable_sizes(LARGER_SIZES, numbers, n_weights):
+        row = np.arange(rows) % len(known.inputs[0])
+        inputs, expected = (tuple(array[row] for array in arrays) for arrays in (known.inputs, known.outputs))
+        outputs = run_policy(module, signature, inputs)
+        try:
+            compare(expected, outputs, signature, PROBE_ATOL, PROBE_RTOL)
+        except ProbeMismatch as error:
+            raise ExportError(
+                f"compute each row from that row alone: in a batch of {rows} rows its outputs are others: {error}"
+            ) from error
+        found.append(Case(rows, 0, inputs, tuple(outputs)))
+    return found
+
+
+def _wide_cases(module: nn.Module, signature: PolicySignature) -> list[Case]:
+    """Return cases of inputs far from the plausible, without those for which the policy itself is not finite."""
+    found: list[Case] = []
+    if not any(map(_is_widened, signature.inputs)):
+        return found
+    for number, magnitude in enumerate(MAGNITUDES, start=2):
+        make = partial(_wide_inputs, magnitude)
+        try:
+            probe = compute_probe(module, signature, batch_size=_WIDE_ROWS, seed=number, make=make)
+        except ExportError:  # the policy accepts no such inputs, overflows, or has no clear choice
+            continue
+        found.append(Case(_WIDE_ROWS, 1, probe.inputs, probe.outputs, magnitude, magnitude))
+    return found
+
+
+def _wide_inputs(magnitude: float, signature: PolicySignature, batch_size: int, seed: int) -> list[np.ndarray]:
+    generator = np.random.default_rng([seed, batch_size])
+    return [
+        widened(array, magnitude, generator) if _is_widened(spec) else array
+        for array, spec in zip(make_inputs(signature, batch_size, seed), signature.inputs, strict=True)
+    ]
+
+
+def _is_widened(spec: TensorSpec) -> bool:
+    return spec.role in ("observation", "state") and np.dtype(spec.dtype).kind == "f"
 
 
 def _purity(signature: PolicySignature, inputs: Arrays) -> PurityCheck:

@@ -20,14 +20,20 @@ from shared.policy.manifest import ProgramKind
 
 EXAMPLE_ROWS = 3  # rows of the example that programs are made with; exporters take 0 and 1 for constants
 ATOL = RTOL = 1e-5
+LARGER_SIZES = (33, 129, 1000)  # code that treats small batches apart rarely stops later
+_MOST_NUMBERS = 4_000_000
+_MOST_PRODUCTS = 1_000_000_000
 _MOST_CHARACTERS = 400
 
 Arrays = Sequence[np.ndarray]
 Weights = Mapping[str, np.ndarray]
 Run = Callable[[Arrays], list[np.ndarray]]
 LoadWeights = Callable[[Weights], None]
-Compare = Callable[[Arrays, Arrays], float]
-"""Takes expected and found outputs, returns the largest difference, raises PolicyError if it is too large."""
+Compare = Callable[[Arrays, Arrays, float], float]
+"""Takes expected and found outputs and a factor of the tolerances.
+
+Returns the largest difference, raises PolicyError if it is too large.
+"""
 
 
 class BakedBatchError(ExportError):
@@ -36,12 +42,17 @@ class BakedBatchError(ExportError):
 
 @dataclass(frozen=True)
 class Case:
-    """One call of the eager module. ``batch_size`` is None without a batch; ``inputs_set`` 0 is the example's own."""
+    """One call of the eager module. ``batch_size`` is None without a batch; ``inputs_set`` 0 is the example's own.
+
+    ``magnitude`` is that of wide inputs. Rounding grows with ``scale``, a factor of the tolerances.
+    """
 
     batch_size: int | None
     inputs_set: int
     inputs: tuple[np.ndarray, ...]
     outputs: tuple[np.ndarray, ...]
+    magnitude: float | None = None
+    scale: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -66,13 +77,17 @@ class ProgramChecks:
         return 1 + max(case.inputs_set for case in self.cases)
 
     def differences(self, run: Run, load_weights: LoadWeights) -> dict[int, float]:
-        """Return the largest difference by batch size (0: no batch). Raises ExportError if it is too large."""
+        """Return the largest difference by batch size (0: no batch), divided by the scale of its case.
+
+        Raises ExportError if a difference is too large.
+        """
         found: dict[int, float] = {}
         failures: list[tuple[Case, str]] = []
         for case in self.cases:
             size = case.batch_size or 0
             try:
-                found[size] = max(found.get(size, 0.0), self.compare(case.outputs, run(case.inputs)))
+                difference = self.compare(case.outputs, run(case.inputs), case.scale)
+                found[size] = max(found.get(size, 0.0), difference / case.scale)
             except PolicyError as error:
                 failures.append((case, one_line(error, _MOST_CHARACTERS)))
         if failures:
@@ -88,7 +103,7 @@ class ProgramChecks:
     def _compare_reweighted(self, run: Run) -> None:
         for case in self.reweighted:
             try:
-                self.compare(case.outputs, run(case.inputs))
+                self.compare(case.outputs, run(case.inputs), case.scale)
             except PolicyError as error:
                 reason = one_line(error, _MOST_CHARACTERS)
                 raise ExportError(f"new weights do not reach all of the program: {reason}") from error
@@ -98,6 +113,13 @@ class ProgramChecks:
         first, said = failures[0]
         if any((case.batch_size, case.inputs_set) == (rows, 0) for case, _ in failures):
             return ExportError(f"the program does not compute what the eager module computes: {said}")
+        if all(case.magnitude is not None for case, _ in failures):
+            return ExportError(
+                f"right for small inputs only: for numbers up to {first.magnitude:g} the program differs ({said}); "
+                "use an operator's stable form (log_softmax, softplus), and torch.where for a branch"
+            )
+        failures = [(case, words) for case, words in failures if case.magnitude is None]
+        first, said = failures[0]
         others = [words for case, words in failures if case.batch_size == rows]
         if not others and not any(case.inputs_set == 0 for case, _ in failures):
             others = [said]  # right at every batch size, for the example's inputs
@@ -110,6 +132,11 @@ class ProgramChecks:
             f"the batch size was baked in: made at {rows} rows, it is wrong at {first.batch_size} ({said}); "
             "take sizes from the tensors (x.shape[0]) where they are needed"
         )
+
+
+def affordable_sizes(sizes: Sequence[int], numbers_per_row: int, n_weights: int) -> list[int]:
+    """Return those of ``sizes`` for which calls of the module take about a tenth of a second at most."""
+    return [rows for rows in sizes if rows * numbers_per_row <= _MOST_NUMBERS and rows * n_weights <= _MOST_PRODUCTS]
 
 
 def check_operators(kind: ProgramKind, data: bytes, trust: ProgramTrust) -> None:

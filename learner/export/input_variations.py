@@ -1,0 +1,90 @@
+"""Inputs that differ from given ones: with other signs and decisions, or far from them."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Vary = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+
+MAGNITUDES = (10.0, 100.0, 1e4)  # of wide inputs: operators overflow, saturate or lose small terms in turn
+
+
+def widened(array: np.ndarray, magnitude: float, generator: np.random.Generator) -> np.ndarray:
+    """Return floats like ``array`` up to ``magnitude``, about 1, about 1e-6, and a 0; no others are equal.
+
+    All are large and positive in the first row, and negative in the second. Infinities stay.
+    """
+    limit = min(magnitude, float(np.finfo(array.dtype).max) / 4)
+    sign, size = generator.choice([-1, 1], array.shape), generator.choice([1e-6, 1, limit, limit], array.shape)
+    if array.ndim:
+        sign[:1], sign[1:2], size[:2] = 1, -1, limit
+    wide = sign * size * generator.uniform(0.5, 1, array.shape)
+    wide.reshape(-1)[-1:] = 0
+    return _with_infinities(wide, array).astype(array.dtype)
+
+
+def varied(tensors: Sequence[Tensor], generator: np.random.Generator, floats: Vary, discrete: Vary) -> list[Tensor]:
+    """Return ``floats`` of each float tensor and ``discrete`` of each other tensor."""
+    found = []
+    for tensor in tensors:
+        array = tensor.numpy()
+        moved = (floats if array.dtype.kind == "f" else discrete)(array, generator).astype(array.dtype)
+        found.append(torch.from_numpy(np.array(moved, order="C")))
+    return found
+
+
+def _negated(array: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Change sign and size, so that a branch on the values goes the other way."""
+    finite = np.where(np.isfinite(array), array, 0)
+    moved = -finite * generator.uniform(0.5, 1.5, array.shape) - 0.1 * np.sign(finite.sum())
+    return _with_infinities(moved, array)
+
+
+def _within_range(array: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    finite = array[np.isfinite(array)]
+    if not finite.size:
+        return array
+    share = generator.uniform(size=array.shape)
+    return _with_infinities(finite.min() * (1 - share) + finite.max() * share, array)
+
+
+def _with_infinities(moved: np.ndarray, array: np.ndarray) -> np.ndarray:
+    """Return ``moved`` with the infinities of ``array``, which mask what a module must not see, in their places."""
+    return np.where(np.isfinite(array), moved, array)
+
+
+def _shuffled(array: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    return generator.permuted(array.ravel()).reshape(array.shape)
+
+
+def _permuted(array: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Permute whole rows and columns: where two indices of a scatter collide, programs need not agree."""
+    if array.ndim == 0:
+        return array
+    return array[generator.permutation(len(array))][..., generator.permutation(array.shape[-1])]
+
+
+def _opposite(array: np.ndarray, _: np.random.Generator) -> np.ndarray:
+    """Invert masks, mirror indices between the smallest and the largest, and increment a single number."""
+    if array.dtype == np.bool_:
+        return ~array
+    if array.ndim == 0:
+        return np.asarray(array + 1)
+    return np.asarray(array.max() - (array - array.min())) if array.size else array
+
+
+def _random(array: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Draw masks at random, permute indices, and decrement a single number."""
+    if array.dtype == np.bool_:
+        return generator.integers(0, 2, array.shape).astype(np.bool_)
+    return np.asarray(array - 1) if array.ndim == 0 else _permuted(array, generator)
+
+
+VARIATIONS: tuple[tuple[Vary, tuple[Vary, ...]], ...] = (
+    (_negated, (_opposite, _random, _permuted)),
+    (_within_range, (_random, _permuted)),
+    (_shuffled, (_random, _permuted)),
+)
+"""Variations of floats, each with variations of all else to try, boldest first, until the module accepts the inputs."""
