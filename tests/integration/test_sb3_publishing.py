@@ -29,8 +29,9 @@ from scripts.conformance.sb3_agreement import (
     model_cases,
     sample_observations,
 )
-from shared.errors import ConfigurationError, NotTrusted, WeightsError
+from shared.errors import ConfigurationError, NotTrusted, StoreUnavailable, WeightsError
 from shared.store.policy_store import LocalPolicyStore
+from tests.support.captured_logs import CapturedLogs
 
 ROWS = 16
 NORMALIZED = ModelCase(PPO, "MlpPolicy", VECTOR, BOX, {"n_steps": 20, "batch_size": 20, "n_epochs": 1}, normalized=True)
@@ -50,7 +51,7 @@ def acted(store: LocalPolicyStore, observation: Any, engine: Any = "torchscript"
         return np.asarray(agent.act(observation))
 
 
-def test_the_callback_publishes_every_so_many_steps(tmp_path: Path) -> None:
+def test_the_callback_publishes_every_so_many_steps(tmp_path: Path, captured_logs: CapturedLogs) -> None:
     store = LocalPolicyStore(tmp_path, fsync=False)
     model = NORMALIZED.make()
     callback = PublishCallback(store, every_steps=20, env_id="Any", onnx=False, synchronous=True)
@@ -60,11 +61,27 @@ def test_the_callback_publishes_every_so_many_steps(tmp_path: Path) -> None:
     assert steps == [0, 20, 40, 60, 60]
     programs = {store.open(version).manifest.programs for version in store.versions()}
     assert len(programs) == 1  # so that an actor only reads weights
+    assert not [line for line in captured_logs.messages() if "exporting again" in line]
     observation = sample_observations(VECTOR, ROWS, np.random.default_rng(0))
     statistics = model.get_vec_normalize_env()
     assert isinstance(statistics, VecNormalize)
     expected, _ = model.predict(statistics.normalize_obs(observation), deterministic=True)
     np.testing.assert_allclose(acted(store, observation), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("synchronous", [False, True])
+def test_training_continues_when_the_store_refuses(
+    synchronous: bool, tmp_path: Path, captured_logs: CapturedLogs
+) -> None:
+    class Refusing(LocalPolicyStore):
+        def publish(self, *_: Any, **__: Any) -> Any:
+            raise StoreUnavailable("the mount went away")
+
+    model = ModelCase(A2C, "MlpPolicy", VECTOR, DISCRETE).make()
+    model.learn(60, callback=PublishCallback(Refusing(tmp_path), every_steps=20, onnx=False, synchronous=synchronous))
+    assert model.num_timesteps >= 60
+    expected = "publishing failed, training continues: StoreUnavailable: the mount went away"
+    assert expected in captured_logs.messages("WARNING")
 
 
 def test_callback_refuses_a_period_of_no_steps(tmp_path: Path) -> None:
