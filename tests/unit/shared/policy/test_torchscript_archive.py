@@ -163,6 +163,13 @@ def test_an_entry_with_a_descriptor_is_read() -> None:
     assert read_archive(bytes(stated)) == {"data.pkl": b"pickle"}
 
 
+def test_sizes_are_left_out_only_before_a_descriptor() -> None:
+    stated = bytearray(PLAIN)
+    stated[14:26] = bytes(12)
+    with pytest.raises(ProgramError, match="local headers, one after another"):
+        read_archive(bytes(stated))
+
+
 def test_a_name_in_utf_8_is_accepted_if_it_is_ascii() -> None:
     flagged = patched(patched(PLAIN, _LOCAL_SIGNATURE, 6, "<H", 1 << 11), _CENTRAL_SIGNATURE, 8, "<H", 1 << 11)
     assert read_archive(flagged) == read_archive(PLAIN)
@@ -202,7 +209,7 @@ def test_deflated_data_is_one_complete_stream_of_the_stated_size() -> None:
     assert read_archive(deflated(whole, len(content), crc)) == {"data.pkl": content}
     assert read_archive(deflated(b"\3\0", 0, 0)) == {"data.pkl": b""}
     for packed, size in ((begun, 300), (whole + b"\0", 300), (whole, 299), (whole, 301), (whole, 0)):
-        with pytest.raises(ProgramError, match=f"it does not unpack to {size} bytes"):
+        with pytest.raises(ProgramError, match=rf"^a/data\.pkl: it does not unpack to {size} bytes"):
             read_archive(deflated(packed, size, zlib.crc32(content[:size])))
 
 

@@ -1,0 +1,146 @@
+"""The bounds of a manifest, at their last accepted and first refused value."""
+
+import math
+import re
+
+import pytest
+
+from shared.errors import ManifestError
+from shared.policy.manifest_checks import (
+    MAX_TOLERANCE,
+    check_module_signature,
+    check_policy_signature,
+    check_times,
+    check_tolerances,
+)
+from shared.policy.nested_values import ConstantNode, DictNode, RecordNode, SequenceNode, Structure, TensorNode
+from shared.policy.signature import ModuleSignature, PolicySignature
+from shared.policy.spaces import ActionSpec, ObservationLeaf
+
+_YEAR_2000_S, _YEAR_2201_S = 946_684_800.0, 7_289_654_400.0
+_MOST_CHOICES = 2**31
+
+
+def _check_action(**fields: object) -> None:
+    leaf = ObservationLeaf((), "box", "float32", (3,))
+    action = ActionSpec(**{"kind": "discrete", "dtype": "int64", "shape": (), **fields})
+    check_policy_signature(PolicySignature(observation=(leaf,), action=action, inputs=(), outputs=()))
+
+
+def _check(structure: Structure) -> None:
+    check_module_signature(ModuleSignature((), (), ConstantNode("none"), structure))
+
+
+def test_times() -> None:
+    for created_unix_s, train_s in (
+        (_YEAR_2000_S, 0.0),
+        (math.nextafter(_YEAR_2201_S, 0.0), _YEAR_2201_S - _YEAR_2000_S),
+        (1e9, 0.5),
+    ):
+        check_times(created_unix_s, train_s)
+    for created_unix_s, train_s, says in (
+        (math.nextafter(_YEAR_2000_S, 0.0), 0.0, "created_unix_s"),
+        (_YEAR_2201_S, 0.0, "created_unix_s"),
+        (1e9, -1e-9, "train_s"),
+        (1e9, math.nextafter(_YEAR_2201_S - _YEAR_2000_S, math.inf), "train_s"),
+    ):
+        with pytest.raises(ManifestError, match=says):
+            check_times(created_unix_s, train_s)
+
+
+def test_tolerances() -> None:
+    for allowed in (0.0, 1e-5, MAX_TOLERANCE):
+        check_tolerances(allowed, allowed)
+    for atol, rtol in ((-1e-9, 0.0), (0.0, -1e-9), (1.001e-3, 0.0), (0.0, 1.001e-3)):
+        with pytest.raises(ManifestError, match=r"tolerances from 0 to 0\.001"):
+            check_tolerances(atol, rtol)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"cardinalities": (1,), "start": (0,)},
+        {"cardinalities": (_MOST_CHOICES,), "start": (_MOST_CHOICES,)},
+        {"cardinalities": (2,), "start": (-_MOST_CHOICES,)},
+        {"kind": "multi_discrete", "shape": (2,), "cardinalities": (2, 3), "start": (0, 1)},
+        {"kind": "box", "dtype": "float32", "shape": (2,)},
+        {"kind": "box", "dtype": "float32", "shape": (2,), "low": (0.0, 0.0), "high": (1.0, 1.0)},
+    ],
+    ids=str,
+)
+def test_a_possible_action(fields: dict[str, object]) -> None:
+    _check_action(**fields)
+
+
+_CHOICES = "numbers of choices from 1 to 2147483648, and as many starts"
+_STARTS = "discrete space: expected starts from -2147483648 to 2147483648"
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"cardinalities": (0,), "start": (0,)}, f"discrete space: expected 1 {_CHOICES}"),
+        ({"cardinalities": (_MOST_CHOICES + 1,), "start": (0,)}, _CHOICES),
+        ({"cardinalities": (2, 2), "start": (0,)}, _CHOICES),
+        ({"cardinalities": (2,), "start": (0, 0)}, _CHOICES),
+        ({"cardinalities": (2, 2), "start": (0, 0)}, _CHOICES),
+        ({"cardinalities": (), "start": ()}, _CHOICES),
+        ({"kind": "multi_discrete", "shape": (2,), "cardinalities": (2,), "start": (0,)}, f"expected 2 {_CHOICES}"),
+        ({"cardinalities": (2,), "start": (_MOST_CHOICES + 1,)}, _STARTS),
+        ({"cardinalities": (2,), "start": (-_MOST_CHOICES - 1,)}, _STARTS),
+        ({"dtype": "int65", "cardinalities": (2,), "start": (0,)}, "discrete space: expected a dtype such as float32"),
+        ({"kind": "box", "dtype": "float32", "shape": (2,), "low": (0.0,), "high": (1.0, 1.0)}, "expected 2 bounds"),
+        ({"kind": "box", "dtype": "float32", "shape": (2,), "low": (0.0, 0.0), "high": (1.0,)}, "expected 2 bounds"),
+    ],
+    ids=str,
+)
+def test_an_impossible_action(fields: dict[str, object], says: str) -> None:
+    with pytest.raises(ManifestError, match=re.escape(says)):
+        _check_action(**fields)
+
+
+def test_the_number_of_nodes_is_bounded() -> None:
+    """One is the list, one the tuple in it."""
+    _check(SequenceNode("list", (SequenceNode("tuple", (TensorNode(),) * 9_998),)))
+    with pytest.raises(ManifestError, match="at most 10,000 nodes"):
+        _check(SequenceNode("list", (SequenceNode("tuple", (TensorNode(),) * 9_999),)))
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        ConstantNode("int", "7"),
+        ConstantNode("float", "0.5"),
+        DictNode(("a", "b"), (TensorNode(), TensorNode())),
+        DictNode((), ()),
+        RecordNode("named_tuple", "m:C", ("a", "b_"), (TensorNode(), TensorNode())),
+        RecordNode("dataclass", "m:C", ("_a", "b"), (TensorNode(), TensorNode())),
+    ],
+    ids=str,
+)
+def test_a_possible_structure(node: Structure) -> None:
+    _check(node)
+    _check(SequenceNode("tuple", (TensorNode(), node)))
+
+
+@pytest.mark.parametrize(
+    ("node", "says"),
+    [
+        (ConstantNode("int", "x" * 50), f"a constant of kind int, found {'x' * 40!r}"),
+        (DictNode(("a", "a"), (TensorNode(), TensorNode())), "found 2 keys and 2 items"),
+        (DictNode(("a", "b"), (TensorNode(),)), "found 2 keys and 1 items"),
+        (DictNode(("a",), (TensorNode(), TensorNode())), "found 1 keys and 2 items"),
+        (RecordNode("dataclass", "m:C", ("a", "a"), (TensorNode(), TensorNode())), "fields as items, found 2 and 2"),
+        (RecordNode("dataclass", "m:C", ("a",), (TensorNode(), TensorNode())), "fields as items, found 1 and 2"),
+        (RecordNode("dataclass", "m:C", ("a", "__b"), (TensorNode(), TensorNode())), "names of fields, found '__b'"),
+        (RecordNode("named_tuple", "m:C", ("_a",), (TensorNode(),)), "names of fields, found '_a'"),
+        (RecordNode("dataclass", "m:C", ("no name",), (TensorNode(),)), "names of fields, found 'no name'"),
+        (RecordNode("dataclass", "m:C", ("class",), (TensorNode(),)), "names of fields, found 'class'"),
+        (RecordNode("dataclass", "m:C", ("-" * 50,), (TensorNode(),)), f"names of fields, found {'-' * 40!r}"),
+    ],
+    ids=str,
+)
+def test_an_impossible_structure(node: Structure, says: str) -> None:
+    for structure in (node, SequenceNode("tuple", (TensorNode(), node))):
+        with pytest.raises(ManifestError, match=re.escape(says) + "$"):
+            _check(structure)
