@@ -19,7 +19,8 @@ _KEPT = b"\x80\x02K\x07r%s\x85."
 
 
 def test_kept_values_have_small_numbers() -> None:
-    assert read_objects({"data.pkl": _KEPT % (3).to_bytes(4, "little")}) == (7,)
+    for number in (3, len(_KEPT) + 2):
+        assert read_objects({"data.pkl": _KEPT % number.to_bytes(4, "little")}) == (7,)
 
 
 @pytest.mark.parametrize("number", [100, 2**20, 2**31 - 1])
@@ -31,6 +32,12 @@ def test_a_kept_value_of_a_huge_number_is_refused_before_memory_is_taken(number:
         read_objects({"data.pkl": data})
     assert tracemalloc.get_traced_memory()[1] < 2**20
     tracemalloc.stop()
+
+
+def test_the_short_opcode_is_bounded_too() -> None:
+    assert read_objects({"data.pkl": b"\x80\x02K\x07q\x08\x85."}) == (7,)
+    with pytest.raises(ProgramError, match="at most 8 kept values, found the number 9"):
+        read_objects({"data.pkl": b"\x80\x02K\x07q\x09\x85."})
 
 
 @pytest.mark.parametrize("protocol", [0, 4, 5])
@@ -165,6 +172,10 @@ def test_a_persistent_id_is_a_storage() -> None:
 def test_another_persistent_id_is_refused(pid: object) -> None:
     with pytest.raises(ProgramError, match="expected a storage, found"):
         read(pickled(StorageId("", pid=pid)))
+
+
+def test_a_storage_may_be_empty() -> None:
+    assert read(pickled(StorageId("8", pid=("storage", torch.ByteStorage, "8", "cpu", 0)))).storage == "8"
 
 
 def test_a_tensor_is_its_storage() -> None:
