@@ -14,10 +14,9 @@ def _names(text: str) -> frozenset[str]:
 
 FRESH = _names(
     """
-    __lshift__ __rshift__ _convolution _log_softmax _native_batch_norm_legit_no_training _safe_softmax
-    _scaled_dot_product_attention_math _scaled_dot_product_flash_attention_for_cpu _softmax _unsafe_index
-    _upsample_bicubic2d_aa _upsample_bilinear2d_aa _upsample_nearest_exact1d _upsample_nearest_exact2d
-    _upsample_nearest_exact3d abs absolute acos acosh adaptive_avg_pool1d adaptive_avg_pool2d
+    __lshift__ __rshift__ _convolution _log_softmax _safe_softmax _scaled_dot_product_attention_math _softmax
+    _unsafe_index _upsample_bicubic2d_aa _upsample_bilinear2d_aa _upsample_nearest_exact1d
+    _upsample_nearest_exact2d _upsample_nearest_exact3d abs absolute acos acosh adaptive_avg_pool1d adaptive_avg_pool2d
     adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d addbmm addcdiv addcmul addmm
     addmv addr all amax amin aminmax any arange arccos arccosh arcsin arcsinh arctan arctan2 arctanh argmax
     argmin argsort asin asinh atan atan2 atanh avg_pool1d avg_pool2d avg_pool3d baddbmm bartlett_window
@@ -37,7 +36,7 @@ FRESH = _names(
     log1p log2 log_sigmoid log_softmax logaddexp logaddexp2 logcumsumexp logical_and logical_not logical_or
     logical_xor logit logspace logsumexp lstm lstm_cell lt masked_fill masked_scatter masked_select matmul max
     max_pool1d max_pool1d_with_indices max_pool2d max_pool2d_with_indices max_pool3d max_pool3d_with_indices
-    maximum mean median min minimum mish mm mse_loss mv nan_to_num nansum native_batch_norm native_group_norm
+    maximum mean median min minimum mish mm mse_loss mv nan_to_num nansum native_group_norm
     native_layer_norm ne neg negative new_full new_ones new_zeros nll_loss nonzero norm not_equal one_hot ones
     ones_like outer pairwise_distance polygamma pow prelu prod rad2deg reciprocal reflection_pad1d
     reflection_pad2d reflection_pad3d relu relu6 remainder renorm replication_pad1d replication_pad2d
@@ -75,7 +74,7 @@ ALIASING = _names(
     alpha_dropout_ angle argwhere as_strided as_strided_scatter as_tensor atleast_1d atleast_2d atleast_3d
     block_diag bool broadcast_shapes broadcast_tensors broadcast_to cartesian_prod chain_matmul channel_shuffle
     chunk col2im column_stack combinations complex conj conj_physical contiguous copy corrcoef
-    cosine_embedding_loss cov cpu cross_entropy_loss ctc_loss cumulative_trapezoid degrees det detach
+    cosine_embedding_loss cov cpu cross_entropy_loss cumulative_trapezoid degrees det detach
     detach_copy diag diagflat diagonal diagonal_scatter dict diff divmod dropout dropout_ dsplit dstack einsum
     endswith expand expand_as fabs factorial feature_alpha_dropout feature_alpha_dropout_ feature_dropout
     feature_dropout_ fft_fftshift fft_hfft fft_ifftshift fft_ihfft fix flatten flip fliplr flipud float floordiv
@@ -214,13 +213,11 @@ RANDOM_UNLESS: Mapping[str, tuple[tuple[Condition, ...], ...]] = {
     },
     **dict.fromkeys(("gru", "lstm", "rnn_relu", "rnn_tanh"), _RECURRENT),
     "batch_norm": ((Condition(5, "training", False),), _NO_STATISTICS),
-    "native_batch_norm": ((Condition(5, "training", False),), _NO_STATISTICS),
     "instance_norm": ((Condition(5, "use_input_stats", False),), _NO_STATISTICS),
     "rrelu": ((Condition(3, "training", False, is_default=True),),),
     "rrelu_": ((Condition(3, "training", False, is_default=True),),),
     "scaled_dot_product_attention": ((Condition(4, "dropout_p", 0.0, is_default=True),),),
     "_scaled_dot_product_attention_math": ((Condition(4, "dropout_p", 0.0, is_default=True),),),
-    "_scaled_dot_product_flash_attention_for_cpu": ((Condition(3, "dropout_p", 0.0, is_default=True),),),
 }
 """Operators that are pure only if all conditions of one alternative hold: no randomness, no new statistics."""
 

@@ -11,7 +11,8 @@ from shared.policy.torchscript_archive import Entry, read_archive
 from shared.policy.torchscript_objects import ScriptObject, Stored, read_objects
 
 # torch writes a class's constants in the order of a Python set, which differs between processes.
-_CONSTANTS = re.compile(rb"(?:^  \w+ : Final\[.*\n)+", re.MULTILINE)
+# Only such lines have a value after their type: the items of a dict in a method must not be taken for them.
+_CONSTANTS = re.compile(rb"(?:^  \w+ : Final\[[^\n=]*\] = .*\n)+", re.MULTILINE)
 # Values seen while tracing and source locations do not change the program's results.
 _NOT_PROGRAM = re.compile(r"data/\d+|\.data/serialization_id|traced_inputs(/\d+|\.pkl)|.*\.debug_pkl")
 _CLASS = re.compile(rb"^class (\w+)\(Module\):\n  __parameters__ = \[(.*)\]\n  __buffers__ = \[(.*)\]\n", re.MULTILINE)

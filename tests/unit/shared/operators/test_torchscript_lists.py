@@ -107,3 +107,17 @@ def test_operators_that_return_lists_of_views_are_listed_as_such() -> None:
             returned = str(schema.returns[0].type) if schema.returns else ""
             takes_list = bool(schema.arguments) and str(schema.arguments[0].type).startswith("List")
             assert takes_list or not returned.startswith(("List[Tensor", "List[t")), schema
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ctc_loss",  # a target that is no class
+        "native_batch_norm",  # statistics that are short
+        "_native_batch_norm_legit_no_training",
+        "_scaled_dot_product_flash_attention_for_cpu",  # unequal batches
+    ],
+)
+def test_operators_that_read_beyond_their_tensors_are_not_listed(name: str) -> None:
+    """They believe their arguments; the operators that modules call check them first."""
+    assert name not in FRESH | ALIASING

@@ -202,3 +202,18 @@ def test_an_object_that_contains_itself_is_visited_once() -> None:
 
 def test_a_number_of_the_name_of_a_weight_is_none() -> None:
     assert len(torchscript_digest({**_ENTRIES, "data.pkl": pickled_object({"weight": 3})})) == 64
+
+
+def test_only_constants_of_a_class_are_put_in_order() -> None:
+    """The last item of a dict decides if keys are equal; such lines once looked like constants."""
+    code = next(name for name in read_archive(archive()) if name.endswith("tiny_policy.py"))
+
+    def with_lines(*lines: str) -> str:
+        return digest(rewritten(archive(), {code: "".join(f"{line}\n" for line in lines).encode()}))
+
+    first, second = "  a : Final[int] = 1", "  b : Final[List[int]] = [2]"
+    assert with_lines("class C(Module):", first, second) == with_lines("class C(Module):", second, first)
+    first, second = "  a : Final[0],", "  b : Final[1],"
+    assert with_lines("    d = {", first, second, "  }") != with_lines("    d = {", second, first, "  }")
+    first, second = "  a : Final[0] == c,", "  b : Final[1] == c,"
+    assert with_lines("    d = {", first, second, "  }") != with_lines("    d = {", second, first, "  }")
