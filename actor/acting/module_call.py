@@ -19,7 +19,7 @@ from actor.sandbox.program_sandbox import DEFAULT_LIMITS, ProgramSandbox, Sandbo
 from actor.verification.probe_verifier import ModuleVerifier
 from shared.engines.engine import Engine, EngineChoice, EngineKind
 from shared.engines.load import PROGRAM_OF, load_program
-from shared.errors import PolicyLoadError, ProgramError, ProgramUnsupported
+from shared.errors import ConfigurationError, PolicyLoadError, ProgramError, ProgramUnsupported, one_line
 from shared.operators.program_trust import ProgramTrust, is_trusted_module
 from shared.policy.manifest import Manifest
 from shared.policy.nested_values import DictNode, RecordNode, SequenceNode, Structure, TensorNode, flatten, unflatten
@@ -111,9 +111,13 @@ def load_policy(
 
     Raises:
         VersionNotFound, StoreUnavailable: the directory has no version, or cannot be read.
-        ConfigurationError: a key is invalid.
+        ConfigurationError: a key is invalid, or the engine is unknown.
         PolicyLoadError: the version does not verify, or no engine works.
     """
+    if engine != "auto" and engine not in PROGRAM_OF:
+        raise ConfigurationError(
+            f"pass one of auto, {', '.join(PROGRAM_OF)} as engine: found {one_line(repr(engine), 80)}"
+        )
     files = open_version_directory(Path(directory))
     Authenticity(public_keys_of(public_key)).check(files)
     files.verify_others()

@@ -169,7 +169,7 @@ def copy_for_export(module: nn.Module) -> nn.Module:
     try:
         # With gradients, a copy of a scripted module holds the results of clone(), which are no leaves.
         with torch.no_grad(), without_torch_warnings():
-            copied = copy.deepcopy(module).cpu().eval()
+            copied = copy.deepcopy(module, _computed(module)).cpu().eval()
         for parameter in copied.parameters():  # a ScriptModule has no requires_grad_
             parameter.requires_grad_(False)
     except Exception as error:  # a policy's own code may raise anything
@@ -177,6 +177,12 @@ def copy_for_export(module: nn.Module) -> nn.Module:
     _check_weights_travel(copied)
     _fix_infinities(copied)
     return copied
+
+
+def _computed(module: nn.Module) -> dict[int, Tensor]:
+    """Return copies of attributes that an older weight_norm has computed with gradients: torch copies leaves only."""
+    attributes = (value for piece in module.modules() for value in vars(piece).values() if isinstance(value, Tensor))
+    return {id(tensor): tensor.detach().clone() for tensor in attributes if not tensor.is_leaf}
 
 
 def _fix_infinities(module: nn.Module) -> None:

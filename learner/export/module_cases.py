@@ -37,7 +37,8 @@ def tensors_of(leaves: Iterable[np.ndarray | Tensor]) -> list[Tensor]:
         try:
             tensor.numpy()
         except (TypeError, RuntimeError) as error:
-            raise ExportError(f"an argument cannot cross into a program: {error}") from error
+            remedy = "pass float32 (x.float()): " if tensor.dtype == torch.bfloat16 else ""
+            raise ExportError(f"{remedy}an argument cannot cross into a program: {error}") from error
         tensors.append(tensor.clone())
     return tensors
 
@@ -249,6 +250,10 @@ def _batch_dims(
             failure = failure or error
         else:
             return dims
+    if any(tensor.numel() == 0 for tensor in example):
+        raise ExportError(
+            "pass an example with at least one row: an argument is empty, so no other batch size can be made of it"
+        ) from failure
     sizes = sorted({tensor.shape[0] for tensor in example if tensor.ndim})
     differ = f"; its tensors begin with different sizes {sizes}" if given is None and len(sizes) > 1 else ""
     raise ExportError(

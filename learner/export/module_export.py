@@ -21,11 +21,11 @@ from learner.export.export_methods import (
     try_methods,
 )
 from learner.export.flat_module import FlatInterface, FlatModule, copy_for_export, flat_source
-from learner.export.given_module import has_fixed_sizes, module_of
+from learner.export.given_module import has_fixed_sizes, module_of, positional
 from learner.export.module_cases import EagerModule, ModuleCases, tensors_of
 from learner.export.program_checks import ATOL, Arrays, Case, ProgramChecks, perturbed, write_weights
 from shared.engines.eager import module_tensors
-from shared.errors import ConfigurationError, ExportError, SignatureMismatch, WeightsError
+from shared.errors import ConfigurationError, ExportError, SignatureMismatch, WeightsError, one_line
 from shared.operators.program_trust import ProgramTrust
 from shared.policy.manifest import PROBE_FILE, WEIGHTS_FILE, Manifest, MethodReport, ProbeEntry
 from shared.policy.manifest_checks import MAX_TOLERANCE
@@ -148,7 +148,7 @@ def _module_cases(
     batch_dims: Sequence[int | None] | None,
 ) -> ModuleCases:
     try:
-        arguments, leaves, classes = describe({"args": tuple(args), "kwargs": dict(kwargs or {})}, "the arguments")
+        arguments, leaves, classes = describe({"args": positional(args), "kwargs": dict(kwargs or {})}, "the arguments")
     except SignatureMismatch as error:
         raise ExportError(str(error)) from error
     tensors = tensors_of(leaves)
@@ -209,8 +209,8 @@ def _weights(flat: nn.Module) -> dict[str, np.ndarray]:
             raise ExportError(f"{name} cannot be kept in a weights file: {error}") from error
         if arrays[name].dtype.kind == "f" and not np.isfinite(arrays[name]).all():
             raise ExportError(
-                f"make the infinite or NaN values of {name} in forward, or keep a mask of bool in their place: "
-                "actors refuse weights that are not finite"
+                "load finite weights, or keep a mask of bool in place of a buffer with NaN: "
+                f"{one_line(name, 80)} holds infinite or NaN values, and actors refuse weights that are not finite"
             )
         if arrays[name].dtype.kind == "c":
             raise ExportError(f"keep the real view of {name}: a weights file cannot hold {tensor.dtype}")

@@ -71,7 +71,8 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
             "from a checkpoint, save the state dict alone: torch.save(checkpoint['model'], path). "
             f"{path}: expected tensors by name; {others[0]!r} is no tensor"
         )
-    return dict(found)
+    # torch.compile puts the prefix before the names of the module within.
+    return {name.removeprefix("_orig_mod."): value for name, value in found.items()}
 
 
 def example_arguments(specs: Sequence[str]) -> tuple[Any, ...]:

@@ -149,11 +149,25 @@ class SpacesPolicy(nn.Module):
             raise ExportError(f"the module, called with inputs of its spaces, raises {reason}") from error
         finally:
             self.module.train(was_training)
+        self._check_sizes(found)
         if sum(head in found for head in _HEADS) != 1:
             raise ExportError(f"return exactly one of {', '.join(_HEADS)} from the module; found {sorted(found)}")
         if self._has_state != (found.get("state") is not None):
             raise ExportError("pass an example of the state and return the next state: found only one of the two")
         return found
+
+    def _check_sizes(self, found: Mapping[str, Any]) -> None:
+        expected = math.prod(self._action.noise_shape)
+        for head in ("logits", "mean"):
+            size = (
+                found[head].flatten(1).shape[1]
+                if isinstance(found.get(head), Tensor) and found[head].ndim
+                else expected
+            )
+            if size != expected:
+                raise ExportError(
+                    f"return {expected} {head} for each row, as the action space has: the module returns {size}"
+                )
 
 
 def contract_policy(

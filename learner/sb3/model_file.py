@@ -19,7 +19,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
 from stable_baselines3.common.vec_env import VecNormalize, VecTransposeImage
 
-from shared.errors import ConfigurationError, NotTrusted, WeightsError
+from shared.errors import ConfigurationError, NotTrusted, WeightsError, one_line
 
 _CLASSES: tuple[type[BaseAlgorithm], ...] = (PPO, A2C, DQN, SAC, TD3, DDPG, MaskablePPO, RecurrentPPO)
 ALGORITHMS: dict[str, type[BaseAlgorithm]] = {cls.__name__: cls for cls in _CLASSES}
@@ -97,6 +97,9 @@ def guess_algorithm(path: Path) -> str:
     module = policy_class.get("__module__", "") if isinstance(policy_class, dict) else ""
     if module == "stable_baselines3.common.policies":
         return "PPO" if "clip_range" in data else "A2C"
+    package, _, inside = module.partition(".")
+    if package == "sb3_contrib" and module not in _BY_POLICY_MODULE:
+        raise _unsupported(inside.partition(".")[0].upper())
     if module not in _BY_POLICY_MODULE:
         raise ConfigurationError(
             f"name the algorithm with --algorithm {'|'.join(ALGORITHMS)}. "
@@ -132,8 +135,15 @@ def _plain_settings(path: Path, data: dict[str, Any]) -> dict[str, Any]:
 
 def _algorithm(name: str) -> type[BaseAlgorithm]:
     if name not in ALGORITHMS:
-        raise ConfigurationError(f"expected one of {', '.join(ALGORITHMS)}; found {name!r}")
+        raise _unsupported(name)
     return ALGORITHMS[name]
+
+
+def _unsupported(name: str) -> ConfigurationError:
+    return ConfigurationError(
+        "publish the model's network with publish_policy, or train with one of "
+        f"{', '.join(ALGORITHMS)}: {one_line(repr(name), 40)} is not supported"
+    )
 
 
 def _require_trust(path: Path, trust_pickle: bool, why: str) -> None:

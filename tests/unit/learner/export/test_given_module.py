@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from actor.acting import module_call
 from learner.export.given_module import module_of
 from learner.export.module_export import export_module
+from learner.export.module_source import read_state_dict
 from learner.publishing.policy_publisher import publish_policy
-from shared.errors import ConfigurationError
+from shared.errors import ConfigurationError, ExportError
 from shared.scripting.scripting import without_torch_warnings
 
 # The programs are made here; test_module_call.py holds the tests of the sandbox.
@@ -153,3 +154,81 @@ def test_a_scripted_module_is_published(kind: str, tmp_path: Path) -> None:
     own_spaces = spaces.Box(-1, 1, (4,), np.float32), spaces.Discrete(2)
     manifest = publish_policy(module, *own_spaces, tmp_path)
     assert any(report.taken for report in manifest.export)
+
+
+def with_nan() -> nn.Module:
+    module = Layer()
+    nn.init.constant_(module.linear.weight, torch.nan)
+    return module
+
+
+OWN_SPACES = spaces.Box(-1, 1, (4,), np.float32), spaces.Discrete(2)
+
+
+@pytest.mark.parametrize(
+    ("make", "remedy"),
+    [
+        (lambda: Layer().bfloat16(), "export module.float(), called with float32: linear.weight is bfloat16"),
+        (with_nan, "load finite weights: linear.weight holds NaN"),
+        (lambda: Around(torch.compile(Layer())), "put child._orig_mod in its place, or export before torch.compile"),
+    ],
+    ids=["bfloat16", "nan", "compiled child"],
+)
+def test_modules_that_no_version_can_hold_are_refused_with_the_remedy_first(
+    make: Callable[[], nn.Module], remedy: str, tmp_path: Path
+) -> None:
+    for export in (
+        lambda: export_module(make(), (X,), tmp_path / "module"),
+        lambda: publish_policy(make(), *OWN_SPACES, tmp_path / "store"),
+    ):
+        with pytest.raises(ExportError) as caught:
+            export()
+        assert str(caught.value).startswith(remedy)
+        assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("argument", [X, X.numpy(), 3])
+def test_arguments_that_are_no_tuple_are_refused(argument: Any, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"^pass the positional arguments as a tuple, such as \(x,\)"):
+        export_module(Layer(), argument, tmp_path / "module")
+
+
+def test_an_empty_batch_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"^pass an example with at least one row"):
+        export_module(Layer(), (X[:0],), tmp_path / "module")
+
+
+def test_a_bfloat16_argument_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"^pass float32 \(x.float\(\)\)"):
+        export_module(Layer(), (X.bfloat16(),), tmp_path / "module")
+
+
+@pytest.mark.parametrize(
+    ("action_space", "expected"),
+    [
+        (spaces.Discrete(3), "return 3 logits"),
+        (spaces.MultiDiscrete([2, 3]), "return 5 logits"),
+        (spaces.Box(-1, 1, (3,), np.float32), "return 3 mean"),
+    ],
+)
+def test_an_output_of_the_wrong_size_is_refused(action_space: Any, expected: str, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=f"^{expected} for each row, as the action space has: the module returns 2"):
+        publish_policy(Layer(), OWN_SPACES[0], action_space, tmp_path)
+
+
+def test_a_layer_with_the_older_weight_norm_is_exported(tmp_path: Path) -> None:
+    with without_torch_warnings():
+        module = nn.Sequential(torch.nn.utils.weight_norm(nn.Linear(4, 2)))
+    export_module(module, (X,), tmp_path / "module", onnx=False)
+    torch.testing.assert_close(load_policy(tmp_path / "module")(-X), module(-X).detach())
+
+
+def test_the_state_dict_of_a_compiled_module_is_read(tmp_path: Path) -> None:
+    module = Layer()
+    torch.save({f"_orig_mod.{name}": value for name, value in module.state_dict().items()}, tmp_path / "weights.pt")
+    assert read_state_dict(tmp_path / "weights.pt").keys() == module.state_dict().keys()
+
+
+def test_an_unknown_engine_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"^pass one of auto, llvm, .* as engine: found 'tensorrt'"):
+        load_policy(tmp_path, engine="tensorrt")
