@@ -26,7 +26,7 @@ from learner.ppo.policy_training import (
     join_rollouts,
 )
 from learner.ppo.vtrace import Bools, Floats, Steps, vtrace
-from shared.errors import CheckpointError, UpdateNotFinite
+from shared.errors import CheckpointError, UpdateNotFinite, one_line
 from shared.policy.signature import PolicySignature
 from shared.policy.spaces import ActionSpec, ObservationLeaf
 from shared.rollouts.rollout import Rollout
@@ -322,7 +322,7 @@ class Learner:
         except (KeyError, TypeError, AttributeError, RuntimeError) as error:
             raise CheckpointError(
                 "resume with the flags that the run began with: the checkpoint belongs to other spaces or another "
-                f"configuration ({type(error).__name__}: {error})"
+                f"configuration ({type(error).__name__}: {one_line(error, 140)})"
             ) from error
 
 
