@@ -21,6 +21,7 @@ from learner.export.program_checks import (
     perturbed,
     write_weights,
 )
+from learner.export.spaces_policy import SpacesPolicy
 from shared.engines.eager import EagerEngine, module_tensors
 from shared.engines.engine import Engine
 from shared.engines.importable import ImportablePolicy, encode_importable, load_importable
@@ -41,7 +42,7 @@ from shared.policy.probe import (
 from shared.policy.program_digest import program_digest
 from shared.policy.signature import PolicySignature, TensorSpec
 from shared.policy.weights import check_layout, encode_weights, have_equal_arrays
-from shared.scripting.scripting import save_archive
+from shared.scripting.scripting import ScriptModule, save_archive, script
 
 _BATCH_SIZES = (EXAMPLE_ROWS, 1, 64)
 _WIDE_ROWS = 64
@@ -69,7 +70,9 @@ class PolicyExporter:
         self._not_in_state_dict = self._arrays().keys() - self._module.state_dict().keys()
         checks = policy_checks(self._module, signature)
         interface = policy_interface(signature, checks.example)
-        subject = ExportSubject(self._module, interface, checks, is_policy=True, core=self._module)
+        subject = ExportSubject(
+            self._module, interface, checks, is_policy=True, core=self._module, script_core=_scripted
+        )
         more = {} if importable is None else {"importable": _importable_method(importable)}
         made, self.reports = try_methods(subject, default_methods(onnx=onnx, aot=aot), more)
         self._programs = tuple(program.entry for program in made.values())
@@ -113,6 +116,13 @@ class PolicyExporter:
             if array.dtype.kind == "f" and not np.isfinite(array).all():
                 raise WeightsError(f"{name} holds values that are not finite: training has diverged")
         return arrays
+
+
+def _scripted(policy: nn.Module) -> ScriptModule:
+    """Script ``policy``; if that fails for the module of the user, raise its reason and not one of the wrapper."""
+    if isinstance(policy, SpacesPolicy):
+        script(policy.module)
+    return script(policy)
 
 
 def policy_checks(module: nn.Module, signature: PolicySignature) -> ProgramChecks:

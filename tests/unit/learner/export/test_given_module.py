@@ -232,3 +232,14 @@ def test_the_state_dict_of_a_compiled_module_is_read(tmp_path: Path) -> None:
 def test_an_unknown_engine_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"^pass one of auto, llvm, .* as engine: found 'tensorrt'"):
         load_policy(tmp_path, engine="tensorrt")
+
+
+def test_the_report_has_the_modules_own_reason(tmp_path: Path) -> None:
+    names: dict[str, Any] = {"nn": nn, "__name__": "made_here"}
+    exec("class NoSource(nn.Linear):\n    def forward(self, x):\n        return super().forward(x)\n", names)
+    manifest = publish_policy(names["NoSource"](4, 2), *OWN_SPACES, tmp_path)
+    script_report = manifest.export[0]
+    assert script_report.method == "script"
+    assert script_report.error is not None
+    assert "PolicySignature" not in script_report.error
+    assert "source" in script_report.error or "built-in class" in script_report.error

@@ -127,7 +127,7 @@ def test_a_state_of_another_policy_is_refused() -> None:
 
 def test_a_state_of_other_sizes_is_refused_in_one_sentence() -> None:
     state = make_learner(dataclasses.replace(SMALL, hidden_sizes=(32, 32, 32))).state_dict()
-    with pytest.raises(CheckpointError, match="^resume with the flags") as caught:
+    with pytest.raises(CheckpointError, match=r"^resume with the flags") as caught:
         make_learner().load_state_dict(state)
     assert len(str(caught.value)) < 300
     assert "\n" not in str(caught.value)
