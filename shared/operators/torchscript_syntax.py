@@ -5,6 +5,7 @@ prefixes, joined strings, continued lines, and characters other than printable A
 """
 
 import ast
+import contextlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ _STRANGE = re.compile(r"""[^\n -~]|[#;\\"']""")
 _NUMBER = re.compile(r"(?<![\w.])\d[\w.]*(?:(?<=e)[+-]\d+)?")
 _PLAIN_NUMBER = re.compile(r"(?:0|[1-9]\d*)(?:\.\d*)?(?:e[+-]?\d+)?")
 _MOST_BYTES = 4 * 2**20
+_PARSE_ATTEMPTS = 5
 _LITERALS = (ast.Constant, ast.UnaryOp, ast.USub, ast.Tuple, ast.List, ast.Dict, ast.Load)
 
 
@@ -62,9 +64,18 @@ def _parse(path: str, content: bytes) -> ast.Module:
     try:
         text = content.decode("ascii")
         _check_text(path, text)
-        return ast.parse(text)
+        return _parse_text(text)
     except (UnicodeDecodeError, SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise ProgramError(f"{path}: not the code of a TorchScript archive: {type(error).__name__}: {error}") from error
+
+
+def _parse_text(text: str) -> ast.Module:
+    # Python 3.11 raises SystemError ("recursion depth mismatch") when another thread parses at the same time and a
+    # garbage collection lets the threads alternate: https://github.com/python/cpython/issues/106905
+    for _ in range(_PARSE_ATTEMPTS - 1):
+        with contextlib.suppress(SystemError):
+            return ast.parse(text)
+    return ast.parse(text)
 
 
 def _check_text(path: str, text: str) -> None:
