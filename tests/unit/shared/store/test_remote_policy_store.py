@@ -203,3 +203,8 @@ def test_a_manifest_that_is_removed_while_it_is_read_is_no_version(
     monkeypatch.setattr(FaultyFileSystem, "cat_file", removed)
     with pytest.raises(VersionNotFound, match="swept meanwhile"):
         store.open(0)
+
+
+def test_publishing_leaves_versions_and_one_mark(store: RemotePolicyStore) -> None:
+    store.publish(sample_files(), sample_manifest)
+    assert sorted(RemoteFiles("faulty://bucket/policies").list("")) == [".highest-000001", "v000000", "v000001"]
