@@ -36,7 +36,7 @@ from shared.store.policy_store import (
 )
 from shared.store.remote_policy_store import RemotePolicyStore
 from shared.store.version_directory import VersionDirectory
-from shared.store.version_files import MAX_NUMBER, describe_files, mark_name
+from shared.store.version_files import MAX_NUMBER, describe_files, mark_name, parse_mark_name
 from tests.support.captured_logs import CapturedLogs
 from tests.support.sample_versions import publish_samples, sample_files, sample_manifest
 
@@ -49,6 +49,12 @@ def names(store: LocalPolicyStore) -> set[str]:
 def test_a_version_has_one_name(version: int, name: str) -> None:
     assert version_name(version) == name
     assert parse_version_name(name) == version
+
+
+def test_a_mark_has_one_name() -> None:
+    assert parse_mark_name(mark_name(42)) == 42
+    for other in ("000042", "v000042", "highest-000042", ".highest-", ".highest-42"):
+        assert parse_mark_name(other) is None
 
 
 @given(st.text(alphabet="v0123456789x-", max_size=10))
