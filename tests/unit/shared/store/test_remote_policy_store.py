@@ -208,3 +208,16 @@ def test_a_manifest_that_is_removed_while_it_is_read_is_no_version(
 def test_publishing_leaves_versions_and_one_mark(store: RemotePolicyStore) -> None:
     store.publish(sample_files(), sample_manifest)
     assert sorted(RemoteFiles("faulty://bucket/policies").list("")) == [".highest-000001", "v000000", "v000001"]
+
+
+def test_the_placeholder_of_a_directory_is_no_entry(store: RemotePolicyStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Object stores list it among the files of the directory."""
+
+    def with_placeholder(self, path, detail=True, **options):
+        found = MemoryFileSystem.ls(self, path, detail=detail, **options)
+        return [{"name": f"{path}/", "size": 0, "type": "directory"}, *found]
+
+    files = RemoteFiles("faulty://bucket/policies")
+    before = files.list("v000000")
+    monkeypatch.setattr(FaultyFileSystem, "ls", with_placeholder)
+    assert files.list("v000000") == before
