@@ -89,6 +89,7 @@ _STARTS = "discrete space: expected starts from -2147483648 to 2147483648"
         ({"cardinalities": (2,), "start": (_MOST_CHOICES + 1,)}, _STARTS),
         ({"cardinalities": (2,), "start": (-_MOST_CHOICES - 1,)}, _STARTS),
         ({"dtype": "int65", "cardinalities": (2,), "start": (0,)}, "discrete space: expected a dtype such as float32"),
+        ({"dtype": "x" * 50}, f"such as float32, found '{'x' * 40}'"),
         ({"kind": "box", "dtype": "float32", "shape": (2,), "low": (0.0,), "high": (1.0, 1.0)}, "expected 2 bounds"),
         ({"kind": "box", "dtype": "float32", "shape": (2,), "low": (0.0, 0.0), "high": (1.0,)}, "expected 2 bounds"),
     ],
