@@ -99,8 +99,10 @@ def test_it_never_acts_though_its_verification_takes_seconds(
     _never_acts(store, agent, captured_logs, kind)
 
 
-@pytest.mark.parametrize("is_known", [True, False], ids=["known program", "unknown program"])
-@pytest.mark.parametrize("harm", ["crash", "memory", pytest.param("hang", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("is_known", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["known", "unknown"])
+@pytest.mark.parametrize(
+    "harm", ["crash", pytest.param("memory", marks=pytest.mark.slow), pytest.param("hang", marks=pytest.mark.slow)]
+)
 def test_a_content_that_fails_by_its_weights_condemns_no_other_of_the_same_program(
     tmp_path: Path, make_agent: MakeAgent, harm: str, is_known: bool
 ) -> None:

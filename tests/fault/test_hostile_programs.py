@@ -94,12 +94,12 @@ def _program(name: str, directory: Path) -> AroundPolicy:
     ("name", "reason"),
     [
         ("a new file", "Permission denied"),
-        ("a new file while it loads", "Permission denied"),
-        ("a large file", "Permission denied"),
-        ("another content for a file", "Permission denied"),
-        ("a file of the system", "Permission denied"),
+        pytest.param("a new file while it loads", "Permission denied", marks=pytest.mark.slow),
+        pytest.param("a large file", "Permission denied", marks=pytest.mark.slow),
+        pytest.param("another content for a file", "Permission denied", marks=pytest.mark.slow),
+        pytest.param("a file of the system", "Permission denied", marks=pytest.mark.slow),
         ("a file of the user", "Permission denied"),
-        ("memory in small pieces", "GiB of memory that the sandbox allows"),
+        pytest.param("memory in small pieces", "GiB of memory that the sandbox allows", marks=pytest.mark.slow),
         pytest.param("all of a processor's time", "used more CPU time than the sandbox allows", marks=pytest.mark.slow),
     ],
 )

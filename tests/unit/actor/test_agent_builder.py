@@ -4,12 +4,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.support.agent_policies import local_store, publish_seed
 from tests.support.paths import REPOSITORY
 
 _WITHOUT_OPTIONS = """
 import importlib, pkgutil, sys
 from pathlib import Path
+
+import pytest
 
 OPTIONS = ("actor.canary", "actor.prefetch")
 
@@ -44,6 +48,7 @@ for option, other in (OPTIONS, OPTIONS[::-1]):
 """
 
 
+@pytest.mark.slow
 def test_without_the_folders_of_the_options_the_rest_imports_and_acts(tmp_path: Path) -> None:
     publish_seed(local_store(tmp_path), 0)
     command = [sys.executable, "-c", _WITHOUT_OPTIONS, str(tmp_path)]

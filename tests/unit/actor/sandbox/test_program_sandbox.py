@@ -235,6 +235,7 @@ def test_the_sandbox_works_without_a_writable_cache(store: LocalPolicyStore, tmp
     sandbox.close()
 
 
+@pytest.mark.slow
 def test_the_oldest_of_many_records_are_deleted(tmp_path: Path) -> None:
     cache = SandboxCache(tmp_path / "cache")
     for number in range(1010):

@@ -59,7 +59,11 @@ def act(store: LocalPolicyStore, space: spaces.Space[Any], n: int = 3) -> np.nda
 
 @pytest.mark.parametrize(
     ("action", "n_outputs"),
-    [(spaces.Discrete(3, start=1), 3), (spaces.MultiDiscrete([2, 3]), 5), (spaces.MultiBinary(4), 4)],
+    [
+        (spaces.Discrete(3, start=1), 3),
+        pytest.param(spaces.MultiDiscrete([2, 3]), 5, marks=pytest.mark.slow),
+        pytest.param(spaces.MultiBinary(4), 4, marks=pytest.mark.slow),
+    ],
     ids=str,
 )
 def test_logits_become_a_policy_that_agents_act_with(action: spaces.Space[Any], n_outputs: int, tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def test_two_saves_of_one_module_with_other_weights() -> None:
     assert digest(before) == digest(after)
 
 
-@pytest.mark.parametrize("method", ["script", "trace"])
+@pytest.mark.parametrize("method", ["script", pytest.param("trace", marks=pytest.mark.slow)])
 def test_a_learner_that_starts_again_makes_the_same_program(method: str) -> None:
     code = (
         "import torch\n"
