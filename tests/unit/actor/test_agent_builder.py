@@ -13,8 +13,6 @@ _WITHOUT_OPTIONS = """
 import importlib, pkgutil, sys
 from pathlib import Path
 
-import pytest
-
 OPTIONS = ("actor.canary", "actor.prefetch")
 
 def block(option):
