@@ -81,9 +81,13 @@ def check_memory(manifest: Manifest) -> None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return True when ``error`` or a cause of it reports a failed allocation, by type or by native code's message."""
+    """Return True when ``error`` or one before it reports a failed allocation, by type or by native code's message.
+
+    Code that cleans up after a failed allocation may fail itself, and its error then hides the first.
+    """
+    before = error.__cause__ or error.__context__
     return (
         isinstance(error, MemoryError)
         or any(words in str(error) for words in _OUT_OF_MEMORY)
-        or (error.__cause__ is not None and is_out_of_memory(error.__cause__))
+        or (before is not None and is_out_of_memory(before))
     )

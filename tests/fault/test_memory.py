@@ -76,7 +76,9 @@ def test_native_code_reports_failed_allocations_by_message() -> None:
     said = ProgramError("torch.jit.load: RuntimeError: DefaultCPUAllocator: can't allocate memory: you tried to …")
     assert is_out_of_memory(said)
     wrapped = ProgramError("one of its programs cannot be run")
-    wrapped.__cause__ = MemoryError()
+    wrapped.__cause__ = ValueError("I/O operation on closed file")  # by the end of a with statement
+    assert not is_out_of_memory(wrapped)
+    wrapped.__cause__.__context__ = MemoryError()
     assert is_out_of_memory(wrapped)
     assert not is_out_of_memory(ProgramError("no such operator"))
 
