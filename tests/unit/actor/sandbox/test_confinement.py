@@ -1,5 +1,6 @@
 """Attempts of a confined process at all that the sandbox denies. Each runs in a process of its own."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -68,6 +69,7 @@ def _run(tmp_path: Path, code: str) -> subprocess.CompletedProcess[str]:
             done = subprocess.run(
                 [sys.executable, "-c", _PREAMBLE + code, str(tmp_path), str(other.pid)],
                 cwd=REPOSITORY,
+                env={name: value for name, value in os.environ.items() if not name.startswith("COV")},
                 capture_output=True,
                 text=True,
                 check=False,

@@ -70,6 +70,7 @@ def test_honest_policies_pass_at_any_batch_size(policy: ActingPolicy, batch_size
 def test_impure_policies_are_refused_at_any_batch_size(kind: type[AroundPolicy], batch_size: int) -> None:
     honest = make_policy(network=kind.network)
     check = _check_of(honest, honest.signature, batch_size)
+    torch.manual_seed(0)  # one in some hundred draws equals the one before in float32
     with pytest.raises(ProgramImpure, match=REASONS[kind]):
         check.check(_eager(kind().eval(), honest.signature))
 
