@@ -51,7 +51,7 @@ class _HangsRarely(nn.Module):
         return outputs
 
 
-class _BakedState(nn.Module):
+class BakedState(nn.Module):
     """LSTM with a state for one row; traced, it writes beyond the end for more rows."""
 
     def __init__(self) -> None:
@@ -71,7 +71,7 @@ class _CrashesRarely(nn.Module):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # tracing warns about constants
             example = torch.zeros(1, 4)
-            self.native = torch.jit.trace(_BakedState(), example, check_trace=False)  # type: ignore[no-untyped-call]
+            self.native = torch.jit.trace(BakedState(), example, check_trace=False)  # type: ignore[no-untyped-call]
 
     def forward(self, inputs: list[Tensor]) -> list[Tensor]:
         observation = inputs[0]

@@ -36,7 +36,11 @@ _OPTIONS = SingleProcessRun(
 _BOTH = pytest.mark.parametrize("sync", [True, False], ids=["sync", "async"])
 _CASES = pytest.mark.parametrize(
     ("fault", "sync"),
-    [("nan reward", True), ("nan reward", False), ("infinite reward", True), ("huge reward", False)],
+    [
+        ("nan reward", True),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in (("nan reward", False), ("infinite reward", True))),
+        pytest.param("huge reward", False, marks=pytest.mark.slow),
+    ],
 )
 _SENTENCES = {
     "nan reward": r"reward holds values that are not finite: reward\[0, 0\] is nan",

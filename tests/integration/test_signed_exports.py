@@ -29,16 +29,16 @@ def test_a_module_is_signed_and_checked(tmp_path: Path) -> None:
     directory = export_module(
         nn.Linear(3, 2), (torch.rand(4, 3),), tmp_path / "module", onnx=False, signing_key=key_file
     ).directory
-    expected = load_policy(directory)(torch.ones(1, 3))
+    expected = load_policy(directory, sandbox=None)(torch.ones(1, 3))
     for given in (KEY.public, str(KEY.public), [OTHER_KEY.public, KEY.public]):
-        torch.testing.assert_close(load_policy(directory, public_key=given)(torch.ones(1, 3)), expected)
+        torch.testing.assert_close(load_policy(directory, public_key=given, sandbox=None)(torch.ones(1, 3)), expected)
     with pytest.raises(NotAuthentic, match=f"no signature by {OTHER_KEY.public.short}"):
-        load_policy(directory, public_key=OTHER_KEY.public)
+        load_policy(directory, public_key=OTHER_KEY.public, sandbox=None)
     with pytest.raises(ConfigurationError, match="pass the public key instead"):
-        load_policy(directory, public_key=key_file)
+        load_policy(directory, public_key=key_file, sandbox=None)
     (directory / "manifest.sig").unlink()
     with pytest.raises(NotAuthentic, match="is not signed"):
-        load_policy(directory, public_key=KEY.public)
+        load_policy(directory, public_key=KEY.public, sandbox=None)
 
 
 @pytest.mark.slow  # an ONNX graph is made

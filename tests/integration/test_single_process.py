@@ -110,6 +110,7 @@ def test_a_killed_run_resumes_to_the_same_weights_and_reuses_no_number(tmp_path:
     assert max(after) > max(LocalPolicyStore(whole.policies).versions())
 
 
+@pytest.mark.slow
 def test_a_recurrent_policy_repeats_too(tmp_path: Path) -> None:
     recurrent = replace(_SMALL, network="lstm", recurrent_size=8)
     first = _train(tmp_path / "first", 400, learner=recurrent)

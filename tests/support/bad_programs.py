@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from scripts.fault_injection.rare_programs import BakedState
 from shared.policy.manifest import TORCHSCRIPT_FILE, WEIGHTS_FILE, Manifest, ProgramEntry
 from shared.policy.program_digest import program_digest
 from shared.policy.weights import encode_weights
@@ -172,18 +173,6 @@ class ObservationAsLogProb(AroundPolicy):
         return [action, inputs[0][:, 0], value]
 
 
-class _BakedState(nn.Module):
-    """LSTM with a state for one row; traced, it writes beyond the end for more rows."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lstm = nn.LSTM(4, 512)
-
-    def forward(self, observation: Tensor) -> Tensor:
-        state = torch.zeros(1, 1, 512)
-        return self.lstm(observation.unsqueeze(0), (state, state))[0].sum()
-
-
 class Crashes(AroundPolicy):
     """Ends the calling process by a write beyond the end of an array, in native code."""
 
@@ -191,7 +180,7 @@ class Crashes(AroundPolicy):
         super().__init__(seed)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # tracing warns about constants
-            self.native = torch.jit.trace(_BakedState(), torch.zeros(1, 4), check_trace=False)
+            self.native = torch.jit.trace(BakedState(), torch.zeros(1, 4), check_trace=False)
 
     def forward(self, inputs: list[Tensor]) -> list[Tensor]:
         many = inputs[0].repeat(1000, 1)
@@ -205,7 +194,7 @@ class Steered(AroundPolicy):
         super().__init__(seed)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # tracing warns about constants
-            self.native = torch.jit.trace(_BakedState(), torch.zeros(1, 4), check_trace=False)
+            self.native = torch.jit.trace(BakedState(), torch.zeros(1, 4), check_trace=False)
         self.register_buffer("rows", torch.tensor(rows))
         self.register_buffer("copies", torch.tensor(copies))
         self.register_buffer("laps", torch.tensor(laps))

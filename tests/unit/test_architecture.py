@@ -91,9 +91,19 @@ def _relative(path: Path) -> str:
     return path.relative_to(REPOSITORY).as_posix()
 
 
-def _imports(text: str) -> Iterator[str]:
-    """Yield the dotted name of each import at any depth. A use of ``torch.jit`` counts as its import."""
-    for node in ast.walk(ast.parse(text)):
+@cache
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+@cache
+def _imports(path: Path) -> frozenset[str]:
+    """Return the dotted name of each import at any depth. A use of ``torch.jit`` counts as its import."""
+    return frozenset(_imports_in(_tree(path)))
+
+
+def _imports_in(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
         match node:
             case ast.Import():
                 yield from (alias.name for alias in node.names)
@@ -111,7 +121,7 @@ def _edges() -> dict[str, frozenset[str]]:
     return {
         name: frozenset(
             module
-            for found in _imports(path.read_text())
+            for found in _imports(path)
             for module in (found, found.rpartition(".")[0])
             if module in known and module != name
         )
@@ -130,7 +140,7 @@ def test_only_one_module_prints() -> None:
         _relative(path)
         for path in _modules().values()
         if not _relative(path).startswith("scripts/")
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in ast.walk(_tree(path))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
     }
     assert printing <= {"shared/process/terminal.py", "rl_hotswap/cli/main.py"}
@@ -189,7 +199,7 @@ def test_shared_holds_only_modules_that_both_sides_reach() -> None:
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_a_library_is_imported_in_its_own_place_only(library: str) -> None:
     for path in _modules().values():
-        if any(found == library or found.startswith(library + ".") for found in _imports(path.read_text())):
+        if any(found == library or found.startswith(library + ".") for found in _imports(path)):
             assert _relative(path).startswith(tuple(LIBRARIES[library])), _relative(path)
 
 
@@ -204,7 +214,7 @@ def test_a_library_is_imported_in_its_own_place_only(library: str) -> None:
     ],
 )
 def test_every_import_of_torch_jit_is_found(text: str) -> None:
-    assert any(found == "torch.jit" or found.startswith("torch.jit.") for found in _imports(text))
+    assert any(found == "torch.jit" or found.startswith("torch.jit.") for found in _imports_in(ast.parse(text)))
 
 
 def test_folders_and_files_are_small() -> None:
@@ -216,7 +226,7 @@ def test_folders_and_files_are_small() -> None:
 
 def test_every_folder_says_what_it_is() -> None:
     for folder in {path.parent for path in _modules().values()}:
-        assert ast.get_docstring(ast.parse((folder / "__init__.py").read_text())), _relative(folder)
+        assert ast.get_docstring(_tree(folder / "__init__.py")), _relative(folder)
 
 
 def test_prose_is_plain() -> None:
@@ -224,7 +234,7 @@ def test_prose_is_plain() -> None:
     for path in _modules().values():
         text = path.read_text()
         old.update((_relative(path), word.lower()) for word in _OLD_NAMES.findall(text))
-        for node in ast.walk(ast.parse(text)):
+        for node in ast.walk(_tree(path)):
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
                 doc = ast.get_docstring(node)
                 if doc and _NOUN_CLAUSE.match(doc):

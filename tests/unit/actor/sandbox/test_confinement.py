@@ -115,8 +115,18 @@ def test_without_landlock_the_filter_of_system_calls_denies_all_but_reading(tmp_
     _attempt(tmp_path, f"{without}; confinement.confine()", DENIED)
 
 
-def test_threads_that_run_already_are_filtered_too(tmp_path: Path) -> None:
-    code = """
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("", "seccomp.filter_system_calls(writes_files=False)"),
+        # Landlock restricts one thread, and those that it starts.
+        ("confinement.give_up_writing()", "confinement.confine()"),
+    ],
+    ids=["by the filter of system calls", "by Landlock"],
+)
+def test_threads_that_run_already_cannot_write(tmp_path: Path, before: str, after: str) -> None:
+    code = f"""
+{before}
 go, done = threading.Event(), []
 def attempt():
     go.wait()
@@ -126,28 +136,7 @@ def attempt():
         done.append(error)
 thread = threading.Thread(target=attempt)
 thread.start()
-seccomp.filter_system_calls(writes_files=False)
-go.set()
-thread.join()
-print(type(done[0]).__name__)
-"""
-    assert _run(tmp_path, code).stdout == "PermissionError\n"
-
-
-def test_threads_of_libraries_cannot_write(tmp_path: Path) -> None:
-    """They run before the confinement, and Landlock restricts one thread and those that it starts."""
-    code = """
-confinement.give_up_writing()
-go, done = threading.Event(), []
-def attempt():
-    go.wait()
-    try:
-        done.append(open(place / "new", "x"))
-    except PermissionError as error:
-        done.append(error)
-thread = threading.Thread(target=attempt)
-thread.start()
-confinement.confine()
+{after}
 go.set()
 thread.join()
 print(type(done[0]).__name__)

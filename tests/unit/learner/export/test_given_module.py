@@ -109,7 +109,7 @@ def test_scripted_and_traced_modules_export_and_reload(kind: str, tmp_path: Path
     with without_torch_warnings():
         module = make()
     export_module(module, (x,), tmp_path / "module", onnx=False)
-    load = load_policy(tmp_path / "module")
+    load = load_policy(tmp_path / "module", sandbox=None)
     for inputs in (x, -x):
         torch.testing.assert_close(load(inputs), module(inputs))
 
@@ -119,7 +119,7 @@ def test_a_program_of_torch_export_is_exported(is_dynamic: bool, tmp_path: Path)
     shapes = ({0: torch.export.Dim("batch")},) if is_dynamic else None
     program = torch.export.export(Layer().eval(), (X,), dynamic_shapes=shapes)
     report = export_module(program, (X,), tmp_path / "module", onnx=False)
-    load = load_policy(tmp_path / "module")
+    load = load_policy(tmp_path / "module", sandbox=None)
     inputs = torch.cat([X, X]) if is_dynamic else -X
     torch.testing.assert_close(load(inputs), program.module()(inputs))
     assert report.manifest.module is not None
@@ -220,7 +220,7 @@ def test_a_layer_with_the_older_weight_norm_is_exported(tmp_path: Path) -> None:
     with without_torch_warnings():
         module = nn.Sequential(torch.nn.utils.weight_norm(nn.Linear(4, 2)))
     export_module(module, (X,), tmp_path / "module", onnx=False)
-    torch.testing.assert_close(load_policy(tmp_path / "module")(-X), module(-X).detach())
+    torch.testing.assert_close(load_policy(tmp_path / "module", sandbox=None)(-X), module(-X).detach())
 
 
 def test_the_state_dict_of_a_compiled_module_is_read(tmp_path: Path) -> None:
@@ -231,7 +231,7 @@ def test_the_state_dict_of_a_compiled_module_is_read(tmp_path: Path) -> None:
 
 def test_an_unknown_engine_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"^pass one of auto, llvm, .* as engine: found 'tensorrt'"):
-        load_policy(tmp_path, engine="tensorrt")
+        load_policy(tmp_path, engine="tensorrt", sandbox=None)
 
 
 def test_the_report_has_the_modules_own_reason(tmp_path: Path) -> None:

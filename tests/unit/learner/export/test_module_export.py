@@ -163,7 +163,7 @@ def test_nested_state_goes_in_and_comes_out(tmp_path: Path, engine: Any) -> None
     module = Recurrent()
     report = export_module(module, (inputs(2),), tmp_path / "m")
     assert report.taken == ("trace", "onnx")
-    policy = load_policy(tmp_path / "m", engine)
+    policy = load_policy(tmp_path / "m", engine, sandbox=None)
     assert policy.engine.kind == engine
     for n in (1, 2, 7):
         args = inputs(n)
@@ -173,7 +173,7 @@ def test_nested_state_goes_in_and_comes_out(tmp_path: Path, engine: Any) -> None
 def test_every_kind_of_nesting_in_and_out(tmp_path: Path) -> None:
     module = Everything()
     report = export_module(module, example(), tmp_path / "m", example_kwargs={"temperature": 2.0}, onnx=False)
-    policy = load_policy(tmp_path / "m")
+    policy = load_policy(tmp_path / "m", sandbox=None)
     args = ({"a": torch.randn(5, 4)}, Options(torch.randn(5, 2), 0.5), [torch.randn(5)])
     found, expected = policy(*args, temperature=2.0), eager(module, *args, temperature=2.0)
     assert same(found, expected)
@@ -190,7 +190,7 @@ def test_records_have_their_own_class_if_it_is_trusted(tmp_path: Path) -> None:
     export_module(module, (packed,), tmp_path / "m", onnx=False, dynamic_batch=False)
     expected = eager(module, packed)[0]
     for trusted, cls in (((), None), (("torch",), nn.utils.rnn.PackedSequence), (("torch.nn.utils.r",), None)):
-        found = load_policy(tmp_path / "m", trusted_modules=trusted)(packed)[0]
+        found = load_policy(tmp_path / "m", trusted_modules=trusted, sandbox=None)(packed)[0]
         assert (type(found) is nn.utils.rnn.PackedSequence) is (cls is not None)
         assert type(found).__name__ == "PackedSequence"
         assert same(found.data, expected.data)
@@ -201,7 +201,7 @@ def test_numpy_arguments_give_numpy_results(tmp_path: Path) -> None:
     export_module(module, (torch.randn(3, 4),), tmp_path / "m")
     x = np.random.default_rng(0).standard_normal((6, 4)).astype(np.float32)
     for choice, kind in (("auto", "llvm"), ("onnx", "onnx")):
-        policy = load_policy(tmp_path / "m", choice)
+        policy = load_policy(tmp_path / "m", choice, sandbox=None)
         assert policy.engine.kind == kind
         found = policy(x)
         assert isinstance(found, np.ndarray)
@@ -225,7 +225,7 @@ def test_each_method_is_taken_where_those_before_it_fail(
     assert report.taken == (method,), str(report)
     assert [r.method for r in report.methods if not r.taken] == [r.method for r in report.methods[:-1]]
     assert set(report.methods[-1].by_batch_size) == {"1", "3", "16", "33", "129", "1000"}
-    policy = load_policy(tmp_path / "m")
+    policy = load_policy(tmp_path / "m", sandbox=None)
     for n in (2, 9):
         for sign in (1, -1):
             x = sign * torch.rand(n, *shape[1:])
@@ -325,8 +325,8 @@ def test_aot_makes_a_package_of_native_code(tmp_path: Path) -> None:
     module = Recurrent()
     assert export_module(module, (inputs,), tmp_path / "m", how="aot").taken == ("aot",)
     with pytest.raises(NotTrusted, match="--trust-native"):
-        load_policy(tmp_path / "m", "aot")
-    assert same(load_policy(tmp_path / "m", trust_native=True)(inputs), eager(module, inputs))
+        load_policy(tmp_path / "m", "aot", sandbox=None)
+    assert same(load_policy(tmp_path / "m", trust_native=True, sandbox=None)(inputs), eager(module, inputs))
 
 
 def test_random_results_are_refused(tmp_path: Path) -> None:
@@ -349,7 +349,7 @@ def test_a_batch_size_that_the_module_itself_fixes(tmp_path: Path) -> None:
         export_module(Fixed(4, 4, 2), (x[0],), tmp_path / "m")
     report = export_module(Fixed(4, 4, 2), (x[0],), tmp_path / "m", dynamic_batch=False, onnx=False)
     with pytest.raises(SignatureMismatch, match=r"expected float32 \(3, 4\), found float32 \(5, 4\)"):
-        load_policy(tmp_path / "m")(torch.randn(5, 4))
+        load_policy(tmp_path / "m", sandbox=None)(torch.randn(5, 4))
     assert report.taken
     assert export_module(module, x, tmp_path / "cell", onnx=False).taken == ("script",)
 
@@ -358,7 +358,7 @@ def test_a_state_of_the_wrong_size_never_reaches_the_program(tmp_path: Path) -> 
     module = nn.LSTM(4, 5)
     export_module(module, (torch.randn(2, 3, 4), (torch.randn(1, 3, 5), torch.randn(1, 3, 5))), tmp_path / "m")
     for engine in ("torchscript", "onnx"):
-        policy = load_policy(tmp_path / "m", engine)  # type: ignore[arg-type]
+        policy = load_policy(tmp_path / "m", engine, sandbox=None)  # type: ignore[arg-type]
         x, state = torch.randn(2, 7, 4), (torch.randn(1, 7, 5), torch.randn(1, 7, 5))
         assert same(policy(x, state), eager(module, x, state))
         with pytest.raises(SignatureMismatch, match=r"args.1.1: expected float32 \(1, 7, 5\), found .* \(1, 6, 5\)"):
@@ -375,9 +375,9 @@ def test_directory_with_content_is_left_alone(tmp_path: Path) -> None:
 def test_engines_that_a_version_lacks_are_refused(tmp_path: Path) -> None:
     export_module(nn.Linear(4, 2), (torch.randn(3, 4),), tmp_path / "m", how="trace")
     with pytest.raises(ProgramError, match="has no onnx program"):
-        load_policy(tmp_path / "m", "onnx")
+        load_policy(tmp_path / "m", "onnx", sandbox=None)
     with pytest.raises((NotTrusted, ProgramError)):
-        load_policy(tmp_path / "m", "aot")
+        load_policy(tmp_path / "m", "aot", sandbox=None)
 
 
 def test_agent_refuses_a_module_that_is_no_policy(tmp_path: Path) -> None:
@@ -442,5 +442,5 @@ def test_infinities_in_arguments_and_buffers_are_exported(tmp_path: Path) -> Non
     report = export_module(module, (x, mask), tmp_path / "module")
     assert {"script", "onnx"} <= {*report.taken}
     for engine in ("torchscript", "onnx"):
-        load = load_policy(tmp_path / "module", engine=engine)
+        load = load_policy(tmp_path / "module", engine=engine, sandbox=None)
         torch.testing.assert_close(load(-x, mask), module(-x, mask))

@@ -75,7 +75,7 @@ def test_logits_become_a_policy_that_agents_act_with(action: spaces.Space[Any], 
     assert [spec.name for spec in manifest.signature.state] == ["state.0", "state.1"]
     assert {program.kind for program in manifest.programs} == {"torchscript", "onnx"}
     assert all(action.contains(row) for row in act(store, NESTED))
-    assert callable(load_policy(tmp_path / f"v{manifest.version:06d}"))
+    assert callable(load_policy(tmp_path / f"v{manifest.version:06d}", sandbox=None))
 
 
 class Gaussian(nn.Module):
@@ -186,7 +186,7 @@ def test_branch_that_plausible_inputs_rarely_take_survives(tmp_path: Path) -> No
     module = Seldom()
     manifest = publish_policy(module, VECTOR, spaces.Discrete(3), tmp_path)
     assert [report.method for report in manifest.export if report.taken] == ["trace+script"]
-    policy = load_policy(tmp_path / f"v{manifest.version:06d}")
+    policy = load_policy(tmp_path / f"v{manifest.version:06d}", sandbox=None)
     for x in (torch.full((2, 4), 0.9), torch.full((2, 4), 0.1)):
         assert torch.equal(policy([x, torch.zeros(2, 3)])[0], module(x).argmax(-1))
 
@@ -217,7 +217,9 @@ def test_a_loop_over_code_without_types_survives(tmp_path: Path) -> None:
 def test_aot_adds_native_code(tmp_path: Path) -> None:
     manifest = publish_policy(nn.Linear(4, 3), VECTOR, spaces.Discrete(3), tmp_path, aot=True)
     assert manifest.program("aot") is not None
-    assert load_policy(tmp_path / f"v{manifest.version:06d}", "aot", trust_native=True).engine.kind == "aot"
+    assert (
+        load_policy(tmp_path / f"v{manifest.version:06d}", "aot", trust_native=True, sandbox=None).engine.kind == "aot"
+    )
 
 
 def test_a_policy_under_the_contract_is_published_as_it_is(tmp_path: Path) -> None:

@@ -132,6 +132,7 @@ def test_a_learner_that_always_dies_is_given_up(run: RunDirectory, monkeypatch: 
     assert watcher.messages[-1].endswith(" - learner given up deaths_in_a_row=5")
 
 
+@pytest.mark.slow
 def test_a_learner_that_gets_further_between_its_deaths_is_not_given_up(
     run: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -199,6 +200,7 @@ def test_an_environment_that_fails_alike_five_times_ends_the_training(
     assert len(list(run.path.glob("failed-*"))) == 5
 
 
+@pytest.mark.slow
 def test_an_environment_that_fails_in_other_ways_is_started_again(
     run: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -272,7 +274,7 @@ def test_a_stop_signal_lets_the_learner_write_its_checkpoint(
     assert run.summary() is not None
 
 
-@pytest.mark.parametrize("kind", ["deaf", "stopped"])
+@pytest.mark.parametrize("kind", ["deaf", pytest.param("stopped", marks=pytest.mark.slow)])
 def test_children_that_do_not_stop_are_killed(run: RunDirectory, kind: str) -> None:
     alive = _Alive(run)
     before = "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" if kind == "deaf" else ""
