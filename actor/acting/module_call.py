@@ -120,18 +120,18 @@ def load_policy(
         )
     files = open_version_directory(Path(directory))
     Authenticity(public_keys_of(public_key)).check(files)
-    files.verify_others()
     trust = ProgramTrust(
         native=permissions.get("trust_native", False),
         modules=permissions.get("trusted_modules", ()),
         allowed_operators=permissions.get("allowed_operators", ()),
         programs=permissions.get("trust_programs", False),
     )
-    if sandbox is None:
-        return _load(files, engine, trust, None)
-    cache = SandboxCache.below(user_cache())
-    with closing(ProgramSandbox(sandbox, batch_size=1, cache=cache, trust=trust)) as first:
-        return _load(files, engine, trust, first)
+    with files.verifying_others():
+        if sandbox is None:
+            return _load(files, engine, trust, None)
+        cache = SandboxCache.below(user_cache())
+        with closing(ProgramSandbox(sandbox, batch_size=1, cache=cache, trust=trust)) as first:
+            return _load(files, engine, trust, first)
 
 
 def _load(files: VersionFiles, engine: EngineChoice, trust: ProgramTrust, first: ProgramSandbox | None) -> LoadedModule:
