@@ -198,6 +198,7 @@ class EngineLoader:
                 trust=options.trust,
                 outputs=material.verifier.outputs,
                 batch_size=options.batch_size,
+                measure=options.measure,
             )
         material.verifier.verify(engine.run)
         self._verify_purity(engine, kind, entry, material)

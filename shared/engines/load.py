@@ -38,6 +38,7 @@ def load_program(
     trust: ProgramTrust = PURE_ONLY,
     outputs: Sequence[int] | None = None,
     batch_size: int | None = None,
+    measure: bool = True,
 ) -> Engine:
     """Return an engine with this version's weights, which always come from the weights file.
 
@@ -45,6 +46,8 @@ def load_program(
         trust: permissions beyond pure operators.
         outputs: positions of the outputs that the engine returns; all by default.
         batch_size: usual number of rows per call, if known.
+        measure: False to let no measurement choose how an engine runs, so that equal inputs give equal bits in every
+            run.
 
     Every program passes ``check_program`` first, before any library reads it.
 
@@ -65,7 +68,15 @@ def load_program(
         from shared.engines.onnx import OnnxEngine
 
         # The batch of a module that is not a policy may be in any dimension.
-        engine = OnnxEngine(data, weights, bind=manifest.module is UNSET, outputs=outputs, batch_size=batch_size)
+        rows = batch_size if measure and manifest.module is UNSET else None
+        engine = OnnxEngine(
+            data,
+            weights,
+            bind=manifest.module is UNSET,
+            outputs=outputs,
+            batch_size=batch_size,
+            measure_with=None if rows is None else _blank_inputs(manifest, rows),
+        )
     elif kind == "torchscript":
         from shared.engines.torchscript import TorchScriptEngine
 
@@ -89,6 +100,10 @@ def output_dtypes(manifest: Manifest) -> list[np.dtype[Any]]:
     """Return the dtype that the manifest promises of each output of its programs."""
     promised = manifest.signature.outputs if manifest.module is UNSET else manifest.module.outputs
     return [np.dtype(spec.dtype) for spec in promised]
+
+
+def _blank_inputs(manifest: Manifest, rows: int) -> list[np.ndarray]:
+    return [np.zeros((rows, *spec.shape), spec.dtype) for spec in manifest.signature.inputs]
 
 
 def _bounds(manifest: Manifest, outputs: Sequence[int] | None) -> Sequence[Bounds] | None:

@@ -1,7 +1,7 @@
 """ONNX graphs without ONNX Runtime: their external weights, and pruning to some of their outputs."""
 
 import functools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -74,6 +74,57 @@ def keep_outputs(graph: bytes, positions: tuple[int, ...]) -> bytes:
     replace_fields(model.graph, output=outputs, node=nodes[::-1], initializer=initializers)
     kept_graph: bytes = model.SerializeToString(deterministic=True)
     return kept_graph
+
+
+def with_weights_as_inputs(graph: bytes, names: Collection[str]) -> bytes:
+    """Return the graph with the initializers ``names`` as further inputs, after its own."""
+    import onnx
+
+    model = onnx.load_model_from_string(graph)
+    outside = [tensor for tensor in model.graph.initializer if tensor.name in names]
+    inside = [tensor for tensor in model.graph.initializer if tensor.name not in names]
+    weights = [onnx.helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)) for t in outside]
+    replace_fields(model.graph, input=[*model.graph.input, *weights], initializer=inside)
+    open_graph: bytes = model.SerializeToString()
+    return open_graph
+
+
+def for_few_rows(graph: bytes, names: Collection[str]) -> bytes:
+    """Return the graph with each ``x W^T + b`` computed as ``(W x^T)^T + b`` if ``W`` is one of ``names``.
+
+    Unless the second factor of a product is a constant, ONNX Runtime reorders it at each call. For a few rows that
+    takes several times as long as the product itself, and ``x^T`` is small.
+    """
+    import onnx
+
+    model = onnx.load_model_from_string(graph)
+    nodes = []
+    for number, node in enumerate(model.graph.node):
+        if not _is_linear(node, names):
+            nodes.append(node)
+            continue
+        x, weight, *bias = node.input
+        columns, product = f"rl_hotswap.columns.{number}", f"rl_hotswap.product.{number}"
+        rows = f"rl_hotswap.rows.{number}" if bias else node.output[0]
+        nodes.append(onnx.helper.make_node("Transpose", [x], [columns], perm=[1, 0]))
+        nodes.append(onnx.helper.make_node("MatMul", [weight, columns], [product]))
+        nodes.append(onnx.helper.make_node("Transpose", [product], [rows], perm=[1, 0]))
+        if bias:
+            nodes.append(onnx.helper.make_node("Add", [rows, *bias], node.output))
+    replace_fields(model.graph, node=nodes)
+    rewritten: bytes = model.SerializeToString()
+    return rewritten
+
+
+def _is_linear(node: "onnx.NodeProto", names: Collection[str]) -> bool:
+    """Return True for ``x W^T + b`` or ``x W^T`` with ``W`` among ``names``."""
+    import onnx
+
+    if node.op_type != "Gemm" or node.domain not in ("", "ai.onnx") or node.input[1] not in names:
+        return False
+    attributes = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
+    factors = (attributes.get("alpha", 1.0), attributes.get("beta", 1.0))
+    return factors == (1.0, 1.0) and (attributes.get("transA", 0), attributes.get("transB", 0)) == (0, 1)
 
 
 def replace_fields(graph: "onnx.GraphProto", **fields: Sequence[Any]) -> None:

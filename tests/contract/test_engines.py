@@ -327,6 +327,25 @@ def test_every_combination_equals_eager(kind: EngineKind, case: str) -> None:
             compare(expected.outputs, engine.run(expected.inputs), exported.signature, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_onnx_sessions_that_take_weights_equal_those_that_have_them(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    exported = export(case)
+    own = load_program("onnx", exported.first.read, exported.first.manifest)
+    monkeypatch.setattr("shared.engines.onnx._LARGE_BYTES", 0)
+    monkeypatch.setattr("shared.engines.onnx_session._fastest_call_s", lambda *_: (1.0, 1.0))
+    bound = load_program("onnx", exported.first.read, exported.first.manifest, batch_size=1)
+    for policy, version in ((exported.other_policy, exported.second), (exported.policy, exported.first)):
+        weights = decode_weights(version.read("weights.safetensors"))
+        own.load_weights(weights)
+        with monkeypatch.context() as patched:
+            patched.setattr("shared.engines.onnx_session.SessionMaker.make", None)
+            bound.load_weights(weights)
+        for batch_size in (1, 1, 3, 8, 33):
+            probe = compute_probe(policy.eval(), exported.signature, batch_size=batch_size, seed=5)
+            for expected in (probe.outputs, own.run(probe.inputs)):
+                compare(expected, bound.run(probe.inputs), exported.signature, 1e-5, 1e-5)
+
+
 @pytest.mark.parametrize("kind", ["compile", "eager"])
 @pytest.mark.parametrize("trusted", [(), ("learne", "shared")])
 def test_nothing_is_imported_that_was_not_allowed(kind: EngineKind, trusted: tuple[str, ...]) -> None:

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime  # type: ignore[import-untyped]
 import pytest
 from onnx import TensorProto, helper
 
-from shared.engines.onnx import OnnxEngine, SessionMaker, session_maker
+from shared.engines.onnx import OnnxEngine
+from shared.engines.onnx_session import OnnxSession, SessionMaker, session_maker
 from shared.errors import PolicyOutputError, ProgramError, WeightsError
 from shared.files.buffer_pool import BufferPool
 from shared.policy.weights import decode_weights, encode_weights
@@ -151,13 +151,13 @@ def test_needs_no_torch() -> None:
 def test_sessions_of_known_graphs_are_made_of_the_optimised_one_and_answer_alike() -> None:
     nodes = [helper.make_node("Identity", ["x"], ["same"]), helper.make_node("Mul", ["same", "weight"], ["y"])]
     known = graph(external("weight", (2,)), nodes=nodes)
-    maker = session_maker(known, ("weight",), 1, packs=True)
+    maker = session_maker(known, ("weight",), packs=True)
     engine = OnnxEngine(known, weights())
     assert len(onnx.load_model_from_string(maker._graph).graph.node) == 1
     for factor in (3.0, 4.0):
         engine.load_weights(weights(factor))
         np.testing.assert_array_equal(engine.run([X])[0], X * weights(factor)["weight"])
-    assert session_maker(known, ("weight",), 1, packs=True) is maker
+    assert session_maker(known, ("weight",), packs=True) is maker
 
 
 @pytest.mark.parametrize(("batch_size", "packs"), [(None, True), (1, False), (2, True)])
@@ -177,8 +177,11 @@ def test_large_weights_are_packed_for_batches_of_several_rows(batch_size: int | 
 
 
 def _packs(engine: OnnxEngine) -> bool:
+    assert engine._session is not None
     try:
-        return bool(engine._session.get_session_options().get_session_config_entry("session.disable_prepacking") != "1")
+        return bool(
+            engine._session.session.get_session_options().get_session_config_entry("session.disable_prepacking") != "1"
+        )
     except RuntimeError:  # nothing is said of it
         return True
 
@@ -190,14 +193,14 @@ def test_optimising_creates_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     nodes = [helper.make_node(*each) for each in chain]
     known = graph(external("weight", (2,)), nodes=nodes)
     OnnxEngine(known, weights())
-    assert session_maker(known, ("weight",), 1, packs=True)._graph is not known, "it was optimised"
+    assert session_maker(known, ("weight",), packs=True)._graph is not known, "it was optimised"
 
 
 def test_constants_computed_from_weights_follow_new_weights() -> None:
     nodes = [helper.make_node("Exp", ["weight"], ["scale"]), helper.make_node("Mul", ["x", "scale"], ["y"])]
     known = graph(external("weight", (2,)), nodes=nodes)
     engine = OnnxEngine(known, weights())
-    assert session_maker(known, ("weight",), 1, packs=True)._graph is known, "ONNX Runtime folds what it knows"
+    assert session_maker(known, ("weight",), packs=True)._graph is known, "ONNX Runtime folds what it knows"
     for factor in (0.5, 2.0):
         engine.load_weights(weights(factor))
         np.testing.assert_allclose(engine.run([X])[0], X * np.exp(weights(factor)["weight"]), rtol=1e-6)
@@ -235,7 +238,7 @@ def test_old_session_is_freed_before_a_new_one_is_created(monkeypatch: pytest.Mo
     engine.load_weights(weights(3.0))
     old, made = weakref.ref(engine._session), []
 
-    def make(maker: SessionMaker, values: dict[str, np.ndarray]) -> onnxruntime.InferenceSession:
+    def make(maker: SessionMaker, values: dict[str, np.ndarray]) -> OnnxSession:
         made.append(old() is None)
         return make_session(maker, values)
 
