@@ -57,7 +57,7 @@ LIBRARIES = {  # docs/architecture.md has the same list
     "sb3_contrib": {"learner/sb3/", "scripts/conformance/", "scripts/benchmarks/"},
     "fsspec": {"shared/store/remote_files.py"},
     "safetensors": {"shared/policy/weights.py"},
-    "onnxruntime": {"shared/engines/onnx.py", "scripts/benchmarks/"},
+    "onnxruntime": {"shared/engines/onnx_session.py", "scripts/benchmarks/"},
     "tenacity": {"shared/retry.py"},
     "tensorboard": {"learner/training/training_observer.py"},
     "ray": set(),

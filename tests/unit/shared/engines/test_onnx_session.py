@@ -17,7 +17,7 @@ from shared.files.buffer_pool import BufferPool
 from shared.policy.weights import DecodedWeights, decode_weights, encode_weights
 from tests.unit.shared.engines.test_onnx import X, external, graph
 
-WIDE = 180_000
+WIDE = 220_000
 """So many hidden units that the weights have more than 4 MB."""
 
 
@@ -187,7 +187,8 @@ def compress() -> bytes:
         helper.make_node("Constant", [], ["zero"], value=helper.make_tensor("", TensorProto.FLOAT, [], [0])),
         helper.make_node("ReduceMin", ["x", "axes"], ["m"], keepdims=0),
         helper.make_node("Greater", ["m", "zero"], ["b"]),
-        helper.make_node("Compress", ["x", "b"], ["y"], axis=0),
+        helper.make_node("Mul", ["x", "weight"], ["w"]),
+        helper.make_node("Compress", ["w", "b"], ["y"], axis=0),
     ]
     return graph(external("weight", (2,)), nodes=nodes)
 
