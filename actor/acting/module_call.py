@@ -2,24 +2,34 @@
 
 import contextlib
 import dataclasses
+import functools
 import importlib
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from operator import attrgetter
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TypedDict, Unpack
 
 import numpy as np
 from loguru import logger
 
+from actor.acting.call_form import CallForm
 from actor.loading.engine_choice import CHALLENGERS, FIXED_ORDER, faster_challenger
 from actor.sandbox.cache_directory import user_cache
 from actor.sandbox.program_sandbox import DEFAULT_LIMITS, ProgramSandbox, SandboxCache, SandboxLimits
 from actor.verification.probe_verifier import ModuleVerifier
 from shared.engines.engine import Engine, EngineChoice, EngineKind
 from shared.engines.load import PROGRAM_OF, load_program
-from shared.errors import ConfigurationError, PolicyLoadError, ProgramError, ProgramUnsupported, one_line
+from shared.errors import (
+    ConfigurationError,
+    PolicyLoadError,
+    PolicyOutputError,
+    ProgramError,
+    ProgramUnsupported,
+    SignatureMismatch,
+    one_line,
+)
 from shared.operators.program_trust import ProgramTrust, is_trusted_module
 from shared.policy.manifest import Manifest
 from shared.policy.nested_values import DictNode, RecordNode, SequenceNode, Structure, TensorNode, flatten, unflatten
@@ -51,23 +61,34 @@ class LoadedModule:
         self.refusals = refusals
         self._signature = signature
         self._classes = classes
+        self._form = CallForm(signature)
         self._seen: set[tuple[Any, ...]] = set()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the module. Raise SignatureMismatch for other arguments, PolicyOutputError if the engine fails."""
-        leaves = flatten(self._signature.arguments, {"args": args, "kwargs": kwargs}, "the arguments")
+        positional, named = self._form.arranged(args, kwargs)
+        leaves = flatten(self._signature.arguments, {"args": positional, "kwargs": named}, "the arguments")
         arrays = [_array(leaf) for leaf in leaves]
         key = tuple((array.shape, array.dtype) for array in arrays)
-        if key not in self._seen:
-            self._signature.check_inputs(arrays)
-            if len(self._seen) >= _MOST_SHAPES:
-                self._seen.clear()
-            self._seen.add(key)
-        outputs: Sequence[Any] = self.engine.run(arrays)
+        outputs: Sequence[Any] = self.engine.run(arrays) if key in self._seen else self._first_run(key, arrays)
         if any(not isinstance(leaf, np.ndarray) for leaf in leaves):
-            torch = sys.modules["torch"]  # an argument is a tensor
-            outputs = [torch.from_numpy(output) for output in outputs]
+            tensor_of = _torch_arrays().tensor_of
+            outputs = [tensor_of(output) for output in outputs]
         return unflatten(self._signature.result, outputs, self._classes)
+
+    def _first_run(self, key: tuple[Any, ...], arrays: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+        """Run the module with other shapes than before. Raise as a call does, also for outputs of wrong sizes."""
+        sizes = self._signature.check_inputs(arrays)
+        outputs = self.engine.run(arrays)
+        try:
+            if sizes:
+                self._signature.check_outputs(outputs, sizes)
+        except SignatureMismatch as error:
+            raise PolicyOutputError(f"the program does not return what its signature promises: {error}") from error
+        if len(self._seen) >= _MOST_SHAPES:
+            self._seen.clear()
+        self._seen.add(key)
+        return outputs
 
 
 class Permissions(TypedDict, total=False):
@@ -200,8 +221,14 @@ def _as_module(manifest: Manifest) -> ModuleSignature:
 def _array(leaf: Any) -> np.ndarray:
     if isinstance(leaf, np.ndarray):
         return np.ascontiguousarray(leaf) if leaf.ndim else leaf
-    array: np.ndarray = leaf.detach().cpu().contiguous().numpy()
+    array: np.ndarray = _torch_arrays().array_of(leaf.detach().cpu().contiguous())
     return array
+
+
+@functools.cache
+def _torch_arrays() -> ModuleType:
+    """Return the module that converts tensors; an argument is one, so torch is imported already."""
+    return importlib.import_module("shared.engines.torch_arrays")
 
 
 def _trusted_classes(structures: Iterable[Structure], trusted_prefixes: Sequence[str]) -> dict[str, type[Any]]:

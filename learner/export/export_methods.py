@@ -10,14 +10,14 @@ from typing import Any, Literal, get_args
 
 import msgspec
 import torch
+from msgspec import UNSET
 from torch import nn
 
 from learner.export.canonical_archive import with_canonical_names
 from learner.export.flat_module import FlatInterface, copy_for_export, quietly
+from learner.export.inputs.dynamic_sizes import BATCH, EXAMPLE_ROWS, resized
 from learner.export.mixed_scripting import PieceCall, piece_calls, with_scripted_pieces, with_traced_pieces
-from learner.export.module_cases import resized
 from learner.export.program_checks import (
-    EXAMPLE_ROWS,
     BakedBatchError,
     ProgramChecks,
     check_operators,
@@ -173,10 +173,17 @@ def _explain(subject: ExportSubject, error: BakedBatchError) -> Exception:
     )
 
 
-def _taken(method: str, differences: Mapping[int, float], input_sets: int) -> MethodReport:
-    by_size = {str(size): difference for size, difference in sorted(differences.items()) if size}
-    largest = max(differences.values(), default=0.0)
-    return MethodReport(method, True, largest_difference=largest, by_batch_size=by_size, input_sets=input_sets)
+def _taken(method: str, differences: Mapping[str, float], input_sets: int) -> MethodReport:
+    by_batch_size = {size: found for size, found in differences.items() if size.isdigit()}
+    by_size = {size: found for size, found in differences.items() if size and not size.isdigit()}
+    return MethodReport(
+        method,
+        True,
+        largest_difference=max(differences.values(), default=0.0),
+        by_batch_size=dict(sorted(by_batch_size.items(), key=lambda item: int(item[0]))),
+        by_named_size=by_size or UNSET,
+        input_sets=input_sets,
+    )
 
 
 def _refused(method: str, error: Exception) -> MethodReport:
@@ -226,7 +233,11 @@ def describe_report(report: MethodReport) -> str:
     if not report.taken:
         return f"  {report.method}: refused: {one_line(report.error or '')}"
     sizes = report.by_batch_size if isinstance(report.by_batch_size, dict) else {}
-    at = ", ".join(f"{sizes[size]:.1e} at {size}" for size in sorted(sizes, key=int))
+    named = report.by_named_size if isinstance(report.by_named_size, dict) else {}
+    at = ", ".join(
+        [f"{sizes[size]:.1e} at {size}" for size in sorted(sizes, key=int)]
+        + [f"{found:.1e} at {size}" for size, found in named.items()]
+    )
     alone = "; compared for the example's values alone: the module takes no others" if report.input_sets == 1 else ""
     return f"  {report.method}: taken: differs from eager by {at or f'{report.largest_difference:.1e}'}{alone}"
 
@@ -260,7 +271,7 @@ _MARCH = {"AVX512": "x86-64-v4", "AVX2": "x86-64-v3"}
 
 def export_aot(module: nn.Module, interface: FlatInterface) -> bytes:
     """Return the package ("pt2") of ``module`` for any batch size, in 15 to 40 s. Raises ExportError."""
-    shapes = [{} if dim is None else {dim: torch.export.Dim("batch", min=1)} for dim in interface.batch_dims]
+    shapes = interface.dynamic_shapes(torch.export.Dim(BATCH, min=1))
     with quietly(), torch.no_grad():
         try:
             program = torch.export.export(module, (list(interface.example),), dynamic_shapes=(shapes,), strict=False)

@@ -6,11 +6,12 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
+from learner.export.inputs.dynamic_sizes import NamedDims
 from shared.errors import ExportError, one_line
 from shared.policy.nested_values import (
     Classes,
@@ -24,6 +25,7 @@ from shared.policy.nested_values import (
     flatten,
     unflatten,
 )
+from shared.policy.tensor_limits import NamedSize
 from shared.scripting.scripting import ScriptModule, without_torch_warnings
 
 _NUMBERS = {"bool": torch.bool, "int": torch.int64, "float": torch.float64}
@@ -31,12 +33,21 @@ _NUMBERS = {"bool": torch.bool, "int": torch.int64, "float": torch.float64}
 
 @dataclass(frozen=True)
 class FlatInterface:
-    """The flat tensors of a program: example inputs, the batch dimension of each or None, and the names in a graph."""
+    """The flat tensors of a program: example inputs, the batch dimension of each or None, and the names in a graph.
+
+    ``named_dims`` are the other dimensions of the inputs whose sizes vary, and ``sizes`` the ranges of those sizes.
+    """
 
     example: Sequence[Tensor]
     batch_dims: Sequence[int | None]
     input_names: Sequence[str]
     output_names: Sequence[str]
+    named_dims: NamedDims = field(default_factory=NamedDims)
+    sizes: Sequence[NamedSize] = ()
+
+    def dynamic_shapes(self, batch: torch.export.Dim) -> list[dict[int, torch.export.Dim]]:
+        """Return the dimensions of each input that vary, for ``torch.export``."""
+        return self.named_dims.shapes(self.batch_dims, self.sizes, batch)
 
 
 class FlatModule(nn.Module):

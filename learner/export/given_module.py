@@ -44,11 +44,6 @@ def _check_pieces(module: nn.Module) -> None:
                 "a compiled piece cannot be made part of a program"
             )
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
-        if tensor.dtype == torch.bfloat16:
-            raise ExportError(
-                f"export module.float(), called with float32: {one_line(name, _MOST_CHARACTERS)} is bfloat16, "
-                "which numpy and the files of a version do not have"
-            )
         if tensor.is_floating_point() and not is_lazy(tensor) and _holds_nan(tensor):
             raise ExportError(
                 f"load finite weights: {one_line(name, _MOST_CHARACTERS)} holds NaN, "

@@ -2,13 +2,13 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from learner.export.export_methods import (
@@ -22,37 +22,54 @@ from learner.export.export_methods import (
 )
 from learner.export.flat_module import FlatInterface, FlatModule, copy_for_export, flat_source
 from learner.export.given_module import has_fixed_sizes, module_of, positional
-from learner.export.module_cases import EagerModule, ModuleCases, tensors_of
+from learner.export.inputs.dynamic_sizes import Dynamic, named_dims
+from learner.export.inputs.eager_module import EagerModule, tensors_of
+from learner.export.inputs.forward_parameters import forward_parameters, tensor_names
+from learner.export.module_cases import ModuleCases
 from learner.export.program_checks import ATOL, Arrays, Case, ProgramChecks, perturbed, write_weights
 from shared.engines.eager import module_tensors
+from shared.engines.torch_arrays import weight_array
 from shared.errors import ConfigurationError, ExportError, SignatureMismatch, WeightsError, one_line
 from shared.operators.program_trust import ProgramTrust
 from shared.policy.manifest import PROBE_FILE, WEIGHTS_FILE, Manifest, MethodReport, ProbeEntry
 from shared.policy.manifest_checks import MAX_TOLERANCE
-from shared.policy.nested_values import describe
+from shared.policy.nested_values import describe, leaf_names
 from shared.policy.probe import PROBE_ATOL, PROBE_RTOL, Probe, compare_outputs, encode_probe
 from shared.policy.signature import NOT_A_POLICY
 from shared.policy.signing import SigningKey, signing_key_of
-from shared.policy.weights import encode_weights
+from shared.policy.weights import encode_weights, is_float
 from shared.scripting.scripting import ScriptModule, script, script_around
 from shared.store.pending_version import PendingVersion
 from shared.store.version_files import Sign, describe_files, describe_version, parse_version_name
 
-_EPSILONS = 32  # of the coarsest dtype among the outputs: float16 itself is no finer than that
-
 
 class ExportOptions(TypedDict, total=False):
-    """Keywords of ``export_module`` that say which programs are made.
+    """Keywords of ``export_module`` that say which programs are made, and for which calls.
 
     ``how`` names one method, to be used instead of all others. ``onnx`` (on by default) adds an ONNX graph, ``aot`` an
     AOTInductor package (15 to 40 s). ``allowed_operators`` names operators beyond the pure ones; those who
-    load the module have to allow them, too.
+    load the module have to allow them, too. ``dynamic`` names sizes that vary besides the batch size, by parameter and
+    dimension: ``{"entities": {1: "n"}}``, or ``torch.export.Dim("n", min=1, max=64)`` in place of the string; equal
+    names are equal sizes, and a string's range is as large as the module and a call's time permit. ``tolerance``,
+    absolute and relative, is that of programs at export and of engines at each load, at most ``1e-3``.
     """
 
     how: ExportMethod | None
     onnx: bool
     aot: bool
     allowed_operators: tuple[str, ...]
+    dynamic: Dynamic | None
+    tolerance: float | None
+
+
+@dataclass(frozen=True)
+class _Choices:
+    """The options of one export, checked."""
+
+    methods: Sequence[ExportMethod]
+    trust: ProgramTrust
+    dynamic: Dynamic | None
+    tolerance: float | None
 
 
 @dataclass(frozen=True)
@@ -112,18 +129,22 @@ def export_module(
         ExportError: No method works (the message has each reason), or the module itself fails.
         ConfigurationError: ``directory`` has content, or an option is unknown.
     """
-    methods, trust = _choices(**options)
+    choices = _choices(**options)
     path = Path(directory)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise ConfigurationError(f"name a new directory: {path} has content, and a published version is never changed")
     key = signing_key_of(signing_key)
     dynamic_batch = dynamic_batch and not has_fixed_sizes(module)
-    cases = _module_cases(module_of(module), example_args, example_kwargs, dynamic_batch, batch_dims)
-    subject = _subject(cases, trust)
-    made, reports = try_methods(subject, methods)
+    eager, tensors = _eager_module(module_of(module), example_args, example_kwargs)
+    named = named_dims(choices.dynamic, tensor_names(leaf_names(eager.arguments), eager.parameters), tensors)
+    cases = ModuleCases(eager, tensors, dynamic_batch=dynamic_batch, batch_dims=batch_dims, named=named)
+    subject = _subject(cases, choices)
+    made, reports = try_methods(subject, choices.methods)
     files = {WEIGHTS_FILE: encode_weights(subject.checks.weights)}
     files |= {program.entry.file: program.data for program in made.values()}
-    manifest = _write(path, files, [*made.values()], reports, cases, sign=None if key is None else key.sign)
+    probe = _probe_entry(reports, choices.tolerance)
+    sign = None if key is None else key.sign
+    manifest = _write(path, files, [*made.values()], reports, cases, probe=probe, sign=sign)
     return ExportReport(path, manifest)
 
 
@@ -132,21 +153,24 @@ def _choices(
     onnx: bool = True,
     aot: bool = False,
     allowed_operators: tuple[str, ...] = (),
-) -> tuple[Sequence[ExportMethod], ProgramTrust]:
-    """Return the methods to try, and the permissions of the programs. Raises TypeError for an unknown option."""
+    dynamic: Dynamic | None = None,
+    tolerance: float | None = None,
+) -> _Choices:
+    """Return the checked options. Raises TypeError for an unknown one, ConfigurationError for a wrong value."""
     if how is not None and how not in EXPORT_METHODS:
         raise ConfigurationError(f"expected one of {', '.join(EXPORT_METHODS)} for how, found {how!r}")
     methods = default_methods(onnx=onnx, aot=aot) if how is None else (how,)
-    return methods, ProgramTrust(allowed_operators=allowed_operators)
+    if tolerance is not None and not 0 <= tolerance <= MAX_TOLERANCE:
+        raise ConfigurationError(
+            f"pass a tolerance from 0 to {MAX_TOLERANCE:g}, the most that an actor allows: found {tolerance:g}"
+        )
+    return _Choices(methods, ProgramTrust(allowed_operators=allowed_operators), dynamic, tolerance)
 
 
-def _module_cases(
-    module: nn.Module,
-    args: Sequence[Any],
-    kwargs: Mapping[str, Any] | None,
-    dynamic_batch: bool,
-    batch_dims: Sequence[int | None] | None,
-) -> ModuleCases:
+def _eager_module(
+    module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any] | None
+) -> tuple[EagerModule, list[Tensor]]:
+    """Return a copy of the module with the structure of its arguments, and their tensors."""
     try:
         arguments, leaves, classes = describe({"args": positional(args), "kwargs": dict(kwargs or {})}, "the arguments")
     except SignatureMismatch as error:
@@ -159,11 +183,11 @@ def _module_cases(
             EagerModule(module.eval(), arguments, classes).checked(tensors)
         finally:
             module.train(was_training)
-    eager = EagerModule(copy_for_export(module), arguments, classes)
-    return ModuleCases(eager, tensors, dynamic_batch=dynamic_batch, batch_dims=batch_dims)
+    copied = copy_for_export(module)
+    return EagerModule(copied, arguments, classes, forward_parameters(copied)), tensors
 
 
-def _subject(cases: ModuleCases, trust: ProgramTrust) -> ExportSubject:
+def _subject(cases: ModuleCases, choices: _Choices) -> ExportSubject:
     eager = cases.eager
     flat = FlatModule(eager.module, eager.arguments, cases.result, eager.classes, clone=eager.writes_inputs).eval()
 
@@ -172,27 +196,24 @@ def _subject(cases: ModuleCases, trust: ProgramTrust) -> ExportSubject:
         classes = {name: eager.classes[class_path] for name, class_path in records.items()}
         return script_around(script(module), source, classes)
 
-    checks = _checks(cases, flat)
-    signature = cases.signature
-    interface = FlatInterface(checks.example, cases.batch_dims, signature.input_names, signature.output_names)
-    return ExportSubject(flat, interface, checks, False, eager.module, script_core, trust)
+    checks = _checks(cases, flat, ATOL if choices.tolerance is None else choices.tolerance)
+    names = cases.signature.input_names, cases.signature.output_names
+    interface = FlatInterface(checks.example, cases.batch_dims, *names, cases.named, cases.sizes)
+    return ExportSubject(flat, interface, checks, False, eager.module, script_core, choices.trust)
 
 
-def _checks(cases: ModuleCases, flat: nn.Module) -> ProgramChecks:
-    floats = [np.dtype(spec.dtype) for spec in cases.signature.outputs if np.dtype(spec.dtype).kind == "f"]
-    tolerance = max([ATOL, *(_EPSILONS * float(np.finfo(dtype).eps) for dtype in floats)])
-
+def _checks(cases: ModuleCases, flat: nn.Module, tolerance: float) -> ProgramChecks:
     def difference(expected: Arrays, found: Arrays, scale: float) -> float:
-        return compare_outputs(cases.signature.output_names, expected, found, scale * tolerance, scale * tolerance)
+        return compare_outputs(cases.signature.output_names, expected, found, tolerance, tolerance, scale=scale)
 
     weights = _weights(flat)
     other_weights = perturbed(weights)
     reweighted: list[Case] = []
-    if any(array.dtype.kind == "f" for array in weights.values()):
+    if any(is_float(array.dtype) for array in weights.values()):
         first = cases.cases[0]
         try:
             write_weights(flat, other_weights)
-            reweighted = [Case(first.batch_size, 0, first.inputs, cases.answer(first.inputs))]
+            reweighted = [replace(first, outputs=cases.answer(first.inputs))]
         except ExportError:
             pass  # the module does not accept these weights
         finally:
@@ -204,17 +225,24 @@ def _weights(flat: nn.Module) -> dict[str, np.ndarray]:
     arrays = {}
     for name, tensor in module_tensors(flat).items():
         try:
-            arrays[name] = tensor.numpy().copy()
-        except (TypeError, RuntimeError) as error:  # bfloat16, sparse, quantized
+            arrays[name] = weight_array(tensor).copy()
+        except (TypeError, RuntimeError) as error:  # sparse, quantized
             raise ExportError(f"{name} cannot be kept in a weights file: {error}") from error
-        if arrays[name].dtype.kind == "f" and not np.isfinite(arrays[name]).all():
+        if is_float(arrays[name].dtype) and not np.isfinite(arrays[name]).all():
             raise ExportError(
                 "load finite weights, or keep a mask of bool in place of a buffer with NaN: "
                 f"{one_line(name, 80)} holds infinite or NaN values, and actors refuse weights that are not finite"
             )
-        if arrays[name].dtype.kind == "c":
-            raise ExportError(f"keep the real view of {name}: a weights file cannot hold {tensor.dtype}")
     return arrays
+
+
+def _probe_entry(reports: Sequence[MethodReport], tolerance: float | None) -> ProbeEntry:
+    """Return the tolerances of engines: ``tolerance``, or else wider ones than at export, for other machines."""
+    if tolerance is not None:
+        return ProbeEntry(PROBE_FILE, tolerance, tolerance)
+    largest = max((report.largest_difference or 0.0 for report in reports), default=0.0)
+    found = min(max(PROBE_ATOL, 10 * largest), MAX_TOLERANCE)
+    return ProbeEntry(PROBE_FILE, found, max(PROBE_RTOL, found))
 
 
 def _write(
@@ -224,16 +252,15 @@ def _write(
     reports: tuple[MethodReport, ...],
     cases: ModuleCases,
     *,
+    probe: ProbeEntry,
     sign: Sign | None,
 ) -> Manifest:
     try:
-        probe = Probe(cases.cases[0].inputs, cases.cases[0].outputs)
-        files = {**files, PROBE_FILE: encode_probe(probe, cases.signature)}
+        golden = Probe(cases.cases[0].inputs, cases.cases[0].outputs)
+        files = {**files, PROBE_FILE: encode_probe(golden, cases.signature)}
     except WeightsError as error:
         raise ExportError(f"the probe: {error}") from error
     version = parse_version_name(path.name) or 0
-    largest = max((report.largest_difference or 0.0 for report in reports), default=0.0)
-    tolerance = min(max(PROBE_ATOL, 10 * largest), MAX_TOLERANCE)
     manifest, stated = describe_version(
         version,
         describe_files(files),
@@ -246,7 +273,7 @@ def _write(
             programs=tuple(program.entry for program in made),
             files=entries,
             weights=WEIGHTS_FILE,
-            probe=ProbeEntry(PROBE_FILE, tolerance, max(PROBE_RTOL, tolerance)),
+            probe=probe,
             export=reports,
             module=cases.signature,
         ),

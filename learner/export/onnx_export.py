@@ -12,6 +12,7 @@ from google.protobuf.message import Message  # type: ignore[import-untyped]
 from torch import nn
 
 from learner.export.flat_module import FlatInterface, quietly
+from learner.export.inputs.dynamic_sizes import BATCH
 from learner.export.onnx_forms import STABLE_FORMS
 from shared.errors import ExportError
 from shared.policy.manifest import WEIGHTS_FILE
@@ -40,8 +41,7 @@ def export_onnx(
 
 
 def _export_model(module: nn.Module, interface: FlatInterface) -> onnx.ModelProto:
-    batch = torch.export.Dim("batch")
-    shapes = [{} if dim is None else {dim: batch} for dim in interface.batch_dims]
+    shapes = interface.dynamic_shapes(torch.export.Dim(BATCH))
     with quietly():
         try:
             program = torch.onnx.export(

@@ -8,11 +8,10 @@ from torch import Tensor, nn
 
 from learner.export.export_methods import ExportSubject, MadeProgram, Make, default_methods, try_methods
 from learner.export.flat_module import FlatInterface, copy_for_export
-from learner.export.input_variations import MAGNITUDES, widened
+from learner.export.inputs.dynamic_sizes import EXAMPLE_ROWS, LARGER_SIZES
+from learner.export.inputs.input_variations import MAGNITUDES, widened
 from learner.export.program_checks import (
     ATOL,
-    EXAMPLE_ROWS,
-    LARGER_SIZES,
     RTOL,
     Arrays,
     Case,
@@ -22,10 +21,11 @@ from learner.export.program_checks import (
     write_weights,
 )
 from learner.export.spaces_policy import SpacesPolicy
-from shared.engines.eager import EagerEngine, module_tensors
+from shared.engines.eager import EagerEngine, module_arrays, module_tensors
 from shared.engines.engine import Engine
 from shared.engines.importable import ImportablePolicy, encode_importable, load_importable
 from shared.engines.purity import CHANGED_WEIGHTS, PurityCheck
+from shared.engines.torch_arrays import array_of, weight_array
 from shared.errors import ExportError, ProbeMismatch, ProgramImpure, WeightsError, one_line
 from shared.policy.manifest import PROBE_FILE, TORCHSCRIPT_FILE, WEIGHTS_FILE, MethodReport, ProbeEntry, ProgramEntry
 from shared.policy.probe import (
@@ -41,7 +41,7 @@ from shared.policy.probe import (
 )
 from shared.policy.program_digest import program_digest
 from shared.policy.signature import PolicySignature, TensorSpec
-from shared.policy.weights import check_layout, encode_weights, have_equal_arrays
+from shared.policy.weights import check_layout, encode_weights, have_equal_arrays, is_float
 from shared.scripting.scripting import ScriptModule, save_archive, script
 
 _BATCH_SIZES = (EXAMPLE_ROWS, 1, 64)
@@ -66,7 +66,7 @@ class PolicyExporter:
         self.signature = signature
         self._module = copy_for_export(module)
         given = module_tensors(module)
-        self._infinite = {name: given[name].cpu().numpy().copy() for name in given.keys() - self._arrays().keys()}
+        self._infinite = {name: array_of(given[name].cpu()).copy() for name in given.keys() - self._arrays().keys()}
         self._not_in_state_dict = self._arrays().keys() - self._module.state_dict().keys()
         checks = policy_checks(self._module, signature)
         interface = policy_interface(signature, checks.example)
@@ -102,18 +102,18 @@ class PolicyExporter:
         return files, self._programs, ProbeEntry(PROBE_FILE, PROBE_ATOL, PROBE_RTOL)
 
     def _arrays(self) -> dict[str, np.ndarray]:
-        return {name: tensor.numpy() for name, tensor in module_tensors(self._module).items()}
+        return module_arrays(self._module)
 
     def _fitting(self, weights: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
         mine = self._arrays()
-        arrays = {name: tensor.detach().cpu().numpy() for name, tensor in weights.items()}
+        arrays = {name: weight_array(tensor.detach().cpu()) for name, tensor in weights.items()}
         arrays |= {name: mine[name] for name in self._not_in_state_dict - arrays.keys()}
         for name, infinite in self._infinite.items():
             if not np.array_equal(arrays.pop(name, infinite), infinite):
                 raise WeightsError(f"export again: {one_line(name, 80)} has infinities, so it is part of the program")
         check_layout(mine, arrays)
         for name, array in arrays.items():
-            if array.dtype.kind == "f" and not np.isfinite(array).all():
+            if is_float(array.dtype) and not np.isfinite(array).all():
                 raise WeightsError(f"{name} holds values that are not finite: training has diverged")
         return arrays
 
@@ -127,7 +127,7 @@ def _scripted(policy: nn.Module) -> ScriptModule:
 
 def policy_checks(module: nn.Module, signature: PolicySignature) -> ProgramChecks:
     """Return the checks of a policy's programs. Raises ExportError if the policy does not match its signature."""
-    weights = {name: tensor.numpy().copy() for name, tensor in module_tensors(module).items()}
+    weights = {name: array.copy() for name, array in module_arrays(module).items()}
     # First of all: no probe is found for a policy that answers differently each time.
     _check_purity(module, _purity(signature, make_inputs(signature, EXAMPLE_ROWS, 0)), weights, repeats_only=True)
     other_weights = perturbed(weights)
@@ -217,7 +217,7 @@ def _check_purity(
         (purity.check_repeats if repeats_only else purity.check)(run)
     except ProgramImpure as error:
         raise ExportError(str(error)) from error
-    if not have_equal_arrays(weights, {name: tensor.numpy() for name, tensor in module_tensors(module).items()}):
+    if not have_equal_arrays(weights, module_arrays(module)):
         raise ExportError(CHANGED_WEIGHTS)
 
 

@@ -6,21 +6,20 @@ weights have changed.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
-from shared.engines.eager import module_tensors
+from shared.engines.eager import module_arrays
+from shared.engines.torch_arrays import tensor_of
 from shared.errors import ExportError, PolicyError, one_line
 from shared.operators.program_check import check_program
 from shared.operators.program_trust import ProgramTrust
 from shared.policy.manifest import ProgramKind
+from shared.policy.weights import is_float
 
-EXAMPLE_ROWS = 3  # rows of the example that programs are made with; exporters take 0 and 1 for constants
 ATOL = RTOL = 1e-5
-LARGER_SIZES = (33, 129, 1000)  # code that treats small batches apart rarely stops later
 _MOST_NUMBERS = 4_000_000
 _MOST_PRODUCTS = 1_000_000_000
 _MOST_CHARACTERS = 400
@@ -44,7 +43,8 @@ class BakedBatchError(ExportError):
 class Case:
     """One call of the eager module. ``batch_size`` is None without a batch; ``inputs_set`` 0 is the example's own.
 
-    ``magnitude`` is that of wide inputs. Rounding grows with ``scale``, a factor of the tolerances.
+    ``magnitude`` is that of wide inputs. Rounding grows with ``scale``, a factor of the tolerances. ``sizes`` are the
+    named sizes, and ``is_resized`` is True if they are not those that the programs are made with.
     """
 
     batch_size: int | None
@@ -53,6 +53,15 @@ class Case:
     outputs: tuple[np.ndarray, ...]
     magnitude: float | None = None
     scale: float = 1.0
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    is_resized: bool = False
+
+    @property
+    def size(self) -> str:
+        """The size in reports: the batch size, or the named sizes where these differ; empty without a batch."""
+        if self.is_resized:
+            return ",".join(f"{name}={size}" for name, size in self.sizes.items())
+        return "" if self.batch_size is None else str(self.batch_size)
 
 
 @dataclass(frozen=True)
@@ -70,24 +79,23 @@ class ProgramChecks:
 
     @property
     def example(self) -> list[Tensor]:
-        return [torch.from_numpy(array.copy()) for array in self.cases[0].inputs]
+        return [tensor_of(array.copy()) for array in self.cases[0].inputs]
 
     @property
     def input_sets(self) -> int:
         return 1 + max(case.inputs_set for case in self.cases)
 
-    def differences(self, run: Run, load_weights: LoadWeights) -> dict[int, float]:
-        """Return the largest difference by batch size (0: no batch), divided by the scale of its case.
+    def differences(self, run: Run, load_weights: LoadWeights) -> dict[str, float]:
+        """Return the largest difference by size (``Case.size``), divided by the scale of its case.
 
         Raises ExportError if a difference is too large.
         """
-        found: dict[int, float] = {}
+        found: dict[str, float] = {}
         failures: list[tuple[Case, str]] = []
         for case in self.cases:
-            size = case.batch_size or 0
             try:
                 difference = self.compare(case.outputs, run(case.inputs), case.scale)
-                found[size] = max(found.get(size, 0.0), difference / case.scale)
+                found[case.size] = max(found.get(case.size, 0.0), difference / case.scale)
             except PolicyError as error:
                 failures.append((case, one_line(error, _MOST_CHARACTERS)))
         if failures:
@@ -110,6 +118,14 @@ class ProgramChecks:
 
     def _refusal(self, failures: Sequence[tuple[Case, str]]) -> ExportError:
         rows = self.cases[0].batch_size
+        first, said = failures[0]
+        if all(case.is_resized for case, _ in failures):
+            made = ", ".join(f"{name} = {size}" for name, size in self.cases[0].sizes.items())
+            return ExportError(
+                f"a size was baked in: made with {made}, the program is wrong for {first.size} ({said}); "
+                "take sizes from the tensors (x.shape[1]) where they are needed"
+            )
+        failures = [(case, words) for case, words in failures if not case.is_resized]
         first, said = failures[0]
         if any((case.batch_size, case.inputs_set) == (rows, 0) for case, _ in failures):
             return ExportError(f"the program does not compute what the eager module computes: {said}")
@@ -149,7 +165,7 @@ def perturbed(weights: Weights, seed: int = 0) -> dict[str, np.ndarray]:
     generator = np.random.default_rng(seed)
     moved = {}
     for name, array in weights.items():
-        if array.dtype.kind != "f":
+        if not is_float(array.dtype):
             moved[name] = array
             continue
         inputs_summed = max(1, math.prod(array.shape[1:]))  # torch's layers have their outputs first
@@ -161,5 +177,5 @@ def perturbed(weights: Weights, seed: int = 0) -> dict[str, np.ndarray]:
 
 def write_weights(module: nn.Module, weights: Weights) -> None:
     """Copy ``weights``, which must fit, into the module's parameters and buffers."""
-    for name, tensor in module_tensors(module).items():
-        np.copyto(tensor.numpy(), weights[name], casting="no")
+    for name, array in module_arrays(module).items():
+        np.copyto(array, weights[name], casting="no")

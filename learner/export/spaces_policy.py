@@ -19,6 +19,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from learner.export.given_module import module_of
+from learner.export.inputs.eager_module import dtype_remedy
 from learner.networks.distributions import make_distribution, mask_logits
 from shared.errors import ConfigurationError, ExportError, SignatureMismatch, one_line
 from shared.policy.nested_values import (
@@ -145,8 +146,8 @@ class SpacesPolicy(nn.Module):
         except (ExportError, SignatureMismatch):
             raise
         except Exception as error:  # a module's own code may raise anything
-            reason = f"{type(error).__name__}: {error}"
-            raise ExportError(f"the module, called with inputs of its spaces, raises {reason}") from error
+            reason = f"the module, called with inputs of its spaces, raises {type(error).__name__}: {error}"
+            raise ExportError(dtype_remedy(self.module, error) + reason) from error
         finally:
             self.module.train(was_training)
         self._check_sizes(found)

@@ -11,6 +11,7 @@ import torch
 
 from shared.engines.eager import InputTensors
 from shared.engines.engine import EngineKind
+from shared.engines.torch_arrays import copies_of, tensor_of, weight_array
 from shared.errors import NotTrusted, PolicyOutputError, ProgramError, WeightsError
 from shared.policy.program_digest import program_digest
 from shared.policy.weights import check_weights
@@ -56,8 +57,10 @@ class AotEngine:
         with tempfile.TemporaryDirectory(prefix="rl-hotswap-") as directory:
             path = Path(directory) / "policy.pt2"
             path.write_bytes(package)
-            self._layout = _expected_layout(path)
+            tensors = _expected_tensors(path)
             self._loader = _load(path)
+        self._layout = {name: weight_array(torch.empty(shape, dtype=dtype)) for name, (dtype, shape) in tensors.items()}
+        self._complex = {name for name, (dtype, _) in tensors.items() if dtype.is_complex}
         self._names = tuple(name for name in self._loader.get_constant_fqns() if name in self._layout)
         self.load_weights(weights)
 
@@ -67,14 +70,15 @@ class AotEngine:
             outputs = self._loader.run(self._inputs.fill(inputs))
             kept = outputs if self._outputs is None else [outputs[position] for position in self._outputs]
             # Copied, because an output may be a view of an input, a weight or another output.
-            return [output.numpy().copy() for output in kept]
+            return copies_of(kept)
         except Exception as error:  # a RuntimeError, but torch does not document that
             raise PolicyOutputError(f"AOTInductor: {type(error).__name__}: {error}") from error
 
     def load_weights(self, weights: Mapping[str, np.ndarray]) -> None:
         """Replace the weights; see ``Engine``. The package copies the arrays and checks nothing."""
         check_weights(self._layout, weights)
-        constants = {name: torch.from_numpy(np.array(weights[name], order="C")) for name in self._names}
+        constants = {name: tensor_of(np.array(weights[name], order="C")) for name in self._names}
+        constants |= {name: torch.view_as_complex(constants[name]) for name in self._names if name in self._complex}
         try:
             # Constants other than weights, such as literals in the policy's code, keep the package's values.
             self._loader.load_constants(constants, use_inactive=False, check_full_update=False)
@@ -90,14 +94,14 @@ class AotEngine:
         return
 
 
-def _expected_layout(path: Path) -> dict[str, np.ndarray]:
-    """Return empty arrays like the weights. A foreign package is not loaded: unknown instructions end the process."""
+def _expected_tensors(path: Path) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+    """Return dtype and shape of each weight. A foreign package is not loaded: unknown instructions end the process."""
     try:
         loader: Any = torch._C._aoti.AOTIModelPackageLoader
         metadata = loader.load_metadata_from_package(str(path), _MODEL)
         build, layout = metadata[BUILD_KEY], metadata[LAYOUT_KEY]
         places = msgspec.json.decode(layout, type=dict[str, tuple[str, tuple[int, ...]]])
-        expected = {name: np.empty(shape, dtype) for name, (dtype, shape) in places.items()}
+        expected = {name: (_torch_dtype(dtype), shape) for name, (dtype, shape) in places.items()}
     except Exception as error:  # RuntimeError without a package, KeyError without our metadata
         raise ProgramError(f"not an AOTInductor package of this project: {type(error).__name__}: {error}") from error
     if build != build_name():
@@ -106,6 +110,13 @@ def _expected_layout(path: Path) -> dict[str, np.ndarray]:
             f"{build}, found {build_name()}"
         )
     return expected
+
+
+def _torch_dtype(name: str) -> torch.dtype:
+    dtype = getattr(torch, name)
+    if not isinstance(dtype, torch.dtype):
+        raise TypeError(f"expected a dtype of torch, found {name[:40]!r}")
+    return dtype
 
 
 def _load(path: Path) -> Any:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from shared.engines.engine import EngineKind
+from shared.engines.torch_arrays import array_of, copies_of, tensor_of, weight_array
 from shared.errors import PolicyOutputError
 from shared.policy.weights import check_weights, have_equal_arrays
 
@@ -20,6 +21,11 @@ def module_tensors(module: nn.Module) -> dict[str, Tensor]:
     """Return every parameter and buffer by name, non-persistent buffers included; detached, not copied."""
     named = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
     return {name: tensor.detach() for name, tensor in named}
+
+
+def module_arrays(module: nn.Module) -> dict[str, np.ndarray]:
+    """Return the memory of every parameter and buffer by name, as a weights file has it."""
+    return {name: weight_array(tensor) for name, tensor in module_tensors(module).items()}
 
 
 class InputTensors:
@@ -52,12 +58,10 @@ class InputTensors:
 
     def _make(self, inputs: Sequence[np.ndarray]) -> list[Tensor]:
         # torch aligns its memory, so that equal inputs give equal bits wherever the arrays of the caller lie.
-        memory = [
-            torch.from_numpy(array.copy()).clone(memory_format=torch.contiguous_format).numpy() for array in inputs
-        ]
+        memory = [array_of(tensor_of(array.copy()).clone(memory_format=torch.contiguous_format)) for array in inputs]
         self._slots = [(array, array.dtype, array.shape) for array in memory]
         # A program may let its tensor drop its memory, which the arrays keep alive.
-        self._tensors = [torch.from_numpy(array) for array in memory]
+        self._tensors = [tensor_of(array) for array in memory]
         return [*self._tensors]
 
 
@@ -89,7 +93,7 @@ class EagerEngine:
         self._inputs = InputTensors()
         self._inference_mode = torch.inference_mode()  # making one takes a microsecond, entering it less
         # Views of the module's memory: np.copyto accepts a read-only source and releases the GIL.
-        self._weights = {name: tensor.numpy() for name, tensor in module_tensors(module).items()}
+        self._weights = module_arrays(module)
 
     def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Compute the outputs; see ``Engine``. Raises PolicyOutputError when the module raises."""
@@ -101,7 +105,7 @@ class EagerEngine:
                 outputs = self._call(tensors)
                 kept = outputs if self._outputs is None else [outputs[position] for position in self._outputs]
                 # Copied, because an output may be a view of an input, a weight or another output.
-                arrays = [output.numpy().copy() for output in kept]
+                arrays = copies_of(kept)
                 returned = len(outputs)
         except Exception as error:  # a policy's own code may raise anything
             raise PolicyOutputError(f"the policy raised {type(error).__name__}: {error}") from error

@@ -39,7 +39,8 @@ def load_importable(data: bytes, weights: Weights, trusted_prefixes: Sequence[st
     A prefix ``a.b`` trusts ``a.b`` and ``a.b.*``. Raises NotTrusted for other modules and for a class that is not an
     ``nn.Module``, ProgramError when the import or the constructor fails, and WeightsError.
     """
-    from shared.engines.eager import module_tensors
+    from shared.engines.eager import module_arrays
+    from shared.engines.torch_arrays import weight_array
 
     importable = _decode(data)
     cls = _find_class(importable.class_path, trusted_prefixes)
@@ -49,8 +50,8 @@ def load_importable(data: bytes, weights: Weights, trusted_prefixes: Sequence[st
         raise ProgramError(
             f"{importable.class_path} could not be constructed: {type(error).__name__}: {error}"
         ) from error
-    mine = {name: tensor.numpy() for name, tensor in module_tensors(module).items()}
-    arrays = {name: np.asarray(tensor) for name, tensor in weights.items()}
+    mine = module_arrays(module)
+    arrays = {name: found if isinstance(found, np.ndarray) else weight_array(found) for name, found in weights.items()}
     check_layout(mine, arrays)
     for name, array in mine.items():
         np.copyto(array, arrays[name], casting="no")

@@ -14,7 +14,7 @@ from shared.operators.program_trust import PURE_ONLY, ProgramTrust
 from shared.policy.manifest import Manifest, ProgramEntry, ProgramKind
 from shared.policy.output_bounds import Bounds, output_bounds
 from shared.policy.program_digest import program_digest
-from shared.policy.weights import decode_weights
+from shared.policy.weights import decode_weights, dtype_named
 
 Read = Callable[[str], Data]
 """Return the verified bytes of a file by its name."""
@@ -99,7 +99,7 @@ def load_program(
 def output_dtypes(manifest: Manifest) -> list[np.dtype[Any]]:
     """Return the dtype that the manifest promises of each output of its programs."""
     promised = manifest.signature.outputs if manifest.module is UNSET else manifest.module.outputs
-    return [np.dtype(spec.dtype) for spec in promised]
+    return [dtype_named(spec.dtype) for spec in promised]
 
 
 def _blank_inputs(manifest: Manifest, rows: int) -> list[np.ndarray]:

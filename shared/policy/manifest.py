@@ -73,8 +73,8 @@ class ProbeEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class MethodReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"method": "rung"}):
     """Result of one export method: the ``largest_difference`` from eager when it was taken, else the ``error``.
 
-    ``by_batch_size`` has the difference for each batch size tried, and ``input_sets`` is the number of different sets
-    of inputs at each size.
+    ``by_batch_size`` has the difference for each batch size tried, ``by_named_size`` that for named sizes such as
+    ``n=5,m=7``, and ``input_sets`` is the number of different sets of inputs at each batch size.
     """
 
     method: str
@@ -82,6 +82,7 @@ class MethodReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rena
     error: str | None = None
     largest_difference: float | None = None
     by_batch_size: dict[str, float] | UnsetType = UNSET
+    by_named_size: dict[str, float] | UnsetType = UNSET
     input_sets: int | UnsetType = UNSET
 
 

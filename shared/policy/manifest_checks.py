@@ -8,13 +8,13 @@ import keyword
 import math
 from collections.abc import Sequence
 
-import numpy as np
+from msgspec import UnsetType
 
 from shared.errors import ManifestError
-from shared.policy.nested_values import ConstantNode, DictNode, RecordNode, SequenceNode, Structure
+from shared.policy.nested_values import ConstantNode, DictNode, RecordNode, SequenceNode, Structure, leaf_names
 from shared.policy.signature import ArgumentSpec, ModuleSignature, PolicySignature, TensorSpec
 from shared.policy.spaces import ActionSpec, ObservationLeaf
-from shared.policy.tensor_limits import shape_fault
+from shared.policy.tensor_limits import MAX_NAMED_SIZE, MAX_NAMES, MAX_TENSORS, shape_fault, size_terms
 from shared.policy.weights import TENSOR_DTYPES
 
 MAX_TOLERANCE = 1e-3
@@ -25,7 +25,6 @@ _LONGEST_S = _END_UNIX_S - _EARLIEST_UNIX_S
 _MAX_DEPTH = 64
 _MAX_NODES = 10_000
 _MAX_CHOICES = 2**31
-_ITEM_BYTES = {name: np.dtype(name).itemsize for name in TENSOR_DTYPES}
 
 
 def check_times(created_unix_s: float, train_s: float) -> None:
@@ -67,13 +66,48 @@ def check_module_signature(signature: ModuleSignature) -> None:
     _check_tensors(signature.outputs)
     _check_structure(signature.arguments)
     _check_structure(signature.result)
+    _check_named_sizes(signature)
+    _check_parameters(signature)
 
 
 def _check_tensors(specs: Sequence[TensorSpec] | Sequence[ArgumentSpec]) -> None:
     for spec in specs:
-        shape = [size for size in spec.shape if size is not None]
+        shape = [size for size in spec.shape if isinstance(size, int)]
         if (fault := _tensor_fault(spec.dtype, shape)) is not None:
             raise ManifestError(f"{spec.name[:80]}: {fault}")
+
+
+def _check_named_sizes(signature: ModuleSignature) -> None:
+    """Raise ManifestError unless every name in a shape has a range, and a dimension of an input with that size."""
+    ranges = {named.name: named for named in signature.named_sizes}
+    if len(ranges) != len(signature.named_sizes) or len(ranges) > MAX_NAMES:
+        raise ManifestError(f"expected at most {MAX_NAMES} named sizes with different names")
+    for named in ranges.values():
+        if not 0 <= named.smallest <= named.largest <= MAX_NAMED_SIZE:
+            raise ManifestError(
+                f"{named.name[:80]}: expected sizes from 0 to {MAX_NAMED_SIZE}, smallest first, "
+                f"found {named.smallest} to {named.largest}"
+            )
+    plain = {size for spec in signature.inputs for size in spec.shape if isinstance(size, str)}
+    for spec in (*signature.inputs, *signature.outputs):
+        for size in spec.shape:
+            try:
+                names = size_terms(size)[0] if isinstance(size, str) else ()
+            except ValueError as error:
+                raise ManifestError(f"{spec.name[:80]}: {error}") from error
+            if missing := [name for name in names if name not in ranges or name not in plain]:
+                raise ManifestError(f"{spec.name[:80]}: expected a range and an input for the named size {missing[0]}")
+
+
+def _check_parameters(signature: ModuleSignature) -> None:
+    parameters = signature.parameters if isinstance(signature.parameters, tuple) else ()
+    if len({parameter.name for parameter in parameters}) != len(parameters) or len(parameters) > MAX_TENSORS:
+        raise ManifestError(f"expected at most {MAX_TENSORS:,} parameters with different names")
+    for parameter in parameters:
+        if not isinstance(parameter.default, UnsetType):
+            _check_structure(parameter.default)
+            if leaf_names(parameter.default):
+                raise ManifestError(f"{parameter.name[:80]}: expected a default without tensors")
 
 
 def _check_space(space: ObservationLeaf | ActionSpec) -> None:
@@ -89,7 +123,7 @@ def _check_space(space: ObservationLeaf | ActionSpec) -> None:
 
 
 def _tensor_fault(dtype: str, shape: Sequence[int]) -> str | None:
-    item_bytes = _ITEM_BYTES.get(dtype)
+    item_bytes = TENSOR_DTYPES.get(dtype)
     if item_bytes is None:
         return f"expected a dtype such as float32, found {dtype[:40]!r}"
     return shape_fault(shape, item_bytes)

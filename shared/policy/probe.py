@@ -16,7 +16,7 @@ from shared.errors import ExportError, ProbeMismatch, SignatureMismatch, Weights
 from shared.policy.noise import NoiseStream
 from shared.policy.signature import ModuleSignature, PolicySignature, TensorSpec
 from shared.policy.spaces import ActionSpec, ObservationLeaf
-from shared.policy.weights import decode_tensors, decode_weights, encode_weights
+from shared.policy.weights import decode_tensors, decode_weights, encode_weights, is_float
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,6 +27,7 @@ Policy = Callable[[list["Tensor"]], list["Tensor"]]
 # The tolerances in a published probe. They are wider than those of the export: an actor may run other kernels.
 PROBE_ATOL = PROBE_RTOL = 1e-4
 _FIRST_MARGIN = 1e-2
+_COARSE = 2.0**-5  # 32 units of float16, 4 of bfloat16: rounding adds up from layer to layer
 _ROUNDS = 16  # each halves the margin, so that a policy with a thousand dimensions passes too
 
 
@@ -121,19 +122,31 @@ def compare(
 
 
 def compare_outputs(
-    names: Sequence[str], expected: Sequence[np.ndarray], found: Sequence[np.ndarray], atol: float, rtol: float
+    names: Sequence[str],
+    expected: Sequence[np.ndarray],
+    found: Sequence[np.ndarray],
+    atol: float,
+    rtol: float,
+    *,
+    scale: float = 1.0,
 ) -> float:
     """Return the largest absolute difference of any float output; ``names`` appear in the errors.
 
     Raises ProbeMismatch unless number, shapes and dtypes agree, floats are within ``atol + rtol * |expected|``, and
-    everything else, infinities and NaN included, is equal.
+    everything else, infinities and NaN included, is equal. The tolerances of an output of 16 bits are at least those of
+    its rounding. ``scale`` is a factor of all.
     """
     if len(expected) != len(found):
         raise ProbeMismatch(f"expected {len(expected)} outputs, found {len(found)}")
     for name, wanted, got in zip(names, expected, found, strict=True):
         if wanted.shape != got.shape or wanted.dtype != got.dtype:
             raise ProbeMismatch(f"{name}: expected {wanted.dtype} {wanted.shape}, found {got.dtype} {got.shape}")
-    return _largest_difference(names, expected, found, atol, rtol)
+    largest = 0.0
+    for name, wanted, got in zip(names, expected, found, strict=True):
+        least = _COARSE if is_float(wanted.dtype) and wanted.itemsize == 2 else 0.0
+        tolerances = scale * max(atol, least), scale * max(rtol, least)
+        largest = max(largest, _largest_difference([name], [wanted], [got], *tolerances))
+    return largest
 
 
 def _largest_difference(
@@ -151,8 +164,10 @@ def _largest_difference(
 
 def _difference(wanted: np.ndarray, got: np.ndarray, atol: float, rtol: float) -> tuple[float, np.ndarray]:
     """Return the largest difference of floats, and for each number how far it is beyond its tolerance."""
-    if wanted.dtype.kind != "f":
+    if not is_float(wanted.dtype):
         return 0.0, np.not_equal(wanted, got).astype(np.float64)
+    if wanted.dtype.kind != "f":  # numpy computes with its own floats only
+        wanted, got = wanted.astype(np.float32), got.astype(np.float32)
     with np.errstate(invalid="ignore", over="ignore"):
         difference = np.abs(np.subtract(got, wanted, dtype=np.float64))
         excess = difference - (atol + rtol * np.abs(wanted, dtype=np.float64))
@@ -186,10 +201,11 @@ def decode_probe(data: bytes, signature: PolicySignature | ModuleSignature) -> P
             tuple(arrays[f"input.{name}"] for name in signature.input_names),
             tuple(arrays[f"output.{name}"] for name in signature.output_names),
         )
-        signature.check_inputs(probe.inputs)
         if isinstance(signature, ModuleSignature):
-            signature.check_outputs(probe.outputs)
+            sizes = signature.check_inputs(probe.inputs)
+            signature.check_outputs(probe.outputs, sizes)
         else:
+            signature.check_inputs(probe.inputs)
             signature.check_outputs(probe.outputs, probe.inputs[0].shape[0])
     except (WeightsError, SignatureMismatch) as error:
         raise ProbeMismatch(f"the probe does not fit the signature: {error}") from error

@@ -11,17 +11,19 @@ output. A program takes one list of tensors and returns one list, both batch fir
 ``noise``, ``log_prob`` and ``value`` are optional: a policy trained elsewhere may lack them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Annotated, Literal
 
 import msgspec
 import numpy as np
+from msgspec import UNSET, UnsetType
 
 from shared.errors import ConfigurationError, SignatureMismatch
 from shared.policy.nested_values import Structure
 from shared.policy.spaces import ActionSpec, ObservationLeaf, Path
-from shared.policy.tensor_limits import MAX_TENSORS
+from shared.policy.tensor_limits import MAX_TENSORS, NamedSize, size_of, size_terms
+from shared.policy.weights import dtype_named
 
 Role = Literal["observation", "state", "action_mask", "noise", "action", "env_action", "log_prob", "value"]
 _MOST = msgspec.Meta(max_length=MAX_TENSORS)
@@ -146,20 +148,36 @@ NOT_A_POLICY = PolicySignature((), ActionSpec("none", "float32", ()), (), ())
 
 
 class ArgumentSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One tensor. A None in ``shape`` is the batch size in an input, and in an output a size that depends on it."""
+    """One tensor. ``shape`` has a number for a fixed size, and a name or a sum such as ``t+1`` for a named one.
+
+    A None is the batch size in an input, and in an output a size that depends on it.
+    """
 
     name: str
     dtype: str
-    shape: tuple[int | None, ...]
+    shape: tuple[int | str | None, ...]
+
+
+class Parameter(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One parameter of ``forward``. ``default`` has constants only: a tensor is no part of a signature."""
+
+    name: str
+    kind: Literal["positional_only", "any", "keyword_only", "args", "kwargs"] = "any"
+    default: Structure | UnsetType = UNSET
 
 
 class ModuleSignature(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True):
-    """Tensors of a module. ``arguments`` is the structure of ``(args, kwargs)``, ``result`` that of the result."""
+    """Tensors of a module. ``arguments`` is the structure of ``(args, kwargs)``, ``result`` that of the result.
+
+    ``sizes`` are the named sizes of the inputs. ``parameters`` are those of ``forward``, if they are known.
+    """
 
     inputs: Annotated[tuple[ArgumentSpec, ...], _MOST]
     outputs: Annotated[tuple[ArgumentSpec, ...], _MOST]
     arguments: Structure
     result: Structure
+    sizes: tuple[NamedSize, ...] | UnsetType = UNSET
+    parameters: tuple[Parameter, ...] | UnsetType = UNSET
 
     @cached_property
     def input_names(self) -> tuple[str, ...]:
@@ -170,34 +188,64 @@ class ModuleSignature(msgspec.Struct, frozen=True, forbid_unknown_fields=True, d
         return tuple(spec.name for spec in self.outputs)
 
     @cached_property
-    def batch_dims(self) -> tuple[int | None, ...]:
-        """Index of each input's batch dimension, or None."""
-        return tuple(spec.shape.index(None) if None in spec.shape else None for spec in self.inputs)
+    def named_sizes(self) -> tuple[NamedSize, ...]:
+        """The sizes that vary from call to call, besides the batch size."""
+        return self.sizes if isinstance(self.sizes, tuple) else ()
 
-    def check_inputs(self, arrays: Sequence[np.ndarray]) -> int | None:
-        """Return the batch size, or None without a batch dimension. Raises SignatureMismatch unless ``arrays`` fit."""
-        return _check_arguments(self.inputs, arrays, "input")
+    def check_inputs(self, arrays: Sequence[np.ndarray]) -> dict[str, int]:
+        """Return the named sizes of ``arrays``. Raises SignatureMismatch unless they fit and are within the ranges."""
+        sizes = _check_arguments(self.inputs, arrays, "input", {})
+        for named in self.named_sizes:
+            if not named.smallest <= (found := sizes.get(named.name, named.smallest)) <= named.largest:
+                raise SignatureMismatch(
+                    f"call it with {named.name} from {named.smallest} to {named.largest}, or export again with "
+                    f"another range in dynamic: found {named.name} = {found}"
+                )
+        return sizes
 
-    def check_outputs(self, arrays: Sequence[np.ndarray]) -> None:
-        """Raise SignatureMismatch unless number, dtypes and known dimensions fit."""
-        _check_arguments(self.outputs, arrays, "output")
+    def check_outputs(self, arrays: Sequence[np.ndarray], sizes: Mapping[str, int]) -> None:
+        """Raise SignatureMismatch unless number, dtypes and known dimensions fit, for inputs of the named ``sizes``."""
+        _check_arguments(self.outputs, arrays, "output", sizes)
 
 
-def _check_arguments(specs: Sequence[ArgumentSpec], arrays: Sequence[np.ndarray], what: str) -> int | None:
+def _check_arguments(
+    specs: Sequence[ArgumentSpec], arrays: Sequence[np.ndarray], what: str, known: Mapping[str, int]
+) -> dict[str, int]:
     _check_number(specs, arrays, what)
+    sizes = {**_named_sizes(specs, arrays), **known}
     batch_size: int | None = None
     for spec, array in zip(specs, arrays, strict=True):
-        fits = array.dtype == np.dtype(spec.dtype) and array.ndim == len(spec.shape)
+        fits = array.dtype == dtype_named(spec.dtype) and array.ndim == len(spec.shape)
         for size, found in zip(spec.shape, array.shape, strict=False):
-            if size is not None:
+            if isinstance(size, str):
+                fits = fits and size_of(size, sizes) == found
+            elif size is not None:
                 fits = fits and size == found
             elif what == "input":
                 batch_size = batch_size or found or None  # no rows are no batch
                 fits = fits and batch_size == found
         if not fits:
-            rows = "batch" if batch_size is None else batch_size
-            shape = tuple(rows if size is None else size for size in spec.shape)
+            expected = _shape_text(spec, sizes, batch_size)
             raise SignatureMismatch(
-                f"{what} {spec.name}: expected {spec.dtype} {shape}, found {array.dtype} {array.shape}"
+                f"{what} {spec.name}: expected {spec.dtype} {expected}, found {array.dtype} {array.shape}"
             )
-    return batch_size
+    return sizes
+
+
+def _named_sizes(specs: Sequence[ArgumentSpec], arrays: Sequence[np.ndarray]) -> dict[str, int]:
+    """Return the sizes of the dimensions with a plain name. The first with a name decides for all others."""
+    sizes: dict[str, int] = {}
+    for spec, array in zip(specs, arrays, strict=True):
+        for size, found in zip(spec.shape, array.shape, strict=False):
+            if isinstance(size, str) and size_terms(size) == ((size,), 0):
+                sizes.setdefault(size, found)
+    return sizes
+
+
+def _shape_text(spec: ArgumentSpec, sizes: Mapping[str, int], batch_size: int | None) -> str:
+    rows = "batch" if batch_size is None else batch_size
+    shape: list[int | str] = []
+    for size in spec.shape:
+        value = size_of(size, sizes) if isinstance(size, str) else size
+        shape.append(rows if size is None else size if value is None else value)
+    return str(tuple(shape))

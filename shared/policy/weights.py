@@ -23,12 +23,13 @@ from shared.policy.tensor_limits import MAX_TENSORS, shape_fault
 MAX_HEADER_BYTES = 4 * 2**20
 _LENGTH_BYTES = 8
 _SIZES = {"U": ("uint", (8, 16, 32, 64)), "I": ("int", (8, 16, 32, 64)), "F": ("float", (16, 32, 64))}
-_DTYPES = {"BOOL": "bool"} | {
+_BFLOAT16 = "bfloat16"
+_DTYPES = {"BOOL": "bool", "BF16": _BFLOAT16} | {
     f"{letter}{bits}": f"{kind}{bits}" for letter, (kind, sizes) in _SIZES.items() for bits in sizes
 }
-TENSOR_DTYPES = frozenset(_DTYPES.values())
-"""Names of the dtypes that a file can hold."""
-_NAMES = {np.dtype(numpy_name): name for name, numpy_name in _DTYPES.items()}
+TENSOR_DTYPES = {name: 2 if name == _BFLOAT16 else np.dtype(name).itemsize for name in _DTYPES.values()}
+"""The dtypes that a file can hold, with the bytes of one number."""
+_NON_FINITE = 0x7F80  # the exponent of infinities and NaN in the bits of a bfloat16
 
 # Versions differ in data only, so the layouts of the last small headers are cached.
 _LAYOUTS_KEPT = 8
@@ -46,6 +47,26 @@ class TensorPlace(msgspec.Struct, frozen=True):
     length: int
 
 
+def dtype_named(name: str) -> np.dtype[Any]:
+    """Return numpy's dtype of that name. For ``bfloat16`` it is that of ml_dtypes, which is imported when needed."""
+    if name == _BFLOAT16:
+        import ml_dtypes
+
+        bfloat16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+        return bfloat16
+    return np.dtype(name)
+
+
+def is_float(dtype: np.dtype[Any]) -> bool:
+    """Return True for floats, among them bfloat16, which numpy itself does not know."""
+    return dtype.kind == "f" or is_bfloat16(dtype)
+
+
+def is_bfloat16(dtype: np.dtype[Any]) -> bool:
+    """Return True for the bfloat16 of ml_dtypes, which is not imported for the question."""
+    return dtype.kind == "V" and dtype.name == _BFLOAT16
+
+
 _Offset = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 
 
@@ -60,7 +81,7 @@ def encode_weights(weights: Mapping[str, np.ndarray]) -> bytes:
     if len(weights) > MAX_TENSORS:
         raise WeightsError(f"expected at most {MAX_TENSORS:,} tensors, found {len(weights):,}")
     for name, array in weights.items():
-        if array.dtype not in _NAMES:
+        if array.dtype.name not in TENSOR_DTYPES or not array.dtype.isnative:
             raise WeightsError(f"{name}: expected one of {', '.join(_DTYPES)}, found {array.dtype}")
     return bytes(save({name: np.asarray(weights[name], order="C") for name in sorted(weights)}))
 
@@ -102,7 +123,7 @@ def check_finite(weights: Mapping[str, np.ndarray]) -> None:
     for name, array in weights.items():
         if isinstance(weights, DecodedWeights) and weights.is_original(name):
             continue  # checking a large network takes as long as copying it
-        if array.dtype.kind == "f" and not _is_finite(array.ravel()):
+        if is_float(array.dtype) and not _is_finite(array.ravel()):
             raise WeightsError(f"{name} holds values that are not finite")
 
 
@@ -144,18 +165,18 @@ def _read_layout(header: bytes, file_bytes: int) -> _Layout:
         begin, finish = entry.data_offsets
         if entry.dtype not in _DTYPES:
             raise WeightsError(f"{name[:80]}: expected one of {', '.join(_DTYPES)}; found {entry.dtype[:40]!r}")
-        dtype = np.dtype(_DTYPES[entry.dtype])
+        dtype = dtype_named(_DTYPES[entry.dtype])
         if (fault := shape_fault(entry.shape, dtype.itemsize)) is not None:
             raise WeightsError(f"{name[:80]}: {fault}")
         length = dtype.itemsize * math.prod(entry.shape)
         if begin != end or finish != begin + length:
             raise WeightsError(f"{name[:80]}: expected bytes {end} to {end + length}, found {begin} to {finish}")
         end = finish
-        places[name] = TensorPlace(str(dtype), entry.shape, start + begin, length)
+        places[name] = TensorPlace(dtype.name, entry.shape, start + begin, length)
     if start + end != file_bytes:
         raise WeightsError(f"expected {start + end} bytes of weights, found {file_bytes}")
     views = [
-        (name, dtype := np.dtype(place.dtype), place.length // dtype.itemsize, place.offset, place.shape)
+        (name, dtype := dtype_named(place.dtype), place.length // dtype.itemsize, place.offset, place.shape)
         for name, place in places.items()
     ]
     return _Layout(MappingProxyType(places), views, tuple(_float_spans(places.values())))
@@ -164,13 +185,15 @@ def _read_layout(header: bytes, file_bytes: int) -> _Layout:
 def _float_spans(places: Iterable[TensorPlace]) -> Iterator[_Span]:
     """Yield the floats of ``places``, which are ordered by offset and have no gaps."""
     for dtype_name, group in itertools.groupby(places, key=lambda place: place.dtype):
-        dtype = np.dtype(dtype_name)
-        if dtype.kind == "f":
+        dtype = dtype_named(dtype_name)
+        if is_float(dtype):
             members = list(group)
             yield _Span(dtype, members[0].offset, sum(place.length for place in members) // dtype.itemsize)
 
 
 def _is_finite(floats: np.ndarray) -> bool:
+    if is_bfloat16(floats.dtype):
+        return not bool(((floats.view(np.uint16) & _NON_FINITE) == _NON_FINITE).any())
     if len(floats) <= _FINITE_AT_ONCE:
         return bool(np.isfinite(floats).all())
     with np.errstate(all="ignore"):

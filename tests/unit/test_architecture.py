@@ -18,7 +18,7 @@ from tests.support.paths import REPOSITORY
 FOLDERS = """
 rl_hotswap: cli . launcher
 actor: run session . canary prefetch versions rollouts environments acting loading sandbox verification watching guard
-learner: run training sb3 publishing export ppo ppo/gradients networks .
+learner: run training sb3 publishing export export/inputs ppo ppo/gradients networks .
 shared: transport store run process engines engines/row_compiler scripting operators rollouts policy files .
 """
 LAYERS = {

@@ -128,9 +128,9 @@ def _onnx_files(policy: "ActingPolicy") -> _MakeFiles:
     import torch
 
     from learner.export.flat_module import copy_for_export
+    from learner.export.inputs.dynamic_sizes import EXAMPLE_ROWS
     from learner.export.onnx_export import export_onnx
     from learner.export.policy_export import policy_interface
-    from learner.export.program_checks import EXAMPLE_ROWS
     from shared.engines.eager import module_tensors
     from shared.policy.manifest import ONNX_FILE, PROBE_FILE, WEIGHTS_FILE
     from shared.policy.probe import PROBE_ATOL, PROBE_RTOL, compute_probe, encode_probe, make_inputs

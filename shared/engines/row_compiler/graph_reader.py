@@ -90,6 +90,8 @@ class _Reader:
         dimensions = tensor.shape.dim
         batch = dimensions[0].dim_param if dimensions else ""
         self._batch = self._batch or batch
+        if named := [d.dim_param for d in dimensions[1:] if d.dim_param not in ("", self._batch)]:
+            raise ProgramUnsupported(f"{argument.name} has the size {named[0][:80]}, which varies, besides the batch")
         if not batch or batch != self._batch or any(d.dim_value < 1 for d in dimensions[1:]):
             raise ProgramUnsupported(f"{argument.name} needs the batch dimension first, and only there")
         return dtype_of(tensor.elem_type), tuple(dimension.dim_value for dimension in dimensions[1:])

@@ -17,6 +17,7 @@ from actor.agent import Agent
 from actor.agent_options import AgentOptions
 from learner.export.module_export import export_module
 from learner.publishing.policy_publisher import publish_policy
+from shared.engines.torch_arrays import array_of
 from shared.errors import ConfigurationError, ExportError, NotTrusted, ProgramError, SignatureMismatch
 from shared.policy.manifest import decode_manifest
 from shared.store.policy_store import LocalPolicyStore
@@ -444,3 +445,84 @@ def test_infinities_in_arguments_and_buffers_are_exported(tmp_path: Path) -> Non
     for engine in ("torchscript", "onnx"):
         load = load_policy(tmp_path / "module", engine=engine, sandbox=None)
         torch.testing.assert_close(load(-x, mask), module(-x, mask))
+
+
+class Half(nn.Module):
+    """Weights and numbers of 16 bits, and a result of 32."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 3)).to(dtype)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        logits = self.layers(x)
+        return logits, torch.softmax(logits.float(), -1)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_weights_and_numbers_of_16_bits(dtype: torch.dtype, tmp_path: Path) -> None:
+    module, x = Half(dtype), torch.randn(5, 6).to(dtype)
+    report = export_module(module, (x,), tmp_path / "m", tolerance=1e-3)
+    assert "script" in report.taken, str(report)
+    assert [spec.dtype for spec in report.manifest.module.outputs] == [str(dtype)[6:], "float32"]  # type: ignore[union-attr]
+    for engine in ("torchscript", *(["onnx"] if "onnx" in report.taken else [])):
+        run = load_policy(tmp_path / "m", engine)
+        logits, chances = run(x)
+        assert (logits.dtype, chances.dtype) == (dtype, torch.float32)
+        torch.testing.assert_close(logits, eager(module, x)[0], atol=0.03, rtol=0.03)
+    arrays = load_policy(tmp_path / "m", "torchscript")(array_of(x))
+    assert [array.dtype.name for array in arrays] == [str(dtype)[6:], "float32"]
+
+
+def test_weights_of_16_bits_of_which_a_module_makes_floats(tmp_path: Path) -> None:
+    class Widened(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(3, 6, dtype=torch.bfloat16))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x @ self.weight.float().T
+
+    module, x = Widened(), torch.randn(5, 6)
+    report = export_module(module, (x,), tmp_path / "m")
+    for engine in ("torchscript", *(["onnx"] if "onnx" in report.taken else [])):
+        torch.testing.assert_close(load_policy(tmp_path / "m", engine)(x), eager(module, x))
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128], ids=str)
+def test_complex_weights(dtype: torch.dtype, tmp_path: Path) -> None:
+    class Rotates(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(3, 4, dtype=dtype))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.view_as_real(x.to(self.weight.dtype) * self.weight[0]).float().sum(-1)
+
+    module, x = Rotates(), torch.randn(5, 4)
+    report = export_module(module, (x,), tmp_path / "m")
+    assert "script" in report.taken, str(report)
+    for engine in ("torchscript", *(["onnx"] if "onnx" in report.taken else [])):
+        torch.testing.assert_close(load_policy(tmp_path / "m", engine)(x), eager(module, x))
+    for change in ("input", "result"):
+
+        class Complex(Rotates):
+            def forward(self, x: Tensor) -> Tensor:
+                return x * self.weight[0]
+
+        with pytest.raises(ExportError, match=r"^(pass|return) torch.view_as_real") as refused:
+            export_module(Complex(), (x.to(dtype) if change == "input" else x,), tmp_path / "other")
+        assert len(str(refused.value)) < 300
+
+
+def test_a_tolerance_is_used_recorded_and_capped(tmp_path: Path) -> None:
+    x = torch.randn(5, 4)
+    for tolerance in (0.0, 1e-6, 1e-3):
+        report = export_module(nn.Linear(4, 2), (x,), tmp_path / f"{tolerance}", how="script", tolerance=tolerance)
+        assert (report.manifest.probe.atol, report.manifest.probe.rtol) == (tolerance, tolerance)
+    for tolerance in (1.1e-3, -1.0, float("nan")):
+        with pytest.raises(ConfigurationError, match=r"^pass a tolerance from 0 to 0.001"):
+            export_module(nn.Linear(4, 2), (x,), tmp_path / "m", tolerance=tolerance)
+    module, x = nn.Sequential(nn.Linear(64, 64), nn.GELU()), torch.randn(3, 64)
+    with pytest.raises(ExportError, match="differ by more than 0 "):
+        export_module(module, (x,), tmp_path / "n", how="onnx", tolerance=0)

@@ -14,8 +14,9 @@ from shared.policy.manifest_checks import (
     check_tolerances,
 )
 from shared.policy.nested_values import ConstantNode, DictNode, RecordNode, SequenceNode, Structure, TensorNode
-from shared.policy.signature import ModuleSignature, PolicySignature
+from shared.policy.signature import ArgumentSpec, ModuleSignature, Parameter, PolicySignature
 from shared.policy.spaces import ActionSpec, ObservationLeaf
+from shared.policy.tensor_limits import NamedSize
 
 _YEAR_2000_S, _YEAR_2201_S = 946_684_800.0, 7_289_654_400.0
 _MOST_CHOICES = 2**31
@@ -145,3 +146,44 @@ def test_an_impossible_structure(node: Structure, says: str) -> None:
     for structure in (node, SequenceNode("tuple", (TensorNode(), node))):
         with pytest.raises(ManifestError, match=re.escape(says) + "$"):
             _check(structure)
+
+
+X, N = ArgumentSpec("x", "float32", (None, "n")), NamedSize("n", 1, 4)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "sizes", "says"),
+    [
+        ((X,), (), (), "x: expected a range and an input for the named size n"),
+        ((), (X,), (N,), "x: expected a range and an input for the named size n"),
+        ((ArgumentSpec("x", "float32", ("n+1",)),), (), (N,), "x: expected a range and an input for the named size n"),
+        ((ArgumentSpec("x", "float32", ("2*n",)),), (), (N,), "x: expected a name, or a sum .*, found '2\\*n'"),
+        ((X,), (), (N, N), "expected at most 32 named sizes with different names"),
+        ((X,), (), (NamedSize("n", -1, 4),), "n: expected sizes from 0 to 2147483648, smallest first, found -1 to 4"),
+        ((X,), (), (NamedSize("n", 4, 3),), "n: expected sizes .* found 4 to 3"),
+        ((X,), (), (NamedSize("n", 0, 2**31 + 1),), "n: expected sizes .* found 0 to 2147483649"),
+    ],
+)
+def test_impossible_named_sizes(
+    inputs: tuple[ArgumentSpec, ...], outputs: tuple[ArgumentSpec, ...], sizes: tuple[NamedSize, ...], says: str
+) -> None:
+    with pytest.raises(ManifestError, match=f"^{says}$"):
+        check_module_signature(ModuleSignature(inputs, outputs, TensorNode(), TensorNode(), sizes))
+
+
+def test_possible_named_sizes() -> None:
+    outputs = (ArgumentSpec("y", "bfloat16", (None, "n+1", "n")),)
+    check_module_signature(ModuleSignature((X,), outputs, TensorNode(), TensorNode(), (N,)))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "says"),
+    [
+        ((Parameter("x"), Parameter("x")), "expected at most 10,000 parameters with different names"),
+        ((Parameter("x", default=TensorNode()),), "x: expected a default without tensors"),
+        ((Parameter("x", default=ConstantNode("int", "y")),), "structure of .*: expected the text of a constant"),
+    ],
+)
+def test_impossible_parameters(parameters: tuple[Parameter, ...], says: str) -> None:
+    with pytest.raises(ManifestError, match=f"^{says}"):
+        check_module_signature(ModuleSignature((), (), TensorNode(), TensorNode(), parameters=parameters))

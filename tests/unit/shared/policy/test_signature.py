@@ -13,6 +13,7 @@ from shared.errors import ConfigurationError, SignatureMismatch
 from shared.policy.nested_values import TensorNode
 from shared.policy.signature import ArgumentSpec, ModuleSignature, PolicySignature, acting_signature
 from shared.policy.spaces import action_spec, observation_leaves
+from shared.policy.tensor_limits import NamedSize
 from tests.unit.shared.policy.test_spaces import nested_spaces
 
 _actions = st.sampled_from(
@@ -134,9 +135,8 @@ def fitting(rows: int = 5) -> list[np.ndarray]:
 def test_the_arguments_of_a_module_have_one_batch_size() -> None:
     signature = module(X, FIXED, Z)
     assert signature.input_names == signature.output_names == ("x", "fixed", "z")
-    assert signature.batch_dims == (0, None, 1)
-    assert [signature.check_inputs(fitting(rows)) for rows in (1, 5)] == [1, 5]
-    assert module(FIXED).check_inputs([np.zeros(3, np.int64)]) is None
+    assert [signature.check_inputs(fitting(rows)) for rows in (1, 5)] == [{}, {}]
+    assert module(FIXED).check_inputs([np.zeros(3, np.int64)]) == {}
 
 
 @pytest.mark.parametrize(
@@ -160,12 +160,36 @@ def test_arguments_that_do_not_fit_are_named(which: int, array: np.ndarray, said
     assert str(caught.value) == f"input {said}"
 
 
+def test_named_sizes_are_equal_and_within_their_ranges() -> None:
+    x, y = ArgumentSpec("x", "float32", (None, "n")), ArgumentSpec("y", "float32", ("n", "m"))
+    specs = (x, y, ArgumentSpec("z", "bool", ("m+1",)))
+    sizes = NamedSize("n", 1, 4), NamedSize("m", 0, 2)
+    signature = ModuleSignature(specs, specs, TensorNode(), TensorNode(), sizes)
+
+    def arrays(n: int, also_n: int, m: int, m_and_1: int) -> list[np.ndarray]:
+        return [np.zeros((5, n), np.float32), np.zeros((also_n, m), np.float32), np.zeros(m_and_1, np.bool_)]
+
+    assert signature.check_inputs(arrays(4, 4, 0, 1)) == {"n": 4, "m": 0}
+    for found, said in (
+        (arrays(4, 3, 0, 1), r"input y: expected float32 \(4, 0\), found float32 \(3, 0\)"),
+        (arrays(4, 4, 1, 1), r"input z: expected bool \(2,\), found bool \(1,\)"),
+        (arrays(5, 5, 1, 2), "call it with n from 1 to 4, or export again with another range in dynamic: found n = 5"),
+        (arrays(0, 0, 1, 2), "call it with n from 1 to 4, .*: found n = 0"),
+        (arrays(1, 1, 3, 4), "call it with m from 0 to 2, .*: found m = 3"),
+    ):
+        with pytest.raises(SignatureMismatch, match=f"^{said}$"):
+            signature.check_inputs(found)
+    signature.check_outputs(arrays(4, 4, 1, 2), {"n": 4, "m": 1})
+    with pytest.raises(SignatureMismatch, match=r"output x: expected float32 \('batch', 4\), found float32 \(5, 3\)"):
+        signature.check_outputs(arrays(3, 3, 1, 2), {"n": 4, "m": 1})
+
+
 def test_results_of_a_module_may_have_sizes_of_their_own() -> None:
     signature = module(X, Z)
-    signature.check_outputs([np.zeros((0, 2), np.float32), np.zeros((4, 7), np.float32)])
+    signature.check_outputs([np.zeros((0, 2), np.float32), np.zeros((4, 7), np.float32)], {})
     with pytest.raises(SignatureMismatch, match=r"^output z: expected float32 \(4, 'batch'\), found float32 \(3, 7\)$"):
-        signature.check_outputs([np.zeros((0, 2), np.float32), np.zeros((3, 7), np.float32)])
+        signature.check_outputs([np.zeros((0, 2), np.float32), np.zeros((3, 7), np.float32)], {})
     with pytest.raises(SignatureMismatch, match=r"^expected 2 outputs \(x, z\), found 1$"):
-        signature.check_outputs([np.zeros((0, 2), np.float32)])
+        signature.check_outputs([np.zeros((0, 2), np.float32)], {})
     with pytest.raises(SignatureMismatch, match=r"^expected 2 inputs \(x, z\), found 3$"):
         signature.check_inputs(fitting())

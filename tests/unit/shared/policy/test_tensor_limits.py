@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from shared.policy.tensor_limits import MAX_TENSOR_BYTES, shape_fault
+from shared.policy.tensor_limits import MAX_TENSOR_BYTES, shape_fault, size_of, size_terms
 
 
 @pytest.mark.parametrize(
@@ -39,3 +39,16 @@ def test_an_impossible_tensor(shape: tuple[int, ...], item_bytes: int, says: str
     fault = shape_fault(shape, item_bytes)
     assert fault is not None
     assert re.search(f"^expected .*{says}|^{says}$", fault)
+
+
+def test_a_size_is_a_sum_of_names_and_a_number() -> None:
+    assert size_terms("t") == (("t",), 0)
+    assert size_terms("t+n2-12") == (("t", "n2"), -12)
+    assert size_of("t+n+1", {"t": 3, "n": 4}) == 8
+    assert size_of("t+n", {"t": 3}) is None
+
+
+@pytest.mark.parametrize("text", ["", "1", "t+", "2*t", "t+1+n", "t t", "-t", "t+1234567890", "\u0663", "t" * 65])
+def test_other_texts_are_no_sizes(text: str) -> None:
+    with pytest.raises(ValueError, match="expected a name, or a sum"):
+        size_terms(text)

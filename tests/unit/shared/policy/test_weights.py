@@ -113,7 +113,7 @@ def test_arrays_of_any_memory_layout_are_encoded() -> None:
         file(b"\xff\xfe"),
         file(b"[" * 100_000),
         file({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4], "more": 1}}, bytes(4)),
-        file({"w": {"dtype": "BF16", "shape": [2], "data_offsets": [0, 4]}}, bytes(4)),
+        file({"w": {"dtype": "F8_E4M3", "shape": [2], "data_offsets": [0, 4]}}, bytes(4)),
         file({"w": {"dtype": "F32", "shape": [-1], "data_offsets": [0, -4]}}),
         file({"w": {"dtype": "F32", "shape": [2**40, 2**40], "data_offsets": [0, 4]}}, bytes(4)),
         file({"w": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}}, bytes(8)),
@@ -121,7 +121,7 @@ def test_arrays_of_any_memory_layout_are_encoded() -> None:
         file({n: {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]} for n in "ab"}, bytes(4)),
         (2**63).to_bytes(8, "little") + b"{}",
     ],
-    ids=["json", "list", "utf8", "deep", "field", "bf16", "negative", "huge", "gap", "surplus", "overlap", "header"],
+    ids=["json", "list", "utf8", "deep", "field", "float8", "negative", "huge", "gap", "surplus", "overlap", "header"],
 )
 def test_a_malformed_file_is_refused(data: bytes) -> None:
     with pytest.raises(WeightsError):

@@ -3,8 +3,10 @@
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import torch
 from torch import Tensor
+
+from shared.engines.torch_arrays import array_of, tensor_of
+from shared.policy.weights import is_bfloat16, is_float
 
 Vary = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
@@ -16,7 +18,7 @@ def widened(array: np.ndarray, magnitude: float, generator: np.random.Generator)
 
     All are large and positive in the first row, and negative in the second. Infinities stay.
     """
-    limit = min(magnitude, float(np.finfo(array.dtype).max) / 4)
+    limit = magnitude if is_bfloat16(array.dtype) else min(magnitude, float(np.finfo(array.dtype).max) / 4)
     sign, size = generator.choice([-1, 1], array.shape), generator.choice([1e-6, 1, limit, limit], array.shape)
     if array.ndim:
         sign[:1], sign[1:2], size[:2] = 1, -1, limit
@@ -29,9 +31,10 @@ def varied(tensors: Sequence[Tensor], generator: np.random.Generator, floats: Va
     """Return ``floats`` of each float tensor and ``discrete`` of each other tensor."""
     found = []
     for tensor in tensors:
-        array = tensor.numpy()
-        moved = (floats if array.dtype.kind == "f" else discrete)(array, generator).astype(array.dtype)
-        found.append(torch.from_numpy(np.array(moved, order="C")))
+        array = array_of(tensor)
+        vary = floats if is_float(array.dtype) else discrete
+        moved = vary(array.astype(np.float32) if is_bfloat16(array.dtype) else array, generator).astype(array.dtype)
+        found.append(tensor_of(np.array(moved, order="C")))
     return found
 
 
@@ -52,7 +55,8 @@ def _within_range(array: np.ndarray, generator: np.random.Generator) -> np.ndarr
 
 def _with_infinities(moved: np.ndarray, array: np.ndarray) -> np.ndarray:
     """Return ``moved`` with the infinities of ``array``, which mask what a module must not see, in their places."""
-    return np.where(np.isfinite(array), moved, array)
+    finite = np.isfinite(array)
+    return moved if finite.all() else np.where(finite, moved, array)
 
 
 def _shuffled(array: np.ndarray, generator: np.random.Generator) -> np.ndarray:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from actor.agent import Agent
 from actor.agent_options import AgentOptions
-from learner.export.input_variations import MAGNITUDES, widened
+from learner.export.inputs.input_variations import MAGNITUDES, widened
 from learner.export.module_export import export_module
 from learner.export.policy_export import policy_checks
 from learner.export.program_checks import affordable_sizes, write_weights
