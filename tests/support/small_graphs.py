@@ -86,13 +86,30 @@ def numbers(spec: Spec, rows: int, seed: int = 0) -> np.ndarray:
     return generator.integers(0, 2 if dtype == "bool" else 5, (rows, *shape)).astype(dtype)
 
 
+def wide_numbers(spec: Spec, rows: int, seed: int = 0) -> np.ndarray:
+    """Return rows of floats of every magnitude for an input, or small integers."""
+    dtype, shape = spec
+    if np.dtype(dtype).kind != "f":
+        return numbers(spec, rows, seed)
+    return np.random.default_rng(seed).choice(_WIDE, (rows, *shape)).astype(dtype)
+
+
+WIDE_SIZES = (1, 2, 7, 33, 64)
+_WIDE = [0.0, *(sign * size for size in (1e-6, 1.0, 10.0, 100.0, 1e4) for sign in (1, -1))]
+
+
 def assert_equals_onnxruntime(
-    data: bytes, inputs: Mapping[str, Spec], weights: Arrays | None = None, *, sizes: Sequence[int] = BATCH_SIZES
+    data: bytes,
+    inputs: Mapping[str, Spec],
+    weights: Arrays | None = None,
+    *,
+    sizes: Sequence[int] = BATCH_SIZES,
+    wide_sizes: Sequence[int] = (),
 ) -> None:
-    """Compare floats to 1e-5, and integers and bools exactly."""
+    """Compare floats to 1e-5 + 1e-5 |x|, and integers and bools exactly; ``wide_sizes`` have wide inputs."""
     compiled, reference = LlvmEngine(data, weights or {}), OnnxEngine(data, weights or {}, bind=False)
-    for rows in sizes:
-        arrays = [numbers(spec, rows, seed) for seed, spec in enumerate(inputs.values())]
+    for rows, draw in [*((n, numbers) for n in sizes), *((n, wide_numbers) for n in wide_sizes)]:
+        arrays = [draw(spec, rows, seed) for seed, spec in enumerate(inputs.values())]
         for mine, expected in zip(compiled.run(arrays), reference.run(arrays), strict=True):
             assert (mine.dtype, mine.shape) == (expected.dtype, expected.shape)
             if expected.dtype.kind == "f":

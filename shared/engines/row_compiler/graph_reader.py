@@ -1,13 +1,16 @@
 """Translation of ONNX graphs to row programs. Graphs that mix rows or have other operators are refused."""
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from shared.engines.row_compiler.constant_folding import dtype_of, fold_constant
-from shared.engines.row_compiler.operators import TRANSLATIONS
+from shared.engines.row_compiler.operators import ARITHMETIC
 from shared.engines.row_compiler.row_builder import KINDS, RowBuilder, Tensor, Value, Weight
 from shared.engines.row_compiler.row_program import Output, RowProgram
+from shared.engines.row_compiler.shape_operators import SHAPES
+from shared.engines.row_compiler.views import View
 from shared.errors import ProgramUnsupported
 
 if TYPE_CHECKING:
@@ -15,6 +18,7 @@ if TYPE_CHECKING:
 
 # Supported dtypes of outputs, and the kind of tensor that each is stored from.
 _KIND_OF_OUTPUT = {**KINDS, "float16": "", "float64": "other"}
+_TRANSLATIONS = {**ARITHMETIC, **SHAPES}
 _OPSETS = range(13, 25)  # Clip, Slice and others were defined differently before
 
 
@@ -54,31 +58,31 @@ class _Reader:
         if not onnx.external_data_helper.uses_external_data(tensor):
             self._values[tensor.name] = onnx.numpy_helper.to_array(tensor)
         elif tensor.data_type == onnx.TensorProto.FLOAT:
-            self._values[tensor.name] = Weight(tensor.name, tuple(tensor.dims))
+            self._values[tensor.name] = Weight(tensor.name, math.prod(tensor.dims), View.of(tensor.dims))
         # Other dtypes are refused when a node reads them.
 
     def _read_node(self, node: "onnx.NodeProto") -> None:
         import onnx
 
         operator = node.op_type
-        if node.domain not in ("", "ai.onnx") or len(node.output) != 1:
-            raise ProgramUnsupported(f"operator {node.domain}.{operator} with {len(node.output)} outputs")
+        if node.domain not in ("", "ai.onnx"):
+            raise ProgramUnsupported(f"operator {node.domain}.{operator}")
         attributes = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
         if unread := [name for name in node.input if name and name not in self._values]:
             raise ProgramUnsupported(f"{operator} reads {unread}, which is not float32")
         inputs = [self._values[name] if name else None for name in node.input]
         known = [value for value in inputs if isinstance(value, np.ndarray)]
-        result: Value | None = fold_constant(operator, known, attributes) if len(known) == len(inputs) else None
-        if result is None:
-            if operator not in TRANSLATIONS:
-                raise ProgramUnsupported(f"operator {operator}")
-            result = TRANSLATIONS[operator](self._build, inputs, attributes)
-        self._values[node.output[0]] = result
+        folded = fold_constant(operator, known, attributes) if len(known) == len(inputs) else None
+        if folded is None and operator not in _TRANSLATIONS:
+            raise ProgramUnsupported(f"operator {operator}")
+        found = _TRANSLATIONS[operator](self._build, inputs, attributes) if folded is None else folded
+        # Outputs after those that are translated are refused when a node reads them.
+        self._values.update(zip(node.output, found if isinstance(found, tuple) else (found,), strict=False))
 
     def _output(self, argument: Any) -> Output:
         dtype, shape = self._described(argument)
         found = self._values.get(argument.name)
-        if not isinstance(found, Tensor) or not found.batched or found.shape != shape:
+        if not isinstance(found, Tensor) or found.batch != 0 or found.shape != (1, *shape):
             raise ProgramUnsupported(f"output {argument.name} is not computed row by row")
         if _KIND_OF_OUTPUT.get(str(dtype)) != found.kind:
             raise ProgramUnsupported(f"output {argument.name} of {dtype}")

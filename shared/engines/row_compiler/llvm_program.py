@@ -19,6 +19,7 @@ from shared.engines.row_compiler.row_code import (
     row_code,
 )
 from shared.engines.row_compiler.row_program import Output, RowProgram, plan_scratch, with_bounds
+from shared.engines.row_compiler.views import View
 from shared.errors import ProgramUnsupported
 from shared.policy.output_bounds import Bounds
 
@@ -60,15 +61,17 @@ def compile_layers(shapes: Sequence[tuple[int, int]], activation: Activation, *,
     x = build.input(np.dtype(np.float32), (shapes[0][1],))
     between: list[Tensor] = []
     for i, shape in enumerate(shapes):
-        x = build.linear(x, Weight(f"{i}.weight", shape), Weight(f"{i}.bias", shape[:1]), transposed=True)
+        weight = Weight(f"{i}.weight", shape[0] * shape[1], View.of(shape))
+        bias = Weight(f"{i}.bias", shape[0], View.of(shape[:1]))
+        x = build.linear(x, weight, bias, transposed=True)
         if i < len(shapes) - 1:
             x = build.unary(activation, x)
             between += [x] if keep else []
-    return LlvmProgram(build.program([Output(tensor.operand, "float32", tensor.shape) for tensor in (*between, x)]))
+    return LlvmProgram(build.program([Output(tensor.operand, "float32", tensor.shape[1:]) for tensor in (*between, x)]))
 
 
 def _check_size(program: RowProgram) -> None:
-    largest = max((part.rows * part.stride for part in program.packed), default=0)
+    largest = max((part.floats for part in program.packed), default=0)
     if largest > _MOST_IN_MATRIX:
         raise ProgramUnsupported(f"a weight of {largest} numbers; at most {_MOST_IN_MATRIX} are compiled")
 
@@ -106,10 +109,11 @@ class LlvmProgram:
     def pack(self, weights: Mapping[str, np.ndarray], block: np.ndarray) -> None:
         """Write ``weights`` (float32, by name) into ``block`` in the layout that the code reads."""
         for part in self.program.packed:
-            numbers = weights[part.name] if part.name else np.array(part.numbers, np.float32)
-            matrix = numbers.T if part.transposed else numbers.reshape(part.rows, part.columns)
-            place = block[part.place : part.place + part.rows * part.stride].reshape(part.rows, part.stride)
-            place[:, : part.columns] = matrix
+            numbers = np.ascontiguousarray(weights[part.name] if part.name else np.array(part.numbers, np.float32))
+            (rows, columns), (down, right) = part.view.shape, part.view.strides
+            # numpy checks that the view is within the array.
+            matrix = np.ndarray((rows, columns), np.float32, numbers, 4 * part.view.start, (4 * down, 4 * right))
+            block[part.place : part.place + part.floats].reshape(rows, part.stride)[:, :columns] = matrix
 
 
 class RowCall:
@@ -128,7 +132,7 @@ class RowCall:
         arrays = (block, _aligned(compiled.scratch_floats), *self._inputs, *self._outputs)
         self._kept = arrays
         self._words = np.array([blocks, singles, *(_address(array) for array in arrays)], np.int64)
-        is_brief = room * program.packed_floats <= _BRIEF_WORK
+        is_brief = room * program.work <= _BRIEF_WORK
         self._code = compiled.machine_code(is_brief=is_brief)
         self.room = room
         self.run = self._code.brief_call if is_brief else self._code.call

@@ -1,23 +1,31 @@
-"""Translation of ONNX operators (https://onnx.ai/onnx/operators/, opset 20) into steps of a row program."""
+"""Translation of ONNX operators (https://onnx.ai/onnx/operators/, opset 20) into steps: arithmetic and reductions."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, cast, get_args
+from typing import Any, get_args
 
 import numpy as np
 
-from shared.engines.row_compiler.constant_folding import BATCH, axes_of, dtype_of, integers
-from shared.engines.row_compiler.row_builder import RowBuilder, Tensor, Value, Weight, kind_of, require_float
-from shared.engines.row_compiler.row_program import Binary, Operator, Unary
+from shared.engines.row_compiler.constant_folding import axes_of, integers
+from shared.engines.row_compiler.row_builder import (
+    RowBuilder,
+    Tensor,
+    Value,
+    Weight,
+    common_shape,
+    require_float,
+)
+from shared.engines.row_compiler.row_program import Binary, Groups, InGroups, Reduction, Step, Unary
+from shared.engines.row_compiler.views import View
 from shared.errors import ProgramUnsupported
 
 Inputs = Sequence[Value | None]
 Attributes = Mapping[str, Any]
-Translation = Callable[[RowBuilder, Inputs, Attributes], Value]
+Translation = Callable[[RowBuilder, Inputs, Attributes], Value | tuple[Value, ...]]
+"""Translation of a node. A node of several outputs has a tuple; a list is one sequence of tensors."""
 
-_TO_THE_END = 2**31
-_COMPARISONS = frozenset({"equal", "greater", "less"})
+_COMPARISONS = frozenset({"equal", "greater", "greater_equal", "less", "less_equal"})
 _OF_NUMBERS = _COMPARISONS | {"add", "sub"}
 # Operators that accept integers, by the kinds of their operands.
 _TOGETHER: Mapping[frozenset[str], frozenset[str]] = {
@@ -25,15 +33,14 @@ _TOGETHER: Mapping[frozenset[str], frozenset[str]] = {
     frozenset({"number", "observed"}): _OF_NUMBERS,
     frozenset({"narrow"}): _COMPARISONS,
 }
-# Casts among these are exact for the values of a row program.
-_EXACT = frozenset({"float32", "int64", "int32", "bool"})
+_SELU = (1.67326319217681884765625, 1.05070102214813232421875)  # ONNX's defaults of alpha and gamma
 
 
-def _unary(operator: Operator) -> Translation:
+def _unary(operator: Unary) -> Translation:
     return lambda build, inputs, _: build.unary(operator, build.tensor(inputs[0]))
 
 
-def _binary(operator: Operator) -> Translation:
+def _binary(operator: Binary) -> Callable[[RowBuilder, Inputs, Attributes], Tensor]:
     """Translate an operator of two operands; Max and Min take any number."""
 
     def translate(build: RowBuilder, inputs: Inputs, _: Attributes) -> Tensor:
@@ -43,6 +50,8 @@ def _binary(operator: Operator) -> Translation:
         kinds = {tensor.kind for tensor in tensors}
         if kinds != {"float"} and operator not in _TOGETHER.get(frozenset(kinds), ()):
             raise ProgramUnsupported(f"{operator} of {' and '.join(sorted(kinds))}")
+        if operator == "add" and kinds == {"float"}:
+            return build.sum(*tensors)
         result = tensors[0]
         for tensor in tensors[1:]:
             result = build.elementwise(operator, [result, tensor])
@@ -51,8 +60,167 @@ def _binary(operator: Operator) -> Translation:
     return translate
 
 
-def _of_row(operator: Operator) -> Translation:
-    return lambda build, inputs, given: build.unary(operator, build.row_vectors(inputs[0], given.get("axis", -1)))
+def _logical(operator: Binary) -> Callable[[RowBuilder, Inputs, Attributes], Tensor]:
+    """Translate an operator of bools, which are 1 and 0."""
+
+    def translate(build: RowBuilder, inputs: Inputs, _: Attributes) -> Tensor:
+        tensors = [build.tensor(value) for value in inputs]
+        if len(tensors) != 2 or any(tensor.kind != "truth" for tensor in tensors):
+            raise ProgramUnsupported("a logical operator of values that are not two bools")
+        return replace(build.elementwise(operator, tensors), kind="truth")
+
+    return translate
+
+
+def _not(build: RowBuilder, inputs: Inputs, attributes: Attributes) -> Tensor:
+    return _logical("less")(build, [inputs[0], np.array(True)], attributes)
+
+
+def _is_nan(build: RowBuilder, inputs: Inputs, attributes: Attributes) -> Tensor:
+    x = build.tensor(inputs[0])
+    require_float(x, "IsNaN")
+    return _not(build, [replace(build.elementwise("equal", [x, x]), kind="truth")], attributes)
+
+
+def _elu(build: RowBuilder, inputs: Inputs, attributes: Attributes) -> Tensor:
+    return build.unary("elu", build.tensor(inputs[0]), attributes.get("alpha", 1.0), 1.0)
+
+
+def _selu(build: RowBuilder, inputs: Inputs, attributes: Attributes) -> Tensor:
+    numbers = (attributes.get("alpha", _SELU[0]), attributes.get("gamma", _SELU[1]))
+    return build.unary("elu", build.tensor(inputs[0]), *numbers)
+
+
+def _leaky_relu(build: RowBuilder, inputs: Inputs, attributes: Attributes) -> Tensor:
+    return build.unary("leaky_relu", build.tensor(inputs[0]), attributes.get("alpha", 0.01))
+
+
+def _gelu(build: RowBuilder, inputs: Inputs, attributes: Attributes) -> Tensor:
+    """Translate both forms (Hendrycks and Gimpel 2016): x / 2 times 1 + erf, or 1 + tanh of a polynomial."""
+    x = build.tensor(inputs[0])
+    require_float(x, "Gelu")
+
+    def scaled(tensor: Tensor, factor: float) -> Tensor:
+        return build.elementwise("mul", [tensor, build.tensor(np.array(factor, np.float32))])
+
+    if attributes.get("approximate", b"none") == b"tanh":
+        cube = build.elementwise("mul", [build.elementwise("mul", [x, x]), x])
+        inner = build.elementwise("add", [x, scaled(cube, 0.044715)])
+        bent = build.unary("tanh", scaled(inner, float(np.sqrt(2 / np.pi))))
+    else:
+        bent = build.unary("erf", scaled(x, float(np.sqrt(0.5))))
+    one = build.tensor(np.array(1, np.float32))
+    return build.elementwise("mul", [scaled(x, 0.5), build.elementwise("add", [bent, one])])
+
+
+def _pow(build: RowBuilder, inputs: Inputs, _: Attributes) -> Tensor:
+    x, exponent = build.tensor(inputs[0]), inputs[1]
+    require_float(x, "Pow")
+    power = float(exponent.reshape(())) if isinstance(exponent, np.ndarray) and exponent.size == 1 else 0.0
+    if power == 0.5:
+        return build.unary("sqrt", x)
+    if power not in (1.0, 2.0, 3.0):
+        raise ProgramUnsupported("Pow with an exponent other than 0.5, 1, 2 and 3")
+    result = x
+    for _i in range(int(power) - 1):
+        result = build.elementwise("mul", [result, x])
+    return result
+
+
+def _in_groups(build: RowBuilder, x: Tensor, axis: int, operator: InGroups, length: int | None = None) -> Tensor:
+    """Add a step along ``axis`` that makes ``length`` numbers of it, by default as many as there are."""
+    require_float(x, operator)
+    axis = x.axis(axis)
+    last = len(x.shape) - 1
+    order = [i for i in range(last + 1) if i != axis] + [axis]
+    is_last = x.groups(axis).inner == 1
+    batch = None if x.batch is None else order.index(x.batch)
+    turned = x if is_last else build.arranged(x, View.of(x.shape).transposed(order), batch)
+    groups = x.groups(axis) if is_last else turned.groups(last)
+    made = groups.length if length is None else length
+    operand = build.step(Step(operator, (turned.operand,), groups.outer * made, groups))
+    if is_last:
+        return Tensor(operand, (*x.shape[:axis], made, *x.shape[axis + 1 :]), x.batch)
+    result = Tensor(operand, (*turned.shape[:-1], made), batch)
+    back = [order.index(i) for i in range(last + 1)]
+    return build.arranged(result, View.of(result.shape).transposed(back), x.batch)
+
+
+def _of_axis(operator: InGroups) -> Translation:
+    return lambda build, inputs, given: _in_groups(build, build.tensor(inputs[0]), given.get("axis", -1), operator)
+
+
+def without_axes(x: Tensor, axes: Sequence[int]) -> Tensor:
+    """Return ``x`` without these axes of length 1."""
+    view = View.of(x.shape).without(axes)
+    return replace(x, shape=view.shape, batch=x.batch if x.batch is None else x.batch - sum(i < x.batch for i in axes))
+
+
+def _argmax(build: RowBuilder, inputs: Inputs, attributes: Attributes) -> Tensor:
+    x = build.tensor(inputs[0])
+    if attributes.get("select_last_index", 0):
+        raise ProgramUnsupported("ArgMax with select_last_index")
+    axis = x.axis(attributes.get("axis", 0))
+    found = _in_groups(build, x, axis, "argmax", 1)
+    found = replace(found, kind="number", below=(x.shape[axis],) * found.operand.width)
+    return found if attributes.get("keepdims", 1) else without_axes(found, [axis])
+
+
+def _top_k(build: RowBuilder, inputs: Inputs, attributes: Attributes) -> tuple[Value, ...]:
+    x, count = build.tensor(inputs[0]), integers(inputs[1])
+    if count != [1]:
+        raise ProgramUnsupported(f"TopK of {count}")
+    axis = x.axis(attributes.get("axis", -1))
+    if attributes.get("largest", 1):
+        return _reduced(build, x, [axis], "reduce_max"), _argmax(build, [x], {"axis": axis})
+    place = _argmax(build, [build.unary("neg", x)], {"axis": axis})
+    return _reduced(build, x, [axis], "reduce_min"), place
+
+
+def _reduced(build: RowBuilder, x: Tensor, axes: Sequence[int], operator: Reduction) -> Tensor:
+    """Reduce ``axes``, counted from the start, to length 1: several as one, so that a mean is rounded once."""
+    require_float(x, operator)
+    shape, batch = tuple(1 if i in axes else n for i, n in enumerate(x.shape)), x.batch
+    if len(axes) == 1:
+        groups = x.groups(axes[0])
+    else:
+        order = [*(i for i in range(len(x.shape)) if i not in axes), *axes]
+        x = build.arranged(x, View.of(x.shape).transposed(order))
+        length = math.prod(x.shape[len(order) - len(axes) :])
+        groups = Groups(x.operand.width // length, length)
+    operand = build.step(Step(operator, (x.operand,), groups.outer * groups.inner, groups))
+    return Tensor(operand, shape, batch)
+
+
+def _reduce(operator: Reduction) -> Translation:
+    def translate(build: RowBuilder, inputs: Inputs, attributes: Attributes) -> Tensor:
+        x = build.tensor(inputs[0])
+        axes = sorted({x.axis(axis) for axis in axes_of(inputs, attributes)})
+        if not axes:
+            raise ProgramUnsupported("a reduction over the axes of all rows")
+        result = _reduced(build, x, axes, operator)
+        return result if attributes.get("keepdims", 1) else without_axes(result, axes)
+
+    return translate
+
+
+def _layer_norm(build: RowBuilder, inputs: Inputs, attributes: Attributes) -> tuple[Value, ...]:
+    x, vectors = build.tensor(inputs[0]), [build.tensor(value) for value in inputs[1:] if value is not None]
+    require_float(x, "LayerNormalization")
+    axis = x.axis(attributes.get("axis", -1))
+    outer, length, inner = x.groups(axis)
+    whole = Groups(outer, length * inner)
+    is_of_row = x.batch is None or x.batch < axis
+    if not is_of_row or any(not _is_vector(v, whole.length) for v in vectors):
+        raise ProgramUnsupported("LayerNormalization over rows, or with computed weights")
+    operands = (x.operand, *(vector.operand for vector in vectors))
+    numbers = (attributes.get("epsilon", 1e-5),)
+    step = Step("layer_norm", operands, x.operand.width, whole, numbers)
+    return (replace(x, operand=build.step(step)),)
+
+
+def _is_vector(x: Tensor, length: int) -> bool:
+    return x.operand.packed >= 0 and x.operand.width == length and x.kind == "float"
 
 
 def _gemm(build: RowBuilder, inputs: Inputs, attributes: Attributes) -> Tensor:
@@ -63,32 +231,51 @@ def _gemm(build: RowBuilder, inputs: Inputs, attributes: Attributes) -> Tensor:
     return build.linear(inputs[0], inputs[1], bias, transposed=bool(attributes.get("transB", 0)))
 
 
-def _argmax(build: RowBuilder, inputs: Inputs, attributes: Attributes) -> Tensor:
-    x = build.row_vectors(inputs[0], attributes.get("axis", 0))
-    require_float(x, "ArgMax")
-    if attributes.get("select_last_index", 0):
-        raise ProgramUnsupported("ArgMax with select_last_index")
-    shape = (1,) if attributes.get("keepdims", 1) else ()
-    return Tensor(build.step("argmax", [x.operand], 1), shape, batched=True, kind="number", below=(x.operand.width,))
+def _matmul(build: RowBuilder, inputs: Inputs, _: Attributes) -> Tensor:
+    """Multiply by a weight, or the matrices of a row by one another: ``[..., m, k]`` by ``[..., k, n]``."""
+    if isinstance(inputs[0], Tensor) and isinstance(inputs[1], Weight) and len(inputs[1].shape) == 2:
+        return build.linear(inputs[0], inputs[1], None, transposed=False)
+    x, y = (build.tensor(value) for value in inputs)
+    if min(len(x.shape), len(y.shape)) < 2 or x.shape[-1] != y.shape[-2]:
+        raise ProgramUnsupported(f"a matrix product of {x.shape} with {y.shape}")
+    require_float(x, "a matrix product")
+    require_float(y, "a matrix product")
+    if y.batch is None and len(y.shape) == 2:
+        if x.batch == len(x.shape) - 1:
+            raise ProgramUnsupported("a matrix product across rows")
+        step = Step("product", (x.operand, y.operand), x.operand.width // y.shape[0] * y.shape[1], Groups(1, *y.shape))
+        return Tensor(build.step(step), (*x.shape[:-1], y.shape[1]), x.batch)
+    stacks = []
+    for tensor in (x, y):
+        if tensor.batch is not None and tensor.batch >= len(tensor.shape) - 2:
+            raise ProgramUnsupported("a matrix product across rows")
+        stacks.append(replace(tensor, shape=tensor.shape[:-2]))
+    stack, batch = common_shape("a matrix product", stacks)
+    (rows, length), columns = x.shape[-2:], y.shape[-1]
+    outer = 1
+    if y.operand.width > length * columns:
+        y, outer = build.expanded(y, (*stack, length, columns)), int(np.prod(stack))
+    x = build.arranged(x, View.of(x.shape).expanded((*stack, rows, length)), batch)
+    shape = (*stack, rows, columns)
+    step = Step("product", (x.operand, y.operand), int(np.prod(shape)), Groups(outer, length, columns))
+    return Tensor(build.step(step), shape, batch)
 
 
 def _gather_elements(build: RowBuilder, inputs: Inputs, attributes: Attributes) -> Tensor:
-    x, index = build.row_vectors(inputs[0], attributes.get("axis", 0)), inputs[1]
-    if not isinstance(index, Tensor) or index.shape != (1,):
+    x, index = build.tensor(inputs[0]), inputs[1]
+    axis = x.axis(attributes.get("axis", 0))
+    shape = View.of(x.shape).cut(axis, 0, 1).shape
+    if not isinstance(index, Tensor) or (index.shape, index.batch) != (shape, x.batch):
         raise ProgramUnsupported("GatherElements at more than one index")
-    if not 0 < max(index.below, default=0) <= x.operand.width:
+    if not 0 < max(index.below, default=0) <= x.shape[axis]:
         raise ProgramUnsupported("GatherElements at an index that may be out of range")
-    return Tensor(build.step("pick", [x.operand, index.operand], 1), (1,), batched=True, kind=x.kind)
-
-
-def _reduce_sum(build: RowBuilder, inputs: Inputs, attributes: Attributes) -> Tensor:
-    axes = axes_of(inputs, attributes)
-    if len(axes) != 1:
-        raise ProgramUnsupported(f"ReduceSum over the axes {axes}")
-    x = build.row_vectors(inputs[0], axes[0])
-    require_float(x, "ReduceSum")
-    shape = (1,) if attributes.get("keepdims", 1) else ()
-    return Tensor(build.step("sum", [x.operand], 1), shape, batched=True)
+    order = [*(i for i in range(len(shape)) if i != axis), axis]
+    groups = x.groups(axis)
+    turned = x if groups.inner == 1 else build.arranged(x, View.of(x.shape).transposed(order))
+    # The index has one entry along the axis, so its numbers keep their order.
+    width = index.operand.width
+    step = Step("pick", (turned.operand, index.operand), width, Groups(width, groups.length))
+    return Tensor(build.step(step), shape, x.batch, x.kind)
 
 
 def _where(build: RowBuilder, inputs: Inputs, _: Attributes) -> Tensor:
@@ -106,163 +293,33 @@ def _clip(build: RowBuilder, inputs: Inputs, attributes: Attributes) -> Value:
     return result
 
 
-def _cast(build: RowBuilder, inputs: Inputs, attributes: Attributes) -> Tensor:
-    """Cast integers and bools to floats as they are; casts of floats to other kinds are refused."""
-    x, dtype = build.tensor(inputs[0]), dtype_of(attributes["to"])
-    kind = kind_of(dtype)
-    if x.kind in ("float", "other") and kind not in ("float", "other"):
-        raise ProgramUnsupported(f"Cast of floats to {dtype}")
-    if kind == "truth" and x.kind != "truth":
-        raise ProgramUnsupported("Cast of numbers to bool")
-    if str(dtype) not in _EXACT:
-        if (x.kind, str(dtype)) != ("float", "float64"):
-            raise ProgramUnsupported(f"Cast to {dtype}")
-        return replace(x, kind="other")  # usable only as an output
-    return replace(x, kind="observed" if (x.kind, kind) == ("observed", "number") else kind)
-
-
-def _cast_like(_: RowBuilder, inputs: Inputs, __: Attributes) -> Value:
-    x, like = inputs[0], inputs[1]
-    if isinstance(x, Weight) and isinstance(like, Tensor) and like.kind == "float":
-        return x
-    raise ProgramUnsupported("CastLike")
-
-
-def _shape(_: RowBuilder, inputs: Inputs, attributes: Attributes) -> Value:
-    value = inputs[0]
-    if isinstance(value, Tensor):
-        shape = (BATCH, *value.shape) if value.batched else value.shape
-    elif isinstance(value, Weight | np.ndarray):
-        shape = value.shape
-    else:
-        raise ProgramUnsupported("Shape of a sequence")
-    return np.array(shape, np.int64)[attributes.get("start", 0) : attributes.get("end")]
-
-
-def _reshape(build: RowBuilder, inputs: Inputs, attributes: Attributes) -> Tensor:
-    x, target = build.tensor(inputs[0]), integers(inputs[1], may_be_batch=True)
-    keeps_rows = target and (target[0] in (BATCH, -1) or (target[0] == 0 and not attributes.get("allowzero", 0)))
-    if not x.batched or not keeps_rows:
-        raise ProgramUnsupported(f"Reshape to {target}, which mixes rows")
-    return replace(x, shape=_with_width(target[1:], x.operand.width))
-
-
-def _with_width(target: Sequence[int], width: int) -> tuple[int, ...]:
-    """Return the shape ``target`` of ``width`` numbers, with one -1 replaced by the remaining size."""
-    known = math.prod(n for n in target if n != -1)
-    if list(target).count(-1) == 1 and known > 0 and width % known == 0:
-        target = [width // known if n == -1 else n for n in target]
-    if math.prod(target) != width or any(n < 1 for n in target):
-        raise ProgramUnsupported(f"Reshape of {width} numbers in a row to {list(target)}, which mixes rows")
-    return tuple(target)
-
-
-def _flatten(build: RowBuilder, inputs: Inputs, attributes: Attributes) -> Tensor:
-    x = build.tensor(inputs[0])
-    if not x.batched or attributes.get("axis", 1) != 1:
-        raise ProgramUnsupported("Flatten that mixes rows")
-    return replace(x, shape=(x.operand.width,))
-
-
-def _squeeze(build: RowBuilder, inputs: Inputs, attributes: Attributes) -> Tensor:
-    x, axes = build.tensor(inputs[0]), axes_of(inputs, attributes)
-    dimensions = [BATCH, *x.shape] if x.batched else list(x.shape)
-    places = {axis % len(dimensions) for axis in axes}
-    if not places or any(dimensions[place] != 1 for place in places):
-        raise ProgramUnsupported(f"Squeeze of the axes {axes}")
-    kept = tuple(n for i, n in enumerate(dimensions) if i not in places)
-    return replace(x, shape=kept[1:] if x.batched else kept)
-
-
-def _unsqueeze(build: RowBuilder, inputs: Inputs, attributes: Attributes) -> Tensor:
-    x, axes = build.tensor(inputs[0]), axes_of(inputs, attributes)
-    rank = len(x.shape) + x.batched + len(axes)
-    places = {axis % rank for axis in axes}
-    if x.batched and 0 in places:
-        raise ProgramUnsupported("Unsqueeze before the rows")
-    rest = iter([BATCH, *x.shape] if x.batched else x.shape)
-    shape = tuple(1 if place in places else next(rest) for place in range(rank))
-    return replace(x, shape=shape[1:] if x.batched else shape)
-
-
-def _slice(build: RowBuilder, inputs: Inputs, _: Attributes) -> Tensor:
-    x = build.tensor(inputs[0])
-    starts, ends = integers(inputs[1]), integers(inputs[2], may_be_batch=True)
-    axes = integers(inputs[3]) if len(inputs) > 3 and inputs[3] is not None else list(range(len(starts)))
-    steps = integers(inputs[4]) if len(inputs) > 4 and inputs[4] is not None else [1] * len(starts)
-    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
-        if step != 1:
-            raise ProgramUnsupported("Slice with steps")
-        if axis == 0 and start == 0 and (end >= _TO_THE_END or end == BATCH):
-            continue  # all rows
-        if end == BATCH:
-            raise ProgramUnsupported("Slice of each row up to the batch size")
-        x = build.slice(build.row_vectors(x, axis), *slice(start, end).indices(x.operand.width)[:2])
-    return x
-
-
-def _split_to_sequence(build: RowBuilder, inputs: Inputs, attributes: Attributes) -> list[Tensor]:
-    x, lengths = build.row_vectors(inputs[0], attributes.get("axis", 0)), inputs[1] if len(inputs) > 1 else None
-    width = x.operand.width
-    if lengths is None or not attributes.get("keepdims", 1):
-        raise ProgramUnsupported("SplitToSequence into single numbers")
-    numbers = integers(lengths)
-    is_one_length = isinstance(lengths, np.ndarray) and not lengths.ndim
-    ends = [*range(numbers[0], width, numbers[0]), width] if is_one_length else np.cumsum(numbers).tolist()
-    if ends[-1] != width:
-        raise ProgramUnsupported(f"SplitToSequence of {width} numbers into {numbers}")
-    return [build.slice(x, start, end) for start, end in zip([0, *ends], ends, strict=False)]
-
-
-def _sequence_at(_: RowBuilder, inputs: Inputs, __: Attributes) -> Tensor:
-    parts, (place,) = inputs[0], integers(inputs[1])
-    if not isinstance(parts, list) or not -len(parts) <= place < len(parts):
-        raise ProgramUnsupported("SequenceAt of an index that is out of range")
-    return parts[place]
-
-
-def _gather(build: RowBuilder, inputs: Inputs, attributes: Attributes) -> Tensor:
-    x, indices = build.row_vectors(inputs[0], attributes.get("axis", 0)), inputs[1]
-    if not isinstance(indices, np.ndarray) or indices.ndim:
-        raise ProgramUnsupported("Gather at more than one index")
-    (place,) = integers(indices)
-    place += x.operand.width if place < 0 else 0
-    return replace(build.slice(x, place, place + 1), shape=())
-
-
-def _concat(build: RowBuilder, inputs: Inputs, attributes: Attributes) -> Tensor:
-    tensors = [build.row_vectors(value, attributes["axis"]) for value in inputs]
-    if len({tensor.kind for tensor in tensors}) != 1:
-        raise ProgramUnsupported("Concat of several dtypes")
-    width = sum(tensor.operand.width for tensor in tensors)
-    below = sum((tensor.below for tensor in tensors), ()) if all(tensor.below for tensor in tensors) else ()
-    operand = build.step("concat", [tensor.operand for tensor in tensors], width)
-    return Tensor(operand, (width,), batched=True, kind=tensors[0].kind, below=below)
-
-
-TRANSLATIONS: Mapping[str, Translation] = {
+ARITHMETIC: Mapping[str, Translation] = {
     **{operator.capitalize(): _unary(operator) for operator in get_args(Unary)},
-    **{operator.capitalize(): _binary(operator) for operator in get_args(Binary)},
+    **{operator.capitalize(): _binary(operator) for operator in get_args(Binary) if "_" not in operator},
+    "And": _logical("min"),
     "ArgMax": _argmax,
-    "Cast": _cast,
-    "CastLike": _cast_like,
     "Clip": _clip,
-    "Concat": _concat,
-    "Flatten": _flatten,
-    "Gather": _gather,
+    "Elu": _elu,
     "GatherElements": _gather_elements,
+    "Gelu": _gelu,
     "Gemm": _gemm,
-    "Identity": lambda _, inputs, __: cast(Value, inputs[0]),
-    "LogSoftmax": _of_row("log_softmax"),
-    "MatMul": lambda build, inputs, _: build.linear(inputs[0], inputs[1], None, transposed=False),
-    "ReduceSum": _reduce_sum,
-    "Reshape": _reshape,
-    "SequenceAt": _sequence_at,
-    "Shape": _shape,
-    "Slice": _slice,
-    "Softmax": _of_row("softmax"),
-    "SplitToSequence": _split_to_sequence,
-    "Squeeze": _squeeze,
-    "Unsqueeze": _unsqueeze,
+    "GreaterOrEqual": _binary("greater_equal"),
+    "IsNaN": _is_nan,
+    "LayerNormalization": _layer_norm,
+    "LeakyRelu": _leaky_relu,
+    "LessOrEqual": _binary("less_equal"),
+    "LogSoftmax": _of_axis("log_softmax"),
+    "MatMul": _matmul,
+    "Not": _not,
+    "Or": _logical("max"),
+    "Pow": _pow,
+    "ReduceMax": _reduce("reduce_max"),
+    "ReduceMean": _reduce("reduce_mean"),
+    "ReduceMin": _reduce("reduce_min"),
+    "ReduceSum": _reduce("reduce_sum"),
+    "Selu": _selu,
+    "Softmax": _of_axis("softmax"),
+    "TopK": _top_k,
     "Where": _where,
 }
+"""Translation of each operator that computes numbers."""

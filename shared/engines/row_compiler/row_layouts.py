@@ -26,37 +26,46 @@ class SingleRow(Rows):
     def vector_count(self, width: int) -> int:
         return -(-width // LANES)
 
-    def load_vector(self, operand: Operand, i: ir.Value) -> ir.Value:
-        if operand.width == 1:
-            return self._code.splat(self.load_number(operand, INT64(0)))
-        base, place = self._base(operand)
-        return self._code.load(base, self._b.add(INT64(place), self._b.mul(i, INT64(LANES))), VECTOR, VECTOR_BYTES)
+    def load_vector_at(self, operand: Operand, place: ir.Value, i: ir.Value) -> ir.Value:
+        base, start = self._base(operand)
+        first = self._b.add(self._b.add(INT64(start), place), self._b.mul(i, INT64(LANES)))
+        return self.code.load(base, first, VECTOR, 4)
 
-    def store_vector(self, value: int, i: ir.Value, vector: ir.Value) -> None:
-        place = self._b.add(INT64(self._places[value] * LANES), self._b.mul(i, INT64(LANES)))
-        self._code.store(self._code.scratch, place, vector, VECTOR_BYTES)
+    def store_vector_at(self, value: int, place: ir.Value, i: ir.Value, vector: ir.Value) -> None:
+        first = self._b.add(self._b.add(INT64(self._places[value] * LANES), place), self._b.mul(i, INT64(LANES)))
+        self.code.store(self.code.scratch, first, vector, 4)
+
+    def copy_run(self, operand: Operand, place: ir.Value, value: int, target: ir.Value, count: int) -> None:
+        b, whole = self._b, count // LANES
+        self.code.loop(whole, lambda i: self.store_vector_at(value, target, i, self.load_vector_at(operand, place, i)))
+
+        def one(i: ir.Value) -> None:
+            j = b.add(i, INT64(whole * LANES))
+            self.store_number(value, b.add(target, j), self.load_number(operand, b.add(place, j)))
+
+        self.code.loop(count - whole * LANES, one)
 
     def load_number(self, operand: Operand, j: ir.Value) -> ir.Value:
         base, place = self._base(operand)
-        return self._code.load(base, self._b.add(INT64(place), j), FLOAT, 4)
+        return self.code.load(base, self._b.add(INT64(place), j), FLOAT, 4)
 
     def store_number(self, value: int, j: ir.Value, number: ir.Value) -> None:
-        self._code.store(self._code.scratch, self._b.add(INT64(self._places[value] * LANES), j), number, 4)
+        self.code.store(self.code.scratch, self._b.add(INT64(self._places[value] * LANES), j), number, 4)
 
     def _base(self, operand: Operand) -> tuple[ir.Value, int]:
         if operand.value < 0:
-            return self._code.weights, operand.packed
-        return self._code.scratch, self._places[operand.value] * LANES
+            return self.code.weights, operand.packed
+        return self.code.scratch, self._places[operand.value] * LANES
 
     def load_input(self, position: int, source: Input) -> None:
-        array, b = self._code.array(position), self._b
+        array, b = self.code.array(position), self._b
         begin = b.mul(self._first, INT64(source.width))
 
         def one(j: ir.Value) -> None:
-            number = self._code.load(array, b.add(begin, j), element_type(source.dtype), bytes_of(source.dtype))
+            number = self.code.load(array, b.add(begin, j), element_type(source.dtype), bytes_of(source.dtype))
             self.store_number(position, j, to_float(b, number, source.dtype))
 
-        self._code.loop(source.width, one)
+        self.code.loop(source.width, one)
 
     def store_output(self, array: ir.Value, output: Output) -> None:
         b = self._b
@@ -64,16 +73,16 @@ class SingleRow(Rows):
 
         def one(j: ir.Value) -> None:
             number = from_float(b, self.load_number(output.operand, j), output.dtype)
-            self._code.store(array, b.add(begin, j), number, bytes_of(output.dtype))
+            self.code.store(array, b.add(begin, j), number, bytes_of(output.dtype))
 
-        self._code.loop(output.operand.width, one)
+        self.code.loop(output.operand.width, one)
 
     def load_weights(self, place: ir.Value, i: ir.Value) -> ir.Value:
         begin = self._b.add(place, self._b.mul(i, INT64(LANES)))
-        return self._code.load(self._code.weights, begin, VECTOR, VECTOR_BYTES)
+        return self.code.load(self.code.weights, begin, VECTOR, VECTOR_BYTES)
 
-    def load_factor(self, operand: Operand, k: ir.Value) -> ir.Value:
-        return self._code.splat(self.load_number(operand, k))
+    def spread(self, number: ir.Value) -> ir.Value:
+        return self.code.splat(number)
 
     def broadcast(self, number: ir.Value) -> ir.Value:
         return number
@@ -85,30 +94,33 @@ class BlockRows(Rows):
     def vector_count(self, width: int) -> int:
         return width
 
-    def load_vector(self, operand: Operand, i: ir.Value) -> ir.Value:
-        return self.load_number(operand, INT64(0) if operand.width == 1 else i)
+    def load_vector_at(self, operand: Operand, place: ir.Value, i: ir.Value) -> ir.Value:
+        return self.load_number(operand, self._b.add(place, i))
 
-    def store_vector(self, value: int, i: ir.Value, vector: ir.Value) -> None:
-        self.store_number(value, i, vector)
+    def store_vector_at(self, value: int, place: ir.Value, i: ir.Value, vector: ir.Value) -> None:
+        self.store_number(value, self._b.add(place, i), vector)
+
+    def copy_run(self, operand: Operand, place: ir.Value, value: int, target: ir.Value, count: int) -> None:
+        self.code.loop(count, lambda i: self.store_vector_at(value, target, i, self.load_vector_at(operand, place, i)))
 
     def load_number(self, operand: Operand, j: ir.Value) -> ir.Value:
         if operand.value < 0:
             return self.load_weights(INT64(operand.packed), j)
         place = self._b.add(INT64(self._places[operand.value] * LANES), self._b.mul(j, INT64(LANES)))
-        return self._code.load(self._code.scratch, place, VECTOR, VECTOR_BYTES)
+        return self.code.load(self.code.scratch, place, VECTOR, VECTOR_BYTES)
 
     def store_number(self, value: int, j: ir.Value, number: ir.Value) -> None:
         place = self._b.add(INT64(self._places[value] * LANES), self._b.mul(j, INT64(LANES)))
-        self._code.store(self._code.scratch, place, number, VECTOR_BYTES)
+        self.code.store(self.code.scratch, place, number, VECTOR_BYTES)
 
     def load_weights(self, place: ir.Value, i: ir.Value) -> ir.Value:
-        return self.broadcast(self._code.load(self._code.weights, self._b.add(place, i), FLOAT, 4))
+        return self.broadcast(self.code.load(self.code.weights, self._b.add(place, i), FLOAT, 4))
 
-    def load_factor(self, operand: Operand, k: ir.Value) -> ir.Value:
-        return self.load_number(operand, k)
+    def spread(self, number: ir.Value) -> ir.Value:
+        return number
 
     def load_input(self, position: int, source: Input) -> None:
-        array, b, code = self._code.array(position), self._b, self._code
+        array, b, code = self.code.array(position), self._b, self.code
         element, width = element_type(source.dtype), source.width
         begin = b.mul(self._first, INT64(width))
         tiles = width // LANES if element == FLOAT else 0
@@ -140,23 +152,23 @@ class BlockRows(Rows):
             numbers = [self.load_number(output.operand, b.add(b.mul(i, INT64(LANES)), INT64(j))) for j in range(LANES)]
             place = b.add(begin, b.mul(i, INT64(LANES)))
             for row, vector in enumerate(_transposed(b, numbers)):
-                self._code.store(array, b.add(place, INT64(row * width)), vector, size)
+                self.code.store(array, b.add(place, INT64(row * width)), vector, size)
 
         def one(i: ir.Value) -> None:
             j = b.add(i, INT64(tiles * LANES))
             vector = from_float(b, self.load_number(output.operand, j), output.dtype)
             if width == 1:
-                self._code.store(array, begin, vector, size)
+                self.code.store(array, begin, vector, size)
                 return
             for row in range(LANES):
                 place = b.add(b.add(begin, j), INT64(row * width))
-                self._code.store(array, place, b.extract_element(vector, INT32(row)), size)
+                self.code.store(array, place, b.extract_element(vector, INT32(row)), size)
 
-        self._code.loop(tiles, tile)
-        self._code.loop(width - tiles * LANES, one)
+        self.code.loop(tiles, tile)
+        self.code.loop(width - tiles * LANES, one)
 
     def broadcast(self, number: ir.Value) -> ir.Value:
-        return self._code.splat(number)
+        return self.code.splat(number)
 
 
 def _transposed(b: ir.IRBuilder, vectors: Values) -> Values:

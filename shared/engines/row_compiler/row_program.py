@@ -6,23 +6,42 @@ be exact.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple, get_args
 
+from shared.engines.row_compiler.views import Move, View
 from shared.policy.output_bounds import Bounds
 
 PACK_ALIGNMENT = 16
 """Packed rows begin at multiples of this many floats."""
 
-Unary = Literal["abs", "exp", "log", "neg", "reciprocal", "relu", "sigmoid", "sqrt", "tanh"]
-Binary = Literal["add", "div", "equal", "greater", "less", "max", "min", "mul", "sub"]
-Operator = Literal[
-    Unary, Binary, "linear", "where", "argmax", "pick", "sum", "log_softmax", "softmax", "slice", "concat"
-]
+Unary = Literal["abs", "erf", "exp", "log", "mish", "neg", "reciprocal", "relu", "sigmoid", "softplus", "sqrt", "tanh"]
+Scaled = Literal["elu", "leaky_relu"]
+Binary = Literal["add", "div", "equal", "greater", "greater_equal", "less", "less_equal", "max", "min", "mul", "sub"]
+Reduction = Literal["reduce_max", "reduce_mean", "reduce_min", "reduce_sum"]
+InGroups = Literal[Reduction, "argmax", "layer_norm", "log_softmax", "pick", "softmax"]
+Elementwise = Literal[Unary, Scaled, Binary, "where"]
+Operator = Literal[Elementwise, InGroups, "product", "arrange"]
 """Operation of a step.
 
-Comparisons give 1 and 0. ``linear`` multiplies by a weight and adds a bias, ``argmax`` gives the index of the first
-largest number as a float, and ``pick`` the element of its first operand at the index in its second.
+Comparisons give 1 and 0. ``elu`` and ``leaky_relu`` read the step's ``numbers``, ``layer_norm`` its epsilon there.
+``product`` multiplies by a matrix, or one for each group, and adds a bias. ``argmax`` gives the index of the first
+largest number as a float, and ``pick`` the element of its first operand at the index in its second. ``arrange`` copies
+each operand by one of the step's ``moves``.
 """
+
+
+class Groups(NamedTuple):
+    """Row-major grid ``[outer, length, inner]`` of an operand, whose middle axis an operator works along.
+
+    A product multiplies ``[outer, rows, length]`` by ``[outer, length, inner]``.
+    """
+
+    outer: int
+    length: int
+    inner: int = 1
+
+
+_NONE = Groups(1, 1)
 
 
 @dataclass(frozen=True)
@@ -36,12 +55,14 @@ class Operand:
 
 @dataclass(frozen=True)
 class Step:
-    """One step with a result of ``width`` numbers. ``start`` is the first index of a slice."""
+    """One step with a result of ``width`` numbers; see ``Operator`` for the fields that it reads."""
 
     operator: Operator
     operands: tuple[Operand, ...]
     width: int
-    start: int = 0
+    groups: Groups = _NONE
+    numbers: tuple[float, ...] = ()
+    moves: tuple[Move, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,17 +89,20 @@ class Output:
 class Packed:
     """Numbers that are the same in every row, and their offset ``place`` in the packed weights, in floats.
 
-    ``name`` is the weight's name; it is empty for the constants in ``numbers``. A matrix ``[k, n]`` is stored row by
-    row, each padded to ``stride``; ``transposed`` is true when the weight is ``[n, k]``. A vector is a one-row matrix.
+    ``name`` is the weight's name; it is empty for the constants in ``numbers``. The matrix ``view`` of the weight is
+    stored row by row, each padded to ``stride``. A vector is a one-row matrix.
     """
 
     name: str
     numbers: tuple[float, ...]
     place: int
-    rows: int
-    columns: int
+    view: View
     stride: int
-    transposed: bool = False
+
+    @property
+    def floats(self) -> int:
+        """Length of the packed matrix, in floats."""
+        return self.view.shape[0] * self.stride
 
 
 @dataclass(frozen=True)
@@ -90,6 +114,17 @@ class RowProgram:
     outputs: Sequence[Output]
     packed: Sequence[Packed]
     packed_floats: int
+
+    @property
+    def work(self) -> int:
+        """Estimate of the multiplications of a row: each packed number is read at least once."""
+        more = 0
+        for step in self.steps:
+            if step.operator == "product":
+                stacked = step.width * step.groups.length
+                is_packed = step.operands[1].value < 0
+                more += stacked - step.groups.length * step.groups.inner if is_packed else stacked
+        return self.packed_floats + more
 
 
 def stride_of(columns: int) -> int:
@@ -106,7 +141,7 @@ def with_bounds(program: RowProgram, bounds: Sequence[Bounds]) -> RowProgram:
     for numbers in (numbers for each in bounds for numbers in (each.low, each.high)):
         if numbers not in places:
             places[numbers] = end
-            packed.append(Packed("", numbers, end, 1, len(numbers), stride_of(len(numbers))))
+            packed.append(Packed("", numbers, end, View.of((1, len(numbers))), stride_of(len(numbers))))
             end += stride_of(len(numbers))
 
     def operand(numbers: tuple[float, ...]) -> Operand:
@@ -119,8 +154,8 @@ def with_bounds(program: RowProgram, bounds: Sequence[Bounds]) -> RowProgram:
     return replace(program, outputs=outputs, packed=packed, packed_floats=end)
 
 
-# Number i of the result may depend on any number of an operand, so the result cannot overwrite an operand.
-_NOT_IN_PLACE = frozenset({"linear", "argmax", "pick", "sum", "log_softmax", "softmax", "slice", "concat"})
+# Number i of the result depends only on number i of each operand, or on its only one, so it can overwrite one.
+_IN_PLACE = frozenset({"where", *get_args(Unary), *get_args(Scaled), *get_args(Binary)})
 
 
 @dataclass(frozen=True)
@@ -146,7 +181,7 @@ def plan_scratch(program: RowProgram) -> Scratch:
         if step >= 0:
             operands = {operand.value for operand in program.steps[step].operands if operand.value >= 0}
             dying = [operand for operand in sorted(operands) if last_use[operand] == step]
-            if program.steps[step].operator not in _NOT_IN_PLACE:
+            if program.steps[step].operator in _IN_PLACE:
                 reused = next((operand for operand in dying if widths[operand] == width), None)
                 if reused is not None:
                     dying.remove(reused)
@@ -164,9 +199,11 @@ def plan_scratch(program: RowProgram) -> Scratch:
 
 
 def _last_uses(program: RowProgram) -> dict[int, int]:
-    """Map each used value to its last reading step; outputs count as read one step after the last."""
-    uses: dict[int, int] = {}
-    for number, step in enumerate(program.steps):
-        uses.update({operand.value: number for operand in step.operands if operand.value >= 0})
-    uses.update({output.operand.value: len(program.steps) for output in program.outputs})
+    """Map each value that an output needs to its last reading step; outputs are read one step after the last."""
+    uses = dict.fromkeys((output.operand.value for output in program.outputs), len(program.steps))
+    for number in reversed(range(len(program.steps))):
+        if len(program.inputs) + number in uses:
+            for operand in program.steps[number].operands:
+                if operand.value >= 0:
+                    uses.setdefault(operand.value, number)
     return uses

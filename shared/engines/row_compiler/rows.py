@@ -1,16 +1,21 @@
 """Code for all steps of a row program, independent of how the rows lie in vectors (see ``row_layouts``)."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import get_args
 
 from llvmlite import ir
 
 from shared.engines.row_compiler.emitter import INT64, VECTOR, Emitter, Values
-from shared.engines.row_compiler.row_program import Input, Operand, Output, RowProgram, Step, stride_of
-from shared.engines.row_compiler.vector_math import FLOAT, constant
+from shared.engines.row_compiler.group_code import emit_in_groups
+from shared.engines.row_compiler.row_program import InGroups, Input, Operand, Output, RowProgram, Step, stride_of
+from shared.engines.row_compiler.vector_math import constant
+from shared.engines.row_compiler.views import Move
 
 _ARITHMETIC = {"add": "fadd", "sub": "fsub", "mul": "fmul", "div": "fdiv"}
-_COMPARISONS = {"equal": "==", "greater": ">", "less": "<"}
+_COMPARISONS = {"equal": "==", "greater": ">", "greater_equal": ">=", "less": "<", "less_equal": "<="}
+_IN_GROUPS = frozenset(get_args(InGroups))
 
 
 class Rows(ABC):
@@ -19,12 +24,12 @@ class Rows(ABC):
     def __init__(
         self, program: RowProgram, places: Mapping[int, int], code: Emitter, first: ir.Value, sums_at_once: int
     ) -> None:
-        """``sums_at_once`` is the number of vectors of a linear step's result that are summed side by side."""
+        """``sums_at_once`` is the number of vectors of a product that are summed side by side."""
         self._program = program
         self._places = places
-        self._code = code
+        self.code = code
         self._b = code.builder
-        self._math = code.math
+        self.math = code.math
         self._first = first
         self._sums_at_once = sums_at_once
 
@@ -33,11 +38,15 @@ class Rows(ABC):
         """Return the number of vectors that hold a value of ``width`` numbers per row."""
 
     @abstractmethod
-    def load_vector(self, operand: Operand, i: ir.Value) -> ir.Value:
-        """Load vector ``i`` of an operand; an operand of width 1 is broadcast."""
+    def load_vector_at(self, operand: Operand, place: ir.Value, i: ir.Value) -> ir.Value:
+        """Load vector ``i`` of those that begin at number ``place``; single rows read past the end of the last."""
 
     @abstractmethod
-    def store_vector(self, value: int, i: ir.Value, vector: ir.Value) -> None: ...
+    def store_vector_at(self, value: int, place: ir.Value, i: ir.Value, vector: ir.Value) -> None:
+        """Store vector ``i`` of those that begin at number ``place``; single rows write past the end of the last.
+
+        So numbers are stored in the order of their places, and before anything that lies behind them.
+        """
 
     @abstractmethod
     def load_number(self, operand: Operand, j: ir.Value) -> ir.Value:
@@ -58,12 +67,22 @@ class Rows(ABC):
         """Load vector ``i`` of the packed row at ``place``."""
 
     @abstractmethod
-    def load_factor(self, operand: Operand, k: ir.Value) -> ir.Value:
-        """Load number ``k`` of each row as a vector to multiply weights with."""
+    def spread(self, number: ir.Value) -> ir.Value:
+        """Return a number of each row as a vector to combine with vectors."""
 
     @abstractmethod
     def broadcast(self, number: ir.Value) -> ir.Value:
         """Return ``number`` for each of the rows."""
+
+    @abstractmethod
+    def copy_run(self, operand: Operand, place: ir.Value, value: int, target: ir.Value, count: int) -> None:
+        """Copy ``count`` numbers that follow one another from ``place`` to ``target``."""
+
+    def load_vector(self, operand: Operand, i: ir.Value) -> ir.Value:
+        """Load vector ``i`` of an operand; an operand of width 1 is broadcast."""
+        if operand.width == 1:
+            return self.spread(self.load_number(operand, INT64(0)))
+        return self.load_vector_at(operand, INT64(0), i)
 
     def emit(self) -> None:
         """Emit the inputs' loads, all used steps, the outputs' stores and their checks."""
@@ -75,7 +94,7 @@ class Rows(ABC):
             if value in self._places:
                 self._step(value, step)
         for position, output in enumerate(self._program.outputs, len(inputs)):
-            self.store_output(self._code.array(position), output)
+            self.store_output(self.code.array(position), output)
             if output.low is not None and output.high is not None:
                 self._check(output.operand, output.low, output.high)
 
@@ -91,113 +110,105 @@ class Rows(ABC):
             return [b.and_(within[0], b.and_(is_above, b.fcmp_ordered("<=", number, bound(high, j))))]
 
         number = self.load_number(x, INT64(0))
-        (within,) = self._code.fold(x.width, [b.fcmp_ordered("==", number, number)], also)
-        self._code.require(within)
+        (within,) = self.code.fold(x.width, [b.fcmp_ordered("==", number, number)], also)
+        self.code.require(within)
 
     def _step(self, value: int, step: Step) -> None:
-        if step.operator == "linear":
-            self._linear(value, step)
-        elif step.operator in ("slice", "concat"):
-            self._rearrange(value, step)
-        elif step.operator in ("argmax", "pick", "sum"):
-            self._reduce(value, step)
-        elif step.operator in ("log_softmax", "softmax"):
-            self._softmax(value, step)
+        if step.operator == "product":
+            self._product(value, step)
+        elif step.operator == "arrange":
+            for operand, move in zip(step.operands, step.moves, strict=True):
+                self._move(value, operand, move)
+        elif step.operator in _IN_GROUPS:
+            emit_in_groups(self, value, step)
         else:
 
             def one(i: ir.Value) -> None:
-                self.store_vector(value, i, self._elementwise(step, [self.load_vector(o, i) for o in step.operands]))
+                vector = self._elementwise(step, [self.load_vector(operand, i) for operand in step.operands])
+                self.store_vector_at(value, INT64(0), i, vector)
 
-            self._code.loop(self.vector_count(step.width), one)
+            self.code.loop(self.vector_count(step.width), one)
 
-    def _linear(self, value: int, step: Step) -> None:
-        at_once = self._sums_at_once
-        groups, left = divmod(self.vector_count(step.width), at_once)
-        if groups:
-            self._code.loop(groups, lambda i: self._sums(value, step, self._b.mul(i, INT64(at_once)), at_once))
-        if left:
-            self._sums(value, step, INT64(groups * at_once), left)
+    def _product(self, value: int, step: Step) -> None:
+        """Multiply each row of each group; rows that fit the registers together share the loads of the matrix."""
+        b, (outer, _, columns), at_once = self._b, step.groups, self._sums_at_once
+        rows, vectors = step.width // (outer * columns), self.vector_count(columns)
+        together = max(1, min(rows, at_once // vectors))
 
-    def _sums(self, value: int, step: Step, begin: ir.Value, count: int) -> None:
-        """Compute vectors ``begin`` to ``begin + count`` of a linear step's result side by side."""
-        x, weight, *bias = step.operands
-        b, stride = self._b, INT64(stride_of(step.width))
+        def group(g: ir.Value) -> None:
+            def several(i: ir.Value, count: int = together) -> None:
+                first = b.mul(i, INT64(together))
+                sums = _Sums(g, [b.add(b.add(b.mul(g, INT64(rows)), first), INT64(row)) for row in range(count)])
+                batches, left = divmod(vectors, at_once)
+                self.code.loop(batches, lambda j: self._sum(value, step, sums, b.mul(j, INT64(at_once)), at_once))
+                if left:
+                    self._sum(value, step, sums, INT64(batches * at_once), left)
+
+            self.code.loop(rows // together, several)
+            if rows % together:
+                several(INT64(rows // together), rows % together)
+
+        self.code.loop(outer, group)
+
+    def _sum(self, value: int, step: Step, sums: "_Sums", begin: ir.Value, count: int) -> None:
+        """Compute vectors ``begin`` to ``begin + count`` of some rows of a product side by side."""
+        x, matrix, *bias = step.operands
+        b, (_, length, columns) = self._b, step.groups
         places = [b.add(begin, INT64(i)) for i in range(count)]
         first = [self.load_weights(INT64(bias[0].packed), i) if bias else constant(VECTOR, 0.0) for i in places]
+        starts = [b.mul(row, INT64(length)) for row in sums.rows]
+        is_padded = matrix.value < 0 and matrix.width == columns
 
-        def add(k: ir.Value, sums: Values) -> Values:
-            factor = self.load_factor(x, k)
-            row = b.add(INT64(weight.packed), b.mul(k, stride))
-            return [self._math.fma(self.load_weights(row, i), factor, s) for i, s in zip(places, sums, strict=True)]
+        def load(k: ir.Value, i: ir.Value) -> ir.Value:
+            if is_padded:
+                return self.load_weights(b.add(INT64(matrix.packed), b.mul(k, INT64(stride_of(columns)))), i)
+            row = b.add(b.mul(sums.group, INT64(length)), k)
+            return self.load_vector_at(matrix, b.mul(row, INT64(columns)), i)
 
-        for i, total in zip(places, self._code.fold(x.width, first, add), strict=True):
-            self.store_vector(value, i, total)
+        def add(k: ir.Value, totals: Values) -> Values:
+            factors = [self.spread(self.load_number(x, b.add(start, k))) for start in starts]
+            loaded = [load(k, i) for i in places]
+            terms = [(part, factor) for factor in factors for part in loaded]
+            return [self.math.fma(part, factor, total) for (part, factor), total in zip(terms, totals, strict=True)]
+
+        totals = iter(self.code.fold(length, first * len(starts), add))
+        for row in sums.rows:
+            for i in places:
+                self.store_vector_at(value, b.mul(row, INT64(columns)), i, next(totals))
 
     def _elementwise(self, step: Step, x: Values) -> ir.Value:
         b, operator = self._b, step.operator
         if operator in _ARITHMETIC:
             return getattr(b, _ARITHMETIC[operator])(*x)
         if operator in _COMPARISONS:
-            return self._math.from_flags(b.fcmp_ordered(_COMPARISONS[operator], *x), x[0])
+            return self.math.from_flags(b.fcmp_ordered(_COMPARISONS[operator], *x), x[0])
         if operator == "where":
             return b.select(b.fcmp_ordered("!=", x[0], constant(x[0].type, 0.0)), x[1], x[2])
-        return getattr(self._math, operator)(*x)
+        return getattr(self.math, operator)(*x, *step.numbers)
 
-    def _rearrange(self, value: int, step: Step) -> None:
-        b, place = self._b, 0
-        for operand in step.operands:
-            width = step.width if step.operator == "slice" else operand.width
+    def _move(self, value: int, operand: Operand, move: Move) -> None:
+        b = self._b
+        is_run = move.strides[-1] == move.target_strides[-1] == 1
 
-            def copy(j: ir.Value, operand: Operand = operand, place: int = place) -> None:
-                number = self.load_number(operand, b.add(j, INT64(step.start)))
-                self.store_number(value, b.add(j, INT64(place)), number)
+        def copy(axis: int, place: ir.Value, target: ir.Value) -> None:
+            if axis == len(move.sizes):
+                self.store_number(value, target, self.load_number(operand, place))
+            elif is_run and axis == len(move.sizes) - 1:
+                self.copy_run(operand, place, value, target, move.sizes[axis])
+            else:
 
-            self._code.loop(width, copy)
-            place += width
+                def one(i: ir.Value) -> None:
+                    stride, to = INT64(move.strides[axis]), INT64(move.target_strides[axis])
+                    copy(axis + 1, b.add(place, b.mul(i, stride)), b.add(target, b.mul(i, to)))
 
-    def _reduce(self, value: int, step: Step) -> None:
-        x, width = step.operands[0], step.operands[0].width
-        first = self.load_number(x, INT64(0))
-        if step.operator == "argmax":
-            _, result = self._code.fold(width, [first, constant(first.type, 0.0)], self._larger(x))
-        elif step.operator == "pick":
-            place = self.load_number(step.operands[1], INT64(0))
+                self.code.loop(move.sizes[axis], one)
 
-            def picked(j: ir.Value, values: Values) -> Values:
-                here = self.broadcast(self._b.uitofp(j, FLOAT))
-                return [self._b.select(self._b.fcmp_ordered("==", place, here), self.load_number(x, j), values[0])]
+        copy(0, INT64(move.start), INT64(move.target))
 
-            (result,) = self._code.fold(width, [first], picked)
-        else:
-            zero = constant(first.type, 0.0)
-            (result,) = self._code.fold(width, [zero], lambda j, sums: [self._b.fadd(sums[0], self.load_number(x, j))])
-        self.store_number(value, INT64(0), result)
 
-    def _larger(self, x: Operand) -> Callable[[ir.Value, Values], Values]:
-        def body(j: ir.Value, values: Values) -> Values:
-            number, (best, place) = self.load_number(x, j), values
-            is_larger = self._b.fcmp_ordered(">", number, best)
-            here = self.broadcast(self._b.uitofp(j, FLOAT))
-            return [self._b.select(is_larger, number, best), self._b.select(is_larger, here, place)]
+@dataclass(frozen=True)
+class _Sums:
+    """Rows of a product that are computed together, and their group."""
 
-        return body
-
-    def _softmax(self, value: int, step: Step) -> None:
-        """Subtract the largest number before exponentials are summed, so that none overflows."""
-        b, math, x = self._b, self._math, step.operands[0]
-        first = self.load_number(x, INT64(0))
-        zero = constant(first.type, 0.0)
-        largest, _ = self._code.fold(step.width, [first, zero], self._larger(x))
-
-        def add(j: ir.Value, values: Values) -> Values:
-            return [b.fadd(values[0], math.exp(b.fsub(self.load_number(x, j), largest)))]
-
-        (total,) = self._code.fold(step.width, [zero], add)
-        logarithm = math.log(total) if step.operator == "log_softmax" else None
-
-        def put(j: ir.Value) -> None:
-            less = b.fsub(self.load_number(x, j), largest)
-            result = b.fdiv(math.exp(less), total) if logarithm is None else b.fsub(less, logarithm)
-            self.store_number(value, j, result)
-
-        self._code.loop(step.width, put)
+    group: ir.Value
+    rows: Sequence[ir.Value]

@@ -31,7 +31,7 @@ def test_fewer_rows_never_touch_more_memory() -> None:
 def test_a_call_takes_no_more_rows_than_it_has_room_for() -> None:
     build = RowBuilder()
     x = build.unary("neg", build.input(np.dtype(np.float32), (3,)))
-    compiled = LlvmProgram(build.program([Output(x.operand, "float32", x.shape)]))
+    compiled = LlvmProgram(build.program([Output(x.operand, "float32", (3,))]))
     call = RowCall(compiled, compiled.make_block(), 20)
     for rows in (20, 7, 0, 5):
         call.use(rows)

@@ -1,5 +1,7 @@
 """Code for each kind of registers gives the same bits and uses no longer vectors than allowed."""
 
+import math
+
 import llvmlite.binding as llvm
 import numpy as np
 import pytest
@@ -15,7 +17,8 @@ from shared.engines.row_compiler.row_code import (
     processor_registers,
     row_code,
 )
-from shared.engines.row_compiler.row_program import Output, RowProgram, plan_scratch
+from shared.engines.row_compiler.row_program import Groups, Output, RowProgram, Step, plan_scratch
+from shared.engines.row_compiler.views import View
 
 _KINDS = [Registers(16, 256), Registers(32, 256), Registers(32, 512)]
 _SHAPES = {"w": (37, 75), "b": (75,)}
@@ -26,9 +29,10 @@ def _program() -> RowProgram:
     """Return tanh and argmax of a layer of 75 numbers, which no kind of registers divides evenly."""
     build = RowBuilder()
     x = build.input(np.dtype(np.float32), (37,))
-    layer = build.unary("tanh", build.linear(x, Weight("w", (37, 75)), Weight("b", (75,)), transposed=False))
-    scores = build.step("log_softmax", [layer.operand], 75)
-    best = build.step("argmax", [scores], 1)
+    weight, bias = (Weight(name, math.prod(shape), View.of(shape)) for name, shape in _SHAPES.items())
+    layer = build.unary("tanh", build.linear(x, weight, bias, transposed=False))
+    scores = build.step(Step("log_softmax", (layer.operand,), 75, Groups(1, 75)))
+    best = build.step(Step("argmax", (scores,), 1, Groups(1, 75)))
     return build.program([Output(scores, "float32", (75,)), Output(best, "int64", ())])
 
 

@@ -5,10 +5,19 @@ from dataclasses import dataclass
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.engines.row_compiler.row_program import Input, Operand, Operator, Output, RowProgram, Step, plan_scratch
+from shared.engines.row_compiler.row_program import (
+    Groups,
+    Input,
+    Operand,
+    Operator,
+    Output,
+    RowProgram,
+    Step,
+    plan_scratch,
+)
 
 _NUMBER_BY_NUMBER: tuple[Operator, ...] = ("tanh", "add", "where", "max")
-_WHOLE: tuple[Operator, ...] = ("linear", "concat", "softmax", "slice", "sum", "pick")
+_WHOLE: tuple[Operator, ...] = ("product", "arrange", "softmax", "layer_norm", "reduce_sum", "pick")
 
 
 @st.composite
@@ -80,12 +89,28 @@ def test_a_chain_takes_the_place_of_one_value() -> None:
 
 
 def test_layers_take_the_places_of_two() -> None:
-    layers = [Step("linear", (Operand(8, value), Operand(8, packed=0)), 8) for value in range(10)]
+    layers = [Step("product", (Operand(8, value), Operand(8, packed=0)), 8) for value in range(10)]
     program = RowProgram([Input("float32", (8,), 8)], layers, [Output(Operand(8, 10), "float32", (8,))], [], 64)
     assert plan_scratch(program).numbers == 16
 
 
 def test_unused_values_have_no_place() -> None:
-    steps = [Step("tanh", (Operand(3, 0),), 3), Step("exp", (Operand(3, 0),), 3)]
+    """Neither have those that only unused values need."""
+    steps = [Step("tanh", (Operand(3, 0),), 3), Step("exp", (Operand(3, 1),), 3), Step("neg", (Operand(3, 3),), 3)]
     program = RowProgram([Input("float32", (3,), 3)] * 2, steps, [Output(Operand(3, 2), "float32", (3,))], [], 0)
     assert set(plan_scratch(program).places) == {0, 2}
+
+
+def test_the_work_of_a_row_counts_a_matrix_for_each_of_its_rows() -> None:
+    x, weight, y = Operand(12, 0), Operand(5, packed=0), Operand(20, 1)
+    by_weight, by_value = (
+        Step("product", (x, weight), 15, Groups(1, 4, 5)),
+        Step("product", (x, y), 15, Groups(1, 4, 5)),
+    )
+
+    def work(*steps: Step) -> int:
+        return RowProgram([], steps, [], [], 4 * 16).work
+
+    assert work() == 64  # each packed number is read at least once, with its padding
+    assert work(by_weight) == 64 + 2 * 4 * 5
+    assert work(by_value) == 64 + 3 * 4 * 5

@@ -33,14 +33,14 @@ def _everywhere() -> np.ndarray:
 
 
 @functools.cache
-def _compiled(function: str, arity: int) -> MachineCode:
+def _compiled(function: str, arity: int, numbers: tuple[float, ...] = ()) -> MachineCode:
     module = ir.Module()
     run = ir.Function(module, ir.FunctionType(ir.VoidType(), [POINTER]), "run")
     code = Emitter(ir.IRBuilder(run.append_basic_block()), run.args[0])
 
     def one(kind: object, place: ir.Value) -> None:
         operands = [code.load(code.array(i), place, kind, 4) for i in range(arity)]
-        code.store(code.array(arity), place, getattr(code.math, function)(*operands), 4)
+        code.store(code.array(arity), place, getattr(code.math, function)(*operands, *numbers), 4)
 
     code.loop(code.blocks, lambda i: one(VECTOR, code.builder.mul(i, INT64(LANES))))
     code.loop(code.singles, lambda i: one(FLOAT, i))
@@ -48,19 +48,19 @@ def _compiled(function: str, arity: int) -> MachineCode:
     return MachineCode(str(module), "run")
 
 
-def _run(function: str, *operands: np.ndarray, in_vectors: bool) -> np.ndarray:
+def _run(function: str, *operands: np.ndarray, in_vectors: bool, numbers: tuple[float, ...] = ()) -> np.ndarray:
     arrays = [*operands, np.empty_like(operands[0])]
     count = operands[0].size
     sizes = [count // LANES, 0] if in_vectors else [0, count]
     table = np.array([*sizes, 0, 0, *(array.ctypes.data for array in arrays)], np.int64)
-    _compiled(function, len(operands)).call(table.ctypes.data)
+    _compiled(function, len(operands), numbers).call(table.ctypes.data)
     return arrays[-1]
 
 
-def _both(function: str, *operands: np.ndarray) -> np.ndarray:
+def _both(function: str, *operands: np.ndarray, numbers: tuple[float, ...] = ()) -> np.ndarray:
     """Return the result, after a check that vectors and single numbers give the same."""
-    result = _run(function, *operands, in_vectors=True)
-    alone = _run(function, *operands, in_vectors=False)
+    result = _run(function, *operands, in_vectors=True, numbers=numbers)
+    alone = _run(function, *operands, in_vectors=False, numbers=numbers)
     np.testing.assert_array_equal(np.isnan(result), np.isnan(alone))
     numbers = ~np.isnan(result)
     np.testing.assert_array_equal(result[numbers].view(np.uint32), alone[numbers].view(np.uint32))
@@ -79,6 +79,9 @@ def _units_off(found: np.ndarray, expected: np.ndarray) -> np.ndarray:
     return np.abs(found - expected) / np.where(np.isfinite(unit), unit, 2.0**104)
 
 
+_erf: Reference = np.vectorize(math.erf, otypes=[np.float64])
+
+
 def _sigmoid(x: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-x))
 
@@ -87,6 +90,7 @@ def _sigmoid(x: np.ndarray) -> np.ndarray:
     ("function", "reference", "units", "low", "high"),
     [
         ("tanh", np.tanh, 5.0, -math.inf, math.inf),
+        ("erf", _erf, 6.0, -math.inf, math.inf),
         ("exp", np.exp, 2.0, -86.6, 88.72283),
         ("log", np.log, 2.0, _TINY, _HUGE),
         ("sigmoid", _sigmoid, 3.0, -80.0, math.inf),
@@ -141,11 +145,41 @@ def test_special_values(function: str, x: float, expected: float) -> None:
     assert math.isnan(expected) or np.all(np.signbit(found) == np.signbit(expected))
 
 
-def test_tanh_of_large_numbers_is_1_within_three_units() -> None:
-    found = _both("tanh", np.array([math.inf, 8.0, _HUGE, 20.0] * 4, np.float32))
-    assert np.unique(found).size == 1
-    np.testing.assert_allclose(found, 1.0, rtol=2e-7)
-    np.testing.assert_array_equal(_both("tanh", np.full(LANES, -math.inf, np.float32)), -found)
+@pytest.mark.parametrize("function", ["tanh", "erf"])
+def test_large_numbers_give_exactly_1(function: str) -> None:
+    """A number of ten thousand times 1 + tanh, or 1 + erf, would show the least error."""
+    found = _both(function, np.array([math.inf, 8.1, _HUGE, 20.0] * 4, np.float32))
+    np.testing.assert_array_equal(found, 1.0)
+    np.testing.assert_array_equal(_both(function, np.full(LANES, -math.inf, np.float32)), -found)
+
+
+def _softplus(x: np.ndarray) -> np.ndarray:
+    return np.logaddexp(x, 0)
+
+
+def _elu(alpha: float, scale: float) -> Reference:
+    return lambda x: scale * np.where(x < 0, alpha * np.expm1(np.minimum(x, 0)), x)
+
+
+@pytest.mark.parametrize(
+    ("function", "numbers", "reference"),
+    [
+        ("softplus", (), _softplus),
+        ("mish", (), lambda x: x * np.tanh(_softplus(x))),
+        ("elu", (1.0, 1.0), _elu(1.0, 1.0)),
+        ("elu", (1.67, 1.05), _elu(1.67, 1.05)),
+        ("leaky_relu", (0.01,), lambda x: np.where(x < 0, 0.01 * x, x)),
+    ],
+)
+def test_activations_are_exact_to_a_few_units_of_1_or_of_the_result(
+    function: str, numbers: tuple[float, ...], reference: Reference
+) -> None:
+    x = _everywhere()
+    found, expected = _both(function, x, numbers=numbers), _in_float64(reference, x)
+    np.testing.assert_array_equal(np.isnan(found)[np.isnan(x)], True)
+    inside = np.isfinite(expected) & (np.abs(expected) < _HUGE)
+    np.testing.assert_allclose(found[inside], expected[inside], rtol=1e-6, atol=4e-7)
+    assert found[x == np.inf][0] == np.inf
 
 
 def test_tanh_and_sigmoid_never_leave_their_ranges() -> None:
