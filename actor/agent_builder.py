@@ -11,7 +11,8 @@ from actor.loading.engine_fallback import EngineFallback
 from actor.loading.engine_loader import EngineOptions
 from actor.sandbox.cache_directory import usable_cache
 from actor.sandbox.program_sandbox import ProgramSandbox, SandboxCache
-from actor.versions.policy_loader import PolicyLoader
+from actor.versions.follow_rules import History, Newest
+from actor.versions.loader_thread import PolicyLoader
 from actor.versions.policy_manager import PolicyManager
 from actor.versions.quarantine_cache import QuarantineCache
 from actor.versions.quarantine_reporter import QuarantineReporter
@@ -21,7 +22,6 @@ from actor.versions.staleness import StalenessMonitor
 from actor.versions.store_listing import StoreListing
 from actor.versions.version_life import VersionTable
 from actor.versions.version_loading import VersionLoader
-from actor.versions.version_selection import History, Newest
 from actor.versions.version_source import VersionSource
 from shared.store.authenticity import Authenticity
 from shared.store.policy_store import LocalPolicyStore, PolicyStore

@@ -10,8 +10,8 @@ from typing import Any
 from actor.guard.call_deadline import check_call_deadline
 from actor.loading.engine_choice import check_trusted
 from actor.sandbox.program_sandbox import DEFAULT_LIMITS, SandboxLimits
+from actor.versions.follow_rules import Follow, check_canary, parse_follow
 from actor.versions.staleness import STALE_AFTER_S
-from actor.versions.version_selection import Follow, check_canary, parse_follow
 from shared.engines.engine import EngineChoice
 from shared.errors import ConfigurationError
 from shared.operators.program_trust import ProgramTrust

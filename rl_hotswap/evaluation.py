@@ -13,7 +13,7 @@ from actor.environments.environment_creation import make_environments
 from actor.environments.environments import Environments
 from actor.sandbox.cache_directory import user_cache
 from actor.sandbox.program_sandbox import DEFAULT_LIMITS, SandboxLimits
-from actor.versions.version_selection import Pinned
+from actor.versions.follow_rules import Pinned
 from shared.errors import ConfigurationError, NotTrusted, StoreError, VersionNotFound
 from shared.operators.program_trust import is_trusted_module
 from shared.policy.manifest import MANIFEST_NAME, Manifest

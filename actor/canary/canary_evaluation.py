@@ -13,11 +13,11 @@ from actor.canary.canary_ledger import BEAT_S, CanaryLedger, CanaryVerdict, Retu
 from actor.canary.rank_sum import rank_sum_test
 from actor.loading.loaded_policy import LoadedPolicy
 from actor.rollouts.episodes import FinishedEpisode
+from actor.versions.follow_rules import Newest
 from actor.versions.policy_manager import PolicyManager
 from actor.versions.quarantine_reporter import QuarantineReporter
 from actor.versions.reports import Reports
 from actor.versions.selection_strategy import SelectionStrategy
-from actor.versions.version_selection import Newest
 from shared.engines.engine import Engine, EngineKind
 
 LOOK_EVERY_S = 0.25

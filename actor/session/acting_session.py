@@ -21,7 +21,7 @@ from actor.session.actor_settings import ActorSettings
 from actor.session.policy_source import PolicySource, find_source
 from actor.session.process_state import StopSignal, crash_reports, short_switch_interval
 from actor.session.session_report import SessionReport, print_line, print_nothing
-from actor.versions.version_selection import Follow, History, Newest, check_canary, parse_follow
+from actor.versions.follow_rules import Follow, History, Newest, check_canary, parse_follow
 from shared.errors import ConfigurationError
 from shared.policy.signing import PublicKey, public_keys_of
 from shared.process.log import environment_failures, set_up_logging

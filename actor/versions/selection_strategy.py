@@ -11,8 +11,8 @@ import numpy as np
 
 from actor.loading.loaded_policy import LoadedPolicy
 from actor.rollouts.episodes import FinishedEpisode
+from actor.versions.follow_rules import Follow, History, draw_older, select_version
 from actor.versions.policy_manager import PolicyManager
-from actor.versions.version_selection import Follow, History, draw_older, select_version
 from shared.engines.engine import Engine, EngineKind
 
 _DRAW_STREAM = 0xD6A2

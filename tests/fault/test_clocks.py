@@ -28,7 +28,7 @@ READ_THE_CLOCK = {
     "scripts/conformance/engine_agreement.py",
     "shared/store/store_notes.py",
     # The age of a version, for people.
-    "actor/versions/policy_loader.py",
+    "actor/versions/loader_thread.py",
     "rl_hotswap/cli/inspect.py",
     # The age of the first rollout, bounded by that of the learner.
     "learner/training/training_statistics.py",

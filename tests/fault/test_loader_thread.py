@@ -9,7 +9,7 @@ import pytest
 from actor.agent import Agent
 from actor.loading.engine_fallback import EngineFallback
 from actor.prefetch.prefetcher import Prefetcher
-from actor.versions.policy_loader import PolicyLoader
+from actor.versions.loader_thread import PolicyLoader
 from actor.versions.policy_manager import PolicyManager
 from actor.versions.quarantine_reporter import QuarantineReporter
 from actor.versions.reports import Attempts, Reports
@@ -104,7 +104,7 @@ def test_the_loader_survives_every_exception_in_every_phase(
 ) -> None:
     owner, method, said = PHASES[phase]
     monkeypatch.setattr("actor.watching.policy_watcher._RESCAN_SURE_S", 0.01)
-    monkeypatch.setattr("actor.versions.policy_loader._REST_AFTER_FAULT_S", 0.0)
+    monkeypatch.setattr("actor.versions.loader_thread._REST_AFTER_FAULT_S", 0.0)
     fault = _Fault(monkeypatch, owner, method)
     fault.error = ERRORS[kind] if phase in AT_START else None
     publish_seed(store, 0)

@@ -10,8 +10,8 @@ import pytest
 
 from actor.agent import Agent
 from actor.agent_options import AgentOptions
-from actor.versions.policy_loader import PolicyLoader
-from actor.versions.version_selection import History
+from actor.versions.follow_rules import History
+from actor.versions.loader_thread import PolicyLoader
 from shared.errors import PolicyUnavailable, SignatureMismatch
 from shared.policy.manifest import WEIGHTS_FILE
 from shared.policy.noise import NoiseStream

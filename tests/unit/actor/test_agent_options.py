@@ -8,7 +8,7 @@ import pytest
 from actor.agent import Agent
 from actor.agent_options import AgentOptions, TrustOptions, with_deprecated_keywords
 from actor.sandbox.program_sandbox import SandboxLimits
-from actor.versions.version_selection import Pinned
+from actor.versions.follow_rules import Pinned
 from shared.errors import ConfigurationError
 from tests.support.agent_policies import local_store
 from tests.support.signature_attacks import KEY

@@ -1,10 +1,10 @@
 import pytest
 
 from actor.loading.loaded_policy import LoadedPolicy
+from actor.versions.follow_rules import History, Newest, Pinned
 from actor.versions.policy_manager import PolicyManager
 from actor.versions.selection_strategy import FollowSelection, HistorySelection
 from actor.versions.version_life import VersionState, VersionTable
-from actor.versions.version_selection import History, Newest, Pinned
 from tests.support.idle_policies import idle_policy
 
 KNOWN = list(range(10))

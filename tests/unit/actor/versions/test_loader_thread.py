@@ -13,8 +13,9 @@ from actor.agent_builder import build_parts
 from actor.agent_options import AgentOptions
 from actor.loading.loaded_policy import LoadedPolicy, LoadResult
 from actor.rollouts.episodes import FinishedEpisode
-from actor.versions import policy_loader, store_listing
-from actor.versions.policy_loader import PolicyLoader
+from actor.versions import loader_thread, store_listing
+from actor.versions.follow_rules import Follow, Newest, Pinned
+from actor.versions.loader_thread import PolicyLoader
 from actor.versions.policy_manager import PolicyManager
 from actor.versions.quarantine_reporter import QuarantineReporter
 from actor.versions.reports import Reports
@@ -23,7 +24,6 @@ from actor.versions.staleness import StalenessMonitor
 from actor.versions.store_listing import StoreListing
 from actor.versions.version_life import VersionTable
 from actor.versions.version_loading import VersionLoader
-from actor.versions.version_selection import Follow, Newest, Pinned
 from actor.versions.version_source import VersionSource
 from actor.watching.policy_watcher import PolicyWatcher
 from actor.watching.wake_up import WakeUp
@@ -480,7 +480,7 @@ class TestRest:
         until(lambda: bench.strategy.looks > 30)
 
     def test_it_ends_at_its_limit(self, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(policy_loader, "_REST_S", 0.01)
+        monkeypatch.setattr(loader_thread, "_REST_S", 0.01)
         bench.loader.start()
         until(lambda: bench.strategy.looks > 30)
 

@@ -8,6 +8,7 @@ from functools import partial
 
 from actor.loading.loaded_policy import LoadedPolicy
 from actor.rollouts.episodes import FinishedEpisode
+from actor.versions.follow_rules import Pinned
 from actor.versions.load_barrier import LoadBarrier
 from actor.versions.policy_manager import PolicyManager
 from actor.versions.reports import Attempts, is_interrupt
@@ -16,7 +17,6 @@ from actor.versions.staleness import StalenessMonitor
 from actor.versions.store_listing import StoreListing
 from actor.versions.version_life import VersionState
 from actor.versions.version_loading import VersionLoader
-from actor.versions.version_selection import Pinned
 from actor.versions.version_source import VersionSource
 from actor.watching.wake_up import WakeUp
 

@@ -1,6 +1,6 @@
 import pytest
 
-from actor.versions.version_selection import (
+from actor.versions.follow_rules import (
     Follow,
     History,
     Newest,
