@@ -1,10 +1,9 @@
 """Exported modules, called with the same nested arguments as the original module."""
 
-import contextlib
 import dataclasses
 import functools
 import importlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from operator import attrgetter
 from pathlib import Path
@@ -39,6 +38,8 @@ from shared.store.authenticity import Authenticity
 from shared.store.policy_store import VersionFiles, open_version_directory
 
 _MOST_SHAPES = 64
+_Form = tuple[tuple[tuple[int, ...], np.dtype[Any]], ...]
+"""Shape and dtype of each tensor."""
 
 
 class LoadedModule:
@@ -62,33 +63,54 @@ class LoadedModule:
         self._signature = signature
         self._classes = classes
         self._form = CallForm(signature)
-        self._seen: set[tuple[Any, ...]] = set()
+        self._seen: dict[_Form, _SeenInputs] = {}
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the module. Raise SignatureMismatch for other arguments, PolicyOutputError if the engine fails."""
+        """Run the module.
+
+        Raises:
+            SignatureMismatch: the arguments are others than those of the module.
+            PolicyOutputError: the engine fails, or the outputs are others than the module's.
+        """
         positional, named = self._form.arranged(args, kwargs)
         leaves = flatten(self._signature.arguments, {"args": positional, "kwargs": named}, "the arguments")
         arrays = [_array(leaf) for leaf in leaves]
         key = tuple((array.shape, array.dtype) for array in arrays)
-        outputs: Sequence[Any] = self.engine.run(arrays) if key in self._seen else self._first_run(key, arrays)
+        seen = self._seen.get(key) or self._check_inputs(key, arrays)
+        outputs: Sequence[Any] = self.engine.run(arrays)
+        found = tuple((output.shape, output.dtype) for output in outputs)
+        if found not in seen.outputs:
+            self._check_outputs(seen, found, outputs)
         if any(not isinstance(leaf, np.ndarray) for leaf in leaves):
             tensor_of = _torch_arrays().tensor_of
             outputs = [tensor_of(output) for output in outputs]
         return unflatten(self._signature.result, outputs, self._classes)
 
-    def _first_run(self, key: tuple[Any, ...], arrays: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
-        """Run the module with other shapes than before. Raise as a call does, also for outputs of wrong sizes."""
-        sizes = self._signature.check_inputs(arrays)
-        outputs = self.engine.run(arrays)
-        try:
-            if sizes:
-                self._signature.check_outputs(outputs, sizes)
-        except SignatureMismatch as error:
-            raise PolicyOutputError(f"the program does not return what its signature promises: {error}") from error
+    def _check_inputs(self, key: _Form, arrays: Sequence[np.ndarray]) -> "_SeenInputs":
+        """Remember inputs of another form than before. Raises SignatureMismatch."""
+        seen = _SeenInputs(self._signature.check_inputs(arrays))
         if len(self._seen) >= _MOST_SHAPES:
             self._seen.clear()
-        self._seen.add(key)
-        return outputs
+        self._seen[key] = seen
+        return seen
+
+    def _check_outputs(self, seen: "_SeenInputs", found: _Form, outputs: Sequence[np.ndarray]) -> None:
+        """Remember outputs of another form than before for these inputs. Raises PolicyOutputError."""
+        try:
+            self._signature.check_outputs(outputs, seen.sizes)
+        except SignatureMismatch as error:
+            raise PolicyOutputError(f"the program does not return what its signature promises: {error}") from error
+        if len(seen.outputs) >= _MOST_SHAPES:
+            seen.outputs.clear()
+        seen.outputs.add(found)
+
+
+@dataclasses.dataclass(frozen=True)
+class _SeenInputs:
+    """Inputs that fit: their named sizes, and the outputs that fit them."""
+
+    sizes: Mapping[str, int]
+    outputs: set[_Form] = dataclasses.field(default_factory=set)
 
 
 class Permissions(TypedDict, total=False):
@@ -240,10 +262,18 @@ def _trusted_classes(structures: Iterable[Structure], trusted_prefixes: Sequence
     for record in (record for structure in structures for record in _records(structure)):
         module, _, name = record.class_path.partition(":")
         if is_trusted_module(module, trusted_prefixes):
-            with contextlib.suppress(Exception):  # importing runs the module's own code
+            try:
                 found = attrgetter(name)(importlib.import_module(module))
-                if _is(found, record):
-                    classes[record.class_path] = found
+            except Exception as error:  # noqa: BLE001 - importing runs the module's own code
+                logger.warning(
+                    "class not imported, an equivalent one is used class={} error={}: {}",
+                    record.class_path,
+                    type(error).__name__,
+                    one_line(error),
+                )
+                continue
+            if _is(found, record):
+                classes[record.class_path] = found
     return classes
 
 

@@ -1,15 +1,16 @@
 """Verifiers that compare an engine with its version's probe: golden inputs and the learner's outputs for them."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from shared.engines.engine import Engine
-from shared.engines.purity import CHANGED_WEIGHTS, PurityCheck
+from shared.engines.purity import CHANGED_WEIGHTS, COMPANY_ROWS, PurityCheck, company
 from shared.errors import ManifestError, PolicyOutputError, ProgramError, ProgramImpure
 from shared.policy.manifest import Manifest
-from shared.policy.probe import Probe, compare, compare_outputs, decode_probe
+from shared.policy.probe import Probe, check_outputs, compare, compare_outputs, decode_probe
 from shared.policy.signature import ModuleSignature
 
 _MODULE_CALLS = 3
@@ -18,7 +19,8 @@ _MODULE_CALLS = 3
 class ProbeVerifier:
     """Compares engines of a policy with its probe, at the probe's batch size and at the one in use.
 
-    The rows of the probe are repeated or cut to ``batch_size``. Repeated rows cover the probe, so that one call is
+    The batch in use has rows of the probe among other rows. So weights that let rows influence each other are found in
+    each version, although ``verify_purity`` sees a program only once. If the batch holds the whole probe, one call is
     enough. A verified engine is warm for ``batch_size``. The engines compute the policy's value only with ``values``.
 
     Attributes:
@@ -34,20 +36,26 @@ class ProbeVerifier:
         self._signature = signature if values else signature.without_value
         self._tolerance = manifest.probe
         self._batch_size = batch_size
-        self._covers_all = batch_size >= rows
-        row = np.arange(batch_size) % rows
+        self._covers_all = batch_size > rows
+        row = _mixed_rows(rows, batch_size)
+        self._known = np.flatnonzero(row < rows)
         self.outputs = tuple(signature.outputs.index(spec) for spec in self._signature.outputs)
         self.probe_inputs: Sequence[np.ndarray] = probe.inputs
-        self.inputs: Sequence[np.ndarray] = _rows(probe.inputs, row)
-        outputs = tuple(probe.outputs[position] for position in self.outputs)
-        self._as_made = (probe.inputs, outputs)
-        self._in_use = (self.inputs, _rows(outputs, row))
+        pool = [np.concatenate(both) for both in zip(probe.inputs, company(signature), strict=True)]
+        self.inputs: Sequence[np.ndarray] = _rows(pool, row)
+        self._made_outputs = tuple(probe.outputs[position] for position in self.outputs)
+        self._known_outputs = _rows(self._made_outputs, row[self._known])
 
     def verify(self, run: Callable[[Sequence[np.ndarray]], Sequence[np.ndarray]]) -> float:
         """Return the largest difference of the outputs of ``run`` from the probe. Raise ProbeMismatch if too large."""
-        atol, rtol = self._tolerance.atol, self._tolerance.rtol
-        cases = (self._in_use,) if self._covers_all else (self._as_made, self._in_use)
-        return max(compare(outputs, run(inputs), self._signature, atol, rtol) for inputs, outputs in cases)
+        signature, atol, rtol = self._signature, self._tolerance.atol, self._tolerance.rtol
+        difference = 0.0
+        if not self._covers_all:
+            difference = compare(self._made_outputs, run(self.probe_inputs), signature, atol, rtol)
+        found = run(self.inputs)
+        check_outputs(signature, found, self._batch_size)
+        known = [output[self._known] for output in found]
+        return max(difference, compare(self._known_outputs, known, signature, atol, rtol))
 
     def verify_purity(self, engine: Engine, weights: Mapping[str, np.ndarray]) -> None:
         """Raise ProgramImpure unless the outputs depend on each row and on ``weights`` alone (``PurityCheck``).
@@ -88,6 +96,17 @@ class ModuleVerifier:
             except PolicyOutputError as error:
                 raise ProgramError(str(error)) from error
             compare_outputs(self._names, self._probe.outputs, found, *self._tolerance)
+
+
+@functools.lru_cache(maxsize=64)
+def _mixed_rows(rows: int, batch_size: int) -> np.ndarray:
+    """Return the rows of a batch: numbers below ``rows`` are the probe's, the others stand for rows of ``company``.
+
+    About half of the batch is of the probe. No publisher can foresee the order.
+    """
+    known = max(batch_size // 2, rows if batch_size > rows else 1)
+    others = rows + np.arange(batch_size - known) % COMPANY_ROWS
+    return np.random.default_rng().permutation(np.concatenate((np.arange(known) % rows, others)))
 
 
 def _rows(arrays: Sequence[np.ndarray], row: np.ndarray) -> tuple[np.ndarray, ...]:

@@ -23,6 +23,7 @@ from shared.policy.nested_values import (
     Structure,
     TensorNode,
     flatten,
+    leaf_nodes,
     unflatten,
 )
 from shared.policy.tensor_limits import NamedSize
@@ -89,14 +90,7 @@ def _as_tensor(number: "Tensor | float", kind: torch.dtype) -> Tensor:
 
 
 def _leaf_kinds(structure: Structure) -> Iterator[torch.dtype | None]:
-    match structure:
-        case TensorNode():
-            yield None
-        case NumberNode(kind=kind):
-            yield _NUMBERS[kind]
-        case SequenceNode(items=items) | DictNode(items=items) | RecordNode(items=items):
-            for item in items:
-                yield from _leaf_kinds(item)
+    return (_NUMBERS[node.kind] if isinstance(node, NumberNode) else None for node in leaf_nodes(structure))
 
 
 def flat_source(arguments: Structure, result: Structure, *, clone: bool) -> tuple[str, dict[str, str]]:

@@ -207,6 +207,7 @@ def _run_program(
         data = files.read(manifest.probe.file)
         ModuleVerifier(manifest, data, manifest.module).verify(load(files.read, manifest).run)
         return "equals the probe"
+    check_signature(manifest.signature)  # rows are made for it
     probe = decode_probe(files.read(manifest.probe.file), manifest.signature)
     engine = load(files.read, manifest)
     for batch_size in _BATCH_SIZES:

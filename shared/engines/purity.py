@@ -7,7 +7,7 @@ batch sizes for which no probe was computed.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -17,10 +17,17 @@ from shared.policy.signature import PolicySignature
 
 Run = Callable[[Sequence[np.ndarray]], Sequence[np.ndarray]]
 
-_MOST_ROWS = 8  # a published probe's; a longer one makes no longer check
+COMPANY_ROWS = 8
+_MOST_ROWS = COMPANY_ROWS  # a published probe's; a longer one makes no longer check
 _SEED = 7
 
 CHANGED_WEIGHTS = "keep parameters and buffers as they are in forward: a call changed the weights"
+
+
+@lru_cache(maxsize=8)  # versions of one program have equal signatures
+def company(signature: PolicySignature) -> Sequence[np.ndarray]:
+    """Return COMPANY_ROWS rows that keep others company in a batch. Their own choices may be ties."""
+    return make_inputs(signature, COMPANY_ROWS, _SEED)
 
 
 @dataclass(frozen=True)
@@ -78,9 +85,12 @@ class PurityCheck:
 
     @cached_property
     def _pool(self) -> list[np.ndarray]:
-        """The rows that are compared, then as many other rows, whose choices may be ties: they only keep company."""
-        company = make_inputs(self.signature, self._rows, _SEED)
-        return [np.concatenate((array[: self._rows], other)) for array, other in zip(self.inputs, company, strict=True)]
+        """The rows that are compared, then as many others."""
+        others = company(self.signature)
+        return [
+            np.concatenate((array[: self._rows], other[: self._rows]))
+            for array, other in zip(self.inputs, others, strict=True)
+        ]
 
     def _batch(self, index: np.ndarray) -> list[np.ndarray]:
         return [array[index] for array in self._pool]

@@ -17,7 +17,7 @@ from shared.policy.manifest_checks import (
     check_times,
     check_tolerances,
 )
-from shared.policy.signature import ModuleSignature, PolicySignature
+from shared.policy.signature import NOT_A_POLICY, ModuleSignature, PolicySignature
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
@@ -202,3 +202,5 @@ def _check(manifest: Manifest) -> None:
     check_policy_signature(manifest.signature)
     if isinstance(manifest.module, ModuleSignature):
         check_module_signature(manifest.module)
+        if manifest.signature != NOT_A_POLICY:  # modules may do what policies may not, such as mix rows
+            raise ManifestError("publish a policy or a module: the manifest has the signatures of both")

@@ -6,12 +6,22 @@ They run once, when a manifest is decoded. Later code computes with sizes, times
 import functools
 import keyword
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from msgspec import UnsetType
 
 from shared.errors import ManifestError
-from shared.policy.nested_values import ConstantNode, DictNode, RecordNode, SequenceNode, Structure, leaf_names
+from shared.policy.nested_values import (
+    ConstantNode,
+    DictNode,
+    Number,
+    NumberNode,
+    RecordNode,
+    SequenceNode,
+    Structure,
+    leaf_names,
+    leaf_nodes,
+)
 from shared.policy.signature import ArgumentSpec, ModuleSignature, PolicySignature, TensorSpec
 from shared.policy.spaces import ActionSpec, ObservationLeaf
 from shared.policy.tensor_limits import MAX_NAMED_SIZE, MAX_NAMES, MAX_TENSORS, shape_fault, size_terms
@@ -25,6 +35,7 @@ _LONGEST_S = _END_UNIX_S - _EARLIEST_UNIX_S
 _MAX_DEPTH = 64
 _MAX_NODES = 10_000
 _MAX_CHOICES = 2**31
+_KINDS: Mapping[Number, tuple[str, ...]] = {"bool": ("bool",), "int": ("int", "uint"), "float": ("float",)}
 
 
 def check_times(created_unix_s: float, train_s: float) -> None:
@@ -61,13 +72,31 @@ def check_policy_signature(signature: PolicySignature) -> None:
 
 
 def check_module_signature(signature: ModuleSignature) -> None:
-    """Raise ManifestError unless every tensor is possible and the structures are bounded."""
+    """Raise ManifestError unless every tensor is possible, the structures are bounded, and both fit each other."""
     _check_tensors(signature.inputs)
     _check_tensors(signature.outputs)
     _check_structure(signature.arguments)
     _check_structure(signature.result)
+    _check_places(signature.inputs, signature.arguments)
+    _check_places(signature.outputs, signature.result)
+    if any(isinstance(place, NumberNode) for place in leaf_nodes(signature.arguments)):
+        raise ManifestError("expected tensors as arguments, found a number: numbers are constants there")
     _check_named_sizes(signature)
     _check_parameters(signature)
+
+
+def _check_places(specs: Sequence[ArgumentSpec], structure: Structure) -> None:
+    """Raise ManifestError unless there is a tensor for each place in ``structure``, and one number for each number."""
+    places = list(leaf_nodes(structure))
+    if len(places) != len(specs):
+        raise ManifestError(f"expected a tensor for each place, found {len(specs)} tensors, {len(places)} places")
+    for spec, place in zip(specs, places, strict=True):
+        if isinstance(place, NumberNode) and not _is_number(spec, place):
+            raise ManifestError(f"{spec.name[:80]}: expected one {place.kind}, found {spec.dtype} {spec.shape}")
+
+
+def _is_number(spec: ArgumentSpec, place: NumberNode) -> bool:
+    return spec.shape == () and spec.dtype.startswith(_KINDS[place.kind])
 
 
 def _check_tensors(specs: Sequence[TensorSpec] | Sequence[ArgumentSpec]) -> None:

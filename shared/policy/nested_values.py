@@ -124,6 +124,16 @@ def _leaf_names(structure: Structure, name: str) -> Iterator[str]:
                 yield from _leaf_names(item, f"{name}.{key}" if name else str(key))
 
 
+def leaf_nodes(structure: Structure) -> "Iterator[TensorNode | NumberNode]":
+    """Yield the place of each tensor of the flat list."""
+    match structure:
+        case TensorNode() | NumberNode():
+            yield structure
+        case SequenceNode(items=items) | DictNode(items=items) | RecordNode(items=items):
+            for item in items:
+                yield from leaf_nodes(item)
+
+
 def keys_of(structure: SequenceNode | DictNode | RecordNode) -> Sequence[str | int]:
     """Return the keys of a node's items: positions, keys or field names."""
     match structure:
@@ -273,7 +283,7 @@ def unflatten(structure: Structure, leaves: Sequence[Any], classes: Classes | No
     remaining = iter(leaves)
     value = _unflatten(structure, remaining, classes or {})
     if next(remaining, remaining) is not remaining:
-        expected = sum(1 for _ in _leaf_names(structure, ""))
+        expected = sum(1 for _ in leaf_nodes(structure))
         raise SignatureMismatch(f"expected {expected} tensors, found {len(leaves)}")
     return value
 

@@ -114,11 +114,16 @@ def compare(
     expected: Sequence[np.ndarray], found: Sequence[np.ndarray], signature: PolicySignature, atol: float, rtol: float
 ) -> float:
     """Compare a policy's outputs as ``compare_outputs`` does, after a check against the signature."""
+    check_outputs(signature, found, expected[0].shape[0])
+    return _largest_difference(signature.output_names, expected, found, atol, rtol)
+
+
+def check_outputs(signature: PolicySignature, found: Sequence[np.ndarray], batch_size: int) -> None:
+    """Raise ProbeMismatch unless the outputs of a program fit the signature."""
     try:
-        signature.check_outputs(found, expected[0].shape[0])
+        signature.check_outputs(found, batch_size)
     except SignatureMismatch as error:
         raise ProbeMismatch(f"the program does not return what its signature promises: {error}") from error
-    return _largest_difference(signature.output_names, expected, found, atol, rtol)
 
 
 def compare_outputs(

@@ -1,6 +1,6 @@
 """Every kind of bad version is refused or caught, is logged with its reason, and costs no step."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +9,8 @@ import pytest
 from actor.agent import Agent
 from actor.agent_options import AgentOptions
 from actor.sandbox.program_sandbox import SandboxLimits
+from shared.policy.manifest import PROBE_FILE
+from shared.policy.probe import compute_probe, encode_probe
 from shared.store.policy_store import LocalPolicyStore
 from tests.support.agent_policies import (
     OBSERVATIONS,
@@ -22,9 +24,10 @@ from tests.support.agent_policies import (
     quiet_noise,
     touchy_exporter,
 )
-from tests.support.bad_programs import publish_steered
+from tests.support.bad_programs import publish_program, publish_steered
 from tests.support.bad_versions import BAD_KINDS, SLOW_KINDS, BadKind, publish_bad
 from tests.support.captured_logs import CapturedLogs
+from tests.support.impure_policies import MixesRowsByWeights
 from tests.support.waiting import until
 
 FAR = OBSERVATIONS + np.array([1000, 0, 0, 0], np.float32)
@@ -45,15 +48,18 @@ def agent(store: LocalPolicyStore) -> Iterator[Agent]:
         yield agent
 
 
-@pytest.fixture(params=["small", "large"])
-def _as_if(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Large weights are loaded into an engine while their digest is still being computed."""
-    if request.param == "large":
-        monkeypatch.setattr("shared.store.version_files._HASHED_APART_BYTES", 0)
+def _kinds(choose: Callable[[BadKind], bool], *, slow: bool = False) -> list[object]:
+    kinds = filter(choose, BAD_KINDS)
+    return [pytest.param(kind, id=kind.name) for kind in kinds if _is_slow(kind) is slow]
 
 
-def _kinds(slow: bool) -> list[object]:
-    return [pytest.param(kind, id=kind.name) for kind in BAD_KINDS if (kind.name in SLOW_KINDS) is slow]
+def _is_slow(kind: BadKind) -> bool:
+    """The test of other contents of the same program has a crash by weights, too."""
+    return kind.name in SLOW_KINDS or kind.name.endswith("by its weights")
+
+
+def _acts_first(kind: BadKind) -> bool:
+    return kind.outcome == "quarantined while acting"
 
 
 def _acts_as(agent: Agent, seed: int) -> None:
@@ -85,14 +91,25 @@ def _never_acts(store: LocalPolicyStore, agent: Agent, captured_logs: CapturedLo
     _acts_as(agent, seed=2)
 
 
-@pytest.mark.usefixtures("_as_if")
-@pytest.mark.parametrize("kind", [k for k in _kinds(slow=False) if "acting" not in k.values[0].outcome])  # type: ignore[attr-defined]
+@pytest.mark.parametrize("kind", _kinds(lambda kind: not _acts_first(kind)))
 def test_it_never_acts(store: LocalPolicyStore, agent: Agent, captured_logs: CapturedLogs, kind: BadKind) -> None:
     _never_acts(store, agent, captured_logs, kind)
 
 
+@pytest.mark.parametrize("kind", _kinds(lambda kind: kind.of_files and not _acts_first(kind)))
+def test_it_never_acts_though_large_weights_are_loaded_while_their_digest_is_computed(
+    store: LocalPolicyStore,
+    agent: Agent,
+    captured_logs: CapturedLogs,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: BadKind,
+) -> None:
+    monkeypatch.setattr("shared.store.version_files._HASHED_APART_BYTES", 0)
+    _never_acts(store, agent, captured_logs, kind)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", _kinds(slow=True))
+@pytest.mark.parametrize("kind", _kinds(lambda _: True, slow=True))
 def test_it_never_acts_though_its_verification_takes_seconds(
     store: LocalPolicyStore, agent: Agent, captured_logs: CapturedLogs, kind: BadKind
 ) -> None:
@@ -127,7 +144,24 @@ def test_a_content_that_fails_by_its_weights_condemns_no_other_of_the_same_progr
     assert list(store.quarantined()) == [bad.digest]
 
 
-@pytest.mark.parametrize("kind", [k for k in _kinds(slow=False) if "acting" in k.values[0].outcome])  # type: ignore[attr-defined]
+@pytest.mark.parametrize("batch_size", [8, 16])
+def test_weights_that_let_rows_influence_each_other_are_refused_though_their_program_is_known(
+    store: LocalPolicyStore, make_agent: MakeAgent, batch_size: int
+) -> None:
+    """As many rows as the probe has, or a multiple: repeated rows alone would hide it."""
+    agent = make_agent(num_envs=batch_size)
+    digests = set()
+    for share, acting in ((0.0, 0), (1.0, 0), (0.0, 2)):
+        module = MixesRowsByWeights(acting, share=share).eval()
+        probe = encode_probe(compute_probe(module, module.signature), module.signature)
+        made = publish_program(store, module, {PROBE_FILE: probe})
+        digests |= {program.program_digest for program in made.programs}
+        agent.reset()
+        assert agent.policy.version == made.version - (share > 0)
+    assert len(digests) == 1
+
+
+@pytest.mark.parametrize("kind", _kinds(_acts_first))
 def test_the_last_good_version_answers_if_only_some_inputs_show_the_fault(
     store: LocalPolicyStore, agent: Agent, captured_logs: CapturedLogs, kind: BadKind
 ) -> None:

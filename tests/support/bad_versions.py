@@ -35,13 +35,17 @@ Stage = Callable[[LocalPolicyStore, int], None]
 
 @dataclass(frozen=True)
 class BadKind:
-    """``reason`` is a part of the one line that is said of it. ``signed``: its stage signs it, or rightly does not."""
+    """``reason`` is a part of the one line that is said of it. ``signed``: its stage signs it, or rightly does not.
+
+    ``of_files``: only its files are corrupted, and no program of its own is run.
+    """
 
     name: str
     stage: Stage
     reason: str
     outcome: Outcome = "quarantined"
     signed: bool = False
+    of_files: bool = False
 
 
 def publish_bad(store: LocalPolicyStore, kind: BadKind, seed: int = 1, key: SigningKey | None = None) -> int:
@@ -173,7 +177,7 @@ def _abandoned(directory: Path) -> None:
 
 def _kind(name: str, reason: str, outcome: Outcome = "quarantined") -> BadKind:
     """A version with a corruption that has a name."""
-    return BadKind(name, _corrupted(CORRUPTIONS[name]), reason, outcome)
+    return BadKind(name, _corrupted(CORRUPTIONS[name]), reason, outcome, of_files=True)
 
 
 VARYING = (
@@ -217,8 +221,9 @@ BAD_KINDS = (
         "a bit flipped in the TorchScript program",
         _corrupted(_flipped(TORCHSCRIPT_FILE)),
         "policy.ts: expected SHA-256",
+        of_files=True,
     ),
-    BadKind("a bit flipped in the ONNX graph", _flipped_onnx, "policy.onnx: expected SHA-256"),
+    BadKind("a bit flipped in the ONNX graph", _flipped_onnx, "policy.onnx: expected SHA-256", of_files=True),
     _kind("a bit flipped in unknown programs", "expected SHA-256"),
     _kind("a bit flipped in the manifest", "not a manifest"),
     _kind("a wrong digest", "expected SHA-256"),

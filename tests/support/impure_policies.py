@@ -54,6 +54,17 @@ class ReversesLargeBatches(AroundPolicy):
         return self.policy(inputs)
 
 
+class MixesRowsByWeights(AroundPolicy):
+    """One program whose weights decide whether its rows influence each other."""
+
+    def __init__(self, seed: int = 0, *, share: float = 1.0) -> None:
+        super().__init__(seed)
+        self.register_buffer("share", torch.tensor(share))
+
+    def forward(self, inputs: list[Tensor]) -> list[Tensor]:
+        return self.policy([inputs[0] + self.share * inputs[0].mean(0), inputs[1]])
+
+
 class RefusesSingleRows(AroundPolicy):
     """A batch norm in training mode: one row has no variance."""
 

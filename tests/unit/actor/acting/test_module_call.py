@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -15,9 +15,20 @@ from actor.loading import engine_choice
 from learner.export.module_export import export_module
 from shared.engines.engine import Engine, EngineChoice, EngineKind
 from shared.engines.load import load_program
-from shared.errors import ProgramError, TransientLoadError
+from shared.errors import PolicyOutputError, ProgramError, TransientLoadError
 from tests.support.agent_policies import local_store
-from tests.support.bad_programs import Crashes, publish_program
+from tests.support.bad_programs import Crashes, ScalarForSomeInputs, publish_program
+from tests.support.captured_logs import CapturedLogs
+
+
+class Pair(NamedTuple):
+    first: torch.Tensor
+    second: torch.Tensor
+
+
+class _Named(nn.Module):
+    def forward(self, x: torch.Tensor) -> Pair:
+        return Pair(x, -x)
 
 
 @pytest.fixture
@@ -26,6 +37,7 @@ def _no_python(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.executable", "/no/such/python")
 
 
+@pytest.mark.slow
 def test_a_program_that_crashes_ends_the_sandbox_process_only(tmp_path: Path) -> None:
     publish_program(local_store(tmp_path), Crashes())
     with pytest.raises(ProgramError, match="killed the sandbox process"):
@@ -88,3 +100,24 @@ def test_without_a_sandbox_process_a_program_is_loaded_only_if_that_is_permitted
     with pytest.raises(TransientLoadError, match="the sandbox process could not be started"):
         load_policy(tmp_path / "m")
     assert load_policy(tmp_path / "m", sandbox=None)(torch.ones(1, 11)).shape == (1, 2)
+
+
+def test_outputs_of_another_shape_for_some_inputs_are_an_error(tmp_path: Path) -> None:
+    publish_program(local_store(tmp_path), ScalarForSomeInputs())
+    loaded = load_policy(tmp_path / "v000000", sandbox=None)
+    near, noise = np.zeros((3, 4), np.float32), np.zeros((3, 3), np.float32)
+    assert [len(output) for output in loaded([near, noise])] == [3, 3, 3]
+    with pytest.raises(PolicyOutputError, match="its signature promises: output log_prob: expected float32"):
+        loaded([near + 1000, noise])
+
+
+def test_a_class_that_cannot_be_imported_is_replaced_with_one_warning(
+    tmp_path: Path, captured_logs: CapturedLogs
+) -> None:
+    export_module(_Named(), (torch.ones(4, 3),), tmp_path / "m", onnx=False)
+    manifest = tmp_path / "m" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace(f"{__name__}:Pair", "tests.no_such_module:Pair"))
+    loaded = load_policy(tmp_path / "m", sandbox=None, trusted_modules=("tests",))
+    assert loaded(torch.ones(1, 3))._fields == ("first", "second")
+    (line,) = captured_logs.lines_with("class not imported, an equivalent one is used class=tests.no_such_module:Pair")
+    assert "ModuleNotFoundError" in line

@@ -128,6 +128,18 @@ def test_a_program_that_is_none_is_found(version: Path, capsys: pytest.CaptureFi
     assert "does not verify: onnx program: ProgramError" in capsys.readouterr().out
 
 
+def test_a_signature_whose_inputs_are_not_its_observation_is_found(
+    version: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Rows are made for the signature, which ended the command with a StopIteration."""
+    manifest = decode_manifest((version / "manifest.json").read_bytes())
+    signature = msgspec.structs.replace(manifest.signature, observation=())
+    (version / "manifest.json").write_bytes(encode_manifest(msgspec.structs.replace(manifest, signature=signature)))
+    assert _inspect(version, "--no-sandbox") == 1
+    assert "does not verify: signature: ManifestError: expected the leaves" in capsys.readouterr().out
+
+
+@pytest.mark.slow
 def test_a_program_that_crashes_ends_the_sandbox_process_only(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -23,8 +23,16 @@ from shared.policy.manifest import (
     decode_manifest_again,
     encode_manifest,
 )
-from shared.policy.nested_values import ConstantNode, DictNode, RecordNode, SequenceNode, Structure, TensorNode
-from shared.policy.signature import ModuleSignature
+from shared.policy.nested_values import (
+    ConstantNode,
+    DictNode,
+    NumberNode,
+    RecordNode,
+    SequenceNode,
+    Structure,
+    TensorNode,
+)
+from shared.policy.signature import NOT_A_POLICY, ArgumentSpec, ModuleSignature
 from shared.policy.tensor_limits import MAX_TENSORS
 from shared.store.version_files import describe_files
 from tests.support.sample_versions import sample_files, sample_manifest
@@ -347,7 +355,49 @@ def test_deep_nesting_is_refused(depth: int) -> None:
         decode_manifest(deep)
 
 
+def _of_module(module: ModuleSignature) -> Manifest:
+    return msgspec.structs.replace(manifest(), signature=NOT_A_POLICY, module=module)
+
+
 def test_63_levels_are_read() -> None:
-    module = ModuleSignature((), (), ConstantNode("none"), _nested(63))
-    whole = msgspec.structs.replace(manifest(), module=module)
+    whole = _of_module(ModuleSignature((), (ArgumentSpec("y", "float32", ()),), ConstantNode("none"), _nested(63)))
     assert decode_manifest(encode_manifest(whole)) == whole
+
+
+def test_a_policy_that_says_it_is_a_module_too_is_refused() -> None:
+    """Modules may mix rows: the sandbox would not look for that, and an agent would act with it."""
+    module = ModuleSignature((), (), ConstantNode("none"), ConstantNode("none"))
+    with pytest.raises(ManifestError, match="publish a policy or a module: the manifest has the signatures of both"):
+        decode_manifest(encode_manifest(msgspec.structs.replace(manifest(), module=module)))
+
+
+_X, _ROW = ArgumentSpec("x", "float32", (None,)), ArgumentSpec("n", "int64", (3,))
+
+
+@pytest.mark.parametrize(
+    ("module", "says"),
+    [
+        (ModuleSignature((_X,), (), ConstantNode("none"), ConstantNode("none")), "found 1 tensors, 0 places"),
+        (ModuleSignature((), (_X,), ConstantNode("none"), _nested(1)), None),
+        (ModuleSignature((), (_X, _X), ConstantNode("none"), _nested(1)), "found 2 tensors, 1 places"),
+        (ModuleSignature((), (_ROW,), ConstantNode("none"), NumberNode("int")), "n: expected one int, found int64"),
+        (ModuleSignature((), (_X,), ConstantNode("none"), NumberNode("float")), "x: expected one float"),
+        (
+            ModuleSignature((), (ArgumentSpec("n", "float32", ()),), ConstantNode("none"), NumberNode("int")),
+            "n: expected one int, found float32",
+        ),
+        (
+            ModuleSignature((ArgumentSpec("n", "int64", ()),), (), NumberNode("int"), ConstantNode("none")),
+            "numbers are constants there",
+        ),
+    ],
+    ids=str,
+)
+def test_tensors_of_a_module_fit_their_places(module: ModuleSignature, says: str | None) -> None:
+    """Otherwise a call would fail with an error of Python, such as that an array is no number."""
+    data = encode_manifest(_of_module(module))
+    if says is None:
+        assert decode_manifest(data).module == module
+        return
+    with pytest.raises(ManifestError, match=says):
+        decode_manifest(data)
