@@ -30,7 +30,8 @@ class TrustOptions:
         run_id: With ``public_keys``, the run that versions must come from. None: the run of the first version.
         trusted_modules: Prefixes of module paths that importable policies may come from (engines ``compile`` and
             ``eager``).
-        trust_native: Permit native code from the store (engine ``aot``).
+        trust_native: Permit native code from the store (engine ``aot``), and programs that can do the same
+            (``executorch``).
         allowed_operators: Names of operators that programs may use beyond the pure and deterministic ones.
         trust_programs: Permit programs with any operators.
     """

@@ -14,11 +14,11 @@ import numpy as np
 from loguru import logger
 
 from actor.acting.call_form import CallForm
-from actor.loading.engine_choice import CHALLENGERS, FIXED_ORDER, faster_challenger
+from actor.loading.engine_choice import FIXED_ORDER, challengers, faster_challenger
 from actor.sandbox.cache_directory import user_cache
 from actor.sandbox.program_sandbox import DEFAULT_LIMITS, ProgramSandbox, SandboxCache, SandboxLimits
 from actor.verification.probe_verifier import ModuleVerifier
-from shared.engines.engine import Engine, EngineChoice, EngineKind
+from shared.engines.engine import NATIVE_ENGINES, Engine, EngineChoice, EngineKind
 from shared.engines.load import PROGRAM_OF, load_program
 from shared.errors import (
     ConfigurationError,
@@ -119,7 +119,7 @@ class Permissions(TypedDict, total=False):
     Attributes:
         trusted_modules: prefixes of modules that may be imported. Named tuples and dataclasses from them keep their own
             class; others become an equivalent class.
-        trust_native: True to allow native code.
+        trust_native: True to allow native code and ExecuTorch programs.
         allowed_operators: names of operators to allow.
         trust_programs: True to allow programs with any operators.
     """
@@ -145,8 +145,8 @@ def load_policy(
 
     Args:
         engine: one engine, or ``auto`` for the first that works of LLVM, ONNX Runtime, TorchScript and, with
-            permission, native code and an importable class. ``auto`` measures calls of the first of these for the
-            probe's inputs, as an agent does, and takes the next instead if that is clearly faster here.
+            permission, ExecuTorch, native code and an importable class. ``auto`` measures calls of the first of these
+            for the probe's inputs, as an agent does, and takes the next instead if that is clearly faster here.
         public_key: keys (files, or ``ed25519:…``) of which one must have signed the version; none to allow any version.
         sandbox: limits of the process in which unknown programs run first. Programs that passed are recorded in this
             user's cache. None: programs are loaded directly.
@@ -184,7 +184,7 @@ def _load(files: VersionFiles, engine: EngineChoice, trust: ProgramTrust, first:
     classes = _trusted_classes((signature.arguments, signature.result), trust.modules)
     errors: dict[str, Exception] = {}
     verifier = ModuleVerifier(manifest, files.read(manifest.probe.file), signature)
-    allowed = {"aot": trust.native, "eager": bool(trust.modules)}
+    allowed = dict.fromkeys(NATIVE_ENGINES, trust.native) | {"eager": bool(trust.modules)}
     order = [kind for kind in FIXED_ORDER if allowed.get(kind, True) and manifest.program(PROGRAM_OF[kind]) is not None]
 
     def load(kind: EngineKind) -> Engine:
@@ -202,7 +202,7 @@ def _load(files: VersionFiles, engine: EngineChoice, trust: ProgramTrust, first:
                 continue  # the program may be sound, so this is no refusal
             errors[kind] = error
         else:
-            if engine == "auto" and (challenger := CHALLENGERS.get(kind)) in order:
+            for challenger, _ in challengers(kind, manifest, trust) if engine == "auto" else ():
                 loaded = _faster_of(loaded, challenger, verifier, load)
             refusals = tuple((tried, str(error)) for tried, error in errors.items())
             return LoadedModule(manifest, signature, loaded, classes, refusals)

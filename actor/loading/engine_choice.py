@@ -3,23 +3,29 @@
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from shared.engines.engine import Engine, EngineChoice, EngineKind
+from shared.engines.engine import NATIVE_ENGINES, Engine, EngineChoice, EngineKind
+from shared.engines.load import PROGRAM_OF
 from shared.errors import ConfigurationError
 from shared.operators.program_trust import ProgramTrust
+from shared.policy.manifest import Manifest, ProgramEntry
 
 # Importing torch takes a second or more and some 200 MB. Only calls that take longer than this can gain that much.
 WORTH_AN_IMPORT_S = 1e-3
 _BUDGET_S = 4e-3
 _LEAST_CALLS = 5
 _CLEARLY_FASTER = 0.9  # a smaller difference may be noise: the first of the fixed order is used
-FIXED_ORDER: tuple[EngineKind, ...] = ("llvm", "onnx", "torchscript", "aot", "eager")
-# For auto: the engine that may be faster than the first one that works.
-CHALLENGERS: Mapping[EngineKind, EngineKind] = {"llvm": "onnx", "onnx": "torchscript"}
-_LIBRARIES: Mapping[EngineKind, str] = {"onnx": "onnxruntime", "torchscript": "torch"}
+FIXED_ORDER: tuple[EngineKind, ...] = ("llvm", "onnx", "torchscript", "executorch", "aot", "eager")
+# For auto: the engines that may be faster than the first one that works.
+_CHALLENGERS: Mapping[EngineKind, tuple[EngineKind, ...]] = {
+    "llvm": ("onnx",),
+    "onnx": ("torchscript", "executorch"),
+    "torchscript": ("executorch",),
+}
+_LIBRARIES: Mapping[EngineKind, str] = {"onnx": "onnxruntime", "torchscript": "torch", "executorch": "executorch"}
 
 
 def order_of(choice: EngineChoice) -> tuple[EngineKind, ...]:
@@ -31,13 +37,21 @@ def order_of(choice: EngineChoice) -> tuple[EngineKind, ...]:
 
 def check_trusted(choice: EngineChoice, trust: ProgramTrust) -> None:
     """Raise ConfigurationError for a ``choice`` without the permission that it needs."""
-    if choice == "aot" and not trust.native:
-        raise ConfigurationError("--engine aot runs native code from the store: allow it with --trust-native")
+    if choice in NATIVE_ENGINES and not trust.native:
+        raise ConfigurationError(f"--engine {choice} runs native code from the store: allow it with --trust-native")
     if choice in ("compile", "eager") and not trust.modules:
         raise ConfigurationError(
             f"--engine {choice} imports the policy's class: allow its module by name, with --trust-module PREFIX "
             "(--trust-module learner for policies that were trained with this project)"
         )
+
+
+def challengers(kind: EngineKind, manifest: Manifest, trust: ProgramTrust) -> Iterator[tuple[EngineKind, ProgramEntry]]:
+    """Yield the engines that may be faster than ``kind`` and are permitted, with their programs."""
+    for challenger in _CHALLENGERS.get(kind, ()):
+        entry = manifest.program(PROGRAM_OF[challenger])
+        if entry is not None and (trust.native or challenger not in NATIVE_ENGINES):
+            yield challenger, entry
 
 
 def median_call_s(engines: Sequence[Engine], inputs: Sequence[np.ndarray]) -> list[float]:

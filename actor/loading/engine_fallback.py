@@ -3,8 +3,9 @@
 import contextlib
 import time
 from collections.abc import Iterator
+from functools import partial
 
-from actor.loading.engine_choice import CHALLENGERS, faster_challenger, order_of
+from actor.loading.engine_choice import challengers, faster_challenger, order_of
 from actor.loading.engine_loader import EngineLoader, EngineOptions, NamedEngine, Program, TakeSpare, VersionMaterial
 from actor.loading.loaded_policy import LoadedPolicy, LoadResult
 from actor.sandbox.program_sandbox import ProgramSandbox
@@ -133,24 +134,19 @@ class EngineFallback:
         material.refuse(step[0], error)
 
     def _faster_of(self, kind: EngineKind, loaded: NamedEngine, material: VersionMaterial) -> NamedEngine:
-        """Return ``loaded``, or for ``auto`` its challenger if that is measured to be clearly faster here."""
+        """Return ``loaded``, or for ``auto`` a challenger that is measured to be clearly faster here."""
         key = _programs_key(material.manifest)
-        challenger = CHALLENGERS.get(kind)
-        if not self._measure or key in self._faster or challenger is None:
+        if not self._measure or key in self._faster:
             return loaded
-        entry = material.manifest.program(PROGRAM_OF[challenger])
         self._faster[key] = kind
-        if entry is None:
-            return loaded
         refusals = list(material.refusals)
-        other = faster_challenger(
-            loaded[0], challenger, material.verifier.inputs, lambda: self._try_engine(challenger, entry, material)
-        )
+        for challenger, entry in challengers(kind, material.manifest, self._options.trust):
+            load = partial(self._try_engine, challenger, entry, material)
+            other = faster_challenger(loaded[0], challenger, material.verifier.inputs, load)
+            if other is not None:
+                loaded, self._faster[key] = other, challenger
         material.refusals[:] = refusals  # a challenger that fails to load says nothing against the version
-        if other is None:
-            return loaded
-        self._faster[key] = challenger
-        return other
+        return loaded
 
 
 def _programs_key(manifest: Manifest) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from actor.sandbox.confinement import ProgramLimits
 from actor.sandbox.sandbox_process import SandboxReply, SandboxRequest
 from actor.sandbox.side_process import SandboxClient, SandboxEnded
 from actor.verification.version_checks import is_out_of_memory
-from shared.engines.engine import EngineKind
+from shared.engines.engine import NATIVE_ENGINES, EngineKind
 from shared.engines.load import PROGRAM_OF, Read, check_support, read_program
 from shared.errors import PermanentLoadError, ProgramError, TransientLoadError
 from shared.files.small_files import forget_oldest, write_whole
@@ -30,7 +30,13 @@ from shared.operators.program_trust import PURE_ONLY, ProgramTrust
 from shared.policy.manifest import ProgramEntry
 from shared.store.version_files import VersionFiles
 
-_LIBRARIES: dict[EngineKind, str] = {"llvm": "llvmlite", "onnx": "onnxruntime", "torchscript": "torch", "aot": "torch"}
+_LIBRARIES: dict[EngineKind, str] = {
+    "llvm": "llvmlite",
+    "onnx": "onnxruntime",
+    "torchscript": "torch",
+    "executorch": "executorch",
+    "aot": "torch",
+}
 _MOST_RECORDS = 1000
 _CHECKS = 2  # grows with the checks that a program in the sandbox has to pass
 _BYTES_PER_S = 20 * 2**20
@@ -152,8 +158,8 @@ class ProgramSandbox:
             PermanentLoadError: the program itself raised it.
             TransientLoadError: the process ended, and the program may not be the cause.
         """
-        if not is_sandboxed(kind) or (kind == "aot" and not self._trust.native):  # refused by the load that follows
-            return
+        if not is_sandboxed(kind) or (kind in NATIVE_ENGINES and not self._trust.native):
+            return  # the load that follows refuses it
         manifest, read = files.manifest, read or files.read
         entry = manifest.program(PROGRAM_OF[kind])
         if entry is None:

@@ -47,10 +47,11 @@ class ActorSettings:
     are other programs under the same names). auto: entry_point if there is one, else sync or async, by measuring."""
     engine: EngineChoice = "auto"
     """The engine that runs the policy. auto: llvm if it supports the policy, else onnx; if a call takes over 1 ms, the
-    next one (onnx, torchscript) if it is clearly faster. aot needs --trust-native; compile and eager need
-    --trust-module. If a version has no program for the engine, the others are tried."""
+    next ones (onnx, torchscript, executorch) if one is clearly faster. executorch and aot need --trust-native; compile
+    and eager need --trust-module. If a version has no program for the engine, the others are tried."""
     trust_native: _Flag = False
-    """Run native code from the store (policy.pt2) with all rights of this user: trust its publisher."""
+    """Run native code from the store (policy.pt2), and ExecuTorch programs (policy.pte), which can do the same, with
+    all rights of this user: trust its publisher."""
     trust_module: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="PREFIX", help_behavior_hint="")] = ()
     """Import policy classes from this installed module and those below it. May be repeated."""
     allow_operator: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="NAME", help_behavior_hint="")] = ()

@@ -1,22 +1,22 @@
 """The export methods: each makes one kind of program of a module, and reports why it cannot where it fails."""
 
+import importlib.util
 import re
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import msgspec
 import torch
+from loguru import logger
 from msgspec import UNSET
-from torch import nn
+from torch import Tensor, nn
 
-from learner.export.canonical_archive import with_canonical_names
 from learner.export.flat_module import FlatInterface, copy_for_export, quietly
 from learner.export.inputs.dynamic_sizes import BATCH, EXAMPLE_ROWS, resized
-from learner.export.mixed_scripting import PieceCall, piece_calls, with_scripted_pieces, with_traced_pieces
 from learner.export.program_checks import (
     BakedBatchError,
     ProgramChecks,
@@ -24,19 +24,30 @@ from learner.export.program_checks import (
     perturbed,
     write_weights,
 )
+from learner.export.program_choice import programs_of
 from shared.engines.aot import BUILD_KEY, LAYOUT_KEY, build_name
 from shared.engines.eager import module_tensors
 from shared.engines.engine import Engine
-from shared.errors import ExportError, PolicyError, one_line
+from shared.errors import ConfigurationError, ExportError, PolicyError, one_line
 from shared.operators.program_trust import PURE_ONLY, ProgramTrust
 from shared.policy.manifest import PROGRAM_FILES, MethodReport, ProgramEntry, ProgramKind
 from shared.policy.program_digest import program_digest
 from shared.policy.weights import encode_weights, tensor_places
-from shared.scripting.scripting import ScriptModule, operations, save_archive, script, trace, without_torch_warnings
+from shared.scripting.script_modules import without_torch_warnings
 
-ExportMethod = Literal["script", "script+trace", "trace+script", "trace", "onnx", "aot"]
+if TYPE_CHECKING:
+    from learner.export.torchscript.script_methods import ScriptMethod
+    from shared.scripting.scripting import ScriptModule
+
+ExportMethod = Literal["script", "script+trace", "trace+script", "trace", "onnx", "executorch", "aot"]
 EXPORT_METHODS: tuple[ExportMethod, ...] = get_args(ExportMethod)
-_TORCHSCRIPT: tuple[ExportMethod, ...] = ("script", "script+trace", "trace+script", "trace")
+_METHODS_OF: Mapping[ProgramKind, tuple[ExportMethod, ...]] = {
+    "torchscript": ("script", "script+trace", "trace+script", "trace"),
+    "onnx": ("onnx",),
+    "executorch": ("executorch",),
+    "aot": ("aot",),
+}
+_MOST_ROWS, _SPLIT_ROWS = 1024, 256  # of one call of an ExecuTorch program, which reserves memory for all
 _MOST_CHARACTERS = 2000
 
 
@@ -46,7 +57,7 @@ class MadeProgram:
 
     kind: ProgramKind
     data: bytes
-    scripted: ScriptModule | None = None
+    scripted: "ScriptModule | None" = None
 
     @cached_property
     def entry(self) -> ProgramEntry:
@@ -68,8 +79,12 @@ class ExportSubject:
     checks: ProgramChecks
     is_policy: bool
     core: nn.Module
-    script_core: Callable[[nn.Module], ScriptModule] = script
+    script_core: "Callable[[nn.Module], ScriptModule] | None" = None
     trust: ProgramTrust = PURE_ONLY
+
+    @property
+    def example(self) -> list[Tensor]:
+        return self.checks.example
 
 
 Make = Callable[[ExportSubject], tuple[Engine, MadeProgram]]
@@ -83,7 +98,7 @@ def try_methods(
     reports: list[MethodReport] = []
     methods: dict[str, Make] = {name: _METHODS[name] for name in names}
     for method, make in (methods | dict(more or {})).items():
-        if method in _TORCHSCRIPT and "torchscript" in made:
+        if method in _METHODS_OF["torchscript"] and "torchscript" in made:
             continue
         try:
             with without_torch_warnings():
@@ -102,25 +117,26 @@ def try_methods(
     return made, tuple(reports)
 
 
-def default_methods(*, onnx: bool, aot: bool) -> tuple[ExportMethod, ...]:
-    """Return the methods of an export that names none: those of TorchScript, and others as requested."""
-    return (*_TORCHSCRIPT, *(("onnx",) if onnx else ()), *(("aot",) if aot else ()))
+def methods_of(
+    programs: Collection[ProgramKind] = (), *, onnx: bool = True, aot: bool = False
+) -> tuple[ExportMethod, ...]:
+    """Return the methods that make the programs that ``programs_of`` returns. Raises ConfigurationError."""
+    if "importable" in programs:
+        raise ConfigurationError("leave importable out of programs: only trainings publish the path of a class")
+    return tuple(method for program in programs_of(programs, onnx=onnx, aot=aot) for method in _METHODS_OF[program])
 
 
-def _torchscript(make: Callable[[ExportSubject], ScriptModule]) -> Make:
+def _torchscript(method: "ScriptMethod") -> Make:
     def made(subject: ExportSubject) -> tuple[Engine, MadeProgram]:
+        # Imported here, as TorchScript is deprecated upstream: exports of other programs need none of it.
+        from learner.export.torchscript.script_methods import make_archive
         from shared.engines.torchscript import TorchScriptEngine
 
-        module = with_canonical_names(make(subject))
-        data = save_archive(module)
+        module, data = make_archive(method, subject)
         # The checked program is the one that an actor loads: some modules do not survive being saved.
         return TorchScriptEngine.from_bytes(data), MadeProgram("torchscript", data, module)
 
     return made
-
-
-def _calls(subject: ExportSubject, module: nn.Module) -> dict[str, PieceCall]:
-    return piece_calls(module, lambda: subject.flat(subject.checks.example))
 
 
 def _onnx(subject: ExportSubject) -> tuple[Engine, MadeProgram]:
@@ -135,8 +151,33 @@ def _onnx(subject: ExportSubject) -> tuple[Engine, MadeProgram]:
     return OnnxEngine(graph, weights, bind=subject.is_policy), MadeProgram("onnx", graph)
 
 
+def _executorch(subject: ExportSubject) -> tuple[Engine, MadeProgram]:
+    """Make a program with the kernels of XNNPACK, or without them where they change the weights or the results."""
+    if importlib.util.find_spec("executorch") is None:
+        raise ExportError('install it to export ExecuTorch programs: pip install "rl-hotswap[executorch]"')
+    from learner.export.executorch_export import export_executorch
+    from shared.engines.executorch import ExecutorchEngine
+
+    checks = subject.checks
+    rows = min(max(case.batch_size or 1 for case in checks.cases), _SPLIT_ROWS if subject.is_policy else _MOST_ROWS)
+
+    def made(*, xnnpack: bool) -> tuple[Engine, MadeProgram]:
+        flat = copy_for_export(subject.flat)
+        program = export_executorch(
+            flat, subject.interface, checks.weights, rows=rows, splits=subject.is_policy, xnnpack=xnnpack
+        )
+        return ExecutorchEngine(program, checks.weights), MadeProgram("executorch", program)
+
+    try:
+        engine, program = made(xnnpack=True)
+        checks.differences(engine.run, engine.load_weights)
+    except PolicyError as error:
+        logger.debug("ExecuTorch program made without XNNPACK error={}: {}", type(error).__name__, error)
+        return made(xnnpack=False)
+    return engine, program
+
+
 def _aot(subject: ExportSubject) -> tuple[Engine, MadeProgram]:
-    from learner.export.export_methods import export_aot
     from shared.engines.aot import AotEngine
 
     flat = copy_for_export(subject.flat)
@@ -148,11 +189,12 @@ def _aot(subject: ExportSubject) -> tuple[Engine, MadeProgram]:
 
 
 _METHODS: Mapping[ExportMethod, Make] = {
-    "script": _torchscript(lambda s: s.script_core(s.core)),
-    "script+trace": _torchscript(lambda s: s.script_core(with_traced_pieces(s.core, _calls(s, s.core)))),
-    "trace+script": _torchscript(lambda s: trace(with_scripted_pieces(s.flat, _calls(s, s.flat)), (s.checks.example,))),
-    "trace": _torchscript(lambda s: trace(s.flat, (s.checks.example,))),
+    "script": _torchscript("script"),
+    "script+trace": _torchscript("script+trace"),
+    "trace+script": _torchscript("trace+script"),
+    "trace": _torchscript("trace"),
     "onnx": _onnx,
+    "executorch": _executorch,
     "aot": _aot,
 }
 
@@ -161,8 +203,10 @@ def _explain(subject: ExportSubject, error: BakedBatchError) -> Exception:
     """Tell an unrolled loop from a baked-in size: traced at another size, the program of a loop is longer."""
     more = resized(subject.checks.example, subject.interface.batch_dims, EXAMPLE_ROWS + 2)
     try:
+        from learner.export.torchscript.script_methods import traced_lengths
+
         with without_torch_warnings():
-            lengths = [len(operations(trace(subject.flat, (inputs,)))) for inputs in (subject.checks.example, more)]
+            lengths = traced_lengths(subject.flat, [subject.example, more])
     except Exception:  # noqa: BLE001 - the first reason stands
         return error
     if lengths[0] == lengths[1]:

@@ -27,7 +27,7 @@ from shared.policy.nested_values import (
     unflatten,
 )
 from shared.policy.tensor_limits import NamedSize
-from shared.scripting.scripting import ScriptModule, without_torch_warnings
+from shared.scripting.script_modules import is_script_module, without_torch_warnings
 
 _NUMBERS = {"bool": torch.bool, "int": torch.int64, "float": torch.float64}
 
@@ -193,7 +193,7 @@ def _computed(module: nn.Module) -> dict[int, Tensor]:
 def _fix_infinities(module: nn.Module) -> None:
     """Turn buffers with infinities, such as additive masks, into constants of the program: weights are finite."""
     for piece in module.modules():
-        if isinstance(piece, ScriptModule):
+        if is_script_module(piece):
             continue
         for name, buffer in list(piece._buffers.items()):
             if buffer is not None and buffer.is_floating_point() and _is_infinite(buffer):

@@ -1,10 +1,10 @@
 """Export of any module, by one call: its verified programs become a directory that actors and ``load_policy`` read."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -16,8 +16,8 @@ from learner.export.export_methods import (
     ExportMethod,
     ExportSubject,
     MadeProgram,
-    default_methods,
     describe_report,
+    methods_of,
     try_methods,
 )
 from learner.export.flat_module import FlatInterface, FlatModule, copy_for_export, flat_source
@@ -31,30 +31,35 @@ from shared.engines.eager import module_tensors
 from shared.engines.torch_arrays import weight_array
 from shared.errors import ConfigurationError, ExportError, SignatureMismatch, WeightsError, one_line
 from shared.operators.program_trust import ProgramTrust
-from shared.policy.manifest import PROBE_FILE, WEIGHTS_FILE, Manifest, MethodReport, ProbeEntry
+from shared.policy.manifest import PROBE_FILE, WEIGHTS_FILE, Manifest, MethodReport, ProbeEntry, ProgramKind
 from shared.policy.manifest_checks import MAX_TOLERANCE
 from shared.policy.nested_values import describe, leaf_names
 from shared.policy.probe import PROBE_ATOL, PROBE_RTOL, Probe, compare_outputs, encode_probe
 from shared.policy.signature import NOT_A_POLICY
 from shared.policy.signing import SigningKey, signing_key_of
 from shared.policy.weights import encode_weights, is_float
-from shared.scripting.scripting import ScriptModule, script, script_around
 from shared.store.pending_version import PendingVersion
 from shared.store.version_files import Sign, describe_files, describe_version, parse_version_name
+
+if TYPE_CHECKING:
+    from shared.scripting.scripting import ScriptModule
 
 
 class ExportOptions(TypedDict, total=False):
     """Keywords of ``export_module`` that say which programs are made, and for which calls.
 
-    ``how`` names one method, to be used instead of all others. ``onnx`` (on by default) adds an ONNX graph, ``aot`` an
-    AOTInductor package (15 to 40 s). ``allowed_operators`` names operators beyond the pure ones; those who
-    load the module have to allow them, too. ``dynamic`` names sizes that vary besides the batch size, by parameter and
-    dimension: ``{"entities": {1: "n"}}``, or ``torch.export.Dim("n", min=1, max=64)`` in place of the string; equal
-    names are equal sizes, and a string's range is as large as the module and a call's time permit. ``tolerance``,
-    absolute and relative, is that of programs at export and of engines at each load, at most ``1e-3``.
+    ``how`` names one method, to be used instead of all others. ``programs`` names the programs to make: ``torchscript``
+    and ``onnx`` (both, unless one of them is named), ``executorch`` (extra ``executorch``), ``aot`` (15 to 40 s).
+    ``onnx=False`` and ``aot=True`` are short forms of ``("torchscript",)`` and ``("aot",)``. ``allowed_operators``
+    names operators beyond the pure ones; those who load the module have to allow them, too. ``dynamic`` names sizes
+    that vary besides the batch size, by parameter and dimension: ``{"entities": {1: "n"}}``, or
+    ``torch.export.Dim("n", min=1, max=64)`` in place of the string; equal names are equal sizes, and a string's range
+    is as large as the module and a call's time permit. ``tolerance``, absolute and relative, is that of programs at
+    export and of engines at each load, at most ``1e-3``.
     """
 
     how: ExportMethod | None
+    programs: Collection[ProgramKind]
     onnx: bool
     aot: bool
     allowed_operators: tuple[str, ...]
@@ -150,6 +155,7 @@ def export_module(
 
 def _choices(
     how: ExportMethod | None = None,
+    programs: Collection[ProgramKind] = (),
     onnx: bool = True,
     aot: bool = False,
     allowed_operators: tuple[str, ...] = (),
@@ -159,7 +165,7 @@ def _choices(
     """Return the checked options. Raises TypeError for an unknown one, ConfigurationError for a wrong value."""
     if how is not None and how not in EXPORT_METHODS:
         raise ConfigurationError(f"expected one of {', '.join(EXPORT_METHODS)} for how, found {how!r}")
-    methods = default_methods(onnx=onnx, aot=aot) if how is None else (how,)
+    methods = methods_of(programs, onnx=onnx, aot=aot) if how is None else (how,)
     if tolerance is not None and not 0 <= tolerance <= MAX_TOLERANCE:
         raise ConfigurationError(
             f"pass a tolerance from 0 to {MAX_TOLERANCE:g}, the most that an actor allows: found {tolerance:g}"
@@ -191,7 +197,9 @@ def _subject(cases: ModuleCases, choices: _Choices) -> ExportSubject:
     eager = cases.eager
     flat = FlatModule(eager.module, eager.arguments, cases.result, eager.classes, clone=eager.writes_inputs).eval()
 
-    def script_core(module: nn.Module) -> ScriptModule:
+    def script_core(module: nn.Module) -> "ScriptModule":
+        from shared.scripting.scripting import script, script_around
+
         source, records = flat_source(eager.arguments, cases.result, clone=eager.writes_inputs)
         classes = {name: eager.classes[class_path] for name, class_path in records.items()}
         return script_around(script(module), source, classes)

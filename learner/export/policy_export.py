@@ -1,12 +1,13 @@
 """Export of a policy: programs made once and compared with eager, then new weights in them, version after version."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor, nn
 
-from learner.export.export_methods import ExportSubject, MadeProgram, Make, default_methods, try_methods
+from learner.export.export_methods import ExportSubject, MadeProgram, Make, methods_of, try_methods
 from learner.export.flat_module import FlatInterface, copy_for_export
 from learner.export.inputs.dynamic_sizes import EXAMPLE_ROWS, LARGER_SIZES
 from learner.export.inputs.input_variations import MAGNITUDES, widened
@@ -27,7 +28,15 @@ from shared.engines.importable import ImportablePolicy, encode_importable, load_
 from shared.engines.purity import CHANGED_WEIGHTS, PurityCheck
 from shared.engines.torch_arrays import array_of, weight_array
 from shared.errors import ExportError, ProbeMismatch, ProgramImpure, WeightsError, one_line
-from shared.policy.manifest import PROBE_FILE, TORCHSCRIPT_FILE, WEIGHTS_FILE, MethodReport, ProbeEntry, ProgramEntry
+from shared.policy.manifest import (
+    PROBE_FILE,
+    TORCHSCRIPT_FILE,
+    WEIGHTS_FILE,
+    MethodReport,
+    ProbeEntry,
+    ProgramEntry,
+    ProgramKind,
+)
 from shared.policy.probe import (
     PROBE_ATOL,
     PROBE_RTOL,
@@ -42,7 +51,9 @@ from shared.policy.probe import (
 from shared.policy.program_digest import program_digest
 from shared.policy.signature import PolicySignature, TensorSpec
 from shared.policy.weights import check_layout, encode_weights, have_equal_arrays, is_float
-from shared.scripting.scripting import ScriptModule, save_archive, script
+
+if TYPE_CHECKING:
+    from shared.scripting.scripting import ScriptModule
 
 _BATCH_SIZES = (EXAMPLE_ROWS, 1, 64)
 _WIDE_ROWS = 64
@@ -61,8 +72,14 @@ class PolicyExporter:
         importable: ImportablePolicy | None = None,
         onnx: bool = True,
         aot: bool = False,
+        programs: Collection[ProgramKind] = (),
     ) -> None:
-        """Takes seconds with ``onnx``, 30 s with ``aot``. Raises ExportError if no program equals the policy."""
+        """Takes seconds with ``onnx``, 30 s with ``aot``. See ``methods_of`` for these and ``programs``.
+
+        Raises ExportError if no program equals the policy.
+        """
+        exported = programs if importable is None else set(programs) - {"importable"}
+        methods = methods_of(exported, onnx=onnx, aot=aot)
         self.signature = signature
         self._module = copy_for_export(module)
         given = module_tensors(module)
@@ -74,7 +91,7 @@ class PolicyExporter:
             self._module, interface, checks, is_policy=True, core=self._module, script_core=_scripted
         )
         more = {} if importable is None else {"importable": _importable_method(importable)}
-        made, self.reports = try_methods(subject, default_methods(onnx=onnx, aot=aot), more)
+        made, self.reports = try_methods(subject, methods, more)
         self._programs = tuple(program.entry for program in made.values())
         torchscript = made.pop("torchscript", None)
         self._scripted = None if torchscript is None else torchscript.scripted
@@ -98,6 +115,8 @@ class PolicyExporter:
                 compare(probe.outputs, found, self.signature, PROBE_ATOL, PROBE_RTOL)
             except ProbeMismatch as error:
                 raise ExportError(f"with these weights the program does not equal the eager policy: {error}") from error
+            from shared.scripting.scripting import save_archive
+
             files[TORCHSCRIPT_FILE] = save_archive(self._scripted)
         return files, self._programs, ProbeEntry(PROBE_FILE, PROBE_ATOL, PROBE_RTOL)
 
@@ -118,8 +137,10 @@ class PolicyExporter:
         return arrays
 
 
-def _scripted(policy: nn.Module) -> ScriptModule:
+def _scripted(policy: nn.Module) -> "ScriptModule":
     """Script ``policy``; if that fails for the module of the user, raise its reason and not one of the wrapper."""
+    from shared.scripting.scripting import script
+
     if isinstance(policy, SpacesPolicy):
         script(policy.module)
     return script(policy)

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
@@ -17,8 +17,8 @@ from learner.export.spaces_policy import contract_policy
 from learner.publishing.error_throttle import ErrorThrottle
 from learner.publishing.store_maintenance import StoreMaintenance
 from shared.engines.eager import module_tensors
-from shared.errors import StoreError
-from shared.policy.manifest import WEIGHTS_FILE, Manifest, TrainingProgress
+from shared.errors import ConfigurationError, StoreError, one_line
+from shared.policy.manifest import WEIGHTS_FILE, Manifest, ProgramKind, TrainingProgress
 from shared.policy.signature import PolicySignature
 from shared.policy.signing import SigningKey, signing_key_of
 from shared.retry import RetrySchedule
@@ -27,13 +27,18 @@ from shared.store.version_files import Sign
 
 
 class PublishOptions(TypedDict, total=False):
-    """Keywords of ``publish_policy`` that say how a version is published.
+    """Keywords of ``publish_policy`` and ``publish_once`` that say how a version is published.
 
-    ``env_id`` is written into the manifest. ``aot`` also compiles native code (15 to 40 s). ``signing_key``, or the
-    path of its file, signs the version for agents that have its public key.
+    ``env_id`` is written into the manifest. ``programs`` names the programs of the version: ``torchscript``, ``onnx``,
+    ``executorch`` (extra ``executorch``), ``aot`` (native code, compiled in 15 to 40 s). Without ``torchscript`` or
+    ``onnx`` among them, both are made as well; ``("onnx",)`` makes nothing of TorchScript. ``onnx=False`` and
+    ``aot=True`` are short forms of ``("torchscript",)`` and ``("aot",)``. ``signing_key``, or the path of its file,
+    signs the version for agents that have its public key.
     """
 
     env_id: str | None
+    programs: Collection[ProgramKind]
+    onnx: bool
     aot: bool
     signing_key: SigningKey | str | Path | None
 
@@ -86,21 +91,26 @@ def publish_once(
     module: nn.Module,
     signature: PolicySignature,
     store: PolicyStore,
-    *,
-    env_id: str | None = None,
-    onnx: bool = True,
-    aot: bool = False,
-    signing_key: SigningKey | str | Path | None = None,
+    **options: Unpack[PublishOptions],
 ) -> Manifest:
     """Export a module that follows the policy contract, and publish it. Raises ExportError and StoreError."""
-    key = signing_key_of(signing_key)
+    check_keywords(options, PublishOptions)
+    key = signing_key_of(options.get("signing_key"))
+    onnx, aot, programs = options.get("onnx", True), options.get("aot", False), options.get("programs", ())
     return publish_version(
-        PolicyExporter(module, signature, onnx=onnx, aot=aot),
+        PolicyExporter(module, signature, onnx=onnx, aot=aot, programs=programs),
         module_tensors(module),
         store,
-        VersionOrigin(env_id=env_id),
+        VersionOrigin(env_id=options.get("env_id")),
         sign=None if key is None else key.sign,
     )
+
+
+def check_keywords(options: Mapping[str, Any], known: type[Any]) -> None:
+    """Raise ConfigurationError for a keyword that the TypedDict ``known`` does not have."""
+    if unknown := options.keys() - known.__annotations__.keys():
+        names = ", ".join(known.__annotations__)
+        raise ConfigurationError(f"leave out {one_line(', '.join(sorted(unknown)), 80)}: expected {names}")
 
 
 def publish_version(

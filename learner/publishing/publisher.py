@@ -1,7 +1,7 @@
 """``Publisher``: publishes a module as versions of a store while the user's own loop trains it."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypedDict, Unpack
@@ -13,10 +13,10 @@ from torch import nn
 from learner.export.given_module import module_of
 from learner.export.policy_export import PolicyExporter
 from learner.export.spaces_policy import contract_policy
-from learner.publishing.policy_publisher import PolicyPublisher
+from learner.publishing.policy_publisher import PolicyPublisher, check_keywords
 from learner.publishing.program_fingerprint import ProgramFingerprint
 from shared.errors import ConfigurationError, StoreUnavailable, one_line
-from shared.policy.manifest import TrainingProgress
+from shared.policy.manifest import ProgramKind, TrainingProgress
 from shared.policy.signature import PolicySignature
 from shared.policy.signing import SigningKey, signing_key_of
 from shared.store.policy_store import PolicyStore, Retention, open_store
@@ -25,7 +25,8 @@ from shared.store.policy_store import PolicyStore, Retention, open_store
 class PublisherOptions(TypedDict, total=False):
     """Keywords of ``Publisher`` that say how versions are published.
 
-    ``run_id`` and ``env_id`` are written into the manifests. ``onnx=False`` exports TorchScript only, in less time.
+    ``run_id`` and ``env_id`` are written into the manifests. ``onnx=False`` exports TorchScript only, in less time;
+    ``programs`` names the programs (see ``PublishOptions``).
     ``retention`` says which old versions are kept. ``synchronous`` commits a version before ``publish`` returns.
     ``signing_key``, or the path of its file, signs the versions for agents that have its public key.
     """
@@ -33,6 +34,7 @@ class PublisherOptions(TypedDict, total=False):
     run_id: str
     env_id: str | None
     onnx: bool
+    programs: Collection[ProgramKind]
     retention: Retention
     synchronous: bool
     signing_key: SigningKey | str | Path | None
@@ -94,10 +96,12 @@ class Publisher:
             ConfigurationError: The spaces are not those of the policy's signature, or an option is wrong.
             ExportError: No program equals the module; the message names each method's reason.
         """
+        check_keywords(options, PublisherOptions)
         self._module = module_of(module)
         self._spaces = (observation_space, action_space)
         self._state, self._masked, self._outputs = state, masked, outputs
         self._onnx = options.get("onnx", True)
+        self._programs = options.get("programs", ())
         self._requests = 0
         self._is_closed = False
         signing_key = signing_key_of(options.get("signing_key"))
@@ -176,7 +180,7 @@ class Publisher:
 
     def _export(self) -> tuple[nn.Module, PolicyExporter]:
         policy, signature = self._contract_policy()
-        return policy, PolicyExporter(policy, signature, onnx=self._onnx)
+        return policy, PolicyExporter(policy, signature, onnx=self._onnx, programs=self._programs)
 
     def _contract_policy(self) -> tuple[nn.Module, PolicySignature]:
         return contract_policy(

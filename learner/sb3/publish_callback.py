@@ -1,7 +1,7 @@
 """``PublishCallback``: publishes the policy while Stable-Baselines3 trains."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypedDict, Unpack
@@ -10,19 +10,24 @@ import numpy as np
 from loguru import logger
 from stable_baselines3.common.callbacks import BaseCallback
 
-from learner.publishing.policy_publisher import VersionOrigin
+from learner.publishing.policy_publisher import VersionOrigin, check_keywords
 from learner.publishing.publisher import Publisher
 from learner.sb3.adapter import SB3Policy, from_sb3, refresh
 from shared.errors import ConfigurationError, HotswapError
+from shared.policy.manifest import ProgramKind
 from shared.policy.signing import SigningKey, signing_key_of
 from shared.store.policy_store import PolicyStore, Retention
 
 
-class OriginOptions(TypedDict, total=False):
-    """Keywords of ``PublishCallback`` for the manifests: the names of the run and of the environment."""
+class VersionOptions(TypedDict, total=False):
+    """Keywords of ``PublishCallback`` for its versions.
+
+    ``run_id`` and ``env_id`` are written into the manifests. ``programs`` names the programs (see ``PublishOptions``).
+    """
 
     run_id: str
     env_id: str | None
+    programs: Collection[ProgramKind]
 
 
 class PublishCallback(BaseCallback):
@@ -43,7 +48,7 @@ class PublishCallback(BaseCallback):
         onnx: bool = True,
         synchronous: bool = False,
         signing_key: SigningKey | str | Path | None = None,
-        **origin: Unpack[OriginOptions],
+        **options: Unpack[VersionOptions],
     ) -> None:
         """``synchronous`` publishes before training continues. Raises ConfigurationError for a wrong option or key."""
         super().__init__()
@@ -52,8 +57,9 @@ class PublishCallback(BaseCallback):
         self.publisher: Publisher | None = None
         self._store = store
         self._every_steps = every_steps
-        origin.setdefault("run_id", "stable-baselines3")
-        self._origin = VersionOrigin(**origin)
+        check_keywords(options, VersionOptions)
+        self._programs = options.get("programs", ())
+        self._origin = VersionOrigin(options.get("run_id", "stable-baselines3"), options.get("env_id"))
         self._retention = retention or Retention()
         self._onnx = onnx
         self._synchronous = synchronous
@@ -70,6 +76,7 @@ class PublishCallback(BaseCallback):
             run_id=self._origin.run_id,
             env_id=self._origin.env_id,
             onnx=self._onnx,
+            programs=self._programs,
             retention=self._retention,
             synchronous=self._synchronous,
             signing_key=self._signing_key,

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import tyro
@@ -12,11 +12,11 @@ from loguru import logger
 
 from learner.ppo.learner_config import LearnerConfig
 from shared.errors import ConfigurationError
+from shared.policy.manifest import ProgramKind
 from shared.policy.signing import SigningKey
 from shared.run.run_directory import RunDirectory
 from shared.transport.addresses import check_listen_address
 
-ExtraProgram = Literal["aot", "importable"]
 _POSITIVE = (
     "envs_per_actor publish_every_updates keep_versions checkpoint_every_updates "
     "total_steps max_seconds publish_every_s keep_every checkpoint_every_s"
@@ -65,8 +65,9 @@ class RunOptions:
     """Number of newest policy versions to keep."""
     keep_every: int | None = None
     """Also keep every N-th version for ever; None: only the newest."""
-    programs: tuple[ExtraProgram, ...] = ()
-    """Programs to publish besides TorchScript and ONNX.
+    programs: tuple[ProgramKind, ...] = ()
+    """Programs to publish. torchscript and onnx: both, unless one of them is named.
+    executorch: for --engine executorch (extra executorch), with --trust-native.
     aot: native code for --engine aot, compiled for 30 s at the start.
     importable: a class path, for --engine compile and eager."""
     signing_key: Path | None = None

@@ -152,7 +152,7 @@ def _publisher(
         PolicyExporter(
             learner.policy,
             config.signature,
-            aot="aot" in options.programs,
+            programs=options.programs,
             importable=(
                 ImportablePolicy(CLASS_PATH, learner.policy.arguments) if "importable" in options.programs else None
             ),

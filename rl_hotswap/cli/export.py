@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import tyro
 
 from shared.errors import ConfigurationError
+from shared.policy.manifest import ProgramKind
 from shared.policy.signing import signing_key_of
 from shared.process.command_line import run_command
 from shared.process.log import set_up_logging
@@ -57,8 +58,11 @@ class ExportOptions:
     """With --example: use only this export method (such as trace) instead of the first that equals the module."""
     directory: Path | None = None
     """With --example: the new directory of the exported module."""
+    programs: tuple[ProgramKind, ...] = ()
+    """Programs to make. torchscript and onnx: both, unless one of them is named. executorch (extra executorch) and aot
+    (native code, 15 to 40 s): actors run them only with --trust-native."""
     aot: bool = False
-    """Also compile native code with AOTInductor (15 to 40 s). Actors run it only with --trust-native."""
+    """Short form of --programs aot."""
 
     store: Annotated[str | None, tyro.conf.arg(metavar="DIR|URL")] = None
     """Policy store to publish into."""
@@ -89,9 +93,10 @@ def _check_destination(options: ExportOptions) -> None:
     """Raise ConfigurationError for a flag that would have no effect."""
     surplus: dict[str, object]
     if options.sb3 is None and options.example:
-        surplus = {"--env": options.env, "--store": options.store, "--aot": options.how and options.aot}
+        surplus = {"--env": options.env, "--store": options.store}
+        surplus |= {"--aot": options.how and options.aot, "--programs": options.how and options.programs}
         where = (
-            "with --example the module goes to --directory, without environment or store, and --how aot implies --aot"
+            "with --example the module goes to --directory, without environment or store, and --how makes one program"
         )
     else:
         surplus = {"--how": options.how, "--directory": options.directory}
@@ -127,7 +132,12 @@ def _publish_sb3(options: ExportOptions, file: Path) -> "Manifest":
         )
     policy = from_sb3(model, observation_space=spaces[0] if spaces else None, vec_normalize=normalization)
     return publish_once(
-        policy, policy.signature, open_store(store), env_id=options.env, aot=options.aot, signing_key=key
+        policy,
+        policy.signature,
+        open_store(store),
+        env_id=options.env,
+        programs=_programs(options),
+        signing_key=key,
     )
 
 
@@ -140,7 +150,8 @@ def _publish_module(options: ExportOptions) -> "Manifest":
     module = _module(options)
     observation, action = _spaces(env_id)
     key = options.signing_key
-    return publish_policy(module, observation, action, store, env_id=env_id, aot=options.aot, signing_key=key)
+    programs = _programs(options)
+    return publish_policy(module, observation, action, store, env_id=env_id, programs=programs, signing_key=key)
 
 
 def _export_module(options: ExportOptions) -> None:
@@ -154,10 +165,14 @@ def _export_module(options: ExportOptions) -> None:
     if how is None and options.how is not None:
         raise ConfigurationError(f"--how: expected one of {', '.join(EXPORT_METHODS)}; found {options.how!r}")
     example = example_arguments(options.example)
-    key = options.signing_key
-    report = export_module(_module(options), example, directory, how=how, aot=options.aot, signing_key=key)
+    programs, key = _programs(options), options.signing_key
+    report = export_module(_module(options), example, directory, how=how, programs=programs, signing_key=key)
     for line in str(report).splitlines():
         print_line(line)
+
+
+def _programs(options: ExportOptions) -> tuple[ProgramKind, ...]:
+    return (*options.programs, *(("aot",) if options.aot else ()))
 
 
 def _module(options: ExportOptions) -> "nn.Module":

@@ -18,7 +18,7 @@ from actor.verification.probe_verifier import ModuleVerifier, ProbeVerifier
 from actor.verification.version_checks import check_signature
 from actor.versions.staleness import describe_age
 from rl_hotswap.launcher.terminal import Terminal
-from shared.engines.engine import Engine, EngineKind
+from shared.engines.engine import NATIVE_ENGINES, Engine, EngineKind
 from shared.engines.load import Read, load_program
 from shared.errors import (
     ConfigurationError,
@@ -157,8 +157,8 @@ def verify(
     yield _check("weights", partial(_read_weights, files))
     for program in manifest.programs:
         kind: EngineKind = "eager" if program.kind == "importable" else program.kind
-        if kind == "aot" and not trust.native:
-            yield Check("aot program", "not run: native code needs --trust-native")
+        if kind in NATIVE_ENGINES and not trust.native:
+            yield Check(f"{kind} program", "not run: native code needs --trust-native")
         elif kind == "eager" and not trust.modules:
             yield Check("importable program", "not run: imported code needs --trust-module")
         else:

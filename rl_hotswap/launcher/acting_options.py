@@ -1,14 +1,14 @@
 """Flags of a training that configure its acting. Without torch, so that commands start fast."""
 
 from dataclasses import dataclass
-from typing import get_args
 
 from tyro.conf import UseAppendAction
 
 from actor.environments.vector_choice import VectorChoice
 from actor.guard.call_deadline import CALL_DEADLINE_S, check_call_deadline
 from actor.loading.engine_choice import check_trusted
-from learner.training.run_options import ExtraProgram, LearnerRun, RunOptions
+from learner.export.program_choice import programs_of
+from learner.training.run_options import LearnerRun, RunOptions
 from shared.engines.engine import EngineChoice
 from shared.engines.load import PROGRAM_OF
 from shared.errors import ConfigurationError
@@ -29,9 +29,9 @@ class ActingOptions(RunOptions):
     engine: EngineChoice = "auto"
     """Engine that runs policies. auto takes llvm if it supports the policy, else onnx; if a call takes over 1 ms, it
     measures the next engines and takes a clearly faster one (not with --actors 0). aot needs --programs aot
-    --trust-native; compile and eager need --programs importable."""
+    --trust-native, executorch likewise; compile and eager need --programs importable."""
     trust_native: bool = False
-    """Permit the native code that --programs aot publishes."""
+    """Permit the programs that --programs aot and executorch publish."""
     allow_operator: UseAppendAction[tuple[str, ...]] = ()
     """Permit this operator in programs, although it is not on the list of pure ones. May be repeated."""
     trust_program: bool = False
@@ -45,7 +45,7 @@ class ActingOptions(RunOptions):
         check_trusted(self.engine, ProgramTrust(native=self.trust_native, modules=OWN_MODULES))
         check_call_deadline(self.call_deadline_s)
         needed = None if self.engine == "auto" else PROGRAM_OF[self.engine]
-        if needed in get_args(ExtraProgram) and needed not in self.programs:
+        if needed is not None and needed not in programs_of(self.programs):
             raise ConfigurationError(f"add --programs {needed}: --engine {self.engine} runs no other program")
 
     @property

@@ -1,14 +1,18 @@
-"""``python scripts/conformance/export_coverage.py``: share of torch.nn that exports and equals eager."""
+"""``python scripts/conformance/export_coverage.py``: share of torch.nn that exports and equals eager.
 
+``--programs`` names the programs to try: of the first that works, the loaded module is compared.
+"""
+
+import argparse
 import collections
 import re
 import shlex
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +20,7 @@ from torch import Tensor, nn
 from actor.acting.module_call import load_policy
 from learner.export.module_export import export_module
 from shared.errors import HotswapError, one_line
+from shared.policy.manifest import ProgramKind
 from shared.policy.nested_values import describe
 
 B = 4  # batch size of every example
@@ -234,12 +239,13 @@ def uncovered() -> list[str]:
     return sorted(nn_classes().keys() - called - NOT_CALLED_WITH_TENSORS.keys())
 
 
-def measure(case: NnCase) -> Outcome:
-    """Export the module of ``case`` by any method, and compare the loaded module with it."""
+def measure(case: NnCase, programs: Sequence[ProgramKind] = ("torchscript", "onnx")) -> Outcome:
+    """Export the module of ``case`` as the first of ``programs`` that works, and compare the loaded module with it."""
     torch.manual_seed(0)
     module = case.make().eval()
     reason = ""
-    for settings in ({"onnx": False}, {"how": "onnx"}):
+    for program in programs:
+        settings: dict[str, Any] = {"onnx": False} if program == "torchscript" else {"how": program}
         with tempfile.TemporaryDirectory() as directory:
             path = Path(directory) / "module"
             try:
@@ -256,7 +262,9 @@ def measure(case: NnCase) -> Outcome:
 def _call_loaded(module: torch.nn.Module, case: NnCase, path: Path) -> None:
     with torch.no_grad():
         expected, wanted, _ = describe(module(*case.args), "the result")
-    found, got, _ = describe(load_policy(path, sandbox=None, trusted_modules=("torch",))(*case.args), "the result")
+    found, got, _ = describe(
+        load_policy(path, sandbox=None, trust_native=True, trusted_modules=("torch",))(*case.args), "the result"
+    )
     if found != expected:
         raise HotswapError(f"expected {expected} from the loaded module, found {found}")
     for a, b in zip(wanted, got, strict=True):
@@ -266,8 +274,11 @@ def _call_loaded(module: torch.nn.Module, case: NnCase, path: Path) -> None:
 
 def main() -> int:
     """Print the share, the methods, and one line for each case without a method."""
+    parser = argparse.ArgumentParser(description=__doc__.partition(": ")[2])
+    parser.add_argument("--programs", nargs="+", default=("torchscript", "onnx"), choices=get_args(ProgramKind))
+    programs = parser.parse_args().programs
     warnings.simplefilter("ignore")
-    outcomes = [measure(case) for case in all_cases()]
+    outcomes = [measure(case, programs) for case in all_cases()]
     exported = [outcome for outcome in outcomes if outcome.method is not None]
     for outcome in outcomes:
         if outcome.method is None:

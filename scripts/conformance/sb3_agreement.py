@@ -30,6 +30,7 @@ from learner.sb3.adapter import from_sb3
 from shared.engines.engine import EngineKind
 from shared.engines.load import PROGRAM_OF, check_support
 from shared.errors import ExportError, ProgramUnsupported
+from shared.policy.manifest import ProgramKind
 from shared.process.command_line import run_command
 from shared.process.log import set_up_logging
 from shared.store.policy_store import LocalPolicyStore, PolicyStore
@@ -182,6 +183,8 @@ class AgreementOptions:
 
     observations: int = 1000
     """Observations for each case, rounded up to whole batches of 50."""
+    programs: tuple[ProgramKind, ...] = ()
+    """Programs to publish; see the flag of rl-hotswap export."""
     only: str = ""
     """Prefix of the names of cases, such as "SAC" or "PPO CnnPolicy"."""
 
@@ -212,7 +215,7 @@ def main(options: AgreementOptions) -> int:
     for case in model_cases():
         if not case.name.startswith(options.only):
             continue
-        for found in compare(case, options.observations):
+        for found in compare(case, options.observations, programs=options.programs):
             disagreeing += found.disagreeing
             counts = (f"{count:,}" for count in (found.observations, found.different_actions, found.disagreeing))
             table.add_row(found.case, found.engine, found.method, *counts, f"{found.largest_difference:.1e}")
@@ -221,13 +224,15 @@ def main(options: AgreementOptions) -> int:
     return 0 if disagreeing == 0 else 1
 
 
-def compare(case: ModelCase, observations: int, seed: int = 0) -> Iterator[Agreement]:
+def compare(
+    case: ModelCase, observations: int, seed: int = 0, programs: tuple[ProgramKind, ...] = ()
+) -> Iterator[Agreement]:
     """Publish the model of ``case`` and compare an agent on every engine with ``predict``."""
     model = case.make(seed)
     policy = from_sb3(model)
     with tempfile.TemporaryDirectory() as directory:
         store = LocalPolicyStore(Path(directory), fsync=False)
-        publish_once(policy, policy.signature, store)
+        publish_once(policy, policy.signature, store, programs=programs)
         for engine in filter(partial(_runs, store), ENGINES):
             yield _compare_engine(case, model, store, engine=engine, observations=observations, seed=seed)
 

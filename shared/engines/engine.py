@@ -5,8 +5,11 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-EngineKind = Literal["llvm", "onnx", "torchscript", "aot", "compile", "eager"]
-EngineChoice = Literal["auto", "llvm", "onnx", "torchscript", "aot", "compile", "eager"]
+EngineKind = Literal["llvm", "onnx", "torchscript", "executorch", "aot", "compile", "eager"]
+EngineChoice = Literal["auto", "llvm", "onnx", "torchscript", "executorch", "aot", "compile", "eager"]
+
+NATIVE_ENGINES: frozenset[EngineKind] = frozenset(("executorch", "aot"))
+"""Engines whose programs can do what native code can. They need the permission for it."""
 
 
 class Engine(Protocol):

@@ -7,7 +7,7 @@ import numpy as np
 from msgspec import UNSET
 
 from shared.engines.engine import Engine, EngineKind
-from shared.errors import ProgramError
+from shared.errors import NotTrusted, ProgramError, ProgramUnsupported
 from shared.files.buffer_pool import Data
 from shared.operators.program_check import check_program
 from shared.operators.program_trust import PURE_ONLY, ProgramTrust
@@ -23,6 +23,7 @@ PROGRAM_OF: Mapping[EngineKind, ProgramKind] = {
     "llvm": "onnx",
     "onnx": "onnx",
     "torchscript": "torchscript",
+    "executorch": "executorch",
     "aot": "aot",
     "compile": "importable",
     "eager": "importable",
@@ -82,6 +83,8 @@ def load_program(
 
         engine = TorchScriptEngine.from_bytes(data, outputs, output_dtypes(manifest))
         engine.load_weights(weights)
+    elif kind == "executorch":
+        engine = _executorch_engine(data, weights, outputs, trust)
     elif kind == "aot":
         from shared.engines.aot import AotEngine
 
@@ -94,6 +97,21 @@ def load_program(
         make = TorchCompileEngine if kind == "compile" else EagerEngine
         engine = make(module, program.program_digest, outputs, output_dtypes(manifest))
     return engine
+
+
+def _executorch_engine(
+    program: bytes, weights: Mapping[str, np.ndarray], outputs: Sequence[int] | None, trust: ProgramTrust
+) -> Engine:
+    if not trust.native:
+        raise NotTrusted(
+            "allow native code with --trust-native if you trust the publisher: ExecuTorch does not check its programs, "
+            "so that they can do what native code can"
+        )
+    try:
+        from shared.engines.executorch import ExecutorchEngine
+    except ImportError as error:
+        raise ProgramUnsupported(f'pip install "rl-hotswap[executorch]" to run ExecuTorch programs: {error}') from error
+    return ExecutorchEngine(program, weights, outputs=outputs)
 
 
 def output_dtypes(manifest: Manifest) -> list[np.dtype[Any]]:

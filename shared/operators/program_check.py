@@ -34,12 +34,13 @@ class ProgramTraits:
 
 
 _ANYTHING = ProgramTraits(data_dependent=True)
+_EXPORTED = ProgramTraits(data_dependent=False)  # torch.export follows one path, and ExecuTorch knows the sizes
 
 
 def check_program(kind: ProgramKind, data: bytes, trust: ProgramTrust) -> ProgramTraits:
     """Return the traits of a program. Results are cached by the program's digest.
 
-    Native code and importable classes have no list of operators: other permissions cover them.
+    Programs of ExecuTorch, native code and importable classes have no list of operators: other permissions cover them.
 
     Raises OperatorNotAllowed unless every operator is on the list or allowed by ``trust``, and ProgramError for bytes
     that are no program of ``kind``.
@@ -47,7 +48,7 @@ def check_program(kind: ProgramKind, data: bytes, trust: ProgramTrust) -> Progra
     if kind == "torchscript":
         return check_archive(read_archive(data), trust)
     if kind != "onnx":
-        return _ANYTHING
+        return _EXPORTED if kind == "executorch" else _ANYTHING
     return _checked(_Program(program_digest(kind, data), lambda allowed: read_graph(data, allowed)), trust)
 
 

@@ -9,7 +9,7 @@ class ProgramTrust:
     """Permissions for programs; the default permits pure operators only.
 
     Args:
-        native: permission to load native code (engine ``aot``).
+        native: permission to load native code (engine ``aot``), and programs that can do the same (``executorch``).
         modules: prefixes of the modules that may be imported (engines ``compile`` and ``eager``).
         allowed_operators: names of operators to allow in addition to the lists, as ``OperatorNotAllowed`` states them.
         programs: permission to run programs with any operators.

@@ -26,17 +26,19 @@ MAX_MANIFEST_BYTES = 4 * 2**20
 MAX_VERSION_BYTES = 8 * 2**30
 MAX_FILES = 10_000
 
-ProgramKind = Literal["torchscript", "onnx", "aot", "importable"]
+ProgramKind = Literal["torchscript", "onnx", "executorch", "aot", "importable"]
 
 WEIGHTS_FILE = "weights.safetensors"
 PROBE_FILE = "probe.safetensors"
 TORCHSCRIPT_FILE = "policy.ts"
 ONNX_FILE = "policy.onnx"
+EXECUTORCH_FILE = "policy.pte"
 AOT_FILE = "policy.pt2"
 IMPORTABLE_FILE = "importable.json"
 PROGRAM_FILES: Mapping[ProgramKind, str] = {
     "torchscript": TORCHSCRIPT_FILE,
     "onnx": ONNX_FILE,
+    "executorch": EXECUTORCH_FILE,
     "aot": AOT_FILE,
     "importable": IMPORTABLE_FILE,
 }

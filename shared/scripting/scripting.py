@@ -8,9 +8,7 @@ import copy
 import io
 import itertools
 import sys
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -23,6 +21,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves
 
 from shared.errors import PolicyError, ScriptingError
 from shared.policy.manifest import MethodReport
+from shared.scripting.script_modules import without_torch_warnings
 
 __all__ = ["Check", "ScriptModule", "Scripted"]
 
@@ -135,14 +134,6 @@ def _forget_types(module: nn.Module) -> None:
     store = torch.jit._recursive.concrete_type_store
     for child in module.modules():
         store.type_store.pop(type(child), None)
-
-
-@contextmanager
-def without_torch_warnings() -> Iterator[None]:
-    """Suppress warnings: the deprecation of TorchScript is known, and the check covers the other ones."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 _CONVERSIONS = frozenset(

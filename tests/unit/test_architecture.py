@@ -18,7 +18,7 @@ from tests.support.paths import REPOSITORY
 FOLDERS = """
 rl_hotswap: cli . launcher
 actor: run session . canary prefetch versions rollouts environments acting loading sandbox verification watching guard
-learner: run training sb3 publishing export export/inputs ppo ppo/gradients networks .
+learner: run training sb3 publishing export export/inputs export/torchscript ppo ppo/gradients networks .
 shared: transport store run process engines engines/row_compiler scripting operators rollouts policy files .
 """
 LAYERS = {
@@ -48,7 +48,9 @@ LIBRARIES = {  # docs/architecture.md has the same list
     "torch.jit": {
         *("shared/scripting/", "shared/engines/torchscript.py", "scripts/benchmarks/"),
         "scripts/fault_injection/rare_programs.py",
+        "scripts/conformance/no_torchscript/",
     },
+    "executorch": {"shared/engines/executorch.py", "learner/export/executorch_export.py"},
     "llvmlite": {"shared/engines/row_compiler/"},
     # One console escapes the texts of others.
     "rich.console": {"rl_hotswap/launcher/terminal.py", "scripts/"},

@@ -18,7 +18,7 @@ from learner.export.module_export import export_module
 from learner.export.module_source import read_state_dict
 from learner.publishing.policy_publisher import publish_policy
 from shared.errors import ConfigurationError, ExportError
-from shared.scripting.scripting import without_torch_warnings
+from shared.scripting.script_modules import without_torch_warnings
 
 # The programs are made here; test_module_call.py holds the tests of the sandbox.
 load_policy = partial(module_call.load_policy, sandbox=None)

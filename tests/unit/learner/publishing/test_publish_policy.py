@@ -237,3 +237,16 @@ def test_results_that_define_no_action_are_refused(tmp_path: Path) -> None:
         publish_policy(nn.Linear(4, 3), VECTOR, spaces.Discrete(3), tmp_path, outputs=("pi",))
     with pytest.raises(ExportError, match="called with inputs of its spaces, raises RuntimeError"):
         publish_policy(nn.Linear(5, 3), VECTOR, spaces.Discrete(3), tmp_path)
+
+
+def test_the_programs_of_a_version_are_named(tmp_path: Path) -> None:
+    manifest = publish_policy(nn.Linear(4, 3), VECTOR, spaces.Discrete(3), tmp_path, programs=("onnx",))
+    assert [program.kind for program in manifest.programs] == ["onnx"]
+    for programs, message in ((("onxx",), "found 'onxx'"), (("importable",), "leave importable out")):
+        with pytest.raises(ConfigurationError, match=message):
+            publish_policy(nn.Linear(4, 3), VECTOR, spaces.Discrete(3), tmp_path, programs=programs)
+
+
+def test_an_unknown_option_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="leave out program: expected env_id, programs"):
+        publish_policy(nn.Linear(4, 3), VECTOR, spaces.Discrete(3), tmp_path, program="onnx")  # type: ignore[call-arg]

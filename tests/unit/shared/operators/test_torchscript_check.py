@@ -10,7 +10,8 @@ from shared.engines.torchscript import TorchScriptEngine
 from shared.errors import OperatorNotAllowed, ProgramError
 from shared.operators.program_check import check_program
 from shared.operators.program_trust import PURE_ONLY, ProgramTrust
-from shared.scripting.scripting import save_archive, script, trace, without_torch_warnings
+from shared.scripting.script_modules import without_torch_warnings
+from shared.scripting.scripting import save_archive, script, trace
 from tests.support.script_archives import CLASS, Small, small_archive, with_body, with_entries
 
 _PREFIX = CLASS.rpartition(".")[0]

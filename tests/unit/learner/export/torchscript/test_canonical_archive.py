@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from learner.export.canonical_archive import with_canonical_names
 from learner.export.export_methods import ExportMethod
 from learner.export.module_export import export_module
+from learner.export.torchscript.canonical_archive import with_canonical_names
 from shared.policy.program_digest import program_digest
-from shared.scripting.scripting import save_archive, script, without_torch_warnings
+from shared.scripting.script_modules import without_torch_warnings
+from shared.scripting.scripting import save_archive, script
 from tests.support.tiny_policy import TinyPolicy
 
 
@@ -78,10 +79,10 @@ def test_two_exports_of_one_module_have_equal_digests(how: ExportMethod, tmp_pat
 def test_exports_of_two_processes_have_equal_digests(tmp_path: Path) -> None:
     code = f"""
 import pathlib
-from tests.unit.learner.export.test_canonical_archive import exported_digest
+from tests.unit.learner.export.torchscript.test_canonical_archive import exported_digest
 print(exported_digest("script+trace", pathlib.Path({str(tmp_path / "other")!r})))
 """
-    root = Path(__file__).parents[4]
+    root = Path(__file__).parents[5]
     command = [sys.executable, "-W", "ignore", "-c", code]
     found = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
     assert found.stdout.split()[-1] == exported_digest("script+trace", tmp_path / "mine")
