@@ -95,7 +95,7 @@ def _leaf_kinds(structure: Structure) -> Iterator[torch.dtype | None]:
 
 def flat_source(arguments: Structure, result: Structure, *, clone: bool) -> tuple[str, dict[str, str]]:
     """Return ``forward`` of a ``FlatModule`` as TorchScript source, and the class path of each record name in it."""
-    writer = _SourceWriter(clone)
+    writer = SourceWriter(clone=clone)
     assert isinstance(arguments, DictNode)
     args, kwargs = arguments.items
     assert isinstance(args, SequenceNode)
@@ -105,19 +105,27 @@ def flat_source(arguments: Structure, result: Structure, *, clone: bool) -> tupl
     writer.lines.append(f"result = self.module({', '.join(passed)})")
     writer.take_apart(result, "result")
     outputs = ", ".join(writer.outputs)
-    writer.lines += [f"outputs: List[Tensor] = [{outputs}]", "return outputs"]
-    body = "\n    ".join(writer.lines)
-    return f"def forward(self, inputs: List[Tensor]) -> List[Tensor]:\n    {body}\n", writer.records
+    return writer.forward(f"[{outputs}]"), writer.records
 
 
-class _SourceWriter:
-    def __init__(self, clone: bool) -> None:
+class SourceWriter:
+    """Statements of a ``forward`` that takes and returns flat tensors.
+
+    ``expression`` nests the next inputs as a structure. ``take_apart`` appends the tensors of a result to ``outputs``.
+    """
+
+    def __init__(self, *, clone: bool = False) -> None:
         self.lines: list[str] = []
         self.outputs: list[str] = []
         self.records: dict[str, str] = {}
         self._clone = clone
         self._inputs = 0
         self._names = 0
+
+    def forward(self, outputs: str) -> str:
+        """Return the source of the function, which returns the list ``outputs``."""
+        body = "\n    ".join([*self.lines, f"outputs: List[Tensor] = {outputs}", "return outputs"])
+        return f"def forward(self, inputs: List[Tensor]) -> List[Tensor]:\n    {body}\n"
 
     def expression(self, structure: Structure) -> str:  # noqa: PLR0911 - one return for each kind of node
         match structure:

@@ -202,7 +202,7 @@ def _subject(cases: ModuleCases, choices: _Choices) -> ExportSubject:
 
         source, records = flat_source(eager.arguments, cases.result, clone=eager.writes_inputs)
         classes = {name: eager.classes[class_path] for name, class_path in records.items()}
-        return script_around(script(module), source, classes)
+        return script_around({"module": script(module)}, source, classes)
 
     checks = _checks(cases, flat, ATOL if choices.tolerance is None else choices.tolerance)
     names = cases.signature.input_names, cases.signature.output_names

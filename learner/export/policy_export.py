@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from learner.export.export_methods import ExportSubject, MadeProgram, Make, methods_of, try_methods
 from learner.export.flat_module import FlatInterface, copy_for_export
 from learner.export.inputs.dynamic_sizes import EXAMPLE_ROWS, LARGER_SIZES
-from learner.export.inputs.input_variations import MAGNITUDES, widened
+from learner.export.inputs.input_variations import MAGNITUDES, is_widened, widened, with_wide_rows
 from learner.export.program_checks import (
     ATOL,
     RTOL,
@@ -49,7 +49,7 @@ from shared.policy.probe import (
     run_policy_in_place,
 )
 from shared.policy.program_digest import program_digest
-from shared.policy.signature import PolicySignature, TensorSpec
+from shared.policy.signature import PolicySignature
 from shared.policy.weights import check_layout, encode_weights, have_equal_arrays, is_float
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class PolicyExporter:
         Raises WeightsError for weights of another network or not finite, ExportError for outputs that are not finite.
         """
         write_weights(self._module, self._fitting(weights))
-        probe = compute_probe(self._module, self.signature)
+        probe = with_wide_rows(self._module, self.signature, compute_probe(self._module, self.signature))
         files = {
             WEIGHTS_FILE: encode_weights(self._arrays()),
             PROBE_FILE: encode_probe(probe, self.signature),
@@ -138,12 +138,9 @@ class PolicyExporter:
 
 
 def _scripted(policy: nn.Module) -> "ScriptModule":
-    """Script ``policy``; if that fails for the module of the user, raise its reason and not one of the wrapper."""
     from shared.scripting.scripting import script
 
-    if isinstance(policy, SpacesPolicy):
-        script(policy.module)
-    return script(policy)
+    return policy.scripted() if isinstance(policy, SpacesPolicy) else script(policy)
 
 
 def policy_checks(module: nn.Module, signature: PolicySignature) -> ProgramChecks:
@@ -161,7 +158,8 @@ def policy_checks(module: nn.Module, signature: PolicySignature) -> ProgramCheck
     reweighted = cases(0, make_inputs)
     write_weights(module, weights)
     plausible = cases(0, make_inputs)
-    _check_purity(module, _purity(signature, plausible[-1].inputs), weights)
+    steady = with_wide_rows(module, signature, compute_probe(module, signature))
+    _check_purity(module, _purity(signature, steady.inputs), weights)
     try:
         others = cases(1, one_sided_inputs)
     except ExportError:  # for those inputs the outputs are not finite, or no choice is clear
@@ -197,7 +195,7 @@ def _larger_cases(module: nn.Module, signature: PolicySignature, known: Case) ->
 def _wide_cases(module: nn.Module, signature: PolicySignature) -> list[Case]:
     """Return cases of inputs far from the plausible, without those for which the policy itself is not finite."""
     found: list[Case] = []
-    if not any(map(_is_widened, signature.inputs)):
+    if not any(map(is_widened, signature.inputs)):
         return found
     for number, magnitude in enumerate(MAGNITUDES, start=2):
         make = partial(_wide_inputs, magnitude)
@@ -206,19 +204,18 @@ def _wide_cases(module: nn.Module, signature: PolicySignature) -> list[Case]:
         except ExportError:  # the policy accepts no such inputs, overflows, or has no clear choice
             continue
         found.append(Case(_WIDE_ROWS, 1, probe.inputs, probe.outputs, magnitude, magnitude))
+    steady = with_wide_rows(module, signature, compute_probe(module, signature, batch_size=_WIDE_ROWS, seed=1))
+    # Published probes have such rows: a program that differs here by more could not act.
+    found.append(Case(_WIDE_ROWS, 1, steady.inputs, steady.outputs, MAGNITUDES[-1], PROBE_ATOL / ATOL / 2))
     return found
 
 
 def _wide_inputs(magnitude: float, signature: PolicySignature, batch_size: int, seed: int) -> list[np.ndarray]:
     generator = np.random.default_rng([seed, batch_size])
     return [
-        widened(array, magnitude, generator) if _is_widened(spec) else array
+        widened(array, magnitude, generator) if is_widened(spec) and array.dtype.kind == "f" else array
         for array, spec in zip(make_inputs(signature, batch_size, seed), signature.inputs, strict=True)
     ]
-
-
-def _is_widened(spec: TensorSpec) -> bool:
-    return spec.role in ("observation", "state") and np.dtype(spec.dtype).kind == "f"
 
 
 def _purity(signature: PolicySignature, inputs: Arrays) -> PurityCheck:

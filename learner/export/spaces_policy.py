@@ -12,17 +12,19 @@ as a dict, named tuple or dataclass with these names, as a list or tuple in the 
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from learner.export.flat_module import SourceWriter
 from learner.export.given_module import module_of
 from learner.export.inputs.eager_module import dtype_remedy
 from learner.networks.distributions import make_distribution, mask_logits
 from shared.errors import ConfigurationError, ExportError, SignatureMismatch, one_line
 from shared.policy.nested_values import (
+    ConstantNode,
     DictNode,
     RecordNode,
     SequenceNode,
@@ -36,6 +38,9 @@ from shared.policy.nested_values import (
 from shared.policy.probe import make_inputs
 from shared.policy.signature import PolicySignature, acting_signature
 from shared.policy.spaces import ActionSpec, action_spec, observation_leaves
+
+if TYPE_CHECKING:
+    from shared.scripting.scripting import ScriptModule
 
 OUTPUTS = ("logits", "mean", "log_std", "action", "value", "state")
 _HEADS = ("logits", "mean", "action")
@@ -82,6 +87,7 @@ class SpacesPolicy(nn.Module):
         for parameter in self.distribution.parameters():
             parameter.requires_grad_(False)
         found = self._called(acting_signature(leaves, self._action, state=states, masked=masked))
+        self._head = next(head for head in _HEADS if head in found)
         self._is_drawn = "logits" in found or "log_std" in found
         self.signature = acting_signature(
             leaves,
@@ -109,6 +115,9 @@ class SpacesPolicy(nn.Module):
         return outputs
 
     def _parts(self, inputs: list[Tensor]) -> dict[str, Any]:
+        return named_outputs(self._result_of(inputs), self._outputs, self._action)
+
+    def _result_of(self, inputs: list[Tensor]) -> Any:
         n = self._n_observations
         args = [unflatten(self._observation, inputs[:n])]
         if self._has_state:
@@ -117,7 +126,7 @@ class SpacesPolicy(nn.Module):
             n += n_states
         if self._masked:
             args.append(inputs[n])
-        return named_outputs(self.module(*args), self._outputs, self._action)
+        return self.module(*args)
 
     def _act(self, found: Mapping[str, Any], inputs: list[Tensor]) -> tuple[Tensor, Tensor]:
         if "action" in found:
@@ -127,13 +136,83 @@ class SpacesPolicy(nn.Module):
             mean = found["mean"].reshape(-1, *self._action.shape)
             if not self._is_drawn:
                 return mean, mean
-            return _gaussian(mean, _alike(found["log_std"], self._action.shape), inputs[-1])
+            return _gaussian(mean, _alike(found["log_std"], list(self._action.shape)), inputs[-1])
         logits = found["logits"].flatten(1)
         if self._masked:
             logits = mask_logits(logits, inputs[-2])
         terms = self.distribution.terms(logits)
         action = self.distribution.sample(terms, inputs[-1])
         return action, self.distribution.log_prob(terms, action)
+
+    def scripted(self) -> "ScriptModule":
+        """Return ``forward`` as a TorchScript program. Raises what torch says of the module."""
+        from shared.scripting.scripting import script, script_around
+
+        module = script(self.module)
+        writer = SourceWriter()
+        arguments = [writer.expression(self._observation)]
+        if self._has_state:
+            arguments.append(writer.expression(self._state))
+        if self._masked:
+            arguments.append(writer.expression(TensorNode()))
+        writer.lines.append(f"result = self.module({', '.join(arguments)})")
+        found: dict[str, str] = {}
+        state: list[str] = []
+        for name, (structure, value) in self._places().items():
+            writer.outputs.clear()
+            # Of the state in its own order: a dict of the result may have another one.
+            writer.take_apart(self._state if name == "state" else structure, value)
+            found[name] = writer.outputs[0] if writer.outputs else value
+            state = list(writer.outputs) if name == "state" else state
+        writer.lines += self._act_source(found)
+        outputs = ["action"]
+        if self._action.has_env_action:
+            outputs.append("self.distribution.env_action(action)")
+        if self._is_drawn:
+            outputs.append("log_prob")
+        if "value" in found:
+            outputs.append(f"{found['value']}.reshape([action.size(0)])")
+        names = {name: self._classes[class_path] for name, class_path in writer.records.items()}
+        forward = writer.forward(f"[{', '.join([*outputs, *state])}]")
+        return script_around(
+            {"module": module, "distribution": self.distribution}, forward, {**_FUNCTIONS, **names, "torch": torch}
+        )
+
+    def _places(self) -> dict[str, tuple[Structure, str]]:
+        """Return the structure of each named item of the module's result, and the source that finds it."""
+        items: dict[str, tuple[Structure, str]]
+        match self._result:
+            case SequenceNode(items=found):
+                items = {
+                    name: (item, f"result[{i}]")
+                    for i, (name, item) in enumerate(zip(self._outputs, found, strict=True))
+                }
+            case DictNode(keys=keys, items=found):
+                items = {str(key): (item, f"result[{key!r}]") for key, item in zip(keys, found, strict=True)}
+            case RecordNode(fields=fields, items=found):
+                items = {name: (item, f"result.{name}") for name, item in zip(fields, found, strict=True)}
+            case _:
+                items = {self._head: (self._result, "result")}
+        return {name: items[name] for name in OUTPUTS if name in items and items[name][0] != ConstantNode("none")}
+
+    def _act_source(self, found: Mapping[str, str]) -> list[str]:
+        """Return the statements of ``_act``."""
+        shape = f"[-1{''.join(f', {size}' for size in self._action.shape)}]"
+        if "action" in found:
+            return [f"action = {found['action']}.to(torch.{self._action.sample_dtype}).reshape({shape})"]
+        if "mean" in found:
+            mean = f"{found['mean']}.reshape({shape})"
+            if not self._is_drawn:
+                return [f"action = {mean}"]
+            log_std = f"_alike({found['log_std']}, {list(self._action.shape) or 'annotate(List[int], [])'})"
+            return [f"action, log_prob = _gaussian({mean}, {log_std}, inputs[-1])"]
+        logits = f"{found['logits']}.flatten(1)"
+        return [
+            f"logits = mask_logits({logits}, inputs[-2])" if self._masked else f"logits = {logits}",
+            "terms = self.distribution.terms(logits)",
+            "action = self.distribution.sample(terms, inputs[-1])",
+            "log_prob = self.distribution.log_prob(terms, action)",
+        ]
 
     def _called(self, signature: PolicySignature) -> dict[str, Any]:
         """Return the module's named results for plausible inputs. Raises ExportError if they define no action."""
@@ -142,7 +221,9 @@ class SpacesPolicy(nn.Module):
         self.module.eval()
         try:
             with torch.no_grad():
-                found = self._parts(inputs)
+                result = self._result_of(inputs)
+            self._result = describe(result, "the result")[0]
+            found = named_outputs(result, self._outputs, self._action)
         except (ExportError, SignatureMismatch):
             raise
         except Exception as error:  # a module's own code may raise anything
@@ -237,19 +318,27 @@ def named_outputs(result: Any, outputs: Sequence[str], action: ActionSpec) -> di
     return {name: result[name] for name in OUTPUTS if result.get(name) is not None}
 
 
-def _alike(log_std: Tensor, shape: tuple[int, ...]) -> Tensor:
+def _alike(log_std: Tensor, shape: list[int]) -> Tensor:
     """Return ``log_std`` with actions of ``shape`` in its last dimensions, unless one number is for several of them."""
-    n = math.prod(shape)
+    n = 1
+    is_nested = log_std.ndim >= len(shape)
     # From the right, and sizes of the space first: a comparison with the batch size would fix it in a graph.
-    is_nested = log_std.ndim >= len(shape) and all(
-        a == b for a, b in zip(reversed(log_std.shape), reversed(shape), strict=False)
-    )
-    if is_nested or (log_std.ndim and log_std.shape[-1] == n):
-        return log_std.reshape(-1, *shape)
-    return log_std.reshape(log_std.shape + (1,) * (len(shape) - 1)) if log_std.ndim == 2 else log_std  # [B, 1]
+    for i in range(len(shape)):
+        n *= shape[i]
+        if is_nested and log_std.shape[log_std.ndim - 1 - i] != shape[len(shape) - 1 - i]:
+            is_nested = False
+    if is_nested or (log_std.ndim > 0 and log_std.shape[-1] == n):
+        return log_std.reshape([-1] + shape)  # noqa: RUF005 - TorchScript unpacks no list
+    if log_std.ndim == 2:  # [B, 1]
+        for _ in range(len(shape) - 1):
+            log_std = log_std.unsqueeze(-1)
+    return log_std
 
 
 def _gaussian(mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
     deviation = noise * log_std.exp()
     log_prob = -0.5 * noise * noise - log_std - 0.5 * math.log(2 * math.pi)
     return mean + deviation, log_prob.flatten(1).sum(1) if log_prob.ndim > 1 else log_prob
+
+
+_FUNCTIONS = {"mask_logits": mask_logits, "_alike": _alike, "_gaussian": _gaussian}

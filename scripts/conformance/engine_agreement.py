@@ -16,7 +16,7 @@ from learner.networks.acting_policy import CLASS_PATH, ActingPolicy
 from learner.networks.network_config import NetworkConfig
 from shared.engines.engine import Engine, EngineKind
 from shared.engines.importable import ImportablePolicy
-from shared.engines.load import load_program
+from shared.engines.load import Read, load_program
 from shared.operators.program_trust import ProgramTrust
 from shared.policy.manifest import WEIGHTS_FILE, FileEntry, Manifest
 from shared.policy.probe import make_inputs
@@ -52,8 +52,9 @@ class Agreement:
 def measure() -> list[Agreement]:
     """Export, load the engines that run images, and run each with its own state. This takes a minute for compiling."""
     policy = _policy()
-    importable = ImportablePolicy(CLASS_PATH, policy.arguments)
-    engines = _engines(PolicyExporter(policy, policy.signature, importable=importable, aot=True), policy)
+    manifest, read = export_policy(policy, aot=True)
+    # LLVM runs no images.
+    engines = {kind: load_engine(kind, manifest, read) for kind in get_args(EngineKind) if kind != "llvm"}
     found: dict[EngineKind, list[np.ndarray]] = {kind: [] for kind in engines}
     for batch_size in BATCH_SIZES:
         states = {kind: [np.zeros((batch_size, *s.shape), s.dtype) for s in policy.signature.state] for kind in engines}
@@ -74,7 +75,10 @@ def _policy() -> ActingPolicy:
     return policy
 
 
-def _engines(exporter: PolicyExporter, policy: ActingPolicy) -> dict[EngineKind, Engine]:
+def export_policy(policy: ActingPolicy, *, aot: bool) -> tuple[Manifest, Read]:
+    """Return a version with a program for every engine, and its files."""
+    importable = ImportablePolicy(CLASS_PATH, policy.arguments)
+    exporter = PolicyExporter(policy, policy.signature, importable=importable, aot=aot)
     files, programs, probe = exporter.files(policy.state_dict())
     manifest = Manifest(
         version=0,
@@ -87,12 +91,13 @@ def _engines(exporter: PolicyExporter, policy: ActingPolicy) -> dict[EngineKind,
         weights=WEIGHTS_FILE,
         probe=probe,
     )
+    return manifest, files.__getitem__
+
+
+def load_engine(kind: EngineKind, manifest: Manifest, read: Read) -> Engine:
+    """Return the engine, with every permission."""
     trusted = (CLASS_PATH.partition(":")[0],)
-    return {
-        kind: load_program(kind, files.__getitem__, manifest, trust=ProgramTrust(native=True, modules=trusted))
-        for kind in get_args(EngineKind)
-        if kind != "llvm"  # it runs no images
-    }
+    return load_program(kind, read, manifest, trust=ProgramTrust(native=True, modules=trusted))
 
 
 def _step(

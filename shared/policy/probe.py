@@ -70,7 +70,7 @@ def compute_probe(
     margin = _FIRST_MARGIN
     for attempt in range(1, _ROUNDS + 1):
         outputs = run_policy(policy, signature, inputs)
-        undecided = _undecided(policy, signature, inputs, outputs, margin)
+        undecided = undecided_rows(policy, signature, inputs, outputs, margin)
         if not undecided.any():
             return Probe(tuple(inputs), tuple(outputs))
         fresh = make(signature, batch_size, seed + attempt * 1_000_003)
@@ -159,7 +159,7 @@ def _largest_difference(
 ) -> float:
     largest = 0.0
     for name, wanted, got in zip(names, expected, found, strict=True):
-        difference, excess = _difference(wanted, got, atol, rtol)
+        difference, excess = differences(wanted, got, atol, rtol)
         if (excess > 0).any():
             worst = _worst_row(wanted, got, excess)
             raise ProbeMismatch(f"{name}, {worst} differ by more than {atol:g} + {rtol:g} * |expected|")
@@ -167,7 +167,7 @@ def _largest_difference(
     return largest
 
 
-def _difference(wanted: np.ndarray, got: np.ndarray, atol: float, rtol: float) -> tuple[float, np.ndarray]:
+def differences(wanted: np.ndarray, got: np.ndarray, atol: float, rtol: float) -> tuple[float, np.ndarray]:
     """Return the largest difference of floats, and for each number how far it is beyond its tolerance."""
     if not is_float(wanted.dtype):
         return 0.0, np.not_equal(wanted, got).astype(np.float64)
@@ -219,8 +219,12 @@ def decode_probe(data: bytes, signature: PolicySignature | ModuleSignature) -> P
     return probe
 
 
-def _undecided(
-    policy: Policy, signature: PolicySignature, inputs: Sequence[np.ndarray], outputs: list[np.ndarray], margin: float
+def undecided_rows(
+    policy: Policy,
+    signature: PolicySignature,
+    inputs: Sequence[np.ndarray],
+    outputs: Sequence[np.ndarray],
+    margin: float = _FIRST_MARGIN,
 ) -> np.ndarray:
     """Return the rows, bool [B], in which a discrete choice leads by less than ``margin``."""
     position = signature.output_position("action")

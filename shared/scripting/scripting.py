@@ -111,15 +111,16 @@ def trace(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | 
 
 
 class _Holder(nn.Module):
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, pieces: Mapping[str, nn.Module]) -> None:
         super().__init__()
-        self.module = module
+        for name, piece in pieces.items():
+            self.add_module(name, piece)
 
 
-def script_around(module: ScriptModule, forward: str, names: Mapping[str, type[Any]]) -> ScriptModule:
-    """Return a scripted module around ``module``, with the source ``forward``, which refers to classes by ``names``."""
+def script_around(pieces: Mapping[str, nn.Module], forward: str, names: Mapping[str, object]) -> ScriptModule:
+    """Return a scripted module that holds ``pieces``, with the source ``forward``, which refers to ``names``."""
     torch.jit._recursive.concrete_type_store.type_store.pop(_Holder, None)  # each module has its own type
-    holder = torch.jit.script(_Holder(module))
+    holder = torch.jit.script(_Holder(pieces))
     holder._c._define(holder._concrete_type, forward, names.get)
     return holder
 

@@ -6,6 +6,18 @@ import numpy as np
 from torch import Tensor
 
 from shared.engines.torch_arrays import array_of, tensor_of
+from shared.errors import ExportError
+from shared.policy.probe import (
+    PROBE_ATOL,
+    PROBE_RTOL,
+    Policy,
+    Probe,
+    differences,
+    make_inputs,
+    run_policy,
+    undecided_rows,
+)
+from shared.policy.signature import PolicySignature, TensorSpec
 from shared.policy.weights import is_bfloat16, is_float
 
 Vary = Callable[[np.ndarray, np.random.Generator], np.ndarray]
@@ -25,6 +37,76 @@ def widened(array: np.ndarray, magnitude: float, generator: np.random.Generator)
     wide = sign * size * generator.uniform(0.5, 1, array.shape)
     wide.reshape(-1)[-1:] = 0
     return _with_infinities(wide, array).astype(array.dtype)
+
+
+def is_widened(spec: TensorSpec) -> bool:
+    """Return True for an input of a policy that has wide values: floats of the environment or the state, and bytes."""
+    dtype = np.dtype(spec.dtype)
+    return spec.role in ("observation", "state") and (dtype.kind == "f" or dtype == np.uint8)
+
+
+def with_wide_rows(policy: Policy, signature: PolicySignature, probe: Probe) -> Probe:
+    """Return ``probe`` with wide inputs in its second half: floats of 0, 1e-6, 10, 100 and 1e4, bytes of 0 and 255.
+
+    A row stays as it is unless rounding cannot change its new outputs: the actor's processor may round otherwise, and
+    compares with the tolerances of a published probe. Such a row is drawn again with smaller numbers first.
+    """
+    inputs, outputs = ([array.copy() for array in arrays] for arrays in (probe.inputs, probe.outputs))
+    pending = np.arange(len(inputs[0]) // 2, len(inputs[0]))
+    if not any(map(is_widened, signature.inputs)):
+        return probe
+    for largest in reversed(MAGNITUDES):
+        magnitudes = np.minimum(np.resize(_OF_ROWS, len(pending)), largest)
+        wide = _wide_rows(signature, magnitudes)
+        try:
+            found = run_policy(policy, signature, wide)
+            steady = ~undecided_rows(policy, signature, wide, found) & _is_steady(policy, signature, wide, found)
+        except ExportError:  # the policy overflows for one of them, or does not accept it
+            continue
+        for array, new in zip((*inputs, *outputs), (*wide, *found), strict=True):
+            array[pending[steady]] = new[steady]
+        pending = pending[~steady]
+        if not pending.size:
+            break
+    return Probe(tuple(inputs), tuple(outputs))
+
+
+_OF_ROWS = (1e4, 100.0, 10.0, 1e-6)
+_MOVED = 1e-6  # relative: about eight units in the last place of float32
+_MOVES = 4  # a single one might by chance cancel
+
+
+def _wide_rows(signature: PolicySignature, magnitudes: np.ndarray) -> list[np.ndarray]:
+    """Return inputs with a row of each magnitude."""
+    generator = np.random.default_rng([len(magnitudes), int(magnitudes.sum())])
+    inputs = make_inputs(signature, len(magnitudes), seed=1)
+    for i, spec in enumerate(signature.inputs):
+        array = inputs[i]
+        if is_widened(spec) and array.dtype == np.uint8:
+            inputs[i] = generator.choice(np.array([0, 255], np.uint8), array.shape)
+        elif is_widened(spec):
+            size = magnitudes.reshape(-1, *[1] * (array.ndim - 1))
+            parts = generator.choice([-1, 1], array.shape) * generator.choice([0, 1e-6, 1, 1, 1], array.shape)
+            inputs[i] = np.asarray(parts * size * generator.uniform(0.5, 1, array.shape), array.dtype)
+    return inputs
+
+
+def _is_steady(
+    policy: Policy, signature: PolicySignature, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]
+) -> np.ndarray:
+    """Return the rows, bool [B], whose outputs stay far within the tolerances if all floats of the inputs move."""
+    generator = np.random.default_rng(0)
+    row = np.tile(np.arange(len(inputs[0])), _MOVES)
+    near = [array[row] for array in inputs]
+    for i, spec in enumerate(signature.inputs):
+        if is_widened(spec) and near[i].dtype.kind == "f":
+            moved = near[i] * (1 + generator.choice([-_MOVED, _MOVED], near[i].shape))
+            near[i] = np.asarray(moved, near[i].dtype)
+    steady = np.ones(len(row), np.bool_)
+    for expected, found in zip(outputs, run_policy(policy, signature, near), strict=True):
+        _, excess = differences(expected[row], found, PROBE_ATOL / 10, PROBE_RTOL / 10)
+        steady &= (excess <= 0).reshape(len(row), -1).all(-1)
+    return np.asarray(steady.reshape(_MOVES, -1).all(0))
 
 
 def varied(tensors: Sequence[Tensor], generator: np.random.Generator, floats: Vary, discrete: Vary) -> list[Tensor]:

@@ -3,7 +3,7 @@
 import math
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from actor.acting import module_call
 from actor.agent import Agent
 from actor.agent_options import AgentOptions
+from learner.export.policy_export import PolicyExporter
 from learner.export.spaces_policy import SpacesPolicy
 from learner.publishing.policy_publisher import publish_policy
 from shared.errors import ConfigurationError, ExportError
@@ -173,7 +174,7 @@ def test_a_decision_inside_survives(tmp_path: Path) -> None:
             return logits
 
     manifest = publish_policy(Decides(), VECTOR, spaces.Discrete(3), tmp_path)
-    assert [report.method for report in manifest.export if report.taken] == ["trace+script"]
+    assert [report.method for report in manifest.export if report.taken] == ["script"]
 
 
 def test_branch_that_plausible_inputs_rarely_take_survives(tmp_path: Path) -> None:
@@ -185,7 +186,7 @@ def test_branch_that_plausible_inputs_rarely_take_survives(tmp_path: Path) -> No
 
     module = Seldom()
     manifest = publish_policy(module, VECTOR, spaces.Discrete(3), tmp_path)
-    assert [report.method for report in manifest.export if report.taken] == ["trace+script"]
+    assert [report.method for report in manifest.export if report.taken] == ["script"]
     policy = load_policy(tmp_path / f"v{manifest.version:06d}", sandbox=None)
     for x in (torch.full((2, 4), 0.9), torch.full((2, 4), 0.1)):
         assert torch.equal(policy([x, torch.zeros(2, 3)])[0], module(x).argmax(-1))
@@ -210,7 +211,77 @@ def test_a_loop_over_code_without_types_survives(tmp_path: Path) -> None:
             return torch.cat(rows)
 
     manifest = publish_policy(RowByRow(), VECTOR, spaces.Discrete(3), tmp_path)
-    assert [report.method for report in manifest.export if report.taken] == ["trace+script"], manifest.export
+    assert [report.method for report in manifest.export if report.taken] == ["script+trace"], manifest.export
+
+
+class Named(NamedTuple):
+    """A result with names."""
+
+    value: Tensor
+    logits: Tensor
+
+
+class Answers(OneLayer):
+    """Gives its logits in any form; its decision can only be scripted."""
+
+    def logits(self, x: Tensor) -> Tensor:
+        y = self.linear(x)
+        if bool(self.linear.bias[0] > 1000):
+            y = -y
+        return y
+
+
+class AnswersTensor(Answers):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.logits(x)
+
+
+class AnswersNames(Answers):
+    def forward(self, x: Tensor) -> Named:
+        return Named(self.linear(x).sum(-1, keepdim=True), self.logits(x))
+
+
+class AnswersState(Answers):
+    def forward(
+        self, x: dict[str, Tensor], state: tuple[Tensor, Tensor], mask: Tensor
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        y = self.logits(x["b"] + x["a"]) + state[0] * mask
+        return y, (y - state[1], state[0])
+
+
+class AnswersMean(Answers):
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"log_std": torch.tanh(self.linear(x))[:, :1], "mean": self.logits(x)}
+
+
+class AnswersAction(Answers):
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"action": self.logits(x).argmax(-1)}
+
+
+PAIR = spaces.Dict({"a": VECTOR, "b": VECTOR})
+STATE = {"state": (torch.zeros(1, 3), torch.zeros(1, 3)), "masked": True}
+
+
+@pytest.mark.parametrize(
+    ("module", "observation", "action", "options"),
+    [
+        (AnswersTensor, VECTOR, spaces.Discrete(3, start=2), {}),
+        (AnswersTensor, VECTOR, spaces.MultiBinary(3), {}),
+        (AnswersTensor, VECTOR, spaces.Box(-1, 1, (3,), np.float64), {}),
+        (AnswersNames, VECTOR, spaces.MultiDiscrete([2, 1], start=[1, 0]), {}),
+        (AnswersState, PAIR, spaces.MultiDiscrete([2, 1]), {**STATE, "outputs": ("logits", "state")}),
+        (AnswersMean, VECTOR, spaces.Box(-np.inf, np.inf, (1, 3)), {}),
+        (AnswersMean, VECTOR, spaces.Box(-1, np.inf, (3,)), {}),
+        (AnswersAction, VECTOR, spaces.Discrete(3), {}),
+    ],
+)
+def test_the_wrapper_can_be_scripted_where_the_module_can(
+    module: type[Answers], observation: spaces.Space[Any], action: spaces.Space[Any], options: dict[str, Any]
+) -> None:
+    policy = SpacesPolicy(module(), observation, action, **options).eval()
+    reports = PolicyExporter(policy, policy.signature, onnx=False).reports
+    assert [(report.method, report.error) for report in reports] == [("script", None)]
 
 
 @pytest.mark.slow

@@ -1,0 +1,99 @@
+"""``python scripts/conformance/engine_costs.py``: time of a load and of a call on each engine, as a table."""
+
+import statistics
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+
+from learner.networks.acting_policy import ActingPolicy
+from learner.networks.network_config import NetworkConfig
+from scripts.conformance.engine_agreement import export_policy, load_engine
+from shared.engines.engine import Engine, EngineKind
+from shared.engines.load import PROGRAM_OF, Read
+from shared.errors import PolicyLoadError
+from shared.policy.manifest import Manifest
+from shared.policy.probe import make_inputs
+from shared.policy.spaces import action_spec, observation_leaves
+
+BATCH_SIZES = (1, 64)
+_LOADS, _CALLS, _ROUNDS = 3, 30, 7
+
+_VECTOR = spaces.Box(-1, 1, (8,))
+NETWORKS = {
+    "MLP 64x64": (_VECTOR, NetworkConfig()),
+    "LSTM 64": (_VECTOR, NetworkConfig("lstm")),
+    "image 84x84x4": (spaces.Box(0, 255, (84, 84, 4), np.uint8), NetworkConfig()),
+}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Costs of one engine for one network: a load in ms (None if unsupported), a call in us by batch size."""
+
+    load_ms: float | None
+    call_us: dict[int, float]
+
+
+def measure(observation: spaces.Space[Any], network: NetworkConfig) -> Iterator[tuple[EngineKind, Cost]]:
+    """Yield the costs of each engine. AOTInductor and torch.compile compile for tens of seconds."""
+    torch.manual_seed(0)
+    policy = ActingPolicy(observation_leaves(observation), action_spec(spaces.Discrete(6)), network)
+    manifest, read = export_policy(policy, aot=True)
+    for kind in PROGRAM_OF:
+        if kind != "compile":  # it compiles again in each process
+            yield kind, _cost(kind, manifest, read)
+
+
+def _cost(kind: EngineKind, manifest: Manifest, read: Read) -> Cost:
+    try:
+        load_ms = min(_timed(lambda: load_engine(kind, manifest, read)) for _ in range(_LOADS)) * 1e3
+    except PolicyLoadError:
+        return Cost(None, {})
+    engine = load_engine(kind, manifest, read)
+    calls = {}
+    for rows in BATCH_SIZES:
+        inputs = make_inputs(manifest.signature, rows, seed=0)
+        for _ in range(_CALLS):
+            engine.run(inputs)
+        rounds = [_timed(partial(_run_often, engine, inputs)) for _ in range(_ROUNDS)]
+        calls[rows] = statistics.median(rounds) / _CALLS * 1e6
+    return Cost(load_ms, calls)
+
+
+def _run_often(engine: Engine, inputs: Sequence[np.ndarray]) -> None:
+    for _ in range(_CALLS):
+        engine.run(inputs)
+
+
+def _timed(run: Callable[[], object]) -> float:
+    began_s = time.perf_counter()
+    run()
+    return time.perf_counter() - began_s
+
+
+def main() -> int:
+    """Print a row for each engine: for each network a load in ms, and a call in us at each batch size."""
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    rows: dict[EngineKind, list[str]] = {}
+    for observation, network in NETWORKS.values():
+        for kind, cost in measure(observation, network):
+            calls = " / ".join(f"{cost.call_us[size]:.3g}" for size in BATCH_SIZES) if cost.call_us else "-"
+            rows.setdefault(kind, []).append("-" if cost.load_ms is None else f"{cost.load_ms:.2g}; {calls}")
+    print(f"| engine | {' | '.join(NETWORKS)} |")
+    print("| --- |" + " --- |" * len(NETWORKS))
+    for kind, cells in rows.items():
+        print(f"| {kind} | {' | '.join(cells)} |")
+    print(f"load in ms; call in us at batch {' / '.join(map(str, BATCH_SIZES))}, torch with one thread")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
