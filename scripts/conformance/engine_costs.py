@@ -26,7 +26,7 @@ BATCH_SIZES = (1, 64)
 _LOADS, _CALLS, _ROUNDS = 3, 30, 7
 
 _VECTOR = spaces.Box(-1, 1, (8,))
-NETWORKS = {
+NETWORKS: dict[str, tuple[spaces.Space[Any], NetworkConfig]] = {
     "MLP 64x64": (_VECTOR, NetworkConfig()),
     "LSTM 64": (_VECTOR, NetworkConfig("lstm")),
     "image 84x84x4": (spaces.Box(0, 255, (84, 84, 4), np.uint8), NetworkConfig()),
