@@ -82,7 +82,7 @@ class _Reader:
     def _output(self, argument: Any) -> Output:
         dtype, shape = self._described(argument)
         found = self._values.get(argument.name)
-        if not isinstance(found, Tensor) or found.batch != 0 or found.shape != (1, *shape):
+        if not isinstance(found, Tensor) or found.batch_axis != 0 or found.shape != (1, *shape):
             raise ProgramUnsupported(f"output {argument.name} is not computed row by row")
         if _KIND_OF_OUTPUT.get(str(dtype)) != found.kind:
             raise ProgramUnsupported(f"output {argument.name} of {dtype}")

@@ -134,7 +134,7 @@ def _in_groups(build: RowBuilder, x: Tensor, axis: int, operator: InGroups, leng
     last = len(x.shape) - 1
     order = [i for i in range(last + 1) if i != axis] + [axis]
     is_last = x.groups(axis).inner == 1
-    batch = None if x.batch is None else order.index(x.batch)
+    batch = x.batch_after(order)
     turned = x if is_last else build.arranged(x, View.of(x.shape).transposed(order), batch)
     groups = x.groups(axis) if is_last else turned.groups(last)
     made = groups.length if length is None else length
@@ -152,8 +152,8 @@ def _of_axis(operator: InGroups) -> Translation:
 
 def without_axes(x: Tensor, axes: Sequence[int]) -> Tensor:
     """Return ``x`` without these axes of length 1."""
-    view = View.of(x.shape).without(axes)
-    return replace(x, shape=view.shape, batch=x.batch if x.batch is None else x.batch - sum(i < x.batch for i in axes))
+    kept = [i for i in range(len(x.shape)) if i not in axes]
+    return replace(x, shape=tuple(x.shape[i] for i in kept), batch=x.batch_after(kept))
 
 
 def _argmax(build: RowBuilder, inputs: Inputs, attributes: Attributes) -> Tensor:
@@ -210,7 +210,7 @@ def _layer_norm(build: RowBuilder, inputs: Inputs, attributes: Attributes) -> tu
     axis = x.axis(attributes.get("axis", -1))
     outer, length, inner = x.groups(axis)
     whole = Groups(outer, length * inner)
-    is_of_row = x.batch is None or x.batch < axis
+    is_of_row = x.batch is None or x.batch.axis < axis
     if not is_of_row or any(not _is_vector(v, whole.length) for v in vectors):
         raise ProgramUnsupported("LayerNormalization over rows, or with computed weights")
     operands = (x.operand, *(vector.operand for vector in vectors))
@@ -227,13 +227,20 @@ def _gemm(build: RowBuilder, inputs: Inputs, attributes: Attributes) -> Tensor:
     scales = (attributes.get("alpha", 1.0), attributes.get("beta", 1.0), attributes.get("transA", 0))
     if scales != (1.0, 1.0, 0):
         raise ProgramUnsupported(f"Gemm with alpha, beta, transA {scales}")
+    is_transposed = bool(attributes.get("transB", 0))
     bias = inputs[2] if len(inputs) > 2 else None
-    return build.linear(inputs[0], inputs[1], bias, transposed=bool(attributes.get("transB", 0)))
+    if isinstance(inputs[1], Weight):
+        return build.linear(inputs[0], inputs[1], bias, transposed=is_transposed)
+    matrix = build.tensor(inputs[1])
+    if is_transposed:
+        matrix = build.arranged(matrix, View.of(matrix.shape).transposed((1, 0)), matrix.batch_after((1, 0)))
+    result = _matmul(build, [inputs[0], matrix], {})
+    return result if bias is None else build.sum(result, build.tensor(bias))
 
 
 def _matmul(build: RowBuilder, inputs: Inputs, _: Attributes) -> Tensor:
     """Multiply by a weight, or the matrices of a row by one another: ``[..., m, k]`` by ``[..., k, n]``."""
-    if isinstance(inputs[0], Tensor) and isinstance(inputs[1], Weight) and len(inputs[1].shape) == 2:
+    if isinstance(inputs[1], Weight) and len(inputs[1].shape) == 2:
         return build.linear(inputs[0], inputs[1], None, transposed=False)
     x, y = (build.tensor(value) for value in inputs)
     if min(len(x.shape), len(y.shape)) < 2 or x.shape[-1] != y.shape[-2]:
@@ -241,13 +248,13 @@ def _matmul(build: RowBuilder, inputs: Inputs, _: Attributes) -> Tensor:
     require_float(x, "a matrix product")
     require_float(y, "a matrix product")
     if y.batch is None and len(y.shape) == 2:
-        if x.batch == len(x.shape) - 1:
+        if x.batch_axis == len(x.shape) - 1:
             raise ProgramUnsupported("a matrix product across rows")
         step = Step("product", (x.operand, y.operand), x.operand.width // y.shape[0] * y.shape[1], Groups(1, *y.shape))
         return Tensor(build.step(step), (*x.shape[:-1], y.shape[1]), x.batch)
     stacks = []
     for tensor in (x, y):
-        if tensor.batch is not None and tensor.batch >= len(tensor.shape) - 2:
+        if tensor.batch is not None and tensor.batch.axis >= len(tensor.shape) - 2:
             raise ProgramUnsupported("a matrix product across rows")
         stacks.append(replace(tensor, shape=tensor.shape[:-2]))
     stack, batch = common_shape("a matrix product", stacks)

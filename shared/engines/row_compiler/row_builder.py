@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -37,12 +38,19 @@ KINDS = {
 }
 
 
+class Batch(NamedTuple):
+    """Axis of the batch. If others are merged into it, the entries of those before the batch number ``ahead``."""
+
+    axis: int
+    ahead: int = 1
+
+
 @dataclass(frozen=True)
 class Tensor:
     """Operand or result of a step, in row-major order.
 
-    ``batch`` is the axis of the batch, or None for a tensor that is the same for all rows. ``shape`` is the part of one
-    row: 1 at the batch axis, or more when the graph merges another axis into it, such as ``[rows * heads, n]``.
+    ``batch`` is None for a tensor that is the same for all rows. ``shape`` is the part of one row: 1 at the batch axis,
+    or more when the graph merges another axis into it, such as ``[rows * heads, n]``.
     ``kind`` is float, truth (bool), other, or one of three kinds of integers: number (small), observed (from an input,
     possibly too large to be exact), narrow (8 or 16 bits, whose sums would wrap around). When ``below`` is not empty,
     number ``i`` of each row is an integer in [0, below[i]).
@@ -50,14 +58,22 @@ class Tensor:
 
     operand: Operand
     shape: tuple[int, ...]
-    batch: int | None = None
+    batch: Batch | None = None
     kind: str = "float"
     below: tuple[int, ...] = ()
+
+    @property
+    def batch_axis(self) -> int | None:
+        return None if self.batch is None else self.batch.axis
+
+    def batch_after(self, order: Sequence[int]) -> Batch | None:
+        """Return the batch when axis ``i`` comes from axis ``order[i]``."""
+        return None if self.batch is None else self.batch._replace(axis=order.index(self.batch.axis))
 
     def axis(self, axis: int) -> int:
         """Return ``axis`` counted from the start. Raises ProgramUnsupported unless it is one of a row's."""
         place = axis + len(self.shape) if axis < 0 else axis
-        if not 0 <= place < len(self.shape) or place == self.batch:
+        if not 0 <= place < len(self.shape) or place == self.batch_axis:
             raise ProgramUnsupported(f"an operator along axis {axis} of rows of shape {self.shape}")
         return place
 
@@ -113,7 +129,7 @@ class RowBuilder:
             raise ProgramUnsupported(f"an input of {dtype} {shape}")
         self._inputs.append(Input(str(dtype), shape, width))
         kind = "observed" if kind_of(dtype) == "number" else kind_of(dtype)
-        return Tensor(Operand(width, value=len(self._inputs) - 1), (1, *shape), batch=0, kind=kind)
+        return Tensor(Operand(width, value=len(self._inputs) - 1), (1, *shape), batch=Batch(0), kind=kind)
 
     def tensor(self, value: Value | None) -> Tensor:
         """Return ``value`` as a tensor that a step can read."""
@@ -157,8 +173,8 @@ class RowBuilder:
             return x
         return self.arranged(x, View.of(x.shape).expanded(shape))
 
-    def arranged(self, x: Tensor, view: View, batch: int | None = None) -> Tensor:
-        """Return the numbers of ``x`` that ``view`` shows; ``batch`` is the axis of the batch there."""
+    def arranged(self, x: Tensor, view: View, batch: Batch | None = None) -> Tensor:
+        """Return the numbers of ``x`` that ``view`` shows; ``batch`` is the batch there."""
         width = math.prod(view.shape)
         if view.is_row_major and view.start == 0 and width == x.operand.width:
             return replace(x, shape=view.shape, batch=batch)
@@ -190,12 +206,13 @@ class RowBuilder:
 
     def linear(self, x: Value | None, weight: Value | None, bias: Value | None, *, transposed: bool) -> Tensor:
         """Multiply rows by a weight [k, n], or [n, k] when ``transposed``, and add a bias [n]."""
-        if not isinstance(x, Tensor) or not isinstance(weight, Weight) or len(weight.shape) != 2:
+        if not isinstance(weight, Weight) or len(weight.shape) != 2:
             raise ProgramUnsupported("a matrix product other than rows times a weight")
+        x = self.tensor(x)
         require_float(x, "a matrix product")
         matrix = weight.view.transposed((1, 0)) if transposed else weight.view
         rows, columns = matrix.shape
-        if not x.shape or x.shape[-1] != rows or x.batch == len(x.shape) - 1:
+        if not x.shape or x.shape[-1] != rows or x.batch_axis == len(x.shape) - 1:
             raise ProgramUnsupported(f"a matrix product of {x.shape} with {matrix.shape}")
         operands = (x.operand, self._pack(weight.name, matrix))
         width = x.operand.width // rows * columns
@@ -231,26 +248,27 @@ class RowBuilder:
         return Operand(columns, packed=self._packed[key].place)
 
 
-def common_shape(what: str, tensors: Sequence[Tensor]) -> tuple[tuple[int, ...], int | None]:
-    """Return the shape to which ``tensors`` are broadcast, and the axis of the batch in it."""
+def common_shape(what: str, tensors: Sequence[Tensor]) -> tuple[tuple[int, ...], Batch | None]:
+    """Return the shape to which ``tensors`` are broadcast, and the batch in it."""
     shapes = [tensor.shape for tensor in tensors]
     unfit = ProgramUnsupported(f"{what} of operands of shapes {shapes}")
-    from_end = {len(tensor.shape) - tensor.batch for tensor in tensors if tensor.batch is not None}
-    if len(from_end) > 1:
+    found = {(len(x.shape) - x.batch.axis, x.batch.ahead) for x in tensors if x.batch is not None}
+    if len(found) > 1:
         raise unfit
     try:
         shape = np.broadcast_shapes(*shapes)
     except ValueError as error:
         raise unfit from error
-    if not from_end:
+    if not found:
         return shape, None
-    batch = len(shape) - from_end.pop()
+    from_end, ahead = found.pop()
+    batch = len(shape) - from_end
     for tensor in tensors:
         place = batch - (len(shape) - len(tensor.shape))
         entries = tensor.shape[place] if place >= 0 else 1
         if entries != (1 if tensor.batch is None else shape[batch]):
             raise unfit
-    return shape, batch
+    return shape, Batch(batch, ahead)
 
 
 def stripped(shape: tuple[int, ...]) -> tuple[int, ...]:

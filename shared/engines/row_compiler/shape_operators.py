@@ -13,7 +13,7 @@ import numpy as np
 
 from shared.engines.row_compiler.constant_folding import BATCH, Constant, axes_of, batches, dtype_of, integers
 from shared.engines.row_compiler.operators import Attributes, Inputs, Translation, without_axes
-from shared.engines.row_compiler.row_builder import RowBuilder, Tensor, Value, Weight, kind_of
+from shared.engines.row_compiler.row_builder import Batch, RowBuilder, Tensor, Value, Weight, kind_of
 from shared.engines.row_compiler.views import View
 from shared.errors import ProgramUnsupported
 
@@ -32,7 +32,7 @@ def _view(x: Tensor | Weight) -> View:
     return x.view if isinstance(x, Weight) else View.of(x.shape)
 
 
-def _seen(build: RowBuilder, x: Tensor | Weight, view: View, batch: int | None) -> Tensor | Weight:
+def _seen(build: RowBuilder, x: Tensor | Weight, view: View, batch: Batch | None) -> Tensor | Weight:
     return replace(x, view=view) if isinstance(x, Weight) else build.arranged(x, view, batch)
 
 
@@ -53,7 +53,7 @@ def _shape(_: RowBuilder, inputs: Inputs, attributes: Attributes) -> Value:
 
 def _graph_shape(x: Tensor) -> tuple[int, ...]:
     """Return the shape of ``x`` in the graph, with multiples of ``BATCH``."""
-    return tuple(BATCH * n if i == x.batch else n for i, n in enumerate(x.shape))
+    return tuple(BATCH * n if i == x.batch_axis else n for i, n in enumerate(x.shape))
 
 
 def _reshape(build: RowBuilder, inputs: Inputs, attributes: Attributes) -> Value:
@@ -70,17 +70,19 @@ def _reshape(build: RowBuilder, inputs: Inputs, attributes: Attributes) -> Value
 
 
 def _reshaped(x: Tensor, target: Sequence[int]) -> Tensor:
-    """Return ``x`` in the graph's shape ``target``: its rows stay together if as many numbers come before the batch."""
+    """Return ``x`` in the graph's shape ``target``: as many numbers of a row stay before the batch."""
     if x.batch is None:
         return replace(x, shape=_filled(target, x.operand.width))
     marked = [i for i, n in enumerate(target) if batches(n)] or [i for i, n in enumerate(target) if n == -1]
     if len(marked) != 1:
         raise ProgramUnsupported(f"Reshape to {list(target)}, which mixes rows")
-    batch = marked[0]
+    axis = marked[0]
     shape = _filled([batches(n) or n for n in target], x.operand.width)
-    if math.prod(shape[:batch]) != math.prod(x.shape[: x.batch]):
+    before = math.prod(x.shape[: x.batch.axis]) * x.batch.ahead
+    ahead, rest = divmod(before, math.prod(shape[:axis]))
+    if rest or not ahead or shape[axis] % ahead:
         raise ProgramUnsupported(f"Reshape to {list(target)}, which mixes rows")
-    return replace(x, shape=shape, batch=batch)
+    return replace(x, shape=shape, batch=Batch(axis, ahead))
 
 
 def _filled(target: Sequence[int], width: int) -> tuple[int, ...]:
@@ -98,14 +100,14 @@ def _flatten(build: RowBuilder, inputs: Inputs, attributes: Attributes) -> Tenso
     if not 0 < axis <= len(x.shape) or x.batch is None:
         raise ProgramUnsupported("Flatten that mixes rows")
     shape = (math.prod(x.shape[:axis]), math.prod(x.shape[axis:]))
-    batch = 0 if x.batch < axis else 1
+    batch = 0 if x.batch.axis < axis else 1
     return _reshaped(x, [BATCH * n if i == batch else n for i, n in enumerate(shape)])
 
 
 def _squeeze(build: RowBuilder, inputs: Inputs, attributes: Attributes) -> Value:
     x = _source(build, inputs[0])
     axes = sorted({axis % max(len(x.shape), 1) for axis in axes_of(inputs, attributes)})
-    is_of_rows = isinstance(x, Tensor) and x.batch in axes
+    is_of_rows = isinstance(x, Tensor) and x.batch_axis in axes
     if not axes or is_of_rows or any(x.shape[axis] != 1 for axis in axes):
         raise ProgramUnsupported(f"Squeeze of the axes {axes}")
     return without_axes(x, axes) if isinstance(x, Tensor) else replace(x, view=x.view.without(axes))
@@ -123,7 +125,7 @@ def _unsqueeze(build: RowBuilder, inputs: Inputs, attributes: Attributes) -> Val
     shape = tuple(lengths.get(i, 1) for i in range(rank))
     if isinstance(x, Weight):
         return replace(x, view=View(shape, tuple(strides.get(i, 0) for i in range(rank)), view.start))
-    return replace(x, shape=shape, batch=None if x.batch is None else kept[x.batch])
+    return replace(x, shape=shape, batch=x.batch and x.batch._replace(axis=kept[x.batch.axis]))
 
 
 def _transpose(build: RowBuilder, inputs: Inputs, attributes: Attributes) -> Value:
@@ -131,7 +133,7 @@ def _transpose(build: RowBuilder, inputs: Inputs, attributes: Attributes) -> Val
     order = list(attributes.get("perm", reversed(range(len(x.shape)))))
     if sorted(order) != list(range(len(x.shape))):
         raise ProgramUnsupported(f"Transpose to the order {order}")
-    batch = order.index(x.batch) if isinstance(x, Tensor) and x.batch is not None else None
+    batch = x.batch_after(order) if isinstance(x, Tensor) else None
     return _seen(build, x, _view(x).transposed(order), batch)
 
 
@@ -146,7 +148,8 @@ def _expand(build: RowBuilder, inputs: Inputs, _: Attributes) -> Value:
     if len(marked) > 1:
         raise ProgramUnsupported(f"Expand of {own} to {target}, which mixes rows")
     shape = [batches(n) or n for n in wanted]
-    return build.arranged(x, View.of(x.shape).expanded(shape), marked[0] if marked else None)
+    batch = Batch(marked[0], 1 if x.batch is None else x.batch.ahead) if marked else None
+    return build.arranged(x, View.of(x.shape).expanded(shape), batch)
 
 
 def _slice(build: RowBuilder, inputs: Inputs, _: Attributes) -> Value:
@@ -157,7 +160,7 @@ def _slice(build: RowBuilder, inputs: Inputs, _: Attributes) -> Value:
     view = _view(x)
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         is_all = start == 0 and step == 1 and (end >= _TO_THE_END or batches(end) > 0)
-        if is_all and isinstance(x, Tensor) and axis % len(x.shape) == x.batch:
+        if is_all and isinstance(x, Tensor) and axis % len(x.shape) == x.batch_axis:
             continue  # all rows
         if batches(end):
             raise ProgramUnsupported("Slice of each row up to the batch size")

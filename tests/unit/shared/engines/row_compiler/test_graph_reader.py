@@ -95,6 +95,26 @@ MIXES_ROWS: dict[str, Case] = {
         f32(3, 4),
         constants={"s": _ints(-1, 3, 4)},
     ),
+    "Reshape of rows within an axis, to the start of it": Case(
+        [
+            node("Transpose", "x", "t", perm=[1, 0, 2]),
+            *nodes("Reshape t s -> merged; Reshape merged back -> y"),
+        ],
+        "mixes rows",
+        f32(3, 4),
+        f32(3, 4),
+        constants={"s": _ints(-1, 4), "back": _ints(-1, 3, 4)},
+    ),
+    "sum of rows within an axis in two orders": Case(
+        [
+            node("Transpose", "x", "t", perm=[1, 0, 2]),
+            *nodes("Reshape t s -> a; Reshape x s -> b; Add a b -> c; Reshape c back -> y"),
+        ],
+        "operands of shapes",
+        f32(3, 4),
+        f32(3, 4),
+        constants={"s": _ints(-1, 4), "back": _ints(-1, 3, 4)},
+    ),
     "Reshape with two sizes left over": Case(
         nodes("Reshape x s -> y"), "mixes rows", f32(3, 2), f32(6), constants={"s": _ints(-1, -1, 2)}
     ),

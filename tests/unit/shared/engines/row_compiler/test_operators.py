@@ -67,6 +67,12 @@ CASES: dict[str, Case] = {
         weights={"w": floats(7, 5)},
         constants={"zero1": ints(0), "five": ints(5), "last_axis": ints(-1)},
     ),
+    "a product of weights": Case(
+        nodes("MatMul v w -> m; Add x m -> y"), f32(2, 3), f32(2, 3), weights={"v": floats(2, 4), "w": floats(4, 3)}
+    ),
+    "Gemm with a matrix that is computed": Case(
+        nodes("Tanh w -> t; Gemm x t b -> y transB=1"), f32(3), weights={"w": floats(3, 5), "b": floats(3)}
+    ),
     "Softmax": Case(nodes("Softmax x -> y")),
     "Softmax, axis 1": Case(nodes("Softmax x -> y axis=1")),
     "LogSoftmax": Case(nodes("LogSoftmax x -> y axis=-1"), f32(_WIDE), f32(_WIDE)),

@@ -113,6 +113,17 @@ CASES: dict[str, Case] = {
         f32(3, 4),
         constants={"s": ints(3, -1, 2), "back": ints(-1, 2, 3, 2)},
     ),
+    "Reshape that merges rows behind another axis, and back": Case(
+        [
+            node("Transpose", "x", "t", perm=[1, 0, 2]),
+            *nodes("Reshape t s -> m; MatMul m w -> p; Reshape p back -> u"),
+            node("Transpose", "u", "y", perm=[1, 0, 2]),
+        ],
+        f32(3, 5),
+        f32(3, 4),
+        weights={"w": floats(4, 5)},
+        constants={"s": ints(-1, 4), "back": ints(3, -1, 5)},
+    ),
     "Flatten behind the rows": Case(nodes("Flatten x -> y axis=1"), f32(24), f32(2, 3, 4)),
     "Split into lengths": Case(
         [helper.make_node("Split", ["x", "n"], ["a", "b"], axis=2), *nodes("Mul a c -> d; Concat b d -> y axis=2")],
