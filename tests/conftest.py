@@ -1,8 +1,13 @@
 """Settings for all tests."""
 
+import copy
+import functools
+import gc
+import inspect
+import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
@@ -10,13 +15,50 @@ from hypothesis import settings
 from actor.agent import Agent
 from actor.agent_options import AgentOptions
 from shared.store.policy_store import LocalPolicyStore, PolicyStore
-from tests.support.agent_policies import MakeAgent
 from tests.support.captured_logs import CapturedLogs, capture_logs
 
+if TYPE_CHECKING:  # it imports torch, which takes a single light test two seconds
+    from tests.support.agent_policies import MakeAgent
+
 # A test that is slow on a busy machine is still right: only pytest's own timeout ends a hang.
-settings.register_profile("default", deadline=None)
+settings.register_profile("default", deadline=None, max_examples=50)
 settings.register_profile("mutation", deadline=None, max_examples=15)  # a mutant needs many runs of each test
 settings.load_profile("default")
+
+
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give each worker of ``-n`` a range of neighbours, which share exports and processes, instead of single tests."""
+    if config.getoption("dist") != "load":
+        return None
+    from xdist.scheduler import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log)
+
+
+def pytest_collection_finish() -> None:
+    """Keep the objects of all tests and libraries out of garbage collections, which would look at them each time."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_runtest_setup() -> None:
+    """Let the exporter of ONNX make its table of operators once, and not at each export: that takes half of its time.
+
+    It parses the source of 500 functions for it. The first test that exports has imported it.
+    """
+    registration = sys.modules.get("torch.onnx._internal.exporter._registration")
+    registry: Any = getattr(registration, "ONNXRegistry", None)
+    if registry is None or not inspect.ismethod(registry.from_torchlib):
+        return
+    make = functools.cache(registry.from_torchlib)
+
+    def from_torchlib(*args: Any, **options: Any) -> Any:
+        made = copy.copy(make(*args, **options))
+        made.functions = {operator: [*found] for operator, found in made.functions.items()}
+        return made
+
+    registry.from_torchlib = staticmethod(from_torchlib)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -49,7 +91,7 @@ def store(tmp_path: Path) -> LocalPolicyStore:
 
 
 @pytest.fixture
-def make_agent(store: LocalPolicyStore) -> Iterator[MakeAgent]:
+def make_agent(store: LocalPolicyStore) -> "Iterator[MakeAgent]":
     """A function that makes deterministic agents of this thread, closed after the test."""
     agents: list[Agent] = []
 

@@ -142,6 +142,7 @@ print(*report.taken, report.methods[0].error, sep="; ")
 """
 
 
+@pytest.mark.slow
 def test_a_class_from_the_command_line(version: Path) -> None:
     command = [sys.executable, "-W", "ignore", "-c", ONE_LINER, version]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=REPOSITORY)
@@ -174,6 +175,7 @@ def test_the_file_was_shortened(version: Path, import_net: ImportNet) -> None:
     Exported(version, net, X).took("trace", r"^lineno is out of bounds\Z").equals(net, X5)
 
 
+@pytest.mark.slow
 @documented("`module, class, method, function, traceback, frame, or code object was expected`: compiled by Cython")
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="needs a C compiler")
 def test_compiled_by_cython(version: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

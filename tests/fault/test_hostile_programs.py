@@ -98,7 +98,7 @@ def _program(name: str, directory: Path) -> AroundPolicy:
         pytest.param("a large file", "Permission denied", marks=pytest.mark.slow),
         pytest.param("another content for a file", "Permission denied", marks=pytest.mark.slow),
         pytest.param("a file of the system", "Permission denied", marks=pytest.mark.slow),
-        ("a file of the user", "Permission denied"),
+        pytest.param("a file of the user", "Permission denied", marks=pytest.mark.slow),
         pytest.param("memory in small pieces", "GiB of memory that the sandbox allows", marks=pytest.mark.slow),
         pytest.param("all of a processor's time", "used more CPU time than the sandbox allows", marks=pytest.mark.slow),
     ],

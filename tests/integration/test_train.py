@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from learner.training.checkpoint import CheckpointStore
+from rl_hotswap.evaluation import evaluate
 from shared.policy.signing import SigningKey
 from shared.run.progress import Summary
 from shared.run.run_directory import RunDirectory
@@ -28,7 +29,6 @@ from tests.support.paths import REPOSITORY
 from tests.support.waiting import until
 
 _TRAIN = [sys.executable, str(REPOSITORY / "scripts" / "train.py")]
-_EVALUATE = [sys.executable, str(REPOSITORY / "scripts" / "evaluate.py")]
 _FLAGS = ["--env=CartPole-v1", "--envs-per-actor=4", "--batch-steps=256", "--epochs=2", "--hidden-sizes=16"]
 # A target that is never reached: only what the test does ends the training.
 _ENDLESS = [*_FLAGS, "--target-return=inf"]
@@ -156,8 +156,7 @@ def test_a_training_from_its_first_step_to_its_summary(tmp_path: Path) -> None:
         first = (run.logs / f"{name}.log").read_text().splitlines()[0]
         assert _LINE.match(first), first
 
-    told = _run([*_EVALUATE, "--env=CartPole-v1", f"--run-dir={run.path}", "--episodes=2", "--json"])
-    assert json.loads(told.stdout)["version"] == newest, told.stderr
+    assert evaluate(run.path, episodes=2, sandbox=None).version == newest
 
 
 @pytest.mark.slow

@@ -129,7 +129,7 @@ def test_offers_are_whole_while_the_prefetcher_writes_without_pause() -> None:
     writer.start()
     into, taken = _block(0.0), 0
     try:
-        while taken < 300:
+        while taken < 100:
             if actor.has_news and (offer := actor.take(into)) is not None:
                 assert offer.manifest_bytes == str(offer.version).encode()
                 np.testing.assert_array_equal(into, _block(offer.version))

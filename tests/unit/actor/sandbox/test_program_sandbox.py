@@ -40,9 +40,9 @@ def sandbox() -> Iterator[ProgramSandbox]:
 
 
 def verify(sandbox: ProgramSandbox, store: LocalPolicyStore, manifest: Manifest) -> None:
-    program = manifest.programs[0]
-    assert program.kind != "importable"
-    sandbox.verify(program.kind, store.open(manifest.version))
+    """Run the ONNX graph where there is one: its process does not import torch, and starts in a third of the time."""
+    kind: EngineKind = "torchscript" if manifest.program("onnx") is None else "onnx"
+    sandbox.verify(kind, store.open(manifest.version))
 
 
 def _children() -> list[psutil.Process]:
@@ -52,13 +52,13 @@ def _children() -> list[psutil.Process]:
 def test_a_program_that_passed_is_known_by_its_digest(
     sandbox: ProgramSandbox, store: LocalPolicyStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    manifest = publish_seed(store, 0)
+    manifest = publish_seed(store, 0, onnx=True)
     if sys.platform == "linux":
         monkeypatch.setattr("tempfile.tempdir", "/nowhere")  # the disk is not needed
     verify(sandbox, store, manifest)
     assert _children()
     sandbox.close()
-    verify(sandbox, store, publish_seed(store, 1))
+    verify(sandbox, store, publish_seed(store, 1, onnx=True))
     assert not _children(), "no process was needed"
 
 
@@ -68,10 +68,10 @@ def test_each_content_of_a_program_that_weights_steer_runs_in_the_sandbox(
     sandbox = _with_cache(tmp_path / "cache")
     contents = [bad_programs.publish_steered(store, seed) for seed in (10, 11)]
     assert len({manifest.programs for manifest in contents}) == 1, "one program"
-    for manifest in contents:
+    for number, manifest in enumerate(contents, 1):
         verify(sandbox, store, manifest)
-        assert _children(), "its weights are new"
-        sandbox.close()
+        assert len(list((tmp_path / "cache").iterdir())) == number, "its weights are new"
+    sandbox.close()
     for again in (sandbox, _with_cache(tmp_path / "cache")):
         for manifest in contents:
             verify(again, store, manifest)
@@ -100,12 +100,17 @@ def test_the_process_stays_for_the_next_program(sandbox: ProgramSandbox, store: 
     assert _children() == [first]
 
 
-def test_after_a_crash_the_next_program_runs_in_a_new_process(sandbox: ProgramSandbox, store: LocalPolicyStore) -> None:
+def test_after_a_crash_the_next_program_runs_in_a_new_process_and_no_failure_is_recorded(
+    store: LocalPolicyStore, tmp_path: Path
+) -> None:
+    sandbox = _with_cache(tmp_path / "cache")
     with pytest.raises(ProgramError, match=r"the program killed the sandbox process \(SIG"):
         verify(sandbox, store, bad_programs.publish_program(store, bad_programs.Crashes()))
     assert not _children()
     with pytest.raises(ProbeMismatch):
         verify(sandbox, store, bad_programs.publish_program(store, bad_programs.SwappedOutputs()))
+    sandbox.close()
+    assert not (tmp_path / "cache").exists()
 
 
 def test_an_external_kill_counts_against_the_program_only_the_second_time(
@@ -127,11 +132,11 @@ def _is_over(sandbox: ProgramSandbox, trying: "Future[None]") -> bool:
 
 
 def test_a_process_that_ended_is_replaced(sandbox: ProgramSandbox, store: LocalPolicyStore) -> None:
-    sandbox.prepare("torchscript")
+    sandbox.prepare("onnx")
     (process,) = _children()
     process.kill()
     until(lambda: process.status() == psutil.STATUS_ZOMBIE)
-    verify(sandbox, store, publish_seed(store, 2))
+    verify(sandbox, store, publish_seed(store, 2, onnx=True))
 
 
 @pytest.mark.parametrize(("nested", "engine", "other"), [(False, "llvm", "onnx"), (True, "onnx", "llvm")])
@@ -177,7 +182,7 @@ def _with_cache(directory: Path, batch_size: int = 3) -> ProgramSandbox:
 def cached(store: LocalPolicyStore, tmp_path_factory: pytest.TempPathFactory) -> tuple[Manifest, Path]:
     """A version whose first program has passed, and the directory of the cache."""
     directory = tmp_path_factory.mktemp("cache") / "tried-programs"
-    manifest = publish_seed(store, 4)
+    manifest = publish_seed(store, 4, onnx=True)
     sandbox = _with_cache(directory)
     verify(sandbox, store, manifest)
     sandbox.close()
@@ -187,7 +192,7 @@ def cached(store: LocalPolicyStore, tmp_path_factory: pytest.TempPathFactory) ->
 def test_later_actors_read_the_cache_of_passed_programs(store: LocalPolicyStore, cached: tuple[Manifest, Path]) -> None:
     manifest, directory = cached
     sandbox = _with_cache(directory)
-    sandbox.prepare(manifest.programs[0].kind)
+    sandbox.prepare("onnx")
     verify(sandbox, store, manifest)
     assert not _children(), "no process was needed"
 
@@ -199,7 +204,8 @@ def test_a_record_of_another_machine_library_or_batch_size_or_of_fewer_checks_do
     what: str, cached: tuple[Manifest, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manifest, directory = cached
-    program = manifest.programs[0]
+    program = manifest.program("onnx")
+    assert program is not None
     copy = shutil.copytree(directory, tmp_path / "copy")
     if what == "another library":
         monkeypatch.setattr("actor.sandbox.program_sandbox.version", lambda library: "0.0.1")
@@ -213,25 +219,15 @@ def test_a_record_of_another_machine_library_or_batch_size_or_of_fewer_checks_do
     elif what == "a broken record":
         (record,) = copy.iterdir()
         record.write_bytes(record.read_bytes()[:-2])
-    assert program.kind != "importable"
-    key = SandboxKey(program.kind, program.program_digest, 4 if what == "another batch size" else 3)
+    key = SandboxKey("onnx", program.program_digest, 4 if what == "another batch size" else 3)
     assert SandboxCache(copy).call_s(key) is None
     assert what != "another batch size" or SandboxCache(copy).call_s(key._replace(batch_size=3)) is not None
-
-
-def test_a_failure_is_not_recorded(store: LocalPolicyStore, tmp_path: Path) -> None:
-    bad = bad_programs.publish_program(store, bad_programs.SwappedOutputs())
-    sandbox = _with_cache(tmp_path / "cache")
-    with pytest.raises(ProbeMismatch):
-        verify(sandbox, store, bad)
-    sandbox.close()
-    assert not (tmp_path / "cache").exists()
 
 
 def test_the_sandbox_works_without_a_writable_cache(store: LocalPolicyStore, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     sandbox = _with_cache(tmp_path / "file" / "cache")
-    verify(sandbox, store, publish_seed(store, 5))
+    verify(sandbox, store, publish_seed(store, 5, onnx=True))
     sandbox.close()
 
 

@@ -3,9 +3,11 @@
 import math
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -483,6 +485,18 @@ class TestRest:
         monkeypatch.setattr(loader_thread, "_REST_S", 0.01)
         bench.loader.start()
         until(lambda: bench.strategy.looks > 30)
+
+    def test_only_a_rest_that_fails_is_replaced_by_a_pause(self, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+        pauses: list[float] = []
+        clock = SimpleNamespace(monotonic=time.monotonic, sleep=pauses.append)
+        monkeypatch.setattr(loader_thread, "time", clock)
+        monkeypatch.setattr(loader_thread, "_REST_S", 0.001)
+        bench.loader.start()
+        until(lambda: bench.strategy.looks > 5)
+        assert pauses == []
+        monkeypatch.setattr(bench.loader, "_rest", lambda: 1 / 0)
+        until(lambda: len(pauses) > 1)
+        assert set(pauses) == {0.25}
 
     def test_it_ends_for_a_retry(self, bench: Bench) -> None:
         bench.engines.error = TransientLoadError("late")

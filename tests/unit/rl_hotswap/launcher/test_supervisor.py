@@ -18,25 +18,40 @@ from shared.run.progress import Progress, Summary
 from shared.run.run_directory import RunDirectory
 from tests.support.paths import REPOSITORY
 
-# Stand-ins are told the run directory. A read of the fifo "end" blocks until the test opens it.
+# Stand-ins are told the run directory. A read of the fifo "end" blocks until the test opens it. They import little:
+# there are a hundred of them, and NumPy would take most of their time.
 _PRELUDE = """
-import os, pathlib, signal, sys, time
+import os, signal, sys, time
 from shared.process.process_guard import die_with_parent
-from shared.run.progress import Progress, Summary
-from shared.run.run_directory import RunDirectory
-from shared.rollouts.rollout import RolloutAccounts
-run = RunDirectory(pathlib.Path(sys.argv[1]))
+here = sys.argv[1] + "/"
 die_with_parent()
-alive = open(run.path / "alive", "wb", 0) if (run.path / "alive").exists() else None
+alive = open(here + "alive", "wb", 0) if os.path.exists(here + "alive") else None
 def summarise():
-    run.write_summary(Summary(solved=True, env_steps=1, wall_s=1.0, time_to_target_s=None, mean_return=None,
-        steps_per_s=1.0, versions_published=1, reloads=0, actor_restarts=0, rollouts=RolloutAccounts()))
+    os.rename(here + "a-summary", here + "summary.json")
 def checkpoint(*_):
-    (run.path / "checkpoint").touch(); summarise(); sys.exit(130)
+    mark("checkpoint"); summarise(); sys.exit(130)
 def mark(name):
-    (run.path / name).touch()
+    open(here + name, "w").close()
 """
-_WAIT = "(run.path / 'end').read_bytes()"
+_WAIT = "open(here + 'end').read()"
+_WITH_RUN = """
+from pathlib import Path
+from shared.run.progress import Progress
+from shared.run.run_directory import RunDirectory
+run = RunDirectory(Path(here))
+"""
+_SUMMARY = Summary(
+    solved=True,
+    env_steps=1,
+    wall_s=1.0,
+    time_to_target_s=None,
+    mean_return=None,
+    steps_per_s=1.0,
+    versions_published=1,
+    reloads=0,
+    actor_restarts=0,
+    rollouts=RolloutAccounts(),
+)
 _FOREVER = "mark('up-' + str(os.getpid()))\nwhile True: time.sleep(600)"
 
 
@@ -47,8 +62,18 @@ def _program(text: str, run: RunDirectory) -> list[str]:
 @pytest.fixture
 def run(tmp_path: Path) -> RunDirectory:
     run = RunDirectory(tmp_path).create()
+    run.write_summary(_SUMMARY)
+    (tmp_path / "summary.json").rename(tmp_path / "a-summary")
     os.mkfifo(tmp_path / "end")
     return run
+
+
+@pytest.fixture
+def _no_delays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rl_hotswap.launcher.supervisor.restart_delay_s", lambda _: 0.0)
+
+
+_WITHOUT_DELAYS = pytest.mark.usefixtures("_no_delays")
 
 
 class _Watcher:
@@ -109,9 +134,9 @@ def test_a_learner_that_dies_is_started_again(run: RunDirectory) -> None:
     )
 
 
+@_WITHOUT_DELAYS
 def test_an_old_summary_is_not_taken_for_the_end(run: RunDirectory) -> None:
-    numbers = (False, 1, 1.0, None, None, 1.0, 1, 0, 0, RolloutAccounts(), 0)
-    run.write_summary(Summary(**dict(zip(Summary.__struct_fields__, numbers, strict=False))))
+    run.write_summary(_SUMMARY)
     watcher = _Watcher(run)
     assert _supervise(run, ["sys.exit(1)", "summarise()"], watcher=watcher) == 0
     assert watcher.last.learner_deaths == 1
@@ -125,40 +150,38 @@ def test_an_old_report_is_not_taken_for_the_learners_whatever_its_time(run: RunD
     assert any(run.path.glob("up-*")), "the actor was not started"
 
 
-def test_a_learner_that_always_dies_is_given_up(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rl_hotswap.launcher.supervisor.restart_delay_s", lambda _: 0.0)
+@_WITHOUT_DELAYS
+def test_a_learner_that_always_dies_is_given_up(run: RunDirectory) -> None:
     watcher = _Watcher(run)
     assert _supervise(run, ["sys.exit(70)"], watcher=watcher) == GAVE_UP
     assert watcher.messages[-1].endswith(" - learner given up deaths_in_a_row=5")
 
 
 @pytest.mark.slow
-def test_a_learner_that_gets_further_between_its_deaths_is_not_given_up(
-    run: RunDirectory, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("rl_hotswap.launcher.supervisor.restart_delay_s", lambda _: 0.0)
-    checkpoint = "(run.checkpoints / f'checkpoint-{len(list(run.checkpoints.iterdir())):09d}.pt').touch(); sys.exit(70)"
-    update = "run.write_progress(Progress(updates=(run.progress() or Progress()).updates + 1)); sys.exit(70)"
+@_WITHOUT_DELAYS
+def test_a_learner_that_gets_further_between_its_deaths_is_not_given_up(run: RunDirectory) -> None:
+    checkpoint = "(run.checkpoints / f'checkpoint-{len(list(run.checkpoints.iterdir())):09d}.pt').touch()"
+    update = "run.write_progress(Progress(updates=(run.progress() or Progress()).updates + 1))"
     # The newest was damaged, so the learner fell back from it, and made one of that number again.
-    again = "newest = max(run.checkpoints.iterdir()); newest.unlink(); newest.touch(); sys.exit(70)"
+    again = "newest = max(run.checkpoints.iterdir()); newest.unlink(); newest.touch()"
     watcher = _Watcher(run)
-    learners = [checkpoint] * 4 + [again] * 4 + [update] * 4
+    learners = [f"{_WITH_RUN}{act}; sys.exit(70)" for act in [checkpoint] * 4 + [again] * 4 + [update] * 4]
     assert _supervise(run, [*learners, "summarise()"], watcher=watcher) == 0
     assert watcher.last.learner_deaths == 12
 
 
-def test_a_learner_that_dies_at_the_same_update_each_time_is_given_up(
-    run: RunDirectory, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("rl_hotswap.launcher.supervisor.restart_delay_s", lambda _: 0.0)
+@_WITHOUT_DELAYS
+def test_a_learner_that_dies_at_the_same_update_each_time_is_given_up(run: RunDirectory) -> None:
     watcher = _Watcher(run)
-    assert _supervise(run, ["run.write_progress(Progress(updates=7)); sys.exit(70)"], watcher=watcher) == GAVE_UP
+    run.write_progress(Progress(updates=7))
+    assert _supervise(run, ["sys.exit(70)"], watcher=watcher) == GAVE_UP
     assert watcher.last.learner_deaths == 5
 
 
+@_WITHOUT_DELAYS
 def test_an_actor_that_dies_is_started_again_and_counted(run: RunDirectory) -> None:
     actor = f"""
-if (run.path / "died").exists():
+if os.path.exists(here + "died"):
     {_FOREVER.replace(chr(10), chr(10) + "    ")}
 mark("died")
 print("WARNING | actor.agent:reset:1 - about to crash", flush=True)
@@ -174,25 +197,23 @@ os.kill(os.getpid(), signal.SIGSEGV)
     assert summary.actor_restarts == 1
 
 
-def test_an_actor_that_never_can_ends_the_training(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rl_hotswap.launcher.supervisor.restart_delay_s", lambda _: 0.0)
+@_WITHOUT_DELAYS
+def test_an_actor_that_never_can_ends_the_training(run: RunDirectory) -> None:
     actor = "print('python -m actor.run: no such engine', file=sys.stderr); sys.exit(2)"
     with pytest.raises(ConfigurationError, match=r"^no such engine$"):
         _supervise(run, [_FOREVER], actor, 1)
 
 
 _FAILS = """
-number = len(list(run.path.glob("failed-*"))) + 1
+number = sum(name.startswith("failed-") for name in os.listdir(here)) + 1
 mark(f"failed-{number}")
 print(f"python -m actor.run: fix the environment: Hot-v0 raised OSError: {WHY}, in step {number}", file=sys.stderr)
 sys.exit(4)
 """
 
 
-def test_an_environment_that_fails_alike_five_times_ends_the_training(
-    run: RunDirectory, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("rl_hotswap.launcher.supervisor.restart_delay_s", lambda _: 0.0)
+@_WITHOUT_DELAYS
+def test_an_environment_that_fails_alike_five_times_ends_the_training(run: RunDirectory) -> None:
     learner = f"signal.signal(signal.SIGTERM, checkpoint)\n{_FOREVER}"
     expected = r"^fix the environment: Hot-v0 raised OSError: line 7, in step 5 \(5 identical failures in a row\)$"
     with pytest.raises(EnvironmentFailed, match=expected):
@@ -201,10 +222,8 @@ def test_an_environment_that_fails_alike_five_times_ends_the_training(
 
 
 @pytest.mark.slow
-def test_an_environment_that_fails_in_other_ways_is_started_again(
-    run: RunDirectory, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("rl_hotswap.launcher.supervisor.restart_delay_s", lambda _: 0.0)
+@_WITHOUT_DELAYS
+def test_an_environment_that_fails_in_other_ways_is_started_again(run: RunDirectory) -> None:
     watcher = _Watcher(run, lambda _: len(list(run.path.glob("failed-*"))) > 6)
     actor = _FAILS.replace("{WHY}", "{chr(ord('a') + number // 4)}")
     assert _supervise(run, [f"{_WAIT}; summarise()"], actor, 1, watcher) == 0
@@ -218,18 +237,21 @@ def test_a_learner_that_ends_the_training_for_its_environment_is_not_started_aga
 
 _SUPERVISE = """
 import pathlib, sys
+from rl_hotswap.launcher import supervisor
 from rl_hotswap.launcher.supervisor import Supervisor
 from shared.run.run_directory import RunDirectory
 run = RunDirectory(pathlib.Path(sys.argv[1]))
-prelude, learner, actor = sys.argv[2:]
+prelude, learner, actor, patience = sys.argv[2:]
+supervisor._LEARNER_GRACE_S *= float(patience)
 command = lambda text: [sys.executable, "-c", prelude + text, str(run.path)]
 print("ready", flush=True)
 sys.exit(Supervisor(run, lambda _: command(learner), lambda *_: command(actor), 2, lambda _: None).supervise())
 """
 
 
-def _in_a_process(run: RunDirectory, learner: str, actor: str = _FOREVER) -> "subprocess.Popen[bytes]":
-    command = [sys.executable, "-c", _SUPERVISE, str(run.path), _PRELUDE, learner, actor]
+def _in_a_process(run: RunDirectory, learner: str, actor: str, patience: float = 1.0) -> "subprocess.Popen[bytes]":
+    """Supervise in a process that waits ``patience`` times as long as usual for a learner to stop."""
+    command = [sys.executable, "-c", _SUPERVISE, str(run.path), _PRELUDE, learner, actor, str(patience)]
     return subprocess.Popen(command, cwd=REPOSITORY, start_new_session=True)
 
 
@@ -274,13 +296,13 @@ def test_a_stop_signal_lets_the_learner_write_its_checkpoint(
     assert run.summary() is not None
 
 
-@pytest.mark.parametrize("kind", ["deaf", pytest.param("stopped", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", ["deaf", "stopped"])
 def test_children_that_do_not_stop_are_killed(run: RunDirectory, kind: str) -> None:
     alive = _Alive(run)
     before = "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" if kind == "deaf" else ""
     after = "os.kill(os.getpid(), signal.SIGSTOP)\n" if kind == "stopped" else ""
     program = before + _UP + after + _FOREVER
-    with _in_a_process(run, program, program) as supervisor:
+    with _in_a_process(run, program, program, patience=0.1) as supervisor:
         alive.wait_for(3)
         supervisor.send_signal(signal.SIGINT)
         alive.wait_for_the_end()
@@ -316,7 +338,7 @@ def test_a_child_that_was_stopped_before_it_could_guard_itself_does_not_outlive_
     stopped = "import os, signal, sys; alive = open(sys.argv[1] + '/alive', 'wb', 0); alive.write(b'.'); "
     stopped += "os.kill(os.getpid(), signal.SIGSTOP)"
     supervise = _SUPERVISE.replace("prelude + text", "text")
-    command = [sys.executable, "-c", supervise, str(run.path), "", stopped, stopped]
+    command = [sys.executable, "-c", supervise, str(run.path), "", stopped, stopped, "1"]
     with subprocess.Popen(command, cwd=REPOSITORY, start_new_session=True) as supervisor:
         alive.wait_for(3)
         supervisor.kill()

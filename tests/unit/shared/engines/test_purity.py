@@ -57,7 +57,7 @@ def _eager(policy: torch.nn.Module, signature: PolicySignature) -> Run:
     return lambda inputs: run_policy_in_place(policy, signature, inputs)
 
 
-@settings(max_examples=40)
+@settings(max_examples=15)
 @given(honest_policies(), st.integers(1, 80))
 def test_honest_policies_pass_at_any_batch_size(policy: ActingPolicy, batch_size: int) -> None:
     check = _check_of(policy, policy.signature, batch_size)

@@ -132,6 +132,21 @@ def test_rounding_errors_do_not_change_a_choice_of_a_probe(action: spaces.Space)
     assert (probe.inputs[-1][close] != first[close]).reshape(close.sum(), -1).any(axis=1).all(), "each is replaced"
 
 
+def test_a_policy_may_take_its_noise_before_other_inputs() -> None:
+    base = acting_signature(
+        observation_leaves(VECTOR), action_spec(spaces.Discrete(3)), log_prob=False, value=False, state=[(("h",), (3,))]
+    )
+    signature = PolicySignature(base.observation, base.action, base.inputs[::-1], base.outputs)
+    seen = []
+
+    def policy(inputs: list[Tensor]) -> list[Tensor]:
+        seen.append([tuple(tensor.shape) for tensor in inputs])
+        return [(inputs[0] + inputs[1]).argmax(-1), inputs[1]]
+
+    compute_probe(policy, signature)
+    assert {tuple(shapes) for shapes in seen} == {((8, 3), (8, 3), (8, 4))}
+
+
 def vector_signature(size: int) -> PolicySignature:
     """A policy without noise: vectors in, one of three actions out."""
     observation = observation_leaves(spaces.Box(-np.inf, np.inf, (size,)))

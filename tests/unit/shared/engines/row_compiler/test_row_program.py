@@ -76,7 +76,7 @@ def _run(program: RowProgram) -> None:
             memory.check(places[output.operand.value], output.operand.value, number)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(programs())
 def test_values_are_intact_when_they_are_read(program: RowProgram) -> None:
     _run(program)
