@@ -243,7 +243,12 @@ def _as_module(manifest: Manifest) -> ModuleSignature:
 def _array(leaf: Any) -> np.ndarray:
     if isinstance(leaf, np.ndarray):
         return np.ascontiguousarray(leaf) if leaf.ndim else leaf
-    array: np.ndarray = _torch_arrays().array_of(leaf.detach().cpu().contiguous())
+    try:
+        array: np.ndarray = _torch_arrays().array_of(leaf.detach().cpu().contiguous())
+    except (RuntimeError, TypeError) as error:  # sparse, quantized, without memory (meta)
+        raise SignatureMismatch(
+            f"pass dense tensors: one of {leaf.dtype} is no array: {one_line(error, 200)}"
+        ) from error
     return array
 
 

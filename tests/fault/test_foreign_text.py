@@ -117,11 +117,11 @@ def test_the_message_of_an_error_is_one_line() -> None:
         assert "\n" not in str(kind(FORGED))
 
 
-@pytest.mark.parametrize("code", [*range(0x20), *range(0x7F, 0xA0), *range(0x2028, 0x202F), *range(0x2066, 0x206A)])
-def test_every_steering_character_is_escaped(code: int) -> None:
-    escaped = printable(f"a{chr(code)}b")
-    assert escaped.isprintable()
-    assert escaped == f"a{chr(code).encode('unicode_escape').decode()}b"
+def test_every_steering_character_is_escaped() -> None:
+    for code in (*range(0x20), *range(0x7F, 0xA0), *range(0x2028, 0x202F), *range(0x2066, 0x206A)):
+        escaped = printable(f"a{chr(code)}b")
+        assert escaped.isprintable()
+        assert escaped == f"a{chr(code).encode('unicode_escape').decode()}b"
 
 
 def test_texts_of_every_language_stay_as_they_are() -> None:

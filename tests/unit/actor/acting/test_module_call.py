@@ -1,6 +1,6 @@
 """Programs that load_policy runs in the sandbox first."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from actor.loading import engine_choice
 from learner.export.module_export import export_module
 from shared.engines.engine import Engine, EngineChoice, EngineKind
 from shared.engines.load import load_program
-from shared.errors import PolicyOutputError, ProgramError, TransientLoadError
+from shared.errors import PolicyOutputError, ProgramError, SignatureMismatch, TransientLoadError
 from tests.support.agent_policies import local_store
 from tests.support.bad_programs import Crashes, ScalarForSomeInputs, publish_program
 from tests.support.captured_logs import CapturedLogs
@@ -121,3 +121,11 @@ def test_a_class_that_cannot_be_imported_is_replaced_with_one_warning(
     assert loaded(torch.ones(1, 3))._fields == ("first", "second")
     (line,) = captured_logs.lines_with("class not imported, an equivalent one is used class=tests.no_such_module:Pair")
     assert "ModuleNotFoundError" in line
+
+
+@pytest.mark.parametrize("make", [torch.Tensor.to_sparse, lambda x: x.to("meta")], ids=["sparse", "meta"])
+def test_a_tensor_that_is_no_array_is_refused(tmp_path: Path, make: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    export_module(nn.Linear(3, 2), (torch.ones(4, 3),), tmp_path / "m", onnx=False)
+    loaded = load_policy(tmp_path / "m", sandbox=None)
+    with pytest.raises(SignatureMismatch, match="pass dense tensors"):
+        loaded(make(torch.ones(2, 3)))

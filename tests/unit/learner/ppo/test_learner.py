@@ -61,8 +61,9 @@ def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -
         assert torch.equal(tensor, other[name]), name
 
 
-@pytest.mark.parametrize("next_step", [False, True], ids=["same-step", "next-step"])
-@pytest.mark.parametrize("observation", [VECTOR, NESTED], ids=["vector", "nested"])
+@pytest.mark.parametrize(
+    ("observation", "next_step"), [(VECTOR, False), (NESTED, True)], ids=["vector, same-step", "nested, next-step"]
+)
 @pytest.mark.parametrize("action", ACTIONS, ids=str)
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_every_kind_of_policy_learns_something_finite(
