@@ -22,11 +22,13 @@ from loguru import logger
 
 from shared.engines.onnx_graph import for_few_rows, replace_fields, with_weights_as_inputs
 from shared.errors import ProgramError
+from shared.policy.weights import is_bfloat16
 
 _Level = onnxruntime.GraphOptimizationLevel
 # The comparison writes the weights to a file; with more of them, optimising is not the largest cost.
 _MOST_WEIGHT_BYTES = 16 * 2**20
 _CALLS = 4
+_BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16
 _CLEARLY_FASTER = 0.9  # a smaller difference may be noise
 
 Specs = Sequence[tuple[tuple[int, ...], np.dtype[Any]]]
@@ -35,6 +37,13 @@ Specs = Sequence[tuple[tuple[int, ...], np.dtype[Any]]]
 
 def specs_of(arrays: Sequence[np.ndarray]) -> Specs:
     return [(array.shape, array.dtype) for array in arrays]
+
+
+def ort_value(array: np.ndarray) -> Any:
+    """Return the memory of ``array``, which has to stay alive, as a value of ONNX Runtime."""
+    if is_bfloat16(array.dtype):
+        return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(array.view(np.uint16), _BFLOAT16)
+    return onnxruntime.OrtValue.ortvalue_from_numpy(array)
 
 
 class OnnxSession:
@@ -68,9 +77,9 @@ class Binding:
         self.binding = session.session.io_binding()
         read = [*zip(session.inputs, self.inputs, strict=True), *((name, weights[name]) for name in session.weights)]
         for name, array in read:
-            self.binding.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(array))
+            self.binding.bind_ortvalue_input(name, ort_value(array))
         for name, array in zip(session.outputs, self.outputs, strict=True):
-            self.binding.bind_ortvalue_output(name, onnxruntime.OrtValue.ortvalue_from_numpy(array))
+            self.binding.bind_ortvalue_output(name, ort_value(array))
 
 
 class SessionMaker:
@@ -165,7 +174,7 @@ class SessionMaker:
         if written_to is not None:
             options.optimized_model_filepath = str(written_to)
         if weights:
-            values = [onnxruntime.OrtValue.ortvalue_from_numpy(weights[name]) for name in self._initializers]
+            values = [ort_value(weights[name]) for name in self._initializers]
             options.add_external_initializers(list(self._initializers), values)
         return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 

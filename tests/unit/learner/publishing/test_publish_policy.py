@@ -18,6 +18,8 @@ from learner.export.policy_export import PolicyExporter
 from learner.export.spaces_policy import SpacesPolicy
 from learner.publishing.policy_publisher import publish_policy
 from shared.errors import ConfigurationError, ExportError
+from shared.policy.manifest import WEIGHTS_FILE
+from shared.policy.weights import decode_weights
 from shared.store.policy_store import LocalPolicyStore
 from tests.support.policies import make_policy
 
@@ -321,3 +323,29 @@ def test_the_programs_of_a_version_are_named(tmp_path: Path) -> None:
 def test_an_unknown_option_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="leave out program: expected env_id, programs"):
         publish_policy(nn.Linear(4, 3), VECTOR, spaces.Discrete(3), tmp_path, program="onnx")  # type: ignore[call-arg]
+
+
+class Coarse(nn.Module):
+    """Weights that numpy or a weights file cannot hold as they are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(4, 3).bfloat16()
+        self.waves = nn.Parameter(torch.randn(4, dtype=torch.complex64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.view_as_real(x * self.waves)[..., 0].bfloat16()).float()
+
+
+def test_weights_of_bfloat16_and_complex_ones_reach_an_agent(tmp_path: Path) -> None:
+    module = Coarse()
+    publish_policy(module, VECTOR, spaces.Discrete(3), tmp_path, onnx=False)
+    store = LocalPolicyStore(tmp_path)
+    assert np.isin(act(store, VECTOR), range(3)).all()
+    weights = decode_weights(store.open(0).read(WEIGHTS_FILE))
+    found = {name: (array.dtype.name, array.shape) for name, array in weights.items() if name.startswith("module.")}
+    assert found == {
+        "module.head.bias": ("bfloat16", (3,)),
+        "module.head.weight": ("bfloat16", (3, 4)),
+        "module.waves": ("float32", (4, 2)),
+    }
