@@ -30,6 +30,9 @@ Activation = Literal["relu", "sigmoid", "tanh"]
 Slot = tuple[np.ndarray, np.dtype[Any], tuple[int, ...]]
 """Input array with its dtype and shape, which take as long to look up at each call as the array takes to write."""
 
+_Part = tuple[str, np.ndarray | None, tuple[int, int], tuple[int, int], View]
+"""Name or constants, place in the block, its padded shape, and the view of the weight."""
+
 # Rows times weights of about fifty microseconds: far below what Python threads wait for each other, and about where
 # 512-bit vectors begin to pay (see ``processor_registers``).
 _BRIEF_WORK = 2_000_000
@@ -108,12 +111,36 @@ class LlvmProgram:
 
     def pack(self, weights: Mapping[str, np.ndarray], block: np.ndarray) -> None:
         """Write ``weights`` (float32, by name) into ``block`` in the layout that the code reads."""
-        for part in self.program.packed:
-            numbers = np.ascontiguousarray(weights[part.name] if part.name else np.array(part.numbers, np.float32))
-            (rows, columns), (down, right) = part.view.shape, part.view.strides
-            # numpy checks that the view is within the array.
-            matrix = np.ndarray((rows, columns), np.float32, numbers, 4 * part.view.start, (4 * down, 4 * right))
-            block[part.place : part.place + part.floats].reshape(rows, part.stride)[:, :columns] = matrix
+        for name, constants, (begin, end), padded, shown in self._layout:
+            numbers = constants if constants is not None else weights[name]
+            block[begin:end].reshape(padded)[:, : shown.shape[1]] = _matrix(numbers, shown)
+
+    @functools.cached_property
+    def _layout(self) -> Sequence[_Part]:
+        """The packed matrices, in the terms of numpy."""
+        return [
+            (
+                part.name,
+                None if part.name else np.array(part.numbers, np.float32),
+                (part.place, part.place + part.floats),
+                (part.view.shape[0], part.stride),
+                part.view,
+            )
+            for part in self.program.packed
+        ]
+
+
+def _matrix(numbers: np.ndarray, view: View) -> np.ndarray:
+    """Return what ``view`` shows of contiguous ``numbers``."""
+    if numbers.shape == view.shape and not view.start and view.strides == (view.shape[1], 1):
+        return numbers
+    if numbers.size == view.shape[1] and view.shape[0] == 1 and not view.start:
+        return numbers.reshape(view.shape)
+    if numbers.shape == view.shape[::-1] and not view.start and view.strides == (1, view.shape[0]):
+        return numbers.T
+    strides = [4 * stride for stride in view.strides]
+    # numpy checks that the view is within the array.
+    return np.ndarray(view.shape, np.float32, np.ascontiguousarray(numbers), 4 * view.start, strides)
 
 
 class RowCall:
