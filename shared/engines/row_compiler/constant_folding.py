@@ -131,6 +131,14 @@ def _divide(x: Constant, y: Constant) -> Constant:
     return np.floor_divide(x, y)
 
 
+def _product(inputs: Sequence[Constant], attributes: Mapping[str, Any]) -> Constant:
+    """Multiply the numbers along axes, by default all."""
+    if has_batch(inputs[0]):
+        raise ProgramUnsupported("arithmetic on the batch size")
+    axes = axes_of(inputs, attributes) or None
+    return np.asarray(np.prod(inputs[0], axis=axes, keepdims=bool(attributes.get("keepdims", 1))), inputs[0].dtype)
+
+
 def _slice(inputs: Sequence[Constant], _: Mapping[str, Any]) -> Constant:
     starts, ends = integers(inputs[1]), integers(inputs[2])
     axes = integers(inputs[3]) if len(inputs) > 3 else list(range(len(starts)))
@@ -161,6 +169,7 @@ _OPERATORS: Mapping[str, Callable[[Sequence[Constant], Mapping[str, Any]], Const
     "Identity": lambda inputs, _: inputs[0],
     "Mul": _multiply,
     "Range": _range,
+    "ReduceProd": _product,
     "Reshape": lambda inputs, _: inputs[0].reshape(integers(inputs[1])),
     "Slice": _slice,
     "Sqrt": _plain(np.sqrt),

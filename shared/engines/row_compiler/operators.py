@@ -113,6 +113,14 @@ def _gelu(build: RowBuilder, inputs: Inputs, attributes: Attributes) -> Tensor:
     return build.elementwise("mul", [scaled(x, 0.5), build.elementwise("add", [bent, one])])
 
 
+def _prelu(build: RowBuilder, inputs: Inputs, _: Attributes) -> Tensor:
+    x, slope = (build.tensor(value) for value in inputs)
+    require_float(x, "PRelu")
+    require_float(slope, "PRelu")
+    is_below = build.elementwise("less", [x, build.tensor(np.array(0, np.float32))])
+    return build.elementwise("where", [is_below, build.elementwise("mul", [x, slope]), x])
+
+
 def _pow(build: RowBuilder, inputs: Inputs, _: Attributes) -> Tensor:
     x, exponent = build.tensor(inputs[0]), inputs[1]
     require_float(x, "Pow")
@@ -134,16 +142,14 @@ def _in_groups(build: RowBuilder, x: Tensor, axis: int, operator: InGroups, leng
     last = len(x.shape) - 1
     order = [i for i in range(last + 1) if i != axis] + [axis]
     is_last = x.groups(axis).inner == 1
-    batch = x.batch_after(order)
-    turned = x if is_last else build.arranged(x, View.of(x.shape).transposed(order), batch)
+    turned = x if is_last else build.turned(x, order)
     groups = x.groups(axis) if is_last else turned.groups(last)
     made = groups.length if length is None else length
     operand = build.step(Step(operator, (turned.operand,), groups.outer * made, groups))
     if is_last:
         return Tensor(operand, (*x.shape[:axis], made, *x.shape[axis + 1 :]), x.batch)
-    result = Tensor(operand, (*turned.shape[:-1], made), batch)
-    back = [order.index(i) for i in range(last + 1)]
-    return build.arranged(result, View.of(result.shape).transposed(back), x.batch)
+    result = Tensor(operand, (*turned.shape[:-1], made), turned.batch)
+    return build.turned(result, [order.index(i) for i in range(last + 1)])
 
 
 def _of_axis(operator: InGroups) -> Translation:
@@ -185,7 +191,7 @@ def _reduced(build: RowBuilder, x: Tensor, axes: Sequence[int], operator: Reduct
         groups = x.groups(axes[0])
     else:
         order = [*(i for i in range(len(x.shape)) if i not in axes), *axes]
-        x = build.arranged(x, View.of(x.shape).transposed(order))
+        x = build.turned(x, order)
         length = math.prod(x.shape[len(order) - len(axes) :])
         groups = Groups(x.operand.width // length, length)
     operand = build.step(Step(operator, (x.operand,), groups.outer * groups.inner, groups))
@@ -232,8 +238,7 @@ def _gemm(build: RowBuilder, inputs: Inputs, attributes: Attributes) -> Tensor:
     if isinstance(inputs[1], Weight):
         return build.linear(inputs[0], inputs[1], bias, transposed=is_transposed)
     matrix = build.tensor(inputs[1])
-    if is_transposed:
-        matrix = build.arranged(matrix, View.of(matrix.shape).transposed((1, 0)), matrix.batch_after((1, 0)))
+    matrix = build.turned(matrix, (1, 0)) if is_transposed else matrix
     result = _matmul(build, [inputs[0], matrix], {})
     return result if bias is None else build.sum(result, build.tensor(bias))
 
@@ -268,21 +273,33 @@ def _matmul(build: RowBuilder, inputs: Inputs, _: Attributes) -> Tensor:
     return Tensor(build.step(step), shape, batch)
 
 
-def _gather_elements(build: RowBuilder, inputs: Inputs, attributes: Attributes) -> Tensor:
-    x, index = build.tensor(inputs[0]), inputs[1]
-    axis = x.axis(attributes.get("axis", 0))
-    shape = View.of(x.shape).cut(axis, 0, 1).shape
-    if not isinstance(index, Tensor) or (index.shape, index.batch) != (shape, x.batch):
-        raise ProgramUnsupported("GatherElements at more than one index")
-    if not 0 < max(index.below, default=0) <= x.shape[axis]:
-        raise ProgramUnsupported("GatherElements at an index that may be out of range")
-    order = [*(i for i in range(len(shape)) if i != axis), axis]
-    groups = x.groups(axis)
-    turned = x if groups.inner == 1 else build.arranged(x, View.of(x.shape).transposed(order))
-    # The index has one entry along the axis, so its numbers keep their order.
-    width = index.operand.width
-    step = Step("pick", (turned.operand, index.operand), width, Groups(width, groups.length))
-    return Tensor(build.step(step), shape, x.batch, x.kind)
+def _einsum(build: RowBuilder, inputs: Inputs, attributes: Attributes) -> Tensor:
+    """Multiply two operands: axes of both that the result keeps are stacks, and those that it drops are summed."""
+    left, _, kept = attributes["equation"].decode().replace(" ", "").partition("->")
+    pairs = [(build.tensor(value), names) for value, names in zip(inputs, left.split(","), strict=True)]
+    pairs.sort(key=lambda pair: pair[0].batch is None)  # the first has the batch
+    (x, a), (y, b) = pairs
+    stack = [n for n in a if n in b and n in kept]
+    summed = [n for n in a if n in b and n not in kept]
+    rows, columns = [n for n in a if n not in b], [n for n in b if n not in a]
+    sizes = dict(zip(a, x.shape, strict=True)) | dict(zip(b, y.shape, strict=True))
+    result = [*stack, *rows, *columns]
+    of_rows = [None if t.batch is None else (names[t.batch.axis], t.batch.ahead) for t, names in pairs]
+    is_across = of_rows[1] not in (None, of_rows[0])
+    if of_rows[0] is not None:
+        name = of_rows[0][0]
+        is_across = is_across or name not in kept or (name in b and of_rows[1] is None)
+    is_plain = [sizes[n] for n in (*a, *b)] == [*x.shape, *y.shape] and sorted(result) == sorted(kept)
+    if is_across or not is_plain or any(len(set(names)) < len(names) for names in (a, b)):
+        raise ProgramUnsupported(f"Einsum of {left} to {kept}")
+    require_float(x, "Einsum")
+    require_float(y, "Einsum")
+    x = build.turned(x, [a.index(n) for n in (*stack, *rows, *summed)])
+    y = build.turned(y, [b.index(n) for n in (*stack, *summed, *columns)])
+    count = [math.prod(sizes[n] for n in names) for names in (stack, summed, columns, result)]
+    operand = build.step(Step("product", (x.operand, y.operand), count[3], Groups(*count[:3])))
+    made = Tensor(operand, tuple(sizes[n] for n in result), x.batch)
+    return build.turned(made, [result.index(n) for n in kept])
 
 
 def _where(build: RowBuilder, inputs: Inputs, _: Attributes) -> Tensor:
@@ -306,8 +323,8 @@ ARITHMETIC: Mapping[str, Translation] = {
     "And": _logical("min"),
     "ArgMax": _argmax,
     "Clip": _clip,
+    "Einsum": _einsum,
     "Elu": _elu,
-    "GatherElements": _gather_elements,
     "Gelu": _gelu,
     "Gemm": _gemm,
     "GreaterOrEqual": _binary("greater_equal"),
@@ -319,6 +336,7 @@ ARITHMETIC: Mapping[str, Translation] = {
     "MatMul": _matmul,
     "Not": _not,
     "Or": _logical("max"),
+    "PRelu": _prelu,
     "Pow": _pow,
     "ReduceMax": _reduce("reduce_max"),
     "ReduceMean": _reduce("reduce_mean"),

@@ -183,6 +183,10 @@ class RowBuilder:
         below = tuple(np.array(x.below)[view.places()].tolist()) if x.below else ()
         return Tensor(operand, view.shape, batch, x.kind, below)
 
+    def turned(self, x: Tensor, order: Sequence[int]) -> Tensor:
+        """Return ``x`` with axis ``i`` taken from axis ``order[i]``."""
+        return self.arranged(x, View.of(x.shape).transposed(order), x.batch_after(order))
+
     def joined(self, tensors: Sequence[Tensor], axis: int) -> Tensor:
         """Return tensors of one kind and one shape, but for ``axis``, side by side along that axis."""
         first, lengths = tensors[0], [tensor.shape[axis] for tensor in tensors]

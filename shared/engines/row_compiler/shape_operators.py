@@ -14,6 +14,7 @@ import numpy as np
 from shared.engines.row_compiler.constant_folding import BATCH, Constant, axes_of, batches, dtype_of, integers
 from shared.engines.row_compiler.operators import Attributes, Inputs, Translation, without_axes
 from shared.engines.row_compiler.row_builder import Batch, RowBuilder, Tensor, Value, Weight, kind_of
+from shared.engines.row_compiler.row_program import Groups, Step
 from shared.engines.row_compiler.views import View
 from shared.errors import ProgramUnsupported
 
@@ -133,8 +134,7 @@ def _transpose(build: RowBuilder, inputs: Inputs, attributes: Attributes) -> Val
     order = list(attributes.get("perm", reversed(range(len(x.shape)))))
     if sorted(order) != list(range(len(x.shape))):
         raise ProgramUnsupported(f"Transpose to the order {order}")
-    batch = x.batch_after(order) if isinstance(x, Tensor) else None
-    return _seen(build, x, _view(x).transposed(order), batch)
+    return build.turned(x, order) if isinstance(x, Tensor) else replace(x, view=x.view.transposed(order))
 
 
 def _expand(build: RowBuilder, inputs: Inputs, _: Attributes) -> Value:
@@ -241,6 +241,23 @@ def _places(indices: Value | None, length: int) -> Constant:
     return np.where(numbers < 0, numbers + length, numbers)
 
 
+def _gather_elements(build: RowBuilder, inputs: Inputs, attributes: Attributes) -> Tensor:
+    x, index = build.tensor(inputs[0]), inputs[1]
+    axis = x.axis(attributes.get("axis", 0))
+    shape = View.of(x.shape).cut(axis, 0, 1).shape
+    if not isinstance(index, Tensor) or (index.shape, index.batch) != (shape, x.batch):
+        raise ProgramUnsupported("GatherElements at more than one index")
+    if not 0 < max(index.below, default=0) <= x.shape[axis]:
+        raise ProgramUnsupported("GatherElements at an index that may be out of range")
+    order = [*(i for i in range(len(shape)) if i != axis), axis]
+    groups = x.groups(axis)
+    turned = x if groups.inner == 1 else build.arranged(x, View.of(x.shape).transposed(order))
+    # The index has one entry along the axis, so its numbers keep their order.
+    width = index.operand.width
+    step = Step("pick", (turned.operand, index.operand), width, Groups(width, groups.length))
+    return Tensor(build.step(step), shape, x.batch, x.kind)
+
+
 def _concat(build: RowBuilder, inputs: Inputs, attributes: Attributes) -> Value:
     tensors = [build.tensor(value) for value in inputs]
     axes = {tensor.axis(attributes["axis"]) for tensor in tensors}
@@ -281,6 +298,7 @@ SHAPES: Mapping[str, Translation] = {
     "Expand": _expand,
     "Flatten": _flatten,
     "Gather": _gather,
+    "GatherElements": _gather_elements,
     "Identity": lambda _, inputs, __: cast(Value, inputs[0]),
     "Reshape": _reshape,
     "SequenceAt": _sequence_at,

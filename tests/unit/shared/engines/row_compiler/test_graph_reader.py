@@ -138,6 +138,19 @@ MIXES_ROWS: dict[str, Case] = {
     "MatMul of rows": Case(nodes("MatMul x z -> y"), "matrix product", **_SQUARE),
     "a weight times rows": Case(nodes("MatMul w x -> y"), "matrix product", weights={"w": _zeros(5, 5)}),
     "Gemm of a transposed batch": Case(nodes("Gemm x w -> y transA=1"), "transA", weights={"w": _zeros(5, 5)}),
+    **{
+        f"Einsum {equation}": Case([node("Einsum", "x z", "y", equation=equation)], "Einsum of", **_SQUARE)
+        for equation in (
+            "bi,bi->i",
+            "bi,ci->bc",
+            "bi,ib->b",
+            "bi,jb->bij",
+            "bb,bi->bi",
+            "bi,bj->bi",
+            "bi,bj->b",
+            "bi,bi->",
+        )
+    },
     "MatMul of rows with a stack": Case(
         nodes("MatMul x z -> y"), "across rows", f32(5, 5), more={"z": f32(5, 5)}, weights={}
     ),

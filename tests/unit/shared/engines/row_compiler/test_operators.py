@@ -73,6 +73,29 @@ CASES: dict[str, Case] = {
     "Gemm with a matrix that is computed": Case(
         nodes("Neg w -> t; Gemm x t b -> y transB=1"), f32(3), weights={"w": floats(3, 5), "b": floats(3)}
     ),
+    **{
+        f"Einsum {equation}": Case([node("Einsum", "x z", "y", equation=equation)], f32(*y), f32(*x), {"z": f32(*z)})
+        for equation, x, z, y in (
+            ("bhqd,bhkd->bhqk", (2, 3, 5), (2, 4, 5), (2, 3, 4)),
+            ("bhd,blhd->bhl", (2, 5), (4, 2, 5), (2, 4)),
+            ("bhl,blhd->bhd", (2, 4), (4, 2, 5), (2, 5)),
+            ("bi,bj->bji", (3,), (5,), (5, 3)),
+        )
+    },
+    **{
+        f"Einsum {equation}, by a weight": Case(
+            [node("Einsum", "x w" if equation[0] == "b" else "w x", "y", equation=equation)],
+            f32(*y),
+            f32(*x),
+            weights={"w": floats(*w)},
+        )
+        for equation, x, w, y in (
+            ("bhd,hde->bhe", (2, 5), (2, 5, 3), (2, 3)),
+            ("bd,ed->be", (5,), (3, 5), (3,)),
+            ("qd,bkd->bqk", (4, 5), (3, 5), (3, 4)),
+        )
+    },
+    "PRelu": Case(nodes("PRelu x w -> y"), f32(3, 5), f32(3, 5), weights={"w": floats(5)}),
     "Softmax": Case(nodes("Softmax x -> y")),
     "Softmax, axis 1": Case(nodes("Softmax x -> y axis=1")),
     "LogSoftmax": Case(nodes("LogSoftmax x -> y axis=-1"), f32(_WIDE), f32(_WIDE)),
