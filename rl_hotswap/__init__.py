@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from actor.agent_options import AgentOptions, TrustOptions
     from actor.sandbox.program_sandbox import SandboxLimits
     from learner.export.module_export import export_module
+    from learner.importers.cleanrl import from_cleanrl
+    from learner.importers.rllib import from_rllib
+    from learner.importers.torchrl import from_torchrl
     from learner.publishing.policy_publisher import publish_policy
     from learner.publishing.publisher import Publisher
     from learner.sb3.adapter import from_sb3
@@ -38,7 +41,10 @@ __all__ = [
     "__version__",
     "evaluate",
     "export_module",
+    "from_cleanrl",
+    "from_rllib",
     "from_sb3",
+    "from_torchrl",
     "load_policy",
     "open_store",
     "publish_policy",
@@ -56,7 +62,10 @@ _MODULES = {
     "TrustOptions": "actor.agent_options",
     "evaluate": "rl_hotswap.evaluation",
     "export_module": "learner.export.module_export",
+    "from_cleanrl": "learner.importers.cleanrl",
+    "from_rllib": "learner.importers.rllib",
     "from_sb3": "learner.sb3.adapter",
+    "from_torchrl": "learner.importers.torchrl",
     "load_policy": "actor.acting.module_call",
     "open_store": "shared.store.policy_store",
     "publish_policy": "learner.publishing.policy_publisher",
@@ -64,10 +73,25 @@ _MODULES = {
 }
 
 
+_EXTRAS = {
+    "stable_baselines3": "sb3",
+    "sb3_contrib": "sb3",
+    "torchrl": "torchrl",
+    "tensordict": "torchrl",
+    "ray": "rllib",
+}
+
+
 def __getattr__(name: str) -> object:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value: object = getattr(import_module(_MODULES[name]), name)
+    try:
+        value: object = getattr(import_module(_MODULES[name]), name)
+    except ModuleNotFoundError as error:
+        extra = _EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None:
+            raise
+        raise ImportError(f'{name} needs {error.name}: pip install "rl-hotswap[{extra}]"', name=error.name) from error
     globals()[name] = value
     return value
 

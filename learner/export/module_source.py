@@ -3,8 +3,9 @@
 import importlib
 import pickle
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -16,12 +17,17 @@ _EXAMPLE = re.compile(r"(?P<dtype>[a-z]+\d*)\[(?P<shape>(\d+(,\d+)*)?)\]")
 
 
 def build_module(class_path: str, arguments: Mapping[str, Any], weights: Path | None) -> nn.Module:
-    """Return a ``pkg.mod:Class`` with the state dict in ``weights``. Raises ConfigurationError and WeightsError."""
-    cls = _find_class(class_path)
+    """Return a ``pkg.mod:Class``, or the result of a function, with the state dict in ``weights``.
+
+    Raises ConfigurationError and WeightsError.
+    """
+    make = _find(class_path)
     try:
-        module = cls(**arguments)
+        module = make(**arguments)
     except Exception as error:  # a user's class may raise anything
         raise ConfigurationError(f"{class_path} cannot be constructed: {type(error).__name__}: {error}") from error
+    if not isinstance(module, nn.Module):
+        raise ConfigurationError(f"{class_path} returns no torch.nn.Module: found a {type(module).__name__}")
     if weights is not None:
         try:
             module.load_state_dict(read_state_dict(weights))
@@ -62,7 +68,7 @@ def load_pickled_module(path: Path, *, trust_pickle: bool) -> nn.Module:
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
     """Read the file of ``torch.save(module.state_dict(), path)``. Raises WeightsError for any other; no pickle runs."""
-    found = _load_plain(path)
+    found = load_plain(path)
     if not isinstance(found, Mapping):
         raise WeightsError(f"{path}: expected a state dict, found a {type(found).__name__}")
     others = [name for name, value in found.items() if not isinstance(value, Tensor)]
@@ -78,12 +84,12 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 def example_arguments(specs: Sequence[str]) -> tuple[Any, ...]:
     """Return arguments made of ``"float32[3,4]"`` each, or read from one ``.pt`` file. Raises ConfigurationError."""
     if len(specs) == 1 and specs[0].endswith(".pt"):
-        found = _load_plain(Path(specs[0]))
+        found = load_plain(Path(specs[0]))
         return tuple(found) if isinstance(found, tuple | list) else (found,)
     return tuple(_example(spec) for spec in specs)
 
 
-def _find_class(class_path: str) -> type[nn.Module]:
+def _find(class_path: str) -> Callable[..., object]:
     module_name, _, name = class_path.partition(":")
     if not module_name or not name:
         raise ConfigurationError(f"expected a class path like pkg.mod:Class, found {class_path!r}")
@@ -93,9 +99,9 @@ def _find_class(class_path: str) -> type[nn.Module]:
             found = getattr(found, part)
     except Exception as error:  # importing runs the module's own code
         raise ConfigurationError(f"{class_path} cannot be imported: {type(error).__name__}: {error}") from error
-    if not (isinstance(found, type) and issubclass(found, nn.Module)):
-        raise ConfigurationError(f"{class_path} is no subclass of torch.nn.Module")
-    return found
+    if isinstance(found, FunctionType) or (isinstance(found, type) and issubclass(found, nn.Module)):
+        return found
+    raise ConfigurationError(f"{class_path} is no subclass of torch.nn.Module, and no function that returns one")
 
 
 def _example(spec: str) -> Tensor:
@@ -110,7 +116,7 @@ def _example(spec: str) -> Tensor:
     return torch.randint(0, 2, shape, generator=generator).to(dtype)
 
 
-def _load_plain(path: Path) -> Any:
+def load_plain(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

@@ -4,7 +4,8 @@ The module is called as ``module(observation)``, with ``state`` and then ``mask`
 them. ``observation`` is nested as the space is, batch first. The module returns:
 
 - ``logits`` (Discrete, MultiDiscrete side by side, MultiBinary), or ``mean`` (Box; the action, or with ``log_std`` the
-  mean of the distribution that it is drawn from), or ``action``, counted from 0;
+  mean of the distribution that it is drawn from), or ``q_values`` (Discrete; the action of the highest), or ``action``,
+  counted from 0;
 - ``value`` ``[B]`` or ``[B, 1]`` and the next ``state``, if it has them;
 
 as a dict, named tuple or dataclass with these names, as a list or tuple in the order of ``outputs``, or as one tensor.
@@ -21,6 +22,8 @@ from torch import Tensor, nn
 from learner.export.flat_module import SourceWriter
 from learner.export.given_module import module_of
 from learner.export.inputs.eager_module import dtype_remedy
+from learner.export.module_results import HEADS, OUTPUTS, named_outputs, space_structure
+from learner.networks.action_scaling import Scaling, Unscale, lead_of_best, log_tanh_derivative
 from learner.networks.distributions import make_distribution, mask_logits
 from shared.errors import ConfigurationError, ExportError, SignatureMismatch, one_line
 from shared.policy.nested_values import (
@@ -37,13 +40,10 @@ from shared.policy.nested_values import (
 )
 from shared.policy.probe import make_inputs
 from shared.policy.signature import PolicySignature, acting_signature
-from shared.policy.spaces import ActionSpec, action_spec, observation_leaves
+from shared.policy.spaces import action_spec, observation_leaves
 
 if TYPE_CHECKING:
     from shared.scripting.scripting import ScriptModule
-
-OUTPUTS = ("logits", "mean", "log_std", "action", "value", "state")
-_HEADS = ("logits", "mean", "action")
 
 
 class SpacesPolicy(nn.Module):
@@ -60,8 +60,12 @@ class SpacesPolicy(nn.Module):
         state: Any = None,
         masked: bool = False,
         outputs: Sequence[str] | None = None,
+        scaling: Scaling | None = None,
     ) -> None:
-        """Call the module once; ``state`` is an example of its state. Raises ConfigurationError and ExportError."""
+        """Call the module once; ``state`` is an example of its state. Raises ConfigurationError and ExportError.
+
+        With ``scaling``, the module's mean or action is in the units of [-1, 1].
+        """
         super().__init__()
         self.module = module
         self._action = action_spec(action_space)
@@ -86,8 +90,11 @@ class SpacesPolicy(nn.Module):
         self.distribution = make_distribution(self._action, 0.0)
         for parameter in self.distribution.parameters():
             parameter.requires_grad_(False)
+        self._squashes = scaling is not None and scaling.squashes
+        self._squashes_mean = scaling is None or scaling.squashes_mean
+        self.unscale = None if scaling is None else Unscale(self._action, scaling.low, scaling.high)
         found = self._called(acting_signature(leaves, self._action, state=states, masked=masked))
-        self._head = next(head for head in _HEADS if head in found)
+        self._head = next(head for head in HEADS if head in found)
         self._is_drawn = "logits" in found or "log_std" in found
         self.signature = acting_signature(
             leaves,
@@ -105,7 +112,8 @@ class SpacesPolicy(nn.Module):
         action, log_prob = self._act(found, inputs)
         outputs = [action]
         if self._action.has_env_action:
-            outputs.append(self.distribution.env_action(action))
+            scaled = action if self.unscale is None else self.unscale(action)
+            outputs.append(self.distribution.env_action(scaled))
         if self._is_drawn:
             outputs.append(log_prob)
         if "value" in found:
@@ -114,18 +122,28 @@ class SpacesPolicy(nn.Module):
             outputs += flatten(self._state, found["state"], "the state", constants=False)
         return outputs
 
+    def choice_lead(self, inputs: list[Tensor]) -> Tensor:
+        """Return the lead of the best Q-value [B], or infinity without Q-values; see ``shared.policy.probe``."""
+        values = self._parts(inputs).get("q_values")
+        return torch.full(inputs[0].shape[:1], torch.inf) if values is None else lead_of_best(values.flatten(1))
+
+    def arguments(self, inputs: list[Tensor]) -> tuple[Any, Any, Tensor | None]:
+        """Return observation, state and mask as the module takes them, each None without it, from flat inputs."""
+        n = self._n_observations
+        observation = unflatten(self._observation, inputs[:n])
+        state = None
+        if self._has_state:
+            n_states = len(leaf_names(self._state))
+            state = unflatten(self._state, inputs[n : n + n_states], self._classes)
+            n += n_states
+        return observation, state, inputs[n] if self._masked else None
+
     def _parts(self, inputs: list[Tensor]) -> dict[str, Any]:
         return named_outputs(self._result_of(inputs), self._outputs, self._action)
 
     def _result_of(self, inputs: list[Tensor]) -> Any:
-        n = self._n_observations
-        args = [unflatten(self._observation, inputs[:n])]
-        if self._has_state:
-            n_states = len(leaf_names(self._state))
-            args.append(unflatten(self._state, inputs[n : n + n_states], self._classes))
-            n += n_states
-        if self._masked:
-            args.append(inputs[n])
+        observation, state, mask = self.arguments(inputs)
+        args = [observation, *([state] if self._has_state else []), *([mask] if self._masked else [])]
         return self.module(*args)
 
     def _act(self, found: Mapping[str, Any], inputs: list[Tensor]) -> tuple[Tensor, Tensor]:
@@ -135,8 +153,12 @@ class SpacesPolicy(nn.Module):
         if "mean" in found:
             mean = found["mean"].reshape(-1, *self._action.shape)
             if not self._is_drawn:
-                return mean, mean
-            return _gaussian(mean, _alike(found["log_std"], list(self._action.shape)), inputs[-1])
+                return torch.tanh(mean) if self._squashes else mean, mean
+            sample, log_prob = _gaussian(mean, _alike(found["log_std"], list(self._action.shape)), inputs[-1])
+            return self._squashed(sample, log_prob, inputs[-1]) if self._squashes else (sample, log_prob)
+        if "q_values" in found:
+            action = found["q_values"].flatten(1).argmax(-1)
+            return action, action
         logits = found["logits"].flatten(1)
         if self._masked:
             logits = mask_logits(logits, inputs[-2])
@@ -148,6 +170,8 @@ class SpacesPolicy(nn.Module):
         """Return ``forward`` as a TorchScript program. Raises what torch says of the module."""
         from shared.scripting.scripting import script, script_around
 
+        if self.unscale is not None:  # only importers scale actions, and their modules cannot be scripted
+            raise ExportError("a policy whose actions are scaled is traced, not scripted")
         module = script(self.module)
         writer = SourceWriter()
         arguments = [writer.expression(self._observation)]
@@ -206,6 +230,8 @@ class SpacesPolicy(nn.Module):
                 return [f"action = {mean}"]
             log_std = f"_alike({found['log_std']}, {list(self._action.shape) or 'annotate(List[int], [])'})"
             return [f"action, log_prob = _gaussian({mean}, {log_std}, inputs[-1])"]
+        if "q_values" in found:
+            return [f"action = {found['q_values']}.flatten(1).argmax(-1)"]
         logits = f"{found['logits']}.flatten(1)"
         return [
             f"logits = mask_logits({logits}, inputs[-2])" if self._masked else f"logits = {logits}",
@@ -213,6 +239,13 @@ class SpacesPolicy(nn.Module):
             "action = self.distribution.sample(terms, inputs[-1])",
             "log_prob = self.distribution.log_prob(terms, action)",
         ]
+
+    def _squashed(self, sample: Tensor, log_prob: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        action = torch.tanh(sample)
+        if not self._squashes_mean:
+            is_drawn = (noise.flatten(1) != 0).any(1).reshape(-1, *[1] * len(self._action.shape))
+            action = torch.where(is_drawn, action, sample)
+        return action, log_prob - log_tanh_derivative(sample.flatten(1))
 
     def _called(self, signature: PolicySignature) -> dict[str, Any]:
         """Return the module's named results for plausible inputs. Raises ExportError if they define no action."""
@@ -232,15 +265,17 @@ class SpacesPolicy(nn.Module):
         finally:
             self.module.train(was_training)
         self._check_sizes(found)
-        if sum(head in found for head in _HEADS) != 1:
-            raise ExportError(f"return exactly one of {', '.join(_HEADS)} from the module; found {sorted(found)}")
+        if "q_values" in found and self._action.kind != "discrete":
+            raise ExportError(f"return q_values for a Discrete action space only, found {self._action.kind}")
+        if sum(head in found for head in HEADS) != 1:
+            raise ExportError(f"return exactly one of {', '.join(HEADS)} from the module; found {sorted(found)}")
         if self._has_state != (found.get("state") is not None):
             raise ExportError("pass an example of the state and return the next state: found only one of the two")
         return found
 
     def _check_sizes(self, found: Mapping[str, Any]) -> None:
         expected = math.prod(self._action.noise_shape)
-        for head in ("logits", "mean"):
+        for head in ("logits", "mean", "q_values"):
             size = (
                 found[head].flatten(1).shape[1]
                 if isinstance(found.get(head), Tensor) and found[head].ndim
@@ -285,37 +320,6 @@ def contract_policy(
                 f"expected {one_line(given, 100)}, the policy acts in {one_line(own, 100)}"
             )
     return module, signature
-
-
-def space_structure(space: spaces.Space[Any]) -> Structure:
-    """Return the nesting of an observation of ``space``, with tensors in the order of ``observation_leaves``."""
-    match space:
-        case spaces.Dict():
-            return DictNode(tuple(space.spaces), tuple(space_structure(child) for child in space.spaces.values()))
-        case spaces.Tuple():
-            return SequenceNode("tuple", tuple(space_structure(child) for child in space.spaces))
-    return TensorNode()
-
-
-def named_outputs(result: Any, outputs: Sequence[str], action: ActionSpec) -> dict[str, Any]:
-    """Return a module's results by name; ``outputs`` names the items of a tuple or list. Raises ExportError."""
-    if isinstance(result, Tensor):
-        head = "mean" if action.kind == "box" else "logits" if result.is_floating_point() else "action"
-        return {outputs[0] if outputs else head: result}
-    structure = describe(result, "the result")[0]
-    if isinstance(structure, RecordNode):
-        result = {name: getattr(result, name) for name in structure.fields}
-    elif isinstance(structure, SequenceNode):
-        if len(result) != len(outputs):
-            raise ExportError(
-                f"name the {len(result)} items that the module returns with outputs, each one of {', '.join(OUTPUTS)}"
-            )
-        result = dict(zip(outputs, result, strict=True))
-    if not isinstance(result, Mapping):
-        raise ExportError(
-            f"return a tensor, a dict, a record or a tuple from the module; found {type(result).__name__}"
-        )
-    return {name: result[name] for name in OUTPUTS if result.get(name) is not None}
 
 
 def _alike(log_std: Tensor, shape: list[int]) -> Tensor:

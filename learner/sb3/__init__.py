@@ -1,5 +1,5 @@
 """Policies that Stable-Baselines3 and sb3-contrib trained, under the policy contract of this project.
 
-Entry points: ``adapter.from_sb3`` and ``publish_callback.PublishCallback``. Only ``rl_hotswap`` imports this folder; it
-needs the extra ``sb3``.
+Entry points: ``adapter.from_sb3`` and ``publish_callback.PublishCallback``. ``importers`` and
+``rl_hotswap`` import this folder; it needs the extra ``sb3``.
 """

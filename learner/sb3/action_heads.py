@@ -8,8 +8,8 @@ A head takes the policy's features and the inputs that follow the state (mask, n
 import torch
 from torch import Tensor, nn
 
+from learner.networks.action_scaling import Unscale, lead_of_best, log_tanh_derivative, normal_log_prob
 from learner.networks.distributions import DiagonalGaussian, make_distribution, mask_logits
-from shared.errors import ConfigurationError
 from shared.policy.spaces import ActionSpec
 
 
@@ -44,27 +44,6 @@ class DistributionHead(Head):
         return outputs
 
 
-class Unscale(nn.Module):
-    """Scales from [-1, 1] to the bounds of the space, as Stable-Baselines3's ``unscale_action`` does."""
-
-    low: Tensor
-    high: Tensor
-
-    def __init__(self, action: ActionSpec) -> None:
-        """Raises ConfigurationError if a bound of the space is missing."""
-        super().__init__()
-        if None in action.low or None in action.high:
-            raise ConfigurationError("give the action space bounds on every side: the action is squashed by tanh")
-        self._dtype: torch.dtype = getattr(torch, action.dtype)
-        self.register_buffer("low", torch.tensor(action.low, dtype=self._dtype).reshape(action.shape))
-        self.register_buffer("high", torch.tensor(action.high, dtype=self._dtype).reshape(action.shape))
-
-    def forward(self, action: Tensor) -> Tensor:
-        unscaled = self.low + 0.5 * (action.to(self._dtype) + 1.0) * (self.high - self.low)
-        # Rounding may exceed the bounds.
-        return unscaled.clamp(self.low, self.high)
-
-
 class Clip(nn.Module):
     """Clips to the bounds of the space, if there are any."""
 
@@ -82,24 +61,31 @@ class Clip(nn.Module):
         return action.to(self._dtype).clamp(self.low, self.high)
 
 
-class TanhHead(Head):
-    """TD3: the action, squashed by tanh; no noise and no log-probability."""
+class DeterministicHead(Head):
+    """TD3, DDPG, and ARS with Box actions: the action without noise and log-probability.
+
+    The layer's tanh squashes the action, or else the environment's bounds clip it.
+    """
 
     is_random = False
 
-    def __init__(self, layer: nn.Module, action: ActionSpec) -> None:
+    def __init__(self, layer: nn.Module, action: ActionSpec, *, squashes: bool) -> None:
         super().__init__()
         self.layer = layer
-        self.unscale = Unscale(action)
+        self.to_environment = Unscale(action) if squashes else Clip(action)
+        self._has_env_action = action.has_env_action
         self._sizes = [-1, *action.shape]
 
     def forward(self, features: Tensor, rest: list[Tensor]) -> list[Tensor]:  # noqa: ARG002
         action = self.layer(features).reshape(self._sizes)
-        return [action, self.unscale(action)]
+        outputs = [action]
+        if self._has_env_action:
+            outputs.append(self.to_environment(action))
+        return outputs
 
 
 class SquashedGaussianHead(Head):
-    """SAC: a Gaussian squashed by tanh. ``action`` is in [-1, 1]; ``log_prob`` is its log-probability."""
+    """SAC, TQC, CrossQ: a Gaussian squashed by tanh. ``action`` is in [-1, 1]; ``log_prob`` is its log-probability."""
 
     def __init__(self, mean: nn.Module, log_std: nn.Module, low: float, high: float, action: ActionSpec) -> None:
         """``low`` and ``high`` bound the logarithm of the standard deviation."""
@@ -115,7 +101,7 @@ class SquashedGaussianHead(Head):
         log_std = self.log_std(features).clamp(self._low, self._high)
         noise = rest[-1].flatten(1)
         gaussian = self.mean(features) + noise * log_std.exp()
-        log_prob = _normal_log_prob(noise, log_std) - _log_tanh_derivative(gaussian)
+        log_prob = normal_log_prob(noise, log_std) - log_tanh_derivative(gaussian)
         action = torch.tanh(gaussian).reshape(self._sizes)
         return [action, self.unscale(action), log_prob]
 
@@ -148,11 +134,11 @@ class StateDependentHead(Head):
         noise = rest[-1].flatten(1)
         variance = torch.mm(features.square(), self._std().square()) + self._epsilon
         gaussian = self.mean(features) + noise * variance.sqrt()
-        log_prob = _normal_log_prob(noise, 0.5 * variance.log().expand_as(noise))
+        log_prob = normal_log_prob(noise, 0.5 * variance.log().expand_as(noise))
         action = gaussian
         if self._squashes:
             action = torch.tanh(gaussian)
-            log_prob = log_prob - _log_tanh_derivative(gaussian)
+            log_prob = log_prob - log_tanh_derivative(gaussian)
         action = action.reshape(self._sizes)
         outputs = [action]
         if self._has_env_action:
@@ -167,8 +153,22 @@ class StateDependentHead(Head):
         return torch.where(log_std > 0, torch.log1p(log_std.clamp(min=0) + self._epsilon) + 1, log_std.exp())
 
 
+class QuantileMean(nn.Module):
+    """The Q-values of quantiles: their mean for each action, ``[B, n]``."""
+
+    def __init__(self, quantiles: nn.Module, n_quantiles: int) -> None:
+        super().__init__()
+        self.quantiles = quantiles
+        self._n_quantiles = n_quantiles
+
+    def forward(self, features: Tensor) -> Tensor:
+        quantiles = self.quantiles(features).unflatten(-1, [self._n_quantiles, -1])
+        return torch.mean(quantiles, 1)
+
+
 class GreedyHead(Head):
-    """DQN: the action of the highest Q-value, or with probability ``exploration_rate`` a random one.
+    """DQN, QR-DQN, and ARS with Discrete actions: the action of the highest value, or with
+    probability ``exploration_rate`` a random one.
 
     The position of the largest Gumbel noise is the random action, and its size decides whether to explore: the two are
     independent (Maddison et al. 2014, "A* sampling").
@@ -183,13 +183,8 @@ class GreedyHead(Head):
         self.register_buffer("exploration_rate", torch.tensor(0.0))
 
     def lead(self, features: Tensor) -> Tensor:
-        """Return the lead of the highest Q-value over the next [B], relative to its size if that is above 1."""
-        values = self.layer(features)
-        if self._n == 1:
-            return torch.full(values.shape[:1], torch.inf)
-        best, second = values.topk(2, -1).values.unbind(-1)
-        relative: Tensor = (best - second) / best.abs().clamp(min=1)
-        return relative
+        """Return the lead of the highest value over the next [B], relative to its size if that is above 1."""
+        return lead_of_best(self.layer(features))
 
     def forward(self, features: Tensor, rest: list[Tensor]) -> list[Tensor]:
         noise = rest[-1]
@@ -201,16 +196,3 @@ class GreedyHead(Head):
         anything = self.exploration_rate / self._n
         probability = torch.where(action == greedy, 1 - self.exploration_rate + anything, anything)
         return [action, probability.log()]
-
-
-def _normal_log_prob(noise: Tensor, log_std: Tensor) -> Tensor:
-    """Return the log-density of ``mean + noise * exp(log_std)``, summed over dimensions: float32 ``[B]``."""
-    half_log_two_pi = 0.9189385332046727
-    return (-0.5 * noise * noise - log_std - half_log_two_pi).sum(-1)
-
-
-def _log_tanh_derivative(gaussian: Tensor) -> Tensor:
-    """Return ``log(1 - tanh(x)**2)`` of ``x`` ``[B, D]``, summed, in a form that rounds alike in all engines."""
-    decay = torch.exp(-2 * gaussian.abs())
-    derivative = 4 * decay / (1 + decay).square()
-    return torch.log(derivative + 1e-6).sum(-1)  # Stable-Baselines3's own epsilon

@@ -7,8 +7,12 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
+from sb3_contrib.ars.policies import ARSPolicy
 from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
+from sb3_contrib.crossq.policies import CrossQPolicy
+from sb3_contrib.qrdqn.policies import QRDQNPolicy
+from sb3_contrib.tqc.policies import TQCPolicy
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.distributions import StateDependentNoiseDistribution
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
@@ -19,12 +23,13 @@ from stable_baselines3.td3.policies import TD3Policy
 from torch import nn
 
 from learner.sb3.action_heads import (
+    DeterministicHead,
     DistributionHead,
     GreedyHead,
     Head,
+    QuantileMean,
     SquashedGaussianHead,
     StateDependentHead,
-    TanhHead,
 )
 from learner.sb3.observation_input import Leaf, ObservationInput, pair_leaves
 from learner.sb3.policies import (
@@ -72,21 +77,31 @@ class Parts:
 
 def assemble(policy: BasePolicy, parts: Parts) -> SB3Policy:
     """Return the layers of ``policy`` under the policy contract. Raises ConfigurationError for an unknown class."""
+    layers: nn.Module = nn.Identity()
+    network: Any
+    head: Head
     match policy:
         case RecurrentActorCriticPolicy():
             return _recurrent(policy, parts)
         case ActorCriticPolicy() | MaskableActorCriticPolicy():
             return _actor_critic(policy, parts)
         case DQNPolicy():
-            return _without_value(policy.q_net, nn.Identity(), GreedyHead(policy.q_net.q_net, parts.action), parts)
-        case SACPolicy():
-            return _without_value(policy.actor, policy.actor.latent_pi, _sac_head(policy.actor, parts.action), parts)
+            network, head = policy.q_net, GreedyHead(policy.q_net.q_net, parts.action)
+        case QRDQNPolicy():
+            network = policy.quantile_net
+            head = GreedyHead(QuantileMean(network.quantile_net, network.n_quantiles), parts.action)
+        case SACPolicy() | TQCPolicy() | CrossQPolicy():
+            network, layers, head = policy.actor, policy.actor.latent_pi, _sac_head(policy.actor, parts.action)
         case TD3Policy():
-            return _without_value(policy.actor, nn.Identity(), TanhHead(policy.actor.mu, parts.action), parts)
-    raise ConfigurationError(
-        "expected a policy of PPO, A2C, DQN, SAC, TD3, MaskablePPO or RecurrentPPO, "
-        f"found {type(policy).__module__}.{type(policy).__name__}"
-    )
+            network, head = policy.actor, DeterministicHead(policy.actor.mu, parts.action, squashes=True)
+        case ARSPolicy():
+            network, head = policy, _ars_head(policy, parts.action)
+        case _:
+            raise ConfigurationError(
+                "expected a policy of an algorithm of Stable-Baselines3 or sb3-contrib, "
+                f"found {type(policy).__module__}.{type(policy).__name__}"
+            )
+    return _without_value(network, layers, head, parts)
 
 
 def _without_value(network: Any, layers: nn.Module, head: Head, parts: Parts) -> FeedForwardPolicy:
@@ -146,6 +161,12 @@ def _actor_critic_head(policy: ActorCritic, action: ActionSpec, *, masked: bool)
     return DistributionHead(policy.action_net, action, getattr(policy, "log_std", None), masked)
 
 
+def _ars_head(policy: ARSPolicy, action: ActionSpec) -> Head:
+    if action.kind == "discrete":
+        return GreedyHead(policy.action_net, action)
+    return DeterministicHead(policy.action_net, action, squashes=policy.squash_output)
+
+
 def _sac_head(actor: Any, action: ActionSpec) -> Head:
     if actor.use_sde:
         return _state_dependent_head(actor.action_dist, actor.mu, actor.log_std, action)
@@ -173,8 +194,9 @@ def from_sb3(
 ) -> SB3Policy:
     """Return ``model`` as a module under the policy contract, with its ``signature``.
 
-    Supports PPO, A2C, DQN, SAC, TD3, DDPG, MaskablePPO and RecurrentPPO, with any features extractor. The layers are
-    shared with the model; ``refresh`` updates all else.
+    Supports every algorithm of Stable-Baselines3 (PPO, A2C, DQN, SAC, TD3, DDPG) and sb3-contrib (TRPO, ARS, TQC,
+    QRDQN, CrossQ, MaskablePPO, RecurrentPPO), with any features extractor. The layers are shared with the model;
+    ``refresh`` updates all else.
 
     Args:
         model: The model, or its ``policy``.

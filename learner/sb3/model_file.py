@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 from gymnasium import spaces
-from sb3_contrib import MaskablePPO, RecurrentPPO
+from sb3_contrib import ARS, QRDQN, TQC, TRPO, CrossQ, MaskablePPO, RecurrentPPO
+from sb3_contrib.ars.policies import ARSPolicy
 from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
@@ -21,13 +22,20 @@ from stable_baselines3.common.vec_env import VecNormalize, VecTransposeImage
 
 from shared.errors import ConfigurationError, NotTrusted, WeightsError, one_line
 
-_CLASSES: tuple[type[BaseAlgorithm], ...] = (PPO, A2C, DQN, SAC, TD3, DDPG, MaskablePPO, RecurrentPPO)
+_CLASSES: tuple[type[BaseAlgorithm], ...] = (
+    *(PPO, A2C, DQN, SAC, TD3, DDPG),
+    *(TRPO, ARS, TQC, QRDQN, CrossQ, MaskablePPO, RecurrentPPO),
+)
 ALGORITHMS: dict[str, type[BaseAlgorithm]] = {cls.__name__: cls for cls in _CLASSES}
 
 _BY_POLICY_MODULE = {
     "stable_baselines3.dqn.policies": "DQN",
     "stable_baselines3.sac.policies": "SAC",
     "stable_baselines3.td3.policies": "TD3",
+    "sb3_contrib.ars.policies": "ARS",
+    "sb3_contrib.tqc.policies": "TQC",
+    "sb3_contrib.qrdqn.policies": "QRDQN",
+    "sb3_contrib.crossq.policies": "CrossQ",
     "sb3_contrib.common.maskable.policies": "MaskablePPO",
     "sb3_contrib.common.recurrent.policies": "RecurrentPPO",
 }
@@ -68,7 +76,9 @@ def load_weights(
         raise ConfigurationError(f"{cls.__name__} has the policies {', '.join(cls.policy_aliases)}; found {policy!r}")
     settings = _plain_settings(path, data)
     make: Any = policy_class
-    built: BasePolicy = make(_model_space(observation_space), action_space, lambda _: 0.0, **settings)
+    # ARS, which has no gradients, takes no schedule of a learning rate.
+    schedule = () if issubclass(policy_class, ARSPolicy) else (lambda _: 0.0,)
+    built: BasePolicy = make(_model_space(observation_space), action_space, *schedule, **settings)
     try:
         with zipfile.ZipFile(path) as archive:
             state = torch.load(io.BytesIO(archive.read("policy.pth")), map_location="cpu", weights_only=True)
@@ -96,7 +106,13 @@ def guess_algorithm(path: Path) -> str:
     policy_class = data.get("policy_class")
     module = policy_class.get("__module__", "") if isinstance(policy_class, dict) else ""
     if module == "stable_baselines3.common.policies":
-        return "PPO" if "clip_range" in data else "A2C"
+        return "PPO" if "clip_range" in data else "TRPO" if "cg_max_steps" in data else "A2C"
+    if (
+        module == "stable_baselines3.td3.policies"
+        and data.get("policy_delay") == 1
+        and not data.get("target_noise_clip")
+    ):
+        return "DDPG"  # TD3 without its three changes
     package, _, inside = module.partition(".")
     if package == "sb3_contrib" and module not in _BY_POLICY_MODULE:
         raise _unsupported(inside.partition(".")[0].upper())

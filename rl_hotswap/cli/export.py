@@ -1,6 +1,5 @@
 """``rl-hotswap export``: export a policy that was trained elsewhere."""
 
-import importlib.util
 import json
 from dataclasses import dataclass
 from functools import partial
@@ -28,30 +27,34 @@ _Value = TypeVar("_Value")
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions:
-    """Export a policy that was trained elsewhere: a model of Stable-Baselines3, or any torch module.
+    """Export a policy that was trained elsewhere: by another library, or as any torch module.
 
-    --sb3 model.zip --store DIR publishes a model. Its pickles are read only with --trust-pickle; without that flag the
-    policy is rebuilt for --env with the weights of the file.
+    --from SOURCE --store DIR publishes a policy of Stable-Baselines3, RLlib or CleanRL. Pickles in its files are read
+    only with --trust-pickle. Without that flag, a policy of Stable-Baselines3 is rebuilt for --env with the weights of
+    the file.
 
     --module pkg.mod:Class --weights w.pt exports your own class: with --env and --store as an acting policy (the module
-    learner.export.spaces_policy describes its inputs and outputs), with --example and --directory as any module.
+    learner.export.spaces_policy describes its inputs and outputs; a module of TorchRL acts, too), with --example and
+    --directory as any module.
     """
 
-    sb3: Path | None = None
-    """A model that Stable-Baselines3 or sb3-contrib saved."""
+    source: Annotated[str | None, tyro.conf.arg(name="from", aliases=("--sb3",), metavar="SOURCE")] = None
+    """model.zip of Stable-Baselines3 or sb3-contrib, a checkpoint directory of RLlib, or agent_file.py:Class of CleanRL
+    with --weights and --env."""
     vec_normalize: Path | None = None
     """File of VecNormalize.save, which becomes part of the policy. It is a pickle and needs --trust-pickle."""
     algorithm: str | None = None
-    """PPO, A2C, DQN, SAC, TD3, DDPG, MaskablePPO or RecurrentPPO, if the file does not name it."""
+    """Name of a Stable-Baselines3 algorithm, such as PPO or TQC, if the file does not name it."""
     policy: str = "MlpPolicy"
-    """Policy class of the model, for a policy that is rebuilt."""
+    """Policy class of a Stable-Baselines3 model, for a policy that is rebuilt."""
 
     module: str | None = None
-    """Class path of a torch.nn.Module, pkg.mod:Class, imported from the working directory or PYTHONPATH."""
+    """Class path of a torch.nn.Module, or of a function that returns one, imported from the working directory or
+    PYTHONPATH."""
     arguments: str = "{}"
     """Keyword arguments of the constructor, as a JSON object."""
     weights: Path | None = None
-    """State dict of torch.save; or a whole pickled module, without --module and with --trust-pickle."""
+    """State dict of torch.save, also of a CleanRL agent; or a whole pickled module, with --trust-pickle alone."""
     example: tuple[str, ...] = ()
     """Arguments of forward: "float32[3,4]" for each tensor, or one .pt file with a tuple of tensors."""
     how: str | None = None
@@ -77,13 +80,14 @@ class ExportOptions:
 def main(options: ExportOptions) -> int:
     """Export, print the result and return 0. Raises ConfigurationError for conflicting flags, and NotTrusted."""
     set_up_logging("export", None, terminal_level="WARNING")
-    if (options.sb3 is not None) == (options.module is not None or options.weights is not None):
-        raise ConfigurationError("give either --sb3 MODEL.zip, or --module pkg.mod:Class with --weights FILE")
+    has_module = options.module is not None or (options.source is None and options.weights is not None)
+    if (options.source is not None) == has_module:
+        raise ConfigurationError("give either --from SOURCE, or --module pkg.mod:Class with --weights FILE")
     _check_destination(options)
-    if options.sb3 is None and options.example:
+    if options.source is None and options.example:
         _export_module(options)
         return 0
-    manifest = _publish_sb3(options, options.sb3) if options.sb3 is not None else _publish_module(options)
+    manifest = _publish_saved(options, options.source) if options.source is not None else _publish_module(options)
     taken = ", ".join(report.method for report in manifest.export if report.taken)
     print_line(f"published version {manifest.version} into {options.store}: {taken}")
     return 0
@@ -92,7 +96,7 @@ def main(options: ExportOptions) -> int:
 def _check_destination(options: ExportOptions) -> None:
     """Raise ConfigurationError for a flag that would have no effect."""
     surplus: dict[str, object]
-    if options.sb3 is None and options.example:
+    if options.source is None and options.example:
         surplus = {"--env": options.env, "--store": options.store}
         surplus |= {"--aot": options.how and options.aot, "--programs": options.how and options.programs}
         where = (
@@ -106,31 +110,26 @@ def _check_destination(options: ExportOptions) -> None:
             raise ConfigurationError(f"leave out {flag}: {where}")
 
 
-def _publish_sb3(options: ExportOptions, file: Path) -> "Manifest":
-    missing = [name for name in ("stable_baselines3", "sb3_contrib") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ConfigurationError(f'{", ".join(missing)} is not installed: pip install "rl-hotswap[sb3]"')
+def _publish_saved(options: ExportOptions, source: str) -> "Manifest":
     store = _required(options.store, "--store DIR to publish the policy")
 
+    from learner.importers.saved_policy import SavedPolicy, read_policy
     from learner.publishing.policy_publisher import publish_once
-    from learner.sb3.adapter import from_sb3
-    from learner.sb3.model_file import load_model, load_vec_normalize, load_weights
     from shared.store.policy_store import open_store
 
     key = signing_key_of(options.signing_key)
-    spaces = None if options.env is None else _spaces(options.env)
-    normalization = None
-    if options.vec_normalize is not None:
-        normalization = load_vec_normalize(options.vec_normalize, trust_pickle=options.trust_pickle)
-    model: Any
-    if options.trust_pickle:
-        model = load_model(file, trust_pickle=True, algorithm=options.algorithm)
-    else:
-        observation, action = _required(spaces, "--env ID to rebuild the policy, or --trust-pickle to read it whole")
-        model = load_weights(
-            file, observation_space=observation, action_space=action, algorithm=options.algorithm, policy=options.policy
+    policy = read_policy(
+        SavedPolicy(
+            source,
+            spaces=None if options.env is None else _spaces(options.env),
+            weights=options.weights,
+            arguments=_arguments(options),
+            trust_pickle=options.trust_pickle,
+            algorithm=options.algorithm,
+            policy=options.policy,
+            vec_normalize=options.vec_normalize,
         )
-    policy = from_sb3(model, observation_space=spaces[0] if spaces else None, vec_normalize=normalization)
+    )
     return publish_once(
         policy,
         policy.signature,
@@ -145,10 +144,11 @@ def _publish_module(options: ExportOptions) -> "Manifest":
     store = _required(options.store, "--store DIR for an acting policy, or --example and --directory for any module")
     env_id = _required(options.env, "--env ID, which defines the policy's observation and action spaces")
 
+    from learner.importers.saved_policy import as_policy
     from learner.publishing.policy_publisher import publish_policy
 
-    module = _module(options)
     observation, action = _spaces(env_id)
+    module = as_policy(_module(options), (observation, action))
     key = options.signing_key
     programs = _programs(options)
     return publish_policy(module, observation, action, store, env_id=env_id, programs=programs, signing_key=key)
@@ -184,13 +184,17 @@ def _module(options: ExportOptions) -> "nn.Module":
 
     from learner.export.module_source import build_module
 
+    return build_module(options.module, _arguments(options), options.weights)
+
+
+def _arguments(options: ExportOptions) -> dict[str, Any]:
     try:
         arguments = json.loads(options.arguments)
     except ValueError as error:
         raise ConfigurationError(f"--arguments: expected JSON, found {options.arguments!r}: {error}") from error
     if not isinstance(arguments, dict):
         raise ConfigurationError(f"--arguments: expected a JSON object, found {options.arguments!r}")
-    return build_module(options.module, arguments, options.weights)
+    return arguments
 
 
 def _spaces(env_id: str) -> tuple[Any, Any]:

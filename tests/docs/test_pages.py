@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import importlib.util
 import re
 import subprocess
 import sys
@@ -264,9 +265,11 @@ def test_api_reference_names_every_public_name() -> None:
     """mkdocstrings would find a wrong name, too, but only when the site is built."""
     text = (_DOCS / "reference" / "api.md").read_text()
     objects = {}
+    missing = {"from_rllib"} if importlib.util.find_spec("ray") is None else set()
     for module, name in re.findall(r"^::: ([\w.]+)\.(\w+)$", text, re.MULTILINE):
-        objects[name] = getattr(importlib.import_module(module), name)
-    for name in set(rl_hotswap.__all__) - {"__version__"}:
+        objects[name] = None if name in missing else getattr(importlib.import_module(module), name)
+    assert missing <= objects.keys()
+    for name in set(rl_hotswap.__all__) - {"__version__"} - missing:
         assert objects[name] is getattr(rl_hotswap, name)
 
 

@@ -11,10 +11,12 @@ from torch import Tensor, nn
 
 from actor.agent import Agent
 from actor.agent_options import AgentOptions
+from learner.importers.cleanrl import load_agent
 from rl_hotswap.cli.export import COMMAND, ExportOptions, main
 from shared.errors import ConfigurationError, NotTrusted, WeightsError
 from shared.process.command_line import CANNOT, run_command
 from shared.store.policy_store import LocalPolicyStore
+from tests.support.paths import REPOSITORY
 from tests.support.tiny_policy import TinyPolicy
 
 TINY = "tests.support.tiny_policy:TinyPolicy"
@@ -54,9 +56,10 @@ def observation() -> np.ndarray:
 @pytest.fixture
 def saved(tmp_path: Path) -> tuple[Any, Path]:
     sb3 = pytest.importorskip("stable_baselines3")
-    models = pytest.importorskip("scripts.conformance.sb3_agreement")
+    from scripts.conformance.agreement import stir
+
     model = sb3.PPO("MlpPolicy", ENV_ID, device="cpu", seed=0)
-    models.stir(model.policy, 0)
+    stir(model.policy, 0)
     model.save(tmp_path / "model.zip")
     return model, tmp_path / "model.zip"
 
@@ -72,9 +75,13 @@ def test_a_saved_model_is_published(saved: tuple[Any, Path], tmp_path: Path, obs
 def test_pickles_are_read_only_with_trust_pickle(saved: tuple[Any, Path], tmp_path: Path) -> None:
     _, file = saved
     with pytest.raises(ConfigurationError, match="--trust-pickle to read it whole"):
-        main(ExportOptions(sb3=file, store=str(tmp_path / "policies")))
+        main(ExportOptions(source=str(file), store=str(tmp_path / "policies")))
     with pytest.raises(NotTrusted, match="--trust-pickle"):
-        main(ExportOptions(sb3=file, store=str(tmp_path / "policies"), env=ENV_ID, vec_normalize=tmp_path / "v.pkl"))
+        main(
+            ExportOptions(
+                source=str(file), store=str(tmp_path / "policies"), env=ENV_ID, vec_normalize=tmp_path / "v.pkl"
+            )
+        )
     assert not (tmp_path / "policies").exists()
 
 
@@ -104,6 +111,40 @@ def test_a_class_and_its_weights_are_published(tmp_path: Path, observation: np.n
     assert np.array_equal(acted(tmp_path / "policies", observation), expected.numpy())
 
 
+def test_an_agent_of_a_cleanrl_script_is_published(tmp_path: Path, observation: np.ndarray) -> None:
+    cases = REPOSITORY / "scripts" / "conformance" / "cleanrl_cases.py"
+    env = gymnasium.make(ENV_ID)
+    agent: Any = load_agent(f"{cases}:Agent", None, (env.observation_space, env.action_space), {})
+    torch.save(agent.state_dict(), tmp_path / "agent.pt")
+    source = ("--from", f"{cases}:Agent", "--weights", str(tmp_path / "agent.pt"))
+    assert run(*source, "--store", str(tmp_path / "policies"), "--env", ENV_ID) == 0
+    with torch.no_grad():
+        expected = agent.actor(torch.from_numpy(observation)).argmax(-1)
+    assert np.array_equal(acted(tmp_path / "policies", observation), expected.numpy())
+
+
+def torchrl_actor() -> nn.Module:
+    from tensordict.nn import TensorDictModule
+    from torchrl.modules import QValueActor
+
+    found: nn.Module = QValueActor(
+        TensorDictModule(nn.Linear(4, 2), ["observation"], ["action_value"]), action_space="categorical"
+    )
+    return found
+
+
+@pytest.mark.slow
+def test_a_module_of_torchrl_is_published_by_its_function(tmp_path: Path, observation: np.ndarray) -> None:
+    pytest.importorskip("torchrl", reason='needs pip install "rl-hotswap[torchrl]"')
+    actor: Any = torchrl_actor()
+    torch.save(actor.state_dict(), tmp_path / "actor.pt")
+    module = ("--module", f"{__name__}:torchrl_actor", "--weights", str(tmp_path / "actor.pt"))
+    assert run(*module, "--store", str(tmp_path / "policies"), "--env", ENV_ID) == 0
+    with torch.no_grad():
+        expected = actor.module[0].module(torch.from_numpy(observation)).argmax(-1)
+    assert np.array_equal(acted(tmp_path / "policies", observation), expected.numpy())
+
+
 def test_any_module_goes_into_a_directory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = '{"in1_features": 2, "in2_features": 3, "out_features": 4}'
     module = ("--module", "torch.nn:Bilinear", "--arguments", arguments)
@@ -119,11 +160,15 @@ def test_any_module_goes_into_a_directory(tmp_path: Path, capsys: pytest.Capture
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        ((), "give either --sb3 MODEL.zip, or --module"),
-        (("--sb3", "m.zip", "--module", "a:B"), "give either --sb3 MODEL.zip, or --module"),
+        ((), "give either --from SOURCE, or --module"),
+        (("--sb3", "m.zip", "--module", "a:B"), "give either --from SOURCE, or --module"),
         (("--module", "tests.support.tiny_policy", *TARGET), "expected a class path like pkg.mod:Class"),
         (("--module", f"{TINY}Nope", *TARGET), "cannot be imported: AttributeError"),
-        (("--module", "os.path:join", *TARGET), "no subclass of torch.nn.Module"),
+        (("--module", "os:sep", *TARGET), "no subclass of torch.nn.Module, and no function that returns one"),
+        (("--module", "os:get_exec_path", *TARGET), "returns no torch.nn.Module: found a list"),
+        (("--from", "m.zip", "--weights", "w.pt", *TARGET), "leave out --weights"),
+        (("--from", "agent.py:Agent", *TARGET), "there is no file agent.py"),
+        (("--from", "agent.py:Agent", "--store", "x"), "expected --env ID"),
         (("--module", TINY, "--arguments", "[1]", *TARGET), "expected a JSON object"),
         (("--module", TINY, "--arguments", '{"wide": 1}', *TARGET), "cannot be constructed"),
         (("--module", TINY, "--env", "CartPol-v1", "--store", "x"), "did you mean"),

@@ -18,17 +18,8 @@ from actor.agent_options import AgentOptions
 from learner.sb3.adapter import from_sb3
 from learner.sb3.model_file import guess_algorithm, load_model, load_vec_normalize, load_weights
 from learner.sb3.publish_callback import PublishCallback
-from scripts.conformance.sb3_agreement import (
-    BOX,
-    DISCRETE,
-    IMAGE,
-    NESTED,
-    VECTOR,
-    ModelCase,
-    compare,
-    model_cases,
-    sample_observations,
-)
+from scripts.conformance.agreement import compare, sample_observations
+from scripts.conformance.sb3_cases import BOX, DISCRETE, IMAGE, NESTED, VECTOR, ModelCase, model_cases
 from shared.errors import ConfigurationError, NotTrusted, StoreUnavailable, WeightsError
 from shared.store.policy_store import LocalPolicyStore
 from tests.support.captured_logs import CapturedLogs

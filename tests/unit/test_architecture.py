@@ -18,7 +18,7 @@ from tests.support.paths import REPOSITORY
 FOLDERS = """
 rl_hotswap: cli . launcher
 actor: run session . canary prefetch versions rollouts environments acting loading sandbox verification watching guard
-learner: run training sb3 publishing export export/inputs export/torchscript ppo ppo/gradients networks .
+learner: run training importers sb3 publishing export export/inputs export/torchscript ppo ppo/gradients networks .
 shared: transport store run process engines engines/row_compiler scripting operators rollouts policy files .
 """
 LAYERS = {
@@ -57,12 +57,14 @@ LIBRARIES = {  # docs/architecture.md has the same list
     "envpool": {"actor/environments/envpool_environments.py"},
     "stable_baselines3": {"learner/sb3/", "scripts/conformance/", "scripts/benchmarks/"},
     "sb3_contrib": {"learner/sb3/", "scripts/conformance/", "scripts/benchmarks/"},
+    "torchrl": {"learner/importers/torchrl.py", "scripts/conformance/", "scripts/benchmarks/"},
+    "tensordict": {"learner/importers/torchrl.py", "scripts/conformance/", "scripts/benchmarks/"},
     "fsspec": {"shared/store/remote_files.py"},
     "safetensors": {"shared/policy/weights.py"},
     "onnxruntime": {"shared/engines/onnx_session.py", "scripts/benchmarks/"},
     "tenacity": {"shared/retry.py"},
     "tensorboard": {"learner/training/training_observer.py"},
-    "ray": set(),
+    "ray": {"learner/importers/rllib.py", "scripts/conformance/"},
 }
 MAX_MODULES, MAX_LINES, MAX_NOUN_CLAUSES = 14, 350, 9
 _NOUN_CLAUSE = re.compile(r"^(What|Whether|Whoever|Who|Where|How|That)\b(?!.*\?)")

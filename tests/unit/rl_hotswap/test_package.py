@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,28 @@ import rl_hotswap
 
 @pytest.mark.parametrize("name", rl_hotswap.__all__)
 def test_every_public_name_is_importable(name: str) -> None:
-    assert getattr(rl_hotswap, name) is not None
     assert name in dir(rl_hotswap)
+    if name == "from_rllib" and find_spec("ray") is None:
+        pytest.skip('needs pip install "rl-hotswap[rllib]"')
+    assert getattr(rl_hotswap, name) is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "library", "extra"),
+    [
+        ("from_sb3", "learner.sb3.adapter", "sb3_contrib.ars.policies", "sb3"),
+        ("from_torchrl", "learner.importers.torchrl", "tensordict", "torchrl"),
+        ("from_rllib", "learner.importers.rllib", "ray", "rllib"),
+    ],
+)
+def test_a_missing_library_is_named_with_its_extra(
+    name: str, module: str, library: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.delitem(vars(rl_hotswap), name, raising=False)
+    monkeypatch.setitem(sys.modules, library, None)  # as if it were not installed
+    with pytest.raises(ImportError, match=rf'^{name} needs {library}.*: pip install "rl-hotswap\[{extra}\]"$'):
+        getattr(rl_hotswap, name)
 
 
 def test_unknown_name_is_an_attribute_error() -> None:

@@ -17,17 +17,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNorm
 from torch import Tensor
 
 from learner.sb3.adapter import SB3Policy, from_sb3, refresh
-from scripts.conformance.sb3_agreement import (
-    BOX,
-    DISCRETE,
-    IMAGE,
-    NESTED,
-    VECTOR,
-    AnySpaces,
-    ModelCase,
-    sample_observations,
-    stir,
-)
+from scripts.conformance.agreement import sample_observations, stir
+from scripts.conformance.sb3_cases import BOX, DISCRETE, IMAGE, NESTED, VECTOR, AnySpaces, ModelCase
 from shared.errors import ConfigurationError, ExportError
 from shared.policy.noise import NoiseStream
 from shared.policy.probe import make_inputs, run_policy
