@@ -121,7 +121,7 @@ def script_around(pieces: Mapping[str, nn.Module], forward: str, names: Mapping[
     """Return a scripted module that holds ``pieces``, with the source ``forward``, which refers to ``names``."""
     torch.jit._recursive.concrete_type_store.type_store.pop(_Holder, None)  # each module has its own type
     holder = torch.jit.script(_Holder(pieces))
-    holder._c._define(holder._concrete_type, forward, names.get)
+    holder._c._define(holder._concrete_type, forward, {"torch": torch, **names}.get)
     return holder
 
 

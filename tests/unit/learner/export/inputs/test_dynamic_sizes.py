@@ -122,7 +122,7 @@ class TwoSets(nn.Module):
         return torch.cat([xs, ys], 1) + bias.sum(), xs.shape[1]
 
 
-@pytest.mark.parametrize("method", ["trace", METHODS[1]])
+@pytest.mark.parametrize("method", ["trace", *METHODS])
 def test_sizes_of_several_names(method: Any, tmp_path: Path) -> None:
     """The bias has one number more than there are xs."""
     example = (torch.randn(3, 4, 2), torch.randn(3, 4, 2), torch.randn(5))
