@@ -244,7 +244,10 @@ def _describe(manifest: Manifest) -> Iterator[Table]:
     }
     yield _table("Version", ("", ""), list(facts.items()))
     signature = manifest.module if isinstance(manifest.module, ModuleSignature) else manifest.signature
-    without = "None is the batch dimension" if signature is manifest.module else "without the leading batch dimension"
+    without = "without the leading batch dimension"
+    if isinstance(signature, ModuleSignature):
+        ranges = (f", {size.name} is {size.smallest} to {size.largest}" for size in signature.named_sizes)
+        without = "".join(["None is the batch dimension", *ranges])
     specs = [("input", spec) for spec in signature.inputs] + [("output", spec) for spec in signature.outputs]
     rows = [(way, spec.name, spec.dtype, str(spec.shape)) for way, spec in specs]
     yield _table(f"Signature (shapes: {without})", ("", "name", "dtype", "shape"), rows)

@@ -249,3 +249,12 @@ def test_operators_are_refused_by_name_unless_they_are_allowed(
     assert _inspect(version, "--allow-operator", "print") == 1
     assert _inspect(version, "--allow-operator", "rand") == 0
     assert _inspect(version, "--trust-program") == 0
+
+
+def test_named_sizes_are_shown_with_their_ranges(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dynamic = {"input": {1: torch.export.Dim("n", min=1, max=9)}}
+    export_module(nn.Tanh(), (torch.randn(3, 4),), tmp_path / "m", how="trace", dynamic=dynamic)
+    assert _inspect(tmp_path / "m", "--no-sandbox") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "None is the batch dimension, n is 1 to 9" in said
+    assert "(None, 'n')" in said
