@@ -134,7 +134,7 @@ def _torchscript(method: "ScriptMethod") -> Make:
 
         module, data = make_archive(method, subject)
         # The checked program is the one that an actor loads: some modules do not survive being saved.
-        return TorchScriptEngine.from_bytes(data), MadeProgram("torchscript", data, module)
+        return TorchScriptEngine.from_bytes(data, subject.checks.weights), MadeProgram("torchscript", data, module)
 
     return made
 

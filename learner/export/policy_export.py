@@ -30,7 +30,6 @@ from shared.engines.torch_arrays import array_of, weight_array
 from shared.errors import ExportError, ProbeMismatch, ProgramImpure, WeightsError, one_line
 from shared.policy.manifest import (
     PROBE_FILE,
-    TORCHSCRIPT_FILE,
     WEIGHTS_FILE,
     MethodReport,
     ProbeEntry,
@@ -93,7 +92,7 @@ class PolicyExporter:
         more = {} if importable is None else {"importable": _importable_method(importable)}
         made, self.reports = try_methods(subject, methods, more)
         self._programs = tuple(program.entry for program in made.values())
-        torchscript = made.pop("torchscript", None)
+        torchscript = made.get("torchscript")
         self._scripted = None if torchscript is None else torchscript.scripted
         self._constant_files = {program.entry.file: program.data for program in made.values()}
 
@@ -115,9 +114,6 @@ class PolicyExporter:
                 compare(probe.outputs, found, self.signature, PROBE_ATOL, PROBE_RTOL)
             except ProbeMismatch as error:
                 raise ExportError(f"with these weights the program does not equal the eager policy: {error}") from error
-            from shared.scripting.scripting import save_archive
-
-            files[TORCHSCRIPT_FILE] = save_archive(self._scripted)
         return files, self._programs, ProbeEntry(PROBE_FILE, PROBE_ATOL, PROBE_RTOL)
 
     def _arrays(self) -> dict[str, np.ndarray]:

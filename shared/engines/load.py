@@ -81,8 +81,7 @@ def load_program(
     elif kind == "torchscript":
         from shared.engines.torchscript import TorchScriptEngine
 
-        engine = TorchScriptEngine.from_bytes(data, outputs, output_dtypes(manifest))
-        engine.load_weights(weights)
+        engine = TorchScriptEngine.from_bytes(data, weights, outputs, output_dtypes(manifest))
     elif kind == "executorch":
         engine = _executorch_engine(data, weights, outputs, trust)
     elif kind == "aot":

@@ -71,6 +71,23 @@ def save_archive(module: ScriptModule) -> bytes:
     return bytes(module.save_to_buffer())
 
 
+def save_program(module: ScriptModule) -> bytes:
+    """Return an archive like ``save_archive`` without the values of parameters and buffers: one NaN or zero for each.
+
+    All versions of a program have this archive; their weights file has the values. ``module`` must not run meanwhile.
+    """
+    tensors = [*module.parameters(), *module.buffers()]
+    values = [tensor.data for tensor in tensors]
+    try:
+        for tensor, value in zip(tensors, values, strict=True):
+            filler = float("nan") if value.is_floating_point() or value.is_complex() else 0
+            tensor.data = torch.full((), filler, dtype=value.dtype).expand(value.shape)
+        return save_archive(module)
+    finally:
+        for tensor, value in zip(tensors, values, strict=True):
+            tensor.data = value
+
+
 def load_archive(data: bytes) -> ScriptModule:
     """Return the module of an archive that this process has made."""
     module = torch.jit.load(io.BytesIO(data), map_location="cpu")  # type: ignore[no-untyped-call]

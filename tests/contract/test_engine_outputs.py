@@ -12,16 +12,15 @@ from shared.engines.eager import EagerEngine, TorchCompileEngine
 from shared.engines.engine import Engine
 from shared.engines.llvm import LlvmEngine
 from shared.engines.onnx import OnnxEngine
-from shared.engines.torchscript import TorchScriptEngine
 from shared.errors import PolicyOutputError
-from shared.scripting.scripting import save_archive, script
+from tests.support.script_archives import script_engine
 from tests.support.small_graphs import f32, graph, nodes
 
 DTYPES = [np.dtype(np.float32)]
 Make = Callable[[nn.Module], Engine]
 
 TORCH_ENGINES: Mapping[str, Make] = {
-    "torchscript": lambda m: TorchScriptEngine.from_bytes(save_archive(script(m.eval())), dtypes=DTYPES),
+    "torchscript": lambda m: script_engine(m, dtypes=DTYPES),
     "eager": lambda m: EagerEngine(m, "", dtypes=DTYPES),
     "compile": lambda m: TorchCompileEngine(m, "", dtypes=DTYPES),
 }

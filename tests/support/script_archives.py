@@ -3,12 +3,16 @@
 import functools
 import io
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from shared.scripting.scripting import save_archive, script
+from shared.engines.eager import module_arrays
+from shared.engines.torchscript import TorchScriptEngine
+from shared.scripting.scripting import save_archive, save_program, script
 
 CODE = "code/__torch__/tests/support/script_archives.py"
 CLASS = "__torch__.tests.support.script_archives.Small"
@@ -42,6 +46,14 @@ class Small(nn.Module):
     def forward(self, inputs: list[Tensor]) -> list[Tensor]:
         scaled = inputs[0] * self.weight * self.scales[0] + self.count + self.steps
         return [scaled, torch.full([len(self.names)], 1.0)]
+
+
+def script_engine(module: nn.Module, *, dtypes: Sequence[np.dtype[Any]] | None = None) -> TorchScriptEngine:
+    """Return the engine of ``module``, scripted and saved as a program, with its weights."""
+    return TorchScriptEngine.from_bytes(save_program(script(module.eval())), module_arrays(module), dtypes=dtypes)
+
+
+SMALL_WEIGHTS = {"weight": np.ones(3, np.float32), "count": np.zeros(1, np.float32)}
 
 
 @functools.cache

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from learner.export.torchscript.canonical_archive import with_canonical_names
 from learner.export.torchscript.mixed_scripting import PieceCall, piece_calls, with_scripted_pieces, with_traced_pieces
-from shared.scripting.scripting import ScriptModule, operations, save_archive, script, trace
+from shared.scripting.scripting import ScriptModule, operations, save_archive, save_program, script, trace
 
 ScriptMethod = Literal["script", "script+trace", "trace+script", "trace"]
 SCRIPT_METHODS: tuple[ScriptMethod, ...] = get_args(ScriptMethod)
@@ -16,7 +16,8 @@ SCRIPT_METHODS: tuple[ScriptMethod, ...] = get_args(ScriptMethod)
 class ScriptSubject(Protocol):
     """The module to export: ``flat`` is traced with the list ``example``, and ``script_core`` scripts ``core``.
 
-    Without ``script_core``, ``core`` has the flat interface itself.
+    Without ``script_core``, ``core`` has the flat interface itself. The archive of a policy has no weights; those of other
+    modules are used alone.
     """
 
     @property
@@ -26,13 +27,15 @@ class ScriptSubject(Protocol):
     @property
     def example(self) -> list[Tensor]: ...
     @property
+    def is_policy(self) -> bool: ...
+    @property
     def script_core(self) -> Callable[[nn.Module], ScriptModule] | None: ...
 
 
 def make_archive(method: ScriptMethod, subject: ScriptSubject) -> tuple[ScriptModule, bytes]:
     """Return the program that ``method`` makes, with canonical names, and its archive. Raises what torch raises."""
     module = with_canonical_names(_made(method, subject))
-    return module, save_archive(module)
+    return module, save_program(module) if subject.is_policy else save_archive(module)
 
 
 def _made(method: ScriptMethod, subject: ScriptSubject) -> ScriptModule:

@@ -1,6 +1,5 @@
 """Acting loops of this project, the environment alone, hand-written loops without a library, and other libraries."""
 
-import io
 import logging
 import warnings
 from contextlib import ExitStack
@@ -24,7 +23,9 @@ from learner.networks.acting_policy import ActingPolicy
 from learner.networks.network_config import NetworkConfig
 from learner.publishing.policy_publisher import publish_once
 from scripts.benchmarks.common.rounds import Piece
+from shared.engines.torchscript import load_script_module
 from shared.policy.noise import NoiseStream
+from shared.policy.weights import decode_weights
 from shared.rollouts.rollout import RolloutLayout
 from shared.run.environment_description import describe_environment
 from shared.store.policy_store import LocalPolicyStore
@@ -137,7 +138,7 @@ DESCRIPTION = (
     "in inference_mode; no value, no log-probability, no reproducible noise, no checks"
 )
 SAME_PROGRAM_DESCRIPTION = (
-    "the loop: the version's own policy.ts by torch.jit.load, in inference_mode, with from_numpy; action, "
+    "the loop: the version's own policy.ts, in inference_mode, with from_numpy; action, "
     "log-probability and value from the observation and noise, drawn in blocks as the agent does; no checks"
 )
 
@@ -221,7 +222,7 @@ def bare_same_program(store: LocalPolicyStore) -> Piece:
     (program,) = (program for program in files.manifest.programs if program.kind == "torchscript")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        act = torch.jit.load(io.BytesIO(files.read(program.file)))  # type: ignore[no-untyped-call]
+        act, _ = load_script_module(files.read(program.file), decode_weights(files.read(files.manifest.weights)))
     noise = NoiseStream(files.manifest.signature.action, 1, seed=0)
     environment = make_environment()
     observation, _ = environment.reset(seed=0)

@@ -9,6 +9,7 @@ from actor.verification.probe_verifier import ProbeVerifier
 from shared.engines.engine import Engine, EngineKind
 from shared.engines.torchscript import TorchScriptEngine
 from shared.errors import ProgramImpure, WeightsError
+from shared.policy.weights import decode_weights
 from shared.store.policy_store import LocalPolicyStore
 from tests.support.agent_policies import OBSERVATIONS, exporter, make_policy, publish_seed, quiet_noise
 from tests.support.bad_programs import WideLogProbForSomeInputs, publish_program
@@ -21,11 +22,16 @@ def _files(seed: int) -> dict[str, bytes]:
     return exporter().files(make_policy(seed=seed).state_dict())[0]
 
 
+def _engine(seed: int) -> TorchScriptEngine:
+    files = _files(seed)
+    return TorchScriptEngine.from_bytes(files["policy.ts"], decode_weights(files["weights.safetensors"]))
+
+
 class _Spares:
     """One spare engine for the first caller."""
 
     def __init__(self) -> None:
-        self.engine: Engine | None = TorchScriptEngine.from_bytes(_files(0)["policy.ts"])
+        self.engine: Engine | None = _engine(0)
 
     def __call__(self, kind: EngineKind, program_digest: str) -> Engine | None:
         assert (kind, program_digest) == FIRST
@@ -39,7 +45,7 @@ def _answers(engine: Engine) -> list[np.ndarray]:
 
 def test_an_engine_is_handed_over_once_its_weights_are_verified() -> None:
     weights = _files(1)["weights.safetensors"]
-    expected = TorchScriptEngine.from_bytes(_files(1)["policy.ts"])
+    expected = _engine(1)
     preloader = WeightPreloader(FIRST, _Spares())
     preloader.preload(weights)
     assert preloader.take(*FIRST) is None, "not yet"

@@ -9,16 +9,15 @@ from torch import nn
 from actor.verification.probe_verifier import ProbeVerifier
 from shared.engines.eager import EagerEngine, module_tensors
 from shared.engines.engine import Engine
-from shared.engines.torchscript import TorchScriptEngine
 from shared.errors import ProbeMismatch, ProgramImpure
 from shared.policy.probe import Probe, compute_probe, run_policy
-from shared.scripting.scripting import save_archive, script
 from tests.support.agent_policies import exporter, make_policy
 from tests.support.impure_policies import REASONS, AroundPolicy, MixesRowsByWeights
 from tests.support.policies import make_version
+from tests.support.script_archives import script_engine
 
 ENGINES: dict[str, Callable[[nn.Module], Engine]] = {
-    "torchscript": lambda module: TorchScriptEngine.from_bytes(save_archive(script(module.eval()))),
+    "torchscript": script_engine,
     "eager": lambda module: EagerEngine(module, ""),
 }
 

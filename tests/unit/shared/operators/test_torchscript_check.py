@@ -12,7 +12,7 @@ from shared.operators.program_check import check_program
 from shared.operators.program_trust import PURE_ONLY, ProgramTrust
 from shared.scripting.script_modules import without_torch_warnings
 from shared.scripting.scripting import save_archive, script, trace
-from tests.support.script_archives import CLASS, Small, small_archive, with_body, with_entries
+from tests.support.script_archives import CLASS, SMALL_WEIGHTS, Small, small_archive, with_body, with_entries
 
 _PREFIX = CLASS.rpartition(".")[0]
 _FIRST = "x = inputs[0]"
@@ -146,7 +146,7 @@ def test_an_attack_by_torch_itself_is_refused_before_it_runs(tmp_path: Path) -> 
     with pytest.raises(OperatorNotAllowed):
         check(made)
     assert not (tmp_path / "made").exists()
-    TorchScriptEngine.from_bytes(made).run([np.ones(3, np.float32)])
+    TorchScriptEngine.from_bytes(made, SMALL_WEIGHTS).run([np.ones(3, np.float32)])
     assert (tmp_path / "made").exists(), "torch itself does not protect against it"
 
 
@@ -285,7 +285,7 @@ def test_layers_in_training_mode_are_refused() -> None:
 
 def test_the_small_archive_passes_and_computes_what_it_should() -> None:
     assert not check(small_archive())
-    (found, _) = TorchScriptEngine.from_bytes(small_archive()).run([np.ones((1, 3), np.float32)])
+    (found, _) = TorchScriptEngine.from_bytes(small_archive(), SMALL_WEIGHTS).run([np.ones((1, 3), np.float32)])
     (expected, _) = Small()([torch.ones(1, 3)])
     np.testing.assert_array_equal(found, expected.detach().numpy())
 
