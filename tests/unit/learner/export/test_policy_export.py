@@ -46,10 +46,18 @@ def test_versions_differ_only_in_weights_and_probe(exporter: PolicyExporter) -> 
     (one, programs, _), (two, same_programs, _) = (exporter.files(TinyPolicy().state_dict()) for _ in range(2))
     assert programs == same_programs
     assert one["policy.onnx"] == two["policy.onnx"]
+    assert one["policy.ts"] == two["policy.ts"]
     assert one["weights.safetensors"] != two["weights.safetensors"]
     start = data_start(one["weights.safetensors"])
     assert one["weights.safetensors"][:start] == two["weights.safetensors"][:start]
     assert one["probe.safetensors"] != two["probe.safetensors"]
+
+
+def test_no_program_repeats_the_weights() -> None:
+    wide = TinyPolicy(hidden=20_000)
+    files, _, _ = PolicyExporter(wide, TINY_SIGNATURE).files(wide.state_dict())
+    assert len(files["weights.safetensors"]) > 600_000
+    assert all(len(files[name]) < 30_000 for name in ("policy.ts", "policy.onnx"))
 
 
 def test_the_same_weights_give_the_same_version(exporter: PolicyExporter) -> None:

@@ -145,4 +145,4 @@ def test_non_persistent_buffers_are_weights() -> None:
     module = nn.Module()
     module.register_buffer("kept", torch.zeros(1))
     module.register_buffer("left_out", torch.zeros(2), persistent=False)
-    assert module_tensors(module).keys() == {"kept", "left_out"}
+    assert module_arrays(module).keys() == {"kept", "left_out"}
