@@ -12,14 +12,18 @@ import re
 import secrets
 import struct
 import threading
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from loguru import logger
 
 from actor.guard.record_place import RecordPlace
 from shared.errors import one_line
+
+Remove = Callable[[], None]
 
 _HEADER = struct.Struct("<8s?7xdqq32s16s48s")  # format, is calling, hung seconds, thread, version, digest, engine, boot
 _FORMAT = b"acting-1"
@@ -133,23 +137,19 @@ class ActingRecord:
         self._descriptor = descriptor
 
 
-def take_ended_records(place: RecordPlace) -> list[EndedRecord]:
-    """Remove the records of processes that have ended, and return those that can be read.
+def ended_records(place: RecordPlace) -> Iterator[tuple[EndedRecord | None, Remove]]:
+    """Yield the record of each process that has ended, or None for one that cannot be read, and how to remove it.
 
-    Of several callers one gets a record. Raises OSError.
+    Of several callers, one at a time has a record; it stays until somebody removes it. Raises OSError.
     """
-    taken = []
     for path in place.paths():
         with suppress(FileNotFoundError), path.open("rb") as file:
             try:
                 fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 continue  # its process lives, or another caller has it
-            data = file.read(_BYTES + _MAX_REPORT_BYTES)
-            path.unlink()  # raises if another caller was faster
-            if (record := _decode(data)) is not None:
-                taken.append(record)
-    return taken
+            path.stat()  # raises if another caller removed it meanwhile; its name is never used again
+            yield _decode(file.read(_BYTES + _MAX_REPORT_BYTES)), partial(path.unlink, missing_ok=True)
 
 
 def _decode(data: bytes) -> EndedRecord | None:

@@ -1,6 +1,7 @@
 """The contents that ended processes of this machine in a call: counted, and quarantined at the second time."""
 
 import secrets
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import msgspec
 from loguru import logger
 
-from actor.guard.acting_record import take_ended_records
+from actor.guard.acting_record import ended_records
 from actor.guard.record_place import RecordPlace
 from shared.errors import StoreError
 from shared.files.small_files import forget_oldest
@@ -44,7 +45,7 @@ class UncleanEnds:
     """The counts: one small file for each end in ``directory``.
 
     The count of a content begins at zero again when an agent closes that acted with it for a while. If the directory
-    cannot be read or written, nothing is counted.
+    cannot be read, nothing is counted.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -52,13 +53,26 @@ class UncleanEnds:
         self._notes = LocalNotes(directory)
 
     def take(self, place: RecordPlace) -> list[UncleanEnd]:
-        """Count the processes that have ended since the last call by the fault of a content, and return them."""
+        """Count the processes that have ended since the last call by the fault of a content, and return them.
+
+        While an end cannot be written (a full disk), its record stays: every later process counts it, too.
+        """
         found = []
+        unwritten = Counter[str]()
         try:
-            for record in take_ended_records(place):
-                if (fault := record.fault()) is not None:
-                    ends = self._add(record.digest, _End(record.version, fault))
-                    found.append(UncleanEnd(record.version, record.digest, fault, ends))
+            for record, remove in ended_records(place):
+                fault = None if record is None else record.fault()
+                if record is None or fault is None:
+                    remove()
+                    continue
+                try:
+                    self._write(record.digest, _End(record.version, fault))
+                    remove()
+                except (StoreError, OSError) as error:
+                    unwritten[record.digest] += 1
+                    logger.debug("unclean end not written, its record stays error={}", error)
+                ends = len(self._of(record.digest)) + unwritten[record.digest]
+                found.append(UncleanEnd(record.version, record.digest, fault, ends))
         except (StoreError, OSError) as error:
             logger.debug("unclean ends not counted error={}", error)
         return found
@@ -69,12 +83,10 @@ class UncleanEnds:
             for name in self._of(digest):
                 self._notes.remove(name)
 
-    def _add(self, digest: str, end: _End) -> int:
+    def _write(self, digest: str, end: _End) -> None:
         self._directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._notes.write(f"{digest}-{secrets.token_hex(4)}", msgspec.json.encode(end))
-        ends = len(self._of(digest))
         forget_oldest(self._directory, _MAX_FILES)
-        return ends
 
     def _of(self, digest: str) -> list[str]:
         return [name for name in self._notes.names() if name[:_DIGEST_CHARACTERS] == digest]

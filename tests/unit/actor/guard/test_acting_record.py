@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from actor.guard.acting_record import ActingRecord, EndedRecord, take_ended_records
+from actor.guard.acting_record import ActingRecord, EndedRecord, ended_records
 from actor.guard.record_place import RecordPlace
 from tests.support.paths import REPOSITORY
 
@@ -35,6 +35,14 @@ def place(tmp_path: Path) -> RecordPlace:
 def _end(place: RecordPlace, body: str) -> None:
     command = [sys.executable, "-c", _PROGRAM + body, str(place.directory)]
     subprocess.run(command, cwd=REPOSITORY, check=False)
+
+
+def _taken(place: RecordPlace) -> list[EndedRecord]:
+    found = []
+    for record, remove in ended_records(place):
+        remove()
+        found += [] if record is None else [record]
+    return found
 
 
 @pytest.mark.parametrize(
@@ -71,11 +79,11 @@ def test_only_an_end_in_a_call_that_crashes_or_hangs_is_the_fault_of_the_content
     place: RecordPlace, body: str, fault: str | None
 ) -> None:
     _end(place, body)
-    (record,) = take_ended_records(place)
+    (record,) = _taken(place)
     assert record.fault() == fault
     if fault is not None:
         assert (record.version, record.digest) == (7, _DIGEST)
-    assert take_ended_records(place) == []
+    assert _taken(place) == []
     assert list(place.directory.iterdir()) == []
 
 
@@ -87,15 +95,24 @@ def test_an_agent_that_closes_leaves_nothing(place: RecordPlace) -> None:
 def test_the_record_of_a_living_agent_is_left_alone(place: RecordPlace) -> None:
     record = ActingRecord(place)
     record.calling[0] = 1
-    assert take_ended_records(place) == []
+    assert _taken(place) == []
     assert len(place.paths()) == 1
     record.close()
 
 
+def test_a_record_stays_until_it_is_removed_and_one_caller_at_a_time_has_it(place: RecordPlace) -> None:
+    _end(place, "act(); call(); faulthandler._sigsegv()")
+    reading = ended_records(place)
+    record, _ = next(reading)
+    assert list(ended_records(place)) == []
+    reading.close()
+    assert _taken(place) == [record]
+
+
 def test_records_of_other_caches_are_left_alone(place: RecordPlace) -> None:
     _end(place, "act(); call(); faulthandler._sigsegv()")
-    assert take_ended_records(RecordPlace(place.directory, "other")) == []
-    assert len(take_ended_records(place)) == 1
+    assert _taken(RecordPlace(place.directory, "other")) == []
+    assert len(_taken(place)) == 1
 
 
 def test_a_record_of_an_earlier_boot_is_removed_and_not_read(place: RecordPlace) -> None:
@@ -105,7 +122,7 @@ def test_a_record_of_an_earlier_boot_is_removed_and_not_read(place: RecordPlace)
     data = path.read_bytes()
     assert boot in data
     path.write_bytes(data.replace(boot, boot[::-1]))
-    assert take_ended_records(place) == []
+    assert _taken(place) == []
     assert place.paths() == []
 
 
@@ -113,7 +130,7 @@ def test_a_record_of_an_earlier_boot_is_removed_and_not_read(place: RecordPlace)
 def test_files_of_another_form_are_removed_and_not_read(place: RecordPlace, data: bytes) -> None:
     place.directory.mkdir()
     place.path("1").write_bytes(data)
-    assert take_ended_records(place) == []
+    assert _taken(place) == []
     assert place.paths() == []
 
 
@@ -131,7 +148,7 @@ def test_the_report_of_a_crash_is_read_whole(place: RecordPlace) -> None:
     """The crashed thread may be the last of many in the report."""
     body = "act(); call()\nfor _ in range(50): threading.Thread(target=threading.Event().wait, daemon=True).start()\n"
     _end(place, body + "faulthandler._sigsegv()")
-    (record,) = take_ended_records(place)
+    (record,) = _taken(place)
     assert record == EndedRecord(7, _DIGEST, "torchscript", True, 0.0, "Segmentation fault")
 
 

@@ -1,12 +1,16 @@
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from actor.guard import call_guard, unclean_ends
-from actor.guard.acting_record import EndedRecord
+from actor.guard.acting_record import EndedRecord, Remove
 from actor.guard.call_guard import CallGuard
 from actor.guard.record_place import RecordPlace
 from actor.guard.unclean_ends import UncleanEnd, UncleanEnds
+from shared.errors import StoreUnavailable
+from shared.store.store_notes import LocalNotes
 from tests.support.waiting import until
 
 _BAD, _OTHER = "ab" * 32, "cd" * 32
@@ -23,11 +27,11 @@ def ended(monkeypatch: pytest.MonkeyPatch) -> list[EndedRecord]:
     """The records that the next ``take`` finds."""
     records: list[EndedRecord] = []
 
-    def take(_place: RecordPlace) -> list[EndedRecord]:
-        found, records[:] = records[:], []
-        return found
+    def read(_place: RecordPlace) -> Iterator[tuple[EndedRecord, Remove]]:
+        for record in [*records]:
+            yield record, partial(records.remove, record)
 
-    monkeypatch.setattr(unclean_ends, "take_ended_records", take)
+    monkeypatch.setattr(unclean_ends, "ended_records", read)
     return records
 
 
@@ -59,6 +63,27 @@ def test_a_cleared_content_begins_at_zero(ended: list[EndedRecord], tmp_path: Pa
     ends.clear(_BAD)
     ended[:] = [_crashed(_BAD), _crashed(_OTHER)]
     assert [end.ends for end in ends.take(_PLACE)] == [1, 2]
+
+
+def test_ends_that_cannot_be_written_are_counted_and_their_records_stay(
+    ended: list[EndedRecord], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk must not give a content another two ends."""
+    ends = UncleanEnds(tmp_path / "unclean-ends")
+    ended[:] = [_crashed(_BAD)]
+    assert [end.ends for end in ends.take(_PLACE)] == [1]
+
+    def refuse(*_: object) -> None:
+        raise StoreUnavailable("no space left on the device")
+
+    for _ in range(2):
+        ended[:] = [_crashed(_BAD), _crashed(_OTHER)]
+        with monkeypatch.context() as full:
+            full.setattr(LocalNotes, "write", refuse)
+            assert [(end.digest, end.ends) for end in ends.take(_PLACE)] == [(_BAD, 2), (_OTHER, 1)]
+        assert ended == [_crashed(_BAD), _crashed(_OTHER)]
+    assert [(end.digest, end.ends) for end in ends.take(_PLACE)] == [(_BAD, 2), (_OTHER, 1)]
+    assert ended == []
 
 
 def test_a_directory_that_cannot_be_written_to_counts_nothing(ended: list[EndedRecord], tmp_path: Path) -> None:
