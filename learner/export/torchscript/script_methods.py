@@ -16,8 +16,8 @@ SCRIPT_METHODS: tuple[ScriptMethod, ...] = get_args(ScriptMethod)
 class ScriptSubject(Protocol):
     """The module to export: ``flat`` is traced with the list ``example``, and ``script_core`` scripts ``core``.
 
-    Without ``script_core``, ``core`` has the flat interface itself. The archive of a policy has no weights; those of other
-    modules are used alone.
+    Without ``script_core``, ``core`` has the flat interface itself. The archive of a policy has no weights; archives
+    of other modules are used alone.
     """
 
     @property
