@@ -4,9 +4,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from learner.export.canonical_archive import canonical_archive
 from torch import Tensor, nn
 
+from learner.export.torchscript.canonical_archive import canonical_archive
 from shared.engines.eager import EagerEngine, module_arrays
 from shared.engines.torchscript import TorchScriptEngine
 from shared.errors import PolicyOutputError, ProgramError, WeightsError
