@@ -29,7 +29,7 @@ from tests.support.agent_policies import (
 from tests.support.captured_logs import CapturedLogs
 from tests.support.waiting import until
 
-TOUCHING = OBSERVATIONS + np.array([1000, 0, 0, 0], np.float32)
+TOUCHING = OBSERVATIONS + np.array([1e5, 0, 0, 0], np.float32)
 
 _READ = VersionDirectory.read
 
@@ -100,7 +100,7 @@ class TestBadVersions:
         agent = make_agent(cache_directory=tmp_path / "cache", num_envs=None)
         publish(store, TouchyPolicy(seed=0), touchy_exporter())
         agent.reset()
-        bad = publish(store, TouchyPolicy(seed=1, nan_above=500.0), touchy_exporter())
+        bad = publish(store, TouchyPolicy(seed=1, nan_above=5e4), touchy_exporter())
         agent.reset()
         assert agent.policy.version == bad.version
         agent.act(TOUCHING[0])
@@ -135,7 +135,7 @@ class TestBadVersions:
         agent = make_agent(cache_directory=tmp_path / "file")
         publish(store, TouchyPolicy(seed=0), touchy_exporter())
         agent.reset()
-        publish(store, TouchyPolicy(seed=1, nan_above=500.0), touchy_exporter())
+        publish(store, TouchyPolicy(seed=1, nan_above=5e4), touchy_exporter())
         agent.reset()
         agent.act(TOUCHING)
         agent.reset()
@@ -480,7 +480,7 @@ class TestFailuresWhileActing:
         self, store: LocalPolicyStore, make_agent: MakeAgent, captured_logs: CapturedLogs, touch: str
     ) -> None:
         agent = make_agent()
-        good, bad = TouchyPolicy(seed=1), TouchyPolicy(seed=2, **{touch: 500.0})
+        good, bad = TouchyPolicy(seed=1), TouchyPolicy(seed=2, **{touch: 5e4})
         publish(store, good, touchy_exporter())
         agent.reset()
         manifest = publish(store, bad, touchy_exporter())
@@ -505,7 +505,7 @@ class TestFailuresWhileActing:
     def test_an_older_version_is_loaded_if_no_good_one_is_in_memory(
         self, store: LocalPolicyStore, make_agent: MakeAgent
     ) -> None:
-        good, bad = TouchyPolicy(seed=1), TouchyPolicy(seed=2, nan_above=500.0)
+        good, bad = TouchyPolicy(seed=1), TouchyPolicy(seed=2, nan_above=5e4)
         publish(store, good, touchy_exporter())
         publish(store, bad, touchy_exporter())
         for synchronous in (True, False):
@@ -520,7 +520,7 @@ class TestFailuresWhileActing:
         self, store: LocalPolicyStore, make_agent: MakeAgent
     ) -> None:
         agent = make_agent()
-        for seed, limit in ((1, 1e30), (2, 500.0)):
+        for seed, limit in ((1, 1e30), (2, 5e4)):
             publish(store, TouchyPolicy(seed=seed, nan_above=limit), touchy_exporter())
             agent.reset()
         agent.act(TOUCHING)
@@ -533,7 +533,7 @@ class TestFailuresWhileActing:
     ) -> None:
         agent = make_agent(follow="pinned:1")
         publish(store, TouchyPolicy(seed=1), touchy_exporter())
-        publish(store, TouchyPolicy(seed=2, nan_above=500.0), touchy_exporter())
+        publish(store, TouchyPolicy(seed=2, nan_above=5e4), touchy_exporter())
         agent.reset()
         for observation in (TOUCHING, OBSERVATIONS):  # what was quarantined does not act again, whatever it would say
             with pytest.raises(PolicyUnavailable, match=r"version 1 \(quarantined\): PolicyOutputError: log_prob nan"):

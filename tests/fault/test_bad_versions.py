@@ -30,7 +30,7 @@ from tests.support.captured_logs import CapturedLogs
 from tests.support.impure_policies import MixesRowsByWeights
 from tests.support.waiting import until
 
-FAR = OBSERVATIONS + np.array([1000, 0, 0, 0], np.float32)
+FAR = OBSERVATIONS + np.array([1e5, 0, 0, 0], np.float32)
 LIMITS = SandboxLimits(timeout_s=10.0, memory_bytes=2**29)
 
 

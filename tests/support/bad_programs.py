@@ -92,7 +92,7 @@ class RightAtOneBatchSize(AroundPolicy):
 
 
 def _is_far(inputs: list[Tensor]) -> bool:
-    return bool((inputs[0][:, 0] > 500).any())
+    return bool((inputs[0][:, 0] > 5e4).any())
 
 
 class WideLogProbForSomeInputs(AroundPolicy):

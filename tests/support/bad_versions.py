@@ -264,8 +264,8 @@ BAD_KINDS = (
     BadKind("a program that is listed but not there", _missing_program, "policy.ts: the manifest lists it", "retried"),
     _kind("a newer format", "expected manifest format"),
     _kind("another number", "expected a manifest of"),
-    BadKind("NaN for some inputs", _touchy(nan_above=500.0), "PolicyOutputError", "quarantined while acting"),
-    BadKind("illegal for some inputs", _touchy(illegal_above=500.0), "PolicyOutputError", "quarantined while acting"),
+    BadKind("NaN for some inputs", _touchy(nan_above=5e4), "PolicyOutputError", "quarantined while acting"),
+    BadKind("illegal for some inputs", _touchy(illegal_above=5e4), "PolicyOutputError", "quarantined while acting"),
     *(BadKind(_spaced(kind), _program(kind), "PolicyOutputError", "quarantined while acting") for kind in VARYING),
     *(BadKind(_spaced(kind), _impure(kind), "differ by more than") for kind in (*ROW_MIXING, RefusesSingleRows)),
 )
