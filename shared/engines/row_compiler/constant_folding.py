@@ -149,6 +149,11 @@ def _slice(inputs: Sequence[Constant], _: Mapping[str, Any]) -> Constant:
     return inputs[0][tuple(cuts)]
 
 
+def _triangle(inputs: Sequence[Constant], attributes: Mapping[str, Any]) -> Constant:
+    (offset,) = integers(inputs[1]) if len(inputs) > 1 else (0,)
+    return (np.triu if attributes.get("upper", 1) else np.tril)(inputs[0], offset)
+
+
 def _expand(inputs: Sequence[Constant], _: Mapping[str, Any]) -> Constant | None:
     """Return None for a shape with the batch size, which no constant has."""
     if has_batch(inputs[1]):
@@ -164,6 +169,7 @@ _OPERATORS: Mapping[str, Callable[[Sequence[Constant], Mapping[str, Any]], Const
     "Concat": lambda inputs, attributes: np.concatenate(inputs, axis=attributes["axis"]),
     "Constant": _constant,
     "Div": _plain(_divide),
+    "Equal": _plain(np.equal),
     "Expand": _expand,
     "Gather": lambda inputs, attributes: np.take(inputs[0], inputs[1], axis=attributes.get("axis", 0)),
     "Identity": lambda inputs, _: inputs[0],
@@ -175,5 +181,7 @@ _OPERATORS: Mapping[str, Callable[[Sequence[Constant], Mapping[str, Any]], Const
     "Sqrt": _plain(np.sqrt),
     "Squeeze": lambda inputs, attributes: np.squeeze(inputs[0], axes_of(inputs, attributes) or None),
     "Sub": _plain(np.subtract),
+    "Trilu": _triangle,
     "Unsqueeze": lambda inputs, attributes: np.expand_dims(inputs[0], axes_of(inputs, attributes)),
+    "Where": _plain(np.where),
 }

@@ -58,6 +58,10 @@ def _ints(*numbers: int) -> np.ndarray:
         ("Squeeze", [_ints(BATCH), _ints(0)], {}, np.int64(BATCH)),
         ("Squeeze", [_ints(BATCH)], {"axes": [0]}, np.int64(BATCH)),
         ("Unsqueeze", [np.array(BATCH), _ints(0)], {}, _ints(BATCH)),
+        ("Equal", [_ints(1, 2), _ints(2)], {}, np.array([False, True])),
+        ("Trilu", [_ints(1, 2, 3, 4).reshape(2, 2)], {"upper": 0}, _ints(1, 0, 3, 4).reshape(2, 2)),
+        ("Trilu", [_ints(1, 2, 3, 4).reshape(2, 2), np.array(1)], {}, _ints(0, 2, 0, 0).reshape(2, 2)),
+        ("Where", [np.array([True, False]), np.float32(2), np.float32(3)], {}, np.array([2, 3], np.float32)),
     ],
 )
 def test_constants_are_folded(
