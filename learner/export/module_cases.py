@@ -105,6 +105,11 @@ class ModuleCases:
         """Return the possible batch dimensions, likeliest first; None for a module with fixed sizes."""
         if given is not None and len(given) != len(example):
             raise ExportError(f"batch_dims has {len(given)} entries for {len(example)} tensors")
+        for number, (dim, names) in enumerate(zip(given or (), self.named.dims, strict=False)):
+            if dim in names:
+                raise ExportError(
+                    f"leave dimension {dim} of tensor {number} out of dynamic, or out of batch_dims: it cannot be both"
+                )
         if not dynamic_batch or not any(tensor.ndim for tensor in example):
             return None
         return (guess_batch_dims(example, self.named) or None) if given is None else [tuple(given)]

@@ -166,9 +166,10 @@ def _choices(
     if how is not None and how not in EXPORT_METHODS:
         raise ConfigurationError(f"expected one of {', '.join(EXPORT_METHODS)} for how, found {how!r}")
     methods = methods_of(programs, onnx=onnx, aot=aot) if how is None else (how,)
-    if tolerance is not None and not 0 <= tolerance <= MAX_TOLERANCE:
+    is_number = isinstance(tolerance, int | float)
+    if tolerance is not None and not (is_number and 0 <= tolerance <= MAX_TOLERANCE):
         raise ConfigurationError(
-            f"pass a tolerance from 0 to {MAX_TOLERANCE:g}, the most that an actor allows: found {tolerance:g}"
+            f"pass a tolerance from 0 to {MAX_TOLERANCE:g}, the most that an actor allows: found {tolerance!r}"
         )
     return _Choices(methods, ProgramTrust(allowed_operators=allowed_operators), dynamic, tolerance)
 

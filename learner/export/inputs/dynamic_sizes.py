@@ -114,6 +114,11 @@ def named_dims(dynamic: Dynamic | None, names: Sequence[Sequence[str]], example:
         return NamedDims(tuple({} for _ in example))
     dims: list[dict[int, str]] = [{} for _ in example]
     ranges: dict[str, Range] = {}
+    if not isinstance(dynamic, Mapping) or not all(isinstance(given, Mapping) for given in dynamic.values()):
+        raise ConfigurationError(
+            'name dimensions in dynamic as {"entities": {1: "n"}}: expected a dict of dicts, '
+            f"found {one_line(repr(dynamic), 80)}"
+        )
     for tensor_name, given in dynamic.items():
         number = _tensor_number(tensor_name, names)
         for dim, size in given.items():

@@ -523,9 +523,9 @@ def test_a_tolerance_is_used_recorded_and_capped(tmp_path: Path) -> None:
     for tolerance in (0.0, 1e-6, 1e-3):
         report = export_module(nn.Linear(4, 2), (x,), tmp_path / f"{tolerance}", how="script", tolerance=tolerance)
         assert (report.manifest.probe.atol, report.manifest.probe.rtol) == (tolerance, tolerance)
-    for tolerance in (1.1e-3, -1.0, float("nan")):
+    for tolerance in (1.1e-3, -1.0, float("nan"), "1e-4"):
         with pytest.raises(ConfigurationError, match=r"^pass a tolerance from 0 to 0.001"):
-            export_module(nn.Linear(4, 2), (x,), tmp_path / "m", tolerance=tolerance)
+            export_module(nn.Linear(4, 2), (x,), tmp_path / "m", tolerance=tolerance)  # type: ignore[arg-type]
 
 
 @pytest.mark.slow

@@ -167,6 +167,8 @@ def test_native_code_takes_every_size(tmp_path: Path) -> None:
     ("dynamic", "reason"),
     [
         ({"entites": {1: "n"}}, "name one of own, entities, mask in dynamic: no tensor .* 'entites'"),
+        ({"entities": "n"}, "name dimensions in dynamic as .* expected a dict of dicts, found {'entities': 'n'}"),
+        (["entities"], "name dimensions in dynamic as .* expected a dict of dicts"),
         ({"entities": {3: "n"}}, "number the dimensions of entities from 0 to 2 in dynamic: found 3"),
         ({"entities": {1: 7}}, "name a size in dynamic by a string or a torch.export.Dim: .* '7'"),
         ({"entities": {1: "2*n"}}, "name a size in dynamic by a string or a torch.export.Dim: .* '2\\*n'"),
@@ -182,6 +184,11 @@ def test_wrong_names_are_refused_in_one_line(dynamic: Any, reason: str, tmp_path
     with pytest.raises(ConfigurationError, match=f"^{reason}") as refused:
         export_module(Candidates(), candidates(4), tmp_path / "m", dynamic=dynamic)
     assert len(str(refused.value)) < 300
+
+
+def test_a_batch_dimension_has_no_name(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"^leave dimension 0 of tensor 1 out of dynamic"):
+        export_module(Candidates(), candidates(4), tmp_path / "m", batch_dims=(0, 0, 0), dynamic={"entities": {0: "n"}})
 
 
 def test_a_range_beyond_the_module_is_refused(tmp_path: Path) -> None:
