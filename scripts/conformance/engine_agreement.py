@@ -1,11 +1,11 @@
 """``python scripts/conformance/engine_agreement.py``: engines against eager on a nested recurrent policy."""
 
 import hashlib
+import importlib.util
 import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import get_args
 
 import numpy as np
 import torch
@@ -16,9 +16,9 @@ from learner.networks.acting_policy import CLASS_PATH, ActingPolicy
 from learner.networks.network_config import NetworkConfig
 from shared.engines.engine import Engine, EngineKind
 from shared.engines.importable import ImportablePolicy
-from shared.engines.load import Read, load_program
+from shared.engines.load import PROGRAM_OF, Read, load_program
 from shared.operators.program_trust import ProgramTrust
-from shared.policy.manifest import WEIGHTS_FILE, FileEntry, Manifest
+from shared.policy.manifest import WEIGHTS_FILE, FileEntry, Manifest, ProgramKind
 from shared.policy.probe import make_inputs
 from shared.policy.signature import PolicySignature
 from shared.policy.spaces import action_spec, observation_leaves
@@ -52,9 +52,9 @@ class Agreement:
 def measure() -> list[Agreement]:
     """Export, load the engines that run images, and run each with its own state. This takes a minute for compiling."""
     policy = _policy()
-    manifest, read = export_policy(policy, aot=True)
-    # LLVM runs no images.
-    engines = {kind: load_engine(kind, manifest, read) for kind in get_args(EngineKind) if kind != "llvm"}
+    manifest, read = export_policy(policy)
+    runs = [kind for kind in PROGRAM_OF if manifest.program(PROGRAM_OF[kind]) and kind != "llvm"]  # it runs no images
+    engines = {kind: load_engine(kind, manifest, read) for kind in runs}
     found: dict[EngineKind, list[np.ndarray]] = {kind: [] for kind in engines}
     for batch_size in BATCH_SIZES:
         states = {kind: [np.zeros((batch_size, *s.shape), s.dtype) for s in policy.signature.state] for kind in engines}
@@ -75,10 +75,13 @@ def _policy() -> ActingPolicy:
     return policy
 
 
-def export_policy(policy: ActingPolicy, *, aot: bool) -> tuple[Manifest, Read]:
-    """Return a version with a program for every engine, and its files."""
+def export_policy(policy: ActingPolicy) -> tuple[Manifest, Read]:
+    """Return a version with a program for every engine that is installed, and its files. Takes a minute."""
     importable = ImportablePolicy(CLASS_PATH, policy.arguments)
-    exporter = PolicyExporter(policy, policy.signature, importable=importable, aot=aot)
+    programs: list[ProgramKind] = ["torchscript", "onnx", "aot"]
+    if importlib.util.find_spec("executorch"):
+        programs.append("executorch")
+    exporter = PolicyExporter(policy, policy.signature, importable=importable, programs=programs)
     files, programs, probe = exporter.files(policy.state_dict())
     manifest = Manifest(
         version=0,

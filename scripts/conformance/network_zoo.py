@@ -20,6 +20,7 @@ from scripts.conformance.zoo.network import Network
 from shared.engines.engine import EngineKind
 from shared.engines.load import PROGRAM_OF
 from shared.errors import ExportError, PolicyLoadError, one_line
+from shared.policy.manifest import ProgramKind
 from shared.policy.nested_values import describe, unflatten
 
 ATOL = RTOL = 1e-5
@@ -30,6 +31,7 @@ ENGINES = tuple(kind for kind in PROGRAM_OF if kind not in ("aot", "compile", "e
 _EXAMPLE_ROWS = 3
 _ROUNDING = 1e-6  # of inputs, relative: about eight units in the last place of float32, as in published probes
 _MOVES = 8
+_LARGEST_STATE = 10.0  # a state is a result of the network
 
 _Arrays = list[np.ndarray]
 
@@ -78,15 +80,17 @@ def is_missing(network: Network) -> bool:
     return bool(network.needs) and importlib.util.find_spec(network.needs) is None
 
 
-def measure(network: Network, batch_sizes: Sequence[int] = BATCH_SIZES) -> Result:
-    """Export ``network`` by all methods, and compare every engine that loads it with the module."""
+def measure(
+    network: Network, batch_sizes: Sequence[int] = BATCH_SIZES, programs: tuple[ProgramKind, ...] = ()
+) -> Result:
+    """Export ``network`` by the methods of ``programs``, and compare every engine that loads it with the module."""
     torch.manual_seed(0)
     module = network.make().eval()
     example = network.draw(_EXAMPLE_ROWS)
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "exported"
         try:
-            report = export_module(module, example, path)
+            report = export_module(module, example, path, programs=programs)
         except ExportError as error:
             return Result(network, reason=one_line(error))
         calls = [_Call(module, network, n, wide=wide) for n in batch_sizes for wide in (False, True)]
@@ -99,11 +103,13 @@ class _Call:
 
     def __init__(self, module: nn.Module, network: Network, rows: int, *, wide: bool) -> None:
         torch.manual_seed(rows)
-        arguments, leaves, classes = describe(network.draw(rows))
         generator = np.random.default_rng(rows)
-        tensors = [_wide(leaf, generator) if wide else leaf for leaf in leaves]
+        drawn = network.draw(rows)
+        if wide:
+            drawn = tuple(_wide(each, generator, i in network.states) for i, each in enumerate(drawn))
+        arguments, tensors, classes = describe(drawn)
         self.wide = wide
-        self.arguments = unflatten(arguments, tensors, classes)
+        self.arguments = drawn
         self.outputs = _flat(module, self.arguments)
         self.steady = np.ones(rows, np.bool_)
         for _ in range(_MOVES if any(map(torch.is_floating_point, tensors)) else 0):
@@ -138,13 +144,19 @@ def _flat(call: nn.Module | LoadedModule, arguments: tuple[Any, ...]) -> _Arrays
         return [leaf.numpy().copy() for leaf in describe(call(*arguments))[1]]
 
 
-def _wide(tensor: Tensor, generator: np.random.Generator) -> Tensor:
-    """Return floats of the magnitudes, each row of one and none equal, and bytes of 0 and 255."""
+def _wide(argument: Any, generator: np.random.Generator, is_state: bool) -> Any:
+    structure, tensors, classes = describe(argument)
+    return unflatten(structure, [_wide_tensor(tensor, generator, is_state) for tensor in tensors], classes)
+
+
+def _wide_tensor(tensor: Tensor, generator: np.random.Generator, is_state: bool) -> Tensor:
+    """Return floats of the magnitudes, each row of one and none equal, of 10 at most in states; bytes of 0 and 255."""
     if tensor.dtype == torch.uint8:
         return torch.from_numpy(generator.choice(np.array([0, 255], np.uint8), tuple(tensor.shape)))
     if not tensor.is_floating_point():
         return tensor
-    rows = np.resize(MAGNITUDES, len(tensor)).reshape(-1, *[1] * (tensor.ndim - 1))
+    magnitudes = np.minimum(MAGNITUDES, _LARGEST_STATE if is_state else np.inf)
+    rows = np.resize(magnitudes, len(tensor)).reshape(-1, *[1] * (tensor.ndim - 1))
     small = generator.random(tuple(tensor.shape)) < 0.2
     size = np.where(small, np.minimum(rows, 1), rows) * generator.uniform(0.5, 1, tuple(tensor.shape))
     return torch.from_numpy(size).to(tensor.dtype) * _signs(tensor, generator)

@@ -43,7 +43,7 @@ def test_single_file_ppo_reaches_475_and_replaces_the_policy_of_an_actor(tmp_pat
 @pytest.mark.filterwarnings("ignore")
 def test_all_engines_agree_on_a_nested_policy_with_state() -> None:
     agreements = {found.kind: found for found in engine_agreement.measure()}
-    assert agreements.keys() == {"torchscript", "onnx", "aot", "compile"}
+    assert agreements.keys() - {"executorch"} == {"torchscript", "onnx", "aot", "compile"}
     for found in agreements.values():
         assert found.is_equal, found
         assert found.of_allowed <= 1, found

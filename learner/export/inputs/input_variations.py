@@ -72,6 +72,7 @@ def with_wide_rows(policy: Policy, signature: PolicySignature, probe: Probe) -> 
 
 
 _OF_ROWS = (1e4, 100.0, 10.0, 1e-6)
+_OF_STATES = 10.0  # a state is a result; ONNX Runtime's gates are never 0, which a cell of 1e4 would show
 _MOVED = 1e-6  # relative: about eight units in the last place of float32
 _MOVES = 4  # a single one might by chance cancel
 
@@ -85,7 +86,8 @@ def _wide_rows(signature: PolicySignature, magnitudes: np.ndarray) -> list[np.nd
         if is_widened(spec) and array.dtype == np.uint8:
             inputs[i] = generator.choice(np.array([0, 255], np.uint8), array.shape)
         elif is_widened(spec):
-            size = magnitudes.reshape(-1, *[1] * (array.ndim - 1))
+            sizes = np.minimum(magnitudes, _OF_STATES) if spec.role == "state" else magnitudes
+            size = sizes.reshape(-1, *[1] * (array.ndim - 1))
             parts = generator.choice([-1, 1], array.shape) * generator.choice([0, 1e-6, 1, 1, 1], array.shape)
             inputs[i] = np.asarray(parts * size * generator.uniform(0.5, 1, array.shape), array.dtype)
     return inputs

@@ -151,7 +151,7 @@ def _hero(n: int) -> tuple[object, ...]:
 
 
 NETWORKS = (
-    Network("heads of hok_env", HeroNetwork, _hero),
+    Network("heads of hok_env", HeroNetwork, _hero, (4,)),
     Network("set transformer", SetTransformer, lambda n: (torch.randn(n, 6, 4), ~allowed(n, 6))),
     Network("pointer network", PointerNetwork, lambda n: (torch.randn(n, 6, 5), allowed(n, 6))),
     Network("action embedding", ActionEmbedding, lambda n: (torch.randn(n, 6), torch.randint(0, 50, (n, 7)))),

@@ -15,14 +15,15 @@ Draw = Callable[[int], tuple[Any, ...]]
 class Network:
     """A kind of network: ``make()`` returns the module, ``draw(n)`` the positional arguments for ``n`` rows.
 
-    Every tensor has the batch in its first dimension, and every row is computed from that row alone. ``refused`` is a
-    part of the message with which an export is refused, for a kind that no version can hold. ``needs`` is a package
-    beyond the project's own.
+    Every tensor has the batch in its first dimension, and every row is computed from that row alone. ``states`` are the
+    positions of recurrent states, which no environment sends. ``refused`` is a part of the message with which an export
+    is refused, for a kind that no version can hold. ``needs`` is a package beyond the project's own.
     """
 
     name: str
     make: Callable[[], nn.Module]
     draw: Draw
+    states: tuple[int, ...] = ()
     refused: str = ""
     needs: str = ""
 

@@ -145,18 +145,22 @@ def _hyper(n: int) -> tuple[object, ...]:
     return torch.randn(n, 5), large, small
 
 
+def _mamba(n: int) -> tuple[Tensor, ...]:
+    return torch.randn(n, 8), torch.randn(n, 16, 4), torch.randn(n, 16, 4)
+
+
 def _world(n: int) -> tuple[object, ...]:
     state = {"deter": torch.randn(n, 16), "stoch": torch.randn(n, 16)}
     return torch.randn(n, 5), torch.randn(n, 3), state, torch.randn(n, 4, 4)
 
 
 NETWORKS = (
-    Network("LSTM", LstmStep, lambda n: (torch.randn(n, 5), torch.randn(n, 2, 16), torch.randn(n, 2, 16))),
+    Network("LSTM", LstmStep, lambda n: (torch.randn(n, 5), torch.randn(n, 2, 16), torch.randn(n, 2, 16)), (1, 2)),
     Network("GRU in both directions", GruSequence, lambda n: (torch.randn(n, 6, 5),)),
-    Network("minGRU step", MinGruStep, lambda n: (torch.randn(n, 5), torch.randn(n, 16))),
-    Network("HyperLSTM step", HyperLstmStep, _hyper),
-    Network("Mamba step", MambaStep, lambda n: (torch.randn(n, 8), torch.randn(n, 16, 4), torch.randn(n, 16, 4))),
-    Network("S4D step", DiagonalStateSpaceStep, lambda n: (torch.randn(n, 6), torch.randn(n, 2, 6, 4))),
-    Network("RSSM", StateSpaceModel, _world),
+    Network("minGRU step", MinGruStep, lambda n: (torch.randn(n, 5), torch.randn(n, 16)), (1,)),
+    Network("HyperLSTM step", HyperLstmStep, _hyper, (1, 2)),
+    Network("Mamba step", MambaStep, _mamba, (1, 2)),
+    Network("S4D step", DiagonalStateSpaceStep, lambda n: (torch.randn(n, 6), torch.randn(n, 2, 6, 4)), (1,)),
+    Network("RSSM", StateSpaceModel, _world, (2,)),
     Network("loop with a decision", ScriptedLoop, lambda n: (torch.randn(n, 5, 4),)),
 )

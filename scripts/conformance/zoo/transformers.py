@@ -178,8 +178,8 @@ def _decisions(n: int) -> tuple[Tensor, ...]:
 
 
 NETWORKS = (
-    Network("GTrXL step", GatedTransformerStep, _gtrxl),
-    Network("KV-cache step", CachedAttentionStep, _cached),
+    Network("GTrXL step", GatedTransformerStep, _gtrxl, (1,)),
+    Network("KV-cache step", CachedAttentionStep, _cached, (1, 2)),
     Network("decision transformer step", DecisionTransformerStep, _decisions),
     Network("RMSNorm, rotary positions, SwiGLU", RotaryBlock, lambda n: (torch.randn(n, 5, 16),)),
     Network("transformer encoder", PlainTransformer, lambda n: (torch.randn(n, 4, 5),)),

@@ -142,8 +142,8 @@ def _observations(n: int) -> tuple[object, ...]:
 
 NETWORKS = (
     Network("Nature CNN", NatureCnn, lambda n: (pixels(n, 4, 84, 84),)),
-    Network("IMPALA ResNet", ImpalaResNet, _impala),
-    Network("CNN and LSTM on a Dict", DictCnnLstm, _observations),
+    Network("IMPALA ResNet", ImpalaResNet, _impala, (1,)),
+    Network("CNN and LSTM on a Dict", DictCnnLstm, _observations, (1,)),
     Network("depthwise and dilated convolutions", SeparableConvolutions, normal(3, 10, 10)),
     Network("transposed and grouped convolutions", Decoder, normal(8)),
     Network("batch normalisation", BatchNormCnn, normal(3, 8, 8)),
