@@ -53,8 +53,11 @@ def measure() -> list[Agreement]:
     """Export, load the engines that run images, and run each with its own state. This takes a minute for compiling."""
     policy = _policy()
     manifest, read = export_policy(policy)
-    runs = [kind for kind in PROGRAM_OF if manifest.program(PROGRAM_OF[kind]) and kind != "llvm"]  # it runs no images
-    engines = {kind: load_engine(kind, manifest, read) for kind in runs}
+    engines: dict[EngineKind, Engine] = {
+        kind: load_engine(kind, manifest, read)
+        for kind, program in PROGRAM_OF.items()
+        if manifest.program(program) and kind != "llvm"  # it runs no images
+    }
     found: dict[EngineKind, list[np.ndarray]] = {kind: [] for kind in engines}
     for batch_size in BATCH_SIZES:
         states = {kind: [np.zeros((batch_size, *s.shape), s.dtype) for s in policy.signature.state] for kind in engines}
@@ -78,10 +81,10 @@ def _policy() -> ActingPolicy:
 def export_policy(policy: ActingPolicy) -> tuple[Manifest, Read]:
     """Return a version with a program for every engine that is installed, and its files. Takes a minute."""
     importable = ImportablePolicy(CLASS_PATH, policy.arguments)
-    programs: list[ProgramKind] = ["torchscript", "onnx", "aot"]
+    wanted: list[ProgramKind] = ["torchscript", "onnx", "aot"]
     if importlib.util.find_spec("executorch"):
-        programs.append("executorch")
-    exporter = PolicyExporter(policy, policy.signature, importable=importable, programs=programs)
+        wanted.append("executorch")
+    exporter = PolicyExporter(policy, policy.signature, importable=importable, programs=wanted)
     files, programs, probe = exporter.files(policy.state_dict())
     manifest = Manifest(
         version=0,
