@@ -38,6 +38,9 @@ _Part = tuple[str, np.ndarray | None, tuple[int, int], tuple[int, int], View]
 _BRIEF_WORK = 2_000_000
 # A larger matrix leaves a core's own cache between rows; libraries for large matrices are faster then.
 _MOST_IN_MATRIX = 2**17
+# More than these take milliseconds for a row, which those libraries share among threads.
+_MOST_FLOATS = 2**24
+_MOST_WORK = 2**25
 
 
 def read_program(model: "onnx.ModelProto") -> RowProgram:
@@ -77,6 +80,8 @@ def _check_size(program: RowProgram) -> None:
     largest = max((part.floats for part in program.packed), default=0)
     if largest > _MOST_IN_MATRIX:
         raise ProgramUnsupported(f"a weight of {largest} numbers; at most {_MOST_IN_MATRIX} are compiled")
+    if program.packed_floats > _MOST_FLOATS or program.work > _MOST_WORK:
+        raise ProgramUnsupported(f"{program.packed_floats} weights, and {program.work} multiplications of a row")
 
 
 class LlvmProgram:

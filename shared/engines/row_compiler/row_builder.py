@@ -27,7 +27,7 @@ from shared.errors import ProgramUnsupported
 
 _MOST_STEPS = 500
 _MOST_WIDTH = 2**16  # numbers in a row
-_MOST_MOVES = 64  # in one step: each is a loop of its own
+_MOST_MOVES = 1000  # each is a loop of its own
 # Integers are stored as float32, which is exact for small ones such as indices and the starts of spaces.
 _LARGEST_NUMBER = 2**22
 KINDS = {
@@ -115,6 +115,7 @@ class RowBuilder:
         self._steps: list[Step] = []
         self._packed: dict[tuple[str, View, tuple[float, ...]], Packed] = {}
         self._floats = 0
+        self._moves = 0
 
     def program(self, outputs: Sequence[Output]) -> RowProgram:
         """Return the program with these outputs."""
@@ -153,6 +154,9 @@ class RowBuilder:
         """Add a step and return its result."""
         if len(self._steps) >= _MOST_STEPS or not 0 < step.width <= _MOST_WIDTH:
             raise ProgramUnsupported(f"more than {_MOST_STEPS} steps, or {step.width} numbers in a row")
+        self._moves += len(step.moves)
+        if self._moves > _MOST_MOVES:
+            raise ProgramUnsupported(f"more than {_MOST_MOVES} copies")
         self._steps.append(step)
         return Operand(step.width, value=len(self._inputs) + len(self._steps) - 1)
 
@@ -197,8 +201,6 @@ class RowBuilder:
             for x in tensors
         ):
             raise ProgramUnsupported("Concat of several dtypes or shapes")
-        if len(tensors) > _MOST_MOVES:
-            raise ProgramUnsupported(f"Concat of {len(tensors)} tensors")
         target, moves, below = View.of(shape), [], np.zeros(math.prod(shape), np.int64)
         for i, x in enumerate(tensors):
             part = target.cut(axis, sum(lengths[:i]), lengths[i])

@@ -92,7 +92,7 @@ def examined(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
 
 @pytest.mark.parametrize(
     ("choice", "refusals", "said"),
-    [("auto", [], None), ("llvm", ["llvm"], "version {}: onnx taken; llvm said: operator Transpose")],
+    [("auto", [], None), ("llvm", ["llvm"], "version {}: onnx taken; llvm said: operator Conv")],
 )
 def test_an_unsupported_program_is_examined_once_and_reported_only_for_a_chosen_engine(
     store: LocalPolicyStore, examined: list[bytes], choice: EngineChoice, refusals: list[str], said: str | None

@@ -233,14 +233,14 @@ def operators(draw: st.DrawFn) -> tuple[Network, list[str]]:
     return network, _computed(network)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(networks())
 def test_random_networks_equal_onnxruntime(made: tuple[Network, list[str]]) -> None:
     network, outputs = made
     assert_equals_onnxruntime(network.bytes(outputs), network.inputs, network.weights, sizes=_SIZES)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(operators())
 def test_operators_equal_onnxruntime_on_wide_inputs(made: tuple[Network, list[str]]) -> None:
     """One at a time: a second operator would see the roundings of the first, ten thousand times as large."""

@@ -269,6 +269,21 @@ NOT_KNOWN: dict[str, Case] = {
     "too many steps": Case(
         [node("Neg", "x" if i == 0 else f"v{i}", f"v{i + 1}") for i in range(501)], "more than 500 steps"
     ),
+    "too many copies": Case(
+        [
+            node("Concat", "x " * 501, "a", axis=1),
+            node("Concat", "x " * 500, "b", axis=1),
+            *nodes("Concat a b -> y axis=1"),
+        ],
+        "more than 1000 copies",
+        f32(5005),
+    ),
+    "too many multiplications for a row": Case(
+        nodes("MatMul x x -> a; MatMul a a -> b; MatMul b b -> y"),
+        "multiplications of a row",
+        f32(255, 255),
+        f32(255, 255),
+    ),
     "too wide a row": Case(nodes("Identity x -> y"), "an input of", x=f32(2**16 + 1)),
     "too many known numbers": Case(
         nodes("Range z n o -> r; Add x r -> y"),

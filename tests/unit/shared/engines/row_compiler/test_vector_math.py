@@ -94,6 +94,7 @@ def _sigmoid(x: np.ndarray) -> np.ndarray:
         ("exp", np.exp, 2.0, -86.6, 88.72283),
         ("log", np.log, 2.0, _TINY, _HUGE),
         ("sigmoid", _sigmoid, 3.0, -80.0, math.inf),
+        ("softplus", lambda x: np.logaddexp(x, 0), 4.0, -86.0, math.inf),
         ("sqrt", np.sqrt, 0.5, 0.0, math.inf),
         ("abs", np.abs, 0.0, -math.inf, math.inf),
         ("neg", np.negative, 0.0, -math.inf, math.inf),
@@ -153,10 +154,6 @@ def test_large_numbers_give_exactly_1(function: str) -> None:
     np.testing.assert_array_equal(_both(function, np.full(LANES, -math.inf, np.float32)), -found)
 
 
-def _softplus(x: np.ndarray) -> np.ndarray:
-    return np.logaddexp(x, 0)
-
-
 def _elu(alpha: float, scale: float) -> Reference:
     return lambda x: scale * np.where(x < 0, alpha * np.expm1(np.minimum(x, 0)), x)
 
@@ -164,8 +161,7 @@ def _elu(alpha: float, scale: float) -> Reference:
 @pytest.mark.parametrize(
     ("function", "numbers", "reference"),
     [
-        ("softplus", (), _softplus),
-        ("mish", (), lambda x: x * np.tanh(_softplus(x))),
+        ("mish", (), lambda x: x * np.tanh(np.logaddexp(x, 0))),
         ("elu", (1.0, 1.0), _elu(1.0, 1.0)),
         ("elu", (1.67, 1.05), _elu(1.67, 1.05)),
         ("leaky_relu", (0.01,), lambda x: np.where(x < 0, 0.01 * x, x)),
