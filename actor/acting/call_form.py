@@ -1,6 +1,6 @@
 """The form of a call: positional or by keyword, with or without arguments that are equal to their defaults."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from msgspec import UnsetType
@@ -13,29 +13,34 @@ _MISSING = object()
 
 
 class CallForm:
-    """Arranges the arguments of a call as those of the example, with which the module was exported."""
+    """Arranges the arguments of a call as those of the example, with which the module was exported.
+
+    Attributes:
+        count: the number of positional arguments of the example.
+        keywords: the names of its keyword arguments. A call with the same count and names has its form.
+    """
 
     def __init__(self, signature: ModuleSignature) -> None:
         given = signature.arguments
         args, kwargs = given.items if isinstance(given, DictNode) and len(given.items) == 2 else (None, None)
         self._parameters: Sequence[Parameter] = ()
-        self._count = len(args.items) if isinstance(args, SequenceNode) else 0
-        self._keywords = dict.fromkeys(map(str, kwargs.keys)).keys() if isinstance(kwargs, DictNode) else {}.keys()
+        self.count = len(args.items) if isinstance(args, SequenceNode) else 0
+        self.keywords = dict.fromkeys(map(str, kwargs.keys)).keys() if isinstance(kwargs, DictNode) else {}.keys()
         if isinstance(signature.parameters, tuple):
             self._parameters = signature.parameters
         self._positional = [p for p in self._parameters if p.kind in ("positional_only", "any")]
         self._named = {p.name: p for p in self._parameters if p.kind in ("any", "keyword_only")}
         self._takes_any = any(p.kind == "kwargs" for p in self._parameters)
 
-    def arranged(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+    def arranged(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Return the arguments in the form of the example. Raises SignatureMismatch if ``forward`` has no such call."""
-        if (len(args) == self._count and kwargs.keys() == self._keywords) or not self._parameters:
+        if not self._parameters:
             return args, kwargs
         given = self._bound(args, kwargs)
         extra = args[len(self._positional) :]
-        placed = self._positional[: self._count]
+        placed = self._positional[: self.count]
         by_position = tuple(self._taken(given, parameter.name) for parameter in placed) + extra
-        by_keyword = {name: self._taken(given, name) for name in self._keywords}
+        by_keyword = {name: self._taken(given, name) for name in self.keywords}
         for name, value in given.items():
             self._check_left_out(name, value)
         return by_position, by_keyword

@@ -1,13 +1,12 @@
 """Exported modules, called with the same nested arguments as the original module."""
 
 import dataclasses
-import functools
 import importlib
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from operator import attrgetter
 from pathlib import Path
-from types import ModuleType
 from typing import Any, TypedDict, Unpack
 
 import numpy as np
@@ -63,6 +62,7 @@ class LoadedModule:
         self._signature = signature
         self._classes = classes
         self._form = CallForm(signature)
+        self._count, self._keywords = self._form.count, self._form.keywords
         self._seen: dict[_Form, _SeenInputs] = {}
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -72,8 +72,9 @@ class LoadedModule:
             SignatureMismatch: the arguments are others than those of the module.
             PolicyOutputError: the engine fails, or the outputs are others than the module's.
         """
-        positional, named = self._form.arranged(args, kwargs)
-        leaves = flatten(self._signature.arguments, {"args": positional, "kwargs": named}, "the arguments")
+        if len(args) != self._count or ((kwargs or self._keywords) and kwargs.keys() != self._keywords):
+            args, kwargs = self._form.arranged(args, kwargs)
+        leaves = flatten(self._signature.arguments, {"args": args, "kwargs": kwargs}, "the arguments")
         arrays = [_array(leaf) for leaf in leaves]
         key = tuple((array.shape, array.dtype) for array in arrays)
         seen = self._seen.get(key) or self._check_inputs(key, arrays)
@@ -82,8 +83,7 @@ class LoadedModule:
         if found not in seen.outputs:
             self._check_outputs(seen, found, outputs)
         if any(not isinstance(leaf, np.ndarray) for leaf in leaves):
-            tensor_of = _torch_arrays().tensor_of
-            outputs = [tensor_of(output) for output in outputs]
+            outputs = _tensors(outputs)
         return unflatten(self._signature.result, outputs, self._classes)
 
     def _check_inputs(self, key: _Form, arrays: Sequence[np.ndarray]) -> "_SeenInputs":
@@ -244,18 +244,32 @@ def _array(leaf: Any) -> np.ndarray:
     if isinstance(leaf, np.ndarray):
         return np.ascontiguousarray(leaf) if leaf.ndim else leaf
     try:
-        array: np.ndarray = _torch_arrays().array_of(leaf.detach().cpu().contiguous())
+        array: np.ndarray = leaf.detach().cpu().contiguous().numpy()
+    except (RuntimeError, TypeError):
+        return _other_array(leaf)
+    return array
+
+
+def _other_array(leaf: Any) -> np.ndarray:
+    """Return a tensor of bfloat16, which numpy has not. Raises SignatureMismatch for others that are no arrays."""
+    from shared.engines.torch_arrays import array_of
+
+    try:
+        return array_of(leaf.detach().cpu().contiguous())
     except (RuntimeError, TypeError) as error:  # sparse, quantized, without memory (meta)
         raise SignatureMismatch(
             f"pass dense tensors: one of {leaf.dtype} is no array: {one_line(error, 200)}"
         ) from error
-    return array
 
 
-@functools.cache
-def _torch_arrays() -> ModuleType:
-    """Return the module that converts tensors; an argument is one, so torch is imported already."""
-    return importlib.import_module("shared.engines.torch_arrays")
+def _tensors(arrays: Sequence[np.ndarray]) -> list[Any]:
+    torch = sys.modules["torch"]  # an argument is a tensor
+    try:
+        return [torch.from_numpy(array) for array in arrays]
+    except TypeError:  # bfloat16
+        from shared.engines.torch_arrays import tensor_of
+
+        return [tensor_of(array) for array in arrays]
 
 
 def _trusted_classes(structures: Iterable[Structure], trusted_prefixes: Sequence[str]) -> dict[str, type[Any]]:
