@@ -12,7 +12,7 @@ from shared.engines.llvm import LlvmEngine
 from shared.engines.row_compiler.emitter import LANES
 from shared.engines.row_compiler.row_code import blocks_and_singles
 from shared.errors import PolicyOutputError, ProgramError, ProgramUnsupported, WeightsError
-from tests.support.small_graphs import BATCH_SIZES, Spec, f32, graph, nodes, numbers
+from tests.support.small_graphs import BATCH_SIZES, Spec, f32, graph, node, nodes, numbers
 
 INPUTS: dict[str, Spec] = {"x": f32(5), "count": ("int64", ()), "mask": ("bool", (3,))}
 OUTPUTS: dict[str, Spec] = {"best": ("int64", ()), "log_prob": f32(1), "all": f32(3)}
@@ -70,16 +70,36 @@ class _Guarded:
         return bool(np.all(self._memory[self._is_guard] == 0xFF))
 
 
-def test_never_reads_or_writes_outside_of_its_arrays() -> None:
-    engine = LlvmEngine(policy(), weights())
+def attention() -> tuple[bytes, dict[str, np.ndarray], dict[str, Spec], dict[str, Spec]]:
+    """Return a graph of attention whose widths fill no vector, its weights, inputs and outputs."""
+    inputs, outputs = {"x": f32(3, 5)}, {"y": f32(4, 5), "z": f32(3, 1)}
+    made = nodes(
+        "LayerNormalization x g b -> n; Softmax t -> p; MatMul p n -> q; MatMul q w -> o; Add o b -> s; "
+        "ReduceMax s axis -> m; Concat s m -> y axis=1; ReduceSum n last -> z"
+    )
+    made.insert(1, node("Einsum", "n n", "t", equation="bik,bjk->bij"))
+    generator = np.random.default_rng(0)
+    shapes = {"g": (5,), "b": (5,), "w": (5, 5)}
+    arrays = {name: generator.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+    constants = {"axis": np.array([1]), "last": np.array([-1])}
+    return graph(made, inputs=inputs, outputs=outputs, weights=arrays, constants=constants), arrays, inputs, outputs
+
+
+@pytest.mark.parametrize("made", [(policy(), weights(), INPUTS, OUTPUTS), attention()], ids=["policy", "attention"])
+def test_never_reads_or_writes_outside_of_its_arrays(
+    made: tuple[bytes, dict[str, np.ndarray], dict[str, Spec], dict[str, Spec]],
+) -> None:
+    data, arrays, inputs_of, outputs_of = made
+    engine = LlvmEngine(data, arrays)
     compiled = engine._compiled
     block = compiled.make_block()
-    compiled.pack(weights(), block)
+    compiled.pack(arrays, block)
     for count in range(1, 41):
         blocks, singles = blocks_and_singles(count)
         room = LANES * blocks + singles
-        read = [block, *(np.resize(array, (room, *array.shape[1:])) for array in rows(count))]
-        written = [np.zeros((room, *shape), dtype) for dtype, shape in OUTPUTS.values()]
+        given = [numbers(spec, count, i) for i, spec in enumerate(inputs_of.values())]
+        read = [block, *(np.resize(array, (room, *array.shape[1:])) for array in given)]
+        written = [np.zeros((room, *shape), dtype) for dtype, shape in outputs_of.values()]
         guarded = _Guarded([*read, np.zeros(compiled.scratch_floats, np.float32), *written])
         packed, *inputs = guarded.arrays[: len(read)]
         scratch, *outputs = guarded.arrays[len(read) :]
@@ -91,7 +111,19 @@ def test_never_reads_or_writes_outside_of_its_arrays() -> None:
             compiled.machine_code(is_brief=is_brief).call(table.ctypes.data)
             assert guarded.is_whole()
             assert _same([packed, *inputs], read), "only read"
-            assert _same([array[:count] for array in outputs], engine.run(rows(count)))
+            assert _same([array[:count] for array in outputs], engine.run(given))
+
+
+def test_nan_stays_in_its_row_of_attention() -> None:
+    data, arrays, inputs_of, _ = attention()
+    engine = LlvmEngine(data, arrays)
+    for count in (1, 3, 16, 20):
+        x = numbers(inputs_of["x"], count)
+        expected = engine.run([x])
+        x[count - 1, 0, 2] = np.nan
+        found = engine.run([x])
+        assert all(np.isnan(array[-1]).any() for array in found)
+        assert _same([array[:-1] for array in found], [array[:-1] for array in expected])
 
 
 @pytest.mark.parametrize("count", range(1, 41))
