@@ -3,12 +3,14 @@
 import math
 import random
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import helper
 
 from shared.engines.llvm import LlvmEngine
 from shared.engines.onnx import OnnxEngine
@@ -260,6 +262,9 @@ def test_rows_have_the_same_bits_in_blocks_and_alone(made: tuple[Network, list[s
         assert mine.tobytes() == theirs[:5].tobytes()
 
 
+Example = Callable[[], tuple[onnx.ModelProto, dict[str, Spec], dict[str, np.ndarray]]]
+
+
 def _example() -> tuple[onnx.ModelProto, dict[str, Spec], dict[str, np.ndarray]]:
     """Return a graph with many kinds of operators."""
     inputs: dict[str, Spec] = {"x": f32(6), "n": ("int64", ()), "mask": ("bool", (4,))}
@@ -278,6 +283,35 @@ def _example() -> tuple[onnx.ModelProto, dict[str, Spec], dict[str, np.ndarray]]
     return onnx.load_model_from_string(data), inputs, weights
 
 
+def _attentive() -> tuple[onnx.ModelProto, dict[str, Spec], dict[str, np.ndarray]]:
+    """Return a graph of attention over three entities, with two heads that are merged into the batch."""
+    inputs: dict[str, Spec] = {"x": f32(3, 4), "mask": ("bool", (3,))}
+    weights = {"w": np.linspace(-1, 1, 16, dtype=np.float32).reshape(4, 4), "v": np.ones((1, 1, 4), np.float32)}
+    # ONNX Runtime crashes on layer normalization with an empty name.
+    made = nodes(
+        "Shape x -> rows start=0 end=1; MatMul x w -> k; Reshape k split -> s; Transpose s -> h; "
+        "Reshape h merged -> m; Transpose m -> t; MatMul m t -> scores; Reshape scores heads -> u; "
+        "Unsqueeze mask places -> b; "
+        "Where b u low -> c; Softmax c -> p; Reshape p square -> q; MatMul q m -> o; Reshape o heads2 -> r; "
+        "Transpose r -> e; Reshape e back -> f; Concat rows one3 -> shape axis=0; Expand v shape -> g; "
+        "Concat f g -> all axis=1; "
+        "ReduceMean all two -> y keepdims=0; ReduceMax f one -> j; Mul j y2 -> z; TopK y one -> top; "
+        "ArgMax y -> best axis=1"
+    )
+    for i, order in ((3, [0, 2, 1, 3]), (5, [0, 2, 1]), (14, [0, 2, 1, 3])):
+        made[i].attribute.append(helper.make_attribute("perm", order))
+    next(n for n in made if n.op_type == "TopK").output.append("unread")
+    constants = {
+        **{"split": np.array([0, 3, 2, 2]), "merged": np.array([-1, 3, 2]), "heads": np.array([-1, 2, 3, 3])},
+        **{"square": np.array([-1, 3, 3]), "heads2": np.array([-1, 2, 3, 2]), "back": np.array([0, 3, -1])},
+        **{"places": np.array([1, 2]), "low": np.array(-1e9, np.float32), "one3": np.array([1, 4])},
+        **{"one": np.array([1]), "two": np.array([2]), "y2": np.array(2, np.float32)},
+    }
+    outputs: dict[str, Spec] = {"y": f32(4), "z": f32(1, 4), "top": f32(1), "best": ("int64", (1,))}
+    data = graph(made, inputs=inputs, outputs=outputs, weights=weights, constants=constants)
+    return onnx.load_model_from_string(data), inputs, weights
+
+
 def _spoil(model: onnx.ModelProto, chance: random.Random) -> None:
     """Change one thing: an operator, a name, an attribute, a constant, a shape or a dtype."""
     nodes, one = model.graph.node, chance.choice
@@ -287,18 +321,7 @@ def _spoil(model: onnx.ModelProto, chance: random.Random) -> None:
     if kind == "operator":
         made.op_type = one(
             [other.op_type for other in nodes]
-            + [
-                "Transpose",
-                "Exp",
-                "Sub",
-                "Less",
-                "Softmax",
-                "MatMul",
-                "ReduceMax",
-                "LayerNormalization",
-                "Split",
-                "Expand",
-            ]
+            + ["Transpose", "Exp", "Sub", "Less", "Softmax", "MatMul", "ReduceMax", "Split", "Expand"]
         )
     elif kind == "read" and made.input:
         made.input[chance.randrange(len(made.input))] = one([*names, ""])
@@ -325,11 +348,11 @@ def _spoil(model: onnx.ModelProto, chance: random.Random) -> None:
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.integers(0, 2**32), st.integers(1, 3))
-def test_corrupted_graphs_are_refused_or_equal_onnxruntime(seed: int, changes: int) -> None:
+@given(st.sampled_from((_example, _attentive)), st.integers(0, 2**32), st.integers(1, 3))
+def test_corrupted_graphs_are_refused_or_equal_onnxruntime(example: Example, seed: int, changes: int) -> None:
     """Skip graphs that compile but that ONNX Runtime refuses, since there is no reference."""
     chance = random.Random(seed)
-    model, inputs, weights = _example()
+    model, inputs, weights = example()
     for _ in range(changes):
         _spoil(model, chance)
     data = model.SerializeToString()
