@@ -4,6 +4,7 @@ The module runs as in ``forward_inference``. Its action distribution is replaced
 input; the connector ``NormalizeAndClipActions`` becomes part of the policy.
 """
 
+import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,11 +104,14 @@ def load_checkpoint(directory: Path, *, trust_pickle: bool) -> RLlibModule:
             "allow it with --trust-pickle (trust_pickle=True) if you trust the author of the checkpoint. "
             f"{directory}: RLlib saves pickles, which run as code when they are read"
         )
-    _check_connectors(directory)
     try:
+        _check_connectors(directory)
         module = RLModule.from_checkpoint(_module_directory(directory).absolute())
-        connector = directory / _TO_ENV / NormalizeAndClipActions.__name__
-        normalizes = not connector.is_dir() or _normalizes(connector.absolute())
+        normalizes = all(
+            options["normalize_actions"]
+            for connector, options in _connectors(directory / _TO_ENV)
+            if connector is NormalizeAndClipActions
+        )
     except ConfigurationError:
         raise
     except Exception as error:  # unpickling runs any code
@@ -115,8 +119,13 @@ def load_checkpoint(directory: Path, *, trust_pickle: bool) -> RLlibModule:
     return RLlibModule(module, normalizes)
 
 
-def _normalizes(connector: Path) -> bool:
-    return bool(NormalizeAndClipActions.from_checkpoint(connector).normalize_actions)
+def _connectors(pipeline: Path) -> list[tuple[type[Any], dict[str, Any]]]:
+    """Return class and keyword arguments of each connector of a saved pipeline, in order; none without a pipeline."""
+    file = pipeline / _CLASS_FILE
+    if not file.is_file():
+        return []
+    saved = pickle.loads(file.read_bytes())
+    return [(connector, options) for connector, _, options in saved["ctor_args_and_kwargs"][1]["connectors"]]
 
 
 def _module_directory(directory: Path) -> Path:
@@ -135,11 +144,8 @@ def _module_directory(directory: Path) -> Path:
 
 def _check_connectors(directory: Path) -> None:
     """Raise ConfigurationError for a connector that changes observations: it is no part of the module."""
-    others = [
-        path.parent.name
-        for path in sorted((directory / _TO_MODULE).glob(f"*/{_CLASS_FILE}"))
-        if path.parent.name not in _PASSING
-    ]
+    names = [connector.__name__ for connector, _ in _connectors(directory / _TO_MODULE)]
+    others = [name for name in names if name not in _PASSING]
     if others:
         raise ConfigurationError(
             f"do in a wrapper of the environment what {one_line(', '.join(others), 60)} does, and pass the directory "
@@ -155,7 +161,8 @@ class _ModuleCall(nn.Module):
         self.module = module
         self.distribution: type[Any] | None = module.get_inference_action_dist_cls()
         self._is_recurrent = bool(module.is_stateful())
-        self._has_q_values = isinstance(module, QNetAPI) and isinstance(module.action_space, spaces.Discrete)
+        is_discrete = isinstance(module.action_space, spaces.Discrete)
+        self._has_q_values = isinstance(module, QNetAPI) and is_discrete and not self._is_recurrent
         self._has_value = isinstance(module, ValueFunctionAPI) and hasattr(module, "vf") and not self._is_recurrent
 
     def example_state(self) -> Any:
@@ -166,9 +173,9 @@ class _ModuleCall(nn.Module):
 
     def forward(self, observation: Any, state: Any = None) -> dict[str, Any]:
         batch = self.batch(observation, state)
-        if self._has_q_values and state is None:
-            return {"q_values": self.module.compute_q_values(batch)["qf_preds"]}
         outputs = self.module.forward_inference(batch)
+        if self._has_q_values and Columns.ACTIONS in outputs:  # DQN; SAC has Q-values, too, and acts by its policy
+            return {"q_values": self.module.compute_q_values(batch)["qf_preds"]}
         found = self._head(outputs)
         if self._is_recurrent:
             found = {name: tensor[:, 0] for name, tensor in found.items()}

@@ -91,6 +91,13 @@ def is_torchrl(module: object) -> bool:
 
 
 @dataclass(frozen=True)
+class _Apart:
+    """A module that is no part of the policy: torch.jit reads every attribute of its parts, and some raise."""
+
+    module: TensorDictModuleBase
+
+
+@dataclass(frozen=True)
 class _Head:
     """The module that chooses the action, and the way to read its inputs."""
 
@@ -111,11 +118,14 @@ class _ActorCall(nn.Module):
         action_space: spaces.Space[Any],
     ) -> None:
         super().__init__()
-        self.actor = module
+        self.given = _Apart(module)
         pieces = [piece for piece in _pieces(module) if not isinstance(piece, _EXPLORATION)]
         self._head = _head(pieces, action_space)
         self.mask_key = self._head.mask_key
         self._pieces = _without_followers(pieces, self._head.module)
+        is_greedy = isinstance(self._head.module, QValueModule)
+        self.pieces = nn.ModuleList([*self._pieces, self._head.module] if is_greedy else self._pieces)
+        _make_buffers(self.pieces)
         self._has_value = any(VALUE in piece.out_keys for piece in self._pieces)
         self._lstms = [piece for piece in self._pieces if isinstance(piece, LSTMModule)]
         self.keys = self._observation_keys(observation_space)
@@ -188,6 +198,15 @@ def _pieces(module: TensorDictModuleBase) -> Iterator[TensorDictModuleBase]:
         yield from _pieces(module.td_module)
     else:
         yield module
+
+
+def _make_buffers(module: nn.Module) -> None:
+    """Make buffers, which are not saved, of plain tensors such as those of ``biased_softplus``: ONNX needs names."""
+    for part in module.modules():
+        for name, value in list(vars(part).items()):
+            if isinstance(value, Tensor):
+                delattr(part, name)
+                part.register_buffer(name, value, persistent=False)
 
 
 def _without_followers(pieces: list[TensorDictModuleBase], head: Any) -> list[TensorDictModuleBase]:
@@ -292,11 +311,12 @@ def _own_actions(actor: _ActorCall, policy: SpacesPolicy, inputs: Sequence[np.nd
     data = actor.data(observation, state or {}, mask)
     data.batch_size = [len(inputs[0])]
     data[IS_INIT] = torch.zeros(len(inputs[0]), 1, dtype=torch.bool)
-    was_training = actor.training
-    actor.eval()
+    module = actor.given.module
+    was_training = module.training
+    module.eval()
     with torch.no_grad(), set_interaction_type(InteractionType.DETERMINISTIC):
-        action = actor.actor(data)[ACTION]
-    actor.train(was_training)
+        action = module(data)[ACTION]
+    module.train(was_training)
     is_one_hot = policy.signature.action.kind == "discrete" and action.ndim > 1
     return np.asarray((action.argmax(-1) if is_one_hot else action).numpy())
 

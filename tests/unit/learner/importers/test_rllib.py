@@ -11,12 +11,12 @@ pytest.importorskip("ray", reason='needs pip install "rl-hotswap[rllib]"')
 
 from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.algorithms.sac import SACConfig
-from ray.rllib.connectors.env_to_module import MeanStdFilter
-from ray.rllib.connectors.module_to_env import NormalizeAndClipActions
+from ray.rllib.connectors.env_to_module import EnvToModulePipeline, MeanStdFilter
+from ray.rllib.connectors.module_to_env import ModuleToEnvPipeline, NormalizeAndClipActions
 
 from learner.importers.agreement import quiet_inputs
 from learner.importers.rllib import RLlibModule, from_rllib, load_checkpoint
-from scripts.conformance.rllib_cases import BOX, RLlibCase, cases
+from scripts.conformance.rllib_cases import BOX, VECTOR, RLlibCase, cases
 from shared.errors import ConfigurationError, NotTrusted
 from shared.policy.probe import make_inputs, run_policy
 
@@ -66,16 +66,16 @@ def test_the_connectors_of_an_algorithm_are_read(tmp_path: Path) -> None:
     module = RLlibCase(PPOConfig, BOX).make(0)
     module.save_to_path(tmp_path / "learner_group" / "learner" / "rl_module" / "default_policy")
     (tmp_path / "class_and_ctor_args.pkl").write_bytes(b"")
-    pipeline = tmp_path / "env_runner" / "module_to_env_connector"
-    NormalizeAndClipActions(normalize_actions=False, clip_actions=True).save_to_path(
-        pipeline / "NormalizeAndClipActions"
-    )
+    clipping = NormalizeAndClipActions(normalize_actions=False, clip_actions=True)
+    pipeline = ModuleToEnvPipeline(VECTOR, BOX, connectors=[clipping])
+    pipeline.save_to_path(tmp_path / "env_runner" / "module_to_env_connector", state={})
     loaded = load_checkpoint(tmp_path, trust_pickle=True)
     assert not loaded.normalizes_actions
     inputs = quiet_inputs(from_rllib(loaded))
     clipped = outputs(from_rllib(loaded), inputs)
     np.testing.assert_allclose(clipped["env_action"], clipped["action"].clip(BOX.low, BOX.high))
-    MeanStdFilter().save_to_path(tmp_path / "env_runner" / "env_to_module_connector" / "MeanStdFilter")
+    observing = EnvToModulePipeline(VECTOR, BOX, connectors=[MeanStdFilter()])
+    observing.save_to_path(tmp_path / "env_runner" / "env_to_module_connector", state={})
     with pytest.raises(ConfigurationError, match="do in a wrapper of the environment what MeanStdFilter does"):
         load_checkpoint(tmp_path, trust_pickle=True)
 
