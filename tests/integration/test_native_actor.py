@@ -19,9 +19,8 @@ from shared.policy.signing import SigningKey
 from shared.store.policy_store import version_name
 from tests.support.agent_policies import local_store, publish_seed
 from tests.support.documented_modules import NotebookNet, seeded
-from tests.support.paths import REPOSITORY
+from tests.support.native_agent import shared_build
 
-SOURCE = REPOSITORY / "actor" / "native"
 PROBE_ROWS = 8
 
 Act = Callable[..., subprocess.CompletedProcess[str]]
@@ -39,12 +38,7 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def native_actor(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The program, built as docs/guides/native-actor.md says."""
-    build = tmp_path_factory.mktemp("native_build")
-    prefix = f"-DCMAKE_PREFIX_PATH={torch.utils.cmake_prefix_path}"
-    for command in (["cmake", "-S", SOURCE, "-B", build, prefix], ["cmake", "--build", build, "--parallel", "2"]):
-        made = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert made.returncode == 0, f"{made.stdout}\n{made.stderr}"
-    return build / "native_actor"
+    return shared_build(tmp_path_factory) / "native_actor"
 
 
 @pytest.fixture

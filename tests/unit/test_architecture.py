@@ -266,3 +266,14 @@ def test_prose_is_plain() -> None:
 def test_modules_that_start_fast_do_not_import_torch(module: str) -> None:
     program = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True, cwd=REPOSITORY)
+
+
+def test_the_native_actor_has_the_layout_of_its_clang_format_file() -> None:
+    sources = [path for path in (REPOSITORY / "actor" / "native").rglob("*") if path.suffix in (".cpp", ".h", ".hpp")]
+    assert all(len(path.read_text().splitlines()) <= MAX_LINES for path in sources)
+    folders = Counter(path.parent for path in sources if path.suffix == ".cpp")
+    assert max(folders.values()) <= MAX_MODULES, folders
+    program = Path(sys.executable).parent / "clang-format"
+    if not program.exists():
+        pytest.skip("needs clang-format (extra dev)")
+    subprocess.run([program, "--dry-run", "--Werror", *sources], check=True)

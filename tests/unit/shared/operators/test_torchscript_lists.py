@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from scripts.conformance import native_operators
 from shared.operators.torchscript_lists import (
     ALIASING,
     CONCATENATING,
@@ -119,3 +120,9 @@ def test_operators_that_return_lists_of_views_are_listed_as_such() -> None:
 def test_operators_that_read_beyond_their_tensors_are_not_listed(name: str) -> None:
     """They believe their arguments; the operators that modules call check them first."""
     assert name not in FRESH | ALIASING
+
+
+def test_the_lists_of_the_native_actor_are_these() -> None:
+    assert native_operators.PATH.read_text() == native_operators.render(), (
+        "python -m scripts.conformance.native_operators"
+    )

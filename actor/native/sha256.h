@@ -1,7 +1,0 @@
-#pragma once
-
-#include <string>
-#include <string_view>
-
-// Returns the SHA-256 of `data` as 64 lower-case hexadecimal digits.
-std::string sha256_hex(std::string_view data);
