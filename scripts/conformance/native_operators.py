@@ -6,7 +6,7 @@ A test fails while the file differs from the lists.
 from collections.abc import Iterable
 from pathlib import Path
 
-from shared.operators.torchscript_lists import RANDOM_UNLESS, READING, WRITING, Condition
+from shared.operators.torchscript_lists import CONCATENATING, FRESH, RANDOM_UNLESS, READING, WRITING, Condition
 
 PATH = Path(__file__).resolve().parents[2] / "actor" / "native" / "library" / "operator_lists.cpp"
 _COLUMNS = 120
@@ -25,6 +25,10 @@ def render() -> str:
             "// clang-format off",
             "const std::unordered_set<std::string> kPureOperators = {",
             *_filled(sorted(READING | WRITING)),
+            "};",
+            "",
+            "const std::unordered_set<std::string> kFreshOperators = {",
+            *_filled(sorted(FRESH | CONCATENATING)),
             "};",
             "",
             "const std::unordered_map<std::string, Alternatives> kRandomUnless = {",

@@ -37,7 +37,9 @@ class Options:
     """Flags of the example."""
 
     steps: int = 200_000
-    """Steps of the C++ actor."""
+    """Steps of the C++ actor, of all its environments together."""
+    envs: int = 1
+    """Environments that it steps as one batch; a divisor of the steps and of 4096."""
     publish_every_s: float = 0.05
     """Seconds between two versions of the training."""
     build: Path = REPOSITORY / "build" / "native"
@@ -89,11 +91,14 @@ def training(run: Path, publish_every_s: float) -> Iterator[None]:
         process.wait(timeout=60)
 
 
-def derive(store: PolicyStore, record: Path) -> Derivation:
-    """Return the comparison of every recorded action with the one that its version's program gives."""
+def derive(store: PolicyStore, record: Path, envs: int = 1) -> Derivation:
+    """Return the comparison of every recorded action with the one that its version's program gives.
+
+    The actor called the program with ``envs`` rows at once.
+    """
     steps = np.memmap(record, STEP, mode="r")
     changes = np.flatnonzero(np.diff(steps["version"])) + 1
-    policy, wrong, wrong_before = _Policy(store), 0, 0
+    policy, wrong, wrong_before = _Policy(store, envs), 0, 0
     previous = int(steps["version"][0])
     versions = {previous}
     for begin, end in zip([0, *changes], [*changes, len(steps)], strict=True):
@@ -108,8 +113,9 @@ def derive(store: PolicyStore, record: Path) -> Derivation:
 class _Policy:
     """The program of a store's versions, with the weights of one of them."""
 
-    def __init__(self, store: PolicyStore) -> None:
+    def __init__(self, store: PolicyStore, envs: int) -> None:
         self._store = store
+        self._envs = envs
         self._engine: TorchScriptEngine | None = None
 
     def differing(self, version: int, steps: np.ndarray) -> int:
@@ -122,9 +128,11 @@ class _Policy:
         return sum(self._differing(piece) for piece in pieces)
 
     def _differing(self, steps: np.ndarray) -> int:
-        # The sums of a batch are rounded differently. So a step counts if its row alone gives another action, too.
-        suspects = steps[self._actions(steps) != steps["action"]]
-        return sum(int(self._actions(step)[0] != step["action"][0]) for step in suspects.reshape(-1, 1))
+        # The sums of a larger batch are rounded differently. So a step counts if the batch of the actor gives another
+        # action, too.
+        suspects = np.flatnonzero(self._actions(steps) != steps["action"])
+        calls = (steps[at : at + self._envs] for at in np.unique(suspects // self._envs) * self._envs)
+        return sum(int(np.count_nonzero(self._actions(call) != call["action"])) for call in calls)
 
     def _actions(self, steps: np.ndarray) -> np.ndarray:
         assert self._engine is not None
@@ -138,8 +146,9 @@ def run(options: Options, run_dir: Path) -> bool:
     policies, record = run_dir / "policies", run_dir / "native_steps.bin"
     with training(run_dir, options.publish_every_s):
         act = [options.build / "examples" / "cartpole", policies, str(options.steps), "--record", record]
+        act += ["--envs", str(options.envs)]
         acted = json.loads(subprocess.run(act, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL).stdout)
-    found = derive(open_store(policies), record)
+    found = derive(open_store(policies), record, options.envs)
     rate = acted["adopted"] / acted["seconds"]
     print(f"C++ actor: {acted['steps']} steps in {acted['seconds']:.1f} s, {acted['episodes']} episodes")
     print(f"adoptions: {acted['adopted']}, {rate:.1f} per second; refused {acted['refused']}, failed {acted['failed']}")

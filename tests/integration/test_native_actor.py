@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from learner.export.module_export import export_module
 from scripts.fault_injection.impossible_manifests import IMPOSSIBLE
-from shared.policy.manifest import Manifest, ProgramEntry, encode_manifest
+from shared.policy.manifest import PROBE_FILE, Manifest, ProgramEntry, encode_manifest
 from shared.policy.signing import SigningKey
 from shared.store.policy_store import version_name
 from tests.support.agent_policies import local_store, publish_seed
@@ -134,8 +134,8 @@ def test_a_file_that_is_missing_short_long_or_a_link_is_refused(tmp_path: Path, 
 def test_a_probe_that_another_policy_answered_is_refused(tmp_path: Path, act: Act) -> None:
     directory, manifest = publish(tmp_path / "one")
     other, found = publish(tmp_path / "other", seed=2)
-    shutil.copy(other / "policy.ts", directory / "policy.ts")
-    mixed = replace(manifest, files=manifest.files | {"policy.ts": found.files["policy.ts"]})
+    shutil.copy(other / PROBE_FILE, directory / PROBE_FILE)
+    mixed = replace(manifest, files=manifest.files | {PROBE_FILE: found.files[PROBE_FILE]})
     (directory / "manifest.json").write_bytes(encode_manifest(mixed))
     assert "does not verify: the probe is not reproduced: " in refused(act(directory), 1)
 

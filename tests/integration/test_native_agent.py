@@ -14,6 +14,7 @@ import pytest
 
 from scripts.examples.native_cartpole import Options, derive, run
 from scripts.fault_injection.corrupted_versions import flip
+from shared.policy.manifest import TORCHSCRIPT_FILE, ProgramEntry
 from shared.store.policy_store import LocalPolicyStore, version_name
 from tests.support.agent_policies import (
     OBSERVATIONS,
@@ -29,6 +30,7 @@ from tests.support.agent_policies import (
     touchy_exporter,
 )
 from tests.support.bad_versions import BAD_KINDS, SIGNATURE_KINDS, BadKind, publish_bad
+from tests.support.impure_versions import with_statement
 from tests.support.native_agent import (
     BAD_INPUT,
     NOT_READY,
@@ -54,6 +56,21 @@ TRUSTED = (
     "a zip bomb",
     "an archive with",
 )
+# LibTorch removes these statements when it reads the code: their results have no use. See `LIVE`.
+DEAD = (
+    "a program that reads a file",
+    "a program that creates a file",
+    "a program that draws numbers",
+    "a program that drops out",
+    "a program that shows old memory",
+)
+LIVE = {
+    "torch.rand([3])": "rand",
+    'torch.from_file("/etc/hostname", False, 4)': "from_file",
+    "torch.dropout(inputs[0], 0.5, True)": "dropout",
+    "torch.empty([3])": "empty",
+    "torch.exponential_(torch.zeros([3]))": "exponential_",
+}
 
 pytestmark = [
     pytest.mark.slow,
@@ -76,10 +93,14 @@ def store(tmp_path: Path) -> LocalPolicyStore:
 
 
 def adopt(agent: NativeAgent, version: int) -> None:
-    """Adopt what comes until ``version`` acts; nothing else may be adopted meanwhile."""
-    adopted = until(agent.adopt)
-    assert adopted
+    """Adopt ``version``; nothing else may become ready before it."""
+    assert until(agent.adopt)
     assert agent.version()[0] == version
+
+
+def follow(agent: NativeAgent, version: int) -> None:
+    """Adopt what becomes ready until ``version`` acts."""
+    until(lambda: agent.adopt() and agent.version()[0] == version)
 
 
 @pytest.mark.parametrize(
@@ -100,8 +121,8 @@ def test_it_acts_as_the_policy_does_and_replaces_it(
     manifests = [publish_seed(store, 1, **kind)]
     with NativeAgent(build, store.path) as agent:
         agent.wait()
-        for seed in (1, 2):
-            adopt(agent, seed - 1)
+        for seed in (1, 2, 3):
+            follow(agent, seed - 1)
             policy, manifest = make_policy(seed=seed, **kind), manifests[-1]  # type: ignore[arg-type]
             assert agent.version() == (manifest.version, manifest.digest)
             assert [spec.name for spec in agent.tensors(0)] == list(policy.signature.input_names)
@@ -118,8 +139,9 @@ def test_it_acts_as_the_policy_does_and_replaces_it(
                 for found, expected in zip(outputs, eager(policy, *inputs), strict=True):
                     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
             assert not agent.adopt()
-            manifests.append(publish_seed(store, 2, **kind))
-        assert "reused=true" in until(lambda: [line for line in agent.lines if "version 1 ready" in line])[0]
+            manifests.append(publish_seed(store, seed + 1, **kind))
+        # The policy of version 0 acts no more: version 3 is its program with other weights.
+        assert "reused=true" in until(lambda: [line for line in agent.lines if "version 3 ready" in line])[0]
 
 
 def test_it_waits_for_a_store_that_appears_later(build: Path, tmp_path: Path) -> None:
@@ -152,14 +174,14 @@ def _kinds(*outcomes: str) -> list[object]:
 
 
 def _is_trusted(kind: BadKind) -> bool:
-    return any(name in kind.name for name in TRUSTED)
+    return any(name in kind.name for name in (*TRUSTED, *DEAD))
 
 
 @pytest.mark.parametrize("kind", _kinds("quarantined", "retried", "not seen"))
 def test_a_bad_version_never_acts(watched: tuple[NativeAgent, LocalPolicyStore], kind: BadKind) -> None:
     agent, store = watched
     good = publish_seed(store, 0)
-    adopt(agent, good.version)
+    follow(agent, good.version)
     bad = publish_bad(store, kind)
     if kind.outcome != "not seen":
         said = until(lambda: [line for line in agent.lines if f"version {bad} " in line])
@@ -223,7 +245,7 @@ def test_a_version_that_its_key_did_not_sign_as_it_is_never_acts(
 ) -> None:
     agent, store = keyed
     good = publish(store, make_policy(seed=0), exporter(), sign=KEY.sign)
-    adopt(agent, good.version)
+    follow(agent, good.version)
     bad = publish_bad(store, kind, key=KEY)
     said = until(lambda: [line for line in agent.lines if f"version {bad} " in line])
     assert "refused reason=" in said[0], said
@@ -231,13 +253,29 @@ def test_a_version_that_its_key_did_not_sign_as_it_is_never_acts(
     adopt(agent, publish(store, make_policy(seed=2), exporter(), sign=KEY.sign).version)
 
 
+@pytest.mark.parametrize(("value", "operator"), LIVE.items())
+def test_a_program_whose_results_depend_on_more_than_its_inputs_never_acts(
+    watched: tuple[NativeAgent, LocalPolicyStore], value: str, operator: str
+) -> None:
+    agent, store = watched
+    policy, made_by = make_policy(seed=1), exporter()
+    files, _, _ = made_by.files(policy.state_dict())
+    statement = f'if bool(torch.gt(torch.sum({value}), -1.)):\n      ops.prim.RaiseException("drawn")'
+    data = with_statement(files[TORCHSCRIPT_FILE], statement)
+    entry = ProgramEntry("torchscript", TORCHSCRIPT_FILE, "0" * 64)
+    bad = publish(store, policy, made_by, instead={TORCHSCRIPT_FILE: data}, programs=(entry,)).version
+    said = until(lambda: [line for line in agent.lines if f"version {bad} " in line])
+    assert f"refused reason=replace {operator}, which" in said[0], said
+
+
 def test_a_program_of_a_trusted_publisher_may_use_other_operators(build: Path, store: LocalPolicyStore) -> None:
     (kind,) = (kind for kind in BAD_KINDS if kind.name == "a program that keeps a counter")
+    publish_seed(store, 0)
     bad = publish_bad(store, kind)
     with NativeAgent(build, store.path, trust_programs=True) as agent:
         adopt(agent, bad)
     with NativeAgent(build, store.path) as agent:
-        said = until(lambda: agent.lines)
+        said = until(lambda: [line for line in agent.lines if f"version {bad} " in line])
     assert "replace prim::SetAttr, which is not on the list" in said[0]
 
 

@@ -37,7 +37,7 @@ def build_native(build: Path, *settings: str, targets: Sequence[str] = ()) -> Pa
 
 
 def shared_build(temporary: pytest.TempPathFactory) -> Path:
-    """Return a build for several tests; with ``NATIVE_BUILD`` in the environment, that directory, brought up to date."""
+    """Return a build for several tests: in the directory that ``NATIVE_BUILD`` names, if it does."""
     kept = os.environ.get("NATIVE_BUILD")
     return build_native(Path(kept) if kept else temporary.mktemp("native_build"))
 

@@ -1,8 +1,8 @@
-// cartpole [--record FILE] [--public-key KEY] [--seed N] STORE STEPS
+// cartpole [--envs N] [--record FILE] [--public-key KEY] [--seed N] STORE STEPS
 //
-// Acts in CartPole with the newest version of a store. The policy is replaced between two steps, whenever a newer
-// version has been verified. `--record` writes each step with the version that chose its action (`Step`, below), so
-// that scripts/examples/native_cartpole.py can derive every action again.
+// Acts in CartPole, in N environments as one batch, with the newest version of a store. The policy is replaced between
+// two steps, whenever a newer version has been verified. `--record` writes each step with the version that chose its
+// action (`Step`, below), so that scripts/examples/native_cartpole.py can derive every action again.
 #include <array>
 #include <chrono>
 #include <cmath>
@@ -20,6 +20,7 @@
 namespace {
 
 using Observation = std::array<float, 4>;
+using Noise = std::array<float, 2>;
 
 // The dynamics of Gymnasium's CartPole-v1.
 class CartPole {
@@ -68,7 +69,7 @@ struct Step {
   std::int32_t version;
   std::int32_t action;
   Observation observation;
-  std::array<float, 2> noise;
+  Noise noise;
 };
 static_assert(sizeof(Step) == 32);
 
@@ -77,6 +78,7 @@ struct Arguments {
   std::uint64_t steps = 0;
   std::string record;
   std::uint64_t seed = 0;
+  std::uint64_t environments = 1;
   rl_hotswap::AgentOptions options;
 };
 
@@ -95,16 +97,18 @@ Arguments parse(int count, char** values) {
       arguments.record = value;
     } else if (word == "--public-key") {
       arguments.options.public_keys.push_back(value);
+    } else if (word == "--envs") {
+      arguments.environments = std::strtoull(value.c_str(), nullptr, 10);
     } else if (word == "--seed") {
       arguments.seed = std::strtoull(value.c_str(), nullptr, 10);
     } else {
       throw rl_hotswap::BadInput("there is no flag " + word);
     }
   }
-  if (places.size() != 2)
-    throw rl_hotswap::BadInput("expected STORE STEPS [--record FILE] [--public-key KEY] [--seed N]");
+  if (places.size() != 2) throw rl_hotswap::BadInput("expected STORE STEPS (--envs, --record, --public-key, --seed)");
   arguments.store = places[0];
   arguments.steps = std::strtoull(places[1].c_str(), nullptr, 10);
+  if (arguments.environments == 0) throw rl_hotswap::BadInput("--envs: expected a number above 0");
   if (arguments.steps == 0) throw rl_hotswap::BadInput("STEPS: expected a number above 0, found " + places[1]);
   arguments.options.log = [](const std::string& line) { std::cerr << line << "\n"; };
   return arguments;
@@ -120,16 +124,16 @@ void check_contract(const rl_hotswap::Agent& agent) {
   if (!fits) throw rl_hotswap::BadInput("expected policies for CartPole-v1 in the store");
 }
 
-// Memory for all outputs of one row; the first is the action.
+// Memory for all outputs; the first is the action.
 class OutputBuffers {
  public:
-  explicit OutputBuffers(const std::vector<rl_hotswap::TensorSpec>& specs) {
-    for (const auto& spec : specs) memory_.emplace_back(rl_hotswap::row_bytes(spec));
+  OutputBuffers(const std::vector<rl_hotswap::TensorSpec>& specs, std::size_t rows) {
+    for (const auto& spec : specs) memory_.emplace_back(rl_hotswap::row_bytes(spec) * rows);
     for (auto& bytes : memory_) outputs_.push_back({bytes.data(), bytes.size()});
   }
 
   const std::vector<rl_hotswap::Output>& outputs() const { return outputs_; }
-  std::int64_t action() const { return *reinterpret_cast<const std::int64_t*>(memory_.front().data()); }
+  const std::int64_t* actions() const { return reinterpret_cast<const std::int64_t*>(memory_.front().data()); }
 
  private:
   std::vector<std::vector<std::byte>> memory_;
@@ -153,23 +157,37 @@ void run(const Arguments& arguments) {
   check_contract(agent);
   std::ofstream record;
   if (!arguments.record.empty()) record.open(arguments.record, std::ios::binary);
-  CartPole environment(arguments.seed);
+  std::vector<CartPole> environments;
+  for (std::uint64_t i = 0; i < arguments.environments; ++i) environments.emplace_back(arguments.seed + i);
+  const std::size_t rows = environments.size();
+  std::vector<Observation> observations(rows);
+  std::vector<Noise> noise(rows);
+  std::vector<Step> steps(rows);
   Gumbel gumbel(arguments.seed + 1);
-  OutputBuffers buffers(agent.outputs());
-  std::uint64_t episodes = 0;
+  OutputBuffers buffers(agent.outputs(), rows);
+  std::uint64_t episodes = 0, acted = 0;
   const auto began = std::chrono::steady_clock::now();
-  for (std::uint64_t i = 0; i < arguments.steps; ++i) {
+  for (; acted < arguments.steps; acted += rows) {
     agent.adopt();
-    Step step{0, 0, environment.observation(), {gumbel(), gumbel()}};
-    const std::array<rl_hotswap::Input, 2> inputs{{{step.observation.data(), 16}, {step.noise.data(), 8}}};
-    const rl_hotswap::Version& version =
-        agent.act(1, inputs.data(), inputs.size(), buffers.outputs().data(), buffers.outputs().size());
-    step.version = static_cast<std::int32_t>(version.number);
-    step.action = static_cast<std::int32_t>(buffers.action());
-    if (record.is_open()) record.write(reinterpret_cast<const char*>(&step), sizeof step);
-    if (environment.step(buffers.action())) {
-      environment.reset();
-      ++episodes;
+    for (std::size_t i = 0; i < rows; ++i) {
+      observations[i] = environments[i].observation();
+      noise[i] = {gumbel(), gumbel()};
+    }
+    const std::array<rl_hotswap::Input, 2> inputs{
+        {{observations.data(), sizeof(Observation) * rows}, {noise.data(), sizeof(Noise) * rows}}};
+    const rl_hotswap::Version& version = agent.act(static_cast<std::int64_t>(rows), inputs.data(), inputs.size(),
+                                                   buffers.outputs().data(), buffers.outputs().size());
+    for (std::size_t i = 0; i < rows; ++i) {
+      const std::int64_t action = buffers.actions()[i];
+      steps[i] = {static_cast<std::int32_t>(version.number), static_cast<std::int32_t>(action), observations[i],
+                  noise[i]};
+      if (environments[i].step(action)) {
+        environments[i].reset();
+        ++episodes;
+      }
+    }
+    if (record.is_open()) {
+      record.write(reinterpret_cast<const char*>(steps.data()), static_cast<std::streamsize>(sizeof(Step) * rows));
     }
   }
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count();
@@ -179,7 +197,7 @@ void run(const Arguments& arguments) {
   std::printf(
       "{\"steps\": %llu, \"episodes\": %llu, \"seconds\": %.3f, \"adopted\": %llu, \"refused\": %llu, \"failed\": "
       "%llu}\n",
-      static_cast<unsigned long long>(arguments.steps), static_cast<unsigned long long>(episodes), seconds,
+      static_cast<unsigned long long>(acted), static_cast<unsigned long long>(episodes), seconds,
       static_cast<unsigned long long>(counts.adopted), static_cast<unsigned long long>(counts.refused),
       static_cast<unsigned long long>(counts.failed));
 }

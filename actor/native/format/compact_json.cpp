@@ -4,8 +4,6 @@
 #include <utility>
 #include <vector>
 
-#include "rl_hotswap.hpp"
-
 namespace rl_hotswap {
 
 namespace {
@@ -47,14 +45,14 @@ class Compactor : public json::json_sax_t {
     return true;
   }
   bool parse_error(std::size_t /*position*/, const std::string& /*token*/, const json::exception& error) override {
-    throw DoesNotVerify(std::string("not a manifest: ") + error.what());
+    throw MalformedJson(error.what());
   }
 
  private:
   std::vector<Open> open_;
 
   bool begin(bool is_object) {
-    if (open_.size() == kMaxDepth) throw DoesNotVerify("not a manifest: it is nested too deeply");
+    if (open_.size() == kMaxDepth) throw MalformedJson("it is nested too deeply");
     open_.push_back({is_object, {}, {}, {}});
     return true;
   }
@@ -63,19 +61,19 @@ class Compactor : public json::json_sax_t {
     const Open ended = std::move(open_.back());
     open_.pop_back();
     if (!open_.empty()) return add(closed(ended));
-    if (!ended.is_object) throw DoesNotVerify("not a manifest: expected a JSON object, found an array");
+    if (!ended.is_object) throw MalformedJson("expected a JSON object, found an array");
     members = ended.members;
     return true;
   }
 
   bool add(const std::string& value) {
-    if (open_.empty()) throw DoesNotVerify("not a manifest: expected a JSON object, found " + value.substr(0, 40));
+    if (open_.empty()) throw MalformedJson("expected a JSON object, found " + value.substr(0, 40));
     Open& open = open_.back();
     if (!open.text.empty()) open.text += ",";
     if (open.is_object) {
       open.text += json_text(open.key) + ":";
       if (!open.members.emplace(open.key, value).second) {
-        throw DoesNotVerify("not a manifest: the key " + json_text(open.key) + " occurs twice");
+        throw MalformedJson("the key " + json_text(open.key) + " occurs twice");
       }
     }
     open.text += value;

@@ -6,9 +6,15 @@
 #include <string>
 #include <string_view>
 
+#include "rl_hotswap.hpp"
+
 namespace rl_hotswap {
 
-// Returns the members of a JSON object by name, each as compact JSON. Throws DoesNotVerify for other JSON.
+struct MalformedJson : DoesNotVerify {
+  using DoesNotVerify::DoesNotVerify;
+};
+
+// Returns the members of a JSON object by name, each as compact JSON. Throws MalformedJson, also for repeated keys.
 std::map<std::string, std::string> compact_members(std::string_view json_object);
 
 }  // namespace rl_hotswap

@@ -171,6 +171,10 @@ Manifest read(std::string_view bytes) {
   if (!(created >= kEarliestUnixSeconds && created < kEndUnixSeconds)) {
     refuse("expected created_unix_s in the years 2000 to 2200, found " + root.at("created_unix_s").dump());
   }
+  const double train_s = root.value("training", json::object()).value("train_s", 0.0);
+  if (!(train_s >= 0 && train_s <= kEndUnixSeconds - kEarliestUnixSeconds)) {
+    refuse("expected a train_s of less than 200 years, found " + std::to_string(train_s));
+  }
   if (manifest.inputs.empty() || manifest.outputs.empty()) refuse("expected at least one input and one output");
   return manifest;
 }
@@ -180,6 +184,8 @@ Manifest read(std::string_view bytes) {
 Manifest decode_manifest(std::string_view bytes) {
   try {
     return read(bytes);
+  } catch (const MalformedJson& error) {
+    refuse(error.what());
   } catch (const json::exception& error) {
     refuse(error.what());
   } catch (const std::out_of_range& error) {  // of compact_members

@@ -22,6 +22,9 @@ using Alternatives = std::vector<std::vector<Condition>>;
 // Names of `aten` operators, and of others with their namespace.
 extern const std::unordered_set<std::string> kPureOperators;
 
+// Those of them whose results, if they are tensors, are new.
+extern const std::unordered_set<std::string> kFreshOperators;
+
 // Operators that are pure only under conditions.
 extern const std::unordered_map<std::string, Alternatives> kRandomUnless;
 

@@ -1,7 +1,6 @@
 #include "program_check.h"
 
 #include <caffe2/serialize/inline_container.h>
-#include <torch/csrc/jit/ir/alias_analysis.h>
 #include <torch/csrc/jit/ir/constants.h>
 #include <torch/csrc/jit/passes/inliner.h>
 #include <torch/script.h>
@@ -42,7 +41,7 @@ const std::unordered_set<std::string>& arranging() {
 class OperatorCheck {
  public:
   OperatorCheck(torch::jit::Module module, std::shared_ptr<torch::jit::Graph> graph)
-      : module_(std::move(module)), graph_(std::move(graph)), aliases_(graph_) {}
+      : module_(std::move(module)), graph_(std::move(graph)) {}
 
   void run() { check(graph_->block()); }
 
@@ -110,16 +109,61 @@ class OperatorCheck {
     }
   }
 
-  // Returns true if the same call made the value. What comes out of the inputs or the module may be any part of them.
-  bool is_local(Value* value) {
-    const bool is_container =
-        value->type()->kind() == c10::TypeKind::ListType || value->type()->kind() == c10::TypeKind::DictType;
-    const auto* const schema = value->node()->maybeSchema();
-    // The result of `list += other` is the list.
-    if (is_container && schema != nullptr && schema->is_mutable()) return is_local(value->node()->input(0));
+  // Returns true if the same call made the memory of the value: it may be written to. Whatever comes out of the inputs,
+  // the module or a constant is not local, nor is the result of an operator that may return a part of such a value.
+  bool is_local(const Value* value) const {
+    if (is_plain(value)) return true;
+    const Node* const node = value->node();
+    switch (node->kind()) {
+      case c10::prim::ListConstruct:
+      case c10::prim::DictConstruct:
+        return true;  // the container, whatever is in it
+      case c10::prim::Constant:
+      case c10::prim::GetAttr:
+      case c10::prim::Param:  // of the graph or of a loop
+      case c10::prim::Loop:
+        return false;
+      case c10::prim::If:
+        return std::all_of(node->blocks().begin(), node->blocks().end(),
+                           [&](const Block* block) { return is_local(block->outputs()[value->offset()]); });
+      default:
+        break;
+    }
+    const auto* const schema = node->maybeSchema();
+    if (schema != nullptr && schema->is_mutable()) return is_local(node->input(0));  // `x += y` is x
+    const bool is_list = value->type()->kind() == c10::TypeKind::ListType;
+    if (!is_list && node->kind().is_aten() && kFreshOperators.count(node->kind().toUnqualString()) != 0) return true;
+    return std::all_of(node->inputs().begin(), node->inputs().end(),
+                       [&](const Value* input) { return holds_only_local(input); });
+  }
+
+  // Returns true if the value is local, with everything in it.
+  bool holds_only_local(const Value* value) const {
     const auto kind = value->node()->kind();
-    if (kind == c10::prim::ListConstruct || kind == c10::prim::DictConstruct) return true;
-    return !aliases_.mayContainAlias(value, graph_->inputs());
+    if (kind != c10::prim::ListConstruct && kind != c10::prim::DictConstruct) return is_local(value);
+    const auto writes = [](const torch::jit::Use& use) {
+      const auto* const schema = use.user->maybeSchema();
+      return schema != nullptr && schema->is_mutable();
+    };
+    const auto inputs = value->node()->inputs();
+    return std::none_of(value->uses().begin(), value->uses().end(), writes) &&
+           std::all_of(inputs.begin(), inputs.end(), [&](const Value* input) { return holds_only_local(input); });
+  }
+
+  // Returns true for values that are no memory: numbers, texts, None.
+  static bool is_plain(const Value* value) {
+    switch (value->type()->kind()) {
+      case c10::TypeKind::IntType:
+      case c10::TypeKind::FloatType:
+      case c10::TypeKind::BoolType:
+      case c10::TypeKind::NoneType:
+      case c10::TypeKind::StringType:
+      case c10::TypeKind::NumberType:
+      case c10::TypeKind::DeviceObjType:
+        return true;
+      default:
+        return false;
+    }
   }
 
   // Returns a constant, or an attribute of the module: nothing that passes the check changes one.
@@ -135,7 +179,6 @@ class OperatorCheck {
 
   torch::jit::Module module_;
   std::shared_ptr<torch::jit::Graph> graph_;
-  torch::jit::AliasDb aliases_;
 };
 
 bool ends_with(std::string_view text, std::string_view end) {

@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 #include <vector>
 
+#include "compact_json.h"
 #include "rl_hotswap.hpp"
 
 namespace rl_hotswap {
@@ -93,6 +94,7 @@ std::map<std::string, at::Tensor> decode(std::string_view bytes) {
   const std::string_view data = bytes.substr(kLengthBytes + length);
   std::map<std::string, at::Tensor> tensors;
   std::uint64_t end = 0;
+  compact_members(header);  // refuses repeated keys, about which readers disagree
   for (const Place& place : places(json::parse(header.begin(), header.end()))) {
     const std::uint64_t size = byte_length(place, data.size());
     if (place.begin != end || place.end < place.begin || place.end - place.begin != size || place.end > data.size()) {

@@ -14,6 +14,9 @@ namespace rl_hotswap {
 
 namespace {
 
+constexpr std::int64_t kMostRowsAlone = 32;
+constexpr std::int64_t kLargerBatch = 64;
+
 using Weights = std::map<std::string, at::Tensor>;
 
 Weights finite_weights(const std::string& bytes, const std::string& file_name) {
@@ -36,6 +39,33 @@ double reproduce(Policy& policy, const Weights& weights, const Probe& probe, con
   OutputCheck(manifest).check(probe.rows, outputs, probe.inputs);
   return std::max(difference, compare(first_row(probe.outputs, manifest.outputs),
                                       policy.run(first_row(probe.inputs, manifest.inputs)), manifest));
+}
+
+using Rows = std::vector<at::Tensor>;
+
+Rows row_alone(const Rows& tensors, std::int64_t row) {
+  Rows alone;
+  for (const at::Tensor& tensor : tensors) alone.push_back(tensor.narrow(0, row, 1).clone());
+  return alone;
+}
+
+Rows repeated(const Rows& tensors, std::int64_t times) {
+  Rows many;
+  for (const at::Tensor& tensor : tensors) {
+    std::vector<std::int64_t> counts(static_cast<std::size_t>(tensor.dim()), 1);
+    counts.front() = times;
+    many.push_back(tensor.repeat(counts));
+  }
+  return many;
+}
+
+// Throws DoesNotVerify unless each row of the probe has its outputs alone, and in a larger batch.
+void check_rows(Policy& policy, const Probe& probe, const Manifest& manifest) {
+  for (std::int64_t row = 0; row < std::min(probe.rows, kMostRowsAlone); ++row) {
+    compare(row_alone(probe.outputs, row), policy.run(row_alone(probe.inputs, row)), manifest);
+  }
+  const std::int64_t times = kLargerBatch / probe.rows + 1;
+  compare(repeated(probe.outputs, times), policy.run(repeated(probe.inputs, times)), manifest);
 }
 
 }  // namespace
@@ -66,6 +96,7 @@ VerifiedVersion load_version(const VersionDirectory& directory, ProgramTrust tru
   }
   auto policy = std::make_unique<Policy>(bytes.at(manifest.torchscript->file), trust);
   const double difference = reproduce(*policy, weights, probe, manifest);
+  if (manifest.is_policy()) check_rows(*policy, probe, manifest);
   return {std::move(policy), std::move(probe), difference, false};
 }
 
