@@ -121,9 +121,10 @@ class _Policy:
     def differing(self, version: int, steps: np.ndarray) -> int:
         """Return the number of ``steps`` for which ``version`` has another action."""
         files = self._store.open(version)
+        weights = decode_weights(files.read(WEIGHTS_FILE))
         if self._engine is None:
-            self._engine = TorchScriptEngine.from_bytes(files.read(TORCHSCRIPT_FILE))
-        self._engine.load_weights(decode_weights(files.read(WEIGHTS_FILE)))
+            self._engine = TorchScriptEngine.from_bytes(files.read(TORCHSCRIPT_FILE), weights)
+        self._engine.load_weights(weights)
         pieces = (steps[at : at + _ROWS_AT_ONCE] for at in range(0, len(steps), _ROWS_AT_ONCE))
         return sum(self._differing(piece) for piece in pieces)
 
@@ -145,8 +146,8 @@ def run(options: Options, run_dir: Path) -> bool:
     build_native(options.build)
     policies, record = run_dir / "policies", run_dir / "native_steps.bin"
     with training(run_dir, options.publish_every_s):
-        act = [options.build / "examples" / "cartpole", policies, str(options.steps), "--record", record]
-        act += ["--envs", str(options.envs)]
+        act: list[str | Path] = [options.build / "examples" / "cartpole", policies, str(options.steps)]
+        act += ["--record", record, "--envs", str(options.envs)]
         acted = json.loads(subprocess.run(act, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL).stdout)
     found = derive(open_store(policies), record, options.envs)
     rate = acted["adopted"] / acted["seconds"]

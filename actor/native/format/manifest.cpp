@@ -52,11 +52,11 @@ TensorSpec policy_tensor(const json& item) {
   return spec;
 }
 
-// A tensor of a module. A null size follows the batch.
+// A tensor of a module. A null size follows the batch, a text is the name of a size or a sum of such.
 TensorSpec module_tensor(const json& item) {
   TensorSpec spec{item.at("name"), item.at("dtype"), {}};
   for (const json& size : item.at("shape")) {
-    spec.shape.push_back(size.is_null() ? kAnySize : size_of(size));
+    spec.shape.push_back(size.is_null() ? kAnySize : size.is_string() ? kNamedSize : size_of(size));
   }
   return spec;
 }
@@ -174,6 +174,9 @@ Manifest read(std::string_view bytes) {
   const double train_s = root.value("training", json::object()).value("train_s", 0.0);
   if (!(train_s >= 0 && train_s <= kEndUnixSeconds - kEarliestUnixSeconds)) {
     refuse("expected a train_s of less than 200 years, found " + std::to_string(train_s));
+  }
+  if (root.contains("module") && manifest.is_policy()) {
+    refuse("expected a policy or a module, found the signatures of both");
   }
   if (manifest.inputs.empty() || manifest.outputs.empty()) refuse("expected at least one input and one output");
   return manifest;

@@ -21,6 +21,9 @@ struct FileEntry {
   std::uint64_t size_bytes;
 };
 
+// A size of a module's tensor that varies from call to call, besides the batch.
+constexpr std::int64_t kNamedSize = -2;
+
 // The action space: the numbers that actions may have, for each number of a row; `low` and `high` are inclusive.
 struct ActionSpace {
   std::string kind;  // as in shared/policy/spaces.py; "none" for a module that is not a policy

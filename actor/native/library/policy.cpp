@@ -68,6 +68,8 @@ void Policy::load_weights(const std::map<std::string, at::Tensor>& weights) {
     if (own.scalar_type() != tensor.scalar_type() || own.sizes() != tensor.sizes()) {
       throw DoesNotVerify("weights of another type or shape than the program's: " + name);
     }
+    // The archive of a policy has no weights: one number stands for all of a tensor.
+    if (!own.is_contiguous()) own.set_data(at::empty(tensor.sizes(), tensor.options()));
     own.copy_(tensor);
   }
   if (weights.size() != program_->weights.size()) throw DoesNotVerify("the program has weights that the version lacks");

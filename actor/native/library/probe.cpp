@@ -16,6 +16,9 @@ namespace rl_hotswap {
 
 namespace {
 
+// The least tolerance of numbers of 16 bits, as in shared/policy/probe.py.
+constexpr double kCoarse = 1.0 / 32;
+
 std::string describe(const at::Tensor& tensor) {
   std::ostringstream text;
   text << tensor.scalar_type() << " " << tensor.sizes();
@@ -45,7 +48,7 @@ void check_tensor(const TensorSpec& spec, const at::Tensor& tensor, const std::s
   const at::IntArrayRef sizes = tensor.sizes();
   bool fits = tensor.scalar_type() == scalar_type(spec.dtype) && sizes.size() == spec.shape.size();
   for (std::size_t i = 0; fits && i < sizes.size(); ++i) {
-    fits = spec.shape[i] == sizes[i] || (spec.shape[i] == kAnySize && sizes[i] > 0);
+    fits = spec.shape[i] == sizes[i] || (spec.shape[i] == kAnySize && sizes[i] > 0) || spec.shape[i] == kNamedSize;
   }
   if (!fits) {
     throw DoesNotVerify(what + " " + spec.name + ": expected " + describe(spec) + " (-1: any), found " +
@@ -97,7 +100,10 @@ double compare_one(const TensorSpec& spec, const at::Tensor& golden, const at::T
   const at::Tensor found = answer.to(at::kDouble);
   const at::Tensor same = (found == expected).logical_or(found.isnan().logical_and(expected.isnan()));
   const at::Tensor difference = (found - expected).abs().masked_fill(same, 0);
-  const at::Tensor allowed = is_float ? manifest.atol + manifest.rtol * expected.abs() : at::zeros_like(expected);
+  const double least = is_float && answer.element_size() == 2 ? kCoarse : 0.0;
+  const double atol = std::max(manifest.atol, least);
+  const double rtol = std::max(manifest.rtol, least);
+  const at::Tensor allowed = is_float ? atol + rtol * expected.abs() : at::zeros_like(expected);
   // `<=` also rejects a NaN. Only an equal infinity is close to an infinity.
   const at::Tensor right = same.logical_or((difference <= allowed).logical_and(expected.isfinite()));
   if (!right.all().item<bool>()) {
