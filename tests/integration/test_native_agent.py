@@ -45,7 +45,7 @@ from tests.support.native_agent import (
 from tests.support.signature_attacks import KEY
 from tests.support.waiting import until
 
-FAR = OBSERVATIONS + np.array([1000, 0, 0, 0], np.float32)
+FAR = OBSERVATIONS + np.array([1e5, 0, 0, 0], np.float32)
 # docs/security.md: there is no sandbox in C++, and no strict reader of archives (torch is the only reader).
 TRUSTED = (
     "a program that hangs",
