@@ -465,13 +465,14 @@ class Half(nn.Module):
         (torch.bfloat16, "script"),
         (torch.float16, "script"),
         pytest.param(torch.float16, "onnx", marks=pytest.mark.slow),
+        pytest.param(torch.bfloat16, "aot", marks=pytest.mark.slow),
     ],
 )
 def test_weights_and_numbers_of_16_bits(dtype: torch.dtype, how: Any, tmp_path: Path) -> None:
     module, x = Half(dtype), torch.randn(5, 6).to(dtype)
     report = export_module(module, (x,), tmp_path / "m", tolerance=1e-3, how=how)
     assert [spec.dtype for spec in report.manifest.module.outputs] == [str(dtype)[6:], "float32"]  # type: ignore[union-attr]
-    run = load_policy(tmp_path / "m")
+    run = load_policy(tmp_path / "m", trust_native=True)
     logits, chances = run(x)
     assert (logits.dtype, chances.dtype) == (dtype, torch.float32)
     torch.testing.assert_close(logits, eager(module, x)[0], atol=0.03, rtol=0.03)
@@ -494,8 +495,15 @@ def test_weights_of_16_bits_of_which_a_module_makes_floats(how: Any, tmp_path: P
     torch.testing.assert_close(load_policy(tmp_path / "m")(x), eager(module, x))
 
 
-@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128], ids=str)
-def test_complex_weights(dtype: torch.dtype, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "how"),
+    [
+        (torch.complex64, "script"),
+        (torch.complex128, "script"),
+        pytest.param(torch.complex64, "aot", marks=pytest.mark.slow),
+    ],
+)
+def test_complex_weights(dtype: torch.dtype, how: Any, tmp_path: Path) -> None:
     class Rotates(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -505,8 +513,8 @@ def test_complex_weights(dtype: torch.dtype, tmp_path: Path) -> None:
             return torch.view_as_real(x.to(self.weight.dtype) * self.weight[0]).float().sum(-1)
 
     module, x = Rotates(), torch.randn(5, 4)
-    export_module(module, (x,), tmp_path / "m", how="script")
-    torch.testing.assert_close(load_policy(tmp_path / "m")(x), eager(module, x))
+    export_module(module, (x,), tmp_path / "m", how=how)
+    torch.testing.assert_close(load_policy(tmp_path / "m", trust_native=True)(x), eager(module, x))
     for change in ("input", "result"):
 
         class Complex(Rotates):
