@@ -133,6 +133,16 @@ class VersionMaterial:
         except (PolicyLoadError, StoreError):
             return False
 
+    def states_program(self, entry: ProgramEntry) -> bool:
+        """Return False when the manifest contradicts itself about a program. Reads a file only if its digest differs.
+
+        The digest of most programs is the SHA-256 of their file, which is verified apart.
+        """
+        if entry.kind == "torchscript":
+            return True
+        file = self.manifest.files[entry.file]
+        return file.sha256 == entry.program_digest or (file.digest_name != "sha256" and self.has_program(entry))
+
     def failure(self) -> Exception:
         """Return one error for all engines: transient if one of them was, since that engine may work later."""
         errors = self.errors
@@ -171,7 +181,7 @@ class EngineLoader:
         digest when it was loaded.
         """
         digest = entry.program_digest
-        if entry.kind != "torchscript" and material.manifest.files[entry.file].sha256 != digest:
+        if not material.states_program(entry):
             return None  # the manifest contradicts itself, as the load of the whole program reports
         engine = material.preloader.take(kind, digest)
         try:

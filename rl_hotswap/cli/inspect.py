@@ -28,6 +28,7 @@ from shared.errors import (
     VersionNotFound,
     one_line,
 )
+from shared.files.digests import DIGEST_TITLES
 from shared.operators.program_check import listed_operators
 from shared.operators.program_trust import PURE_ONLY, ProgramTrust
 from shared.policy.manifest import Manifest
@@ -189,7 +190,8 @@ def _read_signature(manifest: Manifest) -> str:
 
 
 def _read_file(files: VersionFiles, name: str) -> str:
-    return f"{len(files.read(name)):,} bytes, SHA-256 {files.manifest.files[name].sha256[:12]}…"
+    entry = files.manifest.files[name]
+    return f"{len(files.read(name)):,} bytes, {DIGEST_TITLES[entry.digest_name]} {entry.hexdigest[:12]}…"
 
 
 def _read_weights(files: VersionFiles) -> str:

@@ -18,7 +18,7 @@ from scripts.benchmarks.common.processes import (
     STEP_S,
     ActorFleet,
     publish_and_wait,
-    read_hash_and_copy_s,
+    read_digest_and_copy_s,
     start_publisher,
 )
 from scripts.benchmarks.common.result import Result
@@ -85,7 +85,7 @@ def measure_large(
 ) -> list[Result]:
     """Return the time from the rename to the first action of one actor, over the minimum for a file of that size.
 
-    It has a target for versions with ``onnx_alone``.
+    It has a target for versions with ``onnx_alone``: the weights are their only large file.
     """
     with (
         workspace(versions=_LARGE_VERSIONS, change=0.1, hidden_sizes=hidden_sizes, onnx_alone=onnx_alone) as paths,
@@ -99,21 +99,21 @@ def measure_large(
         for _ in range(_FIRST + publications):
             time.sleep(_LARGE_PAUSE_S)
             latencies_s.append(publish_and_wait(publisher, fleet))
-            floors_s.append(read_hash_and_copy_s(LocalPolicyStore(paths.store)))
+            floors_s.append(read_digest_and_copy_s(LocalPolicyStore(paths.store)))
     name = f"{weights_mb:.0f} MB" if weights_mb >= 1 else f"{1e3 * weights_mb:.0f} kB"
     how = (
         f"MLP of {name}, one actor, {publications} publications after its first {_FIRST}, each followed by one read, "
-        "SHA-256 and copy of its weights"
+        "digest and copy of its weights"
     )
     latencies_ms, floors_ms = 1e3 * np.array(latencies_s), 1e3 * np.array(floors_s)
     ratios = (latencies_ms / floors_ms)[_FIRST:].tolist()
     name += "" if onnx_alone else " and TorchScript"
     what = f"rename to first action, {name}"
     return [
-        Result.of(f"{what}, over read + SHA-256 + copy", ratios, "", how, at_most=1.15 if onnx_alone else None),
+        Result.of(f"{what}, over read + digest + copy", ratios, "", how, at_most=1.15 if onnx_alone else None),
         Result.of(what, latencies_ms[_FIRST:].tolist(), "ms", how),
         Result.of(f"{what}, first {_FIRST} of an actor", latencies_ms[:_FIRST].tolist(), "ms", how),
-        Result.of(f"one read, one SHA-256 and one copy of {name}", floors_ms.tolist(), "ms", how),
+        Result.of(f"one read, one digest and one copy of {name}", floors_ms.tolist(), "ms", how),
     ]
 
 

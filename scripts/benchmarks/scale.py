@@ -27,7 +27,7 @@ from scripts.benchmarks.common.processes import (
     STEP_S,
     ActorFleet,
     publish_and_wait,
-    read_hash_and_copy_s,
+    read_digest_and_copy_s,
     start_publisher,
 )
 from scripts.benchmarks.common.result import Line, Result, number, save_plot
@@ -115,7 +115,7 @@ def grow_models(all_hidden_sizes: Sequence[tuple[int, ...]], console: Console) -
             continue
         measured_mb = weights_mb
         growth.add("adoption", weights_mb, adoption_ms)
-        growth.add("one read, one SHA-256 and one copy", weights_mb, floor_ms)
+        growth.add("one read, one digest and one copy", weights_mb, floor_ms)
         median_ms = float(np.median(adoption_ms))
         console.print(f"  {number(weights_mb)} MB: {number(median_ms)} ms", highlight=False)
     return growth
@@ -133,7 +133,7 @@ def _adopt(hidden_sizes: tuple[int, ...], times: int) -> tuple[list[float], list
         adoption_ms, floor_ms = [], []
         for _ in range(times):
             adoption_ms.append(1e3 * publish_and_wait(publisher, fleet))
-            floor_ms.append(1e3 * read_hash_and_copy_s(LocalPolicyStore(paths.store)))
+            floor_ms.append(1e3 * read_digest_and_copy_s(LocalPolicyStore(paths.store)))
     return adoption_ms, floor_ms
 
 

@@ -1,6 +1,5 @@
 """``python scripts/conformance/engine_agreement.py``: engines against eager on a nested recurrent policy."""
 
-import hashlib
 import importlib.util
 import time
 import warnings
@@ -18,10 +17,11 @@ from shared.engines.engine import Engine, EngineKind
 from shared.engines.importable import ImportablePolicy
 from shared.engines.load import PROGRAM_OF, Read, load_program
 from shared.operators.program_trust import ProgramTrust
-from shared.policy.manifest import WEIGHTS_FILE, FileEntry, Manifest, ProgramKind
+from shared.policy.manifest import WEIGHTS_FILE, Manifest, ProgramKind
 from shared.policy.probe import make_inputs
 from shared.policy.signature import PolicySignature
 from shared.policy.spaces import action_spec, observation_leaves
+from shared.store.version_files import describe_files
 
 ATOL = RTOL = 1e-5
 BATCH_SIZES = (1, 3, 64)
@@ -93,7 +93,7 @@ def export_policy(policy: ActingPolicy) -> tuple[Manifest, Read]:
         created_unix_s=time.time(),
         signature=exporter.signature,
         programs=programs,
-        files={name: FileEntry(hashlib.sha256(data).hexdigest(), len(data)) for name, data in files.items()},
+        files=describe_files(files),
         weights=WEIGHTS_FILE,
         probe=probe,
     )

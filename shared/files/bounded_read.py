@@ -1,13 +1,13 @@
 """Bounded reads of untrusted directories: regular files only, no links, no more than the expected size."""
 
 import errno
-import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from shared.files.buffer_pool import BufferPool
+from shared.files.digests import DigestName, new_hasher
 
 _SMALL_READ_BYTES = 2**16
 _PIECE_BYTES = 2**22
@@ -42,15 +42,15 @@ def read_regular_file_into(
     return room[:end].toreadonly()
 
 
-def hash_regular_file(directory: int, name: str, size_bytes: int) -> tuple[str, int]:
-    """Return SHA-256 and length of what ``read_regular_file`` reads, with memory for one piece of it."""
-    sha256, length = hashlib.sha256(), 0
+def hash_regular_file(directory: int, name: str, size_bytes: int, digest: DigestName) -> tuple[str, int]:
+    """Return the digest and the length of what ``read_regular_file`` reads, with memory for one piece of it."""
+    hasher, length = new_hasher(digest), 0
     with _regular_file(directory, name) as (descriptor, file_bytes):
         room = memoryview(bytearray(min(file_bytes + 1, _HASHED_PIECE_BYTES)))
         while length <= size_bytes and (count := os.readv(descriptor, [room])):
-            sha256.update(room[:count])
+            hasher.update(room[:count])
             length += count
-    return sha256.hexdigest(), length
+    return hasher.hexdigest(), length
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from shared.errors import ManifestError
+from shared.files.digests import DigestName
 from shared.files.strict_json import repeated_key
 from shared.policy.manifest_checks import (
     check_module_signature,
@@ -20,6 +21,8 @@ from shared.policy.manifest_checks import (
 from shared.policy.signature import NOT_A_POLICY, ModuleSignature, PolicySignature
 
 FORMAT_VERSION = 1
+FORMAT_VERSIONS = (1, 2)
+"""Formats that are read. In format 2 a file may have a BLAKE3 digest; format 1 is written where it suffices."""
 MANIFEST_NAME = "manifest.json"
 SIGNATURE_NAME = "manifest.sig"
 MAX_MANIFEST_BYTES = 4 * 2**20
@@ -43,17 +46,30 @@ PROGRAM_FILES: Mapping[ProgramKind, str] = {
     "importable": IMPORTABLE_FILE,
 }
 
+_FORMATS = " or ".join(map(str, FORMAT_VERSIONS))
+_FORMAT_OF: Mapping[DigestName, int] = {"sha256": 1, "blake3": 2}
+
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 _Text = Annotated[str, msgspec.Meta(max_length=1000)]
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
-class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """SHA-256 (hexadecimal) and size of a file of the version."""
+class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Size of a file of the version, and one digest of it in hexadecimal."""
 
-    sha256: str
+    sha256: str | UnsetType = UNSET
     size_bytes: _Count
+    blake3: str | UnsetType = UNSET
+
+    @property
+    def digest_name(self) -> DigestName:
+        return "sha256" if self.blake3 is UNSET else "blake3"
+
+    @property
+    def hexdigest(self) -> str:
+        """The digest of the name ``digest_name``. A manifest's check has found exactly one."""
+        return str(self.sha256 if self.blake3 is UNSET else self.blake3)
 
 
 class ProgramEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -146,8 +162,8 @@ def decode_manifest(data: bytes) -> Manifest:
         is_canonical = _without_spaces(_encode(manifest)) == _without_spaces(data)
     except _NOT_JSON as error:
         _check_format(data)  # fields of a newer format would not fit either
-        raise ManifestError(f"not a manifest of format {FORMAT_VERSION}: {error}") from error
-    if manifest.format_version != FORMAT_VERSION:
+        raise ManifestError(f"not a manifest of format {_FORMATS}: {error}") from error
+    if manifest.format_version not in FORMAT_VERSIONS:
         _check_format(data)
     _check(manifest)
     # What ``encode_manifest`` writes has unique keys, and comparing is the cheaper check.
@@ -179,19 +195,32 @@ def _check_format(data: bytes) -> None:
         head = msgspec.json.decode(data, type=_Head)
     except _NOT_JSON as error:
         raise ManifestError(f"not a manifest: {error}") from error
-    if head.format_version != FORMAT_VERSION:
+    if head.format_version not in FORMAT_VERSIONS:
         raise ManifestError(
             "update rl-hotswap here, or publish with the release that this actor runs: "
-            f"expected manifest format {FORMAT_VERSION}, found {head.format_version}"
+            f"expected manifest format {_FORMATS}, found {head.format_version}"
         )
+
+
+def format_of(files: Mapping[str, FileEntry]) -> int:
+    """Return the oldest format version that can state ``files``."""
+    return max((_FORMAT_OF[entry.digest_name] for entry in files.values()), default=FORMAT_VERSION)
+
+
+def _check_digest(name: str, entry: FileEntry, format_version: int) -> None:
+    stated = [digest for digest in (entry.sha256, entry.blake3) if isinstance(digest, str)]
+    if len(stated) != 1 or not _DIGEST.fullmatch(stated[0]):
+        found = ", ".join(repr(digest[:80]) for digest in stated) or "none"
+        raise ManifestError(f"{name}: expected one SHA-256 or BLAKE3 digest in hexadecimal, found {found}")
+    if format_version < _FORMAT_OF[entry.digest_name]:
+        raise ManifestError(f"{name}: expected a SHA-256 in format {format_version}, found a BLAKE3 digest")
 
 
 def _check(manifest: Manifest) -> None:
     for name, entry in manifest.files.items():
         if not _PLAIN_NAME.fullmatch(name) or name in (MANIFEST_NAME, SIGNATURE_NAME):
             raise ManifestError(f"expected the plain name of a file in the version's directory, found {name[:200]!r}")
-        if not _SHA256.fullmatch(entry.sha256):
-            raise ManifestError(f"{name}: expected a SHA-256 in hexadecimal, found {entry.sha256[:80]!r}")
+        _check_digest(name, entry, manifest.format_version)
     if (total := sum(entry.size_bytes for entry in manifest.files.values())) > MAX_VERSION_BYTES:
         raise ManifestError(f"expected a version of at most {MAX_VERSION_BYTES:,} bytes, found {total:,}")
     if not manifest.programs:

@@ -10,6 +10,7 @@ from pathlib import Path
 from shared.errors import ManifestError, VersionNotFound
 from shared.files.bounded_read import NotRegularFileError, hash_regular_file, read_regular_file, read_regular_file_into
 from shared.files.buffer_pool import BufferPool, Data
+from shared.files.digests import DigestName
 from shared.files.storage_errors import store_unavailable
 from shared.policy.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest
 from shared.store.version_files import VersionFiles, checked_manifest, parse_version_name, version_not_found
@@ -47,9 +48,9 @@ class VersionDirectory(VersionFiles):
         with self._open_for(name) as directory:
             return read_regular_file_into(memory, directory, name, size_bytes, on_piece)
 
-    def _hash(self, name: str, size_bytes: int) -> tuple[str, int]:
+    def _hash(self, name: str, size_bytes: int, digest: DigestName) -> tuple[str, int]:
         with self._open_for(name) as directory:
-            return hash_regular_file(directory, name, size_bytes)
+            return hash_regular_file(directory, name, size_bytes, digest)
 
     def _has_manifest(self) -> bool:
         return os.path.lexists(self.path / MANIFEST_NAME)

@@ -1,6 +1,5 @@
 """Rules that all stores share: names, manifests and retention of versions, and verification of the bytes read."""
 
-import hashlib
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -9,6 +8,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TypeVar
+
+import msgspec
 
 from shared.errors import (
     ConfigurationError,
@@ -19,10 +20,19 @@ from shared.errors import (
     TransientLoadError,
     VersionNotFound,
 )
-from shared.files.background_sha256 import BackgroundSha256
+from shared.files.background_digest import BackgroundDigest
 from shared.files.bounded_read import NotRegularFileError
 from shared.files.buffer_pool import BufferPool, Data
-from shared.policy.manifest import MANIFEST_NAME, SIGNATURE_NAME, FileEntry, Manifest, decode_manifest, encode_manifest
+from shared.files.digests import DIGEST_TITLES, DigestName, digest_of, name_for
+from shared.policy.manifest import (
+    MANIFEST_NAME,
+    SIGNATURE_NAME,
+    FileEntry,
+    Manifest,
+    decode_manifest,
+    encode_manifest,
+    format_of,
+)
 from shared.policy.signing import SIGNATURE_BYTES
 
 # One name for each number, of at most 18 digits: a 64-bit integer in every language that reads a manifest.
@@ -68,10 +78,10 @@ class VersionFiles(ABC):
         on_piece(found)
         return found
 
-    def _hash(self, name: str, size_bytes: int) -> tuple[str, int]:
-        """Return the SHA-256 in hexadecimal and the length of what ``_read_once`` returns. Raises like it."""
+    def _hash(self, name: str, size_bytes: int, digest: DigestName) -> tuple[str, int]:
+        """Return the digest in hexadecimal and the length of what ``_read_once`` returns. Raises like it."""
         found = self._read_once(name, size_bytes)
-        return hashlib.sha256(found).hexdigest(), len(found)
+        return digest_of(digest, found), len(found)
 
     @cached_property
     def _verified(self) -> set[str]:
@@ -85,7 +95,8 @@ class VersionFiles(ABC):
         """
         for name in sorted(self.manifest.files.keys() - self._verified):
             entry = self.manifest.files[name]
-            if self._fetch(name, partial(self._hash, name, entry.size_bytes)) == (entry.sha256, entry.size_bytes):
+            found = self._fetch(name, partial(self._hash, name, entry.size_bytes, entry.digest_name))
+            if found == (entry.hexdigest, entry.size_bytes):
                 self._verified.add(name)
             else:
                 self.read(name)
@@ -98,7 +109,7 @@ class VersionFiles(ABC):
             yield
             self.verify_others()
             return
-        with ThreadPoolExecutor(1, thread_name_prefix="sha256") as pool:
+        with ThreadPoolExecutor(1, thread_name_prefix="digest") as pool:
             verifying = None
             with suppress(RuntimeError):  # no thread available at the moment
                 verifying = pool.submit(self.verify_others)
@@ -128,7 +139,7 @@ class VersionFiles(ABC):
             raise TransientLoadError(str(error)) from error
 
     def read(self, name: str) -> bytes:
-        """Return the content of one file, verified against size and SHA-256 of the manifest.
+        """Return the content of one file, verified against size and digest of the manifest.
 
         After a mismatch it is read once more. Raises DigestMismatch (also for a link, a pipe or a device),
         ManifestError if the manifest does not list the file, TransientLoadError if it is missing or cannot be read,
@@ -149,12 +160,12 @@ class VersionFiles(ABC):
         entry = self._entry(name)
         if entry.size_bytes < _HASHED_APART_BYTES:
             return self.read(name)
-        with BackgroundSha256() as hashing:
+        with BackgroundDigest(entry.digest_name) as hashing:
             found = self._fetch(name, lambda: self._read_pieces(name, entry.size_bytes, hashing.update, memory))
             if len(found) == entry.size_bytes:
                 if hashing.is_apart:
                     meanwhile(found)
-                if hashing.hexdigest() == entry.sha256:
+                if hashing.hexdigest() == entry.hexdigest:
                     self._verified.add(name)
                     return found
         del found  # its memory can be used again
@@ -187,8 +198,8 @@ class VersionFiles(ABC):
         if len(found) != entry.size_bytes:
             size = "more" if len(found) > entry.size_bytes else str(len(found))
             raise DigestMismatch(f"{self.location}/{name}: expected {entry.size_bytes} bytes, found {size}; read twice")
-        sha256 = hashlib.sha256(found).hexdigest()
-        raise DigestMismatch(f"{self.location}/{name}: expected SHA-256 {entry.sha256}, found {sha256}; read twice")
+        title, digest = DIGEST_TITLES[entry.digest_name], digest_of(entry.digest_name, found)
+        raise DigestMismatch(f"{self.location}/{name}: expected {title} {entry.hexdigest}, found {digest}; read twice")
 
     def _require_manifest(self, error: FileNotFoundError) -> None:
         try:
@@ -200,7 +211,7 @@ class VersionFiles(ABC):
 
 
 def _matches(data: Data, entry: FileEntry) -> bool:
-    return len(data) == entry.size_bytes and hashlib.sha256(data).hexdigest() == entry.sha256
+    return len(data) == entry.size_bytes and digest_of(entry.digest_name, data) == entry.hexdigest
 
 
 def version_not_found(location: str) -> VersionNotFound:
@@ -230,7 +241,17 @@ def parse_mark_name(name: str) -> int | None:
 
 
 def describe_files(files: Mapping[str, bytes]) -> dict[str, FileEntry]:
-    return {name: FileEntry(hashlib.sha256(data).hexdigest(), len(data)) for name, data in files.items()}
+    """Return the entries of new ``files``: with SHA-256, and for large files with BLAKE3."""
+    return {name: file_entry(data) for name, data in files.items()}
+
+
+def file_entry(data: bytes) -> FileEntry:
+    """Return the entry of a new file."""
+    digest_name, size_bytes = name_for(len(data)), len(data)
+    digest = digest_of(digest_name, data)
+    if digest_name == "blake3":
+        return FileEntry(size_bytes=size_bytes, blake3=digest)
+    return FileEntry(sha256=digest, size_bytes=size_bytes)
 
 
 def describe_version(
@@ -241,7 +262,7 @@ def describe_version(
     These are ``manifest.sig``, if ``sign`` is given, and ``manifest.json``. Raises ManifestError, before anything is
     written, if readers would refuse the manifest.
     """
-    described = describe(version, dict(entries))
+    described = msgspec.structs.replace(describe(version, dict(entries)), format_version=format_of(entries))
     if described.version != version or described.files != entries:
         raise ManifestError(
             f"expected a manifest of version {version} with the files {sorted(entries)}; "

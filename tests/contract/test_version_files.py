@@ -6,6 +6,8 @@ from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
+from blake3 import blake3
+from msgspec import UNSET
 
 from shared.errors import DigestMismatch, ManifestError, TransientLoadError, VersionNotFound
 from shared.files.buffer_pool import BufferPool, Data
@@ -194,3 +196,27 @@ def test_a_link_is_not_a_version(case: StoreCase) -> None:
     assert case.open().versions() == [0]
     with pytest.raises((VersionNotFound, ManifestError)):
         case.open().open(5)
+
+
+@pytest.mark.usefixtures("_hashed")
+def test_large_files_are_verified_by_blake3(case: StoreCase, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shared.files.digests.BLAKE3_FROM_BYTES", 7)
+    store = case.open()
+    manifest = publish_sample(store)
+    entry = manifest.files[WEIGHTS]
+    assert (entry.blake3, entry.sha256) == (blake3(b"weights").hexdigest(), UNSET)
+    assert manifest.format_version == 2
+    version = store.open(manifest.version)
+    assert version.read(WEIGHTS) == version.read_ahead(WEIGHTS, print, BufferPool()) == b"weights"
+    with version.verifying_others():
+        pass
+    case.put(f"{version_name(manifest.version)}/{WEIGHTS}", b"weighty")
+    version = store.open(manifest.version)
+    message = f"expected BLAKE3 {entry.blake3}, found {blake3(b'weighty').hexdigest()}; read twice"
+    for read in (
+        lambda: version.read(WEIGHTS),
+        lambda: version.read_ahead(WEIGHTS, print, BufferPool()),
+        version.verify_others,
+    ):
+        with pytest.raises(DigestMismatch, match=message):
+            read()

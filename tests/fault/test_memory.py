@@ -64,10 +64,10 @@ with Agent(store, AgentOptions(num_envs=3, synchronous=True, deadline_s=0.0, san
 
 
 def test_a_version_larger_than_free_memory_is_not_loaded() -> None:
-    entries = {name: FileEntry("0" * 64, 1000) for name in sample_files()}
+    entries = {name: FileEntry(sha256="0" * 64, size_bytes=1000) for name in sample_files()}
     manifest = sample_manifest(0, entries)
     check_memory(manifest)
-    huge = entries | {manifest.weights: FileEntry("0" * 64, psutil.virtual_memory().total)}
+    huge = entries | {manifest.weights: FileEntry(sha256="0" * 64, size_bytes=psutil.virtual_memory().total)}
     with pytest.raises(TransientLoadError, match=r"loading it takes about .* GiB of memory, and .* GiB are left"):
         check_memory(msgspec.structs.replace(manifest, files=huge))
 

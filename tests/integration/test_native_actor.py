@@ -116,6 +116,17 @@ def test_one_flipped_bit_is_refused(tmp_path: Path, act: Act, name: str) -> None
     assert f"{name}: the manifest promises SHA-256 {manifest.files[name].sha256}" in refused(act(directory), 1)
 
 
+def test_large_files_are_verified_by_blake3(tmp_path: Path, act: Act, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shared.files.digests.BLAKE3_FROM_BYTES", 0)
+    directory, manifest = publish(tmp_path)
+    assert json.loads(act("--json", "--calls", 50, directory).stdout)["digest"] == manifest.digest
+    file = directory / "policy.ts"
+    damaged = bytearray(file.read_bytes())
+    damaged[-100] ^= 1
+    file.write_bytes(damaged)
+    assert f"policy.ts: the manifest promises BLAKE3 {manifest.files['policy.ts'].blake3}" in refused(act(directory), 1)
+
+
 def test_a_file_that_is_missing_short_long_or_a_link_is_refused(tmp_path: Path, act: Act) -> None:
     directory, _ = publish(tmp_path)
     file = directory / "weights.safetensors"
@@ -145,7 +156,7 @@ def test_a_probe_that_another_policy_answered_is_refused(tmp_path: Path, act: Ac
     [
         (b"", "not a manifest"),
         (b"[1]", "not a manifest"),
-        (b'{"format_version": 99}', "expected format 1, found 99"),
+        (b'{"format_version": 99}', "expected format 1 or 2, found 99"),
         (b"[" * 100_000, "not a manifest"),
         (b'{"format_version": 1}', "key 'probe' not found"),
         (b"\0" * (2**22 + 1), "at most 4194304 bytes"),

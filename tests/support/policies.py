@@ -1,6 +1,5 @@
 """Policies of every kind that the engines run, and the versions that an exporter makes of them."""
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -13,8 +12,9 @@ from torch import Tensor
 from learner.export.policy_export import PolicyExporter
 from learner.networks.acting_policy import ActingPolicy
 from learner.networks.network_config import NetworkConfig
-from shared.policy.manifest import WEIGHTS_FILE, FileEntry, Manifest
+from shared.policy.manifest import WEIGHTS_FILE, Manifest
 from shared.policy.spaces import action_spec, observation_leaves
+from shared.store.version_files import describe_files
 
 VECTOR = spaces.Box(-1, 1, (4,), np.float32)
 IMAGE = spaces.Box(0, 255, (12, 12, 3), np.uint8)
@@ -153,7 +153,7 @@ def make_version(exporter: PolicyExporter, weights: Mapping[str, Tensor], versio
         created_unix_s=1e9,
         signature=exporter.signature,
         programs=programs,
-        files={name: FileEntry(hashlib.sha256(data).hexdigest(), len(data)) for name, data in files.items()},
+        files=describe_files(files),
         weights=WEIGHTS_FILE,
         probe=probe,
         export=exporter.reports,

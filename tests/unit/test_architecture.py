@@ -62,6 +62,7 @@ LIBRARIES = {  # docs/architecture.md has the same list
     "fsspec": {"shared/store/remote_files.py"},
     "safetensors": {"shared/policy/weights.py"},
     "onnxruntime": {"shared/engines/onnx_session.py", "scripts/benchmarks/"},
+    "blake3": {"shared/files/digests.py"},
     "tenacity": {"shared/retry.py"},
     "tensorboard": {"learner/training/training_observer.py"},
     "ray": {"learner/importers/rllib.py", "scripts/conformance/"},

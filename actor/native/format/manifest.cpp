@@ -15,6 +15,7 @@ namespace {
 using nlohmann::json;
 
 constexpr int kFormatVersion = 1;
+constexpr int kFormatVersionWithBlake3 = 2;
 // As in shared/policy/manifest_checks.py and shared/policy/tensor_limits.py.
 constexpr double kMaxTolerance = 1e-3;
 constexpr double kEarliestUnixSeconds = 946684800.0;
@@ -72,18 +73,23 @@ std::vector<TensorSpec> tensor_specs(const json& root, const char* which) {
   return specs;
 }
 
-std::map<std::string, FileEntry> file_entries(const json& files) {
+std::map<std::string, FileEntry> file_entries(const json& files, const json& format_version) {
   static const std::regex kPlainName("[A-Za-z0-9][A-Za-z0-9._-]{0,127}");
-  static const std::regex kSha256("[0-9a-f]{64}");
+  static const std::regex kDigest("[0-9a-f]{64}");
   std::map<std::string, FileEntry> entries;
   std::uint64_t left = kMaxVersionBytes;
   for (const auto& [name, item] : files.items()) {
     if (!std::regex_match(name, kPlainName) || name == kManifestName || name == kSignatureName) {
       refuse("expected a plain file name inside the version's directory, found " + json(name).dump());
     }
-    const FileEntry entry{item.at("sha256"), item.at("size_bytes").get<std::uint64_t>()};
-    if (!std::regex_match(entry.sha256, kSha256) || !item.at("size_bytes").is_number_unsigned()) {
-      refuse(name + ": expected a SHA-256 in hexadecimal and a size in bytes");
+    const bool is_blake3 = item.contains("blake3");
+    if (item.contains("sha256") == is_blake3 || (is_blake3 && format_version != kFormatVersionWithBlake3)) {
+      refuse(name + ": expected one digest, in format 1 a SHA-256");
+    }
+    const FileEntry entry{item.at(is_blake3 ? "blake3" : "sha256"), item.at("size_bytes").get<std::uint64_t>(),
+                          is_blake3};
+    if (!std::regex_match(entry.digest, kDigest) || !item.at("size_bytes").is_number_unsigned()) {
+      refuse(name + ": expected a digest in hexadecimal and a size in bytes");
     }
     if (entry.size_bytes > left) refuse("expected a version of at most 8 GiB, found a larger one");
     left -= entry.size_bytes;
@@ -139,8 +145,9 @@ std::string digest_of(const std::map<std::string, std::string>& members) {
 
 Manifest read(std::string_view bytes) {
   const json root = json::parse(bytes.begin(), bytes.end());
-  if (root.at("format_version") != kFormatVersion) {
-    refuse("expected format " + std::to_string(kFormatVersion) + ", found " + root.at("format_version").dump() +
+  const json& format_version = root.at("format_version");
+  if (format_version != kFormatVersion && format_version != kFormatVersionWithBlake3) {
+    refuse("expected format 1 or 2, found " + root.at("format_version").dump() +
            "; build the actor of the release that published it");
   }
   const json& probe = root.at("probe");
@@ -149,7 +156,7 @@ Manifest read(std::string_view bytes) {
                     root.at("run_id"),
                     tensor_specs(root, "inputs"),
                     tensor_specs(root, "outputs"),
-                    file_entries(root.at("files")),
+                    file_entries(root.at("files"), format_version),
                     torchscript_program(root.at("programs")),
                     root.at("weights"),
                     probe.at("file"),

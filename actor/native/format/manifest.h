@@ -17,8 +17,9 @@ constexpr std::string_view kSignatureName = "manifest.sig";
 constexpr std::uint64_t kMaxManifestBytes = 4U << 20U;
 
 struct FileEntry {
-  std::string sha256;
+  std::string digest;
   std::uint64_t size_bytes;
+  bool is_blake3;  // otherwise SHA-256
 };
 
 // A size of a module's tensor that varies from call to call, besides the batch.

@@ -12,6 +12,7 @@
 #include <filesystem>
 #include <regex>
 
+#include "blake3.h"
 #include "rl_hotswap.hpp"
 #include "sha256.h"
 
@@ -109,9 +110,10 @@ std::string VersionDirectory::read(const std::string& name) const {
     const std::string found = bytes.size() > entry.size_bytes ? "more" : std::to_string(bytes.size());
     throw DoesNotVerify(name + ": expected " + std::to_string(entry.size_bytes) + " bytes, found " + found);
   }
-  const std::string found = sha256_hex(bytes);
-  if (found != entry.sha256) {
-    throw DoesNotVerify(name + ": the manifest promises SHA-256 " + entry.sha256 + ", found " + found);
+  const std::string found = entry.is_blake3 ? blake3_hex(bytes) : sha256_hex(bytes);
+  if (found != entry.digest) {
+    const std::string kind = entry.is_blake3 ? "BLAKE3 " : "SHA-256 ";
+    throw DoesNotVerify(name + ": the manifest promises " + kind + entry.digest + ", found " + found);
   }
   return bytes;
 }

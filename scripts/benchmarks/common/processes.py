@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from hashlib import sha256
 from itertools import cycle
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -22,6 +21,7 @@ from learner.publishing.store_maintenance import StoreMaintenance
 from scripts.benchmarks.common.helper_process import HelperProcess, serve
 from scripts.benchmarks.common.prepared_versions import ENV_ID, read_prepared_versions
 from shared.errors import HotswapError
+from shared.files.digests import digest_of
 from shared.process.log import set_up_logging
 from shared.store.policy_store import LocalPolicyStore, Retention, parse_version_name
 
@@ -175,8 +175,8 @@ def publish_and_wait(publisher: HelperProcess, fleet: ActorFleet) -> float:
     return max(first.acted_s for first in fleet.first_actions(published.version)) - float(published.renaming_s)
 
 
-def read_hash_and_copy_s(store: LocalPolicyStore) -> float:
-    """Return the seconds for one read, one SHA-256 and one copy of the newest version's weights."""
+def read_digest_and_copy_s(store: LocalPolicyStore) -> float:
+    """Return the seconds for one read, one digest (the manifest's) and one copy of the newest version's weights."""
     newest = store.newest()
     assert newest is not None
     files = store.open(newest)
@@ -186,9 +186,9 @@ def read_hash_and_copy_s(store: LocalPolicyStore) -> float:
     with (Path(files.location) / files.manifest.weights).open("rb", buffering=0) as file:
         began_s = time.perf_counter()
         count = file.readinto(data.data)
-        digest = sha256(data.data).hexdigest()
+        digest = digest_of(entry.digest_name, data.data)
         np.copyto(copy, data)
         took_s = time.perf_counter() - began_s
     assert count == entry.size_bytes
-    assert digest == entry.sha256
+    assert digest == entry.hexdigest
     return took_s

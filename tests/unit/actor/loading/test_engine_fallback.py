@@ -15,6 +15,7 @@ from shared.engines.llvm import read_row_program
 from shared.engines.onnx import OnnxEngine
 from shared.engines.row_compiler.row_program import RowProgram
 from shared.files.buffer_pool import is_lasting
+from shared.files.digests import BLAKE3_FROM_BYTES
 from shared.policy.weights import decode_weights
 from shared.store.policy_store import LocalPolicyStore
 from tests.support.agent_policies import eager, make_policy, no_spare, publish_seed, quiet_noise
@@ -107,7 +108,11 @@ def test_an_unsupported_program_is_examined_once_and_reported_only_for_a_chosen_
     assert len(examined) == 1
 
 
-def test_llvm_loads_new_weights_into_a_spare_engine(store: LocalPolicyStore) -> None:
+@pytest.mark.parametrize("blake3_from_bytes", [0, BLAKE3_FROM_BYTES])
+def test_llvm_loads_new_weights_into_a_spare_engine(
+    store: LocalPolicyStore, monkeypatch: pytest.MonkeyPatch, blake3_from_bytes: int
+) -> None:
+    monkeypatch.setattr("shared.files.digests.BLAKE3_FROM_BYTES", blake3_from_bytes)
     engines = EngineFallback(EngineOptions("auto", batch_size=5, measure=False))
     first = engines.load(store.open(publish_seed(store, 0, onnx=True).version), no_spare).policy.engine
     spare = first.twin()

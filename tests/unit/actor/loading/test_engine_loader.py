@@ -1,14 +1,18 @@
 """Weights that an engine receives before they are verified, and the purity of programs without a sandbox."""
 
+from typing import Any
+
+import msgspec
 import numpy as np
 import pytest
 
 from actor.loading.engine_fallback import EngineFallback
-from actor.loading.engine_loader import EngineOptions, WeightPreloader
+from actor.loading.engine_loader import EngineOptions, VersionMaterial, WeightPreloader
 from actor.verification.probe_verifier import ProbeVerifier
 from shared.engines.engine import Engine, EngineKind
 from shared.engines.torchscript import TorchScriptEngine
 from shared.errors import ProgramImpure, WeightsError
+from shared.files.digests import BLAKE3_FROM_BYTES
 from shared.policy.weights import decode_weights
 from shared.store.policy_store import LocalPolicyStore
 from tests.support.agent_policies import OBSERVATIONS, exporter, make_policy, publish_seed, quiet_noise
@@ -120,3 +124,18 @@ def test_an_impure_program_is_refused_without_a_sandbox(store: LocalPolicyStore)
     engines = EngineFallback(EngineOptions("torchscript", batch_size=3))
     with pytest.raises(ProgramImpure, match="compute each row from that row alone"):
         engines.load(store.open(version), lambda _, __: None)
+
+
+@pytest.mark.parametrize("blake3_from_bytes", [0, BLAKE3_FROM_BYTES])
+def test_another_digest_of_a_program_in_the_manifest_is_noticed(
+    store: LocalPolicyStore, monkeypatch: pytest.MonkeyPatch, blake3_from_bytes: int
+) -> None:
+    """With a SHA-256 of the file it is noticed without reading the file."""
+    monkeypatch.setattr("shared.files.digests.BLAKE3_FROM_BYTES", blake3_from_bytes)
+    files = store.open(publish_seed(store, 0, onnx=True).version)
+    unused: Any = None
+    material = VersionMaterial(files, files.manifest, unused, unused, unused, unused, unused)
+    entry = files.manifest.program("onnx")
+    assert entry is not None
+    assert material.states_program(entry)
+    assert not material.states_program(msgspec.structs.replace(entry, program_digest="0" * 64))

@@ -12,7 +12,7 @@ from msgspec import UNSET
 
 from shared.errors import ManifestError
 from shared.policy.manifest import (
-    FORMAT_VERSION,
+    FORMAT_VERSIONS,
     MAX_FILES,
     MAX_MANIFEST_BYTES,
     MAX_VERSION_BYTES,
@@ -23,6 +23,7 @@ from shared.policy.manifest import (
     decode_manifest,
     decode_manifest_again,
     encode_manifest,
+    format_of,
 )
 from shared.policy.nested_values import (
     ConstantNode,
@@ -89,7 +90,7 @@ def test_digest_covers_the_content_and_not_number_or_time() -> None:
     same = {"version": 9, "created_unix_s": 5.0, "run_id": "another", "training": TrainingProgress(update=9)}
     assert msgspec.structs.replace(one, **same).digest == one.digest
     others = [
-        msgspec.structs.replace(one, files={**one.files, "policy.ts": FileEntry("0" * 64, 1)}),
+        msgspec.structs.replace(one, files={**one.files, "policy.ts": FileEntry(sha256="0" * 64, size_bytes=1)}),
         msgspec.structs.replace(one, programs=(*one.programs, *one.programs)),
         msgspec.structs.replace(one, weights="policy.ts"),
         msgspec.structs.replace(one, probe=msgspec.structs.replace(one.probe, atol=1.0)),
@@ -104,7 +105,7 @@ def test_the_digest_of_a_content_never_changes() -> None:
 
 
 def test_a_files_entry_is_its_size_and_sha256() -> None:
-    assert describe_files({"a": b"abc"}) == {"a": FileEntry(hashlib.sha256(b"abc").hexdigest(), 3)}
+    assert describe_files({"a": b"abc"}) == {"a": FileEntry(sha256=hashlib.sha256(b"abc").hexdigest(), size_bytes=3)}
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b"null", b"7", b"\xff", b"[" * 100_000, b'{"version": 1}'])
@@ -125,7 +126,7 @@ def test_the_smallest_and_the_largest_version_are_accepted() -> None:
     empty = describe_files(sample_files(b""))
     rest = sum(entry.size_bytes for entry in empty.values())
     for surplus in (0, 1):
-        largest = {**empty, "more": FileEntry("0" * 64, MAX_VERSION_BYTES - rest + surplus)}
+        largest = {**empty, "more": FileEntry(sha256="0" * 64, size_bytes=MAX_VERSION_BYTES - rest + surplus)}
         encoded = encode_manifest(sample_manifest(0, largest))
         if surplus:
             with pytest.raises(ManifestError, match="8,589,934,592 bytes, found 8,589,934,593"):
@@ -140,11 +141,11 @@ def test_a_manifest_accepted_before_is_parsed_without_checks() -> None:
     assert decode_manifest_again(changed(programs=[])).programs == ()
 
 
-@pytest.mark.parametrize("found", [0, FORMAT_VERSION + 1])
+@pytest.mark.parametrize("found", [0, FORMAT_VERSIONS[-1] + 1])
 @pytest.mark.parametrize("fields", [{}, {"an_unknown_field": 1}], ids=["the same fields", "another field"])
 def test_another_format_says_what_to_do(found: int, fields: dict[str, object]) -> None:
     with pytest.raises(
-        ManifestError, match=f"update rl-hotswap here.*: expected manifest format {FORMAT_VERSION}, found {found}"
+        ManifestError, match=f"update rl-hotswap here.*: expected manifest format 1 or 2, found {found}"
     ):
         decode_manifest(changed(format_version=found, **fields))
 
@@ -171,16 +172,41 @@ def test_a_manifest_that_contradicts_itself_is_refused(changes: dict[str, object
     "name", ["../v000001/policy.ts", "/etc/passwd", "a/b", "a\\b", ".", "..", "", ".hidden", "a\0b", "a\n", "x" * 129]
 )
 def test_file_names_never_lead_out_of_the_directory(name: str) -> None:
-    files = {**describe_files(sample_files()), name: FileEntry("0" * 64, 1)}
+    files = {**describe_files(sample_files()), name: FileEntry(sha256="0" * 64, size_bytes=1)}
     with pytest.raises(ManifestError, match="plain name"):
         decode_manifest(encode_manifest(sample_manifest(0, files)))
 
 
-@pytest.mark.parametrize("entry", [FileEntry("0" * 63, 1), FileEntry("G" * 64, 1)])
+@pytest.mark.parametrize(
+    "entry",
+    [
+        FileEntry(sha256="0" * 63, size_bytes=1),
+        FileEntry(sha256="G" * 64, size_bytes=1),
+        FileEntry(blake3="0" * 63, size_bytes=1),
+        FileEntry(sha256="0" * 64, size_bytes=1, blake3="0" * 64),
+        FileEntry(size_bytes=1),
+    ],
+    ids=["short", "not hexadecimal", "short BLAKE3", "two", "none"],
+)
 def test_entries_are_a_size_and_a_digest(entry: FileEntry) -> None:
     files = {**describe_files(sample_files()), "policy.ts": entry}
-    with pytest.raises(ManifestError, match=r"policy\.ts: expected a SHA-256"):
+    with pytest.raises(ManifestError, match=r"policy\.ts: expected one SHA-256 or BLAKE3 digest"):
         decode_manifest(encode_manifest(sample_manifest(0, files)))
+
+
+def test_the_oldest_format_that_suffices_is_written() -> None:
+    """Readers of the last release know format 1, and it knows one digest."""
+    small, large = describe_files({"a": b"a"}), {"a": FileEntry(blake3="0" * 64, size_bytes=2**22)}
+    assert [format_of(files) for files in ({}, small, large, small | large)] == [1, 1, 2, 2]
+    assert encode_manifest(sample_manifest(0, small)).count(b"blake3") == 0
+    files = {**describe_files(sample_files()), "policy.ts": FileEntry(blake3="0" * 64, size_bytes=1)}
+    older = sample_manifest(0, files)
+    newer = msgspec.structs.replace(older, format_version=2)
+    assert decode_manifest(encode_manifest(newer)) == newer
+    with pytest.raises(ManifestError, match=r"policy\.ts: expected a SHA-256 in format 1, found a BLAKE3 digest"):
+        decode_manifest(encode_manifest(older))
+    mixed = describe_files(sample_files())
+    assert decode_manifest(encode_manifest(msgspec.structs.replace(sample_manifest(0, mixed), format_version=2)))
 
 
 @given(position=st.integers(0, 10_000), byte=st.integers(0, 255))
@@ -277,7 +303,7 @@ def test_the_number_of_tensors_is_bounded(count: int) -> None:
 
 
 def test_the_number_of_files_and_programs_is_bounded() -> None:
-    files = {f"f{i}": FileEntry("0" * 64, 1) for i in range(MAX_FILES + 1)}
+    files = {f"f{i}": FileEntry(sha256="0" * 64, size_bytes=1) for i in range(MAX_FILES + 1)}
     with pytest.raises(ManifestError, match="files"):
         decode_manifest(encode_manifest(sample_manifest(0, files)))
     programs = manifest().programs * (MAX_FILES + 1)

@@ -296,7 +296,7 @@ def test_a_manifest_that_claims_too_many_bytes_is_refused(
 ) -> None:
     publish_samples(store, 1)
     opened = store.open(0).manifest
-    huge = {**opened.files, "policy.ts": FileEntry("0" * 64, claimed)}
+    huge = {**opened.files, "policy.ts": FileEntry(sha256="0" * 64, size_bytes=claimed)}
     path = store.path / version_name(0) / "manifest.json"
     path.write_bytes(encode_manifest(msgspec.structs.replace(opened, files=huge)))
     with pytest.raises(error, match=message):
@@ -312,7 +312,7 @@ def test_a_huge_file_is_not_read_to_its_end(store: LocalPolicyStore) -> None:
 
 def test_an_input_output_error_is_transient() -> None:
     """Reading address 0 of /proc/self/mem is an I/O error."""
-    manifest = sample_manifest(0, {"mem": FileEntry("0" * 64, 8)})
+    manifest = sample_manifest(0, {"mem": FileEntry(sha256="0" * 64, size_bytes=8)})
     with pytest.raises(TransientLoadError, match="check that disk"):
         VersionDirectory(Path(f"/proc/{os.getpid()}"), manifest, b"").read("mem")
 

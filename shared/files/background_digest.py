@@ -1,20 +1,20 @@
-"""SHA-256 on a background thread, computed while the file is still read, mostly without the GIL."""
+"""Digests on a background thread, computed while the file is still read, mostly without the GIL."""
 
-import hashlib
 from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import Self
 
 from shared.files.buffer_pool import Data
+from shared.files.digests import DigestName, new_hasher
 
 
-class BackgroundSha256:
+class BackgroundDigest:
     """Context manager that hashes pieces on a thread. The pieces must not change before its end."""
 
-    def __init__(self) -> None:
-        self._sha256 = hashlib.sha256()
+    def __init__(self, name: DigestName) -> None:
+        self._hasher = new_hasher(name)
         self._pieces: SimpleQueue[Data | None] = SimpleQueue()
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="sha256")
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="digest")
         self._hashing: Future[None] | None = None
 
     @property
@@ -24,14 +24,14 @@ class BackgroundSha256:
 
     def update(self, piece: Data) -> None:
         if self._hashing is None:
-            self._sha256.update(piece)
+            self._hasher.update(piece)
         else:
             self._pieces.put(piece)
 
     def hexdigest(self) -> str:
         """Wait for the thread and return the digest of all pieces; no ``update`` may follow."""
         self._end()
-        return self._sha256.hexdigest()
+        return self._hasher.hexdigest()
 
     def __enter__(self) -> Self:
         try:
@@ -46,7 +46,7 @@ class BackgroundSha256:
 
     def _hash(self) -> None:
         while (piece := self._pieces.get()) is not None:
-            self._sha256.update(piece)
+            self._hasher.update(piece)
 
     def _end(self) -> None:
         if self._hashing is not None:
