@@ -23,6 +23,9 @@ class Named(nn.Module):
     def __init__(self, names: tuple[str, ...], size: int) -> None:
         super().__init__()
         self.layer = nn.Linear(3, len(names) * size)
+        values = torch.randn(self.layer.weight.shape, generator=torch.Generator().manual_seed(0))
+        self.layer.weight.data.copy_(values)
+        self.layer.bias.data.zero_()
         self.names = names
 
     def forward(self, observation: Tensor) -> dict[str, Tensor]:
@@ -64,6 +67,7 @@ def test_a_squashed_sample_is_scaled_to_the_bounds(squashes_mean: bool) -> None:
     observation, noise = (torch.from_numpy(array) for array in inputs)
     with torch.no_grad():
         mean, log_std = module.layer(observation).chunk(2, -1)
+    mean, log_std = mean.double(), log_std.double()  # 1 - tanh(x)**2 loses most digits of a float32
     sample = mean + log_std.exp() * noise
     action = torch.tanh(sample)
     log_prob = torch.distributions.Normal(mean, log_std.exp()).log_prob(sample) - torch.log(1 - action**2 + 1e-6)

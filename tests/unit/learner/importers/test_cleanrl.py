@@ -1,5 +1,6 @@
 """``from_cleanrl``: agents of every form of script act as they do themselves, and others are refused."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,6 +31,13 @@ from shared.policy.probe import make_inputs, run_policy
 from tests.support.paths import REPOSITORY
 
 FILE = str(REPOSITORY / "scripts" / "conformance" / "cleanrl_cases.py")
+
+
+@pytest.fixture(autouse=True)
+def _same_weights() -> Iterator[None]:
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(0)
+        yield
 
 
 def made(agent: Any, action: spaces.Space[Any], observation: spaces.Space[Any] = VECTOR) -> Any:

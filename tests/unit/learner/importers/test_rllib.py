@@ -1,5 +1,6 @@
 """``from_rllib``: modules and checkpoints of RLlib's new API stack."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,13 @@ from learner.importers.rllib import RLlibModule, from_rllib, load_checkpoint
 from scripts.conformance.rllib_cases import BOX, VECTOR, RLlibCase, cases
 from shared.errors import ConfigurationError, NotTrusted
 from shared.policy.probe import make_inputs, run_policy
+
+
+@pytest.fixture(autouse=True)
+def _same_weights() -> Iterator[None]:
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(0)
+        yield
 
 
 def outputs(policy: Any, inputs: list[np.ndarray]) -> dict[str, np.ndarray]:

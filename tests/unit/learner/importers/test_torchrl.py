@@ -1,5 +1,6 @@
 """``from_torchrl``: actors act as in TorchRL, and unsupported modules are refused."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,13 @@ from shared.errors import ConfigurationError, ExportError
 from shared.policy.probe import make_inputs, run_policy
 
 
+@pytest.fixture(autouse=True)
+def _same_weights() -> Iterator[None]:
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(0)
+        yield
+
+
 def outputs(policy: Any, inputs: list[np.ndarray]) -> dict[str, np.ndarray]:
     found = run_policy(policy.eval(), policy.signature, inputs)
     return dict(zip(policy.signature.output_names, found, strict=True))
@@ -59,7 +67,9 @@ def test_drawn_actions_have_torchrls_distribution() -> None:
     # TorchRL's density is that of the scaled action.
     scale = torch.log((BOUNDS["high"] - BOUNDS["low"]) / 2).sum()
     log_prob = distribution.log_prob(torch.from_numpy(found["env_action"])) + scale
-    np.testing.assert_allclose(found["log_prob"], log_prob.detach().numpy(), rtol=1e-3, atol=1e-3)
+    inside = (np.abs(found["action"]) < 0.99).all(1)  # TorchRL inverts tanh
+    assert inside.sum() > 10
+    np.testing.assert_allclose(found["log_prob"][inside], log_prob.detach().numpy()[inside], rtol=1e-3, atol=1e-3)
 
 
 def test_a_value_is_part_of_the_policy() -> None:
