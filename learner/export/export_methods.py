@@ -159,7 +159,8 @@ def _executorch(subject: ExportSubject) -> tuple[Engine, MadeProgram]:
     from shared.engines.executorch import ExecutorchEngine
 
     checks = subject.checks
-    rows = min(max(case.batch_size or 1 for case in checks.cases), _SPLIT_ROWS if subject.is_policy else _MOST_ROWS)
+    rows = max(case.batch_size or 2 for case in checks.cases)
+    rows = min(rows, _SPLIT_ROWS if subject.is_policy else _MOST_ROWS)
 
     def made(*, xnnpack: bool) -> tuple[Engine, MadeProgram]:
         flat = copy_for_export(subject.flat)

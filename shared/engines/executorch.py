@@ -5,7 +5,6 @@ The interpreter reads weights from memory of this engine, or packs a copy of the
 
 import copy
 import functools
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,10 +23,10 @@ _METHOD = "forward"
 
 
 def _runtime() -> Any:
-    with warnings.catch_warnings():  # the interface is marked experimental
-        warnings.simplefilter("ignore")
-        from executorch.extension.pybindings import portable_lib
-    return portable_lib
+    """Return the runtime, which needs the libraries of torch. Its public module would import the exporter, too."""
+    from executorch.extension.pybindings import _C
+
+    return _C
 
 
 _RUNTIME = _runtime()
@@ -108,4 +107,5 @@ def _load(program: ExecutorchProgram, data: bytes) -> Any:
 @functools.cache
 def _use_one_thread() -> None:
     """Let the interpreter start no threads: an actor's process has one core."""
-    _RUNTIME._unsafe_reset_threadpool(1)
+    if _RUNTIME._threadpool_get_thread_count() != 1:
+        _RUNTIME._unsafe_reset_threadpool(1)

@@ -20,6 +20,7 @@ from shared.engines.importable import ImportablePolicy
 from shared.engines.load import PROGRAM_OF, check_support, load_program
 from shared.errors import NotTrusted, ProgramError, ProgramUnsupported, WeightsError
 from shared.operators.program_trust import ProgramTrust
+from shared.policy.manifest import ProgramKind
 from shared.policy.output_bounds import InBounds, output_bounds
 from shared.policy.probe import compare, compute_probe, decode_probe, make_inputs
 from shared.policy.signature import PolicySignature
@@ -36,7 +37,8 @@ from tests.support.policies import (
 )
 
 CHEAP_ENGINES: tuple[EngineKind, ...] = ("torchscript", "onnx", "llvm", "eager")
-COMPILING_ENGINES: tuple[EngineKind, ...] = ("aot", "compile")
+COMPILING_ENGINES: tuple[EngineKind, ...] = ("executorch", "aot", "compile")
+ADDED: tuple[ProgramKind, ...] = ("executorch", "aot")
 ENGINES = [*CHEAP_ENGINES, *(pytest.param(kind, marks=pytest.mark.slow) for kind in COMPILING_ENGINES)]
 UNSUPPORTED: Mapping[EngineKind, frozenset[str]] = {
     "llvm": frozenset(  # images, and actions that are computed in float64
@@ -54,10 +56,11 @@ UNSUPPORTED: Mapping[EngineKind, frozenset[str]] = {
 class Exported:
     """A policy and two versions of it with different weights."""
 
-    def __init__(self, case: str, *, aot: bool) -> None:
+    def __init__(self, case: str, added: ProgramKind | None) -> None:
         self.policy = make_policy(case)
         importable = ImportablePolicy(CLASS_PATH, self.policy.arguments)
-        self.exporter = PolicyExporter(self.policy, self.policy.signature, onnx=not aot, aot=aot, importable=importable)
+        programs: tuple[ProgramKind, ...] = () if added is None else ("torchscript", added)
+        self.exporter = PolicyExporter(self.policy, self.policy.signature, importable=importable, programs=programs)
         self.first = make_version(self.exporter, self.policy.state_dict(), 0)
         self.other_policy = stirred(make_policy(case), seed=1)
         self.second = make_version(self.exporter, self.other_policy.state_dict(), 1)
@@ -68,8 +71,8 @@ class Exported:
 
 
 @functools.cache
-def export(case: str, *, aot: bool = False) -> Exported:
-    return Exported(case, aot=aot)
+def export(case: str, added: ProgramKind | None = None) -> Exported:
+    return Exported(case, added)
 
 
 class Subject:
@@ -77,7 +80,9 @@ class Subject:
 
     def __init__(self, kind: EngineKind, case: str) -> None:
         self.kind = kind
-        self.exported = export(case, aot=kind == "aot")
+        if kind == "executorch":
+            pytest.importorskip("executorch", reason="the extra executorch is not installed")
+        self.exported = export(case, next((program for program in ADDED if program == kind), None))
 
     def load(self, version: MadeVersion, outputs: Sequence[int] | None = None) -> Engine:
         return load_program(

@@ -13,7 +13,7 @@ from typing import Any
 _USERS = ("shared.scripting.scripting", "shared.engines.torchscript", "learner.export.torchscript")
 _FUNCTIONS = (
     *("script", "trace", "trace_module", "load", "save", "freeze", "optimize_for_inference", "set_fusion_strategy"),
-    *("CompilationUnit", "script_method", "jit_module_from_flatbuffer", "save_jit_module_to_flatbuffer"),
+    *("CompilationUnit", "jit_module_from_flatbuffer", "save_jit_module_to_flatbuffer"),
 )
 
 
