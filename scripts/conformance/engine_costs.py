@@ -1,4 +1,4 @@
-"""``python scripts/conformance/engine_costs.py``: time of a load and of a call on each engine, as a table."""
+"""``python scripts/conformance/engine_costs.py``: times of a load and of a call on each engine, as a table."""
 
 import time
 import warnings
@@ -80,19 +80,16 @@ def _timed(run: Callable[[], object]) -> float:
 
 
 def main() -> int:
-    """Print a row for each engine: for each network the fastest load, and the fastest calls at each batch size."""
+    """Print a table with a row for each network and engine: the fastest load, and the fastest calls by batch size."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    rows: dict[EngineKind, list[str]] = {}
-    for observation, network in NETWORKS.values():
+    print(f"| network | engine | load, ms | {' | '.join(f'call of {size}, us' for size in BATCH_SIZES)} |")
+    print("| --- | --- | --- |" + " --- |" * len(BATCH_SIZES), flush=True)
+    for name, (observation, network) in NETWORKS.items():
         for kind, cost in measure(observation, network):
-            calls = " / ".join(f"{cost.call_us[size]:.3g}" for size in BATCH_SIZES) if cost.call_us else "-"
-            rows.setdefault(kind, []).append("-" if cost.load_ms is None else f"{cost.load_ms:.2g}; {calls}")
-    print(f"| engine | {' | '.join(NETWORKS)} |")
-    print("| --- |" + " --- |" * len(NETWORKS))
-    for kind, cells in rows.items():
-        print(f"| {kind} | {' | '.join(cells)} |")
-    print(f"load in ms; call in us at batch {' / '.join(map(str, BATCH_SIZES))}, torch with one thread")
+            if cost.load_ms is not None:
+                calls = " | ".join(f"{cost.call_us[size]:.3g}" for size in BATCH_SIZES)
+                print(f"| {name} | {kind} | {cost.load_ms:.2g} | {calls} |", flush=True)
     return 0
 
 
