@@ -13,7 +13,15 @@ from shared.policy.manifest_checks import (
     check_times,
     check_tolerances,
 )
-from shared.policy.nested_values import ConstantNode, DictNode, RecordNode, SequenceNode, Structure, TensorNode
+from shared.policy.nested_values import (
+    ConstantNode,
+    DictNode,
+    RecordNode,
+    SequenceNode,
+    Structure,
+    TensorNode,
+    leaf_nodes,
+)
 from shared.policy.signature import ArgumentSpec, ModuleSignature, Parameter, PolicySignature
 from shared.policy.spaces import ActionSpec, ObservationLeaf
 from shared.policy.tensor_limits import NamedSize
@@ -29,7 +37,12 @@ def _check_action(**fields: object) -> None:
 
 
 def _check(structure: Structure) -> None:
-    check_module_signature(ModuleSignature((), (), ConstantNode("none"), structure))
+    outputs = tuple(ArgumentSpec("y", "float32", ()) for _ in leaf_nodes(structure))
+    check_module_signature(ModuleSignature((), outputs, ConstantNode("none"), structure))
+
+
+def _places(specs: tuple[ArgumentSpec, ...]) -> Structure:
+    return SequenceNode("tuple", (TensorNode(),) * len(specs))
 
 
 def test_times() -> None:
@@ -168,7 +181,7 @@ def test_impossible_named_sizes(
     inputs: tuple[ArgumentSpec, ...], outputs: tuple[ArgumentSpec, ...], sizes: tuple[NamedSize, ...], says: str
 ) -> None:
     with pytest.raises(ManifestError, match=f"^{says}$"):
-        check_module_signature(ModuleSignature(inputs, outputs, TensorNode(), TensorNode(), sizes))
+        check_module_signature(ModuleSignature(inputs, outputs, _places(inputs), _places(outputs), sizes))
 
 
 def test_possible_named_sizes() -> None:
@@ -186,4 +199,4 @@ def test_possible_named_sizes() -> None:
 )
 def test_impossible_parameters(parameters: tuple[Parameter, ...], says: str) -> None:
     with pytest.raises(ManifestError, match=f"^{says}"):
-        check_module_signature(ModuleSignature((), (), TensorNode(), TensorNode(), parameters=parameters))
+        check_module_signature(ModuleSignature((), (), _places(()), _places(()), parameters=parameters))
