@@ -15,10 +15,11 @@ _EXAMPLES = REPOSITORY / "scripts" / "examples"
 
 
 _PPO = "cleanrl_ppo.py"  # has a test of its own
+_NATIVE = "native_cartpole.py"  # in test_native_agent.py
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("program", sorted({path.name for path in _EXAMPLES.glob("[!_]*.py")} - {_PPO}))
+@pytest.mark.parametrize("program", sorted({path.name for path in _EXAMPLES.glob("[!_]*.py")} - {_PPO, _NATIVE}))
 def test_an_example_runs(program: str, tmp_path: Path) -> None:
     command = [sys.executable, str(_EXAMPLES / program)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
