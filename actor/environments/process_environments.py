@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable, Mapping
 from functools import partial
 from multiprocessing import connection
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium
 import numpy as np
@@ -24,11 +24,16 @@ from shared.process.process_guard import die_with
 # A forked worker starts at once, shares the actor's memory, and leaves no named semaphore behind when all processes are
 # killed together. Forking is safe only on Linux.
 _CONTEXT = "fork" if sys.platform == "linux" else None
+if TYPE_CHECKING:
+    _AsyncVectorEnv = AsyncVectorEnv[Any, Any]
+else:
+    _AsyncVectorEnv = AsyncVectorEnv  # in Gymnasium 1.2, which RLlib needs, it is not generic
+
 _GRACE_S = 1.0
 _ERROR_TIMEOUT_S = 10.0
 
 
-class ProcessEnvironments(AsyncVectorEnv[Any, Any]):
+class ProcessEnvironments(_AsyncVectorEnv):
     """Environments in a process each. A step overwrites the observations, which are in shared memory.
 
     The thread that creates them must outlive them: the kernel ends a process with the thread that forked it.

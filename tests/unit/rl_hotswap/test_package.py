@@ -23,7 +23,7 @@ def test_every_public_name_is_importable(name: str) -> None:
     [
         ("from_sb3", "learner.sb3.adapter", "sb3_contrib.ars.policies", "sb3"),
         ("from_torchrl", "learner.importers.torchrl", "tensordict", "torchrl"),
-        ("from_rllib", "learner.importers.rllib", "ray", "rllib"),
+        ("from_rllib", "learner.importers.rllib", "ray.rllib.connectors.module_to_env", "rllib"),
     ],
 )
 def test_a_missing_library_is_named_with_its_extra(
