@@ -7,7 +7,7 @@ import pytest
 from scripts.conformance.network_zoo import NETWORKS, is_missing, measure
 from scripts.conformance.zoo.network import Network
 
-QUICK = {"CNN and LSTM on a Dict", "RSSM", "heads of hok_env", "sparse mixture of experts", "IQN"}
+QUICK = {"C51", "SAC", "RSSM", "sparse mixture of experts", "IQN"}  # scripted at once
 
 
 def check(network: Network, **options: Any) -> None:
@@ -33,7 +33,7 @@ def test_five_networks_export_and_agree_on_torchscript() -> None:
     networks = [network for network in NETWORKS if network.name in QUICK]
     assert len(networks) == 5
     for network in networks:
-        check(network, batch_sizes=(1, 7, 33), programs=("torchscript",))
+        check(network, batch_sizes=(1, 7), programs=("torchscript",))
 
 
 @pytest.mark.slow
