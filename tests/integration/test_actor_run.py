@@ -223,7 +223,8 @@ def test_a_signal_ends_it_cleanly(tmp_path: Path, store: PolicyStore, number: in
         _read_until(process, "episode 5:")
         process.send_signal(number)
         out, err = process.communicate(timeout=20)
-        assert (process.returncode, err) == (code, "")
+        assert process.returncode == code
+        assert [line for line in err.splitlines() if "still waiting for a policy" not in line] == []  # a busy machine
     told = out.splitlines()[-1]
     assert told.startswith(f"{len(_lines(log))} episodes, mean return ")
 
