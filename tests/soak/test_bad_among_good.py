@@ -23,7 +23,7 @@ from tests.support.signature_attacks import KEY
 
 ROWS = 3
 NEAR = np.random.default_rng(0).standard_normal((ROWS, 4)).astype(np.float32)
-FAR = NEAR + np.array([1000, 0, 0, 0], np.float32)
+FAR = NEAR + np.array([1e5, 0, 0, 0], np.float32)
 NOISE = quiet_noise(make_policy(), ROWS)
 LIMITS = SandboxLimits(timeout_s=60.0, cpu_s=2.0, memory_bytes=2**29)  # CPU time: the machine may be busy
 KINDS = BAD_KINDS + SIGNATURE_KINDS
