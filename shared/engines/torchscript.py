@@ -69,10 +69,12 @@ def load_script_module(program: bytes, weights: Mapping[str, np.ndarray]) -> tup
         raise ProgramError(f"torch.jit.load: {type(error).__name__}: {error}") from error
     # Before memory is taken for what the archive claims.
     check_weights(module_arrays(module), weights)
-    with torch.no_grad():
+    try:
         for tensor in (*module.parameters(), *module.buffers()):
             if not tensor.is_contiguous():  # of ``save_program``: one number stands for all
                 tensor.data = torch.empty(tensor.shape, dtype=tensor.dtype)
+    except RuntimeError as error:
+        raise ProgramError(f"memory of the weights: {error}") from error
     for name, array in module_arrays(module).items():
         np.copyto(array, weights[name], casting="no")
     return module, digest

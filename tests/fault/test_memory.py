@@ -88,8 +88,8 @@ def test_native_code_reports_failed_allocations_by_message() -> None:
 @pytest.mark.parametrize(
     ("megabytes", "says"),
     [
-        pytest.param(100, "MemoryError", id="to read the file"),
-        pytest.param(200, "ProgramError: torch.jit.load: ", id="to load the program"),
+        pytest.param(60, "could not read ", id="to read the file"),
+        pytest.param(120, "not enough memory: ProgramError: memory of the weights: ", id="to load the program"),
     ],
 )
 def test_a_version_for_which_memory_is_short_is_tried_again_and_adopted_when_there_is_enough(
@@ -105,6 +105,6 @@ def test_a_version_for_which_memory_is_short_is_tried_again_and_adopted_when_the
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "policy version 0 adopted" in done.stdout
-    assert f"will be retried reason=TransientLoadError: not enough memory: {says}" in done.stdout
+    assert f"will be retried reason=TransientLoadError: {says}" in done.stdout
     assert "quarantined reason" not in done.stdout
     assert done.stdout.count("policy version 1 adopted") == 1

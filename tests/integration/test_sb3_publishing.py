@@ -25,13 +25,14 @@ from shared.store.policy_store import LocalPolicyStore
 from tests.support.captured_logs import CapturedLogs
 
 ROWS = 16
+_ONE_ACTION_WITH_SEED_0 = ("QRDQN CnnPolicy, Discrete",)
 NORMALIZED = ModelCase(PPO, "MlpPolicy", VECTOR, BOX, {"n_steps": 20, "batch_size": 20, "n_epochs": 1}, normalized=True)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", list(model_cases()), ids=lambda case: case.name)
 def test_predict_and_the_artifact_agree(case: ModelCase) -> None:
-    for found in compare(case, 1000):
+    for found in compare(case, 1000, seed=2 if case.name in _ONE_ACTION_WITH_SEED_0 else 0):
         assert found.disagreeing == 0, found
         assert found.different_actions > 1, found
 

@@ -12,7 +12,7 @@ from tests.support.paths import REPOSITORY
 
 pytestmark = pytest.mark.slow
 
-_AGREEMENT = str(REPOSITORY / "scripts" / "conformance" / "sb3_agreement.py")
+_AGREEMENT = str(REPOSITORY / "scripts" / "conformance" / "importer_agreement.py")
 _CALLBACK = """
 import sys
 from pathlib import Path
@@ -82,4 +82,4 @@ def test_a_library_publishes_and_an_agent_reloads(tmp_path: Path) -> None:
 @pytest.mark.timeout(1200)
 def test_models_of_stable_baselines3_agree() -> None:
     pytest.importorskip("sb3_contrib")
-    assert "0 observations disagree" in run(_AGREEMENT, "--observations=50", "--programs", "onnx")
+    assert "0 observations disagree" in run(_AGREEMENT, "--libraries", "sb3", "--observations=50", "--programs", "onnx")
