@@ -47,7 +47,7 @@ ERRORS: dict[str, Callable[[], BaseException]] = {
 PHASES: dict[str, tuple[type[Any], str, str]] = {
     "preparation": (EngineFallback, "prepare", "phase=preparation "),
     "watching": (PolicyWatcher, "start", "phase=watching "),
-    "events": (InotifyEvents, "take", "no file events; polling |phase=events "),
+    "events": (InotifyEvents, "take", "no file events; polling |phase=events |phase=loading "),
     "source": (Prefetcher, "keep", "phase=source "),
     "strategy": (FollowSelection, "look", "phase=strategy "),
     "listing": (LocalPolicyStore, "versions", "policy store does not answer, retrying error=|phase=loading "),
