@@ -13,6 +13,7 @@ from typing import Any, Self
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 
 from tests.support.paths import REPOSITORY
 
@@ -37,9 +38,11 @@ def build_native(build: Path, *settings: str, targets: Sequence[str] = ()) -> Pa
 
 
 def shared_build(temporary: pytest.TempPathFactory) -> Path:
-    """Return a build for several tests: in the directory that ``NATIVE_BUILD`` names, if it does."""
-    kept = os.environ.get("NATIVE_BUILD")
-    return build_native(Path(kept) if kept else temporary.mktemp("native_build"))
+    """Return a build for the tests of all workers: in the directory that ``NATIVE_BUILD`` names, if it does."""
+    own = temporary.getbasetemp()
+    common = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    with FileLock(common / "native_build.lock"):
+        return build_native(Path(os.environ.get("NATIVE_BUILD") or common / "native_build"))
 
 
 class NativeError(Exception):
