@@ -46,7 +46,7 @@ def test_no_environment_outlives_an_actor_that_is_killed(fault: str, number: sig
         assert len(pids) == 3
         actor.send_signal(number)
     until(lambda: _are_gone(pids), 60)
-    assert _shared_memory() <= before
+    until(lambda: _shared_memory() <= before, 60)  # other tests have some for moments
 
 
 def test_an_environment_that_raises_is_one_error_that_names_it_and_has_its_traceback() -> None:
