@@ -70,9 +70,10 @@ def load_script_module(program: bytes, weights: Mapping[str, np.ndarray]) -> tup
     # Before memory is taken for what the archive claims.
     check_weights(module_arrays(module), weights)
     try:
-        for tensor in (*module.parameters(), *module.buffers()):
-            if not tensor.is_contiguous():  # of ``save_program``: one number stands for all
-                tensor.data = torch.empty(tensor.shape, dtype=tensor.dtype)
+        with torch.inference_mode(False):
+            for tensor in (*module.parameters(), *module.buffers()):
+                if not tensor.is_contiguous():  # of ``save_program``: one number stands for all
+                    tensor.data = torch.empty(tensor.shape, dtype=tensor.dtype)
     except RuntimeError as error:
         raise ProgramError(f"memory of the weights: {error}") from error
     for name, array in module_arrays(module).items():

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from learner.export.torchscript.canonical_archive import canonical_archive
 from shared.engines.eager import EagerEngine, module_arrays
-from shared.engines.torchscript import TorchScriptEngine
+from shared.engines.torchscript import TorchScriptEngine, load_script_module
 from shared.errors import PolicyOutputError, ProgramError, WeightsError
 from shared.policy.probe import compare, compute_probe, make_inputs
 from shared.policy.program_digest import program_digest
@@ -58,9 +58,14 @@ def test_an_archive_takes_no_memory_for_shapes_that_the_weights_do_not_have() ->
         TorchScriptEngine.from_bytes(save_archive(module), weights)
 
 
-def test_loads_where_gradients_are_off_and_takes_new_weights_later(archive: bytes) -> None:
+@pytest.mark.parametrize("save", [save_archive, save_program])
+def test_loads_where_gradients_are_off_and_takes_new_weights_later(
+    save: Callable[[torch.jit.ScriptModule], bytes],
+) -> None:
     with torch.inference_mode():
-        engine = TorchScriptEngine.from_bytes(archive, module_arrays(TinyPolicy()))
+        module, _ = load_script_module(save(script(TinyPolicy().eval())), module_arrays(TinyPolicy()))
+    assert not any(tensor.is_inference() for tensor in (*module.parameters(), *module.buffers()))
+    engine = TorchScriptEngine(module, "")
     other = TinyPolicy().eval()
     engine.load_weights(module_arrays(other))
     probe = compute_probe(other, TINY_SIGNATURE)
