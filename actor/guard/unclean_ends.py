@@ -67,14 +67,17 @@ class UncleanEnds:
                     continue
                 try:
                     self._write(record.digest, _End(record.version, fault))
-                    remove()
                 except (StoreError, OSError) as error:
                     unwritten[record.digest] += 1
                     logger.debug("unclean end not written, its record stays error={}", error)
+                else:
+                    remove()
                 ends = len(self._of(record.digest)) + unwritten[record.digest]
                 found.append(UncleanEnd(record.version, record.digest, fault, ends))
+            if found:
+                forget_oldest(self._directory, _MAX_FILES)
         except (StoreError, OSError) as error:
-            logger.debug("unclean ends not counted error={}", error)
+            logger.debug("unclean ends not all counted error={}", error)
         return found
 
     def clear(self, digest: str) -> None:
@@ -86,7 +89,6 @@ class UncleanEnds:
     def _write(self, digest: str, end: _End) -> None:
         self._directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._notes.write(f"{digest}-{secrets.token_hex(4)}", msgspec.json.encode(end))
-        forget_oldest(self._directory, _MAX_FILES)
 
     def _of(self, digest: str) -> list[str]:
         return [name for name in self._notes.names() if name[:_DIGEST_CHARACTERS] == digest]

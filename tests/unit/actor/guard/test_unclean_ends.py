@@ -86,6 +86,19 @@ def test_ends_that_cannot_be_written_are_counted_and_their_records_stay(
     assert ended == []
 
 
+def test_an_end_counts_once_also_when_old_counts_cannot_be_removed(
+    ended: list[EndedRecord], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError("Input/output error")
+
+    monkeypatch.setattr(unclean_ends, "forget_oldest", refuse)
+    ended[:] = [_crashed(_BAD)]
+    ends = UncleanEnds(tmp_path / "unclean-ends")
+    assert [end.ends for end in ends.take(_PLACE)] == [1]
+    assert ended == []
+
+
 def test_a_directory_that_cannot_be_written_to_counts_nothing(ended: list[EndedRecord], tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     ended[:] = [_crashed(_BAD)]
