@@ -1,5 +1,6 @@
 """The contents that failed while acting on this machine, kept for actors that start later."""
 
+from contextlib import suppress
 from pathlib import Path
 
 from loguru import logger
@@ -14,7 +15,7 @@ _MAX_FILES = 1000
 class QuarantineCache:
     """One small file for each digest in ``directory``, which only its user should be able to write to.
 
-    If the directory cannot be read or written, a version is tried again and fails again.
+    If the directory cannot be read, a version is tried again and fails again.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -30,10 +31,13 @@ class QuarantineCache:
             return None
         return None if advice is None else advice.reason
 
-    def add(self, digest: str, reason: str, by: str) -> None:
-        """Keep the quarantine of ``digest``, and drop the oldest files above a thousand."""
+    def add(self, digest: str, reason: str, by: str) -> bool:
+        """Keep the quarantine of ``digest``, and drop the oldest files above a thousand. Return False on failure."""
         try:
             self._quarantine.add(digest, reason, by)
-            forget_oldest(self._directory, _MAX_FILES)
         except (StoreError, OSError) as error:
             logger.debug("quarantine cache not written error={}", error)
+            return False
+        with suppress(OSError):
+            forget_oldest(self._directory, _MAX_FILES)
+        return True

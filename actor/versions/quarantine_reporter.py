@@ -54,7 +54,8 @@ class QuarantineReporter:
         self._write_cache()
 
     def _write_cache(self) -> None:
-        while self._to_cache:
+        while self._cache is not None and self._to_cache:
             digest, reason = self._to_cache.popleft()
-            if self._cache is not None:
-                self._cache.add(digest, reason, self._name)
+            if not self._cache.add(digest, reason, self._name):  # a full disk may have room later
+                self._to_cache.appendleft((digest, reason))
+                return

@@ -8,6 +8,7 @@ from actor.versions.quarantine_reporter import QuarantineReporter
 from actor.versions.reports import Reports
 from shared.errors import StoreUnavailable
 from shared.store.policy_store import LocalPolicyStore
+from shared.store.store_notes import LocalNotes
 from tests.support.sample_versions import publish_samples
 
 ONE, TWO = "1" * 64, "2" * 64
@@ -60,6 +61,23 @@ def test_a_failure_while_acting_is_cached_for_later_actors(
     assert reporter.cached_reason(ONE) is None
     (note,) = (tmp_path / "quarantine").glob("*.json")
     assert json.loads(note.read_bytes())["by"] == "actor-1"
+
+
+def test_the_cache_is_written_later_when_a_full_disk_has_room_again(
+    reporter: QuarantineReporter, cache: QuarantineCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise StoreUnavailable("no space left on the device")
+
+    with monkeypatch.context() as full:
+        full.setattr(LocalNotes, "write", refuse)
+        full.setattr(LocalNotes, "create", refuse)
+        reporter.ended_processes(ONE, "crash")
+        reporter.failed_while_acting(TWO, "NaN")
+        shared(reporter)
+    assert (cache.reason(ONE), cache.reason(TWO)) == (None, None)
+    shared(reporter)
+    assert (cache.reason(ONE), cache.reason(TWO)) == ("crash", "NaN")
 
 
 def test_failures_are_shared_without_a_cache(store: LocalPolicyStore) -> None:
