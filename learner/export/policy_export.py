@@ -28,14 +28,7 @@ from shared.engines.importable import ImportablePolicy, encode_importable, load_
 from shared.engines.purity import CHANGED_WEIGHTS, PurityCheck
 from shared.engines.torch_arrays import array_of, weight_array
 from shared.errors import ExportError, ProbeMismatch, ProgramImpure, WeightsError, one_line
-from shared.policy.manifest import (
-    PROBE_FILE,
-    WEIGHTS_FILE,
-    MethodReport,
-    ProbeEntry,
-    ProgramEntry,
-    ProgramKind,
-)
+from shared.policy.manifest import PROBE_FILE, WEIGHTS_FILE, MethodReport, ProbeEntry, ProgramEntry, ProgramKind
 from shared.policy.probe import (
     PROBE_ATOL,
     PROBE_RTOL,

@@ -23,6 +23,10 @@ from shared.policy.weights import is_bfloat16, is_float
 Vary = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
 MAGNITUDES = (10.0, 100.0, 1e4)  # of wide inputs: operators overflow, saturate or lose small terms in turn
+_OF_ROWS = (1e4, 100.0, 10.0, 1e-6)
+_OF_STATES = 10.0  # a state is a result; ONNX Runtime's gates are never 0, which a cell of 1e4 would show
+_MOVED = 1e-6  # relative: about eight units in the last place of float32
+_MOVES = 4  # a single one might by chance cancel
 
 
 def widened(array: np.ndarray, magnitude: float, generator: np.random.Generator) -> np.ndarray:
@@ -69,12 +73,6 @@ def with_wide_rows(policy: Policy, signature: PolicySignature, probe: Probe) -> 
         if not pending.size:
             break
     return Probe(tuple(inputs), tuple(outputs))
-
-
-_OF_ROWS = (1e4, 100.0, 10.0, 1e-6)
-_OF_STATES = 10.0  # a state is a result; ONNX Runtime's gates are never 0, which a cell of 1e4 would show
-_MOVED = 1e-6  # relative: about eight units in the last place of float32
-_MOVES = 4  # a single one might by chance cancel
 
 
 def _wide_rows(signature: PolicySignature, magnitudes: np.ndarray) -> list[np.ndarray]:
