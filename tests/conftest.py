@@ -15,7 +15,7 @@ from hypothesis import settings
 from actor.agent import Agent
 from actor.agent_options import AgentOptions
 from shared.store.policy_store import LocalPolicyStore, PolicyStore
-from tests.support.captured_logs import CapturedLogs, capture_logs
+from tests.support.captured_logs import CapturedLogs, capture_logs, terminal_log
 
 if TYPE_CHECKING:  # it imports torch, which takes a single light test two seconds
     from tests.support.agent_policies import MakeAgent
@@ -75,6 +75,14 @@ def _no_sandbox_by_default() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(AgentOptions.__init__.__kwdefaults__, "sandbox", None)  # type: ignore[attr-defined]
         yield
+
+
+@pytest.fixture(autouse=True)
+def _own_log() -> Iterator[None]:
+    """End the logging that a test, or a command that it calls, sets up: the stream may be one that pytest closes."""
+    yield
+    if not terminal_log.is_used:
+        terminal_log.use()
 
 
 @pytest.fixture

@@ -1,8 +1,6 @@
 """Texts of others in logs and on the terminal: none begins a line, moves the cursor, or hides a part."""
 
 import re
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -30,13 +28,10 @@ LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} \| \w+ +\| [\w.<>]+:[\
 
 
 @pytest.fixture
-def log(tmp_path: Path) -> Iterator[Path]:
+def log(tmp_path: Path) -> Path:
     """The log file of this process."""
     set_up_logging("learner", tmp_path / "logs", terminal_level=None)
-    yield tmp_path / "logs" / "learner.log"
-    logger.remove()
-    logger.configure(patcher=None)
-    logger.add(sys.stderr)
+    return tmp_path / "logs" / "learner.log"
 
 
 def _check_log(log: Path, *, quotes: str) -> None:

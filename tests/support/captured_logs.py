@@ -1,5 +1,6 @@
 """The log as tests see it."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -9,6 +10,28 @@ from loguru import logger
 
 if TYPE_CHECKING:
     from loguru import Message, Record
+
+
+class _TerminalLog:
+    """The sink of all tests, on the stderr of the moment at which it is put in place of every other one."""
+
+    is_used = False
+
+    def use(self) -> None:
+        logger.remove()
+        logger.configure(patcher=None)
+        self._stream, self.is_used = sys.stderr, True
+        logger.add(self)
+
+    def write(self, line: str) -> None:
+        self._stream.write(line)
+
+    def stop(self) -> None:
+        """Note that the sink is removed; loguru calls it."""
+        self.is_used = False
+
+
+terminal_log = _TerminalLog()
 
 
 @dataclass

@@ -2,7 +2,6 @@ import errno
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,14 +10,6 @@ from loguru import logger
 from shared.errors import ConfigurationError
 from shared.process.log import forward_warnings, set_up_logging
 from tests.support.paths import REPOSITORY
-
-
-@pytest.fixture(autouse=True)
-def _restore_logging() -> Iterator[None]:
-    yield
-    logger.remove()
-    logger.configure(patcher=None)
-    logger.add(sys.stderr)
 
 
 def test_file_and_terminal_name_the_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
